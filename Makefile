@@ -1,0 +1,81 @@
+# `make demo` shows the project at work; `make test` is what continuous integration runs.
+
+VENV ?= .venv
+# The first interpreter that runs and is new enough. `make PYTHON=/path/to/python ...` overrides it.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip -qq --disable-pip-version-check # errors only
+TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
+
+# Nothing here may reach a model hub, and two workers share two cores.
+OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help demo install test pytest lint format bench docs-check clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo        train two plans on a sample set and compare them (no hub needed)"
+	@echo "make test        lint, then every test"
+	@echo "make pytest      the tests alone; PYTEST_ARGS='-k cache' passes options on"
+	@echo "make lint        ruff, pyright, import-linter"
+	@echo "make format      ruff's formatter and its safe fixes"
+	@echo "make bench       the measurements of benchmarks/"
+	@echo "make docs-check  the documents' code blocks and generated parts"
+	@echo "make clean       removes the virtual environment and all caches"
+
+# Stamps say what is installed, so a second call installs nothing. torch goes in first and by its pin: any other
+# order lets a dependency choose a build of torch.
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.10 found; give one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch-$(TORCH): $(VENV)/.python
+	@echo "installing $(TORCH)"
+	@$(PIP) install -c constraints.txt "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch-$(TORCH) pyproject.toml constraints.txt
+	@echo "installing stratatune[demo]"
+	@$(PIP) install -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch-$(TORCH) pyproject.toml constraints.txt
+	@echo "installing stratatune[dev]"
+	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.demo $@
+
+install: $(VENV)/.dev
+
+demo: $(VENV)/.demo
+	@$(OFFLINE) $(PY) examples/demo.py
+
+test: lint pytest
+
+pytest: $(VENV)/.dev
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+
+# pyright's node comes as a wheel with its [nodejs] extra; the variable silences its look-up of newer releases.
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(PY)
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.dev
+	@if [ -f benchmarks/run.py ]; then $(OFFLINE) $(PY) benchmarks/run.py; else echo "benchmarks/run.py is not there yet"; fi
+
+docs-check: $(VENV)/.dev
+	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

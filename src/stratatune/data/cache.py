@@ -1,0 +1,386 @@
+"""The trunk cache: hidden states at the frozen depth, real tokens only, kept so that the trunk runs once per example.
+
+A ragged store: example i has rows[i] rows of D values. On disk it is a folder of shards (`shards.py` has the format);
+in RAM, one tensor. Either way two numbers find an example's rows: the slot (a shard's memory map, or the tensor that is
+being filled) and the first row in it. Both stay as they are when the slot is written out, so a background thread may
+read while another writes.
+
+Shapes: `N` examples in all, `B` examples of one call, `T` rows of an example, `D` values in a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from stratatune.data import shards as files
+from stratatune.data.shards import (
+    DTYPE_BYTES,
+    KEY_FILE,
+    CacheInfo,
+    CacheKey,
+    Identity,
+    check_space,
+    default_root,
+    evict,
+    list_caches,
+    remove_cache,
+    verify_cache,
+)
+from stratatune.errors import CacheError, ResourceError
+
+__all__ = [
+    "CacheInfo",
+    "CacheKey",
+    "TrunkCache",
+    "check_space",
+    "default_root",
+    "estimate_bytes",
+    "evict",
+    "list_caches",
+    "remove_cache",
+    "verify_cache",
+]
+
+SHARD_BYTES = 64 << 20
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ABSENT = -1
+
+
+def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:
+    """Rows kept of examples of ``lengths`` [N] tokens: every token, or the one that the head reads. int64 [N]."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    return np.ones_like(lengths) if positions == "read" else lengths
+
+
+def estimate_bytes(lengths: np.ndarray, width: int, dtype: str, positions: str) -> int:
+    """Bytes of rows that a cache of examples of ``lengths`` [N] tokens and ``width`` values a row will hold."""
+    return int(rows_per_example(lengths, positions).sum()) * width * DTYPE_BYTES[dtype]
+
+
+def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The numbers start, start + 1, ... of each of B ranges, one range after another. [B], [B] -> [sum counts]."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
+
+
+def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    try:
+        with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
+            return torch.empty(rows, width, dtype=dtype)
+    except RuntimeError as error:
+        need = files.readable_size(rows * width * dtype.itemsize)
+        raise ResourceError(
+            f"the trunk cache does not fit in memory: {need} needed", "use --cache DIR or --cache off"
+        ) from error
+
+
+def _map(path: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """A shard's rows [rows, D] as a private memory map: no bytes are read now, no file handle stays open."""
+    if rows * width == 0:
+        return _allocate(rows, width, dtype)
+    with torch.inference_mode(False):
+        return torch.from_file(str(path), shared=False, size=rows * width, dtype=dtype).view(rows, width)
+
+
+@dataclass
+class _Filling:
+    """The slot that put() fills: ``used`` of its rows are taken by ``examples``, in that order."""
+
+    slot: int
+    rows: Tensor
+    used: int = 0
+    examples: list[np.ndarray] = field(default_factory=list)
+
+
+class TrunkCache:
+    """The rows of one data set under one key; made by ``TrunkCache.open``. ``index`` is an int array or tensor [B].
+
+    put(), flush() and close() belong to one thread; has() and get() may run beside them in others.
+    """
+
+    def __init__(
+        self, identity: Identity, rows: np.ndarray, folder: Path | None, lock: FileLock | None, shard_bytes: int
+    ) -> None:
+        self.folder = folder
+        self.key = identity.key
+        self.width = identity.width
+        self.dtype = _DTYPES[identity.key.dtype]
+        self.notices: list[str] = []
+        self._identity = identity
+        self._rows = rows  # int64 [N]
+        self._slot = np.full(len(rows), _ABSENT, dtype=np.int32)
+        self._first = np.zeros(len(rows), dtype=np.int64)
+        self._slots: list[Tensor] = []
+        self._filling: _Filling | None = None
+        self._missing = len(rows)
+        self._lock = lock
+        self._next_shard = 0
+        self._shard_bytes = shard_bytes
+
+    @classmethod
+    def open(
+        cls,
+        root: Path | None,
+        key: CacheKey,
+        lengths: np.ndarray,
+        width: int,
+        *,
+        verify: bool = True,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> TrunkCache:
+        """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
+
+        ``lengths`` [N] are tokens per example, ``width`` is D. ``verify`` checks every byte against its checksum; sizes
+        are checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
+        another process writes the cache, this one only reads what was whole at opening.
+
+        Raises CacheError when the folder holds something else than ``key`` says, ResourceError when there is no room or
+        no permission.
+        """
+        rows = rows_per_example(lengths, key.positions)
+        identity = Identity.of(key, rows, width)
+        if root is None:
+            return cls(identity, rows, None, None, shard_bytes)
+        folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
+        if not (folder / KEY_FILE).is_file():
+            check_space(Path(root), need)
+        lock, notice = _lock_or_read(folder, need)
+        cache = cls(identity, rows, folder, lock, shard_bytes)
+        cache.notices += [notice] if notice else []
+        try:
+            cache._load(folder, verify)
+        except BaseException:
+            cache.close()
+            raise
+        return cache
+
+    # ---- state ----
+
+    @property
+    def writable(self) -> bool:
+        """Whether put() keeps anything: true in RAM and for the one writer of a folder."""
+        return self.folder is None or self._lock is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example is present."""
+        return self._missing == 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the rows that are present, written or not."""
+        return int(self._rows[self._slot != _ABSENT].sum()) * self._identity.row_bytes
+
+    def missing(self) -> int:
+        """How many examples are absent."""
+        return self._missing
+
+    def has(self, index: np.ndarray | Tensor) -> np.ndarray:
+        """Which examples are present, written or still pending. bool [B]."""
+        return self._slot[self._checked(index)] != _ABSENT
+
+    # ---- reading ----
+
+    def get(self, index: np.ndarray | Tensor) -> Tensor:
+        """A copy of the rows of ``index``, one example after another, in the stored dtype. [sum T, D] on the CPU.
+
+        Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
+        """
+        index = self._checked(index)
+        slots, first, counts = self._slot[index], self._first[index], self._rows[index]
+        if (slots == _ABSENT).any():
+            raise CacheError(
+                f"example {index[slots == _ABSENT][0]} is not in the trunk cache", "run the trunk and put() its rows"
+            )
+        if not len(index):
+            return torch.empty(0, self.width, dtype=self.dtype)
+        if (slots == slots[0]).all():
+            return self._slots[slots[0]].index_select(0, torch.from_numpy(_ranges(first, counts)))
+        return self._gather(slots, first, counts)
+
+    def _gather(self, slots: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+        """Rows [sum T, D] out of several slots: one index_select for each, and one that restores the order."""
+        order = np.argsort(slots, kind="stable")
+        at = torch.from_numpy(_ranges(first[order], counts[order]))
+        ends = np.cumsum(counts[order])
+        last = np.flatnonzero(np.diff(slots[order], append=_ABSENT))  # the last example of each slot
+        parts, begin = [], 0
+        for slot, end in zip(slots[order][last], ends[last], strict=True):
+            parts.append(self._slots[slot].index_select(0, at[begin:end]))
+            begin = end
+        starts = np.empty_like(ends)
+        starts[order] = ends - counts[order]
+        return torch.cat(parts).index_select(0, torch.from_numpy(_ranges(starts, counts)))
+
+    def get_padded(self, index: np.ndarray | Tensor) -> Tensor:
+        """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row."""
+        index = self._checked(index)
+        rows, counts = self.get(index), self._rows[index]
+        longest = int(counts.max(initial=0))
+        if (counts == longest).all():
+            return rows.view(len(index), longest, self.width)
+        padded = torch.zeros(len(index) * longest, self.width, dtype=self.dtype)
+        padded.index_copy_(0, torch.from_numpy(_ranges(np.arange(len(index)) * longest, counts)), rows)
+        return padded.view(len(index), longest, self.width)
+
+    def verify(self) -> list[str]:
+        """The problems of what is on disk, one line each; none in RAM."""
+        return [] if self.folder is None else verify_cache(self.folder)
+
+    # ---- writing ----
+
+    def put(self, index: np.ndarray | Tensor, rows: Tensor) -> None:
+        """Keeps ``rows`` [sum T, D] of the examples ``index``; present ones are ignored, and a reader ignores all.
+
+        Whole shards go to disk at once, the rest at flush(), close() or when nothing is missing any more. Raises
+        ValueError for a wrong shape, CacheError for values that fp16 cannot hold, ResourceError for a disk that is full
+        or shut (what was put before stays readable, the pending rows too; close() will try and raise once more).
+        """
+        index = self._checked(index)
+        counts = self._rows[index]
+        if rows.shape != (counts.sum(), self.width):
+            raise ValueError(f"rows of shape {tuple(rows.shape)}, expected {(int(counts.sum()), self.width)}")
+        if not self.writable:
+            return
+        new = np.zeros(len(index), dtype=bool)
+        new[np.unique(index, return_index=True)[1]] = True
+        new &= self._slot[index] == _ABSENT
+        if not new.all():
+            rows = rows[torch.from_numpy(np.repeat(new, counts)).to(rows.device)]
+            index = index[new]
+        self._append(index, rows.detach())
+        if self.complete:
+            self.flush()
+
+    def _append(self, index: np.ndarray, rows: Tensor) -> None:
+        """Puts new examples into the slot that is being filled, and into fresh ones as each is full."""
+        while len(index):
+            filling = self._filling or self._begin()
+            ends = np.cumsum(self._rows[index])
+            fit = int(np.searchsorted(ends, len(filling.rows) - filling.used, side="right"))
+            if fit == 0:
+                self.flush()
+                continue
+            taken = int(ends[fit - 1])
+            self._fill(filling, index[:fit], ends[:fit], rows[:taken])
+            index, rows = index[fit:], rows[taken:]
+
+    def _fill(self, filling: _Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
+        target = filling.rows[filling.used : filling.used + len(rows)]
+        target.copy_(rows)
+        if self.dtype == torch.float16 and not target.isfinite().all():  # bf16 has the range of fp32
+            raise CacheError("the trunk gave values that fp16 cannot hold (65504 at most)", "store bf16 or fp32")
+        self._first[index] = filling.used + ends - self._rows[index]
+        self._slot[index] = filling.slot  # last: from here on readers see them
+        filling.used += len(rows)
+        filling.examples.append(index)
+        self._missing -= len(index)
+
+    def _begin(self) -> _Filling:
+        """A fresh slot: of a shard's size, or of one example if that is larger, and never more than is missing."""
+        missing = self._rows[self._slot == _ABSENT]
+        room = int(missing.sum())
+        if self.folder is not None:
+            room = min(room, max(self._shard_bytes // max(self._identity.row_bytes, 1), int(missing.max())))
+        self._filling = _Filling(len(self._slots), _allocate(room, self.width, self.dtype))
+        self._slots.append(self._filling.rows)
+        return self._filling
+
+    def flush(self) -> None:
+        """Writes the pending rows as a shard; nothing to do in RAM or in a reader. After a ResourceError, try again."""
+        filling = self._filling
+        if filling is None or self.folder is None or not filling.examples:
+            return
+        rows = filling.rows[: filling.used]
+        data = rows.view(torch.uint8).numpy().data.cast("B") if rows.numel() else memoryview(b"")
+        with files.file_errors(self.folder, data.nbytes):
+            shard = files.write_shard(
+                self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data
+            )
+        self._next_shard += 1
+        self._slots[filling.slot] = _map(shard.path, len(rows), self.width, self.dtype)
+        self._filling = None
+
+    def close(self) -> None:
+        """Writes what is pending and lets the next writer in, even when that fails. Nothing is present afterwards."""
+        try:
+            self.flush()
+        finally:
+            self._slot[:] = _ABSENT
+            self._slots, self._filling, self._missing = [], None, len(self._rows)
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def __enter__(self) -> TrunkCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(*([ResourceError] if error else [])):  # a full disk must not hide the first error
+            self.close()
+
+    # ---- opening ----
+
+    def _load(self, folder: Path, verify: bool) -> None:
+        """Checks the key, finds the whole shards, and as the writer clears the rest away."""
+        stored = files.read_identity(folder)
+        if stored is not None and stored.differences(self._identity):
+            differs = ", ".join(stored.differences(self._identity))
+            raise CacheError(
+                f"the trunk cache {folder} was made from something else: {differs} differs", files.fix(folder)
+            )
+        found, bad = files.read_shards(folder, self._identity, verify=verify) if stored else ([], {})
+        whole = [shard for shard in found if self._add(shard, bad)]
+        self.notices += [f"dropped {path} of the trunk cache: {fault}" for path, fault in bad.items()]
+        if not self.writable:
+            return
+        need = int(self._rows[self._slot == _ABSENT].sum()) * self._identity.row_bytes
+        check_space(folder, need)
+        with files.file_errors(folder, need):
+            self._next_shard = files.sweep(folder, whole)
+            if stored is None:
+                files.write_identity(folder, self._identity)
+            os.utime(folder / KEY_FILE)
+
+    def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:
+        """Maps a shard whose rows are those its examples should have; notes it in ``bad`` otherwise."""
+        counts = self._rows[shard.examples]
+        fresh = self._slot[shard.examples] == _ABSENT
+        if counts.sum() * self._identity.row_bytes != shard.size or len(np.unique(shard.examples)) != len(counts):
+            bad[shard.path] = "its examples do not have as many rows"
+            return False
+        self._slots.append(_map(shard.path, int(counts.sum()), self.width, self.dtype))
+        self._slot[shard.examples] = len(self._slots) - 1
+        self._first[shard.examples] = np.cumsum(counts) - counts
+        self._missing -= int(fresh.sum())
+        return True
+
+    def _checked(self, index: np.ndarray | Tensor) -> np.ndarray:
+        """``index`` as an array; a negative number would silently mean another example."""
+        index = np.asarray(index, dtype=np.int64)
+        if len(index) and (index.min() < 0 or index.max() >= len(self._rows)):
+            raise IndexError(f"examples {index.min()}..{index.max()} of a cache of {len(self._rows)}")
+        return index
+
+
+def _lock_or_read(folder: Path, need: int) -> tuple[FileLock | None, str]:
+    """The writer's lock, or None and a notice why this cache is only read. ResourceError if it can be neither."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = files.take_lock(folder)
+        return lock, "" if lock else f"another process is writing the trunk cache {folder}; this one only reads it"
+    except OSError as error:
+        if (folder / KEY_FILE).is_file():
+            return None, f"the trunk cache {folder} is not writable; it is only read"
+        raise files.cannot_write(folder, need, error) from error

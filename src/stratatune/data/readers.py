@@ -1,0 +1,255 @@
+"""Any labelled text into one `Table`: files, folders, the hub, data frames, lists.
+
+`sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that names the place, the value, what is legal and the fix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stratatune.data.sources import Frame, open_source
+from stratatune.data.tasks import Task
+from stratatune.data.tasks import task as task_named
+from stratatune.errors import DataError, nearest
+
+Labels = list[str] | list[float]
+
+SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
+LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
+
+@dataclass(frozen=True)
+class Table:
+    """Texts and labels as read, N rows.
+
+    ``texts`` holds one or two columns of N strings. ``labels`` are class names of the task where a task is known, the
+    file's own values as text otherwise, floats for regression, None where there are none. ``rows`` numbers the rows as
+    in the source, from 1, a header line not counted.
+    """
+
+    texts: tuple[list[str], ...]
+    labels: Labels | None = None
+    columns: tuple[str, ...] = ("text",)
+    label_column: str | None = None
+    source: str = "the texts given"
+    rows: Sequence[int] = ()
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            object.__setattr__(self, "rows", range(1, len(self.texts[0]) + 1))
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+    def select(self, index: Iterable[int]) -> Table:
+        """The rows at the 0-based positions ``index``, in that order."""
+        at = [int(i) for i in index]
+        texts = tuple([column[i] for i in at] for column in self.texts)
+        labels: Any = None if self.labels is None else [self.labels[i] for i in at]
+        return replace(self, texts=texts, labels=labels, rows=[self.rows[i] for i in at])
+
+
+def read(
+    source: Any,
+    *,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    task: str | Task | None = None,
+    split: str | None = None,
+    need_labels: bool = True,
+) -> Table:
+    """Read ``source`` into a Table.
+
+    Args:
+        source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
+            `save_to_disk` (these need ``split``); a hub id (``glue/sst2``, ``org/name:config``); a
+            `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
+        text: the text column, or two, as ``"a,b"`` or a sequence. Guessed, with a notice, where only one is plausible.
+        label: the label column; guessed likewise.
+        task: one of `TASKS`, which knows its columns and class names.
+        split: train, dev (also dev_matched, dev_mismatched) or test.
+        need_labels: False reads unlabelled data too; incomplete labels are then left out, not refused.
+
+    Raises:
+        DataError: whatever is wrong with the source, in one line.
+    """
+    known = task_named(task) if isinstance(task, str) else task
+    frame = open_source(source, known, split)
+    if not frame.rows:
+        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+    known = frame.task or known
+    frame, columns = _text_columns(frame, text, known)
+    frame, label_column = _label_column(frame, columns, label, known, need_labels)
+    if known and known.drops_incomplete:
+        frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
+    return Table(
+        texts=tuple(_texts(frame, name) for name in columns),
+        labels=_labels(frame, label_column, known, need_labels) if label_column else None,
+        columns=columns,
+        label_column=label_column,
+        source=frame.place,
+        rows=frame.rows,
+        notices=frame.notices,
+    )
+
+
+# --- which columns -------------------------------------------------------------------------------------------------
+
+
+def _text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
+    if text is not None:
+        return frame, _named_texts(frame, text)
+    for names in (task.text, task.tsv_text) if task else ():
+        if names and set(names) <= set(frame.names):
+            return frame, names
+    pairs = [pair for pair in PAIRS if set(pair) <= set(frame.names)]
+    paired = {name for pair in pairs for name in pair}
+    found = [*pairs, *((name,) for name in SINGLES if name in frame.names and name not in paired)]
+    if task:
+        found = [names for names in found if len(names) == len(task.text)]
+    if len(found) != 1:
+        raise DataError(
+            f"{frame.place}: which column holds the text? columns: {', '.join(frame.names)}",
+            "name it with --text COLUMN, or two with --text A,B",
+        )
+    said = " and ".join(map(repr, found[0]))
+    return (frame if task else frame.noting(f"text is read from column {said} of {frame.place}")), found[0]
+
+
+def _named_texts(frame: Frame, text: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(text, str):
+        # A column's own name may hold a comma.
+        text = (text,) if text in frame.names else [name.strip() for name in text.split(",")]
+    if not 1 <= len(text) <= 2:
+        raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "name one or two")
+    return tuple(_existing(frame, name) for name in text)
+
+
+def _existing(frame: Frame, name: str) -> str:
+    if name not in frame.names:
+        near = nearest(name, frame.names)
+        hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(frame.names)}"
+        raise DataError(f"{frame.place} has no column {name!r}", hint)
+    return name
+
+
+def _label_column(
+    frame: Frame, texts: tuple[str, ...], label: str | None, task: Task | None, needed: bool
+) -> tuple[Frame, str | None]:
+    if label is not None:
+        return frame, _existing(frame, label) if needed or label in frame.names else None
+    for name in (task.label, task.tsv_label) if task else ():
+        if name in frame.names:
+            return frame, name
+    found = [name for name in LABELS if name in frame.names and name not in texts]
+    if len(found) == 1:
+        return (frame if task else frame.noting(f"labels are read from column {found[0]!r} of {frame.place}")), found[0]
+    if needed:
+        raise DataError(
+            f"{frame.place}: which column holds the label? columns: {', '.join(frame.names)}",
+            "name it with --label COLUMN",
+        )
+    return frame, None
+
+
+# --- what is in them -----------------------------------------------------------------------------------------------
+
+
+def _texts(frame: Frame, name: str) -> list[str]:
+    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    _refuse(frame, [not value.strip() for value in map(_or_empty, values)], f"text column {name!r} is empty")
+    return [str(value) for value in values]
+
+
+def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
+    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    missing = [not _or_empty(value).strip() for value in values]
+    if any(missing) and not needed:
+        return None
+    _refuse(frame, missing, f"label column {name!r} is empty")
+    if task is None:
+        return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
+    if task.kind == "regression":
+        return numbers(values, frame.place, frame.rows)  # type: ignore[arg-type]
+    classes = [task.class_of(label_text(value)) for value in values]  # type: ignore[arg-type]
+    if None in classes:
+        at = classes.index(None)
+        if not needed:
+            return None
+        raise DataError(
+            f"{frame.place}, row {frame.rows[at]}: {values[at]!r} is no label of {task.name}",
+            f"legal: {', '.join(task.labels)}, or their numbers from 0",
+        )
+    return [str(name) for name in classes]
+
+
+def _plain(value: Any, place: str, name: str) -> str | float | None:
+    """One cell: text, or a number that was one in the file; None where it is missing."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int):
+        return str(value).lower()
+    if hasattr(value, "item"):  # a numpy scalar out of an object column
+        return _plain(value.item(), place, name)
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    raise DataError(
+        f"{place}: column {name!r} holds {type(value).__name__} values", "text or numbers are read; convert the column"
+    )
+
+
+def _or_empty(value: str | float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def label_text(value: str | float) -> str:
+    """A label as text; 1.0 is written 1, as tables turn whole numbers into floats beside a gap."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def numbers(labels: Sequence[str | float], place: str, rows: Sequence[int]) -> list[float]:
+    """Labels as finite floats, for regression; DataError names the first row that is none."""
+    values: list[float] = []
+    for row, label in zip(rows, labels, strict=True):
+        try:
+            value = float(label)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"{place}, row {row}: label {label!r} is not a number",
+                "regression needs numbers; for classes use the classification objective",
+            )
+        values.append(value)
+    return values
+
+
+def _refuse(frame: Frame, bad: list[bool], what: str) -> None:
+    at = [row for row, is_bad in zip(frame.rows, bad, strict=True) if is_bad]
+    if at:
+        shown = ", ".join(map(str, at[:5])) + (", ..." if len(at) > 5 else "")
+        raise DataError(
+            f"{frame.place}: {what} in {len(at)} of {len(bad)} rows (row {shown})", "fill these rows or leave them out"
+        )
+
+
+def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
+    columns = [frame.get(name) for name in names]
+    whole = [i for i in range(len(frame.rows)) if all(_or_empty(column[i]).strip() for column in columns)]
+    left_out = len(frame.rows) - len(whole)
+    if not left_out:
+        return frame
+    return frame.keep(whole).noting(f"{left_out} rows of {frame.place} lack a field as published and are left out")

@@ -1,0 +1,48 @@
+"""How text becomes a label: everything a trained adapter must remember to read new text as it was trained to."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The way from text to label, as plain data.
+
+    Attributes:
+        objective: ``mlm`` reads label words at a mask, the others a new output layer.
+        text: names of the one or two text columns.
+        label: name of the label column.
+        labels: the class names in the order of the logits; empty when the label is a number.
+        value_range: the ends of the label's range when it is a number.
+        template: the hard prompt, ``mlm`` only.
+        label_words: one word a class in the order of ``labels`` (or for the low and the high end), ``mlm`` only.
+        loss: for ``mlm``: over the whole vocabulary (LPT's choice) or over the label words.
+        max_length: texts are cut so that no more than this many tokens reach the model.
+        metric: what selects the best epoch.
+        task: the task's name, when it is one of the table.
+    """
+
+    objective: Literal["mlm", "classification", "regression"]
+    text: tuple[str, ...]
+    label: str | None
+    labels: tuple[str, ...] = ()
+    value_range: tuple[float, float] | None = None
+    template: str | None = None
+    label_words: tuple[str, ...] = ()
+    loss: Literal["vocab", "words"] = "vocab"
+    max_length: int = 256
+    metric: str = "accuracy"
+    task: str | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Reading:
+        """Back from JSON; keys that this version does not know are ignored."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known})

@@ -1,0 +1,414 @@
+"""The files of a trunk cache, written so that a kill at any point corrupts nothing, and its administration. No torch.
+
+A cache is one folder, named by its key's digest::
+
+    key.json            what the rows are: the key's ingredients, the width, the number and the lengths' hash of examples
+    shard-00000.bin     rows, C order, little endian, about 64 MiB
+    shard-00000.json    its sidecar: which examples in which order, bytes, checksum, dtype
+    write.lock          held by the one writer; the operating system frees it when the process dies
+
+Each file is written under a temporary name, fsynced and renamed, the sidecar last: a shard exists only if its sidecar
+does. So a killed writer leaves whole shards and litter (temporary files, rows without a sidecar) that the next writer
+sweeps away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from stratatune.errors import CacheError, ResourceError
+
+FORMAT = 1
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+KEY_FILE = "key.json"
+HINT = "use --cache ram, --cache off, or --cache DIR with another folder"
+_DIGEST = re.compile(r"[0-9a-f]{24}")
+_READ_BYTES = 1 << 20
+_REMOVED = ".removed-"  # a cache on its way out
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """All that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
+
+    weights, tokenizer, template and data are hashes or names of those; ``versions`` holds the libraries that matter.
+    """
+
+    weights: str
+    tokenizer: str
+    template: str
+    data: str
+    max_length: int
+    depth: int
+    positions: Literal["all", "read"]  # rows of every real token, or only of the one token that the head reads
+    dtype: Literal["fp32", "bf16", "fp16"]
+    versions: tuple[tuple[str, str], ...]
+    model: str = ""  # for people: shown in listings, not part of the digest
+
+    @property
+    def digest(self) -> str:
+        """24 hex characters; the name of the cache's folder."""
+        text = json.dumps(asdict(replace(self, model="")), sort_keys=True, separators=(",", ":"))
+        return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What key.json holds: the key, and the form of the data that it stands for."""
+
+    key: CacheKey
+    width: int  # D, values in a row
+    examples: int  # N
+    lengths: str  # hash of the N numbers of rows
+    format: int = FORMAT
+    byteorder: str = sys.byteorder
+
+    @classmethod
+    def of(cls, key: CacheKey, rows: np.ndarray, width: int) -> Identity:
+        """The identity of a cache of ``rows`` [N] rows per example."""
+        return cls(key, width, len(rows), blake2b(rows.astype("<i8").tobytes(), digest_size=12).hexdigest())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on disk."""
+        return self.width * DTYPE_BYTES[self.key.dtype]
+
+    def differences(self, other: Identity) -> list[str]:
+        """Names of what differs; not the model's name, which is for people."""
+        mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0} for one in (self, other))
+        return [name for name, value in mine.items() if theirs[name] != value]
+
+
+def default_root() -> Path:
+    """Where caches live: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
+    if chosen := os.environ.get("STRATATUNE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "stratatune"
+
+
+def readable_size(count: float) -> str:
+    """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _free_bytes(folder: Path) -> int:
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
+    return shutil.disk_usage(there).free
+
+
+def check_space(root: Path, need: int) -> None:
+    """Raises ResourceError when the disk of ``root`` (which need not exist yet) has fewer than ``need`` bytes free."""
+    free = _free_bytes(root)
+    if free < need:
+        text = f"no room for the trunk cache in {root}: {readable_size(need)} needed, {readable_size(free)} free"
+        raise ResourceError(text, HINT)
+
+
+def cannot_write(folder: Path, need: int, error: OSError) -> ResourceError:
+    """The failure to write ``need`` bytes into ``folder``, in one line."""
+    sizes = f"{readable_size(need)} needed, {readable_size(_free_bytes(folder))} free"
+    return ResourceError(f"cannot write the trunk cache in {folder}: {error.strerror or error} ({sizes})", HINT)
+
+
+@contextlib.contextmanager
+def file_errors(folder: Path, need: int) -> Iterator[None]:
+    """Turns an OSError (disk full, no permission, not a folder) into a ResourceError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, need, error) from error
+
+
+def take_lock(folder: Path) -> FileLock | None:
+    """The writer's lock of a cache, or None while another writer lives. OSError when the folder is not writable."""
+    lock = FileLock(folder / "write.lock", thread_local=False)  # a prefetch thread may be the one that closes
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
+
+
+# ---- writing and reading one file ----
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file that is there whole or not at all, after a power cut too. A failure leaves no temporary file."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def write_identity(folder: Path, identity: Identity) -> None:
+    """Writes key.json."""
+    _write(folder / KEY_FILE, json.dumps(asdict(identity), indent=1).encode())
+
+
+def fix(folder: Path) -> str:
+    """The hint for a cache that cannot be used."""
+    return f"remove it with: stratatune cache rm {folder.name}"
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """What key.json says, or None where there is none. CacheError when it is unreadable or of another format."""
+    try:
+        value = json.loads((folder / KEY_FILE).read_bytes())
+        if value["format"] != FORMAT:
+            raise CacheError(f"the trunk cache {folder} has format {value['format']}, not {FORMAT}", fix(folder))
+        key = value.pop("key")
+        versions = tuple((name, version) for name, version in key.pop("versions"))
+        return Identity(key=CacheKey(**key, versions=versions), **value)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CacheError(f"the trunk cache {folder} has an unreadable {KEY_FILE}: {error}", fix(folder)) from error
+
+
+# ---- shards ----
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One whole shard: the rows of ``examples`` [n], one example after another."""
+
+    path: Path
+    examples: np.ndarray  # int64 [n], example numbers in the order of the rows
+    size: int  # bytes
+
+
+def write_shard(folder: Path, number: int, identity: Identity, examples: np.ndarray, data: memoryview) -> Shard:
+    """Writes rows and then their sidecar. OSError (disk full ...) leaves no shard, whole or half."""
+    path = folder / f"shard-{number:05d}.bin"
+    examples = examples.astype("<i8")
+    sidecar = {
+        "dtype": identity.key.dtype,
+        "width": identity.width,
+        "bytes": data.nbytes,
+        "crc32": zlib.crc32(data),
+        "examples_crc32": zlib.crc32(examples.tobytes()),  # a changed number would give rows to the wrong example
+        "examples": examples.tolist(),  # JSON: 0.09 s per million to write or read, once per opening
+    }
+    try:
+        _write(path, data)
+        _write(path.with_suffix(".json"), _json(sidecar))
+    except OSError:
+        delete_shard(path)
+        raise
+    _sync_folder(folder)
+    return Shard(path, examples, data.nbytes)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the renames last; some file systems cannot, and then a power cut loses the shard but corrupts nothing."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def delete_shard(path: Path) -> None:
+    """Removes a shard, its sidecar first, so that no sidecar stands without rows."""
+    for one in (path.with_suffix(".json"), path.with_suffix(".bin")):
+        with contextlib.suppress(OSError):
+            one.unlink()
+
+
+def _checksum(path: Path) -> int:
+    """crc32 of a file by chunks (6 GB/s here against 1.3 of blake2b; it has to catch accidents, not forgers)."""
+    value, chunk = 0, memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            value = zlib.crc32(chunk[:count], value)
+    return value
+
+
+def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
+    """One shard by its sidecar. ValueError, KeyError, TypeError or OSError when it is not whole."""
+    path, value = sidecar.with_suffix(".bin"), json.loads(sidecar.read_bytes())
+    examples = np.array(value["examples"], dtype="<i8")
+    if zlib.crc32(examples.tobytes()) != value["examples_crc32"]:
+        raise ValueError("the list of examples fails its checksum")
+    if examples.size and (examples.min() < 0 or examples.max() >= identity.examples):
+        raise ValueError(f"it names examples outside 0..{identity.examples - 1}")
+    if (value["dtype"], value["width"]) != (identity.key.dtype, identity.width):
+        raise ValueError(f"it holds {value['dtype']} rows of {value['width']} values")
+    if path.stat().st_size != value["bytes"]:
+        raise ValueError(f"it has {path.stat().st_size} bytes instead of {value['bytes']}")
+    if verify and _checksum(path) != value["crc32"]:
+        raise ValueError("its rows fail their checksum")
+    return Shard(path, examples, value["bytes"])
+
+
+def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list[Shard], dict[Path, str]]:
+    """The whole shards of a cache, and the path and fault of each other one. ``verify``: read and check all bytes."""
+
+    def attempt(sidecar: Path) -> Shard | str:
+        try:
+            return _read_shard(sidecar, identity, verify)
+        except KeyError as error:
+            return f"its sidecar lacks {error}"
+        except (OSError, ValueError, TypeError) as error:
+            return str(error)
+
+    sidecars = sorted(folder.glob("shard-*.json"))
+    with ThreadPoolExecutor(max_workers=4) as pool:  # crc32 and reading both let go of the interpreter
+        found = list(pool.map(attempt, sidecars))
+    bad = {
+        path.with_suffix(".bin"): fault for path, fault in zip(sidecars, found, strict=True) if isinstance(fault, str)
+    }
+    return [shard for shard in found if isinstance(shard, Shard)], bad
+
+
+def sweep(folder: Path, shards: list[Shard]) -> int:
+    """Removes what killed writers left beside the whole ``shards``; gives the first number that no shard ever had."""
+    keep = {path for shard in shards for path in (shard.path, shard.path.with_suffix(".json"))}
+    litter = [path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp")) if path not in keep]
+    numbers = [int(found[1]) for path in folder.glob("shard-*") if (found := re.match(r"shard-(\d+)\.", path.name))]
+    for path in litter:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return max(numbers, default=-1) + 1
+
+
+# ---- caches from outside: what `stratatune cache` shows and does ----
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """One cache as a listing shows it."""
+
+    folder: Path
+    key: CacheKey | None  # None when key.json is missing or unreadable
+    examples: int  # N
+    present: int  # examples in whole shards
+    bytes: int  # of all its files
+    last_used: float  # seconds since 1970, of the last opening
+
+    @property
+    def digest(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example is in a whole shard."""
+        return self.key is not None and self.present == self.examples
+
+
+def list_caches(root: Path) -> list[CacheInfo]:
+    """Every cache under ``root``, the most recently used first; reads sidecars but no rows."""
+    folders = [path for path in root.iterdir() if _DIGEST.fullmatch(path.name)] if root.is_dir() else []
+    return sorted((_info(folder) for folder in folders), key=lambda info: -info.last_used)
+
+
+def _info(folder: Path) -> CacheInfo:
+    size = _folder_bytes(folder)
+    try:
+        identity = read_identity(folder)
+    except CacheError:
+        identity = None
+    if identity is None:
+        return CacheInfo(folder, None, 0, 0, size, folder.stat().st_mtime)
+    shards, _ = read_shards(folder, identity, verify=False)
+    present = len(np.unique(np.concatenate([shard.examples for shard in shards]))) if shards else 0
+    return CacheInfo(folder, identity.key, identity.examples, present, size, (folder / KEY_FILE).stat().st_mtime)
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a writer may rename or sweep it just now
+            total += path.stat().st_size
+    return total
+
+
+def verify_cache(folder: Path) -> list[str]:
+    """Reads every byte of a cache and gives its problems, one line each; an empty list is a sound cache."""
+    try:
+        identity = read_identity(folder)
+    except CacheError as error:
+        return [error.message]
+    if identity is None:
+        return [f"{folder} has no {KEY_FILE}"]
+    problems = [] if identity.key.digest == folder.name else [f"{folder} holds the cache {identity.key.digest}"]
+    _, bad = read_shards(folder, identity, verify=True)
+    return problems + [f"{path}: {fault}" for path, fault in bad.items()]
+
+
+def remove_cache(root: Path, digest_or_prefix: str) -> int:
+    """Deletes the one cache whose digest starts so, and gives the bytes freed. Who reads it now may read on.
+
+    Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
+    """
+    infos = list_caches(root)
+    found = [info for info in infos if info.digest.startswith(digest_or_prefix)] if digest_or_prefix else []
+    if len(found) != 1:
+        some = ", ".join(info.digest for info in found or infos) or "none"
+        raise CacheError(f"{len(found)} trunk caches in {root} match {digest_or_prefix!r}", f"there are: {some}")
+    _remove(found[0].folder)
+    return found[0].bytes
+
+
+def _remove(folder: Path) -> None:
+    """Renames the folder out of sight, which cannot half happen, and then deletes it and what a killed removal left."""
+    with file_errors(folder, 0):
+        lock = take_lock(folder)
+        if lock is None:
+            raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
+        try:
+            folder.rename(folder.with_name(_REMOVED + folder.name))
+        finally:
+            lock.release()
+    for gone in folder.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def evict(root: Path, limit_bytes: int, keep: str = "") -> int:
+    """Deletes complete caches, the least recently used first, until all under ``root`` take at most ``limit_bytes``.
+
+    The cache ``keep``, caches being written and incomplete ones (a run may resume them) stay. Gives the bytes freed.
+    """
+    infos = list_caches(root)
+    excess, freed = sum(info.bytes for info in infos) - limit_bytes, 0
+    for info in reversed(infos):
+        if freed >= excess:
+            break
+        if info.complete and info.digest != keep:
+            with contextlib.suppress(CacheError):  # in use
+                _remove(info.folder)
+                freed += info.bytes
+    return freed

@@ -1,0 +1,78 @@
+"""Words of failure: one tree of exceptions, each carrying one line for the user and one hint that says how to mend it.
+
+The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback appears only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class StratatuneError(Exception):
+    """A failure of ours or of the machine (exit code 1).
+
+    Args:
+        message: one line that names the place and the value.
+        hint: one line that names the legal values or the fix; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(StratatuneError):
+    """A mistake in what the user gave (exit code 2)."""
+
+    exit_code = 2
+
+
+class PlanError(UserError):
+    """A plan that does not parse, does not fit the model, or makes no sense."""
+
+
+class DataError(UserError):
+    """A file, column, label or template that cannot be used."""
+
+
+class ModelError(UserError):
+    """A base model that is missing, unknown or does not match what was trained."""
+
+
+class ConfigError(UserError):
+    """A run's settings; holds every error found, not only the first.
+
+    Args:
+        errors: one line each.
+        hint: one line that says where the legal values are listed.
+    """
+
+    def __init__(self, errors: Sequence[str], hint: str = "") -> None:
+        super().__init__("; ".join(errors), hint)
+        self.errors = list(errors)
+
+
+class CacheError(StratatuneError):
+    """A trunk cache that is stale, corrupt or cannot be written."""
+
+
+class ResourceError(StratatuneError):
+    """The machine ran out of something: disk, memory, permission."""
+
+
+def nearest(word: str, legal: Iterable[str]) -> str:
+    """The legal word most like ``word``, or an empty string when none is near."""
+    found = difflib.get_close_matches(word, list(legal), n=1)
+    return found[0] if found else ""
+
+
+def did_you_mean(word: str, legal: Iterable[str]) -> str:
+    """A hint that names the nearest legal word and then all of them."""
+    names = list(legal)
+    near = nearest(word, names)
+    listed = "legal: " + ", ".join(names)
+    return f"did you mean {near!r}? {listed}" if near else listed

@@ -1,0 +1,18 @@
+"""BitFit: train only the bias vectors of a block's linears and norms (Ben Zaken et al., 2022)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import BitFit
+
+
+def attach(config: BitFit, site: Site) -> list[nn.Parameter]:
+    """Mark the biases of ``config.on`` as trained. Roles without a bias are left alone."""
+    found = [module.bias for _, module in site.modules(config.roles()) if isinstance(module.bias, nn.Parameter)]
+    return [bias.requires_grad_(True) for bias in found]
+
+
+def merge(config: BitFit, site: Site) -> None:
+    """Nothing to do: the trained biases are the base model's own."""

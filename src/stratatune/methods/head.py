@@ -1,0 +1,24 @@
+"""The head: which parts of a model's own output layers train (BFT's "LLM_head", the poolers of SPAFIT's counts)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import Head
+
+
+def attach(config: Head, site: Site) -> list[nn.Parameter]:
+    """Mark the parts named in ``config`` that this model's head has.
+
+    ``bias`` is the decoder's bias [V] alone; ``decoder`` is its weight [V, D], often the embeddings' own tensor.
+    """
+    trained: list[nn.Parameter] = []
+    for part, module in site.modules((*config.mlm, *(["pooler"] if config.pooler else []))):
+        if part == "bias":
+            trained.append(module.bias)  # pyright: ignore[reportArgumentType]
+        elif part == "decoder":
+            trained.append(module.weight)  # pyright: ignore[reportArgumentType]
+        else:
+            trained += module.parameters()
+    return [parameter.requires_grad_(True) for parameter in trained]

@@ -1,0 +1,42 @@
+"""A place where a treatment is put: some roles of one block (or of the head) of a live model.
+
+Methods never look for modules by name. They are handed a :class:`Site` and ask it for a role; which module plays that
+role is one row of the backbone table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Site:
+    """One block of a live model together with the dotted path of each role in it.
+
+    Attributes:
+        module: the block (or the whole model, for the head and the embeddings).
+        roles: role -> dotted path of the module that plays it, relative to ``module``.
+        name: how to speak of this place in messages, such as ``"block 5"``.
+    """
+
+    module: nn.Module
+    roles: Mapping[str, str]
+    name: str
+
+    def get(self, role: str) -> nn.Module:
+        """The module that plays ``role`` now (a wrapper, when a treatment put one there)."""
+        return self.module.get_submodule(self.roles[role])
+
+    def replace(self, role: str, module: nn.Module) -> None:
+        """Put ``module`` where ``role`` is played."""
+        parent, _, leaf = self.roles[role].rpartition(".")
+        setattr(self.module.get_submodule(parent), leaf, module)
+
+    def modules(self, roles: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+        """``(role, module)`` for those of ``roles`` that this architecture has."""
+        for role in roles:
+            if role in self.roles:
+                yield role, self.get(role)

@@ -1,0 +1,72 @@
+"""Reading a saved adapter back onto its base model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import ModelError
+from stratatune.model.base import load_base
+from stratatune.model.saving import read_record, read_tensors
+from stratatune.model.tuned import apply
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A tuned model as it was saved, its tokenizer, and its record (``adapter.json``)."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    record: dict[str, Any]
+
+
+def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
+    """Load the base model, attach the plan and put the trained tensors in.
+
+    Args:
+        folder: the ``adapter`` folder of a run, or the run's own folder.
+        base: where the base model is now, when it has moved.
+
+    Raises:
+        ModelError: no artefact there, the base is missing, or its weights are not those the adapter was trained on.
+    """
+    folder = Path(folder)
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    record, tensors = read_record(folder), read_tensors(folder)
+    objective = record["reading"].get("objective") or record["output"]
+    loaded = load_base(base or record["base"]["name"], objective, num_labels=record["num_labels"])
+    model = apply(loaded.model, record["plan"], also_train=record["also_train"])
+    _same_base(model, record)
+    _fill(model, tensors)
+    model.strata.reading = record["reading"]
+    return Artefact(model.eval(), loaded.tokenizer, record)
+
+
+def load(folder: str | Path, base: str | None = None) -> PreTrainedModel:
+    """The tuned model saved in ``folder``, in eval mode; see :func:`load_artefact` for arguments and errors."""
+    return load_artefact(folder, base).model
+
+
+def _same_base(model: PreTrainedModel, record: dict[str, Any]) -> None:
+    trained_on, given = record["base"]["hash"], model.strata.base_hash
+    if trained_on != given:
+        raise ModelError(
+            f"this adapter was trained on {record['base']['name']!r} with weights {trained_on[:12]}, "
+            f"but {model.config._name_or_path!r} has weights {given[:12]}",
+            "give the base model it was trained on",
+        )
+
+
+def _fill(model: PreTrainedModel, tensors: dict[str, Any]) -> None:
+    parameters = model.strata.trained()
+    if parameters.keys() != tensors.keys():
+        odd = sorted(parameters.keys() ^ tensors.keys())[0]
+        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is on one side only", "the folder is damaged")
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise ModelError(f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}", "the folder is damaged")
+        parameter.data.copy_(tensors[name])

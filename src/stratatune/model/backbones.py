@@ -1,0 +1,158 @@
+"""A live Hugging Face model seen through its row of the backbone table.
+
+Everything that depends on how a family of models is built is asked here: where the blocks are, which module plays which
+role, how a mask reaches a block, how the head turns one hidden state into logits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import xxhash
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from stratatune.errors import ModelError
+from stratatune.methods.site import Site
+from stratatune.plan.architectures import Architecture, architecture_of
+from stratatune.plan.shape import shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Output = Literal["mlm", "classification", "none"]
+_ARITHMETIC = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "position_embedding_type")
+
+
+class Backbone:
+    """A live model and its row.
+
+    Args:
+        model: a Hugging Face model, with or without a head.
+
+    Raises:
+        ModelError: the table has no row for this type of model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.row: Architecture = architecture_of(model.config.model_type)
+        self.shape = shape_of(model.config.to_dict())
+        self.base: nn.Module = model.base_model
+        self.embeddings = self.base.get_submodule(self.row.embeddings)
+        blocks = self.base.get_submodule(self.row.blocks)
+        if not isinstance(blocks, nn.ModuleList):
+            raise ModelError(f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong")
+        self.blocks = blocks
+        self.output = self._output()
+
+    def _output(self) -> Output:
+        names = dict(self.model.named_modules())
+        if self.row.mlm_head["dense"] in names:
+            return "mlm"
+        return "classification" if self.row.classifier in names else "none"
+
+    def fingerprint(self) -> str:
+        """Hash of what the encoder computes: its type, the settings that change its arithmetic, embeddings and blocks."""
+        settings = {name: getattr(self.model.config, name, None) for name in _ARITHMETIC}
+        digest = xxhash.xxh3_128(str(settings).encode())
+        for module in (self.embeddings, *self.blocks):
+            for name, tensor in module.state_dict().items():
+                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def site(self, number: int) -> Site:
+        """Block ``number`` and its roles."""
+        return Site(self.blocks[number], self.row.roles, f"block {number}")
+
+    @property
+    def mlm_parts(self) -> dict[str, str]:
+        """Part of the MLM head -> path of its module; the bias [V] is its decoder's."""
+        return {**self.row.mlm_head, "bias": self.row.mlm_head["decoder"]}
+
+    def head_site(self) -> Site:
+        """The head's parts that this model has: those of the MLM head, and the pooler."""
+        pooler = {} if self.row.pooler is None else {"pooler": f"{self.row.base}.{self.row.pooler}"}
+        parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
+        return Site(self.model, parts, "the head")
+
+    def output_layer(self) -> list[nn.Parameter]:
+        """The parameters of the task's own output layer, which no pretrained model brings; empty for ``mlm``."""
+        if self.output != "classification":
+            return []
+        return list(self.model.get_submodule(self.row.classifier).parameters())
+
+    def in_encoder(self, parameter: nn.Parameter) -> bool:
+        """Whether ``parameter`` belongs to the embeddings or a block."""
+        return any(parameter is own for module in (self.embeddings, self.blocks) for own in module.parameters())
+
+    @torch.no_grad()
+    def reset_mlm_head(self) -> None:
+        """Make the MLM head read the hidden state as it is: dense = identity, norm and bias as new, decoder tied."""
+        part = {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+        nn.init.eye_(part["dense"].weight)
+        for vector in (part["dense"].bias, part["norm"].bias, part["decoder"].bias):
+            nn.init.zeros_(vector)
+        nn.init.ones_(part["norm"].weight)
+
+    def attention_mask(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
+        """The mask as this model's blocks take it: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, 1, T, T] or None."""
+        return create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden, attention_mask=mask)
+
+    def run_block(self, number: int, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """One block on [B, T, D].
+
+        Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model (``model/hooks.py``),
+        and here the insertions have been made already.
+        """
+        return self.blocks[number].forward(hidden, attention_mask)
+
+    def run_block_at(self, number: int, hidden: Tensor, attention_mask: Tensor | None, read: Tensor) -> Tensor:
+        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
+
+        Keys and values come from every token; query, output and FFN are computed for one. Its own modules are called, so
+        whatever a treatment put into them takes part.
+        """
+        block = self.blocks[number]
+        row = torch.arange(len(read), device=hidden.device)
+        here = hidden[row, read].unsqueeze(1)  # [B, 1, D]
+        attention = block.attention.self
+        heads = (len(read), -1, attention.num_attention_heads, attention.attention_head_size)
+        query, key, value = (
+            project(x).view(heads).transpose(1, 2)
+            for project, x in ((attention.query, here), (attention.key, hidden), (attention.value, hidden))
+        )
+        if attention_mask is not None:
+            attention_mask = attention_mask.expand(len(read), *attention_mask.shape[1:])[row, :, read].unsqueeze(2)
+        attend = ALL_ATTENTION_FUNCTIONS[self.model.config._attn_implementation]
+        dropout = attention.dropout.p if attention.training else 0.0
+        context, _ = attend(attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling)
+        attended = block.attention.output(context.reshape(here.shape), here)
+        return block.output(block.intermediate(attended), attended)
+
+    def head(self, hidden: Tensor, words: Tensor | None) -> Tensor:
+        """``hidden`` [B, 1, D] -> [B, 1, V], or [B, 1, C] for label words [C] or classes."""
+        if self.output == "mlm":
+            return self._word_logits(hidden, words)
+        if self.output == "classification":
+            return self._class_logits(hidden).unsqueeze(1)
+        raise ModelError(f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head")
+
+    def _word_logits(self, hidden: Tensor, words: Tensor | None) -> Tensor:
+        part = {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+        activation = ACT2FN[self.row.mlm_activation or self.model.config.hidden_act]
+        hidden = part["norm"](activation(part["dense"](hidden)))
+        decoder = part["decoder"]
+        if words is None:
+            return decoder(hidden)
+        return nn.functional.linear(hidden, decoder.weight[words], decoder.bias[words])
+
+    def _class_logits(self, hidden: Tensor) -> Tensor:
+        classifier = self.model.get_submodule(self.row.classifier)
+        if self.row.pooler is None:
+            return classifier(hidden)  # the classifier reads the first position itself
+        return classifier(self.model.dropout(self.base.get_submodule(self.row.pooler)(hidden)))

@@ -1,0 +1,118 @@
+"""Loading a base model and its tokenizer from a folder or a hub, with the head that an objective needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import transformers
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from stratatune.errors import ModelError
+from stratatune.model.backbones import Backbone
+from stratatune.plan import shape_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Objective = Literal["mlm", "classification", "regression"]
+
+
+@dataclass
+class Base:
+    """A pretrained model, ready for a plan.
+
+    Attributes:
+        model: in eval mode, fp32, with the head of the objective.
+        tokenizer: its own.
+        new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
+        notices: one line each on what the user should know.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    new: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+def load_base(
+    name: str,
+    objective: Objective,
+    *,
+    num_labels: int = 2,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+) -> Base:
+    """Load ``name`` (a folder or a hub id) with the head of ``objective``.
+
+    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied embeddings, with a
+    notice; a pooler or a classifier as the model's own code makes it.
+
+    Raises:
+        ModelError: no such model, no row for its family, or it cannot be loaded.
+    """
+    shape_of(name)  # the family is known, or one clear line says what is; costs only the config
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    settings = {"dtype": torch.float32, "attn_implementation": attention, **options}
+    if objective != "mlm":
+        settings["num_labels"] = 1 if objective == "regression" else num_labels
+        settings["problem_type"] = "regression" if objective == "regression" else "single_label_classification"
+    loader = AutoModelForMaskedLM if objective == "mlm" else AutoModelForSequenceClassification
+    with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    base = Base(model.eval(), tokenizer)
+    _settle_new_parameters(base, set(info["missing_keys"]))
+    return base
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn the libraries' many ways of failing to load into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        kind = "the folder" if Path(name).is_dir() else "the hub id"
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load a model from {kind} {name!r}: {line}", "give a folder with config.json, weights and tokenizer, or a hub id") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' load report and progress bars off the terminal; our notices say what matters."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
+
+
+def _settle_new_parameters(base: Base, missing: set[str]) -> None:
+    """Decide what happens to parameters that the checkpoint lacks: they train, or the head is built anew."""
+    backbone = Backbone(base.model)
+    named = dict(base.model.named_parameters())
+    own = {id(parameter) for parameter in backbone.output_layer()}
+    missing = {name for name in missing if name in named and id(named[name]) not in own}
+    encoder = sorted(name for name in missing if backbone.in_encoder(named[name]))
+    if encoder:
+        raise ModelError(
+            f"the checkpoint of {base.model.config._name_or_path!r} lacks {len(encoder)} weights of the encoder, such as {encoder[0]}",
+            "it was saved for another architecture",
+        )
+    if backbone.output == "mlm" and any(name.startswith(backbone.row.mlm_head["dense"]) for name in missing):
+        backbone.reset_mlm_head()
+        base.notices.append("this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)")
+    elif missing:
+        base.new = sorted(missing)
+        base.notices.append(f"new in this model, so they train: {', '.join(base.new)}")

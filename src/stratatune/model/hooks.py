@@ -1,0 +1,126 @@
+"""What makes a tuned model's own ``forward`` do what the plan says, for callers that know nothing of this package.
+
+``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in their
+place, detach the hidden state at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns on),
+and take a late prompt's positions away again behind the last block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.model.strata import Strata
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def install(strata: Strata) -> None:
+    """Register the hooks; they live and die with the blocks."""
+    _stop_backward(strata)
+    blocks = strata.backbone.blocks
+    prompt = 0  # positions put in front so far
+    for depth, block in enumerate(blocks):
+        for insertion in strata.insertions_at(depth):
+            block.register_forward_pre_hook(_Insert(insertion), with_kwargs=True)
+            prompt += insertion.tokens
+        if prompt:
+            block.register_forward_pre_hook(_GrowMask(prompt), with_kwargs=True)
+    for insertion in strata.insertions_at(len(blocks)):
+        blocks[-1].register_forward_hook(_Append(insertion))
+    if prompt:
+        blocks[-1].register_forward_hook(_Strip(prompt))
+
+
+def _stop_backward(strata: Strata) -> None:
+    depth, blocks = strata.resolved.frozen_depth, strata.backbone.blocks
+    if strata.resolved.trains_embeddings:
+        return
+    if depth < len(blocks):
+        blocks[depth].register_forward_pre_hook(_detach, with_kwargs=True)
+    else:
+        blocks[-1].register_forward_hook(lambda module, args, output: output.detach())
+
+
+def _detach(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Cuts the graph in front of a block."""
+    hidden, args, kwargs = _pop_hidden(args, kwargs)
+    hidden = hidden.detach()
+    # A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
+    if torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False):
+        hidden.requires_grad_(True)
+    return (hidden, *args), kwargs
+
+
+class _Insert:
+    """Runs an insertion on the hidden state in front of a block."""
+
+    def __init__(self, insertion: nn.Module) -> None:
+        self.insertion = insertion
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        hidden, args, kwargs = _pop_hidden(args, kwargs)
+        changed, _ = self.insertion(hidden, _token_mask(hidden, args, kwargs))
+        return (changed, *args), kwargs
+
+
+class _GrowMask:
+    """Lets every token see the P prompt positions: P columns and rows of "allowed" are put before the block's mask."""
+
+    def __init__(self, prompt: int) -> None:
+        self.prompt = prompt
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if "attention_mask" in kwargs:
+            return args, {**kwargs, "attention_mask": self._grown(kwargs["attention_mask"])}
+        if len(args) > 1:
+            return (args[0], self._grown(args[1]), *args[2:]), kwargs
+        return args, kwargs
+
+    def _grown(self, mask: Tensor | None) -> Tensor | None:
+        if mask is None:
+            return None
+        allowed = True if mask.dtype == torch.bool else 0.0
+        # New query rows see exactly what the first token's row sees; new key columns are seen by all.
+        mask = torch.cat([mask[..., :1, :].expand(*mask.shape[:-2], self.prompt, -1), mask], dim=-2)
+        return nn.functional.pad(mask, (self.prompt, 0), value=allowed)
+
+
+class _Append:
+    """Runs an insertion behind the last block."""
+
+    def __init__(self, insertion: nn.Module) -> None:
+        self.insertion = insertion
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        changed, _ = self.insertion(output, output.new_ones(output.shape[:2], dtype=torch.bool))
+        return changed
+
+
+class _Strip:
+    """Takes the prompt's positions off again, so that heads and callers see the tokens they gave."""
+
+    def __init__(self, prompt: int) -> None:
+        self.prompt = prompt
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output[:, self.prompt :]
+
+
+def _pop_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    if args:
+        return args[0], args[1:], kwargs
+    rest = dict(kwargs)
+    return rest.pop("hidden_states"), (), rest
+
+
+def _token_mask(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """[B, T] bool: the real tokens, read off the block's [B, 1, T, T] mask (its last row sees every real token)."""
+    mask = kwargs["attention_mask"] if "attention_mask" in kwargs else (args[0] if args else None)
+    if mask is None:
+        return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+    last = mask[:, 0, -1]
+    seen = last if last.dtype == torch.bool else last == 0
+    return seen.expand(hidden.shape[0], -1)

@@ -1,0 +1,116 @@
+"""A tuned model in two halves: the trunk below the frozen depth, and the top above it.
+
+The trunk is the model's own forward, stopped when it reaches the first block above the frozen depth. The top runs that
+block and the later ones from any hidden state of that depth, be it the trunk's or one remembered in a cache, and computes
+nothing that the objective does not read (contract 7): the last block only at the position that is read, the head only there
+and, where the loss allows it, only the label words' rows.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.model.strata import Strata
+
+
+class _Reached(Exception):
+    """Carries the hidden state out of the model's forward at the frozen depth."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class Trunk:
+    """Runs a tuned model up to its frozen depth, in eval mode and without autograd (contract 3).
+
+    Where the embeddings themselves train, the depth is 0 and they take part in the backward pass.
+
+    Args:
+        strata: what :func:`stratatune.apply` put into the model.
+    """
+
+    def __init__(self, strata: Strata) -> None:
+        self.backbone = strata.backbone
+        self.depth = strata.resolved.frozen_depth
+        self.trains = strata.resolved.trains_embeddings
+
+    def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D]."""
+        handle = self._stop()
+        extra = {} if token_types is None else {"token_type_ids": token_types}
+        try:
+            with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
+                self.backbone.base(input_ids=input_ids, attention_mask=mask.long(), **extra)
+        except _Reached as reached:
+            return reached.hidden
+        finally:
+            handle.remove()
+        raise AssertionError("the model's forward never reached its own blocks")
+
+    def _stop(self) -> torch.utils.hooks.RemovableHandle:
+        """Stop in front of block d, or behind the last block when d is the model's depth."""
+        blocks = self.backbone.blocks
+        if self.depth < len(blocks):
+            return blocks[self.depth].register_forward_pre_hook(_leave, prepend=True)
+        return blocks[-1].register_forward_hook(lambda module, args, output: _leave(module, (output,)), prepend=True)
+
+
+def _leave(module: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
+    raise _Reached(args[0])
+
+
+class Top(nn.Module):
+    """The blocks above the frozen depth, the insertions between them, and the head.
+
+    Shares its modules with the tuned model, so training one trains the other.
+
+    Args:
+        strata: what :func:`stratatune.apply` put into the model.
+    """
+
+    def __init__(self, strata: Strata) -> None:
+        super().__init__()
+        self.strata = strata
+        self.depth = strata.resolved.frozen_depth
+        self.model = strata.backbone.model
+
+    def forward(self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None) -> Tensor:
+        """From the frozen depth to the logits.
+
+        Args:
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth, only the position read
+                is needed: [B, 1, D].
+            mask: which positions are real tokens [B, T], bool.
+            read: the position that the objective reads [B].
+            words: vocabulary numbers of the label words [C]; then only their logits are computed.
+
+        Returns:
+            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary.
+        """
+        hidden = self.blocks(hidden, mask, read)
+        for insertion in self.strata.insertions_at(len(self.strata.backbone.blocks)):
+            hidden, _ = insertion(hidden, mask[:, :1])
+        return self.strata.backbone.head(hidden, words)[:, 0]
+
+    def blocks(self, hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+        """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D]."""
+        backbone, depths = self.strata.backbone, range(self.depth, len(self.strata.backbone.blocks))
+        attention_mask = backbone.attention_mask(hidden, mask) if depths else None
+        for depth in depths:
+            for insertion in self.strata.insertions_at(depth):
+                hidden, mask = insertion(hidden, mask)
+                read = read + insertion.tokens
+                attention_mask = backbone.attention_mask(hidden, mask)
+            if depth == depths[-1]:
+                return backbone.run_block_at(depth, hidden, attention_mask, read)
+            hidden = backbone.run_block(depth, hidden, attention_mask)
+        return hidden if hidden.shape[1] == 1 else take(hidden, read)
+
+
+def take(hidden: Tensor, read: Tensor) -> Tensor:
+    """One position of each row: ``hidden`` [B, T, D], ``read`` [B] -> [B, 1, D]."""
+    return hidden[torch.arange(len(read), device=hidden.device), read].unsqueeze(1)

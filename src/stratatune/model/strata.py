@@ -1,0 +1,58 @@
+"""What a plan put into a model: which parameters train, in what role, and where the insertions stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from stratatune.model.backbones import Backbone
+from stratatune.plan import Resolved
+
+
+@dataclass
+class Group:
+    """Parameters that one treatment of one place trains, and the rate it asks for (None: the run's)."""
+
+    treatment: str
+    place: str
+    parameters: list[nn.Parameter]
+    lr: float | None = None
+
+
+@dataclass
+class Strata:
+    """What :func:`apply` put into a model: the answer to every question about what trains where.
+
+    Attributes:
+        resolved: the plan against this model's depth.
+        backbone: the model seen through its row of the backbone table.
+        base_hash: fingerprint of the weights before anything was attached.
+        groups: what trains, in the order of attaching.
+        insertions: (depth, module) in the order of depth.
+        also_train: names of parameters that train because the checkpoint did not bring them.
+        reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
+    """
+
+    resolved: Resolved
+    backbone: Backbone
+    base_hash: str
+    groups: list[Group] = field(default_factory=list)
+    insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
+    also_train: list[str] = field(default_factory=list)
+    reading: dict[str, Any] = field(default_factory=dict)
+
+    def insertions_at(self, depth: int) -> list[Any]:
+        """The insertion modules at ``depth``."""
+        return [module for at, module in self.insertions if at == depth]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter by its name in the model; what is saved is exactly this."""
+        return {name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad}
+
+    def trunk_modules(self) -> list[nn.Module]:
+        """The modules below the frozen depth; none when the embeddings train."""
+        if self.resolved.trains_embeddings:
+            return []
+        return [self.backbone.embeddings, *self.backbone.blocks[: self.resolved.frozen_depth]]

@@ -1,0 +1,151 @@
+"""A plan put into a model: :func:`apply` attaches every treatment and gives back the same model, still a Hugging Face one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from stratatune.errors import PlanError, StratatuneError
+from stratatune.methods import head as head_method
+from stratatune.methods.registry import INSERTIONS, METHODS
+from stratatune.methods.site import Site
+from stratatune.model.backbones import Backbone
+from stratatune.model.hooks import install
+from stratatune.model.saving import save_adapter
+from stratatune.model.strata import Group, Strata
+from stratatune.plan import Plan, Resolved
+from stratatune.plan.treatments import Treatment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Tuned:
+    """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
+
+    strata: Strata
+
+    def train(self, mode: bool = True) -> Any:
+        """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
+        super().train(mode)  # pyright: ignore[reportAttributeAccessIssue]
+        for module in self.strata.trunk_modules():
+            module.eval()
+        return self
+
+    def print_trainable_parameters(self) -> None:
+        """One line: how many parameters train, of how many, and how far the backward pass goes."""
+        resolved = self.strata.resolved
+        trained = sum(parameter.numel() for parameter in self.strata.trained().values())
+        total = sum(parameter.numel() for parameter in self.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+        print(
+            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f} || "
+            f"backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
+        )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
+        save_adapter(self.strata, Path(save_directory))
+
+
+@functools.cache
+def _tuned_class(cls: type) -> type:
+    """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
+    return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = ()) -> PreTrainedModel:
+    """Attach a plan to a model, in place.
+
+    Args:
+        model: a Hugging Face model of a family in the backbone table.
+        plan: a plan, a preset's name or a plan's text.
+        also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train whatever
+            the plan says, as a task's own output layer always does.
+
+    Returns:
+        The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what trained,
+        and ``model.strata`` tells what was attached.
+
+    Raises:
+        PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
+            pass stops at the frozen depth.
+        ModelError: the model's family has no row in the backbone table.
+    """
+    if isinstance(model, Tuned):
+        raise PlanError("this model has a plan already", "load the base model again and apply the new plan to that")
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    backbone = Backbone(model)
+    resolved = plan.resolve(backbone.shape)
+    _refuse_broken_promises(resolved, backbone)
+    strata = Strata(resolved, backbone, base_hash=backbone.fingerprint())
+    model.requires_grad_(False)
+    _attach(strata, set(also_train))
+    _check_count(strata, set(also_train))
+    return _become_tuned(model, strata)
+
+
+def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
+    problems = resolved.problems(backbone.output)
+    if problems:
+        raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
+
+
+def _become_tuned(model: PreTrainedModel, strata: Strata) -> PreTrainedModel:
+    model.__class__ = _tuned_class(type(model))
+    model.strata = strata  # pyright: ignore[reportAttributeAccessIssue]
+    install(strata)
+    model.train(model.training)
+    return model
+
+
+def _attach(strata: Strata, also_train: set[str]) -> None:
+    resolved, backbone = strata.resolved, strata.backbone
+    if resolved.trains_embeddings:
+        parameters = [p.requires_grad_(True) for p in backbone.embeddings.parameters()]
+        strata.groups.append(Group("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr))
+    for number, treatments in enumerate(resolved.blocks):
+        for treatment in treatments:
+            _attach_to_block(strata, treatment, backbone.site(number))
+    for depth, treatment in resolved.insertions:
+        _insert(strata, treatment, depth)
+    _attach_head(strata, also_train)
+
+
+def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
+    parameters = METHODS[treatment.kind].attach(treatment, site)
+    strata.groups.append(Group(treatment.kind, site.name, parameters, treatment.lr))
+
+
+def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
+    """Build an insertion and hang it into the block it stands before (behind, at the model's depth), so that ``.to()`` finds it."""
+    blocks = strata.backbone.blocks
+    weight = next(blocks.parameters())
+    module = INSERTIONS[treatment.kind].build(treatment, strata.resolved.shape.hidden).to(weight.device, weight.dtype)
+    blocks[min(depth, len(blocks) - 1)].add_module(f"{treatment.kind}_at_{depth}", module)
+    strata.insertions.append((depth, module))
+    strata.groups.append(Group(treatment.kind, f"depth {depth}", list(module.parameters()), treatment.lr))
+
+
+def _attach_head(strata: Strata, also_train: set[str]) -> None:
+    backbone, head = strata.backbone, strata.resolved.plan.head
+    strata.groups.append(Group("head", "head", head_method.attach(head, backbone.head_site()), head.lr))
+    named = dict(backbone.model.named_parameters())
+    unknown = sorted(also_train - set(named))
+    if unknown:
+        raise StratatuneError(f"also_train names {unknown[0]!r}, which the model does not have")
+    new = [*backbone.output_layer(), *(named[name] for name in sorted(also_train))]
+    parameters = [p.requires_grad_(True) for p in dict.fromkeys(new) if not p.requires_grad]
+    strata.groups.append(Group("output", "head", parameters, head.lr))
+
+
+def _check_count(strata: Strata, also_train: set[str]) -> None:
+    """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    new = {id(p) for group in strata.groups if group.treatment == "output" for p in group.parameters}
+    trained = sum(p.numel() for p in strata.trained().values() if id(p) not in new)
+    predicted = strata.resolved.trainable(strata.backbone.output)
+    if trained != predicted:
+        raise StratatuneError(f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}: a fault of stratatune")

@@ -1,0 +1,57 @@
+"""What to do at which depth, as pure data: no torch, no transformers, no weights."""
+
+from stratatune.plan.architectures import ARCHITECTURES, Architecture, architecture_of
+from stratatune.plan.builtin import BUILTIN
+from stratatune.plan.layers import Depth
+from stratatune.plan.presets import PRESETS, Preset, list_presets, preset_names
+from stratatune.plan.resolved import Resolved, Run
+from stratatune.plan.schema import Plan, Stratum
+from stratatune.plan.shape import Linear, Norm, Shape, shape_of
+from stratatune.plan.treatments import (
+    BLOCK_TREATMENTS,
+    GROUPS,
+    INSERTIONS,
+    ROLES,
+    Adapter,
+    BitFit,
+    Frozen,
+    Full,
+    Head,
+    Insertion,
+    LatePrompt,
+    Lora,
+    Treatment,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "BLOCK_TREATMENTS",
+    "BUILTIN",
+    "GROUPS",
+    "INSERTIONS",
+    "PRESETS",
+    "ROLES",
+    "Adapter",
+    "Architecture",
+    "BitFit",
+    "Depth",
+    "Frozen",
+    "Full",
+    "Head",
+    "Insertion",
+    "LatePrompt",
+    "Linear",
+    "Lora",
+    "Norm",
+    "Plan",
+    "Preset",
+    "Resolved",
+    "Run",
+    "Shape",
+    "Stratum",
+    "Treatment",
+    "architecture_of",
+    "list_presets",
+    "preset_names",
+    "shape_of",
+]

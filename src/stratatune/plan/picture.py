@@ -1,0 +1,138 @@
+"""A plan drawn on its model: a column of strata, the output at the top, the input at the bottom.
+
+``column`` works out what is drawn; ``terminal`` (here) and ``svg`` (in ``svg.py``) only draw it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from stratatune.plan.resolved import Resolved, Run
+
+Kind = Literal["head", "trained", "inserted", "passes", "cached"]
+_WIDTH, _LABEL, _BOX, _COUNT = 80, 10, 8, 13
+_TEXT = _WIDTH - _LABEL - _BOX - _COUNT - 5
+_ROWS = 12  # how tall the blocks are together, when their texts allow it
+_FILL: dict[Kind, str] = {"head": "▓", "trained": "█", "inserted": "◆", "passes": "·", "cached": "░"}
+_ANSI: dict[Kind, str] = {"head": "33", "trained": "32", "inserted": "35", "passes": "36", "cached": "2"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One stratum of the picture."""
+
+    kind: Kind
+    label: str
+    rows: tuple[tuple[str, int | None], ...]
+    """What happens here, with the trained parameters of each."""
+    blocks: int = 0
+    below_frozen_depth: bool = False
+    """Part of the trunk: no gradient comes here."""
+
+
+def column(resolved: Resolved, objective: str) -> list[Cell]:
+    """The cells from the output down to the input."""
+    cells = [_head(resolved, objective)]
+    runs = resolved.runs()
+    placed = dict.fromkeys(range(resolved.shape.blocks + 1), ())
+    for depth in placed:
+        placed[depth] = tuple(Cell("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),))
+                              for at, one in resolved.insertions if at == depth)  # fmt: skip
+    cells += reversed(placed[resolved.shape.blocks])
+    for run in reversed(runs):
+        cells.append(_run(resolved, run))
+        cells += reversed(placed[run.start])
+    return [*cells, _embeddings(resolved)]
+
+
+def _head(resolved: Resolved, objective: str) -> Cell:
+    """The pretrained head's trained parts under this objective, and the task's own output layer."""
+    head, trained = resolved.plan.head, resolved.head_trainable(objective)
+    if objective == "mlm":
+        text = f"masked LM: {', '.join(head.mlm) or 'nothing'} trained"
+    else:
+        text = ("pooler and " if trained else "") + "the task's new output layer (not counted)"
+    return Cell("head", "head", ((text, trained),))
+
+
+def _run(resolved: Resolved, run: Run) -> Cell:
+    label = f"{run.start}..{run.stop - 1}" if run.blocks > 1 else str(run.start)
+    if run.treatments:
+        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape)) for one in run.treatments)
+        return Cell("trained", label, rows, run.blocks)
+    if run.stop <= resolved.frozen_depth:
+        return Cell("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)
+    return Cell("passes", label, (("frozen; the gradient passes through", None),), run.blocks)
+
+
+def _embeddings(resolved: Resolved) -> Cell:
+    if resolved.plan.embeddings is not None:
+        return Cell("trained", "embeddings", ((str(resolved.plan.embeddings), resolved.shape.embeddings),))
+    return Cell("cached", "embeddings", (("frozen", None),), below_frozen_depth=True)
+
+
+def headline(resolved: Resolved, objective: str) -> tuple[str, str]:
+    """Two lines above the picture: the model and its plan's counts; how far the gradient goes."""
+    trainable, total, blocks = resolved.trainable(objective), resolved.total(objective), resolved.shape.blocks
+    share = f"{100 * trainable / total:.2f} %"
+    model = resolved.shape.name or resolved.shape.model_type
+    backward = f"backward through {resolved.backprop_blocks} of {blocks} blocks"
+    return (
+        f"{model}: {trainable:,} of {total:,} parameters train ({share})",
+        f"{backward}, frozen depth {resolved.frozen_depth}",
+    )
+
+
+def terminal(resolved: Resolved, colour: bool, objective: str | None = None) -> str:
+    """The picture for a terminal of 80 columns.
+
+    Args:
+        resolved: the plan on its model.
+        colour: whether to use ANSI colours.
+        objective: whose head is drawn; the plan's own when None.
+    """
+    objective = objective or resolved.plan.objective
+    cells = column(resolved, objective)
+    lines = [textwrap.shorten(line, _WIDTH) for line in headline(resolved, objective)]
+    lines.append(_border("┌─┐"))
+    for above, cell in zip([None, *cells], cells, strict=False):
+        if above is not None:
+            lines.append(_boundary(above, cell))
+        lines += _drawn(cell, resolved.shape.blocks, colour)
+    return "\n".join((*lines, _border("└─┘")))
+
+
+def _border(marks: str) -> str:
+    return " " * (_LABEL + 1) + marks[0] + marks[1] * _BOX + marks[2]
+
+
+def _boundary(above: Cell, below: Cell) -> str:
+    """The line between two cells; doubled where the backward pass stops."""
+    if below.below_frozen_depth and not above.below_frozen_depth:
+        return _border("╞═╡") + " backward stops here"
+    return _border("├─┤")
+
+
+def _drawn(cell: Cell, blocks: int, colour: bool) -> Iterator[str]:
+    """The lines of one cell, as tall as its share of the blocks or as its text."""
+    texts = [line for text, count in cell.rows for line in _wrapped(text, count)]
+    height = max(len(texts), round(cell.blocks * _ROWS / blocks))
+    for number in range(height):
+        label = cell.label if number == 0 else ""
+        text = texts[number] if number < len(texts) else ""
+        box = _painted(_FILL[cell.kind] * _BOX, cell.kind, colour)
+        yield f"{label:>{_LABEL}} │{box}│ {_painted(text, cell.kind, colour)}".rstrip()
+
+
+def _wrapped(text: str, count: int | None) -> Iterator[str]:
+    """A text broken to the width, its count at the right of the first line."""
+    first, *rest = textwrap.wrap(text, _TEXT, subsequent_indent="  ") or [""]
+    yield f"{first:<{_TEXT}} {count:>{_COUNT},}" if count else first
+    yield from rest
+
+
+def _painted(text: str, kind: Kind, colour: bool) -> str:
+    return f"\x1b[{_ANSI[kind]}m{text}\x1b[0m" if colour and text else text

@@ -1,0 +1,152 @@
+"""Named plans: every method of both papers as the text of a plan.
+
+A preset's name takes one suffix (``+norm2``, ``+ffd``, ``+ln``: from where in the last block the weights train) and ``@depth``
+(where its insertion stands): ``bft-adapter+ln@18``. Without ``@depth`` it stands where the paper put it in 24 blocks, as a
+fraction, so that it scales.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from stratatune.errors import PlanError, did_you_mean
+
+_BFT, _SPAFIT = "BFT", "SPAFIT"
+_MLM_HEAD = "head(mlm=dense,norm,bias)"
+_LORA_I = "lora(rank=64, alpha=128, on=q,k,v)"
+_LORA_II = "lora(rank=64, alpha=128, on=q,k,v,o)"
+_NAME = re.compile(r"[A-Za-z][\w.+/@-]*")
+_SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)-(II?)")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One row of the table: a name, the plan's text (``{depth}`` where ``@depth`` goes), what it is and whose."""
+
+    name: str
+    text: str
+    summary: str
+    source: str
+    depth: str = ""
+    """The depth without ``@depth``; empty when the preset inserts nothing."""
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("frozen", "", "nothing of the model trains, only the task's new output layer", "linear probe"),
+        Preset(
+            "full",
+            "embeddings full | : full | head(mlm=dense,norm,bias,decoder, pooler)",
+            "every parameter trains",
+            f"{_BFT} table 1 (Model Tuning), {_SPAFIT} table 2 (Full Fine-tuning)",
+        ),
+        Preset("bitfit", ": bitfit", "the biases of every block", "Ben Zaken et al. 2022; " + f"{_BFT} table 1"),
+        Preset(
+            "bitfit+embeddings",
+            "embeddings full | : bitfit | head(pooler)",
+            "biases, embeddings and pooler: what SPAFIT's 31.52M are",
+            f"{_SPAFIT} table 2 (Full BitFit)",
+        ),
+        Preset("lora", ": lora(rank=8, alpha=16)", "rank 8 on q and v of every block", f"Hu et al. 2022; {_BFT} table 1"),
+        Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", f"{_SPAFIT} table 2"),
+        Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", f"{_SPAFIT} table 2"),
+        Preset("head", _MLM_HEAD, "the masked-LM head without its tied decoder", f"{_BFT} table 3 (BFT w/o LPT)"),
+        Preset("lpt", "late_prompt(depth={depth})", "a late prompt half way up", f"LPT; {_BFT} table 1", "1/2"),
+        Preset("lpt-adapter", "adapter(depth={depth})", "one adapter three quarters up", f"{_BFT} table 1", "3/4"),
+        Preset("bft", f"late_prompt(depth={{depth}}) | {_MLM_HEAD}", "lpt and the masked-LM head", f"{_BFT} table 1", "1/2"),
+        Preset("bft-adapter", f"adapter(depth={{depth}}) | {_MLM_HEAD}", "lpt-adapter and the masked-LM head", f"{_BFT} table 1", "3/4"),
+    )
+}  # fmt: skip
+
+SUFFIXES: dict[str, tuple[str, str]] = {
+    "norm2": ("-1: full(on=norm_ffn)", f"and the last block's last norm ({_BFT} table 7, ADD&NORM2)"),
+    "ffd": ("-1: full(on=ffn,norm_ffn)", f"and the last block from its feed-forward on ({_BFT} table 7, FFD)"),
+    "ln": (
+        "-1: full(on=norm_attn,ffn,norm_ffn)",
+        f"and the last block from its first norm on ({_BFT} table 7, ADD&NORM1)",
+    ),
+}
+"""Suffix of an inserting preset to the stratum that it adds."""
+
+SPAFIT_PATTERN = "spafit-N1-N2-I|II"
+
+
+def looks_like_preset(text: str) -> bool:
+    """Whether a text is one name, and no plan written out."""
+    return bool(_NAME.fullmatch(text))
+
+
+def preset_text(name: str) -> str:
+    """The plan that a preset stands for, as text.
+
+    Raises:
+        PlanError: there is no such preset, or it takes no such suffix or depth.
+    """
+    spafit = _SPAFIT_NAME.fullmatch(name)
+    if spafit:
+        return _spafit_text(name, int(spafit[1]), int(spafit[2]), spafit[3])
+    named, _, depth = name.partition("@")
+    base, suffix = _split_suffix(named)
+    if base not in PRESETS:
+        hint = f"did you mean ': {base}'? " if base in ("frozen", "bitfit") else ""
+        raise PlanError(f"there is no preset {name!r}", hint + did_you_mean(name, (*PRESETS, SPAFIT_PATTERN)))
+    preset = PRESETS[base]
+    if (suffix or "@" in name) and not preset.depth:
+        inserting = ", ".join(other.name for other in PRESETS.values() if other.depth)
+        raise PlanError(
+            f"preset {base!r} inserts nothing, so {name!r} has no meaning", f"suffixes and @depth go with {inserting}"
+        )
+    text = preset.text.format(depth=_checked(name, depth) if "@" in name else preset.depth)
+    return f"{SUFFIXES[suffix][0]} | {text}" if suffix else text
+
+
+def _split_suffix(named: str) -> tuple[str, str]:
+    """A preset's name and its suffix; ``bitfit+embeddings`` is a name of its own."""
+    if named in PRESETS:
+        return named, ""
+    base, plus, suffix = named.partition("+")
+    if plus and base in PRESETS and suffix not in SUFFIXES:
+        raise PlanError(f"preset {base!r} has no suffix {'+' + suffix!r}", did_you_mean(suffix, SUFFIXES))
+    return base, suffix
+
+
+def _checked(name: str, depth: str) -> str:
+    if not re.fullmatch(r"\d+(/\d+)?", depth):
+        raise PlanError(
+            f"{depth!r} in {name!r} is not a depth", "write @12, or @1/2 of the model's blocks, at the very end"
+        )
+    return depth
+
+
+def _spafit_text(name: str, last_frozen: int, last_bitfit: int, kind: str) -> str:
+    """SPAFIT-N1-N2: blocks 0..N1 frozen, N1+1..N2 BitFit, the rest LoRA and BitFit (N1, N2 0-based and inclusive)."""
+    if last_frozen > last_bitfit:
+        raise PlanError(
+            f"{name!r}: N1={last_frozen} is above N2={last_bitfit}",
+            "blocks 0..N1 are frozen, N1+1..N2 BitFit: N1 <= N2",
+        )
+    strata = [f"0:{last_frozen + 1} frozen"]
+    if last_frozen < last_bitfit:
+        strata.append(f"{last_frozen + 1}:{last_bitfit + 1} bitfit")
+    strata.append(f"{last_bitfit + 1}: {_LORA_I if kind == 'I' else _LORA_II} + bitfit(on=ffn,norm_ffn)")
+    return " | ".join(strata)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Every name as it may be written, the suffixed ones included; SPAFIT's as a pattern."""
+    return tuple(preset.name for preset in list_presets())
+
+
+def list_presets() -> list[Preset]:
+    """Every preset with its summary and source, suffixed ones written out; SPAFIT's as one pattern."""
+    rows: list[Preset] = []
+    for preset in PRESETS.values():
+        rows.append(replace(preset, text=preset_text(preset.name)))
+        for suffix, (_, summary) in SUFFIXES.items() if preset.depth else ():
+            name = f"{preset.name}+{suffix}"
+            rows.append(replace(preset, name=name, text=preset_text(name), summary=f"{preset.name} {summary}"))
+    text = "0:N1+1 frozen | N1+1:N2+1 bitfit | N2+1: lora(...) + bitfit(on=ffn,norm_ffn)"
+    rows.append(Preset(SPAFIT_PATTERN, text, "blocks 0..N1 frozen, up to N2 BitFit, then LoRA", f"{_SPAFIT} table 2"))
+    return rows

@@ -1,0 +1,223 @@
+"""A plan on one model: what trains in every block, how deep the frozen trunk is, and every count that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import PlanError
+from stratatune.plan.layers import span
+from stratatune.plan.shape import Shape
+from stratatune.plan.treatments import Frozen, Insertion, RoleTreatment, Treatment
+
+if TYPE_CHECKING:
+    from stratatune.plan.schema import Plan, Stratum
+
+OBJECTIVES = ("mlm", "classification")
+"""The two heads that a base model can wear; regression wears the classification head."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring blocks ``start..stop-1`` with the same treatments."""
+
+    start: int
+    stop: int
+    treatments: tuple[Treatment, ...]
+
+    @property
+    def blocks(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def text(self) -> str:
+        """The treatments as text; ``frozen`` when nothing trains."""
+        return " + ".join(map(str, self.treatments)) or "frozen"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A plan on one model.
+
+    ``objective`` below is ``mlm`` or ``classification`` (regression counts as classification); it decides which
+    pretrained head the model wears. A task's own new output layer is in no count: its size depends on the labels.
+    """
+
+    plan: Plan
+    shape: Shape
+    blocks: tuple[tuple[Treatment, ...], ...]
+    """What trains in each block; ``()`` is frozen."""
+    insertions: tuple[tuple[int, Insertion], ...]
+    """Absolute depth and what is inserted there, from the input up."""
+
+    @property
+    def trains_embeddings(self) -> bool:
+        return self.plan.embeddings is not None
+
+    @property
+    def frozen_depth(self) -> int:
+        """The largest depth such that nothing below it trains or is inserted: 0..L."""
+        if self.trains_embeddings:
+            return 0
+        trained = (number for number, treatments in enumerate(self.blocks) if treatments)
+        return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
+
+    @property
+    def backprop_blocks(self) -> int:
+        """Blocks that the backward pass goes through."""
+        return self.shape.blocks - self.frozen_depth
+
+    def trainable(self, objective: str) -> int:
+        """Trained parameters, without the task's new output layer."""
+        embeddings = self.shape.embeddings if self.trains_embeddings else 0
+        blocks = sum(one.parameters(self.shape) for block in self.blocks for one in block)
+        inserted = sum(one.parameters(self.shape) for _, one in self.insertions)
+        return embeddings + blocks + inserted + self.head_trainable(objective)
+
+    def head_trainable(self, objective: str) -> int:
+        """Trained parameters of the pretrained head; a tied decoder is not counted again beside trained embeddings."""
+        counted = self.plan.head.parameters(self.shape, objective)
+        if objective == "mlm" and self._trains_tied_decoder and self.trains_embeddings:
+            return counted - self.shape.head_parts["decoder"]
+        return counted
+
+    def total(self, objective: str) -> int:
+        """Parameters of the tuned model: the base model's and those that the plan adds."""
+        treatments = [one for block in self.blocks for one in block] + [one for _, one in self.insertions]
+        return self.shape.parameters(objective) + sum(one.parameters(self.shape) for one in treatments if one.adds)
+
+    @property
+    def _trains_tied_decoder(self) -> bool:
+        return "decoder" in self.plan.head.mlm and self.shape.decoder_tied
+
+    def problems(self, objective: str) -> list[str]:
+        """What would carry gradients below the frozen depth, one line each; empty when the promise holds."""
+        if objective == "mlm" and self._trains_tied_decoder and not self.trains_embeddings:
+            return [
+                f"head(mlm=decoder) trains the decoder, which is tied to the embeddings below the frozen depth "
+                f"{self.frozen_depth}: gradients would pass through all {self.shape.blocks} blocks; "
+                "leave decoder out, or train the embeddings too (embeddings full)"
+            ]
+        return []
+
+    def runs(self) -> list[Run]:
+        """The blocks from the input up, neighbours with the same treatments together; cut where something is inserted."""
+        cuts = {depth for depth, _ in self.insertions}
+        found: list[Run] = []
+        for number, treatments in enumerate(self.blocks):
+            if found and found[-1].treatments == treatments and number not in cuts:
+                found[-1] = Run(found[-1].start, number + 1, treatments)
+            else:
+                found.append(Run(number, number + 1, treatments))
+        return found
+
+    def run_trainable(self, run: Run) -> int:
+        """Trained parameters of a run of blocks."""
+        return run.blocks * sum(one.parameters(self.shape) for one in run.treatments)
+
+    def summary(self, objective: str, labels: int = 2) -> dict[str, Any]:
+        """Everything worked out, as plain data for ``--json``."""
+        shape = self.shape
+        return {
+            "model": shape.name,
+            "plan": str(self.plan),
+            "objective": objective,
+            "blocks": shape.blocks,
+            "frozen_depth": self.frozen_depth,
+            "backprop_blocks": self.backprop_blocks,
+            "trainable": self.trainable(objective),
+            "trainable_by_objective": {name: self.trainable(name) for name in OBJECTIVES},
+            "total": self.total(objective),
+            "trains_embeddings": self.trains_embeddings,
+            "strata": [
+                {
+                    "layers": f"{run.start}:{run.stop}",
+                    "blocks": run.blocks,
+                    "treatments": run.text,
+                    "trainable": self.run_trainable(run),
+                }
+                for run in self.runs()
+            ],
+            "insertions": [
+                {"depth": depth, "treatment": str(one), "trainable": one.parameters(shape)}
+                for depth, one in self.insertions
+            ],
+            "head": {
+                "mlm": list(self.plan.head.mlm),
+                "pooler": self.plan.head.pooler,
+                "trainable": self.head_trainable(objective),
+            },
+            "classifier": {
+                "labels": labels,
+                "output": labels * shape.hidden + labels,
+                "dense": shape.classifier_dense,
+            },
+            "problems": self.problems(objective),
+        }
+
+
+def resolve(plan: Plan, shape: Shape) -> Resolved:
+    """Puts a plan on a shape; see ``Plan.resolve``."""
+    claims: list[list[tuple[Stratum, Treatment]]] = [[] for _ in range(shape.blocks)]
+    for stratum in plan.strata:
+        _check_roles(stratum, shape)
+        for number in span(stratum.layers, shape.blocks, str(stratum)):
+            claims[number] += [(stratum, one) for one in stratum.treatments]
+    for number, claimed in enumerate(claims):
+        for (first, one), (second, other) in combinations(claimed, 2):
+            _check_pair(number, shape, (first, one), (second, other))
+    blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
+    return Resolved(plan, shape, blocks, _placed(plan, shape))
+
+
+def _check_roles(stratum: Stratum, shape: Shape) -> None:
+    for one in stratum.treatments:
+        if isinstance(one, RoleTreatment) and not one.roles_in(shape):
+            raise PlanError(
+                f"{stratum}: {one} trains nothing in a {shape.model_type} block", f"it has {', '.join(shape.roles)}"
+            )
+
+
+def _check_pair(number: int, shape: Shape, a: tuple[Stratum, Treatment], b: tuple[Stratum, Treatment]) -> None:
+    """Refuses two treatments of one block that contradict each other.
+
+    Raises:
+        PlanError: names the block, both segments and the role.
+    """
+    (first, one), (second, other) = a, b
+    where = f"block {number}: '{first}'" + (f" and '{second}'" if second is not first else " twice")
+    if isinstance(one, Frozen) != isinstance(other, Frozen):
+        raise PlanError(
+            f"{where}: both frozen and trained", "blocks that no stratum names are frozen; let the layers not overlap"
+        )
+    for role in _clash(shape, one, other):
+        raise PlanError(f"{where}: {one.kind} and {other.kind} both train {role}", _advice(one, other))
+
+
+def _clash(shape: Shape, one: Treatment, other: Treatment) -> Iterator[str]:
+    """Roles of which both would change the same part."""
+    if isinstance(one, RoleTreatment) and isinstance(other, RoleTreatment) and one.touches & other.touches:
+        taken = set(one.roles_in(shape))
+        yield from (role for role in other.roles_in(shape) if role in taken)
+
+
+def _advice(one: Treatment, other: Treatment) -> str:
+    if one.kind == other.kind:
+        return "say it once, or on different roles (on=...)"
+    return "full trains weights and biases already; drop the other, or put them on different roles (on=...)"
+
+
+def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
+    """The insertions at their absolute depths, from the input up; one of a kind at a depth."""
+    placed = sorted(((one.depth_in(shape.blocks), one) for one in plan.insertions), key=lambda pair: pair[0])
+    seen: set[tuple[int, str]] = set()
+    for depth, one in placed:
+        if (depth, one.kind) in seen:
+            raise PlanError(
+                f"{one}: a second {one.kind} at depth {depth}",
+                "put them at different depths, or make one of them larger",
+            )
+        seen.add((depth, one.kind))
+    return tuple(placed)

@@ -1,0 +1,140 @@
+"""A plan: strata, insertions at a depth, and what trains of the head. Pure data that parses, prints and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from stratatune.errors import PlanError, did_you_mean
+from stratatune.plan import grammar, presets
+from stratatune.plan.layers import canonical_layers
+from stratatune.plan.resolved import Resolved, resolve
+from stratatune.plan.shape import Shape
+from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS, Full, Head, Insertion, Treatment
+
+NOTHING = "frozen"
+"""The text of a plan that trains nothing but the task's new output layer."""
+
+
+def _by_kind(value: Any, legal: Mapping[str, type[Treatment]]) -> Treatment:
+    """A treatment from data that names its kind; one that is made already passes."""
+    if not isinstance(value, Treatment | Mapping):
+        raise PlanError(f"{value!r} is not a treatment", "write it as {kind: bitfit, ...}")
+    kind = value.kind if isinstance(value, Treatment) else str(value.get("kind", ""))
+    if kind not in legal:
+        raise PlanError(f"{kind!r} is not a treatment here", did_you_mean(kind, legal))
+    return legal[kind].model_validate(value)
+
+
+BlockTreatment = Annotated[SerializeAsAny[Treatment], BeforeValidator(lambda value: _by_kind(value, BLOCK_TREATMENTS))]
+DepthTreatment = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda value: _by_kind(value, INSERTIONS))]
+
+
+class Stratum(BaseModel, frozen=True, extra="forbid"):
+    """Some blocks and what happens to each of them."""
+
+    layers: Annotated[str, BeforeValidator(canonical_layers)]
+    """A slice of blocks: "5:10", "10:", "-1:", ":", "1/2:"."""
+    treatments: Annotated[tuple[BlockTreatment, ...], Field(min_length=1)]
+
+    def __str__(self) -> str:
+        return f"{self.layers} {' + '.join(map(str, self.treatments))}"
+
+
+def _whole(full: Full | None) -> Full | None:
+    """Embeddings train as a whole or not at all."""
+    if full is not None and full.on != ("all",):
+        raise PlanError(f"embeddings {full}: embeddings have no roles", "write: embeddings full")
+    return full
+
+
+class Plan(BaseModel, frozen=True, extra="forbid"):
+    """What trains at which depth. Blocks that no stratum names are frozen.
+
+    ``Plan.parse(str(plan)) == plan`` and ``Plan.from_data(plan.to_data()) == plan``.
+    """
+
+    strata: tuple[Stratum, ...] = ()
+    insertions: tuple[DepthTreatment, ...] = ()
+    embeddings: Annotated[Full | None, AfterValidator(_whole)] = None
+    head: Head = Head()
+
+    @classmethod
+    def parse(cls, text: str) -> Plan:
+        """A plan from a preset's name (``bft-adapter+ln@18``) or from its text form.
+
+        Raises:
+            PlanError: the message names the place and the word, the hint what is legal there.
+        """
+        text = text.strip()
+        if not text:
+            raise PlanError(
+                "the plan is empty", f"write a preset ({', '.join(presets.PRESETS)}) or strata such as '10: bitfit'"
+            )
+        written = presets.preset_text(text) if presets.looks_like_preset(text) else text
+        return cls._from_parts(grammar.read(written)) if written else cls()
+
+    @classmethod
+    def _from_parts(cls, parts: grammar.Parts) -> Plan:
+        return cls(
+            strata=tuple(Stratum(layers=layers, treatments=tuple(found)) for layers, found in parts.strata),
+            insertions=tuple(parts.insertions),
+            embeddings=parts.embeddings,
+            head=parts.head or Head(),
+        )
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any] | str) -> Plan:
+        """A plan from its YAML or JSON form: a mapping as ``to_data`` gives it, or the text form.
+
+        Raises:
+            PlanError: names the place in the data and the legal values.
+        """
+        if isinstance(data, str):
+            return cls.parse(data)
+        if not isinstance(data, Mapping):
+            raise PlanError(
+                f"a plan is a text or a mapping, not {type(data).__name__}",
+                f"legal keys: {', '.join(cls.model_fields)}",
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _data_error(error) from None
+
+    def to_data(self) -> dict[str, Any]:
+        """The plan as plain data for YAML or JSON, every option written out, so that it outlives a change of defaults."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def __str__(self) -> str:
+        """The canonical text form."""
+        segments = [f"embeddings {self.embeddings}"] if self.embeddings else []
+        segments += [str(part) for part in (*self.strata, *self.insertions)]
+        if self.head != Head():
+            segments.append(str(self.head))
+        return " | ".join(segments) or NOTHING
+
+    @property
+    def objective(self) -> str:
+        """How its paper reads a label: ``mlm`` with an insertion or a trained masked-LM head, else ``classification``."""
+        return "mlm" if self.insertions or (self.head.mlm and not self.head.pooler) else "classification"
+
+    def resolve(self, shape: Shape) -> Resolved:
+        """The plan on a model of this shape.
+
+        Raises:
+            PlanError: a place lies outside the model (the legal range is named), or two treatments contradict each other.
+        """
+        return resolve(self, shape)
+
+
+def _data_error(error: ValidationError) -> PlanError:
+    """The first fault of a pydantic report, with its path in the data."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        legal = Stratum.model_fields if fault["loc"][0] == "strata" else Plan.model_fields
+        return PlanError(f"plan: unknown key {place}", did_you_mean(str(fault["loc"][-1]), legal))
+    return PlanError(f"plan: {place}: {fault['msg']}", f"got {fault['input']!r}")

@@ -1,0 +1,1 @@
+"""Many runs: what they would cost, what they did cost, which to choose."""

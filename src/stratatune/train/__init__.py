@@ -1,0 +1,1 @@
+"""The run: its configuration, the loop, evaluation, checkpoints and tracking."""

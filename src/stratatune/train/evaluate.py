@@ -1,0 +1,59 @@
+"""Scoring a tuned model on an encoded data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stratatune.data.batching import collate, plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.model.split import Top
+from stratatune.train.feed import Feed
+from stratatune.train.metrics import score
+from stratatune.train.objectives import Objective
+
+_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: by name.
+        loss: mean loss over label words, classes or values; None without labels.
+        output: probabilities [N, C], or values [N] where the label is a number; rows in the order of the data.
+    """
+
+    metrics: dict[str, float]
+    loss: float | None
+    output: np.ndarray
+
+    def record(self) -> dict[str, float]:
+        """For a line of ``metrics.jsonl``."""
+        return {**{f"eval_{name}": value for name, value in self.metrics.items()}, "eval_loss": self.loss or 0.0}
+
+
+@torch.no_grad()
+def evaluate(top: Top, objective: Objective, data: Encoded, feed: Feed, pad_id: int, device: torch.device) -> Scores:
+    """Run the model over ``data`` without dropout; metrics only where it has labels."""
+    was_training = top.training
+    top.eval()
+    outputs: list[np.ndarray] = []
+    order: list[np.ndarray] = []
+    loss = 0.0
+    for index in plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
+        batch = collate(data, index, pad_id).to(device)
+        logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words)
+        if batch.labels is not None:
+            loss += objective.word_loss(logits, batch.labels).item() * len(index)
+        outputs.append(objective.predict(logits).cpu().numpy())
+        order.append(index)
+    top.train(was_training)
+    output = np.concatenate(outputs)[np.argsort(np.concatenate(order))]
+    if data.labels is None:
+        return Scores({}, None, output)
+    is_value = output.ndim == 1
+    return Scores(score(data.labels, output if is_value else output.argmax(axis=1), is_value), loss / len(data), output)

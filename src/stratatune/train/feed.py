@@ -1,0 +1,73 @@
+"""Where the top gets its input from: the trunk, or what the trunk said earlier.
+
+A :class:`Feed` gives the hidden state at the frozen depth for a batch. With a cache it takes what is there and, where
+something is missing, runs the trunk once and writes it down, so epoch one trains while it writes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stratatune.data.batching import Batch
+from stratatune.data.cache import TrunkCache
+from stratatune.model.split import Trunk, take
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class FeedClock:
+    """What feeding cost: seconds in the trunk, and how many examples came from where."""
+
+    trunk_seconds: float = 0.0
+    computed: int = 0
+    remembered: int = 0
+
+
+class Feed:
+    """Hidden states at the frozen depth for the batches of one data set.
+
+    Args:
+        trunk: the model below the frozen depth.
+        cache: remembers what the trunk said; None: it runs every time.
+        read_only: the frozen depth is the model's depth, so only the position read matters and is kept.
+        autocast: bf16 or None; the trunk runs in it.
+    """
+
+    def __init__(self, trunk: Trunk, cache: TrunkCache | None, *, read_only: bool, autocast: torch.dtype | None) -> None:
+        self.trunk = trunk
+        self.cache = cache
+        self.read_only = read_only
+        self.autocast = autocast
+        self.clock = FeedClock()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
+        if self.cache is None:
+            return self._computed(batch)
+        there = self.cache.has(batch.index.cpu().numpy())
+        if not there.all():
+            self._remember(batch)
+        else:
+            self.clock.remembered += len(batch.index)
+        # Read back even what was just computed: every epoch sees the same numbers, in the cache's precision.
+        hidden = self.cache.get_padded(batch.index.cpu().numpy())
+        return hidden.to(batch.input_ids.device, non_blocking=True)
+
+    def _computed(self, batch: Batch) -> Tensor:
+        started = time.perf_counter()
+        with torch.autocast(batch.input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            hidden = self.trunk(batch.input_ids, batch.mask, batch.token_types)
+        self.clock.trunk_seconds += time.perf_counter() - started
+        self.clock.computed += len(batch.index)
+        return take(hidden, batch.read) if self.read_only else hidden
+
+    def _remember(self, batch: Batch) -> None:
+        hidden = self._computed(batch)
+        rows = hidden[:, 0] if self.read_only else hidden[batch.mask]  # [sum T, D]
+        assert self.cache is not None
+        self.cache.put(batch.index.cpu().numpy(), rows.detach().to("cpu", TORCH_DTYPES[self.cache.key.dtype]))

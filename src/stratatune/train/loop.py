@@ -1,0 +1,197 @@
+"""The training loop: one function, read top to bottom."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.data.batching import Batch, collate, plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.model.saving import write_text
+from stratatune.model.split import Top
+from stratatune.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from stratatune.train.config import RunConfig
+from stratatune.train.evaluate import Scores, evaluate
+from stratatune.train.feed import Feed
+from stratatune.train.metrics import better
+from stratatune.train.objectives import Objective
+from stratatune.train.optimiser import build_optimiser, rate_factor, set_rate
+from stratatune.train.progress import Reporter
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Session:
+    """Everything that one run trains with.
+
+    Attributes:
+        top: the model above the frozen depth.
+        feed, eval_feed: hidden states of the training and the evaluation set.
+        train, eval: the encoded data; ``eval`` may be missing.
+        autocast: bf16 or None.
+        settings: what a checkpoint must agree with to be resumed.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    top: Top
+    objective: Objective
+    train: Encoded
+    feed: Feed
+    eval: Encoded | None
+    eval_feed: Feed | None
+    pad_id: int
+    autocast: torch.dtype | None
+    out: Path
+    reporter: Reporter
+    settings: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.accelerator.device
+
+    def batches(self, epoch: int) -> list[Any]:
+        """The batches of an epoch (0-based), each the numbers of its examples; a function of seed and epoch alone."""
+        config = self.config
+        return plan_batches(
+            self.train.lengths, batch_size=config.batch_size, token_budget=config.token_budget, seed=config.seed, epoch=epoch
+        )
+
+    def mixed(self) -> torch.autocast:
+        """The precision of the computation."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+
+@dataclass
+class Fitted:
+    """What came out of :func:`fit`: the progress made, and the best epoch's tensors, which the model now holds."""
+
+    progress: Progress
+    scores: Scores | None
+
+
+def fit(session: Session) -> Fitted:
+    """Train the top of a model; afterwards the model holds the best epoch's tensors.
+
+    Raises:
+        ResourceError: a checkpoint or the log cannot be written.
+        ConfigError: ``resume`` finds a checkpoint of other settings.
+    """
+    config, objective, strata = session.config, session.objective, session.top.strata
+    trained = strata.trained()
+    optimiser = build_optimiser(strata.groups, config)
+    top, optimiser = session.accelerator.prepare(session.top, optimiser)
+    resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
+    progress, best = resumed or (Progress(), {})
+    total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
+
+    while progress.epoch < config.epochs and not _out_of_patience(progress, config):
+        batches = session.batches(progress.epoch)
+        top.train()
+        for number, batch in _batches(session, batches, progress):
+            set_rate(optimiser, rate_factor(progress.step, total_steps, config))
+            hidden = session.feed.hidden(batch)
+            with session.mixed():
+                logits = top(hidden, batch.mask, batch.read, objective.training_words)
+            loss = objective.loss(logits, batch.labels)
+            session.accelerator.backward(loss / _group_size(number, len(batches), config.accumulate))
+            progress.loss_sum, progress.loss_count = progress.loss_sum + loss.item(), progress.loss_count + 1
+            progress.tokens += int(batch.mask.sum())
+            progress.batch = number + 1
+            if progress.batch % config.accumulate == 0 or progress.batch == len(batches):
+                if config.clip:
+                    session.accelerator.clip_grad_norm_(trained.values(), config.clip)
+                optimiser.step()
+                optimiser.zero_grad()
+                progress.step += 1
+                if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
+                    save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+
+        train_loss = progress.loss_sum / max(1, progress.loss_count)
+        progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
+        if session.feed.cache is not None:
+            session.feed.cache.flush()
+        if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
+            best = _judge(session, progress, best, trained, train_loss)
+        save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+
+    _restore(trained, best)
+    return Fitted(progress, _evaluate(session, progress))
+
+
+def _out_of_patience(progress: Progress, config: RunConfig) -> bool:
+    return bool(config.early_stopping) and progress.stale >= config.early_stopping
+
+
+def _group_size(number: int, batches: int, accumulate: int) -> int:
+    """How many batches share an optimiser step with batch ``number``; the last group of an epoch may be short."""
+    return min(accumulate, batches - number // accumulate * accumulate)
+
+
+def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, Batch]]:
+    """The batches of the epoch that are still to be done, timed, with a bar."""
+    label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
+    trunk_before = session.feed.clock.trunk_seconds
+    started = time.perf_counter()
+    with session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
+        bar.advance(sum(len(index) for index in batches[: progress.batch]))
+        for number in range(progress.batch, len(batches)):
+            batch = collate(session.train, batches[number], session.pad_id).to(session.device)
+            yield number, batch
+            bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
+    in_trunk = session.feed.clock.trunk_seconds - trunk_before
+    progress.seconds["cache"] += in_trunk
+    progress.seconds["train"] += time.perf_counter() - started - in_trunk
+
+
+def _judge(
+    session: Session, progress: Progress, best: dict[str, Tensor], trained: Mapping[str, nn.Parameter], train_loss: float
+) -> dict[str, Tensor]:
+    """Evaluate, write the epoch down, and give back the best tensors so far."""
+    scores = _evaluate(session, progress)
+    metric = session.objective.reading.metric
+    if scores is None or better(scores.metrics[metric], progress.best, metric):
+        best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
+        progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
+    else:
+        progress.stale += 1
+    record = {"epoch": progress.epoch, "step": progress.step, "train_loss": train_loss, **(scores.record() if scores else {})}
+    progress.history.append(record)
+    _write_history(session, progress)
+    said = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float))
+    session.reporter.say(f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}")
+    return best
+
+
+def _evaluate(session: Session, progress: Progress) -> Scores | None:
+    """Score the evaluation set as the model stands; None when there is none."""
+    if session.eval is None or session.eval_feed is None:
+        return None
+    started = time.perf_counter()
+    with session.mixed():
+        scores = evaluate(session.top, session.objective, session.eval, session.eval_feed, session.pad_id, session.device)
+    progress.seconds["eval"] += time.perf_counter() - started
+    return scores
+
+
+def _write_history(session: Session, progress: Progress) -> None:
+    """``metrics.jsonl`` is written whole each time, so that a resumed run leaves no line of a lost epoch in it."""
+    lines = "".join(json.dumps(record) + "\n" for record in progress.history)
+    write_text(session.out / "metrics.jsonl", lines)
+    session.accelerator.log({key: value for key, value in progress.history[-1].items() if key != "epoch"}, step=progress.step)
+
+
+def _restore(trained: Mapping[str, nn.Parameter], best: Mapping[str, Tensor]) -> None:
+    for name, tensor in best.items():
+        trained[name].data.copy_(tensor)

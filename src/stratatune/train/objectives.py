@@ -1,0 +1,72 @@
+"""What a logit means: the loss and the prediction of each objective."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stratatune.data.reading import Reading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Objective:
+    """The loss over, and the prediction from, the logits at the position read.
+
+    Four readings of a label exist: a class by a classifier; a class by its label word at the mask; a number by a linear
+    output; a number by two label words, whose probabilities say how far it lies between the ends of its range.
+
+    Args:
+        reading: how text becomes a label.
+        tokenizer: gives the numbers of the label words.
+    """
+
+    def __init__(self, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> None:
+        from stratatune.data.templates import label_word_ids
+
+        self.reading = reading
+        self.words: Tensor | None = None
+        if reading.objective == "mlm":
+            self.words = torch.tensor(label_word_ids(tokenizer, reading.label_words))
+
+    @property
+    def training_words(self) -> Tensor | None:
+        """Label words [C] whose logits the training loss reads; None: the classes, or the whole vocabulary."""
+        whole_vocabulary = self.reading.loss == "vocab" and self.reading.value_range is None
+        return None if whole_vocabulary else self.words
+
+    def to(self, device: torch.device) -> Objective:
+        """Move the label words to a device."""
+        self.words = self.words if self.words is None else self.words.to(device)
+        return self
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean training loss: ``logits`` as :attr:`training_words` asks for them, ``labels`` [B]."""
+        if self.words is not None and self.training_words is None:
+            return F.cross_entropy(logits.float(), self.words[labels])
+        return self.word_loss(logits, labels)
+
+    def word_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss over classes, label words or values only: ``logits`` [B, C], ``labels`` [B]."""
+        logits = logits.float()
+        if self.reading.value_range is None:
+            return F.cross_entropy(logits, labels)
+        if self.words is None:
+            return F.mse_loss(logits[:, 0], labels.float())
+        low, high = self.reading.value_range
+        share = (labels.float() - low) / (high - low)
+        return F.cross_entropy(logits, torch.stack([1 - share, share], dim=1))
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """``logits`` [B, C] of classes or label words -> probabilities [B, C], or values [B] where the label is a number."""
+        logits = logits.float()
+        if self.reading.value_range is None:
+            return logits.softmax(dim=1)
+        if self.words is None:
+            return logits[:, 0]
+        low, high = self.reading.value_range
+        return low + (high - low) * logits.softmax(dim=1)[:, 1]

@@ -1,0 +1,176 @@
+"""Settings as text: YAML that reads ``off``, ``yes`` and ``1e-3`` as meant, overrides, and checks of paths."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stratatune.errors import ConfigError, nearest
+
+# YAML 1.1, PyYAML's dialect, reads `off`, `no` and `yes` as booleans, `5:10` as 310 and `1e-3` as text. These are the
+# scalars of YAML 1.2 instead.
+_SCALARS = {
+    "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "tag:yaml.org,2002:int": (r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, with YAML 1.2's scalars; a key given twice is an error."""
+
+    yaml_implicit_resolvers = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                mark = node.value[number][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", mark)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever either dialect would read as something else than text."""
+
+
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def dump(data: Mapping[str, Any]) -> str:
+    """``data`` as YAML, in its own order."""
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file, as they stand there.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no mapping of names to values.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ConfigError([f"{path}: no such file{_near_file(path)}"], "`stratatune init` writes one")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = yaml.load(text, Loader=_Loader)
+        raw = yaml.load(text, Loader=yaml.BaseLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: {_yaml_problem(error)}"], "quote a text that holds ': ', ' #' or [ ]") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([f"{path}: {data!r}; lines of `name: value`"], "`stratatune init` writes an example")
+    if isinstance(data.get("label_words"), dict):
+        data["label_words"] = raw["label_words"]  # labels and words are text, whatever they look like: true, 1, null
+    return data
+
+
+def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """``base`` with ``a.b=c`` put over it, in order; each value is read as a YAML scalar or a flow list.
+
+    Raises:
+        ConfigError: with every override that is no ``name=value`` or that goes through a value.
+    """
+    merged = copy.deepcopy(dict(base))
+    errors: list[str] = []
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        keys = [key.strip() for key in name.split(".")]
+        if not equals or not all(keys):
+            errors.append(f"--set {override}: no value; write name=value, as in --set lr=1e-3")
+            continue
+        inner: Any = merged
+        for depth, key in enumerate(keys[:-1], start=1):
+            if inner.get(key) is None:
+                inner[key] = {}
+            inner = inner[key]
+            if not isinstance(inner, dict):
+                errors.append(f"--set {override}: {'.'.join(keys[:depth])} is {inner!r} and has no parts")
+                break
+        else:
+            inner[keys[-1]] = text.strip() if keys[0] == "label_words" and len(keys) > 1 else _scalar(text)
+    if errors:
+        raise ConfigError(errors)
+    return merged
+
+
+def _scalar(text: str) -> Any:
+    """A value of the command line; what is no YAML scalar or flow collection stays text: `10: lora`, `[MASK] .`"""
+    text = text.strip()
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, (dict, list)) and text[:1] not in ("{", "["):
+        return text
+    return value
+
+
+def looks_like_path(value: str, *, files: bool) -> bool:
+    """Whether ``value`` can only be a path: ``org/name`` may be a hub id; ``a/b/c``, ``./a`` and ``a.csv`` are not.
+
+    Args:
+        value: what the user wrote.
+        files: whether a suffix such as ``.csv`` tells a file; names of models may hold dots.
+    """
+    path = Path(value).expanduser()
+    if value.startswith((".", "~")) or path.is_absolute() or len(path.parts) > 2 or "\\" in value:
+        return True
+    if len(path.parts) == 2 and path.parent.is_dir():
+        return True
+    return files and re.fullmatch(r"\.[A-Za-z]{2,7}", path.suffix) is not None
+
+
+def check_source(key: str, value: str, *, files: bool) -> str:
+    """An error line when ``value`` is a path at which nothing is, with the nearest name there; empty otherwise."""
+    path = Path(value).expanduser()
+    if path.exists() or not looks_like_path(value, files=files):
+        return ""
+    return f"{key}: {value!r}; no such file or folder{_near_file(path)}"
+
+
+def check_folder(key: str, value: str) -> str:
+    """An error line when the folder ``value`` could not be made or written to; empty otherwise. Makes nothing."""
+    path = Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        return f"{key}: {value!r}; is a file, and a folder is needed"
+    standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not standing.is_dir():
+        return f"{key}: {value!r}; {standing} is a file, so no folder can be made in it"
+    if not os.access(standing, os.W_OK | os.X_OK):
+        return f"{key}: {value!r}; {standing} cannot be written to"
+    return ""
+
+
+def _near_file(path: Path) -> str:
+    """``; did you mean ...?`` with the file in the same folder whose name is nearest."""
+    if not path.parent.is_dir():
+        return f"; there is no folder {str(path.parent)!r} either"
+    try:
+        near = nearest(path.name, (entry.name for entry in path.parent.iterdir()))
+    except OSError:
+        return ""
+    return f"; did you mean {str(path.with_name(near))!r}?" if near else ""
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and on which line, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    line = f" on line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return f"{error.problem or error.context}{line}"

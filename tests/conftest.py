@@ -1,0 +1,62 @@
+"""Fixtures for every test: offline by default, tiny models made on the spot, real data where there is some."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(os.environ.get("STRATATUNE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test that asks for the shared folder carries the marker, so that `-m "not shared"` leaves them out."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights: $STRATATUNE_SHARED, or `shared` beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data: {SHARED} is not a folder (set STRATATUNE_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session", params=["bert", "roberta"])
+def family(request: pytest.FixtureRequest) -> str:
+    """Runs a test once for each family of architectures."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tokenizer(family: str) -> Any:
+    """The tokenizer of the family's tiny model."""
+    import tiny
+
+    return tiny.tiny_tokenizer(family)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives ``tiny_folder(family="bert", kind="mlm", **settings)``: a saved tiny model, each saved once a session."""
+    import tiny
+
+    made: dict[str, Path] = {}
+
+    def folder(family: str = "bert", kind: str = "mlm", **settings: Any) -> Path:
+        name = "-".join([family, kind, *(f"{key}={value}" for key, value in sorted(settings.items()))])
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(f"{family}-{kind}")
+            tiny.save_tiny(made[name], family, kind, **settings)  # pyright: ignore[reportArgumentType]
+        return made[name]
+
+    return folder

@@ -1,0 +1,191 @@
+"""Tiny models with random weights and their tokenizers, made on the spot: every test of a model starts here.
+
+The weights depend on the seed alone. Biases and norms are shaken too, so a part that is forgotten shows in the numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+)
+
+Kind = Literal["mlm", "classification"]
+Family = Literal["bert", "roberta"]
+
+MAX_TOKENS = 64
+
+# Every word below is one token: after a space in RoBERTa's byte-level BPE, in lower case in BERT's WordPiece.
+CORPUS = """
+a an and are at be but by can do for from has have he in is it of on or she so that the they this to was we were with
+you great terrible good bad yes no maybe fine poor best worst positive negative neutral neither similar different
+sentence question answer statement text review topic film movie book story food price day night time city country person
+man woman child name number word place thing what when where which who why how many much long far
+abbreviation description entity expression human location numeric object subjective objective
+likes like loves hates reads read writes saw went made makes gave runs eats not never always very really quite too
+red blue green small big old new happy sad slow fast one two three four five six first last left right
+correct incorrect acceptable unacceptable true false same since then because also however indeed besides
+. , ? ! ; : ' " - ( )
+""".split()
+WORDS = sorted({*CORPUS, *(word.capitalize() for word in CORPUS)})
+
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer: the corpus as whole words, and every printable ASCII character as a piece."""
+    characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    pieces = [*BERT_SPECIAL, *characters, *(f"##{c}" for c in characters), *(word for word in WORDS if word.islower())]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def roberta_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer whose merges spell each corpus word, with its leading space, from left to right."""
+    vocab = {piece: number for number, piece in enumerate(ROBERTA_SPECIAL)}
+    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocab[character] = len(vocab)
+    merges: dict[tuple[str, str], None] = {}
+    for word in WORDS:
+        spelled = "Ġ" + word
+        for end in range(1, len(spelled)):
+            merges[spelled[:end], spelled[end]] = None
+            vocab.setdefault(spelled[: end + 1], len(vocab))
+    vocab["<mask>"] = len(vocab)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges), unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B:0 </s>",
+        special_tokens=[("<s>", vocab["<s>"]), ("</s>", vocab["</s>"])],
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
+    )
+
+
+def tiny_bert(
+    kind: Kind = "mlm",
+    *,
+    blocks: int = 4,
+    hidden: int = 32,
+    heads: int = 4,
+    ffn: int = 64,
+    vocab: int | None = None,
+    labels: int = 3,
+    seed: int = 0,
+    **config: Any,
+) -> PreTrainedModel:
+    """A BERT in eval mode; ``vocab=None`` fits ``bert_tokenizer()``, ``labels=1`` makes a regression head."""
+    settings = BertConfig(
+        vocab_size=vocab or len(bert_tokenizer()),
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        intermediate_size=ffn,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=0,
+        num_labels=labels,
+        initializer_range=0.1,
+        **config,
+    )
+    return _build(BertForMaskedLM if kind == "mlm" else BertForSequenceClassification, settings, seed)
+
+
+def tiny_roberta(
+    kind: Kind = "mlm",
+    *,
+    blocks: int = 4,
+    hidden: int = 32,
+    heads: int = 4,
+    ffn: int = 64,
+    vocab: int | None = None,
+    labels: int = 3,
+    seed: int = 0,
+    **config: Any,
+) -> PreTrainedModel:
+    """A RoBERTa in eval mode; ``vocab=None`` fits ``roberta_tokenizer()``, ``labels=1`` makes a regression head."""
+    settings = RobertaConfig(
+        vocab_size=vocab or len(roberta_tokenizer()),
+        hidden_size=hidden,
+        num_hidden_layers=blocks,
+        num_attention_heads=heads,
+        intermediate_size=ffn,
+        max_position_embeddings=MAX_TOKENS + 2,  # positions start after the padding number, 1
+        type_vocab_size=1,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        num_labels=labels,
+        initializer_range=0.1,
+        **config,
+    )
+    return _build(RobertaForMaskedLM if kind == "mlm" else RobertaForSequenceClassification, settings, seed)
+
+
+def tiny_model(family: Family, kind: Kind = "mlm", **settings: Any) -> PreTrainedModel:
+    """The tiny model of a family."""
+    return {"bert": tiny_bert, "roberta": tiny_roberta}[family](kind, **settings)
+
+
+def tiny_tokenizer(family: Family) -> PreTrainedTokenizerFast:
+    """The tokenizer of a family's tiny model."""
+    return {"bert": bert_tokenizer, "roberta": roberta_tokenizer}[family]()
+
+
+def save_tiny(folder: Path, family: Family, kind: Kind = "mlm", **settings: Any) -> Path:
+    """Saves a tiny model with its tokenizer, so that ``from_pretrained(folder)`` works."""
+    tiny_model(family, kind, **settings).save_pretrained(folder)
+    tiny_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def _build(model_class: type[PreTrainedModel], config: Any, seed: int) -> PreTrainedModel:
+    """Builds on the CPU from the seed alone, leaving the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = model_class(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases start at 0 and norms at 1 otherwise
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
