@@ -282,7 +282,7 @@ class TrunkCache:
         self._first[index] = filling.used + ends - self._rows[index]
         self._slot[index] = filling.slot  # last: from here on readers see them
         filling.used += len(rows)
-        filling.examples.append(index)
+        filling.examples.append(index.copy())  # the caller may use the array again before the flush
         self._missing -= len(index)
 
     def _begin(self) -> _Filling:

@@ -1,6 +1,7 @@
 """Any labelled text into one `Table`: files, folders, the hub, data frames, lists.
 
-`sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that names the place, the value, what is legal and the fix.
+`sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that names
+the place, the value, what is legal and the fix.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stratatune.data.sources import Frame, open_source
+from stratatune.data.frames import Frame
+from stratatune.data.labels import Labels, label_text, numbers
+from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import DataError, nearest
-
-Labels = list[str] | list[float]
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
 PAIRS = (
@@ -27,6 +28,7 @@ PAIRS = (
     ("question", "sentence"),
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -211,30 +213,6 @@ def _plain(value: Any, place: str, name: str) -> str | float | None:
 
 def _or_empty(value: str | float | None) -> str:
     return "" if value is None else str(value)
-
-
-def label_text(value: str | float) -> str:
-    """A label as text; 1.0 is written 1, as tables turn whole numbers into floats beside a gap."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def numbers(labels: Sequence[str | float], place: str, rows: Sequence[int]) -> list[float]:
-    """Labels as finite floats, for regression; DataError names the first row that is none."""
-    values: list[float] = []
-    for row, label in zip(rows, labels, strict=True):
-        try:
-            value = float(label)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(
-                f"{place}, row {row}: label {label!r} is not a number",
-                "regression needs numbers; for classes use the classification objective",
-            )
-        values.append(value)
-    return values
 
 
 def _refuse(frame: Frame, bad: list[bool], what: str) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from stratatune.data.encode import Encoded, encode_plain, encode_template
+from stratatune.data.labels import LabelSet, numbers
+from stratatune.data.readers import Table
+from stratatune.data.templates import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -46,3 +54,20 @@ class Reading:
         """Back from JSON; keys that this version does not know are ignored."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known})
+
+
+def encode(table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Texts, and labels where there are any, as ``reading`` reads them.
+
+    Raises:
+        DataError: a label unseen in training, or a template that does not fit the columns.
+    """
+    if reading.template is None:
+        encoded = encode_plain(table, tokenizer, reading.max_length)
+    else:
+        encoded = encode_template(table, Template.parse(reading.template), tokenizer, reading.max_length)
+    if table.labels is None:
+        return encoded
+    if reading.value_range is not None:
+        return encoded.with_labels(numbers(table.labels, table.source, table.rows))
+    return encoded.with_labels(LabelSet(reading.labels).encode(table.labels, table.source, table.rows))

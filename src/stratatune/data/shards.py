@@ -2,7 +2,7 @@
 
 A cache is one folder, named by its key's digest::
 
-    key.json            what the rows are: the key's ingredients, the width, the number and the lengths' hash of examples
+    key.json            what the rows are: the key's ingredients, the width, the number and lengths' hash of examples
     shard-00000.bin     rows, C order, little endian, about 64 MiB
     shard-00000.json    its sidecar: which examples in which order, bytes, checksum, dtype
     write.lock          held by the one writer; the operating system frees it when the process dies

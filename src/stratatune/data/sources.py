@@ -1,4 +1,4 @@
-"""Opening what the user names: a file, a folder, a hub id, or an object in memory, as a `Frame` of columns.
+"""Opening what the user names: a file, a folder or a hub id, as a `Frame` of columns.
 
 Reading is done by the `datasets` library; files are streamed, so that no copy of them is written to its cache.
 """
@@ -9,14 +9,15 @@ import csv
 import glob
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratatune.data.frames import Frame, called, of_datasets, of_pandas, of_texts
 from stratatune.data.tasks import TASKS, Task
-from stratatune.errors import DataError, did_you_mean, nearest
+from stratatune.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,48 +25,8 @@ if TYPE_CHECKING:
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 BUILDERS |= {".all": "text", ".txt": "text"}
 
-#: What a split is called in folders and on the hub, the first that exists is taken.
-SPLITS = {
-    "train": ("train",),
-    "dev": ("dev", "validation", "valid", "dev_matched", "validation_matched"),
-    "dev_matched": ("dev_matched", "validation_matched"),
-    "dev_mismatched": ("dev_mismatched", "validation_mismatched"),
-    "test": ("test", "test_matched"),
-    "test_matched": ("test_matched",),
-    "test_mismatched": ("test_mismatched",),
-}
-SPLITS["validation"] = SPLITS["dev"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _ROWS_AT_A_TIME = 10_000
-
-
-@dataclass(frozen=True)
-class Frame:
-    """N rows of columns by name, before anything is known about them.
-
-    ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
-    ``task`` is set where the source itself says which it is.
-    """
-
-    place: str
-    names: list[str]
-    get: Callable[[str], list[Any]]
-    rows: Sequence[int]
-    task: Task | None = None
-    notices: tuple[str, ...] = ()
-
-    def keep(self, at: Sequence[int]) -> Frame:
-        """The rows at the 0-based positions ``at``."""
-
-        def kept(name: str) -> list[Any]:
-            values = self.get(name)
-            return [values[i] for i in at]
-
-        return replace(self, get=kept, rows=[self.rows[i] for i in at])
-
-    def noting(self, notice: str) -> Frame:
-        """The same with one more notice."""
-        return replace(self, notices=(*self.notices, notice))
 
 
 def open_source(source: Any, task: Task | None, split: str | None) -> Frame:
@@ -75,11 +36,11 @@ def open_source(source: Any, task: Task | None, split: str | None) -> Frame:
     # Asked by name: neither library is imported for data that is not of it.
     library = type(source).__module__.partition(".")[0]
     if library == "datasets":
-        return _of_datasets(source, "the data set given", split)
+        return of_datasets(source, "the data set given", split)
     if library == "pandas":
-        return _of_pandas(source)
+        return of_pandas(source)
     if isinstance(source, Sequence):
-        return _of_texts(source)
+        return of_texts(source)
     raise DataError(
         f"cannot read texts from a {type(source).__name__}",
         "legal: a file, folder or hub id, a Dataset or DatasetDict, a DataFrame, a list of texts",
@@ -114,8 +75,8 @@ def _open_file(path: Path, task: Task | None, split: str | None) -> Frame:
         frame = _open_all(path)
         return frame.keep(_cut(task, frame, split)) if task and split in task.cuts else frame
     if path.suffix in (".csv", ".tsv"):
-        return _of_datasets(_load_table(path, task), str(path))
-    return _of_datasets(_load("text" if path.suffix == ".txt" else BUILDERS[path.suffix], path), str(path))
+        return of_datasets(_load_table(path, task), str(path))
+    return of_datasets(_load("text" if path.suffix == ".txt" else BUILDERS[path.suffix], path), str(path))
 
 
 def _legal_files() -> str:
@@ -131,7 +92,9 @@ def _load_table(path: Path, task: Task | None) -> Dataset:
     from datasets import Features, Value
 
     tabs = path.suffix == ".tsv"
-    layout = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL}
+    layout = (
+        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL}
+    )
     names = _header(path, layout)
     options: dict[str, Any] = {"header": 0}
     if tabs and task and task.tsv_header and not set(task.text) <= set(names):
@@ -157,13 +120,14 @@ def _header(path: Path, layout: dict[str, Any]) -> list[str]:
     """The first line's fields; refuses a second line that has more, which pandas would shift without a word."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, **layout)
+            lines = (line for line in csv.reader(file, **layout) if line)
             header, first = next(lines, []), next(lines, [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {_line(error)}", _fix(error)) from error
+        raise _unreadable(path, error) from error
     if len(first) > len(header):
         raise DataError(
-            f"{path}, row 1 has {len(first)} fields, the header {len(header)}", "put quotes around texts with a separator"
+            f"{path}, row 1 has {len(first)} fields, the header {len(header)}",
+            "put quotes around texts with a separator",
         )
     return header
 
@@ -175,7 +139,9 @@ def _open_all(path: Path) -> Frame:
     for row, line in enumerate(lines, start=1):
         label, _, text = line.strip().partition(" ")
         if not label.isdecimal():
-            raise DataError(f"{path}, row {row}: no class number in front: {line[:40]!r}", "write `<int> <text>` a line")
+            raise DataError(
+                f"{path}, row {row}: no class number in front: {line[:40]!r}", "write `<int> <text>` a line"
+            )
         columns["label"].append(label)
         columns["text"].append(text)
     return Frame(str(path), list(columns), columns.__getitem__, range(1, len(lines) + 1))
@@ -193,7 +159,7 @@ def _load(builder: str, path: Path, **options: Any) -> Dataset:
             ).with_format("arrow")
             tables = list(stream.iter(batch_size=_ROWS_AT_A_TIME))
     except Exception as error:  # whatever the parser underneath raises is about this file
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {_line(error)}", _fix(error)) from error
+        raise _unreadable(path, error) from error
     if not tables:
         raise DataError(f"{path} has no rows", "give a file with at least one example")
     return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
@@ -203,8 +169,9 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _fix(error: BaseException) -> str:
-    return "save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else "mend the file"
+def _unreadable(path: Path, error: BaseException) -> DataError:
+    fix = "save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else "mend the file"
+    return DataError(f"{path}: cannot be read as {path.suffix[1:]}: {_line(error)}", fix)
 
 
 @contextmanager
@@ -229,7 +196,7 @@ def _open_folder(path: Path, task: Task | None, split: str | None) -> Frame:
         from datasets import load_from_disk
 
         try:
-            return _of_datasets(load_from_disk(str(path)), str(path), split)
+            return of_datasets(load_from_disk(str(path)), str(path), split)
         except DataError:
             raise
         except Exception as error:
@@ -244,7 +211,7 @@ def _open_folder(path: Path, task: Task | None, split: str | None) -> Frame:
 def _file_of(folder: Path, task: Task | None, split: str) -> Path:
     """`train.tsv` for train; among `.all` files `X.test.all` for test, else the one that the split is cut from."""
     files = sorted(entry for entry in folder.iterdir() if entry.suffix in BUILDERS)
-    for name in _called(split):
+    for name in called(split):
         for file in files:
             if file.stem == name and file.suffix != ".all":
                 return file
@@ -258,78 +225,19 @@ def _file_of(folder: Path, task: Task | None, split: str) -> Path:
     raise DataError(f"{folder} has no file for the split {split!r}", f"there is: {there}")
 
 
-def _called(split: str) -> tuple[str, ...]:
-    return SPLITS.get(split, (split,))
-
-
 def _open_hub(name: str, split: str | None) -> Frame:
     from datasets import load_dataset
 
     repository, _, config = name.partition(":")
     task = TASKS.get(repository.removeprefix("glue/")) if repository.startswith("glue/") else None
-    arguments = task.hub if task else (repository, *([config] if config else []))
+    address, settings = task.hub if task else (repository, config)
     try:
         with _quiet():
-            data = load_dataset(*arguments)
+            data = load_dataset(address, settings or None)
     except Exception as error:
         raise DataError(
-            f"no file or folder {name!r}, and the hub gives no such data set: {_line(error)}", "check the path or hub id"
+            f"no file or folder {name!r}, and the hub gives no such data set: {_line(error)}",
+            "check the path or hub id",
         ) from error
-    frame = _of_datasets(data, name, split)
+    frame = of_datasets(data, name, split)
     return replace(frame, task=task) if task else frame
-
-
-# --- objects in memory -----------------------------------------------------------------------------------------------
-
-
-def _of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
-    if not hasattr(data, "num_columns"):
-        raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")
-    if isinstance(data, dict):
-        chosen = _split_of(data, place, split)
-        return _of_datasets(data[chosen], f"{place} [{chosen}]")
-    return Frame(place, list(data.column_names), lambda name: _values(data, name), range(1, len(data) + 1))
-
-
-def _values(data: Dataset, name: str) -> list[Any]:
-    """A column's values; a ClassLabel as its name, and its -1 (the hub's mark for a hidden label) as missing."""
-    from datasets import ClassLabel
-
-    kind = data.features[name]
-    values = list(data[name])
-    if isinstance(kind, ClassLabel):
-        return [None if value is None or value < 0 else kind.int2str(value) for value in values]
-    return values
-
-
-def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
-    if split is None and len(splits) == 1:
-        return next(iter(splits))
-    if split is None:
-        raise DataError(f"{place} has several splits", f"name one: {', '.join(splits)}")
-    found = next((name for name in _called(split) if name in splits), None)
-    if found is None:
-        raise DataError(f"{place} has no split {split!r}", did_you_mean(split, splits))
-    return found
-
-
-def _of_pandas(data: Any) -> Frame:
-    if not hasattr(data, "columns"):
-        raise DataError(f"cannot read texts from a pandas {type(data).__name__}", "give a DataFrame")
-
-    def values(name: str) -> list[Any]:
-        column = data[name]
-        return column.astype(object).where(column.notna(), None).tolist()
-
-    return Frame("the data frame given", [str(name) for name in data.columns], values, range(1, len(data) + 1))
-
-
-def _of_texts(texts: Sequence[Any]) -> Frame:
-    """A list of N texts, or of N pairs of texts."""
-    place = "the texts given"
-    if all(isinstance(text, str) for text in texts):
-        return Frame(place, ["text"], lambda _: list(texts), range(1, len(texts) + 1))
-    if all(isinstance(text, list | tuple) and len(text) == 2 for text in texts):
-        columns = {"text1": [pair[0] for pair in texts], "text2": [pair[1] for pair in texts]}
-        return Frame(place, list(columns), columns.__getitem__, range(1, len(texts) + 1))
-    raise DataError(f"{place} are not all texts or all pairs of texts", "give a list of strings, or of pairs of strings")

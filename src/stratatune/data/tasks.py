@@ -36,7 +36,7 @@ class Task:
     words: Mapping[str, str]
     templates: Mapping[str, str]
     splits: Mapping[str, int]
-    hub: tuple[str, ...] = ()
+    hub: tuple[str, str] = ("", "")  # repository and configuration
     label: str = "label"
     tsv_text: tuple[str, ...] = ()
     tsv_label: str = ""

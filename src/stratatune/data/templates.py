@@ -47,7 +47,9 @@ class Template:
         kinds = [part.kind for part in parts]
         if kinds.count("mask") != 1:
             found = "no mask" if "mask" not in kinds else f"{kinds.count('mask')} masks"
-            raise DataError(f"template {text!r} has {found}", f"write {MASK} exactly once, as in '{{a}} It was {MASK}.'")
+            raise DataError(
+                f"template {text!r} has {found}", f"write {MASK} exactly once, as in '{{a}} It was {MASK}.'"
+            )
         if "a" not in kinds:
             raise DataError(f"template {text!r} does not use the text", "write {a} where the text goes")
         if max(kinds.count(name) for name in FIELDS) > 1:
@@ -104,11 +106,11 @@ def mask_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
             f"the tokenizer of {tokenizer.name_or_path or 'this model'!r} has no mask token",
             "use a masked language model (BERT, RoBERTa) or the classification objective",
         )
-    return token, int(tokenizer.convert_tokens_to_ids(token))  # type: ignore[arg-type]
+    return token, int(tokenizer.mask_token_id)  # type: ignore[arg-type]
 
 
-def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str]) -> list[int]:
-    """One token id per label, in the mapping's order; ``words`` is {label: word}.
+def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str] | Sequence[str]) -> list[int]:
+    """One token id per label, in order; ``words`` is {label: word}, or the words where these name the labels too.
 
     Each word is read as it stands inside a sentence, that is after a space (LPT, section on label words).
 
@@ -116,7 +118,12 @@ def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str])
         DataError: a word is several tokens or unknown, or two labels share a token.
     """
     ids: dict[int, str] = {}
-    for label, word in words.items():
+    named = words if isinstance(words, Mapping) else dict(zip(words, words, strict=True))
+    if len(named) < len(words):
+        raise DataError(
+            f"a label word is used twice: {', '.join(words)}", "give every label its own with --label-words"
+        )
+    for label, word in named.items():
         pieces = _pieces_of(tokenizer, word)
         if len(pieces) != 1 or pieces[0] == tokenizer.unk_token_id:
             raise _several_tokens(tokenizer, label, word, pieces)

@@ -45,7 +45,10 @@ class Architecture:
     roles: Mapping[str, str]
     """Role to its path inside a block. A role that is not here does not exist in the architecture."""
     mlm_head: Mapping[str, str]
-    """The masked-LM head's modules (dense, norm, decoder) from the ``...ForMaskedLM`` model; its bias is the decoder's."""
+    """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model.
+
+    The part ``bias`` is the decoder's bias.
+    """
     mlm_module: str
     """The whole masked-LM head, from the ``...ForMaskedLM`` model."""
     pooler: str | None

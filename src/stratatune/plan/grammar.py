@@ -5,7 +5,7 @@
     treatment = KIND [ "(" option { "," option } ")" ]
     option    = NAME "=" value { "," value } | FLAG
 
-    0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | head(mlm=dense,norm,bias)
+    0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | head(pooler)
 
 ``read`` gives the parts of a plan as plain values; ``schema.Plan`` puts them together.
 """
@@ -207,7 +207,7 @@ class _Parser:
         if name.text in values:
             self.fail(name, f"{name} is given twice", f"say it once in {kind}")
         is_flag = cls.model_fields[name.text].annotation is bool
-        if is_flag and not self.token.text == "=":
+        if is_flag and self.token.text != "=":
             values[name.text] = True
         elif not self.accept("="):
             self.fail(self.token, f"{self.token} follows {name}", f"legal: '=' and a value, as in {name.text}=...")

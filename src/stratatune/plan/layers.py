@@ -1,7 +1,7 @@
 """Where in the model: slices of blocks and depths, as text, resolved against a model of ``L`` blocks.
 
-A position is a whole number or a fraction of the model's blocks. ``"1/2"`` of ``L`` blocks is ``L/2`` rounded half up and at
-least 1, so that a preset written for 24 blocks (12/24, 18/24) scales to any model.
+A position is a whole number or a fraction of the model's blocks. ``"1/2"`` of ``L`` blocks is ``L/2`` rounded half up
+and at least 1, so that a preset written for 24 blocks (12/24, 18/24) scales to any model.
 """
 
 from __future__ import annotations

@@ -35,26 +35,25 @@ class Cell:
 
 def column(resolved: Resolved, objective: str) -> list[Cell]:
     """The cells from the output down to the input."""
-    cells = [_head(resolved, objective)]
-    runs = resolved.runs()
-    placed = dict.fromkeys(range(resolved.shape.blocks + 1), ())
-    for depth in placed:
-        placed[depth] = tuple(Cell("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),))
-                              for at, one in resolved.insertions if at == depth)  # fmt: skip
-    cells += reversed(placed[resolved.shape.blocks])
-    for run in reversed(runs):
-        cells.append(_run(resolved, run))
-        cells += reversed(placed[run.start])
-    return [*cells, _embeddings(resolved)]
+    cells = [_embeddings(resolved), *_inserted(resolved, 0)]
+    for run in resolved.runs():
+        cells += [_run(resolved, run), *_inserted(resolved, run.stop)]
+    return [_head(resolved, objective), *reversed(cells)]
+
+
+def _inserted(resolved: Resolved, depth: int) -> list[Cell]:
+    """What stands at a depth, in the order in which the hidden state meets it."""
+    found = [one for at, one in resolved.insertions if at == depth]
+    return [Cell("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
 
 
 def _head(resolved: Resolved, objective: str) -> Cell:
     """The pretrained head's trained parts under this objective, and the task's own output layer."""
     head, trained = resolved.plan.head, resolved.head_trainable(objective)
     if objective == "mlm":
-        text = f"masked LM: {', '.join(head.mlm) or 'nothing'} trained"
+        text = f"masked LM: {', '.join(head.mlm)}" if head.mlm else "masked LM, frozen"
     else:
-        text = ("pooler and " if trained else "") + "the task's new output layer (not counted)"
+        text = ("pooler, " if trained else "") + "new output layer (not counted)"
     return Cell("head", "head", ((text, trained),))
 
 

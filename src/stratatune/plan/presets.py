@@ -1,8 +1,8 @@
 """Named plans: every method of both papers as the text of a plan.
 
-A preset's name takes one suffix (``+norm2``, ``+ffd``, ``+ln``: from where in the last block the weights train) and ``@depth``
-(where its insertion stands): ``bft-adapter+ln@18``. Without ``@depth`` it stands where the paper put it in 24 blocks, as a
-fraction, so that it scales.
+A preset's name takes one suffix (``+norm2``, ``+ffd``, ``+ln``: from where in the last block the weights train) and
+``@depth`` (where its insertion stands): ``bft-adapter+ln@18``. Without ``@depth`` it stands where the paper put it in
+24 blocks, as a fraction, so that it scales.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from stratatune.errors import PlanError, did_you_mean
 
-_BFT, _SPAFIT = "BFT", "SPAFIT"
+_PROMPT, _ADAPTER = "late_prompt(depth={depth})", "adapter(depth={depth})"
 _MLM_HEAD = "head(mlm=dense,norm,bias)"
 _LORA_I = "lora(rank=64, alpha=128, on=q,k,v)"
 _LORA_II = "lora(rank=64, alpha=128, on=q,k,v,o)"
@@ -32,40 +32,39 @@ class Preset:
     """The depth without ``@depth``; empty when the preset inserts nothing."""
 
 
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        Preset("frozen", "", "nothing of the model trains, only the task's new output layer", "linear probe"),
-        Preset(
-            "full",
-            "embeddings full | : full | head(mlm=dense,norm,bias,decoder, pooler)",
-            "every parameter trains",
-            f"{_BFT} table 1 (Model Tuning), {_SPAFIT} table 2 (Full Fine-tuning)",
-        ),
-        Preset("bitfit", ": bitfit", "the biases of every block", "Ben Zaken et al. 2022; " + f"{_BFT} table 1"),
-        Preset(
-            "bitfit+embeddings",
-            "embeddings full | : bitfit | head(pooler)",
-            "biases, embeddings and pooler: what SPAFIT's 31.52M are",
-            f"{_SPAFIT} table 2 (Full BitFit)",
-        ),
-        Preset("lora", ": lora(rank=8, alpha=16)", "rank 8 on q and v of every block", f"Hu et al. 2022; {_BFT} table 1"),
-        Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", f"{_SPAFIT} table 2"),
-        Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", f"{_SPAFIT} table 2"),
-        Preset("head", _MLM_HEAD, "the masked-LM head without its tied decoder", f"{_BFT} table 3 (BFT w/o LPT)"),
-        Preset("lpt", "late_prompt(depth={depth})", "a late prompt half way up", f"LPT; {_BFT} table 1", "1/2"),
-        Preset("lpt-adapter", "adapter(depth={depth})", "one adapter three quarters up", f"{_BFT} table 1", "3/4"),
-        Preset("bft", f"late_prompt(depth={{depth}}) | {_MLM_HEAD}", "lpt and the masked-LM head", f"{_BFT} table 1", "1/2"),
-        Preset("bft-adapter", f"adapter(depth={{depth}}) | {_MLM_HEAD}", "lpt-adapter and the masked-LM head", f"{_BFT} table 1", "3/4"),
-    )
-}  # fmt: skip
+_TABLE = (
+    Preset("frozen", "", "nothing of the model trains, only the task's new output layer", "linear probe"),
+    Preset(
+        "full",
+        "embeddings full | : full | head(mlm=dense,norm,bias,decoder, pooler)",
+        "every parameter trains",
+        "BFT table 1 (Model Tuning), SPAFIT table 2 (Full Fine-tuning)",
+    ),
+    Preset("bitfit", ": bitfit", "the biases of every block", "Ben Zaken et al. 2022; BFT table 1"),
+    Preset(
+        "bitfit+embeddings",
+        "embeddings full | : bitfit | head(pooler)",
+        "biases, embeddings and pooler: what SPAFIT's 31.52M are",
+        "SPAFIT table 2 (Full BitFit)",
+    ),
+    Preset("lora", ": lora", "rank 8 on q and v of every block", "Hu et al. 2022; BFT table 1"),
+    Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", "SPAFIT table 2"),
+    Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", "SPAFIT table 2"),
+    Preset("head", _MLM_HEAD, "the masked-LM head without its tied decoder", "BFT table 3 (BFT w/o LPT)"),
+    Preset("lpt", _PROMPT, "a late prompt half way up", "LPT; BFT table 1", "1/2"),
+    Preset("lpt-adapter", _ADAPTER, "one adapter three quarters up", "BFT table 1", "3/4"),
+    Preset("bft", f"{_PROMPT} | {_MLM_HEAD}", "lpt and the masked-LM head", "BFT table 1", "1/2"),
+    Preset("bft-adapter", f"{_ADAPTER} | {_MLM_HEAD}", "lpt-adapter and the masked-LM head", "BFT table 1", "3/4"),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _TABLE}
 
 SUFFIXES: dict[str, tuple[str, str]] = {
-    "norm2": ("-1: full(on=norm_ffn)", f"and the last block's last norm ({_BFT} table 7, ADD&NORM2)"),
-    "ffd": ("-1: full(on=ffn,norm_ffn)", f"and the last block from its feed-forward on ({_BFT} table 7, FFD)"),
+    "norm2": ("-1: full(on=norm_ffn)", "and the last block's last norm (BFT table 7, ADD&NORM2)"),
+    "ffd": ("-1: full(on=ffn,norm_ffn)", "and the last block from its feed-forward on (BFT table 7, FFD)"),
     "ln": (
         "-1: full(on=norm_attn,ffn,norm_ffn)",
-        f"and the last block from its first norm on ({_BFT} table 7, ADD&NORM1)",
+        "and the last block from its first norm on (BFT table 7, ADD&NORM1)",
     ),
 }
 """Suffix of an inserting preset to the stratum that it adds."""
@@ -148,5 +147,5 @@ def list_presets() -> list[Preset]:
             name = f"{preset.name}+{suffix}"
             rows.append(replace(preset, name=name, text=preset_text(name), summary=f"{preset.name} {summary}"))
     text = "0:N1+1 frozen | N1+1:N2+1 bitfit | N2+1: lora(...) + bitfit(on=ffn,norm_ffn)"
-    rows.append(Preset(SPAFIT_PATTERN, text, "blocks 0..N1 frozen, up to N2 BitFit, then LoRA", f"{_SPAFIT} table 2"))
+    rows.append(Preset(SPAFIT_PATTERN, text, "blocks 0..N1 frozen, up to N2 BitFit, then LoRA", "SPAFIT table 2"))
     return rows

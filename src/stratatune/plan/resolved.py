@@ -103,7 +103,7 @@ class Resolved:
         return []
 
     def runs(self) -> list[Run]:
-        """The blocks from the input up, neighbours with the same treatments together; cut where something is inserted."""
+        """The blocks from the input up, equal neighbours together; cut where something is inserted."""
         cuts = {depth for depth, _ in self.insertions}
         found: list[Run] = []
         for number, treatments in enumerate(self.blocks):

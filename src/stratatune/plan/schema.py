@@ -105,7 +105,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
             raise _data_error(error) from None
 
     def to_data(self) -> dict[str, Any]:
-        """The plan as plain data for YAML or JSON, every option written out, so that it outlives a change of defaults."""
+        """The plan as data for YAML or JSON, every option written out, so that it outlives a change of defaults."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def __str__(self) -> str:
@@ -118,14 +118,14 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def objective(self) -> str:
-        """How its paper reads a label: ``mlm`` with an insertion or a trained masked-LM head, else ``classification``."""
+        """How its paper reads labels: ``mlm`` for an insertion or a trained masked-LM head, else ``classification``."""
         return "mlm" if self.insertions or (self.head.mlm and not self.head.pooler) else "classification"
 
     def resolve(self, shape: Shape) -> Resolved:
         """The plan on a model of this shape.
 
         Raises:
-            PlanError: a place lies outside the model (the legal range is named), or two treatments contradict each other.
+            PlanError: a place lies outside the model (the legal range is named), or two treatments clash.
         """
         return resolve(self, shape)
 

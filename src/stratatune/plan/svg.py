@@ -10,23 +10,24 @@ from html import escape
 from stratatune.plan.picture import Cell, column, headline
 from stratatune.plan.resolved import Resolved
 
-_WIDTH, _LEFT, _BOX, _TOP, _GAP = 760, 128, 150, 84, 6
+_WIDTH, _LEFT, _BOX, _TOP, _GAP = 760, 148, 150, 84, 6
 _LINE, _PAD, _BLOCK, _TALLEST = 19, 9, 15, 400
-_TEXT_X, _RIGHT, _ARROW_X = _LEFT + _BOX + 26, _WIDTH - 24, _LEFT - 86
+_TEXT_X, _RIGHT, _ARROW_X = _LEFT + _BOX + 26, _WIDTH - 24, _LEFT - 108
 
 # Text takes the page's colour where the page sets one; the strata change with the reader's scheme.
 _STYLE = """
-.stp{color:#1f2328;--head:#b7791f;--trained:#1a7f5a;--inserted:#8250df;--passes:#b9d7ea;--cached:#e3e7ec;--edge:#c4cbd3}
-.stp text{font:13px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,Helvetica,Arial,sans-serif;fill:currentColor}
-.stp .title{font-size:15px;font-weight:600}.stp .soft{opacity:.68}.stp .end{text-anchor:end}.stp .mid{text-anchor:middle}
-.stp .num{text-anchor:end;font-variant-numeric:tabular-nums}.stp .strong{font-weight:600}
-.stp .head{fill:var(--head)}.stp .trained{fill:var(--trained)}.stp .inserted{fill:var(--inserted)}
-.stp .passes{fill:var(--passes)}.stp .cached{fill:var(--cached)}
-.stp .lead{stroke:var(--edge);stroke-width:1}.stp .stop{stroke:currentColor;stroke-width:1.5;stroke-dasharray:5 4}
+.stp{color:#1f2328}
+.stp text{font:13px ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:currentColor}
+.stp .title{font-size:15px;font-weight:600}.stp .soft{opacity:.68}.stp .strong{font-weight:600}
+.stp .end{text-anchor:end}.stp .mid{text-anchor:middle}.stp .num{text-anchor:end;font-variant-numeric:tabular-nums}
+.stp .head{fill:#b7791f}.stp .trained{fill:#1a7f5a}.stp .inserted{fill:#8250df}
+.stp .passes{fill:#b9d7ea}.stp .cached{fill:#e3e7ec}
+.stp .lead{stroke:#c4cbd3;stroke-width:1}.stp .stop{stroke:currentColor;stroke-width:1.5;stroke-dasharray:5 4}
 .stp .flow{stroke:currentColor;stroke-width:1.5;fill:none;opacity:.68}.stp .tip{fill:currentColor;opacity:.68}
-@media (prefers-color-scheme:dark){.stp{color:#e6edf3;--head:#d9a441;--trained:#3fb68b;--inserted:#a982f5;--passes:#2f4a60;
---cached:#2b3138;--edge:#4a525c}}
-""".strip().replace("\n", "")
+@media (prefers-color-scheme:dark){.stp{color:#e6edf3}
+.stp .head{fill:#d9a441}.stp .trained{fill:#3fb68b}.stp .inserted{fill:#a982f5}
+.stp .passes{fill:#2f4a60}.stp .cached{fill:#2b3138}.stp .lead{stroke:#4a525c}}
+""".replace("\n", "")
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,8 @@ def _drawn(one: _Placed) -> Iterator[str]:
     step = one.height / count
     gap = min(2.0, step / 4) if count > 1 else 0.0
     for number in range(count):
-        y, height, round_off = one.top + number * step, step - gap, min(4.0, step / 3)
-        yield (
-            f'<rect class="{cell.kind}" x="{_LEFT}" y="{y:.1f}" width="{_BOX}" height="{height:.1f}" rx="{round_off:.1f}"/>'
-        )
+        place = f'x="{_LEFT}" y="{one.top + number * step:.1f}" width="{_BOX}" height="{step - gap:.1f}"'
+        yield f'<rect class="{cell.kind}" {place} rx="{min(4.0, step / 3):.1f}"/>'
     yield _text(_LEFT - 12, one.middle + 4.5, cell.label, "end soft")
     yield f'<path class="lead" d="M{_LEFT + _BOX + 6} {one.middle:.1f}H{_TEXT_X - 8}"/>'
     first = one.middle - (len(cell.rows) - 1) * _LINE / 2 + 4.5

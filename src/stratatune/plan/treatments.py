@@ -309,7 +309,7 @@ class LatePrompt(Insertion, frozen=True):
 
 
 class Head(Options, frozen=True):
-    """What trains of the pretrained head: parts of the masked-LM head, the pooler. A task's new output layer always does."""
+    """What trains of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
 
     kind: Literal["head"] = "head"
     mlm: HeadParts = ()

@@ -1,14 +1,14 @@
 """What a plan costs, by formula, before anything runs. No torch.
 
-Counted in floating-point operations of one training step, an example of ``T`` tokens at a time. With ``M`` the weights of a
-block's linears (12 D^2 for a standard block) and ``A`` the width of its attention (D):
+Counted in floating-point operations of one training step, an example of ``T`` tokens at a time. With ``M`` the weights
+of a block's linears (12 D^2 for a standard block) and ``A`` the width of its attention (D):
 
     forward              2 M T + 4 T^2 A
     activation gradient  2 M T + 8 T^2 A      for every block above the frozen depth
     weight gradient      2 M' T               for the weights M' that train (``full``)
     added matrices       2 p T each way       for the p parameters of LoRA and adapters: forward and both gradients
 
-Biases, norms and optimiser steps are left out; so are a task's own output layer and the embeddings, which cost a look-up.
+Biases, norms and optimiser steps are left out; so are a task's own output layer and the embeddings (a look-up).
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def cost(
 def layer_units(resolved: Resolved) -> float:
     """Passes through a block in one step, the coarse count of the papers: 72 for full tuning of 24 blocks.
 
-    One for each block's forward, one for each activation gradient, and for each block's weight gradient the share of its
-    weights that train.
+    One for each block's forward, one for each activation gradient, and for each block's weight gradient the share of
+    its weights that train.
     """
     block = sum(linear.weights for linear in resolved.shape.linears.values())
     trained = sum(
@@ -141,7 +141,7 @@ def _inserted(parameters: int, positions: int) -> float:
 
 
 def _block(shape: Shape, treatments: tuple[Treatment, ...], length: int, queries: int) -> tuple[float, float]:
-    """FLOPs of one block: (forward, backward). Keys and values stand at every position, the rest at ``queries`` of them."""
+    """FLOPs of one block: (forward, backward); keys and values at every position, the rest at ``queries``."""
     positions = {role: length if role in ("k", "v") else queries for role in shape.linears}
     matmul = sum(2.0 * linear.weights * positions[role] for role, linear in shape.linears.items())
     attention = 4.0 * length * queries * shape.linears["q"].outputs
@@ -175,7 +175,7 @@ def _head(resolved: Resolved, objective: str) -> float:
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:
-    """Bytes of cache for each token: every position at the frozen depth, or one of an example when all blocks are frozen."""
+    """Bytes of cache for each token; of an example only the position that is read when all blocks are frozen."""
     if resolved.frozen_depth == 0:
         return 0
     row = resolved.shape.hidden * width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +38,19 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(top: Top, objective: Objective, data: Encoded, feed: Feed, pad_id: int, device: torch.device) -> Scores:
-    """Run the model over ``data`` without dropout; metrics only where it has labels."""
+def evaluate(
+    top: Top,
+    objective: Objective,
+    data: Encoded,
+    feed: Feed,
+    pad_id: int,
+    device: torch.device,
+    parts: Sequence[int] = (),
+) -> Scores:
+    """Run the model over ``data`` without dropout; metrics only where it has labels.
+
+    ``parts`` are the lengths of the data sets of which ``data`` is made; each metric is then the mean over them.
+    """
     was_training = top.training
     top.eval()
     outputs: list[np.ndarray] = []
@@ -55,5 +67,12 @@ def evaluate(top: Top, objective: Objective, data: Encoded, feed: Feed, pad_id: 
     output = np.concatenate(outputs)[np.argsort(np.concatenate(order))]
     if data.labels is None:
         return Scores({}, None, output)
+    return Scores(_mean_score(data.labels, output, parts or (len(data),)), loss / len(data), output)
+
+
+def _mean_score(truth: np.ndarray, output: np.ndarray, parts: Sequence[int]) -> dict[str, float]:
     is_value = output.ndim == 1
-    return Scores(score(data.labels, output if is_value else output.argmax(axis=1), is_value), loss / len(data), output)
+    guess = output if is_value else output.argmax(axis=1)
+    ends = np.cumsum(parts)[:-1]
+    scores = [score(t, g, is_value) for t, g in zip(np.split(truth, ends), np.split(guess, ends), strict=True)]
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}

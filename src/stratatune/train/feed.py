@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,14 +50,16 @@ class Feed:
         """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
         if self.cache is None:
             return self._computed(batch)
-        there = self.cache.has(batch.index.cpu().numpy())
-        if not there.all():
-            self._remember(batch)
+        index = batch.index.cpu().numpy()
+        if not self.cache.has(index).all():
+            hidden = self._computed(batch).to(TORCH_DTYPES[self.cache.key.dtype])
+            if not self.cache.writable:  # another run is writing it
+                return hidden
+            self._remember(index, batch, hidden)
         else:
-            self.clock.remembered += len(batch.index)
-        # Read back even what was just computed: every epoch sees the same numbers, in the cache's precision.
-        hidden = self.cache.get_padded(batch.index.cpu().numpy())
-        return hidden.to(batch.input_ids.device, non_blocking=True)
+            self.clock.remembered += len(index)
+        # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
+        return self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True)
 
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
@@ -66,8 +69,7 @@ class Feed:
         self.clock.computed += len(batch.index)
         return take(hidden, batch.read) if self.read_only else hidden
 
-    def _remember(self, batch: Batch) -> None:
-        hidden = self._computed(batch)
+    def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
         rows = hidden[:, 0] if self.read_only else hidden[batch.mask]  # [sum T, D]
         assert self.cache is not None
-        self.cache.put(batch.index.cpu().numpy(), rows.detach().to("cpu", TORCH_DTYPES[self.cache.key.dtype]))
+        self.cache.put(index, rows.cpu())

@@ -38,6 +38,7 @@ class Session:
         top: the model above the frozen depth.
         feed, eval_feed: hidden states of the training and the evaluation set.
         train, eval: the encoded data; ``eval`` may be missing.
+        eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         autocast: bf16 or None.
         settings: what a checkpoint must agree with to be resumed.
     """
@@ -50,6 +51,7 @@ class Session:
     feed: Feed
     eval: Encoded | None
     eval_feed: Feed | None
+    eval_parts: tuple[int, ...]
     pad_id: int
     autocast: torch.dtype | None
     out: Path
@@ -180,7 +182,9 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
         return None
     started = time.perf_counter()
     with session.mixed():
-        scores = evaluate(session.top, session.objective, session.eval, session.eval_feed, session.pad_id, session.device)
+        scores = evaluate(
+            session.top, session.objective, session.eval, session.eval_feed, session.pad_id, session.device, session.eval_parts
+        )
     progress.seconds["eval"] += time.perf_counter() - started
     return scores
 

@@ -29,9 +29,10 @@ class Objective:
         from stratatune.data.templates import label_word_ids
 
         self.reading = reading
+        self.tokenizer = tokenizer
         self.words: Tensor | None = None
         if reading.objective == "mlm":
-            self.words = torch.tensor(label_word_ids(tokenizer, reading.label_words))
+            self.words = torch.tensor(label_word_ids(tokenizer, _by_label(reading)))
 
     @property
     def training_words(self) -> Tensor | None:
@@ -70,3 +71,8 @@ class Objective:
             return logits[:, 0]
         low, high = self.reading.value_range
         return low + (high - low) * logits.softmax(dim=1)[:, 1]
+
+
+def _by_label(reading: Reading) -> dict[str, str]:
+    """Label (or end of the range) -> label word."""
+    return dict(zip(reading.labels or ("low", "high"), reading.label_words, strict=True))

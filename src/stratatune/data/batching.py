@@ -1,0 +1,169 @@
+"""Batches cut by length, so that next to nothing of a batch is padding.
+
+Shapes: B examples of a batch, T tokens of its longest example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stratatune.data.encode import Encoded
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+WINDOW = 50  # batches that are sorted by length together: wide enough for little padding, narrow enough to mix
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B padded examples.
+
+    Attributes:
+        index: int64 [B], their numbers in the data set.
+        input_ids: int64 [B, T], padded on the right.
+        mask: bool [B, T], True at real tokens.
+        token_types: int64 [B, T] or None.
+        read: int64 [B], the position the head reads.
+        labels: int64 or float32 [B], or None.
+    """
+
+    index: Tensor
+    input_ids: Tensor
+    mask: Tensor
+    token_types: Tensor | None
+    read: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens, padding left out."""
+        return int(self.mask.sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on ``device``."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
+        return replace(self, **moved)
+
+
+def plan_batches(
+    lengths: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    token_budget: int | None = None,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+) -> list[np.ndarray]:
+    """Example numbers int64 [B] of every batch of one epoch; each example comes exactly once.
+
+    Shuffled, then sorted by length inside windows of about `WINDOW` batches, cut, and the batches shuffled again; the
+    same (seed, epoch) gives the same batches. Without ``shuffle`` all are sorted, the longest first, so that memory
+    runs out at once or never.
+
+    Args:
+        lengths: [N] tokens of each example.
+        batch_size: the most examples of a batch.
+        token_budget: the most tokens B * T of a batch, padding included. Both bounds hold where both are given.
+
+    Raises:
+        DataError: neither bound, a bound below one, or an example longer than the budget.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    _check(lengths, batch_size, token_budget)
+    if not shuffle:
+        return _cut(np.argsort(-lengths, kind="stable"), lengths, batch_size, token_budget)
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    step = WINDOW * _typical_size(lengths, batch_size, token_budget)
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), step):
+        window = order[start : start + step]
+        by_length = window[np.argsort(-lengths[window], kind="stable")]
+        batches += _cut(by_length, lengths, batch_size, token_budget)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def _check(lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> None:
+    if batch_size is None and token_budget is None:
+        raise DataError("batches need a bound", "give a batch size or a token budget")
+    if batch_size is not None and batch_size < 1:
+        raise DataError(f"batch size {batch_size} is below 1", "legal: 1 and up")
+    longest = int(lengths.max(initial=0))
+    if token_budget is not None and longest > token_budget:
+        raise DataError(
+            f"the longest text has {longest} tokens, more than a batch's token budget of {token_budget}",
+            "raise the budget or lower the maximal length",
+        )
+
+
+def _typical_size(lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> int:
+    by_tokens = (
+        len(lengths) if token_budget is None else int(token_budget / max(lengths.mean(), 1)) if len(lengths) else 1
+    )
+    return max(1, min(by_tokens, batch_size or by_tokens))
+
+
+def _cut(order: np.ndarray, lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> list[np.ndarray]:
+    """Cut examples, longest first, into batches: the first of each is its longest and alone decides how many fit."""
+    batches: list[np.ndarray] = []
+    start = 0
+    while start < len(order):
+        fits = len(order) if token_budget is None else token_budget // max(int(lengths[order[start]]), 1)
+        size = min(fits, batch_size or fits)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def shard(batches: list[np.ndarray], rank: int, world: int, *, even: bool = True) -> list[np.ndarray]:
+    """Every ``world``-th batch for process ``rank``.
+
+    With ``even`` all ranks get the same number, the first batches repeated where it does not come out, as gradients are
+    summed in step; without it (evaluation) every batch goes to exactly one rank.
+    """
+    if even and batches:
+        missing = -len(batches) % world
+        batches = [*batches, *(batches[i % len(batches)] for i in range(missing))]
+    return batches[rank::world]
+
+
+def padding_ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
+    """Padded tokens over real tokens, 1.0 at best."""
+    lengths = np.asarray(lengths)
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    real = sum(int(lengths[batch].sum()) for batch in batches)
+    return padded / real if real else 1.0
+
+
+def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
+    """The examples ``index`` [B] padded on the right to the longest of them."""
+    import torch
+
+    index = np.asarray(index, dtype=np.int64)
+    lengths = encoded.lengths[index]
+    mask = np.arange(int(lengths.max(initial=0))) < lengths[:, None]  # [B, T]
+    flat = encoded.flat(index)
+
+    def padded(values: np.ndarray, fill: int) -> Tensor:
+        out = np.full(mask.shape, fill, np.int64)
+        out[mask] = values[flat]
+        return torch.from_numpy(out)
+
+    return Batch(
+        index=torch.from_numpy(index),
+        input_ids=padded(encoded.ids, pad_id),
+        mask=torch.from_numpy(mask),
+        token_types=None if encoded.types is None else padded(encoded.types, 0),
+        read=torch.from_numpy(encoded.read[index].astype(np.int64)),
+        labels=None if encoded.labels is None else torch.from_numpy(encoded.labels[index]),
+    )

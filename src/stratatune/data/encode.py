@@ -1,0 +1,270 @@
+"""Texts to token ids, as flat ragged arrays: no padding until a batch is made.
+
+Shapes: N examples, T tokens of one example; ``offsets`` [N+1] cut the flat arrays [sum T] into examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.readers import Table
+from stratatune.data.templates import Template, mask_of
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Rows = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N tokenised examples.
+
+    Attributes:
+        ids: int32 [sum T], every example's token ids, special tokens included, one after the other.
+        types: int8 [sum T] token types, or None for models without them.
+        offsets: int64 [N+1]; example i is ``ids[offsets[i]:offsets[i + 1]]``.
+        read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
+        labels: int64 [N] class numbers or float32 [N] values, or None.
+        notices: what the user should know, such as how many texts were cut.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    offsets: np.ndarray
+    read: np.ndarray
+    labels: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [N], T of every example."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what the trunk sees and where it is read; labels take no part, so that runs share a cache."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in ("ids", "types", "offsets", "read"):
+            array = getattr(self, name)
+            digest.update(f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};".encode())
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def flat(self, index: np.ndarray) -> np.ndarray:
+        """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""
+        lengths = self.lengths[index]
+        starts = np.cumsum(lengths) - lengths
+        return np.repeat(self.offsets[index] - starts, lengths) + np.arange(lengths.sum())
+
+    def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:
+        """The examples of ``index``, in its order."""
+        at = np.asarray(index, dtype=np.int64)
+        flat = self.flat(at)
+        return Encoded(
+            ids=self.ids[flat],
+            types=None if self.types is None else self.types[flat],
+            offsets=_offsets(self.lengths[at]),
+            read=self.read[at],
+            labels=None if self.labels is None else self.labels[at],
+            notices=self.notices,
+        )
+
+    def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
+        """The same with labels [N]: integers are classes, floats are values."""
+        array = np.asarray(labels)
+        if array.shape != (len(self),):
+            raise ValueError(f"{array.shape} labels for {len(self)} examples")
+        return replace(self, labels=array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+
+
+def concatenate(parts: Sequence[Encoded]) -> Encoded:
+    """Several data sets, encoded alike, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    types, labels = ([getattr(part, name) for part in parts] for name in ("types", "labels"))
+    return Encoded(
+        ids=np.concatenate([part.ids for part in parts]),
+        types=None if types[0] is None else np.concatenate(types),
+        offsets=_offsets(np.concatenate([part.lengths for part in parts])),
+        read=np.concatenate([part.read for part in parts]),
+        labels=None if labels[0] is None else np.concatenate(labels),
+        notices=tuple(notice for part in parts for notice in part.notices),
+    )
+
+
+def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """One text or a pair as the model's own classification input; the head reads position 0.
+
+    Longer ones are cut at the end, the longer text of a pair first, and counted in ``notices``.
+    """
+    ids, types = _tokenise(tokenizer, table.texts)
+    long = [row for row, tokens in enumerate(ids) if len(tokens) > max_length]
+    if long:
+        cut = [[column[row] for row in long] for column in table.texts]
+        how = "longest_first" if len(cut) == 2 else "only_first"
+        short, short_types = _tokenise(tokenizer, cut, truncation=how, max_length=max_length)
+        _put(ids, types, long, short, short_types)
+    return _pack(ids, types, np.zeros(len(ids), np.int32), _cut_notice(len(long), table, max_length))
+
+
+def encode_template(table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """The template filled with every row, tokenised as one text; the head reads the mask.
+
+    A row that fits comes out as the tokenizer gives it for the joined text. A longer one loses tokens at the end of its
+    texts, the longer text first, never of the template.
+
+    Raises:
+        DataError: no mask token, a field without a column, or ``max_length`` too small for the template alone.
+    """
+    template.check(table.columns)
+    mask_token, mask_id = mask_of(tokenizer)
+    pieces = [template.pieces(mask_token, row) for row in zip(*table.texts, strict=True)]
+    ids, types = _tokenise(tokenizer, [["".join(row) for row in pieces]])
+    long = [row for row, tokens in enumerate(ids) if len(tokens) > max_length]
+    # A text may itself hold the mask token; then the template's own is told apart by its place in the text.
+    odd = sorted({*long, *(row for row, tokens in enumerate(ids) if tokens.count(mask_id) != 1)})
+    read = np.array([row.index(mask_id) for row in ids], np.int32)
+    if odd:
+        short, short_types, marks = _fit(tokenizer, template, [pieces[row] for row in odd], max_length)
+        _put(ids, types, odd, short, short_types)
+        read[odd] = marks
+    return _pack(ids, types, read, _cut_notice(len(long), table, max_length))
+
+
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, columns: Sequence[list[str]], **options: Any
+) -> tuple[Rows, Rows | None]:
+    settings: dict[str, Any] = {"truncation": False, **options}
+    call: Any = tokenizer  # its own annotation knows no lists in a star
+    out = call(*columns, **settings, padding=False, return_attention_mask=False, verbose=False)
+    return out["input_ids"], out.get("token_type_ids")
+
+
+def _fit(
+    tokenizer: PreTrainedTokenizerBase, template: Template, pieces: list[list[str]], max_length: int
+) -> tuple[Rows, Rows | None, list[int]]:
+    """Token ids, types and mask position of rows that are too long, or hold more than one mask.
+
+    Every token's place in the joined text says which part it is of; only tokens wholly inside a field may go.
+    """
+    out: Any = tokenizer(
+        ["".join(row) for row in pieces],
+        truncation=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    kinds = [part.kind for part in template.parts]
+    kept: list[np.ndarray] = []
+    marks: list[int] = []
+    for row, spans, special in zip(pieces, out["offset_mapping"], out["special_tokens_mask"], strict=True):
+        places = np.asarray(spans)
+        ends = np.cumsum([len(piece) for piece in row])
+        parts = {kind: (end - len(piece), end) for kind, piece, end in zip(kinds, row, ends, strict=True)}
+        fields = [_inside(places, np.asarray(special), parts[name]) for name in ("a", "b") if name in parts]
+        mask = int(np.flatnonzero((places[:, 1] > parts["mask"][0]) & (places[:, 0] < parts["mask"][1]))[0])
+        keep = _shorten(len(places), fields, max_length, template)
+        kept.append(keep)
+        marks.append(int(np.searchsorted(keep, mask)))
+    ids = [[tokens[i] for i in keep] for tokens, keep in zip(out["input_ids"], kept, strict=True)]
+    types = out.get("token_type_ids")
+    return ids, types and [[row[i] for i in keep] for row, keep in zip(types, kept, strict=True)], marks
+
+
+def _inside(places: np.ndarray, special: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+    """The tokens whose characters all lie in ``span``; those the tokenizer added have no place and are never in."""
+    return np.flatnonzero((special == 0) & (places[:, 0] >= span[0]) & (places[:, 1] <= span[1]))
+
+
+def _shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Template) -> np.ndarray:
+    """The tokens that stay, in order, when the longer field gives up its end first."""
+    room = max_length - (tokens - sum(map(len, fields)))
+    if room < len(fields):
+        raise DataError(
+            f"template {str(template)!r} leaves room for {max(room, 0)} tokens of text within {max_length}",
+            "raise the maximal length or shorten the template",
+        )
+    if sum(map(len, fields)) <= room:
+        return np.arange(tokens)
+    drop = [field[keep:] for field, keep in zip(fields, _shares([len(f) for f in fields], room), strict=True)]
+    return np.setdiff1d(np.arange(tokens), np.concatenate(drop))
+
+
+def _shares(lengths: list[int], room: int) -> list[int]:
+    """How many tokens each field keeps: the shorter all of them if it needs no more than half, else halves."""
+    if len(lengths) == 1:
+        return [room]
+    first = max(room - lengths[1], min(lengths[0], (room + 1) // 2))
+    return [first, room - first]
+
+
+def _put(ids: Rows, types: Rows | None, at: list[int], new_ids: Rows, new_types: Rows | None) -> None:
+    for place, row in enumerate(at):
+        ids[row] = new_ids[place]
+        if types is not None and new_types is not None:
+            types[row] = new_types[place]
+
+
+def _pack(ids: Rows, types: Rows | None, read: np.ndarray, notices: tuple[str, ...]) -> Encoded:
+    offsets = _offsets(np.fromiter(map(len, ids), np.int64, len(ids)))
+    total = int(offsets[-1])
+    return Encoded(
+        ids=np.fromiter(chain.from_iterable(ids), np.int32, total),
+        types=None if types is None else np.fromiter(chain.from_iterable(types), np.int8, total),
+        offsets=offsets,
+        read=read,
+        notices=notices,
+    )
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _cut_notice(cut: int, table: Table, max_length: int) -> tuple[str, ...]:
+    return (f"{cut} of {len(table)} texts of {table.source} were cut to {max_length} tokens",) if cut else ()
+
+
+def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
+    """``k`` of the examples, drawn once, each class by its share: sorted positions int64 [k].
+
+    A class keeps at least one example where ``k`` allows it. Float labels (regression) are drawn without classes.
+    """
+    array = np.asarray(labels)
+    random = np.random.default_rng(seed)
+    if k >= len(array):
+        return np.arange(len(array))
+    if array.dtype.kind == "f":
+        return np.sort(random.permutation(len(array))[:k])
+    _, classes, counts = np.unique(array, return_inverse=True, return_counts=True)
+    order = random.permutation(len(array))
+    taken = [order[classes[order] == c][:quota] for c, quota in enumerate(_quotas(counts, k))]
+    return np.sort(np.concatenate(taken))
+
+
+def _quotas(counts: np.ndarray, k: int) -> np.ndarray:
+    """How many of each class: by largest remainder, none without an example while k is enough."""
+    exact = counts * k / counts.sum()
+    quotas = np.maximum(np.floor(exact).astype(np.int64), int(k >= len(counts)))
+    while quotas.sum() != k:
+        over = quotas.sum() > k
+        gap = (
+            np.where(quotas > 1, quotas - exact, -np.inf)
+            if over
+            else np.where(quotas < counts, exact - quotas, -np.inf)
+        )
+        quotas[int(np.argmax(gap))] += -1 if over else 1
+    return quotas

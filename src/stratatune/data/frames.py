@@ -1,0 +1,116 @@
+"""Columns by name, before anything is known about them, out of objects in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from stratatune.data.tasks import Task
+from stratatune.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: What a split is called in folders and on the hub, the first that exists is taken.
+SPLITS = {
+    "train": ("train",),
+    "dev": ("dev", "validation", "valid", "dev_matched", "validation_matched"),
+    "dev_matched": ("dev_matched", "validation_matched"),
+    "dev_mismatched": ("dev_mismatched", "validation_mismatched"),
+    "test": ("test", "test_matched"),
+    "test_matched": ("test_matched",),
+    "test_mismatched": ("test_mismatched",),
+}
+SPLITS["validation"] = SPLITS["dev"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """N rows of columns by name, before anything is known about them.
+
+    ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
+    ``task`` is set where the source itself says which it is.
+    """
+
+    place: str
+    names: list[str]
+    get: Callable[[str], list[Any]]
+    rows: Sequence[int]
+    task: Task | None = None
+    notices: tuple[str, ...] = ()
+
+    def keep(self, at: Sequence[int]) -> Frame:
+        """The rows at the 0-based positions ``at``."""
+
+        def kept(name: str) -> list[Any]:
+            values = self.get(name)
+            return [values[i] for i in at]
+
+        return replace(self, get=kept, rows=[self.rows[i] for i in at])
+
+    def noting(self, notice: str) -> Frame:
+        """The same with one more notice."""
+        return replace(self, notices=(*self.notices, notice))
+
+
+def called(split: str) -> tuple[str, ...]:
+    """What ``split`` may be called, the likeliest first."""
+    return SPLITS.get(split, (split,))
+
+
+def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
+    """A `datasets.Dataset`, or the split of a `DatasetDict`; DataError where the split is not there or not named."""
+    if not hasattr(data, "num_columns"):
+        raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")
+    if isinstance(data, dict):
+        chosen = _split_of(data, place, split)
+        return of_datasets(data[chosen], f"{place} [{chosen}]")
+    return Frame(place, list(data.column_names), lambda name: _values(data, name), range(1, len(data) + 1))
+
+
+def _values(data: Dataset, name: str) -> list[Any]:
+    """A column's values; a ClassLabel as its name, and its -1 (the hub's mark for a hidden label) as missing."""
+    from datasets import ClassLabel
+
+    kind = data.features[name]
+    values = list(data[name])
+    if isinstance(kind, ClassLabel):
+        return [None if value is None or value < 0 else kind.int2str(value) for value in values]
+    return values
+
+
+def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
+    if split is None and len(splits) == 1:
+        return next(iter(splits))
+    if split is None:
+        raise DataError(f"{place} has several splits", f"name one: {', '.join(splits)}")
+    found = next((name for name in called(split) if name in splits), None)
+    if found is None:
+        raise DataError(f"{place} has no split {split!r}", did_you_mean(split, splits))
+    return found
+
+
+def of_pandas(data: Any) -> Frame:
+    """A pandas DataFrame; its missing values become None."""
+    if not hasattr(data, "columns"):
+        raise DataError(f"cannot read texts from a pandas {type(data).__name__}", "give a DataFrame")
+
+    def values(name: str) -> list[Any]:
+        column = data[name]
+        return column.astype(object).where(column.notna(), None).tolist()
+
+    return Frame("the data frame given", [str(name) for name in data.columns], values, range(1, len(data) + 1))
+
+
+def of_texts(texts: Sequence[Any]) -> Frame:
+    """A list of N texts, or of N pairs of texts."""
+    place = "the texts given"
+    if all(isinstance(text, str) for text in texts):
+        return Frame(place, ["text"], lambda _: list(texts), range(1, len(texts) + 1))
+    if all(isinstance(text, list | tuple) and len(text) == 2 for text in texts):
+        columns = {"text1": [pair[0] for pair in texts], "text2": [pair[1] for pair in texts]}
+        return Frame(place, list(columns), columns.__getitem__, range(1, len(texts) + 1))
+    raise DataError(
+        f"{place} are not all texts or all pairs of texts", "give a list of strings, or of pairs of strings"
+    )

@@ -1,0 +1,110 @@
+"""Labels as written into class numbers, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from stratatune.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Labels = list[str] | list[float]
+MOST_CLASSES = 1000  # more is taken for a column that holds no classes
+_FEW_ROWS = 10  # in so small a table every row may well have a class of its own
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes in the order of their numbers."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each class."""
+        return {name: number for number, name in enumerate(self.names)}
+
+    @classmethod
+    def infer(cls, labels: Sequence[str | float], place: str = "the training data") -> LabelSet:
+        """The distinct labels in sorted order; numbers in numeric order.
+
+        Raises:
+            DataError: one class only, or so many that the column can hold no classes.
+        """
+        names = {label_text(label) for label in labels}
+        if len(names) < 2:
+            only = next(iter(names), "nothing")
+            raise DataError(f"{place}: every label is {only!r}", "at least two classes are needed to learn from")
+        if len(names) > MOST_CLASSES or (len(names) == len(labels) > _FEW_ROWS):
+            raise DataError(
+                f"{place}: {len(names)} different labels in {len(labels)} rows are no classes",
+                "for numbers use the regression objective, or name another label column",
+            )
+        return cls(tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names)))
+
+    def encode(
+        self, labels: Sequence[str | float], place: str = "the data", rows: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Class numbers int64 [N]; DataError names the first row whose label is not of this set."""
+        import numpy as np
+
+        texts = [label_text(label) for label in labels]
+        for at, text in enumerate(texts):
+            if text not in self.index:
+                raise DataError(
+                    f"{place}, row {rows[at] if rows else at + 1}: label {text!r} was not seen in training",
+                    self._legal(text),
+                )
+        return np.fromiter((self.index[text] for text in texts), np.int64, len(texts))
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """Class numbers back into names."""
+        return [self.names[int(number)] for number in numbers]
+
+    def _legal(self, text: str) -> str:
+        near = nearest(text, self.names)
+        more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
+        return (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:20])}{more}"
+
+
+def _number(text: str) -> tuple[float, str]:
+    return float(text), text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def label_text(value: str | float) -> str:
+    """A label as text; 1.0 is written 1, as tables turn whole numbers into floats beside a gap."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def numbers(labels: Sequence[str | float], place: str, rows: Sequence[int] | None = None) -> list[float]:
+    """Labels as finite floats, for regression; DataError names the first row that is none."""
+    values: list[float] = []
+    for row, label in zip(rows or range(1, len(labels) + 1), labels, strict=True):
+        try:
+            value = float(label)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(
+                f"{place}, row {row}: label {label!r} is not a number",
+                "regression needs numbers; for classes use the classification objective",
+            )
+        values.append(value)
+    return values

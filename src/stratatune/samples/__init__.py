@@ -1,0 +1,21 @@
+"""Two small sample data sets, for examples and tests.
+
+Both were written for this project, sentence by sentence; nothing is taken from another
+data set. They carry the project's licence, Apache-2.0. Names, streets and account numbers
+in them are made up. Both files are UTF-8 CSV with a header line.
+
+``requests.csv``: 600 short texts (5 to 25 words) that people might send to a city's
+service desk.
+
+* ``text``: the message, in English, some with typing errors left in on purpose
+* ``label``: ``billing``, ``waste``, ``transport``, ``housing``, ``parks`` or ``noise``
+* ``split``: ``train`` (75 rows a label) or ``eval`` (25 rows a label)
+
+``pairs.csv``: 240 pairs of sentences about everyday and service-desk matters.
+
+* ``question``: the first sentence, a question or a statement
+* ``candidate``: the sentence to compare with it
+* ``label``: ``same`` if both ask for or state the same thing in other words, else
+  ``different``
+* ``split``: ``train`` (90 rows a label) or ``eval`` (30 rows a label)
+"""

@@ -1,0 +1,122 @@
+"""Whether, where and how a run remembers its trunk: the policy over ``data/cache.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from stratatune._compat import numeric_versions
+from stratatune.data.cache import TrunkCache, estimate_bytes
+from stratatune.data.encode import Encoded
+from stratatune.data.reading import Reading
+from stratatune.data.shards import CacheKey, check_space, default_root, evict, readable_size
+from stratatune.errors import ResourceError
+from stratatune.model.split import Trunk
+from stratatune.model.strata import Strata
+from stratatune.train.config import RunConfig
+from stratatune.train.feed import Feed
+from stratatune.train.progress import Reporter
+
+
+class Caching:
+    """Opens a feed for each data set of a run, with a cache behind it where the settings and the machine allow one.
+
+    Args:
+        config: the run's settings.
+        strata: the tuned model.
+        reading, tokenizer: how the texts were encoded; both belong to a cache's key.
+        autocast: bf16 or None.
+        reporter: told of every decision.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        strata: Strata,
+        reading: Reading,
+        tokenizer: PreTrainedTokenizerBase,
+        autocast: torch.dtype | None,
+        reporter: Reporter,
+    ) -> None:
+        self.config, self.strata, self.reading = config, strata, reading
+        self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
+        resolved = strata.resolved
+        self.read_only = resolved.frozen_depth == resolved.shape.blocks
+        self.opened: list[TrunkCache] = []
+
+    def feed(self, data: Encoded, name: str) -> Feed:
+        """The hidden states of ``data``, remembered where possible."""
+        cache = self._open(data, name) if self._wanted() else None
+        return Feed(Trunk(self.strata), cache, read_only=self.read_only, autocast=self.autocast)
+
+    def close(self) -> None:
+        """Write what is pending and let other runs write."""
+        for cache in self.opened:
+            cache.close()
+
+    def _wanted(self) -> bool:
+        """Whether there is anything worth remembering."""
+        choice, resolved = self.config.cache, self.strata.resolved
+        if resolved.trains_embeddings:
+            if choice not in ("auto", "off"):
+                self.reporter.notice("no trunk cache: the embeddings train, so nothing below the top stays as it is")
+            return False
+        return choice != "off" and (choice != "auto" or resolved.frozen_depth > 0)
+
+    def _open(self, data: Encoded, name: str) -> TrunkCache | None:
+        key = self.key(data)
+        size = estimate_bytes(data.lengths, self.strata.resolved.shape.hidden, key.dtype, key.positions)
+        root = self._root()
+        what = f"trunk cache of the {name} data (depth {key.depth}, {key.dtype}, {readable_size(size)})"
+        if size > self.config.cache_limit_bytes:
+            self.reporter.notice(f"no {what}: over the limit of {self.config.cache_limit}; the trunk runs every epoch")
+            return None
+        try:
+            if root is not None:
+                # Older caches make room; the data sets of one run are kept together.
+                evict(root, max(0, self.config.cache_limit_bytes - size), keep=key.digest)
+                check_space(root, size)
+            cache = TrunkCache.open(root, key, data.lengths, self.strata.resolved.shape.hidden)
+        except ResourceError as error:
+            if self.config.cache != "auto":
+                raise
+            self.reporter.notice(f"no {what}: {error.message}; the trunk runs every epoch")
+            return None
+        for notice in cache.notices:
+            self.reporter.notice(notice)
+        state = "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
+        self.reporter.say(f"{what}: {state}{'' if root is None else f', in {root / key.digest}'}")
+        self.opened.append(cache)
+        return cache
+
+    def _root(self) -> Path | None:
+        return {"ram": None, "auto": default_root()}.get(self.config.cache, Path(self.config.cache).expanduser())
+
+    def key(self, data: Encoded) -> CacheKey:
+        """Everything that the remembered numbers depend on."""
+        computed = "bf16" if self.autocast == torch.bfloat16 else "fp32"
+        dtype = computed if self.config.cache_dtype == "auto" else self.config.cache_dtype
+        return CacheKey(
+            weights=self.strata.base_hash,
+            tokenizer=tokenizer_hash(self.tokenizer),
+            template=self.reading.template or "",
+            data=data.fingerprint,
+            max_length=self.reading.max_length,
+            depth=self.strata.resolved.frozen_depth,
+            positions="read" if self.read_only else "all",
+            dtype=dtype,
+            versions=(*numeric_versions(), ("computed", computed)),
+            model=self.strata.backbone.model.config._name_or_path,
+        )
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
+    if tokenizer.is_fast:
+        text = tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        text = str(sorted(tokenizer.get_vocab().items()))
+    return xxhash.xxh3_128(text.encode()).hexdigest()

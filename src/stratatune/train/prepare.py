@@ -1,0 +1,186 @@
+"""From a run's settings to its data: tables read, and how text becomes a label settled once for training and use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.labels import LabelSet
+from stratatune.data.readers import Table, read
+from stratatune.data.reading import Reading
+from stratatune.data.tasks import Task, task as task_named
+from stratatune.data.templates import Template, auto_label_words
+from stratatune.errors import ConfigError, DataError, did_you_mean
+from stratatune.plan import Plan
+from stratatune.train.config import RunConfig
+from stratatune.train.metrics import check_metric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_OWN_TEMPLATES = {1: "{a} It was <mask>.", 2: "{a}<mask>, {b}"}
+"""Templates for a user's own data, from BFT table 5."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The data of a run as read. ``eval`` may be several parts, whose scores are averaged (MNLI's two)."""
+
+    train: Table
+    eval: tuple[Table, ...]
+    test: Table | None
+
+    @property
+    def notices(self) -> list[str]:
+        """What the readers had to say."""
+        parts = (self.train, *self.eval, *([self.test] if self.test else []))
+        return [f"{table.source}: {notice}" for table in parts for notice in table.notices]
+
+
+def read_tables(config: RunConfig, given: Mapping[str, Any]) -> Tables:
+    """Read what the settings name; ``given`` holds data in memory that takes a path's place.
+
+    Raises:
+        DataError: a source that cannot be read, or labels that are missing.
+    """
+    task = task_named(config.task) if config.task else None
+    train = _read(given.get("train", config.train), config, task, "train")
+    parts = _eval_parts(config, given, task)
+    if not parts and isinstance(config.eval_split, float):
+        train, held_out = _hold_out(train, config.eval_split, config.seed)
+        parts = (held_out,)
+    if config.train_samples is not None:
+        train = _sample(train, config.train_samples, config.seed)
+    test = given.get("test", config.test)
+    return Tables(train, parts, None if test is None else _read(test, config, task, "test"))
+
+
+def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Table:
+    return read(source, text=config.text or None, label=config.label, task=task, split=split)
+
+
+def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) -> tuple[Table, ...]:
+    """The evaluation data: what is named, else the task's own dev split where ``train`` is a folder or a hub id."""
+    splits = (config.eval_split,) if isinstance(config.eval_split, str) else (task.dev_splits if task else ("dev",))
+    source = given.get("eval", config.eval)
+    if source is None and (isinstance(config.eval_split, str) or (task and "train" not in given and not _is_file(config.train))):
+        source = config.train
+    return () if source is None else tuple(_read(source, config, task, split) for split in splits)
+
+
+def _is_file(source: str) -> bool:
+    from pathlib import Path
+
+    return Path(source).is_file()
+
+
+def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    order = np.random.default_rng(seed).permutation(len(table))
+    cut = max(1, round(share * len(table)))
+    if cut >= len(table):
+        raise DataError(f"{table.source} has {len(table)} rows: none is left to train on", "hold out less (eval_split), or give --eval")
+    return table.select(np.sort(order[cut:])), table.select(np.sort(order[:cut]))
+
+
+def _sample(table: Table, count: int, seed: int) -> Table:
+    from stratatune.data.encode import sample
+
+    if count >= len(table):
+        return table
+    return table.select(sample(table.labels or [0] * len(table), count, seed))
+
+
+def settle_objective(config: RunConfig, plan: Plan) -> str:
+    """How a label is read: what the settings say, else what the plan brings, else what the task allows."""
+    if config.objective != "auto":
+        return config.objective
+    task = task_named(config.task) if config.task else None
+    if task and task.kind == "regression" and plan.objective == "classification":
+        return "regression"
+    return plan.objective
+
+
+def settle_reading(
+    config: RunConfig, objective: str, table: Table, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> tuple[Reading, list[str]]:
+    """How text becomes a label in this run, and notices about what was chosen; the model takes ``longest`` tokens.
+
+    Raises:
+        DataError: labels or label words that cannot serve.
+        ConfigError: a metric or template that does not exist.
+    """
+    task = task_named(config.task) if config.task else None
+    is_value = objective == "regression" or (task is not None and task.kind == "regression")
+    labels = () if is_value else _class_names(table, task)
+    metric = config.metric or _default_metric(task, is_value)
+    check_metric(metric, is_value)
+    reading: dict[str, Any] = {
+        "objective": objective,
+        "text": table.columns,
+        "label": table.label_column,
+        "labels": labels,
+        "value_range": _value_range(table, task) if is_value else None,
+        "max_length": min(config.max_length, longest),
+        "metric": metric,
+        "task": task.name if task else None,
+        "loss": config.loss,
+    }
+    notices: list[str] = []
+    if objective == "mlm":
+        reading["template"] = _template(config, task, table)
+        reading["label_words"], notices = _label_words(config, task, labels, tokenizer)
+    return Reading(**reading), notices
+
+
+def _class_names(table: Table, task: Task | None) -> tuple[str, ...]:
+    if table.labels is None:
+        raise DataError(f"{table.source} has no labels", "name the label column with --label")
+    found = LabelSet.infer(table.labels, table.source)
+    return task.labels if task and task.labels else found.names
+
+
+def _default_metric(task: Task | None, is_value: bool) -> str:
+    return task.metric if task else ("pearson" if is_value else "accuracy")
+
+
+def _value_range(table: Table, task: Task | None) -> tuple[float, float]:
+    if task and task.range:
+        return task.range
+    values = np.asarray(table.labels, dtype=float)
+    if np.ptp(values) == 0:
+        raise DataError(f"{table.source}: every label is {values[0]:g}", "regression needs labels that differ")
+    return float(values.min()), float(values.max())
+
+
+def _template(config: RunConfig, task: Task | None, table: Table) -> str:
+    """The hard prompt: the settings' text, a named template of the task, or the default."""
+    templates = dict(task.templates) if task else {"bft": _OWN_TEMPLATES[len(table.texts)]}
+    written = config.template or "bft"
+    text = templates.get(written, written)
+    if text == written and "<mask>" not in written:
+        raise ConfigError([f"template: {written!r} is neither a template's name nor a text with <mask>"], did_you_mean(written, templates))
+    Template.parse(text).check(table.columns)
+    return text
+
+
+def _label_words(
+    config: RunConfig, task: Task | None, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[tuple[str, ...], list[str]]:
+    """One word a class (or the low and the high end's), and a notice when they were made up."""
+    if config.label_words:
+        return _chosen_words(config.label_words, tuple(labels) or tuple(task.words if task else ())), []
+    if task:
+        return tuple(task.words[label] for label in labels) if labels else tuple(task.words.values()), []
+    words, notices = auto_label_words(tokenizer, labels or ("low", "high"))
+    return tuple(words.values()), notices
+
+
+def _chosen_words(words: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
+    odd = sorted(words.keys() ^ set(labels))
+    if odd:
+        kind = "has no word" if odd[0] in labels else "is no label of the data"
+        raise ConfigError([f"label_words: {odd[0]!r} {kind}"], "labels: " + ", ".join(labels))
+    return tuple(words[label] for label in labels)

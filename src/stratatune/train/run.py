@@ -1,0 +1,245 @@
+"""One run from settings to artefact: read, attach, cache, train, evaluate, save."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratatune._compat import accelerator_for, installed
+from stratatune.data.encode import concatenate
+from stratatune.data.reading import encode
+from stratatune.errors import ConfigError, ModelError, ResourceError
+from stratatune.model.base import load_base
+from stratatune.model.saving import save_adapter, write_text
+from stratatune.model.split import Top
+from stratatune.model.tuned import apply
+from stratatune.plan import Plan, shape_of
+from stratatune.plan.picture import terminal
+from stratatune.train.caching import Caching
+from stratatune.train.checkpoint import FILE as CHECKPOINT
+from stratatune.train.config import RunConfig, to_yaml
+from stratatune.train.evaluate import Scores, evaluate
+from stratatune.train.loop import Fitted, Session, fit
+from stratatune.train.objectives import Objective
+from stratatune.train.prepare import Tables, read_tables, settle_objective, settle_reading
+from stratatune.train.progress import Reporter
+
+RESULT = "result.json"
+_NOT_RESUMED = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
+"""Settings that may differ between a run and its resumption: they change no number."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; ``stratatune train --json`` prints it.
+
+    Attributes:
+        best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
+        epochs: epochs trained, and the best one.
+        seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
+        tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
+        cache_hit: the trunk cache of the training data was complete before the first step.
+    """
+
+    out: str
+    plan: str
+    objective: str
+    frozen_depth: int
+    backprop_blocks: int
+    trainable: int
+    total: int
+    best: dict[str, float]
+    best_epoch: int
+    test: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+    tokens_per_second: float
+    peak_memory_bytes: int
+    cache_hit: bool
+    labels: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
+    """Run everything that ``config`` says; the run folder then holds adapter, settings, metrics and environment.
+
+    Args:
+        config: the settings.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        reporter: says what happens; on standard error by default.
+
+    Raises:
+        UserError: a mistake in the settings or the data, before anything is trained.
+        ResourceError: no room or no permission.
+    """
+    reporter = reporter or Reporter()
+    plan = Plan.parse(config.plan)
+    out = _open_folder(config)
+    shape = shape_of(config.model)
+    reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
+    data = read_tables(config, tables or {})
+    for notice in data.notices:
+        reporter.notice(notice)
+    write_text(out / "config.yaml", to_yaml(config))
+    write_text(out / "env.json", json.dumps(_environment(), indent=2) + "\n")
+    session, caching = _session(config, plan, data, out, reporter)
+    hit = session.feed.cache is not None and session.feed.cache.complete
+    try:
+        fitted = fit(session)
+        test = _test_scores(session, caching, data)
+    finally:
+        caching.close()
+        session.accelerator.end_training()
+    return _finish(session, fitted, test, hit)
+
+
+def _open_folder(config: RunConfig) -> Path:
+    """Make the run folder, or refuse one that holds another run's work.
+
+    Raises:
+        ConfigError: it holds a run, and ``resume`` was not asked for.
+        ResourceError: it cannot be written.
+    """
+    out = Path(config.out).expanduser()
+    if not config.resume:
+        for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
+            if (out / name).exists():
+                raise ConfigError([f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / ".writable", "")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ResourceError(f"cannot write into {out}: {error.strerror}", "give --out a folder that you may write") from error
+    return out
+
+
+def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter) -> tuple[Session, Caching]:
+    """Load the base model, attach the plan, encode the data, open the caches."""
+    accelerator = accelerator_for(config.device, config.loggers, out)
+    autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
+    torch.manual_seed(config.seed)
+    objective = settle_objective(config, plan)
+    labels = len(set(data.train.labels or ()))
+    base = load_base(
+        config.model,
+        objective,  # pyright: ignore[reportArgumentType]
+        num_labels=labels,
+        seed=config.seed,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        attention=None if config.attention == "auto" else config.attention,
+    )
+    reading, notices = settle_reading(
+        config, objective, data.train, base.tokenizer, shape_of(base.model.config.to_dict()).max_tokens
+    )
+    model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
+    model.strata.reading = reading.to_data()
+    words = Objective(reading, base.tokenizer).to(accelerator.device)
+    train_data = encode(data.train, reading, base.tokenizer)
+    eval_data = concatenate([encode(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
+    for notice in (*base.notices, *notices, *train_data.notices):
+        reporter.notice(notice)
+    caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter)
+    session = Session(
+        config=config,
+        accelerator=accelerator,
+        top=Top(model.strata),
+        objective=words,
+        train=train_data,
+        feed=caching.feed(train_data, "training"),
+        eval=eval_data,
+        eval_feed=None if eval_data is None else caching.feed(eval_data, "evaluation"),
+        eval_parts=tuple(len(part) for part in data.eval),
+        pad_id=base.tokenizer.pad_token_id,
+        autocast=autocast,
+        out=out,
+        reporter=reporter,
+        settings={key: value for key, value in config.model_dump(mode="json").items() if key not in _NOT_RESUMED},
+    )
+    return session, caching
+
+
+def _in_bf16(precision: str, device: torch.device) -> bool:
+    """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, float]:
+    """Score the test data once, with the selected weights."""
+    if data.test is None:
+        return {}
+    encoded = encode(data.test, session.objective.reading, session.objective.tokenizer)
+    with session.mixed():
+        scores = evaluate(session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device)
+    return scores.metrics
+
+
+def _finish(session: Session, fitted: Fitted, test: dict[str, float], hit: bool) -> Result:
+    """Save the adapter and the result; the checkpoint, no longer needed, goes."""
+    strata, progress = session.top.strata, fitted.progress
+    best = fitted.scores.metrics if fitted.scores else {}
+    metric = session.objective.reading.metric
+    strata.reading["precision"] = "bf16" if session.autocast else "fp32"
+    strata.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
+    save_adapter(strata, session.out / "adapter")
+    busy = progress.seconds["cache"] + progress.seconds["train"]
+    result = Result(
+        out=str(session.out),
+        plan=str(strata.resolved.plan),
+        objective=session.objective.reading.objective,
+        frozen_depth=strata.resolved.frozen_depth,
+        backprop_blocks=strata.resolved.backprop_blocks,
+        trainable=sum(parameter.numel() for parameter in strata.trained().values()),
+        total=sum(parameter.numel() for parameter in strata.backbone.model.parameters()),
+        best=best,
+        best_epoch=progress.best_epoch,
+        test=test,
+        epochs=progress.epoch,
+        seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
+        tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
+        peak_memory_bytes=peak_memory(session.device),
+        cache_hit=hit,
+        labels=list(session.objective.reading.labels),
+        notices=session.reporter.notices,
+    )
+    write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+    (session.out / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _environment() -> dict[str, Any]:
+    """What a number may depend on besides the settings."""
+    libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": {name: installed(name) for name in libraries},
+    }

@@ -1,0 +1,85 @@
+"""Predicted costs: the papers' speedups and the limits that the design states."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratatune.errors import PlanError
+from stratatune.plan import Plan, shape_of
+from stratatune.study.cost import cost, layer_units
+
+LARGE = shape_of("roberta-large")
+
+
+def resolved(text, shape=LARGE):
+    return Plan.parse(text).resolve(shape)
+
+
+@pytest.mark.parametrize(
+    ("plan", "units"), [("full", 72), ("lora", 48), ("bft@12", 36), ("bft-adapter@18", 30), ("head", 24)]
+)
+def test_layer_units_are_those_of_the_paper(plan, units):
+    assert layer_units(resolved(plan)) == units
+
+
+@pytest.mark.parametrize(("depth", "speedup"), [(12, 2.0), (18, 2.4)])
+def test_speedups_over_full_tuning_are_those_of_bft(depth, speedup):
+    assert round(cost(resolved(f"bft-adapter@{depth}")).speedup_vs_full, 1) == speedup
+    prompt = cost(resolved(f"late_prompt(depth={depth}, tokens=1)"))  # one: five prompts in 64 tokens have a price
+    assert round(prompt.speedup_vs_full, 1) == speedup
+
+
+def test_a_block_by_hand():
+    """Full tuning of one block: f = 24 D^2 + 4 T D, activation gradient 24 D^2 + 8 T D, weight gradient 24 D^2."""
+    one = shape_of(
+        {
+            "model_type": "bert",
+            "vocab_size": 10,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 16,
+            "type_vocab_size": 2,
+        }
+    )
+    pooler = 2 * 3 * one.pooler / 15
+    found = cost(resolved("full", one), tokens=15).flops_per_token
+    assert found == pytest.approx(3 * 24 * 64 + 12 * 15 * 8 + pooler)
+    adapter = cost(resolved("adapter(depth=0, bottleneck=4)", one), tokens=15, objective="classification")
+    assert adapter.flops_per_token == pytest.approx(2 * 24 * 64 + 12 * 15 * 8 + 6 * (16 + 36 + 40) + pooler * 2 / 3)
+
+
+def test_the_cache_leaves_the_top():
+    found = cost(resolved("bft-adapter"))
+    assert found.flops_per_token_cached < found.flops_per_token / 2
+    assert found.cache_bytes_per_token == 2 * 1024
+    assert cost(resolved("bft-adapter"), dtype="fp32").cache_bytes_per_token == 4 * 1024
+    assert cost(resolved("head")).cache_bytes_per_token == 2 * 1024 // 64
+    full = cost(resolved("full"))
+    assert full.cache_bytes_per_token == 0 and full.flops_per_token == full.flops_per_token_cached
+    assert full.speedup_vs_full == full.speedup_vs_full_cached == 1
+
+
+def test_the_limit_of_the_cache_against_lora_at_depth_18():
+    """Five blocks and the keys and values of the sixth, against 24: 4.65x."""
+    found = cost(resolved("lpt-adapter@18"), objective="classification", read_last=True)
+    assert found.speedup_vs_lora_cached == pytest.approx(4.65, abs=0.02)
+
+
+def test_prompts_cost_more_than_nothing():
+    assert (
+        cost(resolved("lpt@12"), tokens=15).flops_per_token
+        > cost(resolved("lpt-adapter@12"), tokens=15).flops_per_token
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"dtype": "fp8"}])
+def test_wrong_settings(wrong):
+    with pytest.raises(PlanError, match="legal"):
+        cost(resolved("lora"), **wrong)
+
+
+def test_every_number_is_told():
+    told = cost(resolved("bft-adapter")).to_data()
+    assert {"flops_per_token", "speedup_vs_full", "cache_bytes_per_token", "speedup_vs_lora"} <= set(told)
