@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 
@@ -298,3 +300,8 @@ def test_importing_the_plan_floor_imports_no_torch():
     code = "import sys, stratatune.plan, stratatune.plan.svg, stratatune.study.cost; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "rich", "huggingface_hub", "numpy"} & set(loaded)
+
+
+def test_a_resolved_plan_can_be_copied_and_sent():
+    resolved = Plan.parse("bft-adapter").resolve(LARGE)
+    assert copy.deepcopy(resolved) == pickle.loads(pickle.dumps(resolved)) == resolved

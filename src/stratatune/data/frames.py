@@ -93,14 +93,13 @@ def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
 
 def of_pandas(data: Any) -> Frame:
     """A pandas DataFrame; its missing values become None."""
-    if not hasattr(data, "columns"):
-        raise DataError(f"cannot read texts from a pandas {type(data).__name__}", "give a DataFrame")
+    names = [str(name) for name in data.columns]
 
     def values(name: str) -> list[Any]:
-        column = data[name]
+        column = data.iloc[:, names.index(name)]  # by place, as a column's name need be no string
         return column.astype(object).where(column.notna(), None).tolist()
 
-    return Frame("the data frame given", [str(name) for name in data.columns], values, range(1, len(data) + 1))
+    return Frame("the data frame given", names, values, range(1, len(data) + 1))
 
 
 def of_texts(texts: Sequence[Any]) -> Frame:

@@ -1,7 +1,7 @@
 """Any labelled text into one `Table`: files, folders, the hub, data frames, lists.
 
-`sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that names
-the place, the value, what is legal and the fix.
+`sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that
+names the place, the value, what is legal and the fix.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | N
             "name it with --text COLUMN, or two with --text A,B",
         )
     said = " and ".join(map(repr, found[0]))
-    return (frame if task else frame.noting(f"text is read from column {said} of {frame.place}")), found[0]
+    return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
 
 
 def _named_texts(frame: Frame, text: str | Sequence[str]) -> tuple[str, ...]:
@@ -156,7 +156,7 @@ def _label_column(
             return frame, name
     found = [name for name in LABELS if name in frame.names and name not in texts]
     if len(found) == 1:
-        return (frame if task else frame.noting(f"labels are read from column {found[0]!r} of {frame.place}")), found[0]
+        return (frame if task else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
     if needed:
         raise DataError(
             f"{frame.place}: which column holds the label? columns: {', '.join(frame.names)}",
@@ -230,4 +230,4 @@ def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
     left_out = len(frame.rows) - len(whole)
     if not left_out:
         return frame
-    return frame.keep(whole).noting(f"{left_out} rows of {frame.place} lack a field as published and are left out")
+    return frame.keep(whole).noting(f"{left_out} rows lack a field as published and are left out")

@@ -37,8 +37,10 @@ def open_source(source: Any, task: Task | None, split: str | None) -> Frame:
     library = type(source).__module__.partition(".")[0]
     if library == "datasets":
         return of_datasets(source, "the data set given", split)
-    if library == "pandas":
+    if library == "pandas" and hasattr(source, "columns"):
         return of_pandas(source)
+    if hasattr(source, "tolist"):  # a numpy array, a pandas Series
+        return of_texts(source.tolist())
     if isinstance(source, Sequence):
         return of_texts(source)
     raise DataError(
@@ -53,9 +55,11 @@ def _open_named(name: str, task: Task | None, split: str | None) -> Frame:
         return _open_folder(path, task, split)
     if path.is_file():
         return _open_file(path, task, split)
-    if path.suffix not in BUILDERS and _HUB_ID.fullmatch(name):
-        return _open_hub(name, split)
     folder = path.parent
+    # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
+    local = folder != Path() and folder.is_dir()
+    if path.suffix not in BUILDERS and _HUB_ID.fullmatch(name) and not local:
+        return _open_hub(name, split)
     if not folder.is_dir():
         raise DataError(f"no file {name!r}", f"there is no folder {str(folder)!r}")
     there = sorted(entry.name for entry in folder.iterdir())
@@ -205,7 +209,11 @@ def _open_folder(path: Path, task: Task | None, split: str | None) -> Frame:
         raise DataError(f"{path} is a folder", "name a split (train, dev, test) or a file in it")
     named = task or TASKS.get(re.sub(r"[-_ ]", "", path.resolve().name.lower()))
     frame = _open_file(_file_of(path, named, split), named, split)
-    return frame if task or not named else replace(frame, task=named).noting(f"{path} is read as the task {named.name}")
+    return (
+        frame
+        if task or not named
+        else replace(frame, task=named).noting(f"read as the task {named.name}, after the folder's name")
+    )
 
 
 def _file_of(folder: Path, task: Task | None, split: str) -> Path:

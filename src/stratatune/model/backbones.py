@@ -48,6 +48,7 @@ class Backbone:
             raise ModelError(f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong")
         self.blocks = blocks
         self.output = self._output()
+        self._held_decoder: Tensor | None = None
 
     def _output(self) -> Output:
         names = dict(self.model.named_modules())
@@ -146,10 +147,17 @@ class Backbone:
         part = {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
         activation = ACT2FN[self.row.mlm_activation or self.model.config.hidden_act]
         hidden = part["norm"](activation(part["dense"](hidden)))
-        decoder = part["decoder"]
-        if words is None:
-            return decoder(hidden)
-        return nn.functional.linear(hidden, decoder.weight[words], decoder.bias[words])
+        weight = part["decoder"].weight if self._held_decoder is None else self._held_decoder  # [V, D]
+        bias = part["decoder"].bias
+        if words is not None:
+            weight, bias = weight[words], bias[words]
+        return nn.functional.linear(hidden, weight, bias)
+
+    def hold_decoder(self, dtype: torch.dtype) -> None:
+        """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""
+        if self.output == "mlm":
+            weight = self.model.get_submodule(self.row.mlm_head["decoder"]).weight
+            self._held_decoder = None if weight.requires_grad else weight.detach().to(dtype)
 
     def _class_logits(self, hidden: Tensor) -> Tensor:
         classifier = self.model.get_submodule(self.row.classifier)

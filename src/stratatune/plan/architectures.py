@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from stratatune.errors import ModelError, did_you_mean
 
@@ -68,7 +67,7 @@ class Architecture:
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables of width D in the embeddings, by their name in ``Fields``."""
     embedding_norm: bool = True
-    biases: Mapping[str, bool | str] = field(default_factory=lambda: MappingProxyType({}))
+    biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
@@ -87,25 +86,21 @@ _BERT = Architecture(
     embeddings="embeddings",
     blocks="encoder.layer",
     final_norm=None,
-    roles=MappingProxyType(
-        {
-            "q": "attention.self.query",
-            "k": "attention.self.key",
-            "v": "attention.self.value",
-            "o": "attention.output.dense",
-            "up": "intermediate.dense",
-            "down": "output.dense",
-            "norm_attn": "attention.output.LayerNorm",
-            "norm_ffn": "output.LayerNorm",
-        }
-    ),
-    mlm_head=MappingProxyType(
-        {
-            "dense": "cls.predictions.transform.dense",
-            "norm": "cls.predictions.transform.LayerNorm",
-            "decoder": "cls.predictions.decoder",
-        }
-    ),
+    roles={
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "o": "attention.output.dense",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm_attn": "attention.output.LayerNorm",
+        "norm_ffn": "output.LayerNorm",
+    },
+    mlm_head={
+        "dense": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+        "decoder": "cls.predictions.decoder",
+    },
     mlm_module="cls",
     pooler="pooler",
     classifier="classifier",
@@ -119,7 +114,7 @@ _ROBERTA = replace(
     name="roberta",
     model_types=("roberta", "xlm-roberta", "camembert"),
     base="roberta",
-    mlm_head=MappingProxyType({"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head.decoder"}),
+    mlm_head={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head.decoder"},
     mlm_module="lm_head",
     mlm_activation="gelu",
     pooler=None,  # the classification head reads the first token itself

@@ -20,16 +20,8 @@ from typing import NoReturn, TypeVar
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan.layers import canonical_layers
-from stratatune.plan.treatments import (
-    BLOCK_TREATMENTS,
-    INSERTIONS,
-    Full,
-    Head,
-    Insertion,
-    OptionError,
-    Options,
-    Treatment,
-)
+from stratatune.plan.options import OptionError, Options
+from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS, Full, Head, Insertion, Treatment
 
 _TOKEN = re.compile(
     r"""\s*(?: (?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?)

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from stratatune.errors import ModelError, nearest
 from stratatune.plan.architectures import Architecture, architecture_of
@@ -178,14 +177,10 @@ def _from_config(name: str, config: Mapping[str, object]) -> Shape:
         heads=sizes["heads"],
         vocab=vocab,
         max_tokens=sizes["positions"] - row.position_offset,
-        linears=MappingProxyType(_linears(row, sizes, config)),
-        norms=MappingProxyType(
-            {role: Norm(hidden, row.has_bias(role, config)) for role in row.roles if role.startswith("norm")}
-        ),
+        linears=_linears(row, sizes, config),
+        norms={role: Norm(hidden, row.has_bias(role, config)) for role in row.roles if role.startswith("norm")},
         embeddings=sum(sizes[table] for table in row.embedding_tables) * hidden + (norm if row.embedding_norm else 0),
-        head_parts=MappingProxyType(
-            {"dense": hidden * hidden + hidden, "norm": norm, "bias": vocab, "decoder": vocab * hidden}
-        ),
+        head_parts={"dense": hidden * hidden + hidden, "norm": norm, "bias": vocab, "decoder": vocab * hidden},
         pooler=hidden * hidden + hidden if row.pooler else 0,
         decoder_tied=tied,
         final_norm=norm if row.final_norm else 0,

@@ -18,6 +18,7 @@ from stratatune.data.encode import concatenate
 from stratatune.data.reading import encode
 from stratatune.errors import ConfigError, ModelError, ResourceError
 from stratatune.model.base import load_base
+from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter, write_text
 from stratatune.model.split import Top
 from stratatune.model.tuned import apply
@@ -147,6 +148,8 @@ def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: R
     )
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
     model.strata.reading = reading.to_data()
+    if autocast is not None:
+        cast_frozen(model.strata, autocast)
     words = Objective(reading, base.tokenizer).to(accelerator.device)
     train_data = encode(data.train, reading, base.tokenizer)
     eval_data = concatenate([encode(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None

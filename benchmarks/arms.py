@@ -1,0 +1,158 @@
+"""The sides of every comparison, each as ``epoch() -> seconds`` over the same token ids on the same machine.
+
+F  full tuning: all parameters train, random batches, dynamic padding.
+A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: what people do today.
+B  A with batches cut by length.
+S  stratatune: a plan, its top trained from the trunk cache (the trunk run inside the first epoch when it is not there yet).
+
+All four use AdamW, clip at 1.0 and the same autocast, start from the same random weights of one shape, and see the same data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stratatune.data.batching import Batch, collate, plan_batches
+from stratatune.data.cache import TrunkCache
+from stratatune.data.encode import Encoded
+from stratatune.data.shards import CacheKey
+from stratatune.model.precision import cast_frozen
+from stratatune.model.split import Top, Trunk
+from stratatune.model.tuned import apply
+from stratatune.train.feed import Feed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms of one comparison share."""
+
+    config: dict[str, object]
+    data: Encoded
+    batch_size: int = 32
+    bf16: bool = True
+
+    def model(self, kind: str) -> nn.Module:
+        """A model of the shape with random weights, the same for every call."""
+        from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(**self.config)
+        return (AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification).from_config(config)
+
+    def mixed(self, bf16: bool | None = None) -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
+
+
+def lengths_like(name: str, count: int, seed: int = 0) -> np.ndarray:
+    """Token counts as in SST-2's training phrases (mean 13) or RTE's pairs (mean 70, up to 290), special tokens included."""
+    random = np.random.default_rng(seed)
+    mean, sigma, low, high = {"sst2": (10.0, 0.75, 4, 66), "rte": (62.0, 0.55, 16, 290)}[name]
+    return np.clip(np.round(mean * np.exp(sigma * random.standard_normal(count))), low, high).astype(np.int64)
+
+
+def random_data(lengths: np.ndarray, vocab: int, seed: int = 0) -> Encoded:
+    """Random token ids of the given lengths, two classes, read at a random position."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    read = (lengths - 2).astype(np.int32)
+    return Encoded(ids, None, offsets, read, labels=random.integers(0, 2, len(lengths)))
+
+
+class Stock:
+    """Arms F, A and B: the whole Hugging Face model, plain or under peft."""
+
+    def __init__(self, setting: Setting, *, lora: bool, bucketed: bool, bf16: bool | None = None) -> None:
+        self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
+        model = setting.model("classification")
+        if lora:
+            from peft import LoraConfig, TaskType, get_peft_model
+
+            wanted = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"])
+            model = get_peft_model(model, wanted)  # pyright: ignore[reportArgumentType]
+        self.model = model.train()
+        self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        self.number = 0
+
+    def epoch(self) -> float:
+        """Seconds of one epoch."""
+        started = time.perf_counter()
+        for batch in self.batches():
+            self.step(batch)
+        self.number += 1
+        return time.perf_counter() - started
+
+    def batches(self) -> Iterator[Batch]:
+        data, size = self.setting.data, self.setting.batch_size
+        if self.bucketed:
+            plan = plan_batches(data.lengths, batch_size=size, seed=0, epoch=self.number)
+        else:
+            order = np.random.default_rng(self.number).permutation(len(data))
+            plan = [order[start : start + size] for start in range(0, len(order), size)]
+        return (collate(data, index, 1) for index in plan)
+
+    def step(self, batch: Batch) -> None:
+        """Forward, backward, clip, step."""
+        with self.setting.mixed(self.bf16):
+            logits = self.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).logits
+        self.finish(nn.functional.cross_entropy(logits.float(), batch.labels))  # pyright: ignore[reportArgumentType]
+
+    def finish(self, loss: Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+
+class Ours:
+    """Arm S: a plan's top from the trunk cache."""
+
+    def __init__(self, setting: Setting, plan: str, cache: Path | None) -> None:
+        self.setting, self.root = setting, cache
+        self.model = apply(setting.model("mlm"), plan).train()  # pyright: ignore[reportArgumentType]
+        strata = self.model.strata
+        if setting.bf16:
+            cast_frozen(strata, torch.bfloat16)
+        self.top = Top(strata)
+        self.trained = list(strata.trained().values())
+        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        self.words = torch.tensor([100, 200])
+        self.number = 0
+        self.feed = self.fresh_feed()
+
+    def fresh_feed(self) -> Feed:
+        """A feed with an empty cache behind it."""
+        resolved = self.model.strata.resolved
+        dtype = "bf16" if self.setting.bf16 else "fp32"
+        read_only = resolved.frozen_depth == resolved.shape.blocks
+        key = CacheKey("w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if read_only else "all", dtype, ())  # pyright: ignore[reportArgumentType]
+        store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
+        autocast = torch.bfloat16 if self.setting.bf16 else None
+        return Feed(Trunk(self.model.strata), store, read_only=read_only, autocast=autocast)
+
+    def epoch(self) -> float:
+        """Seconds of one epoch, from the cache or building it."""
+        started = time.perf_counter()
+        data = self.setting.data
+        for index in plan_batches(data.lengths, batch_size=self.setting.batch_size, seed=0, epoch=self.number):
+            self.step(collate(data, index, 1))
+        self.number += 1
+        return time.perf_counter() - started
+
+    def step(self, batch: Batch) -> None:
+        """Feed, forward, backward, clip, step: as train/loop.py does them."""
+        hidden = self.feed.hidden(batch)
+        with self.setting.mixed():
+            logits = self.top(hidden, batch.mask, batch.read)
+        loss = nn.functional.cross_entropy(logits.float(), self.words[batch.labels])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()

@@ -1,0 +1,83 @@
+"""Fine-tune only the layers of a transformer that need it, and pay only for those.
+
+The names below are fetched when they are first used, so ``import stratatune`` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratatune._compat import VERSION as __version__
+    from stratatune.app.api import train
+    from stratatune.app.estimator import Classifier, Regressor
+    from stratatune.errors import StratatuneError, UserError
+    from stratatune.model.artefact import load
+    from stratatune.model.tuned import apply
+    from stratatune.plan import Plan, shape_of
+    from stratatune.study.cost import cost
+    from stratatune.train.config import RunConfig
+    from stratatune.train.predict import Predictor
+
+__all__ = [
+    "Classifier",
+    "Plan",
+    "Predictor",
+    "Regressor",
+    "RunConfig",
+    "StratatuneError",
+    "UserError",
+    "__version__",
+    "apply",
+    "cost",
+    "load",
+    "shape_of",
+    "train",
+]
+
+_HOMES = {
+    "Classifier": "app.estimator",
+    "Plan": "plan",
+    "Predictor": "train.predict",
+    "Regressor": "app.estimator",
+    "RunConfig": "train.config",
+    "StratatuneError": "errors",
+    "UserError": "errors",
+    "apply": "model.tuned",
+    "cost": "study.cost",
+    "load": "model.artefact",
+    "shape_of": "plan",
+}
+
+
+class _Callable(ModuleType):
+    """``stratatune.train`` names a floor of the house; called, it is the door ``st.train(...)``.
+
+    Whoever imports a module of that floor binds the floor to the name ``train`` here, so the floor itself must be callable.
+    """
+
+    def __call__(self, **settings: Any) -> Any:
+        from stratatune.app.api import train
+
+        return train(**settings)
+
+
+importlib.import_module("stratatune.train").__class__ = _Callable
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from stratatune._compat import VERSION
+
+        return VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stratatune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"stratatune.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

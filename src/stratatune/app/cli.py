@@ -1,0 +1,56 @@
+"""The command line: ``stratatune VERB ...``. Each verb is one function in ``app/verbs/``; here they are put together.
+
+Nothing that this file imports brings in torch: a verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from stratatune.app.door import app
+from stratatune.app.failures import report
+
+# Each module registers its verbs on `app`, in the order in which `--help` shows them.
+from stratatune.app.verbs import planning, training, using, listing, caches, trying  # noqa: F401  # isort: skip
+
+_CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from stratatune._compat import VERSION
+
+        print(f"stratatune {VERSION}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Every verb takes --json, --quiet and --debug, and `stratatune VERB --help` says what else.")
+def _stratatune(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None:
+    """Fine-tune only the layers that need it, and pay only for those."""
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and gives its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
+    try:
+        command = typer.main.get_command(app)
+        code = command.main(list(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left in the buffer must not be an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except Exception as error:
+        return report(error, as_json="--json" in arguments, debug="--debug" in arguments)

@@ -1,0 +1,143 @@
+"""What every verb has in common: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
+
+A verb is a function that gives an :class:`Answer`; ``@verb()`` makes it a command. While it runs, standard output
+belongs to nobody, so that no library can print into it; then the answer goes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from stratatune.app.failures import Interrupted
+from stratatune.train.progress import Reporter
+
+app = typer.Typer(
+    name="stratatune", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+"""The command line, on which verbs register themselves."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """The options that every verb takes."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def reporter(self) -> Reporter:
+        """Says what happens, on standard error."""
+        return Reporter(quiet=self.quiet)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb found.
+
+    Attributes:
+        data: what ``--json`` prints; without it:
+        text: what people get on standard output.
+        note: what people get on standard error, unless ``--quiet``.
+        exit_code: other than 0 where what was found is itself bad news.
+    """
+
+    data: Any
+    text: str = ""
+    note: str = ""
+    exit_code: int = 0
+
+
+def open_door(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; notices and errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="The traceback of an error.")] = False,
+) -> Door:
+    """The group of options that every verb has; ``--debug`` is read where errors are reported."""
+    return Door(json, quiet)
+
+
+def verb(
+    name: str | None = None, *, of: typer.Typer = app, interrupted: str = "", **groups: Callable[..., Any]
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Registers a function as a verb.
+
+    Args:
+        name: the verb; the function's name by default.
+        of: the command line, or a group of verbs in it.
+        interrupted: the hint after Ctrl-C.
+        groups: options that verbs share: the parameter of that name is filled by calling the group's function with
+            its own options. ``door`` is one that every verb has.
+    """
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        inner = _spread(function, {**groups, "door": open_door})
+
+        def command(**values: Any) -> int:
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    door, answer = inner(values)
+            except KeyboardInterrupt as error:
+                raise Interrupted("interrupted", interrupted) from error
+            return _give(answer, door)
+
+        command.__signature__ = inspect.Signature(list(inner.parameters))  # pyright: ignore[reportFunctionMemberAccess]
+        of.command(name or function.__name__, help=inspect.getdoc(function))(command)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class _spread:
+    """A function called with the values of all its options, those of its groups gathered first."""
+
+    function: Callable[..., Answer]
+    groups: Mapping[str, Callable[..., Any]]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        """The function's own, then those of each group, keyword-only: typer tells them apart by name."""
+        own = [one for one in _parameters(self.function) if one.name not in self.groups]
+        shared = [one for group in self.groups.values() for one in _parameters(group)]
+        return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
+
+    def __call__(self, values: dict[str, Any]) -> tuple[Door, Answer]:
+        made = {name: group(**_take(values, group)) for name, group in self.groups.items()}
+        return made["door"], self.function(**values, **made)
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
+
+
+def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
+    """The group's values, taken out of ``values``."""
+    return {one.name: values.pop(one.name) for one in _parameters(group)}
+
+
+def _give(answer: Answer, door: Door) -> int:
+    """Prints an answer and gives the exit code."""
+    if door.json:
+        print(json.dumps(_finite(answer.data), ensure_ascii=False, allow_nan=False))
+    elif answer.text:
+        print(answer.text, end="" if answer.text.endswith("\n") else "\n")
+    if answer.note and not door.quiet and not door.json:
+        print(answer.note, file=sys.stderr, flush=True)
+    return answer.exit_code
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

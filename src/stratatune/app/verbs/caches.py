@@ -1,0 +1,129 @@
+"""``stratatune cache``: the trunk caches on this machine. Only ``build`` imports torch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stratatune.app.door import Answer, Door, app, verb
+from stratatune.app.verbs.training import run_settings
+from stratatune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stratatune.data.shards import CacheInfo
+    from stratatune.train.config import RunConfig
+
+group = typer.Typer(no_args_is_help=False)
+app.add_typer(group, name="cache", help="The trunk caches: ls, build, verify, rm.")
+
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Where the caches are ($STRATATUNE_CACHE, ~/.cache/stratatune).", show_default=False)
+]
+
+
+def _root(root: Path | None) -> Path:
+    from stratatune.data.shards import default_root
+
+    return default_root() if root is None else root.expanduser()
+
+
+@verb(of=group)
+def ls(door: Door, root: Root = None) -> Answer:
+    """The trunk caches, the most recently used first."""
+    from stratatune.data.shards import list_caches, readable_size
+
+    infos = list_caches(_root(root))
+    note = f"{len(infos)} in {_root(root)}, {readable_size(sum(info.bytes for info in infos))}"
+    return Answer([_row(info) for info in infos], "\n".join(map(_line, infos)), note)
+
+
+def _row(info: CacheInfo) -> dict[str, Any]:
+    key = info.key
+    return {
+        "digest": info.digest,
+        "folder": str(info.folder),
+        "model": key.model if key else None,
+        "depth": key.depth if key else None,
+        "dtype": key.dtype if key else None,
+        "positions": key.positions if key else None,
+        "examples": info.examples,
+        "present": info.present,
+        "complete": info.complete,
+        "bytes": info.bytes,
+        "last_used": info.last_used,
+    }
+
+
+def _line(info: CacheInfo) -> str:
+    from stratatune.data.shards import readable_size
+
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
+    if info.key is None:
+        return f"{info.digest}  {readable_size(info.bytes):>8}  {used}  unreadable; remove it"
+    share = "complete" if info.complete else f"{info.present} of {info.examples}"
+    what = f"{info.key.model} at depth {info.key.depth}, {info.key.dtype}, {info.examples} examples, {share}"
+    return f"{info.digest}  {readable_size(info.bytes):>8}  {used}  {what}"
+
+
+@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_settings)
+def build(door: Door, settings: RunConfig) -> Answer:
+    """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
+    from stratatune.train.caching import build_cache
+
+    data = build_cache(settings, door.reporter())
+    return Answer(data, note="built; `stratatune cache ls` shows it, `stratatune train` with the same data and model uses it")
+
+
+@verb(of=group)
+def verify(
+    door: Door,
+    digest: Annotated[str | None, typer.Argument(help="The beginning of its digest; all by default.", show_default=False)] = None,
+    root: Root = None,
+) -> Answer:
+    """Read every byte of the caches and compare checksums; exit code 1 when one is damaged."""
+    from stratatune.data.shards import verify_cache
+
+    checked = {info.digest: verify_cache(info.folder) for info in _chosen(_root(root), digest)}
+    lines = [f"{name}  {'sound' if not problems else '; '.join(problems)}" for name, problems in checked.items()]
+    bad = any(checked.values())
+    note = "remove a damaged cache with: stratatune cache rm DIGEST" if bad else f"{len(checked)} checked"
+    rows = [{"digest": name, "sound": not problems, "problems": problems} for name, problems in checked.items()]
+    return Answer(rows, "\n".join(lines), note, exit_code=int(bad))
+
+
+@verb(of=group)
+def rm(
+    door: Door,
+    digest: Annotated[str | None, typer.Argument(help="The beginning of its digest.", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove every cache.")] = False,
+    root: Root = None,
+) -> Answer:
+    """Remove one trunk cache, or all."""
+    from stratatune.data.shards import readable_size, remove_cache
+
+    if everything == (digest is not None):
+        raise ConfigError(["cache rm: which one?"], "name a digest (`stratatune cache ls`), or say --all")
+    names = [info.digest for info in _chosen(_root(root), digest)]
+    freed = sum(remove_cache(_root(root), name) for name in names)
+    return Answer({"removed": names, "bytes": freed}, note=f"removed {len(names)}, {readable_size(freed)} freed")
+
+
+def _chosen(root: Path, digest: str | None) -> list[CacheInfo]:
+    """All caches, or the one whose digest begins so.
+
+    Raises:
+        ConfigError: none or several begin so.
+    """
+    from stratatune.data.shards import list_caches
+
+    infos = list_caches(root)
+    if digest is None:
+        return infos
+    found = [info for info in infos if digest and info.digest.startswith(digest)]
+    if len(found) != 1:
+        there = ", ".join(info.digest for info in found or infos) or "none"
+        raise ConfigError([f"{len(found)} trunk caches in {root} match {digest!r}"], f"there are: {there}")
+    return found

@@ -1,0 +1,132 @@
+"""``stratatune list`` and ``stratatune init``: what there is, and a file to begin with. No torch."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stratatune.app.door import Answer, Door, verb
+from stratatune.errors import ConfigError, ResourceError
+
+Row = dict[str, Any]
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    methods = "methods"
+    presets = "presets"
+    tasks = "tasks"
+    backbones = "backbones"
+
+
+@verb("list")
+def list_(
+    door: Door, kind: Annotated[Kind, typer.Argument(help="methods, presets, tasks or backbones.", show_default=False)]
+) -> Answer:
+    """What there is: methods, presets, tasks or backbones."""
+    rows = {"methods": _methods, "presets": _presets, "tasks": _tasks, "backbones": _backbones}[kind.value]()
+    return Answer(rows, "\n".join(_shown(row) for row in rows))
+
+
+def _shown(row: Row) -> str:
+    """One thing: its name and what it is, then each further fact on a line of its own."""
+    name, what, *facts = row.items()
+    lines = [f"{name[1]}  {what[1]}"]
+    lines += [f"    {key.replace('_', ' ')}: {_flat(value)}" for key, value in facts if value not in ("", [], {}, None)]
+    return "\n".join(lines)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_flat(one)}" for key, one in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _methods() -> list[Row]:
+    from stratatune.plan import BLOCK_TREATMENTS, INSERTIONS
+
+    places = {**dict.fromkeys(BLOCK_TREATMENTS, "a stratum"), **dict.fromkeys(INSERTIONS, "a depth")}
+    return [
+        {"name": kind, "summary": _first_sentence(config.__doc__), "stands_in": places[kind], "options": _options(config)}
+        for kind, config in {**BLOCK_TREATMENTS, **INSERTIONS}.items()
+    ]
+
+
+def _first_sentence(doc: str | None) -> str:
+    return " ".join((doc or "").strip().split("\n\n")[0].split()).rstrip(".")
+
+
+def _options(config: Any) -> Row:
+    """The options of a treatment with their defaults; a depth has none and must be named."""
+    fields = {name: field for name, field in config.model_fields.items() if name != "kind"}
+    return {name: "(must be named)" if field.is_required() else _plain(field.default) for name, field in fields.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _presets() -> list[Row]:
+    from stratatune.plan import list_presets
+
+    return [{"name": one.name, "summary": one.summary, "plan": one.text, "source": one.source} for one in list_presets()]
+
+
+def _tasks() -> list[Row]:
+    from stratatune.data.tasks import TASKS
+
+    return [
+        {
+            "name": one.name,
+            "summary": one.title,
+            "text": list(one.text),
+            "label": one.label,
+            "labels": list(one.labels),
+            "label_words": dict(one.words),
+            "templates": dict(one.templates),
+            "metric": one.metric,
+            "splits": dict(one.splits),
+        }
+        for one in TASKS.values()
+    ]
+
+
+def _backbones() -> list[Row]:
+    from stratatune.plan import ARCHITECTURES, BUILTIN
+    from stratatune.plan.builtin import builtin_config
+
+    types = {name: (builtin_config(name) or {})["model_type"] for name in BUILTIN}
+    return [
+        {
+            "name": row.name,
+            "summary": f"model types {', '.join(row.model_types)}",
+            "model_types": list(row.model_types),
+            "roles": list(row.roles),
+            "built_in_shapes": [name for name in BUILTIN if types[name] in row.model_types],
+        }
+        for row in ARCHITECTURES
+    ]
+
+
+@verb()
+def init(
+    door: Door,
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    model: Annotated[str, typer.Option(help="The base model named in it.")] = "roberta-base",
+    train: Annotated[str, typer.Option(help="The training data named in it.")] = "train.csv",
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> Answer:
+    """Write a commented YAML file with every setting at its default, for `stratatune train`."""
+    from stratatune.train.config import commented_yaml
+
+    if file.exists() and not force:
+        raise ConfigError([f"{file} is there already"], "name another file, or write over it with --force")
+    try:
+        file.write_text(commented_yaml(model, train), encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write {file}: {error.strerror}", "name a file in a folder that you may write") from error
+    return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")

@@ -1,0 +1,170 @@
+"""``stratatune eval`` and ``stratatune predict``: a trained adapter at work."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stratatune.app.door import Answer, Door, verb
+from stratatune.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from stratatune.train.predict import Predictor
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
+
+
+class Form(str, Enum):
+    """How standard input is read or standard output written."""
+
+    text = "text"
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+def machine(
+    base: Annotated[str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)] = None,
+) -> dict[str, Any]:
+    """The group of options that say where a trained adapter works."""
+    if precision not in (None, "fp32", "bf16"):
+        raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
+    return {"base": base, "device": device, "precision": precision}
+
+
+@verb("eval", where=machine)
+def eval_(
+    door: Door,
+    run: Run,
+    data: Annotated[str, typer.Option(help="Labelled data: a file, a folder or a hub id.", show_default=False)],
+    where: dict[str, Any],
+    split: Split = None,
+) -> Answer:
+    """Score a trained adapter on labelled data."""
+    _check_data(data)
+    scores = _predictor(run, where).score(data, split=split)
+    told = "  ".join(f"{name} {value:.4f}" for name, value in scores["metrics"].items())
+    return Answer(scores, f"{told}  (n = {scores['n']:,})")
+
+
+@verb(where=machine)
+def predict(
+    door: Door,
+    run: Run,
+    where: dict[str, Any],
+    data: Annotated[str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text in place of --data; two make a pair.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)] = None,
+    split: Split = None,
+    format: Annotated[Form, typer.Option(help="Of standard output: csv or jsonl.")] = Form.csv,
+    in_format: Annotated[Form, typer.Option(help="Of standard input: text (one a line; a tab between the two of a pair), csv or jsonl.")] = Form.text,
+) -> Answer:
+    """Predict a label for each text; the output has the texts, the label and a probability for each class, in order."""
+    _check_request(door, data, text, out, format)
+    predictor = _predictor(run, where)
+    columns = len(predictor.reading.text)
+    with _source(data, text, in_format, columns) as source:
+        prediction = predictor.predict(source, split=split)
+    for notice in prediction.table.notices:
+        door.reporter().notice(notice)
+    return _answer(prediction, predictor.labels, out, format)
+
+
+def _answer(prediction: Any, classes: tuple[str, ...], out: str | None, form: Form) -> Answer:
+    """The predictions where they were asked for; without ``out`` they are shown."""
+    from stratatune.app import predictions
+
+    columns = predictions.columns_of(prediction, classes)
+    data: dict[str, Any] = {"n": len(prediction.table), "out": out}
+    if out is None:
+        rows = list(predictions.rows_of(columns))
+        return Answer({**data, "predictions": rows}, "\n".join(shown(row) for row in rows))
+    if out == "-":
+        return Answer(data, predictions.as_text(columns, form.value))
+    predictions.write(columns, out)
+    return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
+
+
+def shown(row: dict[str, Any]) -> str:
+    """One prediction for a person: the label, and its three likeliest classes."""
+    chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
+    if not chances:
+        return f"{row.get('value', row.get('predicted_value')):.4f}"
+    return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
+
+
+def _predictor(run: str, where: dict[str, Any]) -> Predictor:
+    from stratatune.train.predict import Predictor
+
+    return Predictor(run, **where)
+
+
+def _check_data(data: str) -> None:
+    """Refuses a file that is not there before torch is imported."""
+    from stratatune.train.settings import check_source
+
+    if wrong := check_source("data", data, files=True):
+        raise DataError(wrong, "check the path")
+
+
+def _check_request(door: Door, data: str | None, text: list[str] | None, out: str | None, form: Form) -> None:
+    from stratatune.app.predictions import check_writable
+
+    if (data is None) == (not text):
+        raise ConfigError(["predict: what?"], "give either --data FILE or --text TEXT")
+    if data not in (None, "-"):
+        _check_data(str(data))
+    if out == "-" and door.json:
+        raise ConfigError(["--json and --out - both write to standard output"], "give --out a file, or leave --json out")
+    if out == "-" and form is Form.text:
+        raise ConfigError(["format: 'text' is only read, not written"], "legal: csv, jsonl")
+    if out not in (None, "-"):
+        check_writable(str(out))
+
+
+@contextlib.contextmanager
+def _source(data: str | None, text: list[str] | None, form: Form, columns: int) -> Iterator[Any]:
+    """What the predictor reads: a path, or the texts themselves."""
+    if data is None:
+        yield _typed(text or [], columns)
+    elif data != "-":
+        yield data
+    elif form is Form.text:
+        yield _lines(sys.stdin.read().splitlines(), columns)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"stdin.{form.value}"
+            path.write_text(sys.stdin.read(), encoding="utf-8")
+            yield str(path)
+
+
+def _typed(texts: list[str], columns: int) -> list[Any]:
+    """The texts of ``--text``: each by itself, or two by two."""
+    if columns == 1:
+        return texts
+    if len(texts) % 2:
+        raise DataError("this model reads pairs of texts", "give --text twice for each pair")
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _lines(lines: list[str], columns: int) -> list[Any]:
+    if not lines:
+        raise DataError("standard input is empty", "give one text a line")
+    if columns == 1:
+        return lines
+    pairs = [tuple(line.split("\t")) for line in lines]
+    for number, pair in enumerate(pairs, start=1):
+        if len(pair) != 2:
+            raise DataError(f"standard input, line {number}: {len(pair)} texts", "this model reads two, with a tab between them")
+    return pairs

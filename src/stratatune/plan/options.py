@@ -1,0 +1,82 @@
+"""A named thing with options: how it is checked, how it prints, how a wrong option is told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from stratatune.errors import PlanError, did_you_mean
+
+_PRINTED_LAST = ("on", "lr")
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class OptionError(PlanError):
+    """A PlanError that knows which option is wrong, so that the parser can point at it."""
+
+    def __init__(self, option: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.option = option
+
+
+class Options(BaseModel, frozen=True, extra="forbid"):
+    """A named thing with options; prints as ``kind(option=value, ...)`` with the defaults left out."""
+
+    printed_always: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+    lr: Rate | None = None
+    """Learning rate of what this trains; None: the run's."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        """Turns pydantic's report into one line of ours, with the legal values."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise _option_error(cls, error) from None
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """What may be written in the brackets, in the order in which it is printed."""
+        names = [name for name in cls.model_fields if name != "kind"]
+        return tuple(sorted(names, key=lambda name: _PRINTED_LAST.index(name) if name in _PRINTED_LAST else -1))
+
+    def __str__(self) -> str:
+        """The text form that ``Plan.parse`` reads."""
+        fields = type(self).model_fields
+        told = [n for n in self.option_names() if n in self.printed_always or getattr(self, n) != fields[n].default]
+        options = ", ".join(_option_text(name, getattr(self, name)) for name in told)
+        return f"{self.kind}({options})" if options else self.kind
+
+
+def _option_text(name: str, value: object) -> str:
+    if value is True:
+        return name
+    if isinstance(value, tuple):
+        return f"{name}={','.join(value)}"
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return f"{name}={int(value) if whole else value}"  # pyright: ignore[reportArgumentType]
+
+
+def _option_error(cls: type[Options], error: ValidationError) -> OptionError:
+    """The first fault of a pydantic report, as one line."""
+    fault = error.errors(include_url=False)[0]
+    kind = cls.model_fields["kind"].default
+    option = str(fault["loc"][0]) if fault["loc"] else ""
+    context = fault.get("ctx", {})
+    if fault["type"] == "missing":
+        return OptionError("", f"{kind} needs {option}=", f"for example {kind}({option}=12)")
+    if fault["type"] == "extra_forbidden":
+        return OptionError(option, f"{kind} has no option {option!r}", did_you_mean(option, cls.option_names()))
+    value = f"{kind}: {option}={_plain(fault['input'])}"
+    if fault["type"] == "plan":  # raised by ``refusal``, which says it all
+        return OptionError(option, f"{value}: {fault['msg']}", context["hint"])
+    legal = "a whole number" if fault["type"].startswith("int") else fault["msg"].removeprefix("Input should be ")
+    return OptionError(option, f"{value} is not legal", f"legal: {legal}")
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

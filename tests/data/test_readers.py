@@ -1,0 +1,327 @@
+"""Readers: every source gives the same table, and every mistake one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stratatune.data.readers import Table, read
+from stratatune.errors import DataError
+
+ROWS = [("good film", "01"), ("a, b", "1"), ('he said "no"', "None"), ("NA", "null")]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, text, encoding="utf-8"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding=encoding)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def frame():
+    import pandas
+
+    return pandas.DataFrame(ROWS, columns=["text", "label"])
+
+
+def as_csv(rows=ROWS):
+    quoted = [[cell.replace('"', '""') for cell in row] for row in rows]
+    return "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in quoted)
+
+
+def check(table):
+    assert list(table.texts[0]) == [text for text, _ in ROWS]
+    assert table.labels == [label for _, label in ROWS]
+    assert list(table.rows) == [1, 2, 3, 4]
+    assert (table.columns, table.label_column, len(table)) == (("text",), "label", 4)
+
+
+# --- the same table from every source --------------------------------------------------------------------------------
+
+
+def test_csv_keeps_every_cell_as_text(write):
+    check(read(write("x.csv", as_csv())))
+
+
+def test_csv_with_byte_order_mark_and_brackets_in_its_name(write):
+    check(read(write("[a] *.csv", as_csv(), "utf-8-sig")))
+
+
+def test_tsv_has_no_quoting(write):
+    check(read(write("x.tsv", "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS))))
+
+
+def test_jsonl_and_json(write):
+    records = [{"text": text, "label": label} for text, label in ROWS]
+    check(read(write("x.jsonl", "\n".join(map(json.dumps, records)))))
+    check(read(write("x.json", json.dumps(records))))
+
+
+def test_json_numbers_and_mixed_labels(write):
+    lines = [{"text": "a", "label": 1}, {"text": "b", "label": "x"}, {"text": "c", "label": True}]
+    assert read(write("x.jsonl", "\n".join(map(json.dumps, lines)))).labels == ["1", "x", "true"]
+
+
+def test_parquet(frame, tmp_path):
+    frame.to_parquet(tmp_path / "x.parquet")
+    check(read(tmp_path / "x.parquet"))
+
+
+def test_data_frame(frame):
+    check(read(frame))
+    numbered = frame.rename(columns={"text": 0, "label": 1})
+    assert read(numbered, text="0", label="1").labels == read(frame).labels
+    gap = frame.assign(label=["a", None, "b", float("nan")])
+    with pytest.raises(DataError, match=r"'label' is empty in 2 of 4 rows \(row 2, 4\)"):
+        read(gap)
+    assert read(gap, need_labels=False).labels is None
+
+
+def test_series_and_array(frame):
+    assert read(frame["text"], need_labels=False).texts == read(frame["text"].to_numpy(), need_labels=False).texts
+
+
+def test_dataset_and_saved_folder(frame, tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    data = Dataset.from_pandas(frame)
+    check(read(data))
+    both = DatasetDict(train=data, validation=data.select([0]))
+    check(read(both, split="train"))
+    both.save_to_disk(tmp_path / "saved")
+    assert len(read(str(tmp_path / "saved"), split="dev")) == 1
+    with pytest.raises(DataError, match=r"several splits \(name one: train, validation\)"):
+        read(both)
+    with pytest.raises(DataError, match="no split 'test'"):
+        read(both, split="test")
+
+
+def test_class_labels_come_by_name():
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    kinds = Features(text=Value("string"), coarse_label=ClassLabel(names=["ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"]))
+    data = Dataset.from_dict({"text": ["a", "b"], "coarse_label": [2, 0]}, features=kinds)
+    assert read(data, task="trec").labels == ["description", "abbreviation"]
+    hidden = Dataset.from_dict({"text": ["a", "b"], "coarse_label": [-1, -1]}, features=kinds)
+    assert read(hidden, task="trec", need_labels=False).labels is None
+    with pytest.raises(DataError, match="'coarse_label' is empty in 2 of 2 rows"):
+        read(hidden, task="trec")
+
+
+def test_lists_of_texts_and_of_pairs(write):
+    assert read(["a", "b"], need_labels=False).texts == (["a", "b"],)
+    assert read([("a", "c"), ("b", "d")], need_labels=False).texts == (["a", "b"], ["c", "d"])
+    assert read(write("x.txt", "a\nb\n"), need_labels=False).texts == (["a", "b"],)
+    with pytest.raises(DataError, match="not all texts"):
+        read(["a", 1], need_labels=False)
+    with pytest.raises(DataError, match="cannot read texts from a int"):
+        read(3)
+
+
+def test_hub(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(*address):
+        asked.append(address)
+        return datasets.DatasetDict(validation=datasets.Dataset.from_dict({"sentence": ["x"], "label": ["1"]}))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    table = read("glue/sst2", split="dev")
+    assert (table.labels, table.source) == (["positive"], "glue/sst2 [validation]")
+    read("org/name:config")
+    assert asked == [("nyu-mll/glue", "sst2"), ("org/name", "config")]
+
+
+def test_a_slip_in_a_path_does_not_ask_the_hub(write, monkeypatch):
+    monkeypatch.chdir(write("sets/train.csv", as_csv()).parent.parent)
+    with pytest.raises(DataError, match="no file 'sets/train'.*did you mean 'sets/train.csv'"):
+        read("sets/train")
+
+
+def test_hub_failure_is_one_line(monkeypatch):
+    import datasets
+
+    def load_dataset(*_):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError) as caught:
+        read("org/name")
+    assert caught.value.message == "no file or folder 'org/name', and the hub gives no such data set: no network"
+
+
+# --- tasks' own layouts ----------------------------------------------------------------------------------------------
+
+
+def test_cola_has_no_header(write):
+    path = write("CoLA/train.tsv", 'gj04\t1\t\tOur "friends\ngj04\t0\t*\tBad go.\n')
+    table = read(path.parent, split="train")
+    assert table.texts == (['Our "friends', "Bad go."],)
+    assert table.labels == ["acceptable", "unacceptable"]
+    assert "read as the task cola" in table.notices[0]
+    assert read(write("CoLA/test.tsv", "index\tsentence\n0\tBill.\n"), task="cola", need_labels=False).labels is None
+
+
+def test_mnli_dev_is_matched(write):
+    head = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    for name, label in (("matched", "neutral"), ("mismatched", "contradiction")):
+        folder = write(f"MNLI/dev_{name}.tsv", f"{head}0\ta\tb\tneutral\t{label}\n").parent
+    assert read(folder, task="mnli", split="dev").labels == ["neutral"]
+    assert read(folder, task="mnli", split="dev_mismatched").labels == ["contradiction"]
+
+
+def test_qqp_drops_rows_that_are_broken_as_published(write):
+    text = "id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\t0\n2\tc\n3\te\tf\t1\n"
+    table = read(write("train.tsv", text), task="qqp")
+    assert (table.labels, list(table.rows)) == (["not_duplicate", "duplicate"], [1, 3])
+    assert "1 rows" in table.notices[0]
+
+
+def test_all_files_are_latin_1_and_cut(write):
+    path = write("trec/TREC.train.all", "".join(f"{i % 6} caf\xe9 {i}\n" for i in range(700)), "latin-1")
+    write("trec/TREC.test.all", "5 how far\n", "latin-1")
+    assert read(path, task="trec").texts[0][1] == "caf\xe9 1"
+    assert len(read(path)) == 700
+    train, dev, test = (read(path.parent, task="trec", split=split) for split in ("train", "dev", "test"))
+    assert (len(train), len(dev), test.labels) == (200, 500, ["number"])
+    assert sorted([*train.rows, *dev.rows]) == list(range(1, 701))
+    with pytest.raises(DataError, match="row 1: no class number"):
+        read(write("x.all", "hello there\n"))
+
+
+def test_a_tasks_file_with_other_columns_is_still_read(write):
+    assert read(write("x.csv", "text,label\nx,1\n"), task="sst2").labels == ["positive"]
+    assert read(write("y.csv", "review,label\nx,1\n"), task="mr", text="review").columns == ("review",)
+
+
+def test_regression_labels_are_floats(write):
+    assert read(write("x.csv", "sentence1,sentence2,score\na,b,2.5\n"), task="stsb").labels == [2.5]
+    with pytest.raises(DataError, match="row 1: label 'high' is not a number"):
+        read(write("y.csv", "sentence1,sentence2,score\na,b,high\n"), task="stsb")
+
+
+# --- which columns ---------------------------------------------------------------------------------------------------
+
+
+def test_the_only_plausible_columns_are_taken_and_said(write):
+    table = read(write("x.csv", "id,Sentence,sentence1,sentence2,label\n1,q,a,b,y\n"))
+    assert table.columns == ("sentence1", "sentence2")
+    assert "'sentence1' and 'sentence2'" in table.notices[0]
+
+
+def test_named_columns(write):
+    path = write("x.csv", '"first, or",second,y\na,b,1\n')
+    assert read(path, text="second", label="y").texts == (["b"],)
+    assert read(path, text="first, or", label="y").texts == (["a"],)
+    assert read(path, text=["second", "first, or"], label="y").texts == (["b"], ["a"])
+    with pytest.raises(DataError, match="has no column 'secnd'.*did you mean 'second'"):
+        read(path, text="secnd", label="y")
+    with pytest.raises(DataError, match="has no column 'z'.*columns: first, or, second, y"):
+        read(path, text="second", label="z")
+    with pytest.raises(DataError, match="3 text columns"):
+        read(path, text=["a", "b", "c"], label="y")
+    with pytest.raises(DataError, match="which column holds the label"):
+        read(path, text="second")
+
+
+def test_select_keeps_row_numbers():
+    table = Table((["a", "b", "c"],), labels=["x", "y", "z"])
+    assert list(table.select([2, 0]).rows) == [3, 1]
+    assert table.select([2, 0]).labels == ["z", "x"]
+
+
+# --- mistakes, one line each -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("x.csv", "", "x.csv is empty"),
+        ("x.csv", "text,label\n", "has no rows"),
+        ("x.jsonl", "\n\n", "x.jsonl"),
+        ("x.xlsx", "x", r"cannot read .xlsx \(legal: .csv"),
+        ("x.json", "{not json", "cannot be read as json"),
+        ("x.csv", "text,text,label\na,b,c\n", "two columns are called 'text'"),
+        ("x.csv", "text,label\nhello, world,1\n", "row 1 has 3 fields, the header 2"),
+        ("x.csv", "text,label\na,1\nhello, world,1\n", "Expected 2 fields in line 3, saw 3"),
+        ("x.csv", "text,comment,label\na,b,c\n", "which column holds the text.*columns: text, comment, label.*--text"),
+        ("x.csv", "text,label\na,1\nb,\nc,2\nd\n", r"label column 'label' is empty in 2 of 4 rows \(row 2, 4\)"),
+        ("x.csv", "text,label\na,1\n  ,2\n", r"text column 'text' is empty in 1 of 2 rows \(row 2\)"),
+        ("x.jsonl", '{"text": ["a"], "label": 1}', "column 'text' holds list values"),
+        ("x.jsonl", '{"text": "2020-01-01", "label": 1}', "column 'text' holds datetime values"),
+    ],
+)
+def test_bad_files(write, name, text, match):
+    with pytest.raises(DataError, match=match) as caught:
+        read(write(name, text))
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+
+
+def test_missing_file_names_the_nearest(write):
+    path = write("train.csv", as_csv())
+    with pytest.raises(DataError, match=r"no file .*did you mean .*train\.csv"):
+        read(path.with_name("trian.csv"))
+    with pytest.raises(DataError, match="there is no folder"):
+        read(path.parent / "nowhere" / "train.csv")
+
+
+def test_folder_needs_a_split_that_is_there(write):
+    folder = write("set/train.csv", as_csv()).parent
+    with pytest.raises(DataError, match="is a folder.*name a split"):
+        read(folder)
+    with pytest.raises(DataError, match="no file for the split 'dev'.*there is: train.csv"):
+        read(folder, split="dev")
+    assert len(read(folder, split="train")) == 4
+
+
+def test_not_utf8(write):
+    with pytest.raises(DataError, match="save the file as UTF-8"):
+        read(write("x.csv", "text,label\ncaf\xe9,1\n", "latin-1"))
+
+
+def test_label_of_another_task(write):
+    with pytest.raises(DataError, match="row 2: '7' is no label of sst2.*legal: negative, positive"):
+        read(write("x.csv", "sentence,label\na,1\nb,7\n"), task="sst2")
+
+
+def test_the_libraries_stay_silent(write, capfd):
+    with pytest.raises(DataError):
+        read(write("x.json", "{not json"))
+    read(write("x.csv", as_csv()))
+    assert capfd.readouterr() == ("", "")
+
+
+# --- the published files ---------------------------------------------------------------------------------------------
+
+SIZES = {
+    "CoLA": (8551, 1043),
+    "SST-2": (67349, 872),
+    "RTE": (2490, 277),
+    "WNLI": (635, 71),
+    "STS-B": (5749, 1500),
+    "MRPC": (3668, 408),
+    "QNLI": (8999, 5463),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_glue_sizes(shared, name):
+    tables = [read(shared / "data" / "glue" / name, task=name, split=split) for split in ("train", "dev")]
+    assert tuple(map(len, tables)) == SIZES[name]
+    assert all(table.labels and not table.notices for table in tables)
+
+
+def test_published_trec_sizes(shared):
+    folder = shared / "data" / "sentence" / "TREC"
+    whole = [len(read(folder / f"TREC.{part}.all", task="trec")) for part in ("train", "test")]
+    cut = [len(read(folder, task="trec", split=split)) for split in ("train", "dev", "test")]
+    assert (whole, cut) == ([5452, 500], [4952, 500, 500])
