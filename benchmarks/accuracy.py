@@ -1,0 +1,212 @@
+"""Plans beside a plain ``peft`` + ``transformers.Trainer`` run on real weights and real data: score, seconds, memory.
+
+    python -m benchmarks.accuracy --model MODEL --data GLUE_AND_TREC_FOLDER --out results.jsonl
+
+Every run is a process of its own (so that its peak memory is its own), one thread, bf16, the same epochs (``EPOCHS``) and batch size.
+Finished runs are skipped, so the script can be stopped and started. Each plan's rate is the best of a small search with seed
+100 on TREC and RTE; the table's seeds are 0, 1, 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TASKS = ("trec", "rte", "mrpc", "cola", "stsb", "sst2")
+PLANS = ("bft-adapter", "bft", "spafit-1-2-II", "lora", "full")
+RATES = {
+    "bft-adapter": (1e-3, 3e-3),
+    "bft": (3e-4, 1e-3),
+    "spafit-1-2-II": (3e-4, 1e-3),
+    "lora": (1e-3, 3e-3),
+    "peft": (1e-3, 3e-3),
+    "full": (5e-5, 2e-4),
+}
+FOLDERS = {"trec": "sentence/TREC", "rte": "glue/RTE", "mrpc": "glue/MRPC", "cola": "glue/CoLA", "stsb": "glue/STS-B", "sst2": "glue/SST-2"}
+SPLITS = {"trec": "test"}
+SAMPLES = {"sst2": 10_000}
+EPOCHS = {"trec": 3, "rte": 3, "mrpc": 2, "cola": 2, "stsb": 2, "sst2": 1}
+SEARCH_TASKS, SEARCH_SEED, SEEDS = ("trec",), 100, (0, 1, 2)
+
+
+def main() -> None:
+    """Search the rates, then run the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        return
+    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    for arm in (*PLANS, "peft"):
+        for task in SEARCH_TASKS:
+            for rate in RATES[arm]:
+                _ensure({"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    for seed in SEEDS:
+        for task in TASKS:
+            for arm in (*PLANS, "peft"):
+                _ensure({"arm": arm, "task": task, "lr": best_rate(arm, done), "seed": seed}, done, args)
+
+
+def best_rate(arm: str, done: list[dict[str, Any]]) -> float:
+    """The rate with the best mean score over the search tasks."""
+
+    def mean(rate: float) -> float:
+        scores = [r["score"] for r in done if (r["arm"], r["lr"], r["seed"]) == (arm, rate, SEARCH_SEED)]
+        return sum(scores) / len(scores)
+
+    return max(RATES[arm], key=mean)
+
+
+def _ensure(job: dict[str, Any], done: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    if any(all(record[key] == value for key, value in job.items()) for record in done):
+        return
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", "--model", args.model, "--data", args.data]
+    command += ["--out", str(args.out), "--one", json.dumps(job)]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if shown.returncode:
+        print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
+        return
+    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    done.append(record)
+    with args.out.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(record, file=sys.stderr, flush=True)
+
+
+def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:
+    """One run of one arm."""
+    import torch
+
+    epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS[job["task"]]
+    torch.set_num_threads(1)
+    source = str(Path(data) / FOLDERS[job["task"]])
+    started = time.perf_counter()
+    arm = _peft if job["arm"] == "peft" else _ours
+    record = arm(job, model, source, epochs)
+    return {**job, **record, "epochs": epochs, "wall": time.perf_counter() - started}
+
+
+def _settings(job: dict[str, Any], model: str, source: str, epochs: int, out: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "plan": job["arm"],
+        "task": job["task"],
+        "train": source,
+        "eval_split": SPLITS.get(job["task"]),
+        "train_samples": SAMPLES.get(job["task"]),
+        "out": out,
+        "epochs": epochs,
+        "lr": job["lr"],
+        "seed": job["seed"],
+        "precision": "bf16",
+        "weight_decay": 0.01,
+    }
+
+
+def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str, Any]:
+    from stratatune.train.config import validate
+    from stratatune.train.progress import Reporter
+    from stratatune.train.run import train
+
+    with tempfile.TemporaryDirectory() as out:
+        cache = {"cache": str(Path(out) / "cache")}  # of its own: each run pays for its trunk
+        settings = _settings(job, model, source, epochs, str(Path(out) / "run")) | cache
+        result = train(validate({k: v for k, v in settings.items() if v is not None}), reporter=Reporter(quiet=True))
+    return {
+        "metric": _metric(job["task"]),
+        "score": result.best[_metric(job["task"])],
+        "trainable": result.trainable,
+        "seconds": result.seconds["cache"] + result.seconds["train"],
+        "memory": result.peak_memory_bytes,
+    }
+
+
+def _metric(task: str) -> str:
+    from stratatune.data.tasks import TASKS as TABLE
+
+    return TABLE[task].metric
+
+
+def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str, Any]:
+    """Stock peft LoRA (r=8, q and v) under a stock Trainer on the same rows; pooler and classifier train, as they do in ours."""
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
+
+    from stratatune.data.labels import LabelSet
+    from stratatune.model.base import load_base
+    from stratatune.train.config import validate
+    from stratatune.train.metrics import score
+    from stratatune.train.prepare import read_tables
+    from stratatune.train.run import peak_memory
+
+    with tempfile.TemporaryDirectory() as out:
+        settings = _settings({**job, "arm": "lora"}, model, source, epochs, out)
+        config = validate({k: v for k, v in settings.items() if v is not None})
+        tables = read_tables(config, {})
+        is_value = job["task"] == "stsb"
+        names = LabelSet.infer(tables.train.labels or []) if not is_value else None
+        set_seed(job["seed"])
+        base = load_base(model, "regression" if is_value else "classification", num_labels=len(names or [0]), seed=job["seed"])
+
+        def encoded(table: Any) -> Dataset:
+            rows = dict(base.tokenizer(*table.texts, truncation=True, max_length=256))
+            labels = [float(y) for y in table.labels] if names is None else names.encode(table.labels).tolist()
+            return Dataset.from_dict({**rows, "labels": labels})
+
+        lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"], modules_to_save=["classifier", "pooler"])
+        tuned = get_peft_model(base.model, lora)
+        metric = _metric(job["task"])
+
+        def measure(output: Any) -> dict[str, float]:
+            guess = output.predictions[:, 0] if is_value else output.predictions.argmax(axis=1)
+            return score(np.asarray(output.label_ids), guess, is_value)
+
+        arguments = TrainingArguments(
+            output_dir=out, per_device_train_batch_size=32, per_device_eval_batch_size=64, num_train_epochs=epochs,
+            learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06, max_grad_norm=1.0, bf16=True, use_cpu=True,
+            eval_strategy="epoch", save_strategy="no", report_to=[], seed=job["seed"], disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        trainer = Trainer(
+            model=tuned, args=arguments, train_dataset=encoded(tables.train), eval_dataset=encoded(tables.eval[0]),
+            data_collator=DataCollatorWithPadding(base.tokenizer), compute_metrics=measure,
+        )  # fmt: skip
+        evaluating = 0.0
+        plain = trainer.evaluate
+
+        def timed(*args: Any, **kwargs: Any) -> dict[str, float]:
+            nonlocal evaluating
+            started = time.perf_counter()
+            found = plain(*args, **kwargs)
+            evaluating += time.perf_counter() - started
+            return found
+
+        trainer.evaluate = timed
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started - evaluating
+    scores = [line[f"eval_{metric}"] for line in trainer.state.log_history if f"eval_{metric}" in line]
+    return {
+        "metric": metric,
+        "score": max(scores),
+        "trainable": sum(p.numel() for p in tuned.parameters() if p.requires_grad),
+        "seconds": seconds,
+        "memory": peak_memory(torch.device("cpu")),
+    }
+
+
+if __name__ == "__main__":
+    main()
