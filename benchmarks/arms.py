@@ -98,14 +98,15 @@ class Stock:
             plan = [order[start : start + size] for start in range(0, len(order), size)]
         return (collate(data, index, 1) for index in plan)
 
-    def step(self, batch: Batch) -> None:
-        """Forward, backward, clip, step."""
+    def loss(self, batch: Batch) -> Tensor:
+        """The forward pass."""
         with self.setting.mixed(self.bf16):
             logits = self.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).logits
-        self.finish(nn.functional.cross_entropy(logits.float(), batch.labels))  # pyright: ignore[reportArgumentType]
+        return nn.functional.cross_entropy(logits.float(), batch.labels)  # pyright: ignore[reportArgumentType]
 
-    def finish(self, loss: Tensor) -> None:
-        loss.backward()
+    def step(self, batch: Batch) -> None:
+        """Forward, backward, clip, step."""
+        self.loss(batch).backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -140,19 +141,26 @@ class Ours:
     def epoch(self) -> float:
         """Seconds of one epoch, from the cache or building it."""
         started = time.perf_counter()
-        data = self.setting.data
-        for index in plan_batches(data.lengths, batch_size=self.setting.batch_size, seed=0, epoch=self.number):
-            self.step(collate(data, index, 1))
+        for batch in self.batches():
+            self.step(batch)
         self.number += 1
         return time.perf_counter() - started
 
-    def step(self, batch: Batch) -> None:
-        """Feed, forward, backward, clip, step: as train/loop.py does them."""
+    def batches(self) -> Iterator[Batch]:
+        data = self.setting.data
+        plan = plan_batches(data.lengths, batch_size=self.setting.batch_size, seed=0, epoch=self.number)
+        return (collate(data, index, 1) for index in plan)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Feed and forward: as train/loop.py does them."""
         hidden = self.feed.hidden(batch)
         with self.setting.mixed():
             logits = self.top(hidden, batch.mask, batch.read)
-        loss = nn.functional.cross_entropy(logits.float(), self.words[batch.labels])
-        loss.backward()
+        return nn.functional.cross_entropy(logits.float(), self.words[batch.labels])
+
+    def step(self, batch: Batch) -> None:
+        """Feed, forward, backward, clip, step."""
+        self.loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()

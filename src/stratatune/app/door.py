@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -105,7 +105,7 @@ class _spread:
     @property
     def parameters(self) -> list[inspect.Parameter]:
         """The function's own, then those of each group, keyword-only: typer tells them apart by name."""
-        own = [one for one in _parameters(self.function) if one.name not in self.groups]
+        own = _parameters(self.function, filled=self.groups)
         shared = [one for group in self.groups.values() for one in _parameters(group)]
         return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
 
@@ -114,13 +114,16 @@ class _spread:
         return made["door"], self.function(**values, **made)
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function, eval_str=True).parameters.values())
+def _parameters(function: Callable[..., Any], filled: Container[str] = ()) -> list[inspect.Parameter]:
+    """The options of a function, their annotations evaluated; those that groups fill may name types imported later."""
+    found = [one for one in inspect.signature(function).parameters.values() if one.name not in filled]
+    hints = {one.name: eval(one.annotation, function.__globals__) for one in found}
+    return [one.replace(annotation=hints[one.name]) for one in found]
 
 
 def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
     """The group's values, taken out of ``values``."""
-    return {one.name: values.pop(one.name) for one in _parameters(group)}
+    return {name: values.pop(name) for name in inspect.signature(group).parameters}
 
 
 def _give(answer: Answer, door: Door) -> int:

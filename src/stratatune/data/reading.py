@@ -52,8 +52,15 @@ class Reading:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Reading:
         """Back from JSON; keys that this version does not know are ignored."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known})
+        known = {field.name for field in dataclasses.fields(cls)} & data.keys()
+        values: dict[str, Any] = {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in known}
+        return cls(**values)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token number that fills a batch's shorter rows; it is masked, so 0 serves where the tokenizer has none."""
+    number = tokenizer.pad_token_id
+    return number if isinstance(number, int) else 0
 
 
 def encode(table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from stratatune.plan.treatments import Adapter
 
-REFUSES_MERGE = "an adapter between two blocks is a non-linear map of the hidden state; no weight of the base can hold it"
+REFUSES_MERGE = (
+    "an adapter between two blocks is a non-linear map of the hidden state; no weight of the base can hold it"
+)
 
 
 class BottleneckAdapter(nn.Module):

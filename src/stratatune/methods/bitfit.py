@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from stratatune.methods.site import Site
+from stratatune.methods.site import Site, train
 from stratatune.plan.treatments import BitFit
 
 
 def attach(config: BitFit, site: Site) -> list[nn.Parameter]:
     """Mark the biases of ``config.on`` as trained. Roles without a bias are left alone."""
-    found = [module.bias for _, module in site.modules(config.roles()) if isinstance(module.bias, nn.Parameter)]
-    return [bias.requires_grad_(True) for bias in found]
+    return train(module.bias for _, module in site.modules(config.roles()) if module.bias is not None)
 
 
 def merge(config: BitFit, site: Site) -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from stratatune.methods.site import Site
+from stratatune.methods.site import Site, train
 from stratatune.plan.treatments import Full
 
 
 def attach(config: Full, site: Site) -> list[nn.Parameter]:
     """Mark every parameter of ``config.on`` as trained."""
-    return [
-        parameter.requires_grad_(True)
-        for _, module in site.modules(config.roles())
-        for parameter in module.parameters()
-    ]
+    return train(parameter for _, module in site.modules(config.roles()) for parameter in module.parameters())
 
 
 def merge(config: Full, site: Site) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from stratatune.methods.site import Site
+from stratatune.methods.site import Site, train
 from stratatune.plan.treatments import Head
 
 
@@ -16,9 +16,9 @@ def attach(config: Head, site: Site) -> list[nn.Parameter]:
     trained: list[nn.Parameter] = []
     for part, module in site.modules((*config.mlm, *(["pooler"] if config.pooler else []))):
         if part == "bias":
-            trained.append(module.bias)  # pyright: ignore[reportArgumentType]
+            trained.append(module.bias)
         elif part == "decoder":
-            trained.append(module.weight)  # pyright: ignore[reportArgumentType]
+            trained.append(module.weight)
         else:
             trained += module.parameters()
-    return [parameter.requires_grad_(True) for parameter in trained]
+    return train(trained)

@@ -31,12 +31,12 @@ class LoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """The frozen weight [out, in]; some blocks look at its dtype."""
         return self.base.weight
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def bias(self) -> Tensor | None:
         """The base linear's bias [out]."""
         return self.base.bias
 
@@ -56,7 +56,7 @@ def attach(config: Lora, site: Site) -> list[nn.Parameter]:
     """Wrap the linears of ``config.on``; A and B train."""
     trained: list[nn.Parameter] = []
     for role, linear in site.modules(config.roles()):
-        wrapped = LoraLinear(linear, config.rank, config.alpha, config.dropout)  # pyright: ignore[reportArgumentType]
+        wrapped = LoraLinear(linear, config.rank, config.alpha, config.dropout)
         site.replace(role, wrapped)
         trained += [wrapped.a, wrapped.b]
     return trained

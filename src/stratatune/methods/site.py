@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+
+
+def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Mark ``parameters`` as trained, and give them back."""
+    trained = list(parameters)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return trained
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Site:
         parent, _, leaf = self.roles[role].rpartition(".")
         setattr(self.module.get_submodule(parent), leaf, module)
 
-    def modules(self, roles: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    def modules(self, roles: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """``(role, module)`` for those of ``roles`` that this architecture has."""
         for role in roles:
             if role in self.roles:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ModelError
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_record, read_tensors
-from stratatune.model.tuned import apply
+from stratatune.model.tuned import Tuned, apply
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
 class Artefact:
     """A tuned model as it was saved, its tokenizer, and its record (``adapter.json``)."""
 
-    model: PreTrainedModel
+    model: Tuned
     tokenizer: PreTrainedTokenizerBase
     record: dict[str, Any]
 
@@ -46,12 +46,12 @@ def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
     return Artefact(model.eval(), loaded.tokenizer, record)
 
 
-def load(folder: str | Path, base: str | None = None) -> PreTrainedModel:
+def load(folder: str | Path, base: str | None = None) -> Tuned:
     """The tuned model saved in ``folder``, in eval mode; see :func:`load_artefact` for arguments and errors."""
     return load_artefact(folder, base).model
 
 
-def _same_base(model: PreTrainedModel, record: dict[str, Any]) -> None:
+def _same_base(model: Tuned, record: dict[str, Any]) -> None:
     trained_on, given = record["base"]["hash"], model.strata.base_hash
     if trained_on != given:
         raise ModelError(
@@ -61,12 +61,17 @@ def _same_base(model: PreTrainedModel, record: dict[str, Any]) -> None:
         )
 
 
-def _fill(model: PreTrainedModel, tensors: dict[str, Any]) -> None:
+def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     parameters = model.strata.trained()
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
-        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is on one side only", "the folder is damaged")
+        raise ModelError(
+            f"the saved tensors are not those the plan trains: {odd!r} is on one side only", "the folder is damaged"
+        )
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
-            raise ModelError(f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}", "the folder is damaged")
+            raise ModelError(
+                f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
+                "the folder is damaged",
+            )
         parameter.data.copy_(tensors[name])

@@ -6,7 +6,8 @@ role, how a mask reaches a block, how the head turns one hidden state into logit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import sys
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xxhash
@@ -45,7 +46,9 @@ class Backbone:
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         blocks = self.base.get_submodule(self.row.blocks)
         if not isinstance(blocks, nn.ModuleList):
-            raise ModelError(f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong")
+            raise ModelError(
+                f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong"
+            )
         self.blocks = blocks
         self.output = self._output()
         self._held_decoder: Tensor | None = None
@@ -75,6 +78,10 @@ class Backbone:
         """Part of the MLM head -> path of its module; the bias [V] is its decoder's."""
         return {**self.row.mlm_head, "bias": self.row.mlm_head["decoder"]}
 
+    def _mlm_modules(self) -> dict[str, Any]:
+        """The live modules of the MLM head by part."""
+        return {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+
     def head_site(self) -> Site:
         """The head's parts that this model has: those of the MLM head, and the pooler."""
         pooler = {} if self.row.pooler is None else {"pooler": f"{self.row.base}.{self.row.pooler}"}
@@ -94,7 +101,7 @@ class Backbone:
     @torch.no_grad()
     def reset_mlm_head(self) -> None:
         """Make the MLM head read the hidden state as it is: dense = identity, norm and bias as new, decoder tied."""
-        part = {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+        part = self._mlm_modules()
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["decoder"].bias):
             nn.init.zeros_(vector)
@@ -104,13 +111,17 @@ class Backbone:
         """The mask as this model's blocks take it: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, 1, T, T] or None."""
         return create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden, attention_mask=mask)
 
+    def _block(self, number: int) -> Any:
+        """A live block; how its own code names its parts, no annotation knows."""
+        return self.blocks[number]
+
     def run_block(self, number: int, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """One block on [B, T, D].
 
         Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model (``model/hooks.py``),
         and here the insertions have been made already.
         """
-        return self.blocks[number].forward(hidden, attention_mask)
+        return self._block(number).forward(hidden, attention_mask)
 
     def run_block_at(self, number: int, hidden: Tensor, attention_mask: Tensor | None, read: Tensor) -> Tensor:
         """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
@@ -118,7 +129,7 @@ class Backbone:
         Keys and values come from every token; query, output and FFN are computed for one. Its own modules are called, so
         whatever a treatment put into them takes part.
         """
-        block = self.blocks[number]
+        block = self._block(number)
         row = torch.arange(len(read), device=hidden.device)
         here = hidden[row, read].unsqueeze(1)  # [B, 1, D]
         attention = block.attention.self
@@ -129,9 +140,12 @@ class Backbone:
         )
         if attention_mask is not None:
             attention_mask = attention_mask.expand(len(read), *attention_mask.shape[1:])[row, :, read].unsqueeze(2)
-        attend = ALL_ATTENTION_FUNCTIONS[self.model.config._attn_implementation]
         dropout = attention.dropout.p if attention.training else 0.0
-        context, _ = attend(attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling)
+        eager = sys.modules[type(attention).__module__].eager_attention_forward  # each family has its own
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.model.config._attn_implementation), eager)
+        context, _ = attend(
+            attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling
+        )
         attended = block.attention.output(context.reshape(here.shape), here)
         return block.output(block.intermediate(attended), attended)
 
@@ -141,10 +155,12 @@ class Backbone:
             return self._word_logits(hidden, words)
         if self.output == "classification":
             return self._class_logits(hidden).unsqueeze(1)
-        raise ModelError(f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head")
+        raise ModelError(
+            f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head"
+        )
 
     def _word_logits(self, hidden: Tensor, words: Tensor | None) -> Tensor:
-        part = {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+        part = self._mlm_modules()
         activation = ACT2FN[self.row.mlm_activation or self.model.config.hidden_act]
         hidden = part["norm"](activation(part["dense"](hidden)))
         weight = part["decoder"].weight if self._held_decoder is None else self._held_decoder  # [V, D]
@@ -153,14 +169,26 @@ class Backbone:
             weight, bias = weight[words], bias[words]
         return nn.functional.linear(hidden, weight, bias)
 
+    def head_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
+        """What the head computes with, a decoder held in a lower precision in place of the one it was made from."""
+        if self.output == "classification":
+            pooler = [] if self.row.pooler is None else [self.base.get_submodule(self.row.pooler)]
+            return [*pooler, self.model.get_submodule(self.row.classifier)]
+        if self.output == "none":
+            return []
+        part = {name: self.model.get_submodule(path) for name, path in self.row.mlm_head.items()}
+        decoder = part["decoder"].weight if self._held_decoder is None else self._held_decoder
+        return [part["dense"], part["norm"], part["decoder"].bias, decoder]
+
     def hold_decoder(self, dtype: torch.dtype) -> None:
         """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""
         if self.output == "mlm":
-            weight = self.model.get_submodule(self.row.mlm_head["decoder"]).weight
+            weight: Tensor = self._mlm_modules()["decoder"].weight
             self._held_decoder = None if weight.requires_grad else weight.detach().to(dtype)
 
     def _class_logits(self, hidden: Tensor) -> Tensor:
-        classifier = self.model.get_submodule(self.row.classifier)
+        model: Any = self.model
+        classifier = model.get_submodule(self.row.classifier)
         if self.row.pooler is None:
             return classifier(hidden)  # the classifier reads the first position itself
-        return classifier(self.model.dropout(self.base.get_submodule(self.row.pooler)(hidden)))
+        return classifier(model.dropout(self.base.get_submodule(self.row.pooler)(hidden)))

@@ -81,7 +81,10 @@ def _told(name: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load a model from {kind} {name!r}: {line}", "give a folder with config.json, weights and tokenizer, or a hub id") from error
+        raise ModelError(
+            f"cannot load a model from {kind} {name!r}: {line}",
+            "give a folder with config.json, weights and tokenizer, or a hub id",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -112,7 +115,9 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
         )
     if backbone.output == "mlm" and any(name.startswith(backbone.row.mlm_head["dense"]) for name in missing):
         backbone.reset_mlm_head()
-        base.notices.append("this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)")
+        base.notices.append(
+            "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
+        )
     elif missing:
         base.new = sorted(missing)
         base.notices.append(f"new in this model, so they train: {', '.join(base.new)}")

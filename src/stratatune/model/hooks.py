@@ -1,8 +1,7 @@
 """What makes a tuned model's own ``forward`` do what the plan says, for callers that know nothing of this package.
 
 ``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in their
-place, detach the hidden state at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns on),
-and take a late prompt's positions away again behind the last block.
+place, cut the graph at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns on), and take a late prompt's positions away again behind the last block.
 """
 
 from __future__ import annotations
@@ -35,23 +34,31 @@ def install(strata: Strata) -> None:
 
 
 def _stop_backward(strata: Strata) -> None:
-    depth, blocks = strata.resolved.frozen_depth, strata.backbone.blocks
+    """Cut behind the module whose output is the hidden state at the frozen depth."""
     if strata.resolved.trains_embeddings:
         return
-    if depth < len(blocks):
-        blocks[depth].register_forward_pre_hook(_detach, with_kwargs=True)
-    else:
-        blocks[-1].register_forward_hook(lambda module, args, output: output.detach())
+    below = (strata.backbone.embeddings, *strata.backbone.blocks)
+    depth = strata.resolved.frozen_depth
+    below[depth].register_forward_hook(_Cut(below[depth + 1] if depth + 1 < len(below) else None))
 
 
-def _detach(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Cuts the graph in front of a block."""
-    hidden, args, kwargs = _pop_hidden(args, kwargs)
+def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
+    """``hidden`` without its history, ready for the block ``above``.
+
+    A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
+    """
     hidden = hidden.detach()
-    # A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
-    if torch.is_grad_enabled() and getattr(module, "gradient_checkpointing", False):
-        hidden.requires_grad_(True)
-    return (hidden, *args), kwargs
+    return hidden.requires_grad_(torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False))
+
+
+class _Cut:
+    """Cuts the graph between a module and the block ``above`` it."""
+
+    def __init__(self, above: nn.Module | None) -> None:
+        self.above = above
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return cut(output, self.above)
 
 
 class _Insert:

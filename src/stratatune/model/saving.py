@@ -38,7 +38,9 @@ def save_adapter(strata: Strata, folder: Path) -> None:
         write_text(folder / CARD, _card(record))
         write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     except (OSError, SafetensorError) as error:
-        raise ResourceError(f"cannot save the adapter in {folder}: {error}", "give a folder with room that you may write") from error
+        raise ResourceError(
+            f"cannot save the adapter in {folder}: {error}", "give a folder with room that you may write"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,13 +75,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     if not path.is_file():
-        raise ModelError(f"{folder} holds no trained adapter ({RECORD} is missing)", "give the `adapter` folder of a finished run")
+        raise ModelError(
+            f"{folder} holds no trained adapter ({RECORD} is missing)", "give the `adapter` folder of a finished run"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ModelError(f"{path} is damaged: {error}", "train again, or take the folder from a backup") from error
     if record.get("format") != FORMAT:
-        raise ModelError(f"{path} has format {record.get('format')}, this version reads {FORMAT}", "use the version it was written with")
+        raise ModelError(
+            f"{path} has format {record.get('format')}, this version reads {FORMAT}",
+            "use the version it was written with",
+        )
     return record
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from stratatune.model.hooks import cut
 from stratatune.model.strata import Strata
 
 
@@ -56,11 +57,15 @@ class Trunk:
         blocks = self.backbone.blocks
         if self.depth < len(blocks):
             return blocks[self.depth].register_forward_pre_hook(_leave, prepend=True)
-        return blocks[-1].register_forward_hook(lambda module, args, output: _leave(module, (output,)), prepend=True)
+        return blocks[-1].register_forward_hook(_leave_behind, prepend=True)
 
 
 def _leave(module: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
     raise _Reached(args[0])
+
+
+def _leave_behind(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> NoReturn:
+    raise _Reached(output)
 
 
 class Top(nn.Module):
@@ -100,6 +105,8 @@ class Top(nn.Module):
         """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D]."""
         backbone, depths = self.strata.backbone, range(self.depth, len(self.strata.backbone.blocks))
         attention_mask = backbone.attention_mask(hidden, mask) if depths else None
+        if depths and not self.strata.resolved.trains_embeddings:
+            hidden = cut(hidden, backbone.blocks[self.depth])
         for depth in depths:
             for insertion in self.strata.insertions_at(depth):
                 hidden, mask = insertion(hidden, mask)

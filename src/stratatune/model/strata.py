@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from stratatune.model.backbones import Backbone
 from stratatune.plan import Resolved
@@ -49,10 +49,18 @@ class Strata:
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this."""
-        return {name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
+        }
 
     def trunk_modules(self) -> list[nn.Module]:
         """The modules below the frozen depth; none when the embeddings train."""
         if self.resolved.trains_embeddings:
             return []
         return [self.backbone.embeddings, *self.backbone.blocks[: self.resolved.frozen_depth]]
+
+    def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
+        """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
+        blocks = self.backbone.blocks[self.resolved.frozen_depth :]
+        inserted = [module for _, module in self.insertions]
+        return [*blocks, *inserted, *self.backbone.head_weights()]

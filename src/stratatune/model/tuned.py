@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, cast
 
 from stratatune.errors import PlanError, StratatuneError
 from stratatune.methods import head as head_method
 from stratatune.methods.registry import INSERTIONS, METHODS
-from stratatune.methods.site import Site
+from stratatune.methods.site import Site, train
 from stratatune.model.backbones import Backbone
 from stratatune.model.hooks import install
 from stratatune.model.saving import save_adapter
@@ -23,15 +21,19 @@ from stratatune.plan.treatments import Treatment
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    _AnyModel = PreTrainedModel
+else:
+    _AnyModel = object
 
-class Tuned:
+
+class Tuned(_AnyModel):
     """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
 
     strata: Strata
 
     def train(self, mode: bool = True) -> Any:
         """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
-        super().train(mode)  # pyright: ignore[reportAttributeAccessIssue]
+        super().train(mode)
         for module in self.strata.trunk_modules():
             module.eval()
         return self
@@ -40,13 +42,13 @@ class Tuned:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""
         resolved = self.strata.resolved
         trained = sum(parameter.numel() for parameter in self.strata.trained().values())
-        total = sum(parameter.numel() for parameter in self.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+        total = sum(parameter.numel() for parameter in self.parameters())
         print(
             f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f} || "
             f"backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
         )
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
         save_adapter(self.strata, Path(save_directory))
 
@@ -57,7 +59,7 @@ def _tuned_class(cls: type) -> type:
     return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
-def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = ()) -> PreTrainedModel:
+def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = ()) -> Tuned:
     """Attach a plan to a model, in place.
 
     Args:
@@ -81,10 +83,10 @@ def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str]
     backbone = Backbone(model)
     resolved = plan.resolve(backbone.shape)
     _refuse_broken_promises(resolved, backbone)
-    strata = Strata(resolved, backbone, base_hash=backbone.fingerprint())
+    strata = Strata(resolved, backbone, base_hash=backbone.fingerprint(), also_train=sorted(set(also_train)))
     model.requires_grad_(False)
-    _attach(strata, set(also_train))
-    _check_count(strata, set(also_train))
+    _attach(strata)
+    _check_count(strata)
     return _become_tuned(model, strata)
 
 
@@ -94,25 +96,27 @@ def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
         raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
 
 
-def _become_tuned(model: PreTrainedModel, strata: Strata) -> PreTrainedModel:
+def _become_tuned(model: PreTrainedModel, strata: Strata) -> Tuned:
     model.__class__ = _tuned_class(type(model))
-    model.strata = strata  # pyright: ignore[reportAttributeAccessIssue]
+    tuned = cast("Tuned", model)
+    tuned.strata = strata
     install(strata)
-    model.train(model.training)
-    return model
+    return tuned.train(tuned.training)
 
 
-def _attach(strata: Strata, also_train: set[str]) -> None:
+def _attach(strata: Strata) -> None:
     resolved, backbone = strata.resolved, strata.backbone
     if resolved.trains_embeddings:
-        parameters = [p.requires_grad_(True) for p in backbone.embeddings.parameters()]
-        strata.groups.append(Group("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr))
+        parameters = train(backbone.embeddings.parameters())
+        strata.groups.append(
+            Group("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
+        )
     for number, treatments in enumerate(resolved.blocks):
         for treatment in treatments:
             _attach_to_block(strata, treatment, backbone.site(number))
     for depth, treatment in resolved.insertions:
         _insert(strata, treatment, depth)
-    _attach_head(strata, also_train)
+    _attach_head(strata)
 
 
 def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
@@ -130,22 +134,24 @@ def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
     strata.groups.append(Group(treatment.kind, f"depth {depth}", list(module.parameters()), treatment.lr))
 
 
-def _attach_head(strata: Strata, also_train: set[str]) -> None:
+def _attach_head(strata: Strata) -> None:
     backbone, head = strata.backbone, strata.resolved.plan.head
     strata.groups.append(Group("head", "head", head_method.attach(head, backbone.head_site()), head.lr))
     named = dict(backbone.model.named_parameters())
-    unknown = sorted(also_train - set(named))
+    unknown = [name for name in strata.also_train if name not in named]
     if unknown:
         raise StratatuneError(f"also_train names {unknown[0]!r}, which the model does not have")
-    new = [*backbone.output_layer(), *(named[name] for name in sorted(also_train))]
-    parameters = [p.requires_grad_(True) for p in dict.fromkeys(new) if not p.requires_grad]
+    new = [*backbone.output_layer(), *(named[name] for name in strata.also_train)]
+    parameters = train(p for p in dict.fromkeys(new) if not p.requires_grad)
     strata.groups.append(Group("output", "head", parameters, head.lr))
 
 
-def _check_count(strata: Strata, also_train: set[str]) -> None:
+def _check_count(strata: Strata) -> None:
     """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
     new = {id(p) for group in strata.groups if group.treatment == "output" for p in group.parameters}
     trained = sum(p.numel() for p in strata.trained().values() if id(p) not in new)
     predicted = strata.resolved.trainable(strata.backbone.output)
     if trained != predicted:
-        raise StratatuneError(f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}: a fault of stratatune")
+        raise StratatuneError(
+            f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}: a fault of stratatune"
+        )

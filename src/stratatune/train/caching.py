@@ -87,7 +87,9 @@ class Caching:
             return None
         for notice in cache.notices:
             self.reporter.notice(notice)
-        state = "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
+        state = (
+            "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
+        )
         self.reporter.say(f"{what}: {state}{'' if root is None else f', in {root / key.digest}'}")
         self.opened.append(cache)
         return cache

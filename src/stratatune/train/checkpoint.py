@@ -76,10 +76,14 @@ def save_checkpoint(
     record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
     partial = folder / f".{FILE}.part"
     try:
-        save_file({name: t.cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata={"record": record})
+        save_file(
+            {name: t.cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata={"record": record}
+        )
         partial.replace(folder / FILE)
     except (OSError, SafetensorError) as error:
-        raise ResourceError(f"cannot write the checkpoint in {folder}: {error}", "free some disk space, then go on with --resume") from error
+        raise ResourceError(
+            f"cannot write the checkpoint in {folder}: {error}", "free some disk space, then go on with --resume"
+        ) from error
 
 
 def load_checkpoint(
@@ -118,7 +122,9 @@ def _same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
     odd = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if odd:
         lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]
-        raise ConfigError(lines, f"--resume goes on with the settings of {folder}; give another --out for other settings")
+        raise ConfigError(
+            lines, f"--resume goes on with the settings of {folder}; give another --out for other settings"
+        )
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -39,7 +39,9 @@ class Feed:
         autocast: bf16 or None; the trunk runs in it.
     """
 
-    def __init__(self, trunk: Trunk, cache: TrunkCache | None, *, read_only: bool, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self, trunk: Trunk, cache: TrunkCache | None, *, read_only: bool, autocast: torch.dtype | None
+    ) -> None:
         self.trunk = trunk
         self.cache = cache
         self.read_only = read_only

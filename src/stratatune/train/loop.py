@@ -67,7 +67,11 @@ class Session:
         """The batches of an epoch (0-based), each the numbers of its examples; a function of seed and epoch alone."""
         config = self.config
         return plan_batches(
-            self.train.lengths, batch_size=config.batch_size, token_budget=config.token_budget, seed=config.seed, epoch=epoch
+            self.train.lengths,
+            batch_size=config.batch_size,
+            token_budget=config.token_budget,
+            seed=config.seed,
+            epoch=epoch,
         )
 
     def mixed(self) -> torch.autocast:
@@ -158,7 +162,11 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
 
 
 def _judge(
-    session: Session, progress: Progress, best: dict[str, Tensor], trained: Mapping[str, nn.Parameter], train_loss: float
+    session: Session,
+    progress: Progress,
+    best: dict[str, Tensor],
+    trained: Mapping[str, nn.Parameter],
+    train_loss: float,
 ) -> dict[str, Tensor]:
     """Evaluate, write the epoch down, and give back the best tensors so far."""
     scores = _evaluate(session, progress)
@@ -168,11 +176,18 @@ def _judge(
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
-    record = {"epoch": progress.epoch, "step": progress.step, "train_loss": train_loss, **(scores.record() if scores else {})}
+    record = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "train_loss": train_loss,
+        **(scores.record() if scores else {}),
+    }
     progress.history.append(record)
     _write_history(session, progress)
     said = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float))
-    session.reporter.say(f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}")
+    session.reporter.say(
+        f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}"
+    )
     return best
 
 
@@ -183,7 +198,13 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     started = time.perf_counter()
     with session.mixed():
         scores = evaluate(
-            session.top, session.objective, session.eval, session.eval_feed, session.pad_id, session.device, session.eval_parts
+            session.top,
+            session.objective,
+            session.eval,
+            session.eval_feed,
+            session.pad_id,
+            session.device,
+            session.eval_parts,
         )
     progress.seconds["eval"] += time.perf_counter() - started
     return scores
@@ -193,7 +214,9 @@ def _write_history(session: Session, progress: Progress) -> None:
     """``metrics.jsonl`` is written whole each time, so that a resumed run leaves no line of a lost epoch in it."""
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
     write_text(session.out / "metrics.jsonl", lines)
-    session.accelerator.log({key: value for key, value in progress.history[-1].items() if key != "epoch"}, step=progress.step)
+    session.accelerator.log(
+        {key: value for key, value in progress.history[-1].items() if key != "epoch"}, step=progress.step
+    )
 
 
 def _restore(trained: Mapping[str, nn.Parameter], best: Mapping[str, Tensor]) -> None:

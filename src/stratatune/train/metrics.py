@@ -69,7 +69,9 @@ def check_metric(name: str, is_value: bool) -> None:
     """
     legal = VALUE_METRICS if is_value else CLASS_METRICS
     if name not in legal:
-        raise ConfigError([f"metric: {name!r} is no metric for {'numbers' if is_value else 'classes'}"], did_you_mean(name, legal))
+        raise ConfigError(
+            [f"metric: {name!r} is no metric for {'numbers' if is_value else 'classes'}"], did_you_mean(name, legal)
+        )
 
 
 def score(truth: np.ndarray, guess: np.ndarray, is_value: bool) -> dict[str, float]:

@@ -53,7 +53,9 @@ class Predictor:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
     """
 
-    def __init__(self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
+    ) -> None:
         artefact = load_artefact(folder, base)
         self.reading = Reading.from_data(artefact.record["reading"])
         self.device = accelerator_for(device, (), Path(folder)).device
@@ -102,18 +104,28 @@ class Predictor:
             need_labels=need_labels,
         )
         if len(table.texts) != len(self.reading.text):
-            raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {len(self.reading.text)}")
+            raise DataError(
+                f"{table.source}: {len(table.texts)} text columns", f"this model reads {len(self.reading.text)}"
+            )
         return table
 
     def _scores(self, parts: tuple[Table, ...], *, with_labels: bool) -> Scores:
-        data = concatenate([encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts])
+        data = concatenate(
+            [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
+        )
         strata = self.model.strata
         resolved = strata.resolved
         read_only = resolved.frozen_depth == resolved.shape.blocks
         feed = Feed(Trunk(strata), None, read_only=read_only, autocast=self.autocast)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return evaluate(
-                Top(strata), self.objective, data, feed, self.tokenizer.pad_token_id, self.device, [len(part) for part in parts]
+                Top(strata),
+                self.objective,
+                data,
+                feed,
+                self.tokenizer.pad_token_id,
+                self.device,
+                [len(part) for part in parts],
             )
 
 

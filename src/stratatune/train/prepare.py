@@ -66,7 +66,9 @@ def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) 
     """The evaluation data: what is named, else the task's own dev split where ``train`` is a folder or a hub id."""
     splits = (config.eval_split,) if isinstance(config.eval_split, str) else (task.dev_splits if task else ("dev",))
     source = given.get("eval", config.eval)
-    if source is None and (isinstance(config.eval_split, str) or (task and "train" not in given and not _is_file(config.train))):
+    if source is None and (
+        isinstance(config.eval_split, str) or (task and "train" not in given and not _is_file(config.train))
+    ):
         source = config.train
     return () if source is None else tuple(_read(source, config, task, split) for split in splits)
 
@@ -81,7 +83,10 @@ def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     order = np.random.default_rng(seed).permutation(len(table))
     cut = max(1, round(share * len(table)))
     if cut >= len(table):
-        raise DataError(f"{table.source} has {len(table)} rows: none is left to train on", "hold out less (eval_split), or give --eval")
+        raise DataError(
+            f"{table.source} has {len(table)} rows: none is left to train on",
+            "hold out less (eval_split), or give --eval",
+        )
     return table.select(np.sort(order[cut:])), table.select(np.sort(order[:cut]))
 
 
@@ -161,7 +166,10 @@ def _template(config: RunConfig, task: Task | None, table: Table) -> str:
     written = config.template or "bft"
     text = templates.get(written, written)
     if text == written and "<mask>" not in written:
-        raise ConfigError([f"template: {written!r} is neither a template's name nor a text with <mask>"], did_you_mean(written, templates))
+        raise ConfigError(
+            [f"template: {written!r} is neither a template's name nor a text with <mask>"],
+            did_you_mean(written, templates),
+        )
     Template.parse(text).check(table.columns)
     return text
 

@@ -117,13 +117,17 @@ def _open_folder(config: RunConfig) -> Path:
     if not config.resume:
         for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
             if (out / name).exists():
-                raise ConfigError([f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume")
+                raise ConfigError(
+                    [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
+                )
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / ".writable", "")
         (out / ".writable").unlink()
     except OSError as error:
-        raise ResourceError(f"cannot write into {out}: {error.strerror}", "give --out a folder that you may write") from error
+        raise ResourceError(
+            f"cannot write into {out}: {error.strerror}", "give --out a folder that you may write"
+        ) from error
     return out
 
 
@@ -190,7 +194,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
         return {}
     encoded = encode(data.test, session.objective.reading, session.objective.tokenizer)
     with session.mixed():
-        scores = evaluate(session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device)
+        scores = evaluate(
+            session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
+        )
     return scores.metrics
 
 

@@ -42,7 +42,7 @@ def _shown(row: Row) -> str:
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}={_flat(one)}" for key, one in value.items())
+        return ", ".join(f"{key}={_flat(one)}" for key, one in value.items() if one is not None)
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -57,7 +57,7 @@ def _methods() -> list[Row]:
 
 
 def _first_sentence(doc: str | None) -> str:
-    return " ".join((doc or "").strip().split("\n\n")[0].split()).rstrip(".")
+    return " ".join((doc or "").strip().split("\n\n")[0].replace("``", "").split()).rstrip(".")
 
 
 def _options(config: Any) -> Row:
@@ -103,7 +103,7 @@ def _backbones() -> list[Row]:
     return [
         {
             "name": row.name,
-            "summary": f"model types {', '.join(row.model_types)}",
+            "summary": f"{len(row.roles)} roles a block, masked-LM head and classification head",
             "model_types": list(row.model_types),
             "roles": list(row.roles),
             "built_in_shapes": [name for name in BUILTIN if types[name] in row.model_types],

