@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
-from stratatune.data.shards import CacheKey
+from stratatune.data.keys import CacheKey
 from stratatune.model.precision import cast_frozen
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply

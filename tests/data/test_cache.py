@@ -18,17 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratatune.data import shards
-from stratatune.data.cache import (
-    CacheKey,
-    TrunkCache,
-    check_space,
-    default_root,
-    estimate_bytes,
-    evict,
-    list_caches,
-    remove_cache,
-    verify_cache,
-)
+from stratatune.data.cache import TrunkCache
+from stratatune.data.caches import evict, list_caches, remove_cache, verify_cache
+from stratatune.data.keys import CacheKey, default_root
+from stratatune.data.rows import estimate_bytes
+from stratatune.data.shards import check_space
 from stratatune.errors import CacheError, ResourceError
 
 KEY = CacheKey("w", "tok", "{a}", "data", 128, 18, "all", "fp32", (("torch", "2.13"), ("transformers", "5.5")), "tiny")

@@ -11,6 +11,9 @@ import tiny
 from stratatune.methods.lora import LoraLinear
 from stratatune.model.tuned import apply
 
+# peft 0.21 asks transformers 5.23 by a name that it deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
 QKV = ["query", "key", "value"]
 CASES = {  # plan -> stock peft's words for its LoRA part
     "lora": {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"]},

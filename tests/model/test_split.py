@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from stratatune.data.cache import CacheKey, TrunkCache
+from stratatune.data.cache import TrunkCache
+from stratatune.data.keys import CacheKey
 from stratatune.model.split import Top, Trunk, take
 
 

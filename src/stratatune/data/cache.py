@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -22,83 +21,14 @@ from filelock import FileLock
 from torch import Tensor
 
 from stratatune.data import shards as files
-from stratatune.data.shards import (
-    DTYPE_BYTES,
-    KEY_FILE,
-    CacheInfo,
-    CacheKey,
-    Identity,
-    check_space,
-    default_root,
-    evict,
-    list_caches,
-    remove_cache,
-    verify_cache,
-)
+from stratatune.data.caches import verify_cache
+from stratatune.data.keys import KEY_FILE, CacheKey, Identity
+from stratatune.data.rows import DTYPES, Filling, allocate, map_rows, ranges, rows_per_example
+from stratatune.data.shards import check_space
 from stratatune.errors import CacheError, ResourceError
 
-__all__ = [
-    "CacheInfo",
-    "CacheKey",
-    "TrunkCache",
-    "check_space",
-    "default_root",
-    "estimate_bytes",
-    "evict",
-    "list_caches",
-    "remove_cache",
-    "verify_cache",
-]
-
 SHARD_BYTES = 64 << 20
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ABSENT = -1
-
-
-def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:
-    """Rows kept of examples of ``lengths`` [N] tokens: every token, or the one that the head reads. int64 [N]."""
-    lengths = np.asarray(lengths, dtype=np.int64)
-    return np.ones_like(lengths) if positions == "read" else lengths
-
-
-def estimate_bytes(lengths: np.ndarray, width: int, dtype: str, positions: str) -> int:
-    """Bytes of rows that a cache of examples of ``lengths`` [N] tokens and ``width`` values a row will hold."""
-    return int(rows_per_example(lengths, positions).sum()) * width * DTYPE_BYTES[dtype]
-
-
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The numbers start, start + 1, ... of each of B ranges, one range after another. [B], [B] -> [sum counts]."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
-
-
-def _allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    try:
-        with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
-            return torch.empty(rows, width, dtype=dtype)
-    except RuntimeError as error:
-        need = files.readable_size(rows * width * dtype.itemsize)
-        raise ResourceError(
-            f"the trunk cache does not fit in memory: {need} needed", "use --cache DIR or --cache off"
-        ) from error
-
-
-def _map(path: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """A shard's rows [rows, D] as a private memory map: no bytes are read now, no file handle stays open."""
-    if rows * width == 0:
-        return _allocate(rows, width, dtype)
-    with torch.inference_mode(False):
-        return torch.from_file(str(path), shared=False, size=rows * width, dtype=dtype).view(rows, width)
-
-
-@dataclass
-class _Filling:
-    """The slot that put() fills: ``used`` of its rows are taken by ``examples``, in that order."""
-
-    slot: int
-    rows: Tensor
-    used: int = 0
-    examples: list[np.ndarray] = field(default_factory=list)
 
 
 class TrunkCache:
@@ -113,14 +43,14 @@ class TrunkCache:
         self.folder = folder
         self.key = identity.key
         self.width = identity.width
-        self.dtype = _DTYPES[identity.key.dtype]
+        self.dtype = DTYPES[identity.key.dtype]
         self.notices: list[str] = []
         self._identity = identity
         self._rows = rows  # int64 [N]
         self._slot = np.full(len(rows), _ABSENT, dtype=np.int32)
         self._first = np.zeros(len(rows), dtype=np.int64)
         self._slots: list[Tensor] = []
-        self._filling: _Filling | None = None
+        self._filling: Filling | None = None
         self._missing = len(rows)
         self._lock = lock
         self._next_shard = 0
@@ -204,13 +134,13 @@ class TrunkCache:
         if not len(index):
             return torch.empty(0, self.width, dtype=self.dtype)
         if (slots == slots[0]).all():
-            return self._slots[slots[0]].index_select(0, torch.from_numpy(_ranges(first, counts)))
+            return self._slots[slots[0]].index_select(0, torch.from_numpy(ranges(first, counts)))
         return self._gather(slots, first, counts)
 
     def _gather(self, slots: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
         """Rows [sum T, D] out of several slots: one index_select for each, and one that restores the order."""
         order = np.argsort(slots, kind="stable")
-        at = torch.from_numpy(_ranges(first[order], counts[order]))
+        at = torch.from_numpy(ranges(first[order], counts[order]))
         ends = np.cumsum(counts[order])
         last = np.flatnonzero(np.diff(slots[order], append=_ABSENT))  # the last example of each slot
         parts, begin = [], 0
@@ -219,7 +149,7 @@ class TrunkCache:
             begin = end
         starts = np.empty_like(ends)
         starts[order] = ends - counts[order]
-        return torch.cat(parts).index_select(0, torch.from_numpy(_ranges(starts, counts)))
+        return torch.cat(parts).index_select(0, torch.from_numpy(ranges(starts, counts)))
 
     def get_padded(self, index: np.ndarray | Tensor) -> Tensor:
         """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row."""
@@ -229,7 +159,7 @@ class TrunkCache:
         if (counts == longest).all():
             return rows.view(len(index), longest, self.width)
         padded = torch.zeros(len(index) * longest, self.width, dtype=self.dtype)
-        padded.index_copy_(0, torch.from_numpy(_ranges(np.arange(len(index)) * longest, counts)), rows)
+        padded.index_copy_(0, torch.from_numpy(ranges(np.arange(len(index)) * longest, counts)), rows)
         return padded.view(len(index), longest, self.width)
 
     def verify(self) -> list[str]:
@@ -274,7 +204,7 @@ class TrunkCache:
             self._fill(filling, index[:fit], ends[:fit], rows[:taken])
             index, rows = index[fit:], rows[taken:]
 
-    def _fill(self, filling: _Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
+    def _fill(self, filling: Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
         target = filling.rows[filling.used : filling.used + len(rows)]
         target.copy_(rows)
         if self.dtype == torch.float16 and not target.isfinite().all():  # bf16 has the range of fp32
@@ -285,13 +215,13 @@ class TrunkCache:
         filling.examples.append(index.copy())  # the caller may use the array again before the flush
         self._missing -= len(index)
 
-    def _begin(self) -> _Filling:
+    def _begin(self) -> Filling:
         """A fresh slot: of a shard's size, or of one example if that is larger, and never more than is missing."""
         missing = self._rows[self._slot == _ABSENT]
         room = int(missing.sum())
         if self.folder is not None:
             room = min(room, max(self._shard_bytes // max(self._identity.row_bytes, 1), int(missing.max())))
-        self._filling = _Filling(len(self._slots), _allocate(room, self.width, self.dtype))
+        self._filling = Filling(len(self._slots), allocate(room, self.width, self.dtype))
         self._slots.append(self._filling.rows)
         return self._filling
 
@@ -307,7 +237,7 @@ class TrunkCache:
                 self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data
             )
         self._next_shard += 1
-        self._slots[filling.slot] = _map(shard.path, len(rows), self.width, self.dtype)
+        self._slots[filling.slot] = map_rows(shard.path, len(rows), self.width, self.dtype)
         self._filling = None
 
     def close(self) -> None:
@@ -360,7 +290,7 @@ class TrunkCache:
         if counts.sum() * self._identity.row_bytes != shard.size or len(np.unique(shard.examples)) != len(counts):
             bad[shard.path] = "its examples do not have as many rows"
             return False
-        self._slots.append(_map(shard.path, int(counts.sum()), self.width, self.dtype))
+        self._slots.append(map_rows(shard.path, int(counts.sum()), self.width, self.dtype))
         self._slot[shard.examples] = len(self._slots) - 1
         self._first[shard.examples] = np.cumsum(counts) - counts
         self._missing -= int(fresh.sum())

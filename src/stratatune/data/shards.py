@@ -1,4 +1,4 @@
-"""The files of a trunk cache, written so that a kill at any point corrupts nothing, and its administration. No torch.
+"""The files of a trunk cache, written so that a kill at any point corrupts nothing. No torch.
 
 A cache is one folder, named by its key's digest::
 
@@ -19,96 +19,21 @@ import json
 import os
 import re
 import shutil
-import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from stratatune.data.keys import FORMAT, KEY_FILE, CacheKey, Identity, readable_size
 from stratatune.errors import CacheError, ResourceError
 
-FORMAT = 1
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-KEY_FILE = "key.json"
 HINT = "use --cache ram, --cache off, or --cache DIR with another folder"
-_DIGEST = re.compile(r"[0-9a-f]{24}")
 _READ_BYTES = 1 << 20
-_REMOVED = ".removed-"  # a cache on its way out
-
-
-@dataclass(frozen=True)
-class CacheKey:
-    """All that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
-
-    weights, tokenizer, template and data are hashes or names of those; ``versions`` holds the libraries that matter.
-    """
-
-    weights: str
-    tokenizer: str
-    template: str
-    data: str
-    max_length: int
-    depth: int
-    positions: Literal["all", "read"]  # rows of every real token, or only of the one token that the head reads
-    dtype: Literal["fp32", "bf16", "fp16"]
-    versions: tuple[tuple[str, str], ...]
-    model: str = ""  # for people: shown in listings, not part of the digest
-
-    @property
-    def digest(self) -> str:
-        """24 hex characters; the name of the cache's folder."""
-        text = json.dumps(asdict(replace(self, model="")), sort_keys=True, separators=(",", ":"))
-        return blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What key.json holds: the key, and the form of the data that it stands for."""
-
-    key: CacheKey
-    width: int  # D, values in a row
-    examples: int  # N
-    lengths: str  # hash of the N numbers of rows
-    format: int = FORMAT
-    byteorder: str = sys.byteorder
-
-    @classmethod
-    def of(cls, key: CacheKey, rows: np.ndarray, width: int) -> Identity:
-        """The identity of a cache of ``rows`` [N] rows per example."""
-        return cls(key, width, len(rows), blake2b(rows.astype("<i8").tobytes(), digest_size=12).hexdigest())
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row on disk."""
-        return self.width * DTYPE_BYTES[self.key.dtype]
-
-    def differences(self, other: Identity) -> list[str]:
-        """Names of what differs; not the model's name, which is for people."""
-        mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0} for one in (self, other))
-        return [name for name, value in mine.items() if theirs[name] != value]
-
-
-def default_root() -> Path:
-    """Where caches live: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
-    if chosen := os.environ.get("STRATATUNE_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "stratatune"
-
-
-def readable_size(count: float) -> str:
-    """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _free_bytes(folder: Path) -> int:
@@ -302,113 +227,3 @@ def sweep(folder: Path, shards: list[Shard]) -> int:
         with contextlib.suppress(OSError):
             path.unlink()
     return max(numbers, default=-1) + 1
-
-
-# ---- caches from outside: what `stratatune cache` shows and does ----
-
-
-@dataclass(frozen=True)
-class CacheInfo:
-    """One cache as a listing shows it."""
-
-    folder: Path
-    key: CacheKey | None  # None when key.json is missing or unreadable
-    examples: int  # N
-    present: int  # examples in whole shards
-    bytes: int  # of all its files
-    last_used: float  # seconds since 1970, of the last opening
-
-    @property
-    def digest(self) -> str:
-        """The name of its folder."""
-        return self.folder.name
-
-    @property
-    def complete(self) -> bool:
-        """Whether every example is in a whole shard."""
-        return self.key is not None and self.present == self.examples
-
-
-def list_caches(root: Path) -> list[CacheInfo]:
-    """Every cache under ``root``, the most recently used first; reads sidecars but no rows."""
-    folders = [path for path in root.iterdir() if _DIGEST.fullmatch(path.name)] if root.is_dir() else []
-    return sorted((_info(folder) for folder in folders), key=lambda info: -info.last_used)
-
-
-def _info(folder: Path) -> CacheInfo:
-    size = _folder_bytes(folder)
-    try:
-        identity = read_identity(folder)
-    except CacheError:
-        identity = None
-    if identity is None:
-        return CacheInfo(folder, None, 0, 0, size, folder.stat().st_mtime)
-    shards, _ = read_shards(folder, identity, verify=False)
-    present = len(np.unique(np.concatenate([shard.examples for shard in shards]))) if shards else 0
-    return CacheInfo(folder, identity.key, identity.examples, present, size, (folder / KEY_FILE).stat().st_mtime)
-
-
-def _folder_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a writer may rename or sweep it just now
-            total += path.stat().st_size
-    return total
-
-
-def verify_cache(folder: Path) -> list[str]:
-    """Reads every byte of a cache and gives its problems, one line each; an empty list is a sound cache."""
-    try:
-        identity = read_identity(folder)
-    except CacheError as error:
-        return [error.message]
-    if identity is None:
-        return [f"{folder} has no {KEY_FILE}"]
-    problems = [] if identity.key.digest == folder.name else [f"{folder} holds the cache {identity.key.digest}"]
-    _, bad = read_shards(folder, identity, verify=True)
-    return problems + [f"{path}: {fault}" for path, fault in bad.items()]
-
-
-def remove_cache(root: Path, digest_or_prefix: str) -> int:
-    """Deletes the one cache whose digest starts so, and gives the bytes freed. Who reads it now may read on.
-
-    Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
-    """
-    infos = list_caches(root)
-    found = [info for info in infos if info.digest.startswith(digest_or_prefix)] if digest_or_prefix else []
-    if len(found) != 1:
-        some = ", ".join(info.digest for info in found or infos) or "none"
-        raise CacheError(f"{len(found)} trunk caches in {root} match {digest_or_prefix!r}", f"there are: {some}")
-    _remove(found[0].folder)
-    return found[0].bytes
-
-
-def _remove(folder: Path) -> None:
-    """Renames the folder out of sight, which cannot half happen, and then deletes it and what a killed removal left."""
-    with file_errors(folder, 0):
-        lock = take_lock(folder)
-        if lock is None:
-            raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
-        try:
-            folder.rename(folder.with_name(_REMOVED + folder.name))
-        finally:
-            lock.release()
-    for gone in folder.parent.glob(f"{_REMOVED}*"):
-        shutil.rmtree(gone, ignore_errors=True)
-
-
-def evict(root: Path, limit_bytes: int, keep: str = "") -> int:
-    """Deletes complete caches, the least recently used first, until all under ``root`` take at most ``limit_bytes``.
-
-    The cache ``keep``, caches being written and incomplete ones (a run may resume them) stay. Gives the bytes freed.
-    """
-    infos = list_caches(root)
-    excess, freed = sum(info.bytes for info in infos) - limit_bytes, 0
-    for info in reversed(infos):
-        if freed >= excess:
-            break
-        if info.complete and info.digest != keep:
-            with contextlib.suppress(CacheError):  # in use
-                _remove(info.folder)
-                freed += info.bytes
-    return freed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, PlanError
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_record, read_tensors
 from stratatune.model.tuned import Tuned, apply
@@ -39,7 +39,10 @@ def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
     record, tensors = read_record(folder), read_tensors(folder)
     objective = record["reading"].get("objective") or record["output"]
     loaded = load_base(base or record["base"]["name"], objective, num_labels=record["num_labels"])
-    model = apply(loaded.model, record["plan"], also_train=record["also_train"])
+    try:
+        model = apply(loaded.model, record["plan"], also_train=record["also_train"])
+    except PlanError as error:
+        raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     _same_base(model, record)
     _fill(model, tensors)
     model.strata.reading = record["reading"]
@@ -52,13 +55,17 @@ def load(folder: str | Path, base: str | None = None) -> Tuned:
 
 
 def _same_base(model: Tuned, record: dict[str, Any]) -> None:
-    trained_on, given = record["base"]["hash"], model.strata.base_hash
-    if trained_on != given:
-        raise ModelError(
-            f"this adapter was trained on {record['base']['name']!r} with weights {trained_on[:12]}, "
-            f"but {model.config._name_or_path!r} has weights {given[:12]}",
-            "give the base model it was trained on",
-        )
+    saved, strata = record["base"], model.strata
+    for part, was, given in (
+        ("weights", saved["hash"], strata.base_hash),
+        ("a pretrained head", saved["head"], strata.head_hash),
+    ):
+        if was != given:
+            raise ModelError(
+                f"this adapter was trained on {saved['name']!r} with {part} {was[:12]}, "
+                f"but {model.config._name_or_path!r} has {part} {given[:12]}",
+                "give the base model it was trained on",
+            )
 
 
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:

@@ -65,8 +65,16 @@ class Backbone:
         digest = xxhash.xxh3_128(str(settings).encode())
         for module in (self.embeddings, *self.blocks):
             for name, tensor in module.state_dict().items():
-                digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+                _add(digest, name, tensor)
+        return digest.hexdigest()
+
+    def head_fingerprint(self) -> str:
+        """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained."""
+        inside = {id(parameter) for module in (self.embeddings, self.blocks) for parameter in module.parameters()}
+        digest = xxhash.xxh3_128()
+        for name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad and id(parameter) not in inside:
+                _add(digest, name, parameter)
         return digest.hexdigest()
 
     def site(self, number: int) -> Site:
@@ -143,9 +151,7 @@ class Backbone:
         dropout = attention.dropout.p if attention.training else 0.0
         eager = sys.modules[type(attention).__module__].eager_attention_forward  # each family has its own
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.model.config._attn_implementation), eager)
-        context, _ = attend(
-            attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling
-        )
+        context, _ = attend(attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling)
         attended = block.attention.output(context.reshape(here.shape), here)
         return block.output(block.intermediate(attended), attended)
 
@@ -192,3 +198,8 @@ class Backbone:
         if self.row.pooler is None:
             return classifier(hidden)  # the classifier reads the first position itself
         return classifier(model.dropout(self.base.get_submodule(self.row.pooler)(hidden)))
+
+
+def _add(digest: xxhash.xxh3_128, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -6,7 +6,9 @@ rest. Nothing is pickled, so nothing runs on load.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from stratatune.errors import ModelError, ResourceError
 from stratatune.model.strata import Strata
 
 FORMAT = 1
+_AGAIN = "train again, or take the folder from a backup"
+_KEYS = ("plan", "base", "output", "num_labels", "also_train", "reading")
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -29,25 +33,51 @@ def save_adapter(strata: Strata, folder: Path) -> None:
         ResourceError: the folder cannot be written, or the disk is full.
     """
     record = describe(strata)
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in strata.trained().items()}
-    try:
+    with told_about(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{TENSORS}.part"
-        save_file(tensors, partial, metadata={"format": "pt"})
-        partial.replace(folder / TENSORS)
-        write_text(folder / CARD, _card(record))
-        write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_tensors(folder / TENSORS, strata.trained(), {"format": "pt"})
+    write_text(folder / CARD, _card(record))
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def told_about(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one line about ``path``.
+
+    Raises:
+        ResourceError: the disk is full, or the path cannot be written.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"cannot save the adapter in {folder}: {error}", "give a folder with room that you may write"
-        ) from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ResourceError(f"cannot write {path}: {reason}", "give a folder with room that you may write") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file so that it is there whole or not at all."""
+    held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with told_about(path), _appearing_whole(path) as partial:
+        save_file(held, partial, metadata=metadata)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a text file so that it is there whole or not at all."""
+    with told_about(path), _appearing_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _appearing_whole(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which then takes its place; after a failure nothing of it is left."""
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def describe(strata: Strata) -> dict[str, Any]:
@@ -59,7 +89,12 @@ def describe(strata: Strata) -> dict[str, Any]:
         "plan": str(resolved.plan),
         "frozen_depth": resolved.frozen_depth,
         "trainable": sum(parameter.numel() for parameter in strata.trained().values()),
-        "base": {"name": model.config._name_or_path, "model_type": model.config.model_type, "hash": strata.base_hash},
+        "base": {
+            "name": model.config._name_or_path,
+            "model_type": model.config.model_type,
+            "hash": strata.base_hash,
+            "head": strata.head_hash,
+        },
         "output": strata.backbone.output,
         "num_labels": model.config.num_labels,
         "also_train": strata.also_train,
@@ -80,13 +115,18 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path} is damaged: {error}", "train again, or take the folder from a backup") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {error}", _AGAIN) from error
+    if not isinstance(record, dict):
+        raise ModelError(f"{path} is damaged: it holds no record", _AGAIN)
     if record.get("format") != FORMAT:
         raise ModelError(
             f"{path} has format {record.get('format')}, this version reads {FORMAT}",
             "use the version it was written with",
         )
+    missing = [key for key in _KEYS if key not in record]
+    if missing:
+        raise ModelError(f"{path} is damaged: {missing[0]!r} is missing", _AGAIN)
     return record
 
 
@@ -100,7 +140,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "train again, or take the folder from a backup") from error
+        raise ModelError(f"{path} cannot be read: {error}", _AGAIN) from error
 
 
 def _card(record: dict[str, Any]) -> str:

@@ -28,7 +28,8 @@ class Strata:
     Attributes:
         resolved: the plan against this model's depth.
         backbone: the model seen through its row of the backbone table.
-        base_hash: fingerprint of the weights before anything was attached.
+        base_hash: fingerprint of the encoder before anything was attached.
+        head_hash: fingerprint of what the head keeps of the base model, that is, of its frozen parts.
         groups: what trains, in the order of attaching.
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
@@ -38,6 +39,7 @@ class Strata:
     resolved: Resolved
     backbone: Backbone
     base_hash: str
+    head_hash: str = ""
     groups: list[Group] = field(default_factory=list)
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
     also_train: list[str] = field(default_factory=list)

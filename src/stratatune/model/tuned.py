@@ -87,6 +87,7 @@ def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str]
     model.requires_grad_(False)
     _attach(strata)
     _check_count(strata)
+    strata.head_hash = backbone.head_fingerprint()
     return _become_tuned(model, strata)
 
 

@@ -9,10 +9,13 @@ import xxhash
 from transformers import PreTrainedTokenizerBase
 
 from stratatune._compat import numeric_versions
-from stratatune.data.cache import TrunkCache, estimate_bytes
+from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
 from stratatune.data.reading import Reading
-from stratatune.data.shards import CacheKey, check_space, default_root, evict, readable_size
+from stratatune.data.caches import evict
+from stratatune.data.keys import CacheKey, default_root, readable_size
+from stratatune.data.rows import estimate_bytes
+from stratatune.data.shards import check_space
 from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.strata import Strata

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stratatune.errors import ConfigError, ModelError, ResourceError
+from stratatune.errors import ConfigError, ModelError
+from stratatune.model.saving import write_tensors
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -74,16 +74,7 @@ def save_checkpoint(
         tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
     tensors |= {f"random/{device}": state for device, state in _random_state().items()}
     record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
-    partial = folder / f".{FILE}.part"
-    try:
-        save_file(
-            {name: t.cpu().contiguous().clone() for name, t in tensors.items()}, partial, metadata={"record": record}
-        )
-        partial.replace(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise ResourceError(
-            f"cannot write the checkpoint in {folder}: {error}", "free some disk space, then go on with --resume"
-        ) from error
+    write_tensors(folder / FILE, tensors, {"record": record})
 
 
 def load_checkpoint(

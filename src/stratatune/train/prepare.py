@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,20 +64,19 @@ def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Tabl
 
 
 def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) -> tuple[Table, ...]:
-    """The evaluation data: what is named, else the task's own dev split where ``train`` is a folder or a hub id."""
-    splits = (config.eval_split,) if isinstance(config.eval_split, str) else (task.dev_splits if task else ("dev",))
+    """The evaluation data: what is named, else the task's own dev splits where ``train`` is a folder or a hub id."""
     source = given.get("eval", config.eval)
-    if source is None and (
-        isinstance(config.eval_split, str) or (task and "train" not in given and not _is_file(config.train))
-    ):
+    if source is None and not isinstance(config.eval_split, str) and (task is None or "train" in given):
+        return ()
+    if source is None:
         source = config.train
-    return () if source is None else tuple(_read(source, config, task, split) for split in splits)
-
-
-def _is_file(source: str) -> bool:
-    from pathlib import Path
-
-    return Path(source).is_file()
+        if Path(source).is_file():
+            return ()
+    if isinstance(config.eval_split, str):
+        return (_read(source, config, task, config.eval_split),)
+    one_file = not isinstance(source, str) or Path(source).is_file()
+    splits = ("dev",) if one_file or task is None else task.dev_splits
+    return tuple(_read(source, config, task, split) for split in splits)
 
 
 def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:

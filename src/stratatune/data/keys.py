@@ -1,0 +1,86 @@
+"""What a trunk cache is a cache of: its key, its form, and where caches live. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+FORMAT = 1
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+KEY_FILE = "key.json"
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """All that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
+
+    weights, tokenizer, template and data are hashes or names of those; ``versions`` holds the libraries that matter.
+    """
+
+    weights: str
+    tokenizer: str
+    template: str
+    data: str
+    max_length: int
+    depth: int
+    positions: Literal["all", "read"]  # rows of every real token, or only of the one token that the head reads
+    dtype: Literal["fp32", "bf16", "fp16"]
+    versions: tuple[tuple[str, str], ...]
+    model: str = ""  # for people: shown in listings, not part of the digest
+
+    @property
+    def digest(self) -> str:
+        """24 hex characters; the name of the cache's folder."""
+        text = json.dumps(asdict(replace(self, model="")), sort_keys=True, separators=(",", ":"))
+        return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What key.json holds: the key, and the form of the data that it stands for."""
+
+    key: CacheKey
+    width: int  # D, values in a row
+    examples: int  # N
+    lengths: str  # hash of the N numbers of rows
+    format: int = FORMAT
+    byteorder: str = sys.byteorder
+
+    @classmethod
+    def of(cls, key: CacheKey, rows: np.ndarray, width: int) -> Identity:
+        """The identity of a cache of ``rows`` [N] rows per example."""
+        return cls(key, width, len(rows), blake2b(rows.astype("<i8").tobytes(), digest_size=12).hexdigest())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on disk."""
+        return self.width * DTYPE_BYTES[self.key.dtype]
+
+    def differences(self, other: Identity) -> list[str]:
+        """Names of what differs; not the model's name, which is for people."""
+        mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0} for one in (self, other))
+        return [name for name, value in mine.items() if theirs[name] != value]
+
+
+def default_root() -> Path:
+    """Where caches live: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
+    if chosen := os.environ.get("STRATATUNE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "stratatune"
+
+
+def readable_size(count: float) -> str:
+    """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,65 @@
+"""The rows of a trunk cache in memory: how many an example has, where they are allocated or mapped.
+
+Shapes: `N` examples in all, `B` examples of one call, `D` values in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stratatune.data.keys import DTYPE_BYTES, readable_size
+from stratatune.errors import ResourceError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:
+    """Rows kept of examples of ``lengths`` [N] tokens: every token, or the one that the head reads. int64 [N]."""
+    lengths = np.asarray(lengths, dtype=np.int64)
+    return np.ones_like(lengths) if positions == "read" else lengths
+
+
+def estimate_bytes(lengths: np.ndarray, width: int, dtype: str, positions: str) -> int:
+    """Bytes of rows that a cache of examples of ``lengths`` [N] tokens and ``width`` values a row will hold."""
+    return int(rows_per_example(lengths, positions).sum()) * width * DTYPE_BYTES[dtype]
+
+
+def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The numbers start, start + 1, ... of each of B ranges, one range after another. [B], [B] -> [sum counts]."""
+    before = np.cumsum(counts) - counts
+    return np.repeat(starts - before, counts) + np.arange(counts.sum())
+
+
+def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Fresh memory for [rows, D]; ResourceError when there is not so much."""
+    try:
+        with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
+            return torch.empty(rows, width, dtype=dtype)
+    except RuntimeError as error:
+        need = readable_size(rows * width * dtype.itemsize)
+        raise ResourceError(
+            f"the trunk cache does not fit in memory: {need} needed", "use --cache DIR or --cache off"
+        ) from error
+
+
+def map_rows(path: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """A shard's rows [rows, D] as a private memory map: no bytes are read now, no file handle stays open."""
+    if rows * width == 0:
+        return allocate(rows, width, dtype)
+    with torch.inference_mode(False):
+        return torch.from_file(str(path), shared=False, size=rows * width, dtype=dtype).view(rows, width)
+
+
+@dataclass
+class Filling:
+    """The slot that put() fills: ``used`` of its rows are taken by ``examples``, in that order."""
+
+    slot: int
+    rows: Tensor
+    used: int = 0
+    examples: list[np.ndarray] = field(default_factory=list)
