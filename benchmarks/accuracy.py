@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TASKS = ("trec", "rte", "mrpc", "cola", "stsb", "sst2")
+TASKS = ("trec", "cola", "sst2", "mrpc", "stsb", "rte")
 PLANS = ("bft-adapter", "bft", "spafit-1-2-II", "lora", "full")
 RATES = {
     "bft-adapter": (1e-3, 3e-3),
@@ -52,8 +52,8 @@ def main() -> None:
         for task in SEARCH_TASKS:
             for rate in RATES[arm]:
                 _ensure({"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
-    for seed in SEEDS:
-        for task in TASKS:
+    for task in TASKS:
+        for seed in SEEDS:
             for arm in (*PLANS, "peft"):
                 _ensure({"arm": arm, "task": task, "lr": best_rate(arm, done), "seed": seed}, done, args)
 

@@ -55,7 +55,7 @@ _HOMES = {
 class _Callable(ModuleType):
     """``stratatune.train`` names a floor of the house; called, it is the door ``st.train(...)``.
 
-    Whoever imports a module of that floor binds the floor to the name ``train`` here, so the floor itself must be callable.
+    Whoever imports a module of that floor binds the floor to the name ``train`` here, so the floor itself is callable.
     """
 
     def __call__(self, **settings: Any) -> Any:

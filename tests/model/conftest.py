@@ -1,4 +1,4 @@
-"""What the tests of the model floor share: the presets, tuned tiny models whose trained values differ from the base's, inputs."""
+"""What the tests of the model floor share: the presets, inputs, and tuned tiny models whose trained values moved."""
 
 from __future__ import annotations
 

@@ -33,9 +33,8 @@ def test_trainer_trains_and_saves_what_trained(family, plan, tiny_folder, tmp_pa
     trainer = Trainer(model, arguments, train_dataset=rows, processing_class=base.tokenizer)
     trainer.train()
     trained = model.strata.trained()
-    after = dict(model.named_parameters())
-    for name in after:
-        assert torch.equal(after[name], before[name]) == (name not in trained and "decoder" not in name), name
+    for name, after in model.named_parameters():
+        assert torch.equal(after, before[name]) == (name not in trained and "decoder" not in name), name
     trainer.save_model(str(tmp_path / "saved"))
     assert read_tensors(tmp_path / "saved").keys() == trained.keys()
     assert not (tmp_path / "saved" / "model.safetensors").exists()

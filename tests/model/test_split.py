@@ -12,7 +12,7 @@ from stratatune.model.split import Top, Trunk, take
 
 
 def remembered(model, inputs):
-    """What a fp32 trunk cache gives back for the trunk's hidden state: [B, T, D], or [B, 1, D] where only that is kept."""
+    """What a fp32 trunk cache gives back for the trunk's hidden state: [B, T, D], or [B, 1, D] if that is all."""
     resolved = model.strata.resolved
     read_only = resolved.frozen_depth == resolved.shape.blocks
     hidden = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
@@ -106,3 +106,9 @@ def test_the_trunk_knows_no_dropout_and_no_graph(family, tuned, make_inputs):
     model.train()
     loud = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
     assert torch.equal(quiet, loud) and not loud.requires_grad
+
+
+def test_no_parameter_is_in_two_groups(family, kind, preset, tuned):
+    strata = tuned(family, kind, preset).strata
+    grouped = [id(parameter) for group in strata.groups for parameter in group.parameters]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in strata.trained().values())

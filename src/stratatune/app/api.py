@@ -47,7 +47,9 @@ def train(
 
     given = {"train": train, "eval": eval, "test": test}
     tables = {name: source for name, source in given.items() if source is not None and not _is_path(source)}
-    paths = {name: IN_MEMORY if name in tables else os.fspath(source) for name, source in given.items() if source is not None}
+    paths = {
+        name: IN_MEMORY if name in tables else os.fspath(source) for name, source in given.items() if source is not None
+    }
     config = validate({**settings, **paths, "model": os.fspath(model), "plan": plan})
     return run(config, tables=tables, reporter=reporter)
 

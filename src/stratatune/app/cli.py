@@ -5,7 +5,6 @@ Nothing that this file imports brings in torch: a verb imports what it needs whe
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,12 +12,10 @@ from typing import Annotated
 import typer
 
 from stratatune.app.door import app
-from stratatune.app.failures import report
+from stratatune.app.failures import closed_pipe, report
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
 from stratatune.app.verbs import planning, training, using, listing, caches, trying  # noqa: F401  # isort: skip
-
-_CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def _version(wanted: bool) -> None:
@@ -49,8 +46,6 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        # Whoever read our output has gone; what is left in the buffer must not be an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _CLOSED_PIPE
+        return closed_pipe()
     except Exception as error:
         return report(error, as_json="--json" in arguments, debug="--debug" in arguments)

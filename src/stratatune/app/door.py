@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stratatune.app.failures import Interrupted
+from stratatune.app.failures import Interrupted, closed_pipe
 from stratatune.train.progress import Reporter
 
 app = typer.Typer(
@@ -86,7 +86,10 @@ def verb(
                     door, answer = inner(values)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted", interrupted) from error
-            return _give(answer, door)
+            try:
+                return _give(answer, door)
+            except BrokenPipeError:
+                return closed_pipe()
 
         command.__signature__ = inspect.Signature(list(inner.parameters))  # pyright: ignore[reportFunctionMemberAccess]
         of.command(name or function.__name__, help=inspect.getdoc(function))(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,9 @@ class _TextEstimator(BaseEstimator):
     predictor_: Predictor
     n_columns_: int
 
-    def __init__(self, plan: Any = "bft-adapter", *, model: str = "roberta-base", verbose: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, plan: Any = "bft-adapter", *, model: str = "roberta-base", verbose: bool = False, **settings: Any
+    ) -> None:
         self.plan = plan
         self.model = model
         self.verbose = verbose
@@ -93,8 +96,9 @@ class _TextEstimator(BaseEstimator):
         self._use(Predictor(self.result_.out, device=given.get("device", "auto")))
 
     def _own_folder(self) -> str:
-        self._folder = tempfile.TemporaryDirectory(prefix="stratatune-")
-        return self._folder.name
+        folder = tempfile.mkdtemp(prefix="stratatune-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     def _use(self, predictor: Predictor) -> None:
         self.predictor_ = predictor
@@ -126,11 +130,13 @@ class Classifier(ClassifierMixin, _TextEstimator):
 
     def predict(self, X: Texts) -> np.ndarray:
         """The likeliest class of each text [N]."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(axis=1)]
 
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Probabilities [N, C], columns in the order of ``classes_``."""
-        order = [self._fitted().labels.index(_name(one)) for one in self.classes_]
+        labels = self._fitted().labels
+        order = [labels.index(_name(one)) for one in self.classes_]
         return self._ask(X).probabilities[:, order]
 
     def _use(self, predictor: Predictor) -> None:
@@ -163,9 +169,14 @@ def columns_of(texts: Texts) -> list[list[str]]:
     rows = texts.tolist() if hasattr(texts, "tolist") else list(texts)
     if all(isinstance(row, str) for row in rows):
         return [rows]
-    if all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows) and len({len(row) for row in rows}) == 1:
+    if (
+        all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows)
+        and len({len(row) for row in rows}) == 1
+    ):
         return [list(column) for column in zip(*rows, strict=True)]
-    raise DataError("these are neither texts nor pairs of texts", "give a list of strings, of pairs of strings, or a DataFrame")
+    raise DataError(
+        "these are neither texts nor pairs of texts", "give a list of strings, of pairs of strings, or a DataFrame"
+    )
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import traceback
 from dataclasses import dataclass
 
 from stratatune.errors import ConfigError, StratatuneError
 
+_CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 _DEBUG = "run the same command with --debug for the traceback; if it is a fault of stratatune, please report it"
 _SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
 _DISK = {errno.ENOSPC: "make room, or name another folder", errno.EDQUOT: "make room, or name another folder"}
@@ -51,8 +53,14 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
     return failure.exit_code
 
 
+def closed_pipe() -> int:
+    """Whoever read our output has gone: what is left in the buffer must not become an error at exit. Gives the code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _CLOSED_PIPE
+
+
 def failure_of(error: Exception) -> Failure:
-    """What to tell of ``error``: ours say it themselves; memory, disk and command-line errors are known by their kind."""
+    """What to tell of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
     kind = type(error).__name__
     if isinstance(error, StratatuneError):
         lines = error.errors if isinstance(error, ConfigError) else [error.message]

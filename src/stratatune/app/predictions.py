@@ -1,4 +1,4 @@
-"""Predictions as a table on disk or as text: the text columns, the label (or the value), a probability for each class."""
+"""Predictions as a table: the text columns, the label (or the value), a probability for each class."""
 
 from __future__ import annotations
 

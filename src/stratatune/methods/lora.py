@@ -12,7 +12,7 @@ from stratatune.plan.treatments import Lora
 
 
 class LoraLinear(nn.Module):
-    """``y = W x + b + (alpha / R) B A dropout(x)``, with A [R, in] and B [out, R]; B starts at zero, so ``y`` is unchanged.
+    """``y = W x + b + (alpha / R) B A dropout(x)``, with A [R, in] and B [out, R]; B starts at zero.
 
     Args:
         base: the frozen linear [out, in]; its bias may be trained by BitFit beside this.

@@ -60,7 +60,7 @@ class Backbone:
         return "classification" if self.row.classifier in names else "none"
 
     def fingerprint(self) -> str:
-        """Hash of what the encoder computes: its type, the settings that change its arithmetic, embeddings and blocks."""
+        """Hash of what the encoder computes: type, settings that change its arithmetic, embeddings and blocks."""
         settings = {name: getattr(self.model.config, name, None) for name in _ARITHMETIC}
         digest = xxhash.xxh3_128(str(settings).encode())
         for module in (self.embeddings, *self.blocks):
@@ -116,7 +116,7 @@ class Backbone:
         nn.init.ones_(part["norm"].weight)
 
     def attention_mask(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
-        """The mask as this model's blocks take it: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, 1, T, T] or None."""
+        """The mask as the blocks take it: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, 1, T, T] or None."""
         return create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden, attention_mask=mask)
 
     def _block(self, number: int) -> Any:
@@ -126,16 +126,16 @@ class Backbone:
     def run_block(self, number: int, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """One block on [B, T, D].
 
-        Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model (``model/hooks.py``),
-        and here the insertions have been made already.
+        Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model
+        (``model/hooks.py``), and here the insertions have been made already.
         """
         return self._block(number).forward(hidden, attention_mask)
 
     def run_block_at(self, number: int, hidden: Tensor, attention_mask: Tensor | None, read: Tensor) -> Tensor:
         """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
 
-        Keys and values come from every token; query, output and FFN are computed for one. Its own modules are called, so
-        whatever a treatment put into them takes part.
+        Keys and values come from every token; query, output and FFN are computed for one. Its own modules are called,
+        so whatever a treatment put into them takes part.
         """
         block = self._block(number)
         row = torch.arange(len(read), device=hidden.device)
@@ -202,4 +202,4 @@ class Backbone:
 
 def _add(digest: xxhash.xxh3_128, name: str, tensor: Tensor) -> None:
     digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

@@ -52,8 +52,8 @@ def load_base(
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with the head of ``objective``.
 
-    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied embeddings, with a
-    notice; a pooler or a classifier as the model's own code makes it.
+    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
+    embeddings, with a notice; a pooler or a classifier as the model's own code makes it.
 
     Raises:
         ModelError: no such model, no row for its family, or it cannot be loaded.
@@ -111,7 +111,8 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
     encoder = sorted(name for name in missing if backbone.in_encoder(named[name]))
     if encoder:
         raise ModelError(
-            f"the checkpoint of {base.model.config._name_or_path!r} lacks {len(encoder)} weights of the encoder, such as {encoder[0]}",
+            f"the checkpoint of {base.model.config._name_or_path!r} lacks {len(encoder)} weights of the encoder, "
+            f"such as {encoder[0]}",
             "it was saved for another architecture",
         )
     if backbone.output == "mlm" and any(name.startswith(backbone.row.mlm_head["dense"]) for name in missing):

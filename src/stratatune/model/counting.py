@@ -14,9 +14,9 @@ from stratatune.model.strata import Strata
 def count_backward_blocks(strata: Strata, run: Callable[[], Any]) -> int:
     """Blocks in which at least one part computed gradients while ``run`` did a forward and a backward pass.
 
-    Every part of a block that plays a role is watched, so it does not matter whether the model's own forward runs the block
-    or :class:`~stratatune.model.split.Top` does, nor whether activations are checkpointed: only what the autograd engine
-    executes counts.
+    Every part of a block that plays a role is watched, so it does not matter whether the model's own forward runs the
+    block or :class:`~stratatune.model.split.Top` does, nor whether activations are checkpointed: only what the
+    autograd engine executes counts.
     """
     reached: set[int] = set()
     with contextlib.ExitStack() as watching:

@@ -1,7 +1,8 @@
 """What makes a tuned model's own ``forward`` do what the plan says, for callers that know nothing of this package.
 
-``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in their
-place, cut the graph at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns on), and take a late prompt's positions away again behind the last block.
+``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in
+their place, cut the graph at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns
+on), and take a late prompt's positions away again behind the last block.
 """
 
 from __future__ import annotations

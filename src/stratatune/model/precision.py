@@ -1,7 +1,8 @@
 """Frozen weights held in the precision that they are computed in.
 
-Autocast converts every fp32 weight again at each step. What trains needs its fp32 master copy; what is frozen does not, so it
-is converted once. The numbers are the same: the same rounding of the same weight, made once instead of every time.
+Autocast converts every fp32 weight again at each step. What trains needs its fp32 master copy; what is frozen does
+not, so it is converted once. The numbers are the same: the same rounding of the same weight, made once instead of
+every time.
 """
 
 from __future__ import annotations

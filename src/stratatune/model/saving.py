@@ -1,7 +1,7 @@
 """The artefact on disk: trained tensors only, the plan, and what is needed to read text the same way again.
 
-``adapter.safetensors`` holds every trained tensor under its name in the model (the head's included), ``adapter.json`` the
-rest. Nothing is pickled, so nothing runs on load.
+``adapter.safetensors`` holds every trained tensor under its name in the model (the head's included), ``adapter.json``
+the rest. Nothing is pickled, so nothing runs on load.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _card(record: dict[str, Any]) -> str:
-    reading = record["reading"]
+    reading, base = record["reading"], record["base"]
     rows = {
-        "Base model": f"`{record['base']['name']}` ({record['base']['model_type']}, weights {record['base']['hash'][:12]})",
+        "Base model": f"`{base['name']}` ({base['model_type']}, weights {base['hash'][:12]})",
         "Plan": f"`{record['plan']}`",
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
@@ -157,7 +157,7 @@ def _card(record: dict[str, Any]) -> str:
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"---\nlibrary_name: stratatune\nbase_model: {record['base']['name']}\ntags: [stratatune]\n---\n"
+        f"---\nlibrary_name: stratatune\nbase_model: {base['name']}\ntags: [stratatune]\n---\n"
         f"# A tuned adapter\n\nTrained with stratatune {record['stratatune']}. It holds only what trained.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         '```python\nimport stratatune as st\n\nmodel = st.load("this/folder")\n```\n'

@@ -1,9 +1,9 @@
 """A tuned model in two halves: the trunk below the frozen depth, and the top above it.
 
 The trunk is the model's own forward, stopped when it reaches the first block above the frozen depth. The top runs that
-block and the later ones from any hidden state of that depth, be it the trunk's or one remembered in a cache, and computes
-nothing that the objective does not read (contract 7): the last block only at the position that is read, the head only there
-and, where the loss allows it, only the label words' rows.
+block and the later ones from any hidden state of that depth, be it the trunk's or one remembered in a cache, and
+computes nothing that the objective does not read (contract 7): the last block only at the position that is read, the
+head only there and, where the loss allows it, only the label words' rows.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Top(nn.Module):
         """From the frozen depth to the logits.
 
         Args:
-            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth, only the position read
-                is needed: [B, 1, D].
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth, only the position
+                read is needed: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
             read: the position that the objective reads [B].
             words: vocabulary numbers of the label words [C]; then only their logits are computed.

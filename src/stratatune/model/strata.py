@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,12 @@ class Strata:
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
     also_train: list[str] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, treatment: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
+        """Note what a treatment trains. A tensor of two places (a tied decoder) is of the first that named it."""
+        taken = {id(parameter) for group in self.groups for parameter in group.parameters}
+        new = [parameter for parameter in parameters if id(parameter) not in taken]
+        self.groups.append(Group(treatment, place, new, lr))
 
     def insertions_at(self, depth: int) -> list[Any]:
         """The insertion modules at ``depth``."""

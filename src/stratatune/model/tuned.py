@@ -1,4 +1,4 @@
-"""A plan put into a model: :func:`apply` attaches every treatment and gives back the same model, still a Hugging Face one."""
+"""A plan put into a model: :func:`apply` attaches every treatment and gives back the same Hugging Face model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stratatune.methods.site import Site, train
 from stratatune.model.backbones import Backbone
 from stratatune.model.hooks import install
 from stratatune.model.saving import save_adapter
-from stratatune.model.strata import Group, Strata
+from stratatune.model.strata import Strata
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.treatments import Treatment
 
@@ -65,12 +65,12 @@ def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str]
     Args:
         model: a Hugging Face model of a family in the backbone table.
         plan: a plan, a preset's name or a plan's text.
-        also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train whatever
-            the plan says, as a task's own output layer always does.
+        also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
+            whatever the plan says, as a task's own output layer always does.
 
     Returns:
-        The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what trained,
-        and ``model.strata`` tells what was attached.
+        The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
+        trained, and ``model.strata`` tells what was attached.
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
@@ -109,9 +109,7 @@ def _attach(strata: Strata) -> None:
     resolved, backbone = strata.resolved, strata.backbone
     if resolved.trains_embeddings:
         parameters = train(backbone.embeddings.parameters())
-        strata.groups.append(
-            Group("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
-        )
+        strata.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
     for number, treatments in enumerate(resolved.blocks):
         for treatment in treatments:
             _attach_to_block(strata, treatment, backbone.site(number))
@@ -122,29 +120,29 @@ def _attach(strata: Strata) -> None:
 
 def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
     parameters = METHODS[treatment.kind].attach(treatment, site)
-    strata.groups.append(Group(treatment.kind, site.name, parameters, treatment.lr))
+    strata.add(treatment.kind, site.name, parameters, treatment.lr)
 
 
 def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
-    """Build an insertion and hang it into the block it stands before (behind, at the model's depth), so that ``.to()`` finds it."""
+    """Build an insertion and hang it into the block it stands before (behind, at the model's depth): ``.to()`` finds it."""
     blocks = strata.backbone.blocks
     weight = next(blocks.parameters())
     module = INSERTIONS[treatment.kind].build(treatment, strata.resolved.shape.hidden).to(weight.device, weight.dtype)
     blocks[min(depth, len(blocks) - 1)].add_module(f"{treatment.kind}_at_{depth}", module)
     strata.insertions.append((depth, module))
-    strata.groups.append(Group(treatment.kind, f"depth {depth}", list(module.parameters()), treatment.lr))
+    strata.add(treatment.kind, f"depth {depth}", module.parameters(), treatment.lr)
 
 
 def _attach_head(strata: Strata) -> None:
     backbone, head = strata.backbone, strata.resolved.plan.head
-    strata.groups.append(Group("head", "head", head_method.attach(head, backbone.head_site()), head.lr))
+    strata.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
     named = dict(backbone.model.named_parameters())
     unknown = [name for name in strata.also_train if name not in named]
     if unknown:
         raise StratatuneError(f"also_train names {unknown[0]!r}, which the model does not have")
     new = [*backbone.output_layer(), *(named[name] for name in strata.also_train)]
     parameters = train(p for p in dict.fromkeys(new) if not p.requires_grad)
-    strata.groups.append(Group("output", "head", parameters, head.lr))
+    strata.add("output", "head", parameters, head.lr)
 
 
 def _check_count(strata: Strata) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 import xxhash
@@ -10,17 +12,17 @@ from transformers import PreTrainedTokenizerBase
 
 from stratatune._compat import numeric_versions
 from stratatune.data.cache import TrunkCache
-from stratatune.data.encode import Encoded
-from stratatune.data.reading import Reading
 from stratatune.data.caches import evict
+from stratatune.data.encode import Encoded
 from stratatune.data.keys import CacheKey, default_root, readable_size
+from stratatune.data.reading import Reading
 from stratatune.data.rows import estimate_bytes
 from stratatune.data.shards import check_space
 from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.strata import Strata
 from stratatune.train.config import RunConfig
-from stratatune.train.feed import Feed
+from stratatune.train.feed import TORCH_DTYPES, Feed
 from stratatune.train.progress import Reporter
 
 
@@ -53,7 +55,23 @@ class Caching:
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible."""
         cache = self._open(data, name) if self._wanted() else None
-        return Feed(Trunk(self.strata), cache, read_only=self.read_only, autocast=self.autocast)
+        kept = TORCH_DTYPES[self.dtype]
+        return Feed(Trunk(self.strata), cache, read_only=self.read_only, autocast=self.autocast, kept=kept)
+
+    def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
+        """A feed for each data set by its name; when one cannot be opened, the others are closed."""
+        try:
+            return [None if one is None else self.feed(one, name) for name, one in data.items()]
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def dtype(self) -> Literal["fp32", "bf16", "fp16"]:
+        """The precision in which hidden states are kept: that of the computation, unless the settings say otherwise."""
+        if self.config.cache_dtype != "auto":
+            return self.config.cache_dtype
+        return "fp32" if self.autocast is None else "bf16"
 
     def close(self) -> None:
         """Write what is pending and let other runs write."""
@@ -102,8 +120,7 @@ class Caching:
 
     def key(self, data: Encoded) -> CacheKey:
         """Everything that the remembered numbers depend on."""
-        computed = "bf16" if self.autocast == torch.bfloat16 else "fp32"
-        dtype = computed if self.config.cache_dtype == "auto" else self.config.cache_dtype
+        computed = "fp32" if self.autocast is None else "bf16"
         return CacheKey(
             weights=self.strata.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
@@ -112,7 +129,7 @@ class Caching:
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,
             positions="read" if self.read_only else "all",
-            dtype=dtype,
+            dtype=self.dtype,
             versions=(*numeric_versions(), ("computed", computed)),
             model=self.strata.backbone.model.config._name_or_path,
         )
@@ -120,8 +137,6 @@ class Caching:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
-    if tokenizer.is_fast:
-        text = tokenizer.backend_tokenizer.to_str()  # pyright: ignore[reportAttributeAccessIssue]
-    else:
-        text = str(sorted(tokenizer.get_vocab().items()))
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
     return xxhash.xxh3_128(text.encode()).hexdigest()

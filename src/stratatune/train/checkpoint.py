@@ -1,14 +1,15 @@
 """Stopping and going on: everything the loop needs, in one safetensors file that appears whole or not at all.
 
-A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random state
-and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
+A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random
+state and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,10 @@ def load_checkpoint(
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            record = json.loads(file.metadata()["record"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "remove it to start this run afresh") from error
-    _same_settings(record["settings"], settings, folder)
+    with _opened(path) as file:
+        record = json.loads(file.metadata()["record"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    same_settings(record["settings"], settings, folder)
     for name, parameter in trained.items():
         parameter.data.copy_(tensors[f"model/{name}"])
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
@@ -109,7 +107,29 @@ def load_checkpoint(
     return Progress(**record["progress"]), best
 
 
-def _same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse other settings than those of the checkpoint in ``folder``, if there is one; reads no tensor."""
+    if (folder / FILE).is_file():
+        with _opened(folder / FILE) as file:
+            record = json.loads(file.metadata()["record"])
+        same_settings(record["settings"], settings, folder)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "remove it to start this run afresh") from error
+
+
+def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        ConfigError: names every setting that differs.
+    """
     odd = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
     if odd:
         lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]

@@ -37,15 +37,25 @@ class Feed:
         cache: remembers what the trunk said; None: it runs every time.
         read_only: the frozen depth is the model's depth, so only the position read matters and is kept.
         autocast: bf16 or None; the trunk runs in it.
+        kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
+            not, so that cached = uncached, to the bit; None: fp32.
     """
 
     def __init__(
-        self, trunk: Trunk, cache: TrunkCache | None, *, read_only: bool, autocast: torch.dtype | None
+        self,
+        trunk: Trunk,
+        cache: TrunkCache | None,
+        *,
+        read_only: bool,
+        autocast: torch.dtype | None,
+        kept: torch.dtype | None = None,
     ) -> None:
         self.trunk = trunk
         self.cache = cache
         self.read_only = read_only
         self.autocast = autocast
+        self.kept = kept or torch.float32
+        self.given = self.kept if self.kept == autocast else torch.float32  # what blocks without autocast take
         self.clock = FeedClock()
 
     def hidden(self, batch: Batch) -> Tensor:
@@ -54,14 +64,14 @@ class Feed:
             return self._computed(batch)
         index = batch.index.cpu().numpy()
         if not self.cache.has(index).all():
-            hidden = self._computed(batch).to(TORCH_DTYPES[self.cache.key.dtype])
+            hidden = self._computed(batch)
             if not self.cache.writable:  # another run is writing it
                 return hidden
             self._remember(index, batch, hidden)
         else:
             self.clock.remembered += len(index)
         # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
-        return self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True)
+        return self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True).to(self.given)
 
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
@@ -69,7 +79,8 @@ class Feed:
             hidden = self.trunk(batch.input_ids, batch.mask, batch.token_types)
         self.clock.trunk_seconds += time.perf_counter() - started
         self.clock.computed += len(batch.index)
-        return take(hidden, batch.read) if self.read_only else hidden
+        hidden = take(hidden, batch.read) if self.read_only else hidden
+        return hidden if self.trunk.trains else hidden.to(self.kept).to(self.given)
 
     def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
         rows = hidden[:, 0] if self.read_only else hidden[batch.mask]  # [sum T, D]

@@ -100,6 +100,7 @@ def fit(session: Session) -> Fitted:
     top, optimiser = session.accelerator.prepare(session.top, optimiser)
     resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
     progress, best = resumed or (Progress(), {})
+    _remember_again(session, progress)
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
@@ -110,6 +111,7 @@ def fit(session: Session) -> Fitted:
             hidden = session.feed.hidden(batch)
             with session.mixed():
                 logits = top(hidden, batch.mask, batch.read, objective.training_words)
+            assert batch.labels is not None  # the data were read with labels
             loss = objective.loss(logits, batch.labels)
             session.accelerator.backward(loss / _group_size(number, len(batches), config.accumulate))
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss.item(), progress.loss_count + 1
@@ -134,6 +136,17 @@ def fit(session: Session) -> Fitted:
 
     _restore(trained, best)
     return Fitted(progress, _evaluate(session, progress))
+
+
+def _remember_again(session: Session, progress: Progress) -> None:
+    """Before a run goes on: what a cache in memory lost, by epoch one's batches, so that the numbers are the same."""
+    cache = session.feed.cache
+    if cache is None or cache.complete or not cache.writable:
+        return
+    first = session.batches(0)
+    for index in first if progress.epoch else first[: progress.batch]:
+        if not cache.has(index).all():
+            session.feed.hidden(collate(session.train, index, session.pad_id).to(session.device))
 
 
 def _out_of_patience(progress: Progress, config: RunConfig) -> bool:

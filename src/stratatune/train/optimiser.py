@@ -14,7 +14,8 @@ from stratatune.train.config import RunConfig
 def build_optimiser(groups: Iterable[Group], config: RunConfig) -> torch.optim.AdamW:
     """One optimiser group for each pair of a rate and a decay.
 
-    Vectors (biases, norms) are not decayed, matrices and tables are. Each group remembers its own rate as ``initial_lr``.
+    Vectors (biases, norms) are not decayed, matrices and tables are. Each group remembers its own rate as
+    ``initial_lr``.
     """
     sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
     for group in groups:

@@ -13,13 +13,13 @@ from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table, read
-from stratatune.data.reading import Reading, encode
+from stratatune.data.reading import Reading, encode, pad_id
 from stratatune.data.tasks import TASKS
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
 from stratatune.model.split import Top, Trunk
 from stratatune.train.evaluate import Scores, evaluate
-from stratatune.train.feed import Feed
+from stratatune.train.feed import TORCH_DTYPES, Feed
 from stratatune.train.objectives import Objective
 
 
@@ -62,6 +62,7 @@ class Predictor:
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
         self.objective = Objective(self.reading, self.tokenizer).to(self.device)
+        self.kept = TORCH_DTYPES[artefact.record["reading"].get("kept", "fp32")]
         self.autocast = torch.bfloat16 if (precision or artefact.record["reading"].get("precision")) == "bf16" else None
 
     @property
@@ -116,14 +117,14 @@ class Predictor:
         strata = self.model.strata
         resolved = strata.resolved
         read_only = resolved.frozen_depth == resolved.shape.blocks
-        feed = Feed(Trunk(strata), None, read_only=read_only, autocast=self.autocast)
+        feed = Feed(Trunk(strata), None, read_only=read_only, autocast=self.autocast, kept=self.kept)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return evaluate(
                 Top(strata),
                 self.objective,
                 data,
                 feed,
-                self.tokenizer.pad_token_id,
+                pad_id(self.tokenizer),
                 self.device,
                 [len(part) for part in parts],
             )

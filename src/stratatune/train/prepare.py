@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.labels import LabelSet
+from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table, read
 from stratatune.data.reading import Reading
-from stratatune.data.tasks import Task, task as task_named
+from stratatune.data.tasks import Task
+from stratatune.data.tasks import task as task_named
 from stratatune.data.templates import Template, auto_label_words
 from stratatune.errors import ConfigError, DataError, did_you_mean
+from stratatune.model.base import Objective
 from stratatune.plan import Plan
 from stratatune.train.config import RunConfig
 from stratatune.train.metrics import check_metric
@@ -98,18 +100,24 @@ def _sample(table: Table, count: int, seed: int) -> Table:
     return table.select(sample(table.labels or [0] * len(table), count, seed))
 
 
-def settle_objective(config: RunConfig, plan: Plan) -> str:
-    """How a label is read: what the settings say, else what the plan brings, else what the task allows."""
+def settle_objective(config: RunConfig, plan: Plan) -> Objective:
+    """How a label is read: what the settings say, else what the plan brings, else what the task allows.
+
+    Raises:
+        ConfigError: classes are asked for where the task's labels are numbers.
+    """
+    task = task_named(config.task) if config.task else None
+    if task and task.kind == "regression" and config.objective == "classification":
+        raise ConfigError([f"objective: the labels of {task.name} are numbers, not classes"], "legal: regression, mlm")
     if config.objective != "auto":
         return config.objective
-    task = task_named(config.task) if config.task else None
     if task and task.kind == "regression" and plan.objective == "classification":
         return "regression"
-    return plan.objective
+    return "mlm" if plan.objective == "mlm" else "classification"
 
 
 def settle_reading(
-    config: RunConfig, objective: str, table: Table, tokenizer: PreTrainedTokenizerBase, longest: int
+    config: RunConfig, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> tuple[Reading, list[str]]:
     """How text becomes a label in this run, and notices about what was chosen; the model takes ``longest`` tokens.
 
@@ -118,8 +126,8 @@ def settle_reading(
         ConfigError: a metric or template that does not exist.
     """
     task = task_named(config.task) if config.task else None
-    is_value = objective == "regression" or (task is not None and task.kind == "regression")
-    labels = () if is_value else _class_names(table, task)
+    is_value = _is_value(objective, task)
+    labels = class_names(config, objective, table)
     metric = config.metric or _default_metric(task, is_value)
     check_metric(metric, is_value)
     reading: dict[str, Any] = {
@@ -140,9 +148,22 @@ def settle_reading(
     return Reading(**reading), notices
 
 
-def _class_names(table: Table, task: Task | None) -> tuple[str, ...]:
+def _is_value(objective: str, task: Task | None) -> bool:
+    """Whether a label is a number, not a class."""
+    return objective == "regression" or (task is not None and task.kind == "regression")
+
+
+def class_names(config: RunConfig, objective: str, table: Table) -> tuple[str, ...]:
+    """The classes in the order of the logits, the task's where there is one; none where a label is a number.
+
+    Raises:
+        DataError: no labels, or labels that are no classes to learn from.
+    """
+    task = task_named(config.task) if config.task else None
     if table.labels is None:
         raise DataError(f"{table.source} has no labels", "name the label column with --label")
+    if _is_value(objective, task):
+        return ()
     found = LabelSet.infer(table.labels, table.source)
     return task.labels if task and task.labels else found.names
 
@@ -154,7 +175,7 @@ def _default_metric(task: Task | None, is_value: bool) -> str:
 def _value_range(table: Table, task: Task | None) -> tuple[float, float]:
     if task and task.range:
         return task.range
-    values = np.asarray(table.labels, dtype=float)
+    values = np.asarray(numbers(table.labels or [], table.source, table.rows))
     if np.ptp(values) == 0:
         raise DataError(f"{table.source}: every label is {values[0]:g}", "regression needs labels that differ")
     return float(values.min()), float(values.max())

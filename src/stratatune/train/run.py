@@ -15,22 +15,23 @@ import torch
 
 from stratatune._compat import accelerator_for, installed
 from stratatune.data.encode import concatenate
-from stratatune.data.reading import encode
-from stratatune.errors import ConfigError, ModelError, ResourceError
+from stratatune.data.reading import encode, pad_id
+from stratatune.errors import ConfigError, ModelError
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
-from stratatune.model.saving import save_adapter, write_text
+from stratatune.model.saving import save_adapter, told_about, write_text
 from stratatune.model.split import Top
 from stratatune.model.tuned import apply
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
 from stratatune.train.caching import Caching
 from stratatune.train.checkpoint import FILE as CHECKPOINT
-from stratatune.train.config import RunConfig, to_yaml
-from stratatune.train.evaluate import Scores, evaluate
+from stratatune.train.checkpoint import check_settings, same_settings
+from stratatune.train.config import RunConfig, load_config, to_yaml, validate
+from stratatune.train.evaluate import evaluate
 from stratatune.train.loop import Fitted, Session, fit
 from stratatune.train.objectives import Objective
-from stratatune.train.prepare import Tables, read_tables, settle_objective, settle_reading
+from stratatune.train.prepare import Tables, class_names, read_tables, settle_objective, settle_reading
 from stratatune.train.progress import Reporter
 
 RESULT = "result.json"
@@ -88,6 +89,10 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     reporter = reporter or Reporter()
     plan = Plan.parse(config.plan)
     out = _open_folder(config)
+    finished = _finished(config, out)
+    if finished is not None:
+        reporter.notice(f"{out} holds a finished run: nothing is left to do")
+        return finished
     shape = shape_of(config.model)
     reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
     data = read_tables(config, tables or {})
@@ -103,7 +108,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     finally:
         caching.close()
         session.accelerator.end_training()
-    return _finish(session, fitted, test, hit)
+    return _finish(session, caching, fitted, test, hit)
 
 
 def _open_folder(config: RunConfig) -> Path:
@@ -120,15 +125,35 @@ def _open_folder(config: RunConfig) -> Path:
                 raise ConfigError(
                     [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
                 )
-    try:
+    else:
+        check_settings(out, _settings(config))
+    with told_about(out):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / ".writable", "")
         (out / ".writable").unlink()
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write into {out}: {error.strerror}", "give --out a folder that you may write"
-        ) from error
     return out
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What a run and its resumption must agree on."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in _NOT_RESUMED}
+
+
+def _finished(config: RunConfig, out: Path) -> Result | None:
+    """The result of a run that was finished before it was resumed; None when there is something left to do.
+
+    Raises:
+        ConfigError: it was a run of other settings.
+        ModelError: its files are damaged.
+    """
+    if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
+        return None
+    try:
+        result = Result(**json.loads((out / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
+    same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
+    return result
 
 
 def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter) -> tuple[Session, Caching]:
@@ -137,11 +162,11 @@ def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: R
     autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     objective = settle_objective(config, plan)
-    labels = len(set(data.train.labels or ()))
+    labels = class_names(config, objective, data.train)
     base = load_base(
         config.model,
-        objective,  # pyright: ignore[reportArgumentType]
-        num_labels=labels,
+        objective,
+        num_labels=len(labels),
         seed=config.seed,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
@@ -160,21 +185,23 @@ def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: R
     for notice in (*base.notices, *notices, *train_data.notices):
         reporter.notice(notice)
     caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter)
+    feed, eval_feed = caching.feeds({"training": train_data, "evaluation": eval_data})
+    assert feed is not None
     session = Session(
         config=config,
         accelerator=accelerator,
         top=Top(model.strata),
         objective=words,
         train=train_data,
-        feed=caching.feed(train_data, "training"),
+        feed=feed,
         eval=eval_data,
-        eval_feed=None if eval_data is None else caching.feed(eval_data, "evaluation"),
+        eval_feed=eval_feed,
         eval_parts=tuple(len(part) for part in data.eval),
-        pad_id=base.tokenizer.pad_token_id,
+        pad_id=pad_id(base.tokenizer),
         autocast=autocast,
         out=out,
         reporter=reporter,
-        settings={key: value for key, value in config.model_dump(mode="json").items() if key not in _NOT_RESUMED},
+        settings=_settings(config),
     )
     return session, caching
 
@@ -200,11 +227,12 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     return scores.metrics
 
 
-def _finish(session: Session, fitted: Fitted, test: dict[str, float], hit: bool) -> Result:
+def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     strata, progress = session.top.strata, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     metric = session.objective.reading.metric
+    strata.reading["kept"] = caching.dtype
     strata.reading["precision"] = "bf16" if session.autocast else "fp32"
     strata.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     save_adapter(strata, session.out / "adapter")

@@ -20,7 +20,8 @@ group = typer.Typer(no_args_is_help=False)
 app.add_typer(group, name="cache", help="The trunk caches: ls, build, verify, rm.")
 
 Root = Annotated[
-    Path | None, typer.Option("--root", help="Where the caches are ($STRATATUNE_CACHE, ~/.cache/stratatune).", show_default=False)
+    Path | None,
+    typer.Option("--root", help="Where the caches are ($STRATATUNE_CACHE, ~/.cache/stratatune).", show_default=False),
 ]
 
 
@@ -75,13 +76,17 @@ def build(door: Door, settings: RunConfig) -> Answer:
     from stratatune.train.caching import build_cache
 
     data = build_cache(settings, door.reporter())
-    return Answer(data, note="built; `stratatune cache ls` shows it, `stratatune train` with the same data and model uses it")
+    return Answer(
+        data, note="built; `stratatune cache ls` shows it, `stratatune train` with the same data and model uses it"
+    )
 
 
 @verb(of=group)
 def verify(
     door: Door,
-    digest: Annotated[str | None, typer.Argument(help="The beginning of its digest; all by default.", show_default=False)] = None,
+    digest: Annotated[
+        str | None, typer.Argument(help="The beginning of its digest; all by default.", show_default=False)
+    ] = None,
     root: Root = None,
 ) -> Answer:
     """Read every byte of the caches and compare checksums; exit code 1 when one is damaged."""

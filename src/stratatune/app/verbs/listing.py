@@ -51,7 +51,12 @@ def _methods() -> list[Row]:
 
     places = {**dict.fromkeys(BLOCK_TREATMENTS, "a stratum"), **dict.fromkeys(INSERTIONS, "a depth")}
     return [
-        {"name": kind, "summary": _first_sentence(config.__doc__), "stands_in": places[kind], "options": _options(config)}
+        {
+            "name": kind,
+            "summary": _first_sentence(config.__doc__),
+            "stands_in": places[kind],
+            "options": _options(config),
+        }
         for kind, config in {**BLOCK_TREATMENTS, **INSERTIONS}.items()
     ]
 
@@ -73,7 +78,9 @@ def _plain(value: Any) -> Any:
 def _presets() -> list[Row]:
     from stratatune.plan import list_presets
 
-    return [{"name": one.name, "summary": one.summary, "plan": one.text, "source": one.source} for one in list_presets()]
+    return [
+        {"name": one.name, "summary": one.summary, "plan": one.text, "source": one.source} for one in list_presets()
+    ]
 
 
 def _tasks() -> list[Row]:
@@ -128,5 +135,7 @@ def init(
     try:
         file.write_text(commented_yaml(model, train), encoding="utf-8")
     except OSError as error:
-        raise ResourceError(f"cannot write {file}: {error.strerror}", "name a file in a folder that you may write") from error
+        raise ResourceError(
+            f"cannot write {file}: {error.strerror}", "name a file in a folder that you may write"
+        ) from error
     return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")

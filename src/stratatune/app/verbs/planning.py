@@ -22,7 +22,9 @@ OBJECTIVES = ("auto", "mlm", "classification", "regression")
 @verb()
 def plan(
     door: Door,
-    plan: Annotated[str, typer.Argument(help="A preset's name (`stratatune list presets`) or a plan's text.", show_default=False)],
+    plan: Annotated[
+        str, typer.Argument(help="A preset's name (`stratatune list presets`) or a plan's text.", show_default=False)
+    ],
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
     objective: Annotated[str, typer.Option(help="auto (the plan's own), mlm, classification or regression.")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
@@ -46,7 +48,9 @@ def plan(
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
-    return Answer(data, "\n".join((terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype))))
+    return Answer(
+        data, "\n".join((terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype)))
+    )
 
 
 def settled(objective: str, own: str) -> str:
@@ -67,7 +71,9 @@ def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     try:
         path.write_text(svg(resolved, objective), encoding="utf-8")
     except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}", "give --svg a file in a folder that you may write") from error
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror}", "give --svg a file in a folder that you may write"
+        ) from error
     return str(path)
 
 
@@ -78,4 +84,5 @@ def _told(costs: Cost, dtype: str) -> str:
         return f"a training step of {costs.tokens} tokens, predicted: {step}; nothing to cache"
     cached = f"{costs.speedup_vs_full_cached:.1f}x and {costs.speedup_vs_lora_cached:.1f}x"
     size = f"{costs.cache_bytes_per_token:,} bytes a token ({dtype})"
-    return f"a training step of {costs.tokens} tokens, predicted: {step};\nfrom the trunk cache {cached}; the cache takes {size}"
+    first = f"a training step of {costs.tokens} tokens, predicted: {step};"
+    return f"{first}\nfrom the trunk cache {cached}; the cache takes {size}"

@@ -21,11 +21,15 @@ def _option(panel: str, meaning: str, metavar: str) -> Any:
 
 
 def run_settings(
-    file: Annotated[Path | None, typer.Argument(metavar="RUN.yaml", help="Settings; options below win over it.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="RUN.yaml", help="Settings; options below win over it.", show_default=False)
+    ] = None,
     model: Annotated[str | None, _option(_MODEL, "The base model: a hub id or a folder.", "M")] = None,
     plan: Annotated[str | None, _option(_MODEL, "A preset's name or a plan's text.", "PLAN")] = None,
     objective: Annotated[str | None, _option(_MODEL, "auto, mlm, classification or regression.", "WORD")] = None,
-    template: Annotated[str | None, _option(_MODEL, "mlm: a template's name, or text with {a} and <mask>.", "TEXT")] = None,
+    template: Annotated[
+        str | None, _option(_MODEL, "mlm: a template's name, or text with {a} and <mask>.", "TEXT")
+    ] = None,
     label_words: Annotated[str | None, _option(_MODEL, "mlm: a word for each label.", "LABEL=WORD,...")] = None,
     max_length: Annotated[int | None, _option(_MODEL, "Tokens at most in an example.", "N")] = None,
     train: Annotated[str | None, _option(_DATA, "Training data: a file, a folder or a hub id.", "FILE")] = None,
@@ -45,8 +49,12 @@ def run_settings(
     cache: Annotated[str | None, _option(_MACHINE, "The trunk cache: auto, off, ram or a folder.", "WORD|DIR")] = None,
     precision: Annotated[str | None, _option(_MACHINE, "fp32, bf16 or auto.", "WORD")] = None,
     device: Annotated[str | None, _option(_MACHINE, "auto, cpu, cuda or mps.", "WORD")] = None,
-    set: Annotated[list[str] | None, _option(_MACHINE, "Any setting of RUN.yaml; may be given again.", "NAME=VALUE")] = None,
-    resume: Annotated[bool | None, typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_MACHINE)] = None,
+    set: Annotated[
+        list[str] | None, _option(_MACHINE, "Any setting of RUN.yaml; may be given again.", "NAME=VALUE")
+    ] = None,
+    resume: Annotated[
+        bool | None, typer.Option("--resume", help="Go on from the last checkpoint.", rich_help_panel=_MACHINE)
+    ] = None,
 ) -> RunConfig:
     """The group of options that make a run: the file's settings, over them the options given, over these ``--set``."""
     given = {name: value for name, value in locals().items() if value is not None and name not in ("file", "set")}
@@ -87,20 +95,28 @@ def train(door: Door, settings: RunConfig) -> Answer:
 
 def summary(result: Result) -> str:
     """What a run came to, why it was as fast as it was, and what to type next."""
-    metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.best.items()) or "not evaluated; give --eval"
-    epoch = f"  (epoch {result.best_epoch} of {result.epochs})" if result.best else ""
+    lines = {
+        "score": _metrics(result.best) + f"  (epoch {result.best_epoch} of {result.epochs})"
+        if result.best
+        else "not evaluated; --eval FILE gives a score",
+        "test": _metrics(result.test),
+        "time": _time(result),
+        "why fast": _why(result),
+        "saved": f"{Path(result.out) / 'adapter'}  ({result.trainable:,} of {result.total:,} parameters)",
+        "next": f"stratatune predict {result.out} --data FILE --out predictions.csv",
+    }
+    return "\n".join(("", *(f"{name:<9} {line}" for name, line in lines.items() if line)))
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def _time(result: Result) -> str:
     spent = result.seconds
-    return "\n".join(
-        (
-            "",
-            f"score     {metrics}{epoch}",
-            *([f"test      {'  '.join(f'{name} {value:.4f}' for name, value in result.test.items())}"] if result.test else []),
-            f"time      {spent['cache']:.1f} s trunk, {spent['train']:.1f} s training, {spent['eval']:.1f} s evaluation; "
-            f"{result.tokens_per_second:,.0f} tokens/s; peak memory {result.peak_memory_bytes / 2**30:.2f} GiB",
-            f"why fast  {_why(result)}",
-            f"saved     {Path(result.out) / 'adapter'}  ({result.trainable:,} of {result.total:,} parameters)",
-            f"next      stratatune predict {result.out} --data FILE --out predictions.csv",
-        )
+    return (
+        f"{spent['cache']:.1f} s trunk, {spent['train']:.1f} s training, {spent['eval']:.1f} s evaluation; "
+        f"{result.tokens_per_second:,.0f} tokens/s; peak memory {result.peak_memory_bytes / 2**30:.2f} GiB"
     )
 
 

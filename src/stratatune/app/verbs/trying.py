@@ -13,9 +13,13 @@ from stratatune.app.door import Answer, Door, verb
 @verb()
 def demo(
     door: Door,
-    out: Annotated[Path, typer.Option(help="The folder for its runs; a new one beside it where it is taken.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="The folder for its runs; a new one beside it where it is taken.")] = Path(
+        "runs/demo"
+    ),
     text: Annotated[str | None, typer.Option(help="A sentence to predict at the end.", show_default=False)] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the 450 training texts.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the 450 training texts; 5 by default.", show_default=False)
+    ] = None,
 ) -> Answer:
     """Train two plans on a sample set with a packaged model, compare them, and predict a sentence of yours."""
     from stratatune.app import demo as steps
@@ -26,7 +30,7 @@ def demo(
     steps.packaged_model()
     folder = steps.fresh_folder(out)
     samples = steps.write_samples(folder)
-    results = steps.compare(folder, samples, epochs or steps.EPOCHS, reporter)
+    results = steps.compare(folder, samples, epochs or steps.SETTINGS["epochs"], reporter)
     first = next(iter(results))
     reporter.say(f"\n{steps.table(results)}\n\nthe adapter of {first}: {folder / first / 'adapter'}\n")
     sentence = steps.ask(text, reporter)
@@ -35,6 +39,10 @@ def demo(
 
     predictor = Predictor(folder / first)
     row = next(rows_of(columns_of(predictor.predict([sentence]), predictor.labels)))
-    data = {"out": str(folder), "results": {plan: result.to_json() for plan, result in results.items()}, "prediction": row}
+    data = {
+        "out": str(folder),
+        "results": {plan: result.to_json() for plan, result in results.items()},
+        "prediction": row,
+    }
     note = f"\nnext: stratatune predict {folder / first} --text 'A SENTENCE OF YOURS'"
     return Answer(data, f"{sentence!r}\n  is read as: {shown(row)}", note)

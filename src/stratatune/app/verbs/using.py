@@ -31,9 +31,13 @@ class Form(str, Enum):
 
 
 def machine(
-    base: Annotated[str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
+    ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
     if precision not in (None, "fp32", "bf16"):
@@ -63,12 +67,20 @@ def predict(
     door: Door,
     run: Run,
     where: dict[str, Any],
-    data: Annotated[str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)] = None,
-    text: Annotated[list[str] | None, typer.Option(help="A text in place of --data; two make a pair.", show_default=False)] = None,
-    out: Annotated[str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text in place of --data; two make a pair.", show_default=False)
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
+    ] = None,
     split: Split = None,
     format: Annotated[Form, typer.Option(help="Of standard output: csv or jsonl.")] = Form.csv,
-    in_format: Annotated[Form, typer.Option(help="Of standard input: text (one a line; a tab between the two of a pair), csv or jsonl.")] = Form.text,
+    in_format: Annotated[
+        Form, typer.Option(help="Of standard input: text (one a line; a tab between the two of a pair), csv or jsonl.")
+    ] = Form.text,
 ) -> Answer:
     """Predict a label for each text; the output has the texts, the label and a probability for each class, in order."""
     _check_request(door, data, text, out, format)
@@ -126,7 +138,9 @@ def _check_request(door: Door, data: str | None, text: list[str] | None, out: st
     if data not in (None, "-"):
         _check_data(str(data))
     if out == "-" and door.json:
-        raise ConfigError(["--json and --out - both write to standard output"], "give --out a file, or leave --json out")
+        raise ConfigError(
+            ["--json and --out - both write to standard output"], "give --out a file, or leave --json out"
+        )
     if out == "-" and form is Form.text:
         raise ConfigError(["format: 'text' is only read, not written"], "legal: csv, jsonl")
     if out not in (None, "-"):
@@ -166,5 +180,7 @@ def _lines(lines: list[str], columns: int) -> list[Any]:
     pairs = [tuple(line.split("\t")) for line in lines]
     for number, pair in enumerate(pairs, start=1):
         if len(pair) != 2:
-            raise DataError(f"standard input, line {number}: {len(pair)} texts", "this model reads two, with a tab between them")
+            raise DataError(
+                f"standard input, line {number}: {len(pair)} texts", "this model reads two, with a tab between them"
+            )
     return pairs

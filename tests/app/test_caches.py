@@ -1,0 +1,41 @@
+"""`stratatune cache`: build, ls, verify, rm."""
+
+import pytest
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "trunks"
+
+
+@pytest.fixture
+def settings(tiny_folder, data, root, tmp_path):
+    return (
+        "--model", tiny_folder("bert"), "--plan", "bft-adapter", "--train", data, "--text", "text", "--label", "label",
+        "--epochs", 1, "--cache", root, "--out", tmp_path / "run",
+    )  # fmt: skip
+
+
+def test_life_of_a_cache(say, settings, root):
+    built = say("cache", "build", *settings, "--json")
+    assert built.code == 0, built.err
+    assert isinstance(built.json, dict)
+
+    rows = say("cache", "ls", "--root", root, "--json").json
+    assert len(rows) == 1
+    assert (rows[0]["complete"], rows[0]["depth"], rows[0]["examples"]) == (True, 3, 24)
+    assert rows[0]["digest"] in say("cache", "ls", "--root", root).out
+
+    trained = say("train", *settings, "--json")
+    assert trained.json["cache_hit"] is True
+
+    assert say("cache", "verify", "--root", root, "--json").json[0]["sound"] is True
+    shard = next(root.glob("*/shard-*.bin"))
+    shard.write_bytes(b"\1" + shard.read_bytes()[1:])
+    damaged = say("cache", "verify", rows[0]["digest"][:6], "--root", root)
+    assert damaged.code == 1
+    assert "checksum" in damaged.out
+
+    assert say("cache", "rm", rows[0]["digest"][:6], "--root", root, "--json").json["removed"] == [rows[0]["digest"]]
+    assert say("cache", "rm", "--all", "--root", root, "--json").json == {"removed": [], "bytes": 0}
+    assert say("cache", "ls", "--root", root, "--json").json == []

@@ -1,0 +1,69 @@
+"""Every kind of failure becomes one line, a hint and an exit code."""
+
+import errno
+
+import pytest
+
+from stratatune.app.failures import Interrupted, failure_of
+from stratatune.errors import CacheError, ConfigError, DataError, ResourceError
+
+
+def out_of_memory():
+    """torch's own class is known by its name, so that telling of it imports no torch."""
+    return type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch.cuda"})(
+        "CUDA out of memory. Tried to allocate\nmore"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("bad\nfile"), 2, "bad file"),
+        (CacheError("stale"), 1, "stale"),
+        (ResourceError("full"), 1, "full"),
+        (Interrupted("interrupted"), 130, "interrupted"),
+        (MemoryError(), 1, "out of memory: MemoryError"),
+        (out_of_memory(), 1, "out of memory: CUDA out of memory. Tried to allocate"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"), 1, "out of memory: DefaultCPUAllocator"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "No space left on device: x"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "Permission denied: x"),
+        (KeyError("head"), 1, "KeyError: 'head'"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_one_line(error, code, line):
+    failure = failure_of(error)
+    assert failure.exit_code == code
+    assert len(failure.lines) == 1
+    assert failure.lines[0].startswith(line)
+    assert "\n" not in failure.lines[0]
+
+
+def test_config_errors_are_a_line_each():
+    assert failure_of(ConfigError(["a: 1", "b: 2"])).lines == ("a: 1", "b: 2")
+
+
+@pytest.mark.parametrize(("error", "code"), [(RuntimeError("odd"), 1), (KeyboardInterrupt(), 130), (MemoryError(), 1)])
+def test_from_inside_a_verb(say, monkeypatch, error, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("stratatune.app.verbs.listing._presets", fail)
+    said = say("list", "presets")
+    assert said.code == code
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    debugged = say("list", "presets", "--debug")
+    assert "Traceback" in debugged.err
+
+
+def test_interrupted_training_says_resume(say, monkeypatch, data, tiny_folder, tmp_path):
+    import stratatune.train.run as run
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "train", stop)
+    said = say("train", "--model", tiny_folder("bert"), "--train", data, "--out", tmp_path / "run")
+    assert said.code == 130
+    assert "--resume" in said.err

@@ -1,0 +1,157 @@
+"""The verbs that need no model: what they say, as JSON and to people, and that they import no torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "accelerate")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "demo")),
+        ["plan", "bft-adapter", "--model", "roberta-large", "--json"],
+        ["list", "presets"],
+        ["list", "tasks", "--json"],
+        ["cache", "ls"],
+        ["train", "--model", "roberta-base", "--train", "no/such/file.csv"],
+    ],
+    ids=" ".join,
+)
+def test_no_heavy_import(arguments):
+    code = f"import sys; from stratatune.app.cli import run; run({arguments!r}); print(sorted({set(HEAVY)} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_import_is_light():
+    code = f"import sys, stratatune as st; st.Plan.parse('lora'); print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_is_quick():
+    """The goal is 0.3 s of a quiet machine; processor time, the best of three, so that a busy one does not fail it."""
+    import resource
+
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "stratatune", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.3
+
+
+def test_plan(say):
+    said = say("plan", "bft-adapter", "--model", "roberta-large", "--json")
+    assert said.code == 0
+    keys = "blocks frozen_depth trainable total strata flops_per_token speedup_vs_full cache_bytes_per_token".split()
+    assert set(keys) <= set(said.json)
+    assert (said.json["blocks"], said.json["frozen_depth"], said.json["trainable"]) == (24, 18, 1_137_769)
+    assert said.err == ""
+
+
+def test_plan_draws(say, tmp_path):
+    said = say("plan", "bft-adapter", "--model", "roberta-large", "--svg", tmp_path / "plan.svg")
+    assert "backward stops here" in said.out
+    assert "\x1b[" not in said.out  # not a terminal
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize("objective", ["auto", "mlm", "classification", "regression"])
+def test_plan_objective(say, objective):
+    assert say("plan", "lora", "--model", "bert-base-uncased", "--objective", objective, "--json").code == 0
+
+
+@pytest.mark.parametrize("kind", ["methods", "presets", "tasks", "backbones"])
+def test_list(say, kind):
+    said = say("list", kind, "--json")
+    assert said.code == 0
+    assert all({"name", "summary"} <= set(row) for row in said.json)
+    shown = say("list", kind).out
+    assert all(row["name"] in shown for row in said.json)
+
+
+def test_init(say, tmp_path):
+    from stratatune.train.config import load_config, validate
+
+    file = tmp_path / "run.yaml"
+    assert say("init", file, "--json").json == {"out": str(file)}
+    assert validate(load_config(file), check_files=False).plan == "bft-adapter"
+    again = say("init", file)
+    assert (again.code, again.error) == (2, f"{file} is there already")
+    assert say("init", file, "--force").code == 0
+    assert say("init", tmp_path / "no" / "run.yaml").code == 1
+
+
+def test_version(say):
+    import stratatune
+
+    assert say("--version").out == f"stratatune {stratatune.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["plann"], "No such command 'plann'"),
+        (["plan", "lora"], "Missing option '--model'"),
+        (["plan", "lora", "--model", "roberta-base", "--tokens", "many"], "Invalid value for '--tokens'"),
+        (["plan", "lorra", "--model", "roberta-base"], "no preset 'lorra'"),
+        (["plan", "20:30 bitfit", "--model", "roberta-base"], "20:30"),
+        (["plan", "lora", "--model", "roberta-bas"], "'roberta-bas' is neither here"),
+        (["plan", "lora", "--model", "roberta-base", "--objective", "mlmm"], "objective: 'mlmm'"),
+        (["plan", "lora", "--model", "roberta-base", "--cache-dtype", "int3"], "int3"),
+        (["list", "things"], "'things' is not one of"),
+        (["cache", "rm"], "which one?"),
+        (["cache", "rm", "abc"], "0 trunk caches"),
+        (["train"], "missing"),
+        (["train", "nothing.yaml"], "nothing.yaml: no such file"),
+        (["train", "--set", "lr"], "no value"),
+        (["train", "--label-words", "good"], "'good' has no word"),
+        (["predict", "run"], "predict: what?"),
+        (["predict", "run", "--data", "-", "--out", "-", "--json"], "--json and --out -"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(say, arguments, error):
+    said = say(*arguments)
+    assert said.code == 2
+    assert error in said.err
+    assert "Traceback" not in said.err
+    told = say(*arguments, "--json").json["error"]
+    assert set(told) == {"message", "hint", "kind"}
+    assert error in told["message"]
+
+
+def test_all_mistakes_at_once(say):
+    said = say(
+        "train", "--model", "roberta-base", "--train", "no.csv", "--epochs", "0", "--precision", "fp17", "--json"
+    )
+    assert said.code == 2
+    assert [line.split(":")[1].strip() for line in said.err.splitlines() if line.startswith("error")] == [
+        "epochs",
+        "precision",
+        "train",
+    ]
+
+
+def test_closed_pipe():
+    command = f"{sys.executable} -W error -m stratatune list presets | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[0].startswith("frozen")
+    assert done.stdout.splitlines()[1] in ("0", "141")  # all was written before the reader left, or not
+
+
+def test_usage_error_without_debug_option_is_json():
+    done = subprocess.run(
+        [sys.executable, "-m", "stratatune", "plan", "--json"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["kind"] == "MissingParameter"
