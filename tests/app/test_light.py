@@ -24,7 +24,8 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "accelerate")
     ids=" ".join,
 )
 def test_no_heavy_import(arguments):
-    code = f"import sys; from stratatune.app.cli import run; run({arguments!r}); print(sorted({set(HEAVY)} & set(sys.modules)))"
+    heavy = f"print(sorted({set(HEAVY)} & set(sys.modules)))"
+    code = f"import sys; from stratatune.app.cli import run; run({arguments!r}); {heavy}"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -130,11 +130,8 @@ def test_runs_of_one_frozen_depth_share_a_cache(family, run, tmp_path, monkeypat
 def test_a_step_of_four_small_batches_is_a_step_of_one_large_one(run, tmp_path, tiny_folder):
     still = tiny_folder("bert", "mlm", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     changes = {"model": str(still), "plan": "lora", "epochs": 1, "warmup": 0, "schedule": "constant", "clip": 0}
-    changes |= {
-        "adam_eps": 1.0,
-        "lr": 0.1,
-        "weight_decay": 0,
-    }  # so large an epsilon makes a step a multiple of the gradient
+    # so large an epsilon makes a step a multiple of the gradient
+    changes |= {"adam_eps": 1.0, "lr": 0.1, "weight_decay": 0}
     large = run(**changes, batch_size=48, out=str(tmp_path / "large"))
     small = run(**changes, batch_size=12, accumulate=4, out=str(tmp_path / "small"))
     wanted, found = tensors(large.out), tensors(small.out)
@@ -211,7 +208,7 @@ def test_the_rate_rises_and_falls(settings):
     assert [rate_factor(step, 4, settings(warmup=0, schedule="constant")) for step in range(4)] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("plan", ["bft", "bft-adapter", "head", "lora", "full"])
+@pytest.mark.parametrize("plan", ["bft-adapter", "head", "full"])
 @pytest.mark.parametrize(
     "kept", [{"precision": "bf16"}, {"cache_dtype": "fp16"}, {"precision": "bf16", "cache_dtype": "fp32"}]
 )

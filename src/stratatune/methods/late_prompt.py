@@ -36,7 +36,7 @@ class NaiveGenerator(nn.Module):
 
 
 class LatePromptInsertion(nn.Module):
-    """Puts the generated prompt before the first token; no position is added, and every later block sees P + T tokens."""
+    """Puts the generated prompt before the first token; no position is added; every later block sees P + T tokens."""
 
     def __init__(self, generator: NaiveGenerator) -> None:
         super().__init__()

@@ -124,7 +124,7 @@ def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
 
 
 def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
-    """Build an insertion and hang it into the block it stands before (behind, at the model's depth): ``.to()`` finds it."""
+    """Build an insertion; it hangs in the block it stands before (the last, at the full depth), so ``.to()`` finds it."""
     blocks = strata.backbone.blocks
     weight = next(blocks.parameters())
     module = INSERTIONS[treatment.kind].build(treatment, strata.resolved.shape.hidden).to(weight.device, weight.dtype)

@@ -15,6 +15,7 @@ from stratatune.plan.resolved import Resolved, Run
 Kind = Literal["head", "trained", "inserted", "passes", "cached"]
 _WIDTH, _LABEL, _BOX, _COUNT = 80, 10, 8, 13
 _TEXT = _WIDTH - _LABEL - _BOX - _COUNT - 5
+_NAME = 28
 _ROWS = 12  # how tall the blocks are together, when their texts allow it
 _FILL: dict[Kind, str] = {"head": "▓", "trained": "█", "inserted": "◆", "passes": "·", "cached": "░"}
 _ANSI: dict[Kind, str] = {"head": "33", "trained": "32", "inserted": "35", "passes": "36", "cached": "2"}
@@ -78,6 +79,7 @@ def headline(resolved: Resolved, objective: str) -> tuple[str, str]:
     trainable, total, blocks = resolved.trainable(objective), resolved.total(objective), resolved.shape.blocks
     share = f"{100 * trainable / total:.2f} %"
     model = resolved.shape.name or resolved.shape.model_type
+    model = model if len(model) <= _NAME else f"...{model[-_NAME + 3 :]}"  # of a folder, the end of its path
     backward = f"backward through {resolved.backprop_blocks} of {blocks} blocks"
     return (
         f"{model}: {trainable:,} of {total:,} parameters train ({share})",

@@ -63,7 +63,7 @@ class Objective:
         return F.cross_entropy(logits, torch.stack([1 - share, share], dim=1))
 
     def predict(self, logits: Tensor) -> Tensor:
-        """``logits`` [B, C] of classes or label words -> probabilities [B, C], or values [B] where labels are numbers."""
+        """``logits`` [B, C] of classes or label words -> probabilities [B, C], or values [B] for numbers."""
         logits = logits.float()
         if self.reading.value_range is None:
             return logits.softmax(dim=1)
