@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import functools
+import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ConfigError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
+
+AttentionFunction = Callable[..., Any]
+"""``(module, query, key, value, mask, **settings) -> (result, weights)``: transformers' attention interface."""
 
 
 def installed(package: str) -> str:
@@ -57,3 +64,40 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     if loggers:
         accelerator.init_trackers("stratatune")
     return accelerator
+
+
+def attention_of(attention: nn.Module, name: str | None = None) -> AttentionFunction:
+    """The function by which a model's attention module attends: the one its config names, or ``name``.
+
+    ``eager`` is in no table of transformers: every model's file has its own.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    config: Any = attention.config
+    eager = vars(sys.modules[type(attention).__module__]).get("eager_attention_forward")
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name or config._attn_implementation, eager)  # pyright: ignore[reportArgumentType]
+
+
+def attend_through(attention: nn.Module, name: str, function: AttentionFunction) -> Any | None:
+    """Let ``attention`` attend by ``function``, which gets the model's own attention function as its first argument.
+
+    The module alone gets a config of its own, which names the new function; the model's config stays as it is, and with
+    it how masks are made. Returns the config that it had (put it back to restore), or None where the module does not
+    ask transformers' interface.
+    """
+    from transformers import PretrainedConfig
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    config, file = vars(attention).get("config"), vars(sys.modules[type(attention).__module__])
+    if not isinstance(config, PretrainedConfig) or "ALL_ATTENTION_FUNCTIONS" not in file:
+        return None
+    own = config._attn_implementation or "eager"
+    ALL_ATTENTION_FUNCTIONS.register(f"{name}-{own}", functools.partial(_attend, own, function))
+    named = copy.copy(config)
+    named._attn_implementation = f"{name}-{own}"
+    vars(attention)["config"] = named
+    return config
+
+
+def _attend(own: str, function: AttentionFunction, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return function(attention_of(module, own), module, *args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import (
@@ -36,6 +38,19 @@ ROBERTA_LARGE = {
     "bitfit": 270_336,
     "lora": 786_432,
     "full": 355_412_057,
+    "adapter": 1_622_784,
+    "adapterdrop": 811_392,
+    "prompt": 20_480,
+    "p-tuning-v2": 983_040,
+    "s-idpg-phm": 111_872,
+    "idpg(tokens=5, shared)": 107_776,
+    "lpt-appg": 263_296,
+    "lpt-mppg": 263_296,
+    "late_prompt(depth=12, generator=table)": 5_120,
+    "delta-bias": 270_336,
+    "ia3": 24 * (1024 + 1024 + 4096),
+    "dora": 786_432 + 24 * 2 * 1024,
+    "parallel": 24 * (2 * 1024 * 16 + 16 + 1024),
 }
 BERT_LARGE_CASED = {
     "full": 333_579_264,
@@ -69,6 +84,42 @@ TINY = {
 @pytest.mark.parametrize(("preset", "count"), ROBERTA_LARGE.items())
 def test_counts_of_bft(preset, count):
     assert Plan.parse(preset).resolve(shape_of("roberta-large")).trainable("mlm") == count
+
+
+def _tunable(text):
+    """355M as (355e6, one unit of its last digit: the paper rounds some figures and cuts others)."""
+    unit = {"K": 1e3, "M": 1e6}[text[-1]]
+    decimals = len(text[:-1].partition(".")[2])
+    return float(text[:-1]) * unit, unit / 10**decimals
+
+
+# What the paper's figure counts beside the plan: a 2-way output layer, for some also the bias of the embeddings' norm.
+TABLE_1 = {
+    "Model Tuning": ("full", 0),
+    "Adapter": ("adapter", 0),
+    "AdapterDrop": ("adapterdrop", 0),
+    "Prompt Tuning": ("prompt", 0),
+    "P-tuning v2": ("p-tuning-v2", 2050),
+    "S-IDPG-PHM": ("s-idpg-phm", 2050),
+    "BitFit": ("bitfit", 1024 + 2050),
+    "LoRA": ("lora", 2050),
+    "LPT": ("lpt", 0),
+    "BFT": ("bft", 0),
+    "BFT with ffd": ("bft+ffd", 0),
+    "LPT-adapter": ("lpt-adapter", 0),
+    "BFT-adapter": ("bft-adapter", 0),
+    "BFT-adapter with ln": ("bft-adapter+ln", 0),
+}
+
+
+def test_every_row_of_bft_table_1(shared):
+    rows = json.loads((shared / "papers" / "facts.json").read_text())["bft"]["table1"]
+    assert {row["method"] for row in rows} == set(TABLE_1)
+    for row in rows:
+        preset, beside = TABLE_1[row["method"]]
+        figure, unit = _tunable(row["tunable"])
+        count = Plan.parse(preset).resolve(shape_of("roberta-large")).trainable("mlm") + beside
+        assert abs(count - figure) < unit, (row["method"], count)
 
 
 @pytest.mark.parametrize(("preset", "count"), BERT_LARGE_CASED.items())

@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -17,12 +18,20 @@ from stratatune.plan import (
     ROLES,
     Adapter,
     BitFit,
+    DeltaBias,
+    Dora,
     Frozen,
     Full,
     Head,
+    Houlsby,
+    Ia3,
+    Idpg,
     LatePrompt,
     Lora,
+    Parallel,
     Plan,
+    Prefix,
+    Prompt,
     Stratum,
     list_presets,
     preset_names,
@@ -30,6 +39,7 @@ from stratatune.plan import (
 )
 
 SPAFIT = "0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
+SPAFIT_DELTA = "0:1 frozen | 1:2 delta_bias | 2: lora(rank=64, alpha=128, on=q,k,v) + delta_bias(on=ffn,norm_ffn)"
 LARGE = shape_of("roberta-large")
 
 positions = st.one_of(st.integers(-99, 99), st.sampled_from(["1/2", "3/4", "5/24", "2/4", "1/1"]))
@@ -49,11 +59,22 @@ treatments = st.one_of(
     st.builds(Frozen),
     st.builds(BitFit, on=roles, lr=rates),
     st.builds(Lora, rank=counts, alpha=alphas, dropout=chances, on=linear_roles, lr=rates),
+    st.builds(Dora, rank=counts, alpha=alphas, dropout=chances, on=linear_roles, lr=rates),
+    st.builds(Ia3, on=linear_roles, lr=rates),
+    st.builds(DeltaBias, on=roles, lr=rates),
+    st.builds(Houlsby, bottleneck=counts, on=st.sampled_from([("o",), ("down",), ("o", "down")]), lr=rates),
+    st.builds(Parallel, bottleneck=counts, scale=alphas, on=st.sampled_from(["ffn", "attn"]), lr=rates),
+    st.builds(Prefix, tokens=counts, lr=rates),
     fulls,
 )
+generators = st.sampled_from(["naive", "appg", "mppg", "table"])
 insertions = st.one_of(
+    st.builds(Prompt, tokens=counts, lr=rates),
+    st.builds(Idpg, tokens=counts, bottleneck=counts, phm=counts, shared=st.booleans(), dropout=chances, lr=rates),
     st.builds(Adapter, depth=depths, bottleneck=counts, lr=rates),
-    st.builds(LatePrompt, depth=depths, tokens=counts, bottleneck=counts, dropout=chances, lr=rates),
+    st.builds(
+        LatePrompt, depth=depths, tokens=counts, bottleneck=counts, generator=generators, dropout=chances, lr=rates
+    ),
 )
 strata = st.builds(Stratum, layers=layers, treatments=st.lists(treatments, min_size=1, max_size=3).map(tuple))
 heads = st.builds(
@@ -112,6 +133,14 @@ def test_the_preset_of_the_design_prints_as_the_design_writes_it():
         ("lpt@12", "late_prompt(depth=12)"),
         ("lpt", "late_prompt(depth=1/2)"),
         ("frozen", "frozen"),
+        ("prompt", "prompt(tokens=20)"),
+        ("adapter", ": houlsby"),
+        ("p-tuning-v2", ": prefix"),
+        (": houlsby(on=down,o)", ": houlsby"),
+        (": ia3(on=down,v,k) + parallel(on=ffn, scale=4)", ": ia3 + parallel"),
+        ("idpg(shared, tokens=5, phm=16)", "idpg(tokens=5, shared)"),
+        ("lpt-appg@12", "late_prompt(depth=12, generator=appg)"),
+        ("spafit-0-1-I+delta", SPAFIT_DELTA),
     ],
 )
 def test_canonical_text(written, canonical):
@@ -140,6 +169,10 @@ def test_every_preset_parses_resolves_and_round_trips():
         ("head", "mlm", 24),
         ("spafit-4-9-I", "classification", 5),
         ("full", "classification", 0),
+        ("prompt", "mlm", 0),
+        ("s-idpg-phm", "mlm", 0),
+        ("p-tuning-v2", "classification", 0),
+        ("adapterdrop", "classification", 12),
         ("bitfit", "classification", 0),
         ("frozen", "classification", 24),
         ("-1: bitfit | adapter(depth=20)", "mlm", 20),
@@ -210,7 +243,7 @@ def refused(text):
         ("embeddings full(on=q)", "embeddings have no roles", "embeddings full"),
         ("head(pooler) | head(pooler)", "'head' is said twice at character 16", "one segment"),
         ("head(mlm=dens)", "'dens' is not a part of the masked-LM head at character 10", "did you mean 'dense'?"),
-        ("late_prompt(depth=3, generator=mpg)", "generator=mpg is not legal", "'naive'"),
+        ("late_prompt(depth=3, generator=mpg)", "generator=mpg is not legal", "'naive', 'appg', 'mppg' or 'table'"),
         ("bitft", "there is no preset 'bitft'", "did you mean 'bitfit'?"),
         ("bft+lm", "preset 'bft' has no suffix '+lm'", "norm2, ffd, ln"),
         ("bft@x", "'x' in 'bft@x' is not a depth", "@12"),
@@ -235,12 +268,54 @@ def refused(text):
         ("adapter(depth=3) | adapter(depth=1/8)", "a second adapter at depth 3", "different depths"),
         (": lora(on=gate)", "a roberta block has no gate", "up, down"),
         (": full(on=q,gate)", "a roberta block has no gate", "up, down"),
+        (": lora + dora", "lora and dora both train q", "drop one of them"),
+        (": dora + ia3", "dora and ia3 both train v", "drop one of them"),
+        (": bitfit + delta_bias(on=norms)", "bitfit and delta_bias both train norm_attn", "drop one of them"),
+        (": full(on=v) + ia3", "full and ia3 both train v", "full trains weights and biases already"),
+        (": prefix | 3: prefix(tokens=2)", "prefix and prefix both train attn", "once"),
+        (": parallel + parallel(scale=2)", "parallel and parallel both train ffn", "once"),
+        (": houlsby | -1: houlsby(on=down)", "houlsby and houlsby both train down", "once"),
+        (": houlsby(on=q)", "behind a projection into the hidden state", "legal: o, down"),
+        (": ia3(on=norms)", "a norm has no weight matrix", "legal: attn, ffn, q"),
+        (": parallel(on=o)", "on=o is not legal", "'ffn' or 'attn'"),
+        (
+            "prompt(tokens=5) | idpg(tokens=5)",
+            "a second prompt at depth 0, where prompt puts one",
+            "one of them larger",
+        ),
+        ("prompt(tokens=5) | late_prompt(depth=0)", "a second prompt at depth 0", "different depths"),
+        ("prompt(tokens=5) | prompt(tokens=3)", "a second prompt at depth 0", "different depths"),
+        ("prompt(tokens=5, depth=3)", "prompt: depth=3 is not legal", "0"),
+        ("prompt(tokens=512)", "the prompt takes 512 positions of 512, so no text fits", "shorter"),
+        (": prompt", "'prompt' stands at the input, not on layers", "| prompt(tokens=20)"),
+        ("idpg(tokens=5, phm=5)", "phm=5 does not divide the hidden size 1024", "power of two"),
+        ("lpt-appg+x", "preset 'lpt-appg' has no suffix '+x'", "norm2"),
     ],
 )
 def test_refusals_name_the_place_the_value_and_what_is_legal(text, message, hint):
     said, helped = refused(text)
     assert message in said
     assert hint in helped
+
+
+def test_a_norm_or_linear_without_bias_is_refused_by_name():
+    """In a block of RMS norms and linears without biases."""
+    norms = {role: replace(norm, bias=False) for role, norm in LARGE.norms.items()}
+    linears = {role: replace(linear, bias=role == "q") for role, linear in LARGE.linears.items()}
+    shape = replace(LARGE, norms=norms, linears=linears)
+    assert Plan.parse(": bitfit").resolve(shape).trainable("mlm") == 24 * 1024
+    assert Plan.parse(": delta_bias").resolve(shape).trainable("mlm") == 270_336
+    with pytest.raises(PlanError, match="norm_ffn of a roberta block has no bias") as caught:
+        Plan.parse(": bitfit(on=q,norm_ffn)").resolve(shape)
+    assert "legal: q; delta_bias works without one" in caught.value.hint
+    with pytest.raises(PlanError, match="trains nothing"):
+        Plan.parse(": bitfit(on=norms)").resolve(shape)
+
+
+def test_a_prompt_at_the_input_takes_positions_from_the_text():
+    assert Plan.parse("prompt").resolve(LARGE).max_tokens == 512 - 20
+    assert Plan.parse("s-idpg-phm").resolve(LARGE).max_tokens == 512
+    assert Plan.parse("lpt").resolve(LARGE).max_tokens == 512
 
 
 def test_a_caret_stands_under_the_place():

@@ -74,6 +74,29 @@ def test_prompts_cost_more_than_nothing():
     )
 
 
+def test_prompts_prefixes_and_generators_by_hand():
+    """Against a plan that trains nothing but lets the gradient through all blocks (a table of one row at the input)."""
+    blocks, hidden, tokens = LARGE.blocks, LARGE.hidden, 40
+
+    def flops(plan):
+        return cost(resolved(plan), tokens=tokens, objective="classification").flops_per_token * tokens
+
+    def passes(length):  # forward and activation gradient of all blocks
+        return blocks * (2 * 24 * hidden**2 * length + 12 * length**2 * hidden)
+
+    head = flops("frozen") - blocks * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
+    assert flops("prompt") == pytest.approx(head + passes(tokens + 20))
+    assert flops("p-tuning-v2") == pytest.approx(head + passes(tokens) + 3 * 4 * blocks * 20 * tokens * hidden)
+    forward = blocks * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
+    generator = 6 * (hidden * 256 + 256 * 5 * hidden)
+    assert flops("s-idpg-phm") == pytest.approx(head + passes(tokens + 5) + forward + generator)
+    assert flops("ia3") == pytest.approx(head + passes(tokens) + 6 * blocks * 6 * hidden * tokens)
+    assert flops("adapter") == pytest.approx(head + passes(tokens) + 6 * 1_622_784 * tokens)
+    half = "late_prompt(depth=12, generator={})"
+    pooling = flops(half.format("appg")) - flops(half.format("table"))
+    assert pooling == pytest.approx(6 * hidden * 128 * (tokens + 5))
+
+
 @pytest.mark.parametrize("wrong", [{"tokens": 0}, {"dtype": "fp8"}])
 def test_wrong_settings(wrong):
     with pytest.raises(PlanError, match="legal"):

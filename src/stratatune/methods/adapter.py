@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from stratatune.methods.site import Place
 from stratatune.plan.treatments import Adapter
 
 REFUSES_MERGE = (
@@ -36,6 +37,6 @@ class BottleneckAdapter(nn.Module):
         return hidden + self.up(nn.functional.relu(self.down(self.norm(hidden)))), mask
 
 
-def build(config: Adapter, hidden: int) -> BottleneckAdapter:
-    """The adapter of ``config`` for hidden size ``hidden``."""
-    return BottleneckAdapter(hidden, config.bottleneck)
+def build(config: Adapter, place: Place) -> BottleneckAdapter:
+    """The adapter of ``config`` for the hidden size of ``place``."""
+    return BottleneckAdapter(place.hidden, config.bottleneck)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from stratatune.methods.beside import own_bias
 from stratatune.methods.site import Site, train
 from stratatune.plan.treatments import BitFit
 
 
 def attach(config: BitFit, site: Site) -> list[nn.Parameter]:
     """Mark the biases of ``config.on`` as trained. Roles without a bias are left alone."""
-    return train(module.bias for _, module in site.modules(config.roles()) if module.bias is not None)
-
-
-def merge(config: BitFit, site: Site) -> None:
-    """Nothing to do: the trained biases are the base model's own."""
+    found = [own_bias(module) for _, module in site.modules(config.roles())]
+    return train(bias for bias in found if bias is not None)

@@ -1,36 +1,70 @@
 """The table of methods: what each kind of treatment does to a live model.
 
+<<<<<<< HEAD
+A treatment's configuration (pure data, no torch) stands in ``plan/treatments.py``. Here is what it does. Adding one is
+one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
+are written once over these tables.
+=======
 A treatment's configuration (pure data, no torch) stands in ``plan/treatments.py``. Here is what it does. Adding one
 is one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test
 matrix are written once over these tables.
+>>>>>>> main
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from stratatune.methods import adapter, bitfit, full, late_prompt, lora
-from stratatune.methods.site import Site
+from stratatune.methods import (
+    adapter,
+    bitfit,
+    delta_bias,
+    dora,
+    full,
+    houlsby,
+    ia3,
+    idpg,
+    late_prompt,
+    lora,
+    parallel,
+    prefix,
+    prompt,
+)
+from stratatune.methods.site import Place, Site
 
 Parameters = list[nn.Parameter]
 
 
+def _never(config: Any, site: Site) -> str:
+    return ""
+
+
+def _always(reason: str) -> Callable[[Any, Site], str]:
+    return lambda config, site: reason
+
+
+def _nothing(config: Any, site: Site) -> None:
+    """What stands beside a role's own module is taken off by ``methods.beside.unwrap``, for every method alike."""
+
+
 @dataclass(frozen=True)
 class Method:
-    """A treatment of the roles of a block.
+    """A treatment of a block.
 
     Attributes:
-        attach: ``(config, site) -> parameters``. Edits the block in place, marks what trains and returns it.
-        merge: ``(config, site) -> None``. Folds what was trained into the base weights, leaving the block as the base
-            model defines it.
+        attach: ``(config, site) -> parameters``. Edits the block in place, marks what trains and returns it. What it
+            puts on a role is a :class:`stratatune.methods.beside.Beside`, which knows how to fold itself.
+        refuses_merge: ``(config, site) -> reason`` why it cannot be folded into the base weights; empty when it can.
+        detach: ``(config, site) -> None``. Takes away what it put elsewhere than on a role.
     """
 
     attach: Callable[[Any, Site], Parameters]
-    merge: Callable[[Any, Site], None]
+    refuses_merge: Callable[[Any, Site], str] = _never
+    detach: Callable[[Any, Site], None] = _nothing
 
 
 class Insertion(Protocol):
@@ -49,21 +83,36 @@ class InsertionMethod:
     """A component put between two blocks.
 
     Attributes:
-        build: ``(config, D) -> module`` that is an :class:`Insertion`.
+        build: ``(config, place) -> module`` that is an :class:`Insertion`; all its parameters train.
         refuses_merge: why it cannot be folded into the base weights.
     """
 
-    build: Callable[[Any, int], nn.Module]
+    build: Callable[[Any, Place], nn.Module]
     refuses_merge: str
 
 
+# The order is that in which treatments of one block are attached, so from the model's own module outwards.
 METHODS: Mapping[str, Method] = {
-    "bitfit": Method(bitfit.attach, bitfit.merge),
-    "lora": Method(lora.attach, lora.merge),
-    "full": Method(full.attach, full.merge),
+    "full": Method(full.attach),
+    "bitfit": Method(bitfit.attach),
+    "delta_bias": Method(delta_bias.attach, delta_bias.refuses_merge),
+    "lora": Method(lora.attach),
+    "dora": Method(dora.attach),
+    "ia3": Method(ia3.attach),
+    "houlsby": Method(houlsby.attach, _always(houlsby.REFUSES_MERGE)),
+    "parallel": Method(parallel.attach, _always(parallel.REFUSES_MERGE)),
+    "prefix": Method(prefix.attach, _always(prefix.REFUSES_MERGE), prefix.detach),
 }
 
 INSERTIONS: Mapping[str, InsertionMethod] = {
     "adapter": InsertionMethod(adapter.build, adapter.REFUSES_MERGE),
     "late_prompt": InsertionMethod(late_prompt.build, late_prompt.REFUSES_MERGE),
+    "prompt": InsertionMethod(prompt.build, prompt.REFUSES_MERGE),
+    "idpg": InsertionMethod(idpg.build, idpg.REFUSES_MERGE),
 }
+
+
+def in_order(treatments: Iterable[Any]) -> list[Any]:
+    """Treatments of one block in the order in which they are attached, whatever their order in the plan."""
+    order = list(METHODS)
+    return sorted(treatments, key=lambda one: order.index(one.kind))

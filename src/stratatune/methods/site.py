@@ -6,11 +6,11 @@ role is one row of the backbone table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -39,6 +39,10 @@ class Site:
         """The module that plays ``role`` now (a wrapper, when a treatment put one there)."""
         return self.module.get_submodule(self.roles[role])
 
+    def parent(self, role: str) -> nn.Module:
+        """The module in which ``role`` stands: the attention, for ``q``."""
+        return self.module.get_submodule(self.roles[role].rpartition(".")[0])
+
     def replace(self, role: str, module: nn.Module) -> None:
         """Put ``module`` where ``role`` is played."""
         parent, _, leaf = self.roles[role].rpartition(".")
@@ -49,3 +53,25 @@ class Site:
         for role in roles:
             if role in self.roles:
                 yield role, self.get(role)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A depth of a live model, as an insertion sees it.
+
+    Attributes:
+        depth: after how many blocks.
+        hidden: D.
+        before: prompt positions that earlier insertions put in front; the first token stands at this position.
+        words: the model's word embeddings [V, D].
+        embed: ``vectors [P, D] -> [1, P, D]``: what the embeddings make of vectors given in place of the first P words.
+        read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: what the model says of the text, in eval mode
+            and without autograd: the last hidden state of the first token.
+    """
+
+    depth: int
+    hidden: int
+    before: int
+    words: Tensor
+    embed: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor, Tensor], Tensor]

@@ -6,7 +6,6 @@ role, how a mask reaches a block, how the head turns one hidden state into logit
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,8 +13,8 @@ import xxhash
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from stratatune._compat import attention_of
 from stratatune.errors import ModelError
 from stratatune.methods.site import Site
 from stratatune.plan.architectures import Architecture, architecture_of
@@ -149,8 +148,7 @@ class Backbone:
         if attention_mask is not None:
             attention_mask = attention_mask.expand(len(read), *attention_mask.shape[1:])[row, :, read].unsqueeze(2)
         dropout = attention.dropout.p if attention.training else 0.0
-        eager = sys.modules[type(attention).__module__].eager_attention_forward  # each family has its own
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.model.config._attn_implementation), eager)
+        attend = attention_of(attention)
         context, _ = attend(attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling)
         attended = block.attention.output(context.reshape(here.shape), here)
         return block.output(block.intermediate(attended), attended)

@@ -11,36 +11,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from stratatune.model.inputs import Inputs
 from stratatune.model.strata import Strata
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def install(strata: Strata) -> None:
-    """Register the hooks; they live and die with the blocks."""
-    _stop_backward(strata)
+    """Register the hooks; they live and die with the blocks, or until ``strata.hooks`` are removed."""
+    handles = strata.hooks
+    handles += _stop_backward(strata)
     blocks = strata.backbone.blocks
+    if strata.resolved.moved:
+        handles.append(Inputs(strata.backbone).shift(strata.resolved.moved))
     prompt = 0  # positions put in front so far
     for depth, block in enumerate(blocks):
         for insertion in strata.insertions_at(depth):
-            block.register_forward_pre_hook(_Insert(insertion), with_kwargs=True)
+            handles.append(block.register_forward_pre_hook(_Insert(insertion), with_kwargs=True))
             prompt += insertion.tokens
         if prompt:
-            block.register_forward_pre_hook(_GrowMask(prompt), with_kwargs=True)
+            handles.append(block.register_forward_pre_hook(_GrowMask(prompt), with_kwargs=True))
     for insertion in strata.insertions_at(len(blocks)):
-        blocks[-1].register_forward_hook(_Append(insertion))
+        handles.append(blocks[-1].register_forward_hook(_Append(insertion)))
     if prompt:
-        blocks[-1].register_forward_hook(_Strip(prompt))
+        handles.append(blocks[-1].register_forward_hook(_Strip(prompt)))
 
 
-def _stop_backward(strata: Strata) -> None:
+def _stop_backward(strata: Strata) -> list[RemovableHandle]:
     """Cut behind the module whose output is the hidden state at the frozen depth."""
     if strata.resolved.trains_embeddings:
-        return
+        return []
     below = (strata.backbone.embeddings, *strata.backbone.blocks)
     depth = strata.resolved.frozen_depth
-    below[depth].register_forward_hook(_Cut(below[depth + 1] if depth + 1 < len(below) else None))
+    return [below[depth].register_forward_hook(_Cut(below[depth + 1] if depth + 1 < len(below) else None))]
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
@@ -125,10 +130,14 @@ def _pop_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
 
 
 def _token_mask(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """[B, T] bool: the real tokens, read off the block's [B, 1, T, T] mask (its last row sees every real token)."""
+    """[B, P+T] bool: the real tokens, read off the block's [B, 1, T, T] mask (its last row sees every real token).
+
+    ``hidden`` [B, P+T, D] may hold P prompt positions already, of which that mask does not know.
+    """
     mask = kwargs["attention_mask"] if "attention_mask" in kwargs else (args[0] if args else None)
     if mask is None:
         return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
     last = mask[:, 0, -1]
     seen = last if last.dtype == torch.bool else last == 0
-    return seen.expand(hidden.shape[0], -1)
+    seen = seen.expand(hidden.shape[0], -1)
+    return nn.functional.pad(seen, (hidden.shape[1] - seen.shape[1], 0), value=True)

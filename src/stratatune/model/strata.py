@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbones import Backbone
 from stratatune.plan import Resolved
@@ -34,6 +35,7 @@ class Strata:
         groups: what trains, in the order of attaching.
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
+        hooks: what ``model/hooks.py`` registered.
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """
 
@@ -44,6 +46,7 @@ class Strata:
     groups: list[Group] = field(default_factory=list)
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
     also_train: list[str] = field(default_factory=list)
+    hooks: list[RemovableHandle] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, treatment: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:

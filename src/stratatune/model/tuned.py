@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from stratatune.errors import PlanError, StratatuneError
 from stratatune.methods import head as head_method
-from stratatune.methods.registry import INSERTIONS, METHODS
-from stratatune.methods.site import Site, train
+from stratatune.methods.registry import INSERTIONS, METHODS, in_order
+from stratatune.methods.site import Place, Site, train
 from stratatune.model.backbones import Backbone
 from stratatune.model.hooks import install
+from stratatune.model.inputs import Inputs
 from stratatune.model.saving import save_adapter
 from stratatune.model.strata import Strata
 from stratatune.plan import Plan, Resolved
@@ -95,6 +96,8 @@ def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
     problems = resolved.problems(backbone.output)
     if problems:
         raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
+    if resolved.moved:
+        Inputs(backbone).check()
 
 
 def _become_tuned(model: PreTrainedModel, strata: Strata) -> Tuned:
@@ -111,10 +114,14 @@ def _attach(strata: Strata) -> None:
         parameters = train(backbone.embeddings.parameters())
         strata.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
     for number, treatments in enumerate(resolved.blocks):
-        for treatment in treatments:
+        for treatment in in_order(treatments):
             _attach_to_block(strata, treatment, backbone.site(number))
+    inputs, before = Inputs(backbone), 0
     for depth, treatment in resolved.insertions:
-        _insert(strata, treatment, depth)
+        words: Any = backbone.model.get_input_embeddings()
+        place = Place(depth, resolved.shape.hidden, before, words.weight, inputs.embed, inputs.read)
+        _insert(strata, treatment, place)
+        before += treatment.prompt
     _attach_head(strata)
 
 
@@ -123,14 +130,25 @@ def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
     strata.add(treatment.kind, site.name, parameters, treatment.lr)
 
 
+<<<<<<< HEAD
+def _insert(strata: Strata, treatment: Treatment, place: Place) -> None:
+    """Build an insertion and hang it into the block it stands before (behind, at the model's depth), so that ``.to()`` finds it."""
+    blocks, depth = strata.backbone.blocks, place.depth
+=======
 def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
     """Build an insertion; it hangs in the block it stands before (the last, at the full depth), so ``.to()`` finds it."""
     blocks = strata.backbone.blocks
+>>>>>>> main
     weight = next(blocks.parameters())
-    module = INSERTIONS[treatment.kind].build(treatment, strata.resolved.shape.hidden).to(weight.device, weight.dtype)
-    blocks[min(depth, len(blocks) - 1)].add_module(f"{treatment.kind}_at_{depth}", module)
+    module = INSERTIONS[treatment.kind].build(treatment, place).to(weight.device, weight.dtype)
+    blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(treatment.kind, depth), module)
     strata.insertions.append((depth, module))
     strata.add(treatment.kind, f"depth {depth}", module.parameters(), treatment.lr)
+
+
+def insertion_name(kind: str, depth: int) -> str:
+    """The name under which an insertion hangs in its block."""
+    return f"{kind}_at_{depth}"
 
 
 def _attach_head(strata: Strata) -> None:

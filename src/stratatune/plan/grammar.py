@@ -166,11 +166,7 @@ class _Parser:
     def treatment(self) -> Treatment:
         token = self.take()
         if token.text in INSERTIONS:
-            self.fail(
-                token,
-                f"{token} stands at a depth, not on layers",
-                f"give it a segment of its own: | {token.text}(depth=12)",
-            )
+            self.fail(token, *_own_segment(token))
         if token.text not in BLOCK_TREATMENTS:
             self.fail(token, f"{token} is not a treatment", did_you_mean(token.text, BLOCK_TREATMENTS))
         return self.options(token, BLOCK_TREATMENTS[token.text])
@@ -230,6 +226,14 @@ class _Parser:
         if token.kind == "word":
             return _TRUTH.get(token.text, token.text)
         return _number(token.text)
+
+
+def _own_segment(token: _Token) -> tuple[str, str]:
+    """What to say of an insertion among the treatments of a stratum."""
+    at_input = not INSERTIONS[token.text].model_fields["depth"].is_required()
+    option = "tokens=20" if at_input else "depth=12"
+    where = "at the input" if at_input else "at a depth"
+    return f"{token} stands {where}, not on layers", f"give it a segment of its own: | {token.text}({option})"
 
 
 def _number(text: str) -> int | float | str:

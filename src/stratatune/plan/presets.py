@@ -17,7 +17,7 @@ _MLM_HEAD = "head(mlm=dense,norm,bias)"
 _LORA_I = "lora(rank=64, alpha=128, on=q,k,v)"
 _LORA_II = "lora(rank=64, alpha=128, on=q,k,v,o)"
 _NAME = re.compile(r"[A-Za-z][\w.+/@-]*")
-_SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)-(II?)")
+_SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)-(II?)(\+delta)?")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,31 @@ _TABLE = (
     Preset("lora", ": lora", "rank 8 on q and v of every block", "Hu et al. 2022; BFT table 1"),
     Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", "SPAFIT table 2"),
     Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", "SPAFIT table 2"),
+    Preset("dora", ": dora", "DoRA of rank 8 on q and v of every block", "Liu et al. 2024"),
+    Preset("ia3", ": ia3", "vectors that scale keys, values and the FFN's inner layer", "(IA)3, Liu et al. 2022"),
+    Preset("delta-bias", ": delta_bias", "bitfit in vectors of its own, beside the frozen biases", "SPAFIT section 7"),
+    Preset(
+        "adapter",
+        ": houlsby",
+        "Houlsby's adapter, twice in every block (the treatment adapter(depth=...) is BFT's, once between two blocks)",
+        "Houlsby et al. 2019; BFT table 1",
+    ),
+    Preset("adapterdrop", "1/2: houlsby", "adapter in the upper half", "Rücklé et al. 2021; BFT table 1"),
+    Preset("parallel", ": parallel", "a scaled adapter beside the FFN of every block", "He et al. 2022"),
+    Preset("prompt", "prompt(tokens=20)", "20 vectors before the word embeddings", "Lester et al. 2021; BFT table 1"),
+    Preset(
+        "p-tuning-v2", ": prefix", "20 keys and values in every block", "Liu et al. 2021 (P-tuning v2); BFT table 1"
+    ),
+    Preset(
+        "s-idpg-phm",
+        "idpg(tokens=5)",
+        "5 vectors at the input, made from the whole text by hypercomplex layers",
+        "Wu et al. 2022; BFT table 1",
+    ),
     Preset("head", _MLM_HEAD, "the masked-LM head without its tied decoder", "BFT table 3 (BFT w/o LPT)"),
     Preset("lpt", _PROMPT, "a late prompt half way up", "LPT; BFT table 1", "1/2"),
+    Preset("lpt-appg", _PROMPT.replace(")", ", generator=appg)"), "lpt from averages of the tokens", "LPT", "1/2"),
+    Preset("lpt-mppg", _PROMPT.replace(")", ", generator=mppg)"), "lpt from maxima of the tokens", "LPT", "1/2"),
     Preset("lpt-adapter", _ADAPTER, "one adapter three quarters up", "BFT table 1", "3/4"),
     Preset("bft", f"{_PROMPT} | {_MLM_HEAD}", "lpt and the masked-LM head", "BFT table 1", "1/2"),
     Preset("bft-adapter", f"{_ADAPTER} | {_MLM_HEAD}", "lpt-adapter and the masked-LM head", "BFT table 1", "3/4"),
@@ -85,7 +108,8 @@ def preset_text(name: str) -> str:
     """
     spafit = _SPAFIT_NAME.fullmatch(name)
     if spafit:
-        return _spafit_text(name, int(spafit[1]), int(spafit[2]), spafit[3])
+        text = _spafit_text(name, int(spafit[1]), int(spafit[2]), spafit[3])
+        return text.replace("bitfit", "delta_bias") if spafit[4] else text
     named, _, depth = name.partition("@")
     base, suffix = _split_suffix(named)
     if base not in PRESETS:
@@ -148,4 +172,6 @@ def list_presets() -> list[Preset]:
             rows.append(replace(preset, name=name, text=preset_text(name), summary=f"{preset.name} {summary}"))
     text = "0:N1+1 frozen | N1+1:N2+1 bitfit | N2+1: lora(...) + bitfit(on=ffn,norm_ffn)"
     rows.append(Preset(SPAFIT_PATTERN, text, "blocks 0..N1 frozen, up to N2 BitFit, then LoRA", "SPAFIT table 2"))
+    text, summary = text.replace("bitfit", "delta_bias"), "the same, the biases themselves left as they are"
+    rows.append(Preset(f"{SPAFIT_PATTERN}+delta", text, summary, "SPAFIT section 7"))
     return rows

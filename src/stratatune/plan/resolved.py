@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
 from stratatune.plan.shape import Shape
-from stratatune.plan.treatments import Frozen, Insertion, RoleTreatment, Treatment
+from stratatune.plan.treatments import ROLES, Frozen, Full, Insertion, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
     from stratatune.plan.schema import Plan, Stratum
@@ -68,6 +67,16 @@ class Resolved:
     def backprop_blocks(self) -> int:
         """Blocks that the backward pass goes through."""
         return self.shape.blocks - self.frozen_depth
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of text that fit, after the positions that a prompt at the input takes."""
+        return self.shape.max_tokens - self.moved
+
+    @property
+    def moved(self) -> int:
+        """By how many positions a prompt at the input moves the text on."""
+        return sum(one.positions for _, one in self.insertions)
 
     def trainable(self, objective: str) -> int:
         """Trained parameters, without the task's new output layer."""
@@ -196,28 +205,38 @@ def _check_pair(number: int, shape: Shape, a: tuple[Stratum, Treatment], b: tupl
         raise PlanError(f"{where}: {one.kind} and {other.kind} both train {role}", _advice(one, other))
 
 
-def _clash(shape: Shape, one: Treatment, other: Treatment) -> Iterator[str]:
-    """Roles of which both would change the same part."""
-    if isinstance(one, RoleTreatment) and isinstance(other, RoleTreatment) and one.touches & other.touches:
-        taken = set(one.roles_in(shape))
-        yield from (role for role in other.roles_in(shape) if role in taken)
+def _clash(shape: Shape, one: Treatment, other: Treatment) -> list[str]:
+    """Places of which both would change the same part, in the block's order."""
+    places = {place for place, _ in one.claims(shape) & other.claims(shape)}
+    return sorted(places, key=lambda place: ROLES.index(place) if place in ROLES else -1)
 
 
 def _advice(one: Treatment, other: Treatment) -> str:
     if one.kind == other.kind:
         return "say it once, or on different roles (on=...)"
-    return "full trains weights and biases already; drop the other, or put them on different roles (on=...)"
+    if isinstance(one, Full) or isinstance(other, Full):
+        return "full trains weights and biases already; drop the other, or put them on different roles (on=...)"
+    return "both change the same thing; drop one of them, or put them on different roles (on=...)"
 
 
 def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
-    """The insertions at their absolute depths, from the input up; one of a kind at a depth."""
+    """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
     placed = sorted(((one.depth_in(shape.blocks), one) for one in plan.insertions), key=lambda pair: pair[0])
-    seen: set[tuple[int, str]] = set()
-    for depth, one in placed:
-        if (depth, one.kind) in seen:
-            raise PlanError(
-                f"{one}: a second {one.kind} at depth {depth}",
-                "put them at different depths, or make one of them larger",
-            )
-        seen.add((depth, one.kind))
+    for number, (depth, one) in enumerate(placed):
+        one.parameters(shape)  # raises when the shape cannot take it
+        for other in (other for at, other in placed[:number] if at == depth):
+            _check_neighbours(depth, one, other)
+    taken = sum(one.positions for one in plan.insertions)
+    if taken >= shape.max_tokens:
+        raise PlanError(
+            f"{plan}: the prompt takes {taken} positions of {shape.max_tokens}, so no text fits", "make it shorter"
+        )
     return tuple(placed)
+
+
+def _check_neighbours(depth: int, one: Insertion, other: Insertion) -> None:
+    hint = "put them at different depths, or make one of them larger"
+    if one.kind == other.kind:
+        raise PlanError(f"{one}: a second {one.kind} at depth {depth}", hint)
+    if one.prompt and other.prompt:
+        raise PlanError(f"{one}: a second prompt at depth {depth}, where {other.kind} puts one already", hint)

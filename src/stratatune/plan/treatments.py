@@ -1,99 +1,52 @@
-"""What can happen at a place of the model: one small frozen config per treatment, with its parameter count by formula.
+"""What can happen to a block: one small frozen config per treatment, with its parameter count by formula.
 
 Shape legend: ``D`` hidden, ``R`` rank, ``m`` bottleneck, ``P`` prompt tokens, ``L`` blocks.
-A new treatment is one class here and one entry in ``BLOCK_TREATMENTS`` or ``INSERTIONS``.
+A new treatment is one class here (or in ``insertions.py``) and one entry in ``BLOCK_TREATMENTS`` or ``INSERTIONS``.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from stratatune.errors import PlanError, did_you_mean
-from stratatune.plan.layers import Depth, depth_at, refusal
+from stratatune.plan.abstract import (
+    GROUPS,
+    HEAD_PARTS,
+    NORM_ROLES,
+    ROLES,
+    Chance,
+    Count,
+    HeadParts,
+    Insertion,
+    LinearRoles,
+    Roles,
+    RoleTreatment,
+    Treatment,
+    canonical_roles,
+    expand,
+)
+from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
+from stratatune.plan.layers import refusal
 from stratatune.plan.options import Options
 from stratatune.plan.shape import Shape
 
-ROLES = ("q", "k", "v", "o", "up", "gate", "down", "norm_attn", "norm_ffn")
-NORM_ROLES = ("norm_attn", "norm_ffn")
-GROUPS: dict[str, tuple[str, ...]] = {
-    "attn": ("q", "k", "v", "o"),
-    "ffn": ("up", "gate", "down"),
-    "norms": NORM_ROLES,
-    "all": ROLES,
-}
-HEAD_PARTS = ("dense", "norm", "bias", "decoder")
+__all__ = [
+    "BLOCK_TREATMENTS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
+    "Dora", "Frozen", "Full", "Head", "Houlsby", "Ia3", "Idpg", "Insertion", "LatePrompt", "Lora",
+    "Options", "Parallel", "Prefix", "Prompt", "RoleTreatment", "Treatment", "expand",
+]  # fmt: skip
+
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _words(value: object) -> list[str]:
-    """A list of words from ``"q,v"`` or ``["q", "v"]``."""
-    words = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
-    return [str(word).strip() for word in words]
-
-
-def _canonical_roles(value: object) -> tuple[str, ...]:
-    """A set of roles in its one spelling, so that equal sets compare equal.
-
-    Roles come in the block's own order; a complete ffn or norms is written as its group, the whole block as ``all``;
-    attention is spelt ``q,k,v,o``, as the papers name its matrices.
-    """
-    words = _words(value)
-    for word in words:
-        if word not in ROLES and word not in GROUPS:
-            raise refusal(f"{word!r} is not a role", did_you_mean(word, (*ROLES, *GROUPS)))
-    roles = {role for word in words for role in GROUPS.get(word, (word,))}
-    if roles.issuperset(ROLES):
-        return ("all",)
-    spelt: dict[str, None] = {}
-    for role in ROLES:
-        if role in roles:
-            spelt[next((g for g in ("ffn", "norms") if role in GROUPS[g] and roles.issuperset(GROUPS[g])), role)] = None
-    return tuple(spelt)
-
-
-def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses norms, for treatments that stand beside a weight matrix."""
-    norms = [role for role in expand(roles) if role in NORM_ROLES]
-    if norms:
-        raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
+def _adapted_roles(value: object) -> tuple[str, ...]:
+    """The two places of a Houlsby adapter."""
+    roles = canonical_roles(value)
+    if not set(expand(roles)) <= {"o", "down"}:
+        raise refusal("a Houlsby adapter stands behind a projection into the hidden state", "legal: o, down")
     return roles
-
-
-def _canonical_parts(value: object) -> tuple[str, ...]:
-    words = _words(value)
-    for word in words:
-        if word not in HEAD_PARTS:
-            raise refusal(f"{word!r} is not a part of the masked-LM head", did_you_mean(word, HEAD_PARTS))
-    return tuple(part for part in HEAD_PARTS if part in words)
-
-
-Roles = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_canonical_roles)]
-LinearRoles = Annotated[
-    tuple[str, ...], Field(min_length=1), BeforeValidator(lambda v: _linear_roles(_canonical_roles(v)))
-]
-HeadParts = Annotated[tuple[str, ...], BeforeValidator(_canonical_parts)]
-Count = Annotated[int, Field(ge=1)]
-Chance = Annotated[float, Field(ge=0, lt=1)]
-
-
-def expand(names: Iterable[str]) -> tuple[str, ...]:
-    """Role and group names as roles, in the block's order."""
-    roles = {role for name in names for role in GROUPS.get(name, (name,))}
-    return tuple(role for role in ROLES if role in roles)
-
-
-class Treatment(Options, frozen=True):
-    """What happens to a block, or at one depth. Abstract."""
-
-    adds: ClassVar[bool] = False
-    """Whether its parameters are new ones, beside those of the base model."""
-
-    @abstractmethod
-    def parameters(self, shape: Shape) -> int:
-        """Trained parameters in one block (or one insertion) of a model of this shape, by formula."""
 
 
 class Frozen(Treatment, frozen=True):
@@ -103,39 +56,6 @@ class Frozen(Treatment, frozen=True):
 
     def parameters(self, shape: Shape) -> int:
         return 0
-
-
-class RoleTreatment(Treatment, frozen=True):
-    """A treatment of some roles of a block. Abstract."""
-
-    touches: ClassVar[frozenset[str]]
-    """Which of a role's ``weight`` and ``bias`` it changes; two treatments of one role may not touch the same."""
-
-    on: Roles
-
-    @abstractmethod
-    def role_parameters(self, shape: Shape, role: str) -> int:
-        """Trained parameters on one role of one block."""
-
-    def roles(self) -> tuple[str, ...]:
-        """Every role that ``on`` names, groups written out, in the block's order."""
-        return expand(self.on)
-
-    def roles_in(self, shape: Shape) -> tuple[str, ...]:
-        """The roles on which it trains something in a model of this shape; a group's absent roles are left out.
-
-        Raises:
-            PlanError: a role that was named outside a complete group does not exist in the model.
-        """
-        named = self.roles()
-        missing = [role for role in named if role not in shape.roles]
-        for role in missing:
-            if not any(role in group and set(named).issuperset(group) for group in GROUPS.values()):
-                raise PlanError(f"{self}: a {shape.model_type} block has no {role}", "legal: " + ", ".join(shape.roles))
-        return tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
-
-    def parameters(self, shape: Shape) -> int:
-        return sum(self.role_parameters(shape, role) for role in self.roles_in(shape))
 
 
 class BitFit(RoleTreatment, frozen=True):
@@ -159,7 +79,7 @@ class Lora(RoleTreatment, frozen=True):
 
     kind: Literal["lora"] = "lora"
     rank: Count = 8
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 16.0
+    alpha: Scale = 16.0
     dropout: Chance = 0.0
     on: LinearRoles = ("q", "v")
 
@@ -171,7 +91,7 @@ class Lora(RoleTreatment, frozen=True):
 class Full(RoleTreatment, frozen=True):
     """Trains weights and biases of the roles."""
 
-    touches: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
+    touches: ClassVar[frozenset[str]] = frozenset({"weight", "bias", "scale"})
 
     kind: Literal["full"] = "full"
     on: Roles = ("all",)
@@ -181,60 +101,115 @@ class Full(RoleTreatment, frozen=True):
         return part.weights + part.biases
 
 
-class Insertion(Treatment, frozen=True):
-    """A module put between two blocks. Abstract."""
+class Dora(RoleTreatment, frozen=True):
+    """``g (W + (alpha / R) B A) x + b``, g = magnitude / row norms of it (Liu et al. 2024): R (in + out) + out."""
 
     adds: ClassVar[bool] = True
-    needs_reader: ClassVar[bool] = False
-    """Whether a block must follow that reads what it inserts."""
+    touches: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
+    printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
-    depth: Depth
-    """After how many blocks."""
+    kind: Literal["dora"] = "dora"
+    rank: Count = 8
+    alpha: Scale = 16.0
+    dropout: Chance = 0.0
+    on: LinearRoles = ("q", "v")
 
-    @property
-    def prompt(self) -> int:
-        """P, the positions that it puts before the tokens; every block above computes them too."""
-        return 0
-
-    def depth_in(self, blocks: int) -> int:
-        """The absolute depth in a model of ``blocks`` blocks; PlanError when it lies outside."""
-        if not self.needs_reader:
-            return depth_at(self.depth, blocks, blocks, str(self))
-        return depth_at(self.depth, blocks, blocks - 1, str(self), "after the last block nothing reads a prompt")
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        linear = shape.linears[role]
+        return self.rank * (linear.inputs + linear.outputs) + linear.outputs
 
 
-class Adapter(Insertion, frozen=True):
-    """``h + W2 relu(W1 LayerNorm(h) + b1) + b2`` at one depth (BFT eq. 3-5): 2 D + D m + m + m D + D."""
+class Ia3(RoleTreatment, frozen=True):
+    """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
 
-    kind: Literal["adapter"] = "adapter"
-    bottleneck: Count = 16
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"scale"})
 
-    def parameters(self, shape: Shape) -> int:
-        width, narrow = shape.hidden, self.bottleneck
-        return 2 * width + (width * narrow + narrow) + (narrow * width + width)
+    kind: Literal["ia3"] = "ia3"
+    on: LinearRoles = ("k", "v", "down")
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        linear = shape.linears[role]
+        return linear.inputs if role == "down" else linear.outputs
 
 
-class LatePrompt(Insertion, frozen=True):
-    """P prompt vectors made from the hidden state and put before it, at one depth (BFT eq. 1-2, LPT's naive generator).
+class DeltaBias(RoleTreatment, frozen=True):
+    """A vector added to what a role puts out, beside the frozen bias or in its absence (SPAFIT section 7)."""
 
-    ``reshape(W2 relu(W1 h + b1) + b2)`` with W1 [m, D], W2 [P D, m]: D m + m + m P D + P D.
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"bias"})
+
+    kind: Literal["delta_bias"] = "delta_bias"
+    on: Roles = ("all",)
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        return shape.linears[role].outputs if role in shape.linears else shape.norms[role].size
+
+
+class Houlsby(RoleTreatment, frozen=True):
+    """``y + W2 gelu(W1 y + b1) + b2`` behind the attention's and the FFN's last projection, before the skip connection.
+
+    Twice a block (Houlsby et al. 2019); D m + m + m D + D each. On ``down`` alone: Pfeiffer's adapter.
     """
 
-    needs_reader: ClassVar[bool] = True
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"output"})
 
-    kind: Literal["late_prompt"] = "late_prompt"
-    tokens: Count = 5
-    bottleneck: Count = 128
-    generator: Literal["naive"] = "naive"
-    dropout: Chance = 0.1
+    kind: Literal["houlsby"] = "houlsby"
+    bottleneck: Count = 16
+    on: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_adapted_roles)] = ("o", "down")
 
-    @property
-    def prompt(self) -> int:
-        return self.tokens
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        width, narrow = shape.linears[role].outputs, self.bottleneck
+        return 2 * width * narrow + narrow + width
+
+
+class Parallel(Treatment, frozen=True):
+    """``f(x) + s (W2 relu(W1 x + b1) + b2)`` with f the block's FFN or attention (He et al. 2022, parallel adapter).
+
+    D m + m + m D + D.
+    """
+
+    adds: ClassVar[bool] = True
+    ENDS: ClassVar[Mapping[str, tuple[str, str]]] = {"ffn": ("up", "down"), "attn": ("q", "o")}
+    """The role that takes f's input, and the one that puts out its result."""
+
+    kind: Literal["parallel"] = "parallel"
+    bottleneck: Count = 16
+    scale: Scale = 4.0
+    on: Literal["ffn", "attn"] = "ffn"
 
     def parameters(self, shape: Shape) -> int:
-        width, narrow, prompt = shape.hidden, self.bottleneck, self.tokens * shape.hidden
-        return (width * narrow + narrow) + (narrow * prompt + prompt)
+        enter, leave = self.ENDS[self.on]
+        ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck
+        return ins * narrow + narrow + narrow * outs + outs
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        return frozenset({(self.on, "beside")})
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        return self.parameters(shape) * positions[self.ENDS[self.on][1]]
+
+
+class Prefix(Treatment, frozen=True):
+    """P trained keys and P trained values that every token of the block attends to besides the tokens (P-tuning v2).
+
+    P (width of the keys + width of the values): 2 P D where every head has its own.
+    """
+
+    adds: ClassVar[bool] = True
+
+    kind: Literal["prefix"] = "prefix"
+    tokens: Count = 20
+
+    def parameters(self, shape: Shape) -> int:
+        return self.tokens * (shape.linears["k"].outputs + shape.linears["v"].outputs)
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        return frozenset({("attn", "prefix")})
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        return 2 * self.tokens * shape.linears["q"].outputs * positions["q"]
 
 
 class Head(Options, frozen=True):
@@ -251,7 +226,23 @@ class Head(Options, frozen=True):
         return shape.pooler if self.pooler else 0
 
 
-BLOCK_TREATMENTS: dict[str, type[Treatment]] = {"frozen": Frozen, "bitfit": BitFit, "lora": Lora, "full": Full}
+BLOCK_TREATMENTS: dict[str, type[Treatment]] = {
+    "frozen": Frozen,
+    "bitfit": BitFit,
+    "delta_bias": DeltaBias,
+    "lora": Lora,
+    "dora": Dora,
+    "ia3": Ia3,
+    "houlsby": Houlsby,
+    "parallel": Parallel,
+    "prefix": Prefix,
+    "full": Full,
+}
 """Treatments that stand in a stratum, by kind."""
-INSERTIONS: dict[str, type[Insertion]] = {"adapter": Adapter, "late_prompt": LatePrompt}
-"""Treatments that name a depth, by kind."""
+INSERTIONS: dict[str, type[Insertion]] = {
+    "adapter": Adapter,
+    "late_prompt": LatePrompt,
+    "prompt": Prompt,
+    "idpg": Idpg,
+}
+"""Treatments that name a depth (or stand at the input), by kind."""

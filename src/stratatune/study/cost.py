@@ -7,8 +7,12 @@ of a block's linears (12 D^2 for a standard block) and ``A`` the width of its at
     activation gradient  2 M T + 8 T^2 A      for every block above the frozen depth
     weight gradient      2 M' T               for the weights M' that train (``full``)
     added matrices       2 p T each way       for the p parameters of LoRA and adapters: forward and both gradients
+    prompts              P positions more     in every block above; their generator, forward and both gradients
+    prefixes             4 P T A each way     P keys and values more to attend to in a block
+    IDPG                 one forward more     of all blocks over the text
 
-Biases, norms and optimiser steps are left out; so are a task's own output layer and the embeddings (a look-up).
+Biases, norms and optimiser steps are left out, and so is DoRA's norm (R in out a role, but once a step and not for each
+token); so are a task's own output layer and the embeddings (a look-up).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dataclasses import asdict, dataclass
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan import Plan, Resolved, Shape, Treatment
-from stratatune.plan.treatments import RoleTreatment
+from stratatune.plan.treatments import Insertion, RoleTreatment
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -122,22 +126,22 @@ def _steps(resolved: Resolved, tokens: int, objective: str, read_last: bool) -> 
     shape = resolved.shape
     trunk, top, length = 0.0, _head(resolved, objective), tokens
     for number, treatments in enumerate(resolved.blocks):
-        inserted = [one for depth, one in resolved.insertions if depth == number]
-        top += sum(_inserted(one.parameters(shape), 1 if one.prompt else length) for one in inserted)
-        length += sum(one.prompt for one in inserted)
+        for one in (one for depth, one in resolved.insertions if depth == number):
+            top += _inserted(one, shape, length) + one.rereads * shape.blocks * _block(shape, (), tokens, tokens)[0]
+            length += one.prompt
         queries = 1 if read_last and number == shape.blocks - 1 else length
         forward, backward = _block(shape, treatments, length, queries)
         if number < resolved.frozen_depth:
             trunk += forward
         else:
             top += forward + backward
-    last = sum(one.parameters(shape) for depth, one in resolved.insertions if depth == shape.blocks)
-    return trunk, top + _inserted(last, 1)  # above the last block only the position that is read counts
+    last = (one for depth, one in resolved.insertions if depth == shape.blocks)
+    return trunk, top + sum(_inserted(one, shape, 1) for one in last)  # there only the position that is read counts
 
 
-def _inserted(parameters: int, positions: int) -> float:
+def _inserted(one: Insertion, shape: Shape, length: int) -> float:
     """Forward and both gradients of an insertion's matrices."""
-    return 3 * 2.0 * parameters * positions
+    return 3 * 2.0 * one.multiplications_at(shape, length)
 
 
 def _block(shape: Shape, treatments: tuple[Treatment, ...], length: int, queries: int) -> tuple[float, float]:
@@ -145,16 +149,9 @@ def _block(shape: Shape, treatments: tuple[Treatment, ...], length: int, queries
     positions = {role: length if role in ("k", "v") else queries for role in shape.linears}
     matmul = sum(2.0 * linear.weights * positions[role] for role, linear in shape.linears.items())
     attention = 4.0 * length * queries * shape.linears["q"].outputs
-    added = sum(2.0 * _added(shape, one, positions) for one in treatments)
+    added = sum(2.0 * one.multiplications(shape, positions) for one in treatments)
     trained = sum(2.0 * _trained_weights(shape, one, positions) for one in treatments)
     return matmul + attention + added, matmul + 2 * attention + 2 * added + trained
-
-
-def _added(shape: Shape, one: Treatment, positions: dict[str, int]) -> int:
-    """Multiplications by the parameters that a treatment adds."""
-    if not (one.adds and isinstance(one, RoleTreatment)):
-        return 0
-    return sum(one.role_parameters(shape, role) * positions[role] for role in one.roles_in(shape))
 
 
 def _trained_weights(shape: Shape, one: Treatment, positions: dict[str, int]) -> int:

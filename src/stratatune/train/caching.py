@@ -129,10 +129,20 @@ class Caching:
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,
             positions="read" if self.read_only else "all",
+<<<<<<< HEAD
+            dtype=dtype,
+            versions=(*numeric_versions(), ("computed", computed), *self._moved()),
+=======
             dtype=self.dtype,
             versions=(*numeric_versions(), ("computed", computed)),
+>>>>>>> main
             model=self.strata.backbone.model.config._name_or_path,
         )
+
+    def _moved(self) -> list[tuple[str, str]]:
+        """A prompt at the input moves the text on, so the embeddings say something else."""
+        moved = self.strata.resolved.moved
+        return [("moved", str(moved))] if moved else []
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

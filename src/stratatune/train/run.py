@@ -172,9 +172,8 @@ def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: R
         trust_remote_code=config.trust_remote_code,
         attention=None if config.attention == "auto" else config.attention,
     )
-    reading, notices = settle_reading(
-        config, objective, data.train, base.tokenizer, shape_of(base.model.config.to_dict()).max_tokens
-    )
+    longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
+    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
     model.strata.reading = reading.to_data()
     if autocast is not None:

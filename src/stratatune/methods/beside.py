@@ -1,0 +1,97 @@
+"""Modules that stand where a role's own module stood and hold it: what a treatment puts beside frozen weights.
+
+Several may stand on one role, one inside the other; the innermost holds the model's own module.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor, nn
+
+from stratatune.methods.site import Site
+
+
+class Beside(nn.Module):
+    """Holds ``base`` and adds something to what it computes. Abstract.
+
+    Blocks and other treatments may ask it what they would ask the module that it holds.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The model's own weight; some blocks look at its dtype."""
+        return own_weight(self)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The model's own bias [out]."""
+        return own_bias(self)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., out]."""
+
+    @abstractmethod
+    def fold(self, own: nn.Module) -> None:
+        """Change ``own`` (the innermost module, with all that stands inside this folded in) so that it computes this.
+
+        Asked only where the method's ``refuses_merge`` has nothing to say.
+        """
+
+
+def standing(module: nn.Module) -> Iterator[Beside]:
+    """What stands around the model's own module, outermost first."""
+    while isinstance(module, Beside):
+        yield module
+        module = module.base
+
+
+def innermost(module: nn.Module) -> nn.Module:
+    """The model's own module."""
+    while isinstance(module, Beside):
+        module = module.base
+    return module
+
+
+def own_weight(module: nn.Module) -> nn.Parameter:
+    """The weight of the model's own module: [out, in] of a linear, [D] of a norm."""
+    weight = innermost(module).weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+def own_bias(module: nn.Module) -> nn.Parameter | None:
+    """The bias of the model's own module, or None where it has none (an RMS norm has not even the name)."""
+    return dict(innermost(module).named_parameters(recurse=False)).get("bias")
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """(in, out) of the linear that ``module`` is or holds."""
+    out, ins = own_weight(module).shape
+    return ins, out
+
+
+def wrap(site: Site, roles: Iterable[str], make: Callable[[str, nn.Module], Beside]) -> list[nn.Parameter]:
+    """Put ``make(role, module)`` where each role's module stands; gives the parameters that it brings."""
+    trained: list[nn.Parameter] = []
+    for role, module in site.modules(roles):
+        held = {id(parameter) for parameter in module.parameters()}
+        wrapped = make(role, module)
+        site.replace(role, wrapped)
+        trained += [parameter for parameter in wrapped.parameters() if id(parameter) not in held]
+    return trained
+
+
+def unwrap(site: Site, *, fold: bool) -> None:
+    """Put every role's own module back, with what stands around it folded in, from the inside out, or left away."""
+    for role, module in list(site.modules(site.roles)):
+        own = innermost(module)
+        for one in reversed(list(standing(module))) if fold else ():
+            one.fold(own)
+        site.replace(role, own)

@@ -1,0 +1,60 @@
+"""DoRA: LoRA on a weight split into its rows' lengths and directions (Liu et al., 2024, eq. 5 and section 4.3)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.methods.beside import Beside, own_weight, widths, wrap
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import Dora
+
+
+class DoraLinear(Beside):
+    """``y = g (W + (alpha / R) B A) x + b`` with ``g = magnitude / ||W + (alpha / R) B A||``, a number for each output.
+
+    A [R, in], B [out, R], magnitude [out]; the norm is taken over a row and gets no gradient (section 4.3). B starts at
+    zero and magnitude at the rows' norms, so ``y`` is unchanged.
+
+    Args:
+        base: the frozen linear [out, in].
+        rank: R.
+        alpha: scale of the change; the factor is ``alpha / rank``.
+        dropout: probability on the input of all that is not the frozen output.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
+        super().__init__(base)
+        weight, (ins, outs) = own_weight(base), widths(base)
+        self.a = nn.Parameter(weight.new_empty(rank, ins))
+        self.b = nn.Parameter(weight.new_zeros(outs, rank))
+        self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
+        self.scale = alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., out]."""
+        dropped, gain, y = self.dropout(x), self._gain(), self.base(x)
+        straight = nn.functional.linear(dropped, self.weight)
+        low = nn.functional.linear(nn.functional.linear(dropped, self.a), self.b) * self.scale
+        return (y + (gain - 1) * straight + gain * low).to(y.dtype)
+
+    def _gain(self) -> Tensor:
+        """g [out], in the precision of what trains: near 1, where bf16 has three digits."""
+        with torch.no_grad(), torch.autocast(self.a.device.type, enabled=False):
+            norm = (self.weight.to(self.a.dtype) + self.scale * (self.b @ self.a)).norm(dim=1)
+        return self.magnitude / norm
+
+    @torch.no_grad()
+    def fold(self, own: nn.Module) -> None:
+        """``g (W + (alpha / R) B A)``."""
+        weight, gain = own_weight(own), self._gain()
+        weight.add_((self.b @ self.a) * self.scale).mul_(gain.unsqueeze(1))
+
+
+def attach(config: Dora, site: Site) -> list[nn.Parameter]:
+    """Wrap the linears of ``config.on``; A, B and the magnitude train."""
+    return wrap(site, config.roles(), lambda _, base: DoraLinear(base, config.rank, config.alpha, config.dropout))

@@ -1,0 +1,45 @@
+"""Houlsby's adapter: a bottleneck behind the last projection of the attention and of the FFN (Houlsby et al., 2019)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from stratatune.methods.beside import Beside, own_weight, widths, wrap
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import Houlsby
+
+REFUSES_MERGE = "an adapter behind a projection is a non-linear map; no weight of the base can hold it"
+
+
+class HoulsbyAdapter(Beside):
+    """``y + W2 gelu(W1 y + b1) + b2`` with ``y = f(x)``, W1 [M, D], W2 [D, M] (Houlsby et al., figure 2, with GELU).
+
+    It stands before the block's dropout, skip connection and norm. W2 and b2 start at zero, so that the model starts as
+    the base model is (the paper: nearly so).
+
+    Args:
+        base: the projection, [.., D] its output.
+        bottleneck: M.
+    """
+
+    def __init__(self, base: nn.Module, bottleneck: int) -> None:
+        super().__init__(base)
+        weight, width = own_weight(base), widths(base)[1]
+        self.down = nn.Linear(width, bottleneck, device=weight.device, dtype=weight.dtype)
+        self.up = nn.Linear(bottleneck, width, device=weight.device, dtype=weight.dtype)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., D]."""
+        y = self.base(x)
+        return y + self.up(nn.functional.gelu(self.down(y)))
+
+    def fold(self, own: nn.Module) -> None:
+        """Never: see ``REFUSES_MERGE``."""
+        raise NotImplementedError(REFUSES_MERGE)
+
+
+def attach(config: Houlsby, site: Site) -> list[nn.Parameter]:
+    """Wrap the projections; both linears of each adapter train."""
+    return wrap(site, config.roles(), lambda _, base: HoulsbyAdapter(base, config.bottleneck))

@@ -1,0 +1,56 @@
+"""(IA)3: a trained vector that scales an activation (Liu et al., 2022, "Few-shot PEFT ... better")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.methods.beside import Beside, own_bias, own_weight, widths, wrap
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import Ia3
+
+INPUT_ROLES = ("down",)
+"""Roles of which the input is scaled: the FFN's inner activation, as the paper has it. All others at their output."""
+
+
+class ScaledOutput(Beside):
+    """``y = s * (W x + b)``, s [out], which starts at one (keys and values: eq. of section 3.3)."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.vector = nn.Parameter(own_weight(base).new_ones(widths(base)[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., out]."""
+        y = self.base(x)
+        return (y * self.vector).to(y.dtype)
+
+    @torch.no_grad()
+    def fold(self, own: nn.Module) -> None:
+        """Scale the rows of W, and b."""
+        own_weight(own).mul_(self.vector.unsqueeze(1))
+        bias = own_bias(own)
+        if bias is not None:
+            bias.mul_(self.vector)
+
+
+class ScaledInput(Beside):
+    """``y = W (s * x) + b``, s [in], which starts at one (the FFN's inner activation)."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.vector = nn.Parameter(own_weight(base).new_ones(widths(base)[0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., out]."""
+        return self.base((x * self.vector).to(x.dtype))
+
+    @torch.no_grad()
+    def fold(self, own: nn.Module) -> None:
+        """Scale the columns of W."""
+        own_weight(own).mul_(self.vector)
+
+
+def attach(config: Ia3, site: Site) -> list[nn.Parameter]:
+    """Wrap the linears of ``config.on``; the vectors train."""
+    return wrap(site, config.roles(), lambda role, base: (ScaledInput if role in INPUT_ROLES else ScaledOutput)(base))

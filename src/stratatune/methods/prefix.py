@@ -1,0 +1,101 @@
+"""Prefix tuning: trained keys and values before those of the tokens (Li & Liang, 2021; P-tuning v2, Liu et al., 2021).
+
+``softmax(Q [PK; K]^T) [PV; V]`` with PK, PV [P, width] trained directly, as P-tuning v2 does for classification (no
+reparameterisation). Every token sees every prefix position, whatever its mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune._compat import AttentionFunction, attend_through
+from stratatune.errors import PlanError
+from stratatune.methods.beside import own_weight, widths
+from stratatune.methods.site import Site
+from stratatune.plan.treatments import Prefix
+
+REFUSES_MERGE = "a prefix adds positions to attend to; no weight of the base can hold them"
+NAME = "prefix"
+_SPREAD = 0.02
+
+
+class PrefixVectors(nn.Module):
+    """PK and PV of one block: [P, heads * width of a head] each. They start small, so that they say little at first.
+
+    Args:
+        tokens: P.
+        like: the projection of the keys, for their width, device and dtype.
+        value: the projection of the values.
+    """
+
+    def __init__(self, tokens: int, like: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.outer_config: Any = None  # the attention's own, while this stands in it
+        self.key = nn.Parameter(own_weight(like).new_empty(tokens, widths(like)[1]))
+        self.value = nn.Parameter(own_weight(value).new_empty(tokens, widths(value)[1]))
+        for vectors in (self.key, self.value):
+            nn.init.normal_(vectors, std=_SPREAD)
+
+    def before(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """``key``, ``value`` [B, H, T, W] -> both [B, H, P+T, W]."""
+        return _before(self.key, key), _before(self.value, value)
+
+
+def _before(vectors: Tensor, states: Tensor) -> Tensor:
+    rows, heads, _, width = states.shape
+    mine = vectors.view(-1, heads, width).transpose(0, 1).expand(rows, -1, -1, -1)  # [B, H, P, W]
+    return torch.cat([mine.to(states.dtype), states], dim=2)
+
+
+def attend(
+    function: AttentionFunction,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **rest: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The model's own attention ``function`` over the prefix and the tokens; ``query`` [B, H, Q, W]."""
+    prefix = module.get_submodule(NAME)
+    assert isinstance(prefix, PrefixVectors)
+    if mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1:
+        mask = _causal(query.shape[2], key.shape[2], query.device)
+    tokens = prefix.key.shape[0]
+    key, value = prefix.before(key, value)
+    if mask is not None:
+        mask = nn.functional.pad(mask, (tokens, 0), value=mask.dtype == torch.bool or mask.dim() == 2)
+    return function(module, query, key, value, mask, **rest)
+
+
+def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """[1, 1, Q, K] bool: the last query sees every key, the one before it all but the last."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
+def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
+    """Give the block's attention a prefix; its keys and values train.
+
+    Raises:
+        PlanError: the model's attention does not go through the interface that transformers lets one extend.
+    """
+    attention = site.parent("q")
+    vectors = PrefixVectors(config.tokens, site.get("k"), site.get("v"))
+    vectors.outer_config = attend_through(attention, NAME, attend)
+    if vectors.outer_config is None:
+        raise PlanError(
+            f"{site.name}: prefix cannot stand in a {type(attention).__name__}",
+            "its attention does not use transformers' attention interface; load the model with attention sdpa or eager",
+        )
+    attention.add_module(NAME, vectors)
+    return [vectors.key, vectors.value]
+
+
+def detach(config: Prefix, site: Site) -> None:
+    """Take the prefix away again, and let the attention attend as before."""
+    attention = site.parent("q")
+    attention.config = attention.get_submodule(NAME).outer_config
+    delattr(attention, NAME)

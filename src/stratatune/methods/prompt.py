@@ -1,0 +1,44 @@
+"""Prompt tuning: trained vectors before the word embeddings of every text (Lester et al., 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.methods.late_prompt import put_first
+from stratatune.methods.site import Place
+from stratatune.plan.treatments import Prompt
+
+REFUSES_MERGE = (
+    "a prompt lengthens the sequence; no weight of the base can hold it (its vectors are no words' embeddings)"
+)
+
+
+class PromptInsertion(nn.Module):
+    """``[E(P); E(x)]``: P trained vectors [P, D] go through the model's own embeddings E in place of words.
+
+    They take positions 0..P-1 and token type 0, and the text the positions from P on, as if P words had been written
+    before it. They start as the embeddings of words drawn at random (Lester et al., section 3.2: "sampled vocab").
+
+    Args:
+        vectors: their start [P, D].
+        embed: what the embeddings make of them: [P, D] -> [1, P, D].
+    """
+
+    def __init__(self, vectors: Tensor, embed: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.tokens = vectors.shape[0]
+        self.vectors = nn.Parameter(vectors)
+        self.embed = embed
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``hidden`` [B, T, D] at depth 0, ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""
+        return put_first(self.embed(self.vectors).expand(hidden.shape[0], -1, -1), hidden, mask)
+
+
+def build(config: Prompt, place: Place) -> PromptInsertion:
+    """The prompt of ``config``, drawn from the words of ``place``."""
+    drawn = torch.randint(place.words.shape[0], (config.tokens,)).to(place.words.device)
+    return PromptInsertion(place.words.detach()[drawn].clone(), place.embed)

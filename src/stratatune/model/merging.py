@@ -1,0 +1,105 @@
+"""Two ways back to an ordinary model: fold what was trained into the base weights, or take it off again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stratatune.errors import PlanError
+from stratatune.methods.beside import unwrap
+from stratatune.methods.registry import INSERTIONS, METHODS
+from stratatune.model.strata import Strata
+from stratatune.model.tuned import Tuned, insertion_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """Fold every trained change into the base weights, in place.
+
+    Returns:
+        The same model, of its own class again, without hooks or modules of ours: ``save_pretrained`` saves all of it,
+        and ``from_pretrained`` needs nothing of this package.
+
+    Raises:
+        PlanError: names each treatment that no weight of the base can hold, and why; the model is as it was.
+    """
+    strata = _strata(model)
+    refused = _refusals(strata)
+    if refused:
+        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in refused.items())
+        raise PlanError(
+            f"this plan cannot be merged: {reasons}", "save_pretrained keeps it as an adapter beside the base"
+        )
+    return _plain(model, strata, fold=True)
+
+
+def remove(model: PreTrainedModel) -> PreTrainedModel:
+    """Take every treatment off again, in place; the base weights were never touched, so they are the same bit for bit.
+
+    A task's own new output layer stays as it was trained: no base model brings one.
+
+    Returns:
+        The same model, of its own class again.
+
+    Raises:
+        PlanError: names what trained weights of the base itself, which are gone; the model is as it was.
+    """
+    strata = _strata(model)
+    changed = _changed(strata)
+    if changed:
+        raise PlanError(
+            f"this plan cannot be taken off: it trained weights of the base itself ({', '.join(changed)})",
+            "load the base model again; delta_bias in place of bitfit leaves the base as it is",
+        )
+    return _plain(model, strata, fold=False)
+
+
+def _strata(model: PreTrainedModel) -> Strata:
+    if not isinstance(model, Tuned):
+        raise PlanError("this model has no plan", "give one that apply or load returned")
+    return model.strata
+
+
+def _refusals(strata: Strata) -> dict[str, str]:
+    """Treatment, as text -> why it cannot be merged; of equal ones in many blocks the first."""
+    found: dict[str, str] = {}
+    for number, treatments in enumerate(strata.resolved.blocks):
+        site = strata.backbone.site(number)
+        for one in treatments:
+            reason = METHODS[one.kind].refuses_merge(one, site)
+            if reason:
+                found.setdefault(str(one), reason)
+    for _, one in strata.resolved.insertions:
+        found.setdefault(str(one), INSERTIONS[one.kind].refuses_merge)
+    return found
+
+
+def _changed(strata: Strata) -> list[str]:
+    """What of the plan trains the base model's own weights, as text."""
+    plan = strata.resolved.plan
+    changed = {str(one): None for block in strata.resolved.blocks for one in block if not one.adds}
+    if plan.embeddings is not None:
+        changed["embeddings"] = None
+    if strata.resolved.head_trainable(strata.backbone.output):
+        changed[str(plan.head)] = None
+    return list(changed)
+
+
+def _plain(model: PreTrainedModel, strata: Strata, *, fold: bool) -> PreTrainedModel:
+    """Put the model's own modules back everywhere, drop hooks and insertions, and give it its own class again."""
+    blocks = strata.backbone.blocks
+    for number, treatments in enumerate(strata.resolved.blocks):
+        site = strata.backbone.site(number)
+        for one in treatments:
+            METHODS[one.kind].detach(one, site)
+        unwrap(site, fold=fold)
+    for depth, one in strata.resolved.insertions:
+        delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
+    for handle in strata.hooks:
+        handle.remove()
+    training = model.training
+    model.__class__ = type(model).__bases__[1]
+    del model.strata  # pyright: ignore[reportAttributeAccessIssue]
+    model.requires_grad_(True)
+    return model.train(training)

@@ -1,0 +1,188 @@
+"""What every treatment is made of: the roles of a block, the kinds of option values, and the three abstract treatments.
+
+The treatments themselves stand in ``treatments.py`` (of a block) and ``insertions.py`` (at a depth).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from stratatune.errors import PlanError, did_you_mean
+from stratatune.plan.layers import Depth, depth_at, refusal
+from stratatune.plan.options import Options
+from stratatune.plan.shape import Shape
+
+ROLES = ("q", "k", "v", "o", "up", "gate", "down", "norm_attn", "norm_ffn")
+NORM_ROLES = ("norm_attn", "norm_ffn")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "attn": ("q", "k", "v", "o"),
+    "ffn": ("up", "gate", "down"),
+    "norms": NORM_ROLES,
+    "all": ROLES,
+}
+HEAD_PARTS = ("dense", "norm", "bias", "decoder")
+
+
+def _words(value: object) -> list[str]:
+    """A list of words from ``"q,v"`` or ``["q", "v"]``."""
+    words = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    return [str(word).strip() for word in words]
+
+
+def canonical_roles(value: object) -> tuple[str, ...]:
+    """A set of roles in its one spelling, so that equal sets compare equal.
+
+    Roles come in the block's own order; a complete ffn or norms is written as its group, the whole block as ``all``;
+    attention is spelt ``q,k,v,o``, as the papers name its matrices.
+    """
+    words = _words(value)
+    for word in words:
+        if word not in ROLES and word not in GROUPS:
+            raise refusal(f"{word!r} is not a role", did_you_mean(word, (*ROLES, *GROUPS)))
+    roles = {role for word in words for role in GROUPS.get(word, (word,))}
+    if roles.issuperset(ROLES):
+        return ("all",)
+    spelt: dict[str, None] = {}
+    for role in ROLES:
+        if role in roles:
+            spelt[next((g for g in ("ffn", "norms") if role in GROUPS[g] and roles.issuperset(GROUPS[g])), role)] = None
+    return tuple(spelt)
+
+
+def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses norms, for treatments that stand beside a weight matrix."""
+    norms = [role for role in expand(roles) if role in NORM_ROLES]
+    if norms:
+        raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
+    return roles
+
+
+def _canonical_parts(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if word not in HEAD_PARTS:
+            raise refusal(f"{word!r} is not a part of the masked-LM head", did_you_mean(word, HEAD_PARTS))
+    return tuple(part for part in HEAD_PARTS if part in words)
+
+
+Roles = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(canonical_roles)]
+LinearRoles = Annotated[
+    tuple[str, ...], Field(min_length=1), BeforeValidator(lambda v: _linear_roles(canonical_roles(v)))
+]
+HeadParts = Annotated[tuple[str, ...], BeforeValidator(_canonical_parts)]
+Count = Annotated[int, Field(ge=1)]
+Chance = Annotated[float, Field(ge=0, lt=1)]
+
+
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """Role and group names as roles, in the block's order."""
+    roles = {role for name in names for role in GROUPS.get(name, (name,))}
+    return tuple(role for role in ROLES if role in roles)
+
+
+class Treatment(Options, frozen=True):
+    """What happens to a block, or at one depth. Abstract."""
+
+    adds: ClassVar[bool] = False
+    """Whether its parameters are new ones, beside those of the base model."""
+
+    @abstractmethod
+    def parameters(self, shape: Shape) -> int:
+        """Trained parameters in one block (or one insertion) of a model of this shape, by formula.
+
+        Raises:
+            PlanError: the shape cannot take it.
+        """
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        """(place, part) of a block that it changes; two treatments of one block may not claim the same."""
+        return frozenset()
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        """Multiply-adds of one forward through a block by what it adds; each linear role computes ``positions``."""
+        return 0
+
+
+class RoleTreatment(Treatment, frozen=True):
+    """A treatment of some roles of a block. Abstract."""
+
+    touches: ClassVar[frozenset[str]]
+    """Which of a role's ``weight`` and ``bias`` it changes; two treatments of one role may not touch the same."""
+
+    on: Roles
+
+    @abstractmethod
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        """Trained parameters on one role of one block."""
+
+    def roles(self) -> tuple[str, ...]:
+        """Every role that ``on`` names, groups written out, in the block's order."""
+        return expand(self.on)
+
+    def roles_in(self, shape: Shape) -> tuple[str, ...]:
+        """The roles on which it trains something in a model of this shape; a group's absent roles are left out.
+
+        Raises:
+            PlanError: a role that was named outside a complete group does not exist in the model, or has no bias.
+        """
+        named = self.roles()
+        for role in named:
+            if not any(role in group and set(named).issuperset(group) for group in GROUPS.values()):
+                self._check_role(shape, role)
+        return tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
+
+    def _check_role(self, shape: Shape, role: str) -> None:
+        if role not in shape.roles:
+            raise PlanError(f"{self}: a {shape.model_type} block has no {role}", "legal: " + ", ".join(shape.roles))
+        if not self.role_parameters(shape, role):
+            having = [other for other in shape.roles if self.role_parameters(shape, other)]
+            what = f"{role} of a {shape.model_type} block has no {' or '.join(sorted(self.touches))}"
+            raise PlanError(f"{self}: {what}", f"legal: {', '.join(having) or 'none'}; delta_bias works without one")
+
+    def parameters(self, shape: Shape) -> int:
+        return sum(self.role_parameters(shape, role) for role in self.roles_in(shape))
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        return frozenset((role, part) for role in self.roles_in(shape) for part in self.touches)
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        if not self.adds:
+            return 0
+        return sum(self.role_parameters(shape, role) * positions.get(role, 0) for role in self.roles_in(shape))
+
+
+class Insertion(Treatment, frozen=True):
+    """A module put between two blocks. Abstract."""
+
+    adds: ClassVar[bool] = True
+    needs_reader: ClassVar[bool] = False
+    """Whether a block must follow that reads what it inserts."""
+    rereads: ClassVar[bool] = False
+    """Whether it runs the model over the text once more."""
+
+    depth: Depth
+    """After how many blocks."""
+
+    @property
+    def prompt(self) -> int:
+        """P, the positions that it puts before the tokens; every block above computes them too."""
+        return 0
+
+    @property
+    def positions(self) -> int:
+        """Rows of the model's position table that its prompt takes from the text."""
+        return 0
+
+    def multiplications_at(self, shape: Shape, length: int) -> int:
+        """Multiply-adds of one forward over ``length`` positions; by default its parameters at each of them."""
+        return self.parameters(shape) * length
+
+    def depth_in(self, blocks: int) -> int:
+        """The absolute depth in a model of ``blocks`` blocks; PlanError when it lies outside."""
+        if not self.needs_reader:
+            return depth_at(self.depth, blocks, blocks, str(self))
+        return depth_at(self.depth, blocks, blocks - 1, str(self), "after the last block nothing reads a prompt")
