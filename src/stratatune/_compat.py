@@ -55,11 +55,16 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
 
     there = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there[device]:
-        raise ConfigError([f"device: {device!r} is not on this machine"], "there are: " + ", ".join(d for d, yes in there.items() if yes))
+        raise ConfigError(
+            [f"device: {device!r} is not on this machine"],
+            "there are: " + ", ".join(d for d, yes in there.items() if yes),
+        )
     if PartialState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        cpu=device == "cpu", log_with=list(loggers) or None, project_config=ProjectConfiguration(logging_dir=str(folder))
+        cpu=device == "cpu",
+        log_with=list(loggers) or None,
+        project_config=ProjectConfiguration(logging_dir=str(folder)),
     )
     if loggers:
         accelerator.init_trackers("stratatune")
@@ -74,8 +79,8 @@ def attention_of(attention: nn.Module, name: str | None = None) -> AttentionFunc
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     config: Any = attention.config
-    eager = vars(sys.modules[type(attention).__module__]).get("eager_attention_forward")
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name or config._attn_implementation, eager)  # pyright: ignore[reportArgumentType]
+    eager: Any = vars(sys.modules[type(attention).__module__]).get("eager_attention_forward")
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name or config._attn_implementation, eager)
 
 
 def attend_through(attention: nn.Module, name: str, function: AttentionFunction) -> Any | None:

@@ -12,13 +12,8 @@ from stratatune.methods.site import Site
 from stratatune.plan.treatments import Lora
 
 
-<<<<<<< HEAD
 class LoraLinear(Beside):
     """``y = W x + b + (alpha / R) B A dropout(x)``, A [R, in], B [out, R]; B starts at zero, so ``y`` is unchanged.
-=======
-class LoraLinear(nn.Module):
-    """``y = W x + b + (alpha / R) B A dropout(x)``, with A [R, in] and B [out, R]; B starts at zero.
->>>>>>> main
 
     Args:
         base: the frozen linear [out, in]; its bias may be trained by BitFit beside this.

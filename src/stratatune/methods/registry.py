@@ -1,14 +1,8 @@
 """The table of methods: what each kind of treatment does to a live model.
 
-<<<<<<< HEAD
 A treatment's configuration (pure data, no torch) stands in ``plan/treatments.py``. Here is what it does. Adding one is
 one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
 are written once over these tables.
-=======
-A treatment's configuration (pure data, no torch) stands in ``plan/treatments.py``. Here is what it does. Adding one
-is one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test
-matrix are written once over these tables.
->>>>>>> main
 """
 
 from __future__ import annotations

@@ -130,15 +130,12 @@ def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
     strata.add(treatment.kind, site.name, parameters, treatment.lr)
 
 
-<<<<<<< HEAD
 def _insert(strata: Strata, treatment: Treatment, place: Place) -> None:
-    """Build an insertion and hang it into the block it stands before (behind, at the model's depth), so that ``.to()`` finds it."""
+    """Build an insertion and hang it into the block before which it stands, so that ``.to()`` finds it.
+
+    At the model's depth it hangs in the last block, and stands behind it.
+    """
     blocks, depth = strata.backbone.blocks, place.depth
-=======
-def _insert(strata: Strata, treatment: Treatment, depth: int) -> None:
-    """Build an insertion; it hangs in the block it stands before (the last, at the full depth), so ``.to()`` finds it."""
-    blocks = strata.backbone.blocks
->>>>>>> main
     weight = next(blocks.parameters())
     module = INSERTIONS[treatment.kind].build(treatment, place).to(weight.device, weight.dtype)
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(treatment.kind, depth), module)

@@ -129,13 +129,8 @@ class Caching:
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,
             positions="read" if self.read_only else "all",
-<<<<<<< HEAD
-            dtype=dtype,
-            versions=(*numeric_versions(), ("computed", computed), *self._moved()),
-=======
             dtype=self.dtype,
-            versions=(*numeric_versions(), ("computed", computed)),
->>>>>>> main
+            versions=(*numeric_versions(), ("computed", computed), *self._moved()),
             model=self.strata.backbone.model.config._name_or_path,
         )
 
