@@ -100,7 +100,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         reporter.notice(notice)
     write_text(out / "config.yaml", to_yaml(config))
     write_text(out / "env.json", json.dumps(_environment(), indent=2) + "\n")
-    session, caching = _session(config, plan, data, out, reporter)
+    session, caching = open_session(config, plan, data, out, reporter)
     hit = session.feed.cache is not None and session.feed.cache.complete
     try:
         fitted = fit(session)
@@ -156,7 +156,7 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     return result
 
 
-def _session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter) -> tuple[Session, Caching]:
+def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter) -> tuple[Session, Caching]:
     """Load the base model, attach the plan, encode the data, open the caches."""
     accelerator = accelerator_for(config.device, config.loggers, out)
     autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None

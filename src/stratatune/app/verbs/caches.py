@@ -73,7 +73,7 @@ def _line(info: CacheInfo) -> str:
 @verb(of=group, interrupted="the same command goes on where it stopped", settings=run_settings)
 def build(door: Door, settings: RunConfig) -> Answer:
     """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
-    from stratatune.train.caching import build_cache
+    from stratatune.train.building import build_cache
 
     data = build_cache(settings, door.reporter())
     return Answer(
