@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy --model MODEL --data GLUE_AND_TREC_FOLDER --out results.jsonl
 
-Every run is a process of its own (so that its peak memory is its own), one thread, bf16, the same epochs (``EPOCHS``) and batch size.
-Finished runs are skipped, so the script can be stopped and started. Each plan's rate is the best of a small search with seed
-100 on TREC and RTE; the table's seeds are 0, 1, 2.
+Every run is a process of its own (so that its peak memory is its own), one thread, bf16, the same epochs (``EPOCHS``)
+and batch size. Finished runs are skipped, so the script can be stopped and started. Each plan's rate is the best of a
+small search with seed 100 and one epoch of TREC; the table's seeds are 0, 1, 2.
 """
 
 from __future__ import annotations
@@ -29,7 +29,14 @@ RATES = {
     "peft": (1e-3, 3e-3),
     "full": (5e-5, 2e-4),
 }
-FOLDERS = {"trec": "sentence/TREC", "rte": "glue/RTE", "mrpc": "glue/MRPC", "cola": "glue/CoLA", "stsb": "glue/STS-B", "sst2": "glue/SST-2"}
+FOLDERS = {
+    "trec": "sentence/TREC",
+    "rte": "glue/RTE",
+    "mrpc": "glue/MRPC",
+    "cola": "glue/CoLA",
+    "stsb": "glue/STS-B",
+    "sst2": "glue/SST-2",
+}
 SPLITS = {"trec": "test"}
 SAMPLES = {"sst2": 10_000}
 EPOCHS = {"trec": 3, "rte": 2, "mrpc": 2, "cola": 1, "stsb": 2, "sst2": 1}
@@ -73,7 +80,9 @@ def _ensure(job: dict[str, Any], done: list[dict[str, Any]], args: argparse.Name
         return
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", "--model", args.model, "--data", args.data]
     command += ["--out", str(args.out), "--one", json.dumps(job)]
-    shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    shown = subprocess.run(
+        command, capture_output=True, check=False, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     if shown.returncode:
         print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
         return
@@ -139,7 +148,7 @@ def _metric(task: str) -> str:
 
 
 def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str, Any]:
-    """Stock peft LoRA (r=8, q and v) under a stock Trainer on the same rows; pooler and classifier train, as they do in ours."""
+    """Stock peft LoRA (r=8, q and v) under a stock Trainer on the same rows; pooler and classifier train, as in ours."""
     import numpy as np
     import torch
     from datasets import Dataset
@@ -160,14 +169,22 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         is_value = job["task"] == "stsb"
         names = LabelSet.infer(tables.train.labels or []) if not is_value else None
         set_seed(job["seed"])
-        base = load_base(model, "regression" if is_value else "classification", num_labels=len(names or [0]), seed=job["seed"])
+        base = load_base(
+            model, "regression" if is_value else "classification", num_labels=len(names or [0]), seed=job["seed"]
+        )
 
         def encoded(table: Any) -> Dataset:
             rows = dict(base.tokenizer(*table.texts, truncation=True, max_length=256))
             labels = [float(y) for y in table.labels] if names is None else names.encode(table.labels).tolist()
             return Dataset.from_dict({**rows, "labels": labels})
 
-        lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"], modules_to_save=["classifier", "pooler"])
+        lora = LoraConfig(
+            task_type=TaskType.SEQ_CLS,
+            r=8,
+            lora_alpha=16,
+            target_modules=["query", "value"],
+            modules_to_save=["classifier", "pooler"],
+        )
         tuned = get_peft_model(base.model, lora)
         metric = _metric(job["task"])
 
@@ -178,7 +195,8 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=32, per_device_eval_batch_size=64, num_train_epochs=epochs,
             learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06, max_grad_norm=1.0, bf16=True, use_cpu=True,
-            eval_strategy="epoch", save_strategy="no", report_to=[], seed=job["seed"], disable_tqdm=True, logging_strategy="no",
+            eval_strategy="epoch", save_strategy="no", logging_strategy="no", report_to=[], seed=job["seed"],
+            disable_tqdm=True,
         )  # fmt: skip
         trainer = Trainer(
             model=tuned, args=arguments, train_dataset=encoded(tables.train), eval_dataset=encoded(tables.eval[0]),

@@ -3,9 +3,10 @@
 F  full tuning: all parameters train, random batches, dynamic padding.
 A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: what people do today.
 B  A with batches cut by length.
-S  stratatune: a plan, its top trained from the trunk cache (the trunk run inside the first epoch when it is not there yet).
+S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
-All four use AdamW, clip at 1.0 and the same autocast, start from the same random weights of one shape, and see the same data.
+All four use AdamW, clip at 1.0 and the same autocast, start from the same random weights of one shape, and see the same
+data.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Setting:
 
 
 def lengths_like(name: str, count: int, seed: int = 0) -> np.ndarray:
-    """Token counts as in SST-2's training phrases (mean 13) or RTE's pairs (mean 70, up to 290), special tokens included."""
+    """Token counts like SST-2's phrases (mean 13) or RTE's pairs (mean 70, up to 290), special tokens included."""
     random = np.random.default_rng(seed)
     mean, sigma, low, high = {"sst2": (10.0, 0.75, 4, 66), "rte": (62.0, 0.55, 16, 290)}[name]
     return np.clip(np.round(mean * np.exp(sigma * random.standard_normal(count))), low, high).astype(np.int64)
@@ -133,7 +134,9 @@ class Ours:
         resolved = self.model.strata.resolved
         dtype = "bf16" if self.setting.bf16 else "fp32"
         read_only = resolved.frozen_depth == resolved.shape.blocks
-        key = CacheKey("w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if read_only else "all", dtype, ())  # pyright: ignore[reportArgumentType]
+        key = CacheKey(
+            "w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if read_only else "all", dtype, ()
+        )  # pyright: ignore[reportArgumentType]
         store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
         autocast = torch.bfloat16 if self.setting.bf16 else None
         return Feed(Trunk(self.model.strata), store, read_only=read_only, autocast=autocast)

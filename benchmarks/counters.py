@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 
-def saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
-    """Bytes that autograd keeps between forward and backward of ``step``, each storage once, the model's own weights left out."""
-    own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter | Tensor) -> int:
+    """Bytes that autograd keeps between forward and backward of ``step``, each storage once, ``weights`` left out."""
+    own = {t.untyped_storage().data_ptr() for t in _tensors(weights)}
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -28,5 +28,13 @@ def saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
 
 def resident_bytes(*parts: nn.Module | nn.Parameter | Tensor) -> int:
     """Bytes of the weights of ``parts``, each storage once."""
-    tensors = [t for part in parts for t in ((*part.parameters(), *part.buffers()) if isinstance(part, nn.Module) else (part,))]
+    tensors = _tensors(parts)
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def _tensors(parts: Iterable[nn.Module | nn.Parameter | Tensor]) -> list[Tensor]:
+    return [
+        tensor
+        for part in parts
+        for tensor in ((*part.parameters(), *part.buffers()) if isinstance(part, nn.Module) else (part,))
+    ]

@@ -1,6 +1,6 @@
 """Pages of docs/results from what the benchmarks wrote.
 
-    python -m benchmarks.tables accuracy benchmarks/results/accuracy.jsonl docs/results/accuracy.md
+python -m benchmarks.tables accuracy benchmarks/results/accuracy.jsonl docs/results/accuracy.md
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ def accuracy(records: Records) -> str:
     lines = [
         "# Accuracy: plans beside peft on real data",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.accuracy`, whose text says how. MiniLM with an MLM",
-        "head (6 blocks, d = 384; its pre-training saw film reviews, which flatters SST-2), one CPU thread, bf16, batch 32, at most 256",
-        "tokens. Score: mean and standard deviation over seeds of the best epoch on dev (TREC: test), as in the papers. Seconds: training",
-        "with the trunk pass included, without evaluation; each run pays for a cache of its own. Memory: peak of the process.",
-        "`peft` is stock LoRA (r = 8, q and v, pooler and classifier trained) under a stock `transformers.Trainer`.",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.accuracy`, whose text says how.",
+        "MiniLM with an MLM head (6 blocks, d = 384; its pre-training saw film reviews, which flatters SST-2), one CPU",
+        "thread, bf16, batch 32, at most 256 tokens. Score: mean and standard deviation over seeds of the best epoch",
+        "on dev (TREC: test), as in the papers. Seconds: training with the trunk pass included, without evaluation;",
+        "each run pays for a cache of its own. Memory: peak of the process. `peft` is stock LoRA (r = 8, q and v,",
+        "pooler and classifier trained) under a stock `transformers.Trainer`.",
         "",
-        f"Rates, from a small search on TREC: {', '.join(f'{arm} {best_rate(arm, records):g}' for arm in (*PLANS, 'peft'))}.",
+        f"Rates, from a small search on TREC: {_rates(records)}.",
     ]
     for task in TASKS:
         rows = [r for r in records if r["task"] == task and r["seed"] != SEARCH_SEED]
         if rows:
             lines += ["", f"## {task}", "", _setting(task, rows), "", *_table(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _rates(records: Records) -> str:
+    return ", ".join(f"{arm} {best_rate(arm, records):g}" for arm in (*PLANS, "peft"))
 
 
 def _setting(task: str, rows: Records) -> str:

@@ -42,7 +42,7 @@ def numeric_versions() -> tuple[tuple[str, str], ...]:
 def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accelerator:
     """An Accelerator on ``device`` (``auto``: the best there is), whose trackers write into ``folder``.
 
-    Accelerate keeps one state a process and refuses a second run on another device; within one process that state is ours.
+    Accelerate keeps one state a process and refuses a second run on another device; in one process that state is ours.
     Precision is the loop's own, by ``torch.autocast``, so that it may change from run to run.
 
     Raises:

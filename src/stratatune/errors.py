@@ -1,4 +1,4 @@
-"""Words of failure: one tree of exceptions, each carrying one line for the user and one hint that says how to mend it.
+"""Words of failure: one tree of exceptions, each with one line for the user and one hint that says how to mend it.
 
 The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback appears only with ``--debug``.
 """

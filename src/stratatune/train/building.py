@@ -38,12 +38,16 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     session, caching = open_session(config, Plan.parse(config.plan), data, Path(config.out), reporter)
     try:
         named = (("training", session.train, session.feed), ("evaluation", session.eval, session.eval_feed))
-        records = [_fill(session, name, part, feed) for name, part, feed in named if part is not None and feed is not None]
+        records = [
+            _fill(session, name, part, feed) for name, part, feed in named if part is not None and feed is not None
+        ]
     finally:
         caching.close()
     depth = session.top.strata.resolved.frozen_depth
     if not any(records):
-        raise ConfigError([f"plan: the frozen depth is {depth}: there is no trunk to remember"], "the notes above say why")
+        raise ConfigError(
+            [f"plan: the frozen depth is {depth}: there is no trunk to remember"], "the notes above say why"
+        )
     return {"caches": records, "depth": depth, "seconds": round(time.perf_counter() - started, 3)}
 
 
