@@ -148,7 +148,7 @@ def _metric(task: str) -> str:
 
 
 def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str, Any]:
-    """Stock peft LoRA (r=8, q and v) under a stock Trainer on the same rows; pooler and classifier train, as in ours."""
+    """Stock peft LoRA (r=8, q and v) under a stock Trainer on the same rows; pooler and classifier train too."""
     import numpy as np
     import torch
     from datasets import Dataset

@@ -56,10 +56,10 @@ def _table(rows: Records) -> list[str]:
         scores, seconds = [100 * r["score"] for r in mine], min(r["seconds"] for r in mine)
         spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
         ratio = f"{min(peft) / seconds:.1f}x" if peft else "-"
-        lines.append(
-            f"| {arm} | {mine[0]['trainable']:,} | {statistics.mean(scores):.1f}{spread} | {len(mine)} | {seconds:.0f} | {ratio} "
-            f"| {min(r['memory'] for r in mine) / 1e6:.0f} |"
-        )
+        memory = min(r["memory"] for r in mine) / 1e6
+        score = f"{statistics.mean(scores):.1f}{spread}"
+        cells = (arm, f"{mine[0]['trainable']:,}", score, len(mine), f"{seconds:.0f}", ratio, f"{memory:.0f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

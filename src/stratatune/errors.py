@@ -1,6 +1,6 @@
-"""Words of failure: one tree of exceptions, each with one line for the user and one hint that says how to mend it.
+"""Words of failure: one tree of exceptions, each with one line for the user and one hint that says the fix.
 
-The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback appears only with ``--debug``.
+The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback needs ``--debug``.
 """
 
 from __future__ import annotations
