@@ -12,6 +12,7 @@ from stratatune.errors import PlanError
 from stratatune.methods.registry import INSERTIONS, METHODS
 from stratatune.model.artefact import load
 from stratatune.model.merging import merge, remove
+from stratatune.model.precision import cast_frozen
 from stratatune.model.tuned import apply
 from stratatune.plan import BLOCK_TREATMENTS
 from stratatune.plan import INSERTIONS as INSERTION_CONFIGS
@@ -100,6 +101,20 @@ def test_gradient_checkpointing_changes_no_gradient(family, text):
     assert set(plain) == set(checkpointed)
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+@ALL
+def test_computes_in_bf16_with_frozen_weights_held_in_it(family, text):
+    model, inputs, read = shake(tuned(family, text, dtype=torch.float32)), batch(family), read_at("mlm")
+    with torch.no_grad():
+        exact = halves(model, inputs, read)
+    cast_frozen(model.strata, torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = halves(model, inputs, read)
+    gradients = _gradients(model, rounded.float())
+    assert set(gradients) == set(model.strata.trained())
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @ALL
