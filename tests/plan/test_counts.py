@@ -6,20 +6,7 @@ import json
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    CamembertConfig,
-    CamembertForMaskedLM,
-    CamembertForSequenceClassification,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    RobertaForSequenceClassification,
-    XLMRobertaConfig,
-    XLMRobertaForMaskedLM,
-    XLMRobertaForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from stratatune.plan import BUILTIN, Plan, architecture_of, shape_of
 from stratatune.plan.builtin import builtin_config
@@ -64,12 +51,7 @@ BERT_LARGE_CASED = {
     "spafit-4-9-II": 7_482_368,
     "spafit-4-14-II": 4_886_528,
 }
-FAMILIES = {
-    "bert": (BertConfig, BertForMaskedLM, BertForSequenceClassification),
-    "roberta": (RobertaConfig, RobertaForMaskedLM, RobertaForSequenceClassification),
-    "xlm-roberta": (XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaForSequenceClassification),
-    "camembert": (CamembertConfig, CamembertForMaskedLM, CamembertForSequenceClassification),
-}
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")  # every row's counts: tests/model/test_encoders.py
 TINY = {
     "vocab_size": 37,
     "hidden_size": 12,
@@ -136,9 +118,9 @@ def _count(module):
 
 
 def _models(model_type, config):
-    make, mlm, classification = FAMILIES[model_type]
+    made = AutoConfig.for_model(model_type, **config)
     with torch.device("meta"):
-        return mlm(make(**config)), classification(make(**config))
+        return AutoModelForMaskedLM.from_config(made), AutoModelForSequenceClassification.from_config(made)
 
 
 def _tuned_like(plan, model, row, objective):
@@ -161,7 +143,7 @@ def _tuned_like(plan, model, row, objective):
                 {module.bias} if part == "bias" else {module.weight} if part == "decoder" else set(module.parameters())
             )
     elif plan.head.pooler and row.pooler:
-        trained |= set(base.get_submodule(row.pooler).parameters())
+        trained |= set(model.get_submodule(row.pooler).parameters())
     return sum(parameter.numel() for parameter in trained)
 
 
@@ -228,8 +210,7 @@ def test_every_path_of_the_table_exists(model_type):
 
 def test_an_untied_decoder_counts_beside_the_embeddings():
     shape = shape_of(TINY | {"model_type": "bert", "tie_word_embeddings": False})
-    make, mlm, _ = FAMILIES["bert"]
-    model = mlm(make(**TINY, tie_word_embeddings=False))
+    model, _ = _models("bert", TINY | {"tie_word_embeddings": False})
     unread = model.cls.predictions.bias.numel()  # transformers keeps a second bias here, which no forward reads
     assert shape.parameters("mlm") == _count(model) - unread
     assert Plan.parse("full").resolve(shape).trainable("mlm") == shape.parameters("mlm")

@@ -8,8 +8,9 @@ import pytest
 
 from stratatune.errors import ModelError
 from stratatune.plan import shape_of
-from stratatune.plan.architectures import Architecture, architecture_of
+from stratatune.plan.architectures import Architecture
 from stratatune.plan.builtin import builtin_config
+from stratatune.plan.table import architecture_of
 
 CONFIG = dict(builtin_config("bert-base-cased") or {})
 
@@ -68,7 +69,7 @@ def test_an_illegal_id_is_a_model_error():
 
 def test_a_row_of_another_kind_is_data_only(monkeypatch):
     """Grouped queries, a gate, RMS norms, no biases: what later rows bring needs no new code."""
-    from stratatune.plan import architectures
+    from stratatune.plan import architectures, table
 
     bert = architecture_of("bert")
     values = vars(bert) | {
@@ -82,7 +83,7 @@ def test_a_row_of_another_kind_is_data_only(monkeypatch):
         "final_norm": "norm",
         "fields": architectures.Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),
     }
-    monkeypatch.setattr(architectures, "ARCHITECTURES", (Architecture(**values),))
+    monkeypatch.setattr(table, "ARCHITECTURES", (Architecture(**values),))
     config = CONFIG | {"model_type": "llama", "num_key_value_heads": 4, "head_dim": 32}
     shape = shape_of(config)
     assert shape.linears["q"].outputs == 12 * 32 and shape.linears["k"].outputs == 4 * 32

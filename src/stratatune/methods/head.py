@@ -14,9 +14,10 @@ def attach(config: Head, site: Site) -> list[nn.Parameter]:
     ``bias`` is the decoder's bias [V] alone; ``decoder`` is its weight [V, D], often the embeddings' own tensor.
     """
     trained: list[nn.Parameter] = []
-    for part, module in site.modules((*config.mlm, *(["pooler"] if config.pooler else []))):
+    whole = [part for part in ("pooler", "final_norm") if getattr(config, part)]
+    for part, module in site.modules((*config.mlm, *whole)):
         if part == "bias":
-            trained.append(module.bias)
+            trained += [] if module.bias is None else [module.bias]
         elif part == "decoder":
             trained.append(module.weight)
         else:

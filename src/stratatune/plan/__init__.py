@@ -1,12 +1,13 @@
 """What to do at which depth, as pure data: no torch, no transformers, no weights."""
 
-from stratatune.plan.architectures import ARCHITECTURES, Architecture, architecture_of
+from stratatune.plan.architectures import Architecture, Fields
 from stratatune.plan.builtin import BUILTIN
 from stratatune.plan.layers import Depth
 from stratatune.plan.presets import PRESETS, Preset, list_presets, preset_names
 from stratatune.plan.resolved import Resolved, Run
 from stratatune.plan.schema import Plan, Stratum
 from stratatune.plan.shape import Linear, Norm, Shape, shape_of
+from stratatune.plan.table import ARCHITECTURES, architecture_of
 from stratatune.plan.treatments import (
     BLOCK_TREATMENTS,
     GROUPS,
@@ -45,6 +46,7 @@ __all__ = [
     "DeltaBias",
     "Depth",
     "Dora",
+    "Fields",
     "Frozen",
     "Full",
     "Head",

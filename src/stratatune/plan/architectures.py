@@ -1,15 +1,20 @@
-"""The backbone table: where the parts of each supported architecture live, and how its config names its sizes.
+"""What a row of the backbone table says: where the parts of an architecture live, and how its config names its sizes.
 
-One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks this table, so a new
-architecture is a new row and nothing more.
+One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
+(``table.py``), so a new architecture is a new row and nothing more. BERT's and RoBERTa's rows stand here, the other
+encoders' in ``encoders.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from stratatune.errors import ModelError, did_you_mean
+Config = Mapping[str, object]
+
+
+def _refuses_nothing(config: Config) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Fields:
     types: str | None = "type_vocab_size"
     kv_heads: str | None = None  # grouped-query attention; None: as many as heads
     head_dim: str | None = None  # None: hidden / heads
+    embedding: str | None = None  # width E of the embedding tables; None: hidden
+    distinct: str | None = None  # sets of weights that the blocks share; None: each block has its own
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Architecture:
     mlm_module: str
     """The whole masked-LM head, from the ``...ForMaskedLM`` model."""
     pooler: str | None
-    """The pooler that the classification model uses, below ``base``."""
+    """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
     classifier: str
     """The new classification head, from the ``...ForSequenceClassification`` model."""
     classifier_dense: bool
@@ -59,27 +66,59 @@ class Architecture:
     classifier_output: str
     """The output layer, from the ``...ForSequenceClassification`` model."""
     mlm_activation: str | None = None
-    """Activation between dense and norm of the masked-LM head; None: the config's ``hidden_act``."""
+    """Activation between dense and norm of the masked-LM head; None: what the config says in ``activation``."""
+    activation: str = "hidden_act"
+    """The config's field for that activation."""
+    mlm_alternatives: tuple[Mapping[str, str], ...] = ()
+    """Other layouts of the masked-LM head; the first whose modules the model has is its own. A part ``bias`` names the
+    module that holds the decoder's bias where that is not the decoder."""
     position_offset: int = 0
     """Rows of the position table that no token uses: max tokens = positions - offset."""
     token_types: bool = False
     """Whether the tokenizer's token types tell segments apart (a table of one row tells nothing)."""
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
-    """Tables of width D in the embeddings, by their name in ``Fields``."""
+    """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
+    table_if: Mapping[str, str] = field(default_factory=dict)
+    """Table to the config field (true unless it says otherwise) without which it is not there."""
     embedding_norm: bool = True
+    projection: str | None = None
+    """The module below ``base`` that maps E to D where they differ; depth 0 is behind it."""
+    beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
+    with their parameters from the config; 0: not in this model. They count and train as embeddings."""
+    lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Block number to the roles that this block, unlike the others, does not have."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)
-    """Role to whether it has a bias: yes unless it says False here, or names a config field that does."""
+    """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the roles
+    of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``, ``norm``,
+    ``decoder``."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()
+    tuple_blocks: bool = False
+    """Whether a block returns a tuple that the hidden state leads."""
+    last_block: str | None = None
+    """How the last block is computed at the position read alone (``model/last_block.py``); None: it runs in full."""
+    pooler_norm: bool = False
+    """Whether the pooler is a dense layer and a norm, not a dense layer alone."""
+    classifier_before: str | None = None
+    """The new dense layer that stands outside ``classifier``, where it does."""
+    pooling: str | None = None
+    """The config's field that may say ``mean``: the classification head then reads every token, not the first."""
+    refuses: Callable[[Config], str] = _refuses_nothing
+    """What of a config is not supported, in a line; empty when all is well."""
+    measured: bool = False
+    """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
 
-    def has_bias(self, role: str, config: Mapping[str, object]) -> bool:
+    def has_bias(self, role: str, config: Config) -> bool:
         """Whether ``role`` has a bias in a model of this config."""
         says = self.biases.get(role, True)
         return bool(config.get(says, False)) if isinstance(says, str) else says
 
 
-_BERT = Architecture(
+BERT = Architecture(
     name="bert",
     model_types=("bert",),
     base="bert",
@@ -102,15 +141,16 @@ _BERT = Architecture(
         "decoder": "cls.predictions.decoder",
     },
     mlm_module="cls",
-    pooler="pooler",
+    pooler="bert.pooler",
     classifier="classifier",
     classifier_dense=False,
     classifier_output="classifier",
     token_types=True,
+    last_block="bert",
 )
 
-_ROBERTA = replace(
-    _BERT,
+ROBERTA = replace(
+    BERT,
     name="roberta",
     model_types=("roberta", "xlm-roberta", "camembert"),
     base="roberta",
@@ -123,19 +163,3 @@ _ROBERTA = replace(
     position_offset=2,  # positions are counted from padding_idx + 1 = 2
     token_types=False,
 )
-
-ARCHITECTURES: tuple[Architecture, ...] = (_BERT, _ROBERTA)
-"""The table. A new architecture is one more row."""
-
-
-def architecture_of(model_type: str) -> Architecture:
-    """The row for a config's ``model_type``.
-
-    Raises:
-        ModelError: no row lists that type.
-    """
-    for row in ARCHITECTURES:
-        if model_type in row.model_types:
-            return row
-    legal = [name for row in ARCHITECTURES for name in row.model_types]
-    raise ModelError(f"model type {model_type!r} is not in the table of architectures", did_you_mean(model_type, legal))

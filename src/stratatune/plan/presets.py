@@ -36,7 +36,7 @@ _TABLE = (
     Preset("frozen", "", "nothing of the model trains, only the task's new output layer", "linear probe"),
     Preset(
         "full",
-        "embeddings full | : full | head(mlm=dense,norm,bias,decoder, pooler)",
+        "embeddings full | : full | head(mlm=dense,norm,bias,decoder, pooler, final_norm)",
         "every parameter trains",
         "BFT table 1 (Model Tuning), SPAFIT table 2 (Full Fine-tuning)",
     ),

@@ -81,9 +81,13 @@ class Resolved:
     def trainable(self, objective: str) -> int:
         """Trained parameters, without the task's new output layer."""
         embeddings = self.shape.embeddings if self.trains_embeddings else 0
-        blocks = sum(one.parameters(self.shape) for block in self.blocks for one in block)
+        blocks = sum(self.block_trainable(number) for number in self.shape.owners)
         inserted = sum(one.parameters(self.shape) for _, one in self.insertions)
         return embeddings + blocks + inserted + self.head_trainable(objective)
+
+    def block_trainable(self, number: int) -> int:
+        """Trained parameters of block ``number``."""
+        return sum(one.parameters(self.shape.of_block(number)) for one in self.blocks[number])
 
     def head_trainable(self, objective: str) -> int:
         """Trained parameters of the pretrained head; a tied decoder is not counted again beside trained embeddings."""
@@ -94,8 +98,9 @@ class Resolved:
 
     def total(self, objective: str) -> int:
         """Parameters of the tuned model: the base model's and those that the plan adds."""
-        treatments = [one for block in self.blocks for one in block] + [one for _, one in self.insertions]
-        return self.shape.parameters(objective) + sum(one.parameters(self.shape) for one in treatments if one.adds)
+        added = [(one, self.shape.of_block(number)) for number in self.shape.owners for one in self.blocks[number]]
+        added += [(one, self.shape) for _, one in self.insertions]
+        return self.shape.parameters(objective) + sum(one.parameters(shape) for one, shape in added if one.adds)
 
     @property
     def _trains_tied_decoder(self) -> bool:
@@ -124,7 +129,7 @@ class Resolved:
 
     def run_trainable(self, run: Run) -> int:
         """Trained parameters of a run of blocks."""
-        return run.blocks * sum(one.parameters(self.shape) for one in run.treatments)
+        return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
 
     def summary(self, objective: str, labels: int = 2) -> dict[str, Any]:
         """Everything worked out, as plain data for ``--json``."""
@@ -178,6 +183,7 @@ def resolve(plan: Plan, shape: Shape) -> Resolved:
         for (first, one), (second, other) in combinations(claimed, 2):
             _check_pair(number, shape, (first, one), (second, other))
     blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
+    _check_shared(blocks, shape)
     return Resolved(plan, shape, blocks, _placed(plan, shape))
 
 
@@ -186,6 +192,19 @@ def _check_roles(stratum: Stratum, shape: Shape) -> None:
         if isinstance(one, RoleTreatment) and not one.roles_in(shape):
             raise PlanError(
                 f"{stratum}: {one} trains nothing in a {shape.model_type} block", f"it has {', '.join(shape.roles)}"
+            )
+
+
+def _check_shared(blocks: tuple[tuple[Treatment, ...], ...], shape: Shape) -> None:
+    """Refuses to treat blocks apart that are the same weights."""
+    for number, treatments in enumerate(blocks):
+        owner = shape.owner(number)
+        if set(treatments) != set(blocks[owner]):
+            says = [" + ".join(map(str, blocks[block])) or "frozen" for block in (owner, number)]
+            raise PlanError(
+                f"block {number} is {says[1]} and block {owner} is {says[0]}, but in {shape.name} they are the same weights",
+                f"{shape.model_type} has {shape.distinct} set(s) of weights for {shape.blocks} blocks: treat them alike "
+                "(': ...') or not at all; an adapter or a late prompt may stand at any depth",
             )
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stratatune.errors import ModelError, nearest
-from stratatune.plan.architectures import Architecture, architecture_of
+from stratatune.plan.architectures import Architecture, Config
 from stratatune.plan.builtin import BUILTIN, builtin_config
+from stratatune.plan.table import architecture_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class Shape:
     final_norm: int = 0
     classifier_dense: int = 0
     """A new dense layer that the classification head brings, beside its output layer; 0 where it has none."""
+    distinct: int = 0
+    """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
+    unnamed: int = 0
+    """Parameters of a block that no role names."""
+    lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Block number to the roles that this block, unlike the others, does not have."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -86,7 +93,28 @@ class Shape:
     @property
     def block_parameters(self) -> int:
         """Parameters of one block."""
-        return sum(self.part(role).weights + self.part(role).biases for role in self.roles)
+        return self.unnamed + sum(self.part(role).weights + self.part(role).biases for role in self.roles)
+
+    def owner(self, block: int) -> int:
+        """The first of the blocks that share the weights of ``block``: itself, where blocks do not share."""
+        if not self.distinct:
+            return block
+        weights = block * self.distinct // self.blocks
+        return -(-weights * self.blocks // self.distinct)  # rounded up
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """The blocks that stand for a set of weights each: all of them, where blocks do not share."""
+        return tuple(number for number in range(self.blocks) if self.owner(number) == number)
+
+    def of_block(self, number: int) -> Shape:
+        """This shape with the roles of block ``number`` alone."""
+        missing = self.lacks.get(number)
+        if not missing:
+            return self
+        linears = {role: linear for role, linear in self.linears.items() if role not in missing}
+        norms = {role: norm for role, norm in self.norms.items() if role not in missing}
+        return replace(self, linears=linears, norms=norms)
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective``; a tied decoder is counted with the embeddings."""
@@ -97,11 +125,12 @@ class Shape:
 
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""
-        trunk = self.embeddings + self.blocks * self.block_parameters + self.final_norm
+        blocks = sum(self.of_block(number).block_parameters for number in self.owners)
+        trunk = self.embeddings + blocks + self.final_norm
         return trunk + self.head_parameters(objective)
 
 
-def shape_of(model: str | Mapping[str, object]) -> Shape:
+def shape_of(model: str | Config) -> Shape:
     """The shape of a model.
 
     Args:
@@ -116,7 +145,7 @@ def shape_of(model: str | Mapping[str, object]) -> Shape:
     return _from_config(model, _config(model))
 
 
-def _config(model: str) -> Mapping[str, object]:
+def _config(model: str) -> Config:
     """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
@@ -129,7 +158,7 @@ def _config(model: str) -> Mapping[str, object]:
     return _download(model)
 
 
-def _read(path: Path) -> Mapping[str, object]:
+def _read(path: Path) -> Config:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -139,7 +168,7 @@ def _read(path: Path) -> Mapping[str, object]:
     return config
 
 
-def _download(model: str) -> Mapping[str, object]:
+def _download(model: str) -> Config:
     """config.json of a hub repository (or of the local hub cache, when offline)."""
     near = nearest(model, BUILTIN)
     hint = f"did you mean {near!r}? " if near else ""
@@ -157,17 +186,18 @@ def _download(model: str) -> Mapping[str, object]:
     return _read(Path(path))
 
 
-def _from_config(name: str, config: Mapping[str, object]) -> Shape:
+def _from_config(name: str, config: Config) -> Shape:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ModelError(
             f"the config of {name or 'this model'} names no model_type", "give the config.json that transformers saves"
         )
     row = architecture_of(model_type)
+    reason = row.refuses(config)
+    if reason:
+        raise ModelError(f"{name or row.name} cannot be tuned here: {reason}", f"other {row.name} models can")
     sizes = _sizes(name, row, config)
-    hidden, vocab = sizes["hidden"], sizes["vocab"]
-    tied = bool(config.get("tie_word_embeddings", row.tied))
-    norm = 2 * hidden
+    hidden = sizes["hidden"]
     return Shape(
         name=name,
         model_type=model_type,
@@ -175,26 +205,63 @@ def _from_config(name: str, config: Mapping[str, object]) -> Shape:
         hidden=hidden,
         ffn=sizes["ffn"],
         heads=sizes["heads"],
-        vocab=vocab,
+        vocab=sizes["vocab"],
         max_tokens=sizes["positions"] - row.position_offset,
         linears=_linears(row, sizes, config),
         norms={role: Norm(hidden, row.has_bias(role, config)) for role in row.roles if role.startswith("norm")},
-        embeddings=sum(sizes[table] for table in row.embedding_tables) * hidden + (norm if row.embedding_norm else 0),
-        head_parts={"dense": hidden * hidden + hidden, "norm": norm, "bias": vocab, "decoder": vocab * hidden},
-        pooler=hidden * hidden + hidden if row.pooler else 0,
-        decoder_tied=tied,
-        final_norm=norm if row.final_norm else 0,
+        embeddings=_embeddings(row, sizes, config),
+        head_parts=_head_parts(row, sizes, config),
+        pooler=_pooler(row, sizes, config),
+        decoder_tied=bool(config.get("tie_word_embeddings", row.tied)),
+        final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
+        distinct=sizes["distinct"],
+        lacks=row.lacks,
     )
 
 
-def _sizes(name: str, row: Architecture, config: Mapping[str, object]) -> dict[str, int]:
+def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
+    """Parameters of a norm."""
+    return 2 * size if row.has_bias(role, config) else size
+
+
+def _embeddings(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
+    """Parameters of the embeddings and of what feeds the blocks beside them."""
+    width = sizes["embedding"]
+    tables = [name for name in row.embedding_tables if config.get(row.table_if.get(name, ""), True)]
+    norm = _norm(row, width, "embeddings", config) if row.embedding_norm else 0
+    return sum(sizes[table] for table in tables) * width + norm + sum(count(config) for count in row.beside.values())
+
+
+def _head_parts(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, int]:
+    """Parameters of the parts of the masked-LM head: dense D -> E, norm, decoder E -> V and its bias."""
+    width, vocab = sizes["embedding"], sizes["vocab"]
+    return {
+        "dense": sizes["hidden"] * width + (width if row.has_bias("dense", config) else 0),
+        "norm": _norm(row, width, "norm", config),
+        "bias": vocab if row.has_bias("decoder", config) else 0,
+        "decoder": vocab * width,
+    }
+
+
+def _pooler(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
+    """Parameters of the pretrained pooler: dense D -> D and, in some models, a norm."""
+    if not row.pooler:
+        return 0
+    hidden = sizes["hidden"]
+    dense = hidden * hidden + (hidden if row.has_bias("pooler", config) else 0)
+    return dense + (_norm(row, hidden, "norm", config) if row.pooler_norm else 0)
+
+
+def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
     """The config's sizes under our names; raises ModelError that lists every one that is missing or not a count."""
     wanted = {ours: theirs for ours, theirs in vars(row.fields).items() if theirs is not None}
-    optional = {"kv_heads", "head_dim"}
+    optional = {"kv_heads", "head_dim", "distinct"}
     sizes = {ours: config.get(theirs) for ours, theirs in wanted.items()}
     wrong = [
-        wanted[k] for k, v in sizes.items() if not (isinstance(v, int) and v > 0) and not (k in optional and v is None)
+        wanted[k]
+        for k, v in sizes.items()
+        if not (isinstance(v, int) and (v > 0 or (k == "types" and v == 0))) and not (k in optional and v is None)
     ]
     if wrong:
         raise ModelError(
@@ -203,10 +270,12 @@ def _sizes(name: str, row: Architecture, config: Mapping[str, object]) -> dict[s
     found = {ours: value for ours, value in sizes.items() if isinstance(value, int)}
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
+    found.setdefault("embedding", found["hidden"])
+    found.setdefault("distinct", 1 if row.fields.distinct else 0)
     return found
 
 
-def _linears(row: Architecture, sizes: Mapping[str, int], config: Mapping[str, object]) -> dict[str, Linear]:
+def _linears(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, Linear]:
     """Every linear role of one block, from the sizes of attention and of the feed-forward part."""
     hidden, ffn, width = sizes["hidden"], sizes["ffn"], sizes["heads"] * sizes["head_dim"]
     keys = sizes["kv_heads"] * sizes["head_dim"]

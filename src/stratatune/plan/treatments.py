@@ -218,12 +218,15 @@ class Head(Options, frozen=True):
     kind: Literal["head"] = "head"
     mlm: HeadParts = ()
     pooler: bool = False
+    final_norm: bool = False
+    """The norm after the last block, where the architecture has one."""
 
     def parameters(self, shape: Shape, objective: str) -> int:
         """Trained parameters of the parts that the head has under ``objective``."""
+        norm = shape.final_norm if self.final_norm else 0
         if objective == "mlm":
-            return sum(shape.head_parts[part] for part in self.mlm)
-        return shape.pooler if self.pooler else 0
+            return norm + sum(shape.head_parts[part] for part in self.mlm)
+        return norm + (shape.pooler if self.pooler else 0)
 
 
 BLOCK_TREATMENTS: dict[str, type[Treatment]] = {

@@ -1,0 +1,36 @@
+"""The backbone table: every architecture that is known, and the look-up by a config's ``model_type``."""
+
+from __future__ import annotations
+
+from stratatune.errors import ModelError, did_you_mean
+from stratatune.plan.architectures import BERT, ROBERTA, Architecture
+from stratatune.plan.encoders import ENCODERS
+
+ARCHITECTURES: tuple[Architecture, ...] = (BERT, ROBERTA, *ENCODERS)
+"""The table. A new architecture is one more row."""
+
+_ADDED: dict[str, Architecture] = {}
+
+
+def add_architecture(row: Architecture) -> None:
+    """Adds a user's row for this process; it comes before the table's own row of the same model type."""
+    _ADDED.update(dict.fromkeys(row.model_types, row))
+
+
+def architecture_of(model_type: str) -> Architecture:
+    """The row for a config's ``model_type``.
+
+    Raises:
+        ModelError: no row lists that type.
+    """
+    if model_type in _ADDED:
+        return _ADDED[model_type]
+    for row in ARCHITECTURES:
+        if model_type in row.model_types:
+            return row
+    legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
+    raise ModelError(
+        f"model type {model_type!r} is not in the table of architectures",
+        f"{did_you_mean(model_type, legal)}; or add it with stratatune.backbone_from_names(model, blocks=..., "
+        "embeddings=..., roles={'q': ..., 'k': ..., 'v': ..., 'o': ..., 'up': ..., 'down': ..., ...})",
+    )
