@@ -5,12 +5,16 @@ The weights depend on the seed alone. Biases and norms are shaken too, so a part
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -20,6 +24,8 @@ from transformers import (
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
 )
+
+from stratatune.plan.table import architecture_of
 
 Kind = Literal["mlm", "classification"]
 Family = Literal["bert", "roberta"]
@@ -180,7 +186,7 @@ def save_tiny(folder: Path, family: Family, kind: Kind = "mlm", **settings: Any)
     return folder
 
 
-def _build(model_class: type[PreTrainedModel], config: Any, seed: int) -> PreTrainedModel:
+def _build(model_class: Callable[[Any], PreTrainedModel], config: Any, seed: int) -> PreTrainedModel:
     """Builds on the CPU from the seed alone, leaving the caller's random state as it was."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -189,3 +195,25 @@ def _build(model_class: type[PreTrainedModel], config: Any, seed: int) -> PreTra
             if parameter.dim() == 1:  # biases start at 0 and norms at 1 otherwise
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
+
+
+_SIZES = {"blocks": 4, "hidden": 32, "ffn": 48, "heads": 4, "vocab": 120, "types": 2, "embedding": 16, "distinct": 1}
+_SPECIAL = {
+    "deberta-v2": {
+        **{"relative_attention": True, "position_buckets": 8, "max_relative_positions": -1, "share_att_key": True},
+        **{"pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "position_biased_input": False},
+    },
+    "modernbert": {"local_attention": 4, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
+}
+"""What makes a tiny model of a type behave as the real ones do."""
+
+
+def tiny_of(model_type: str, kind: Kind = "mlm", *, labels: int = 3, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A tiny model of any type in the backbone table, in eval mode, with a vocabulary of 120 numbers; padding is 1."""
+    row = architecture_of(model_type)
+    sizes = {**_SIZES, "positions": MAX_TOKENS + row.position_offset}
+    named = {theirs: sizes[ours] for ours, theirs in vars(row.fields).items() if theirs and ours in sizes}
+    common = {"pad_token_id": 1, "num_labels": labels, "initializer_range": 0.1}
+    settings = AutoConfig.for_model(model_type, **{**named, **common, **_SPECIAL.get(model_type, {}), **config})
+    auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification
+    return _build(auto.from_config, settings, seed)

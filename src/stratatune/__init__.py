@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.errors import StratatuneError, UserError
     from stratatune.model.artefact import load
+    from stratatune.model.custom import backbone_from_names
     from stratatune.model.tuned import apply
     from stratatune.plan import Plan, shape_of
     from stratatune.study.cost import cost
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
     "__version__",
     "apply",
+    "backbone_from_names",
     "cost",
     "load",
     "shape_of",
@@ -46,6 +48,7 @@ _HOMES = {
     "StratatuneError": "errors",
     "UserError": "errors",
     "apply": "model.tuned",
+    "backbone_from_names": "model.custom",
     "cost": "study.cost",
     "load": "model.artefact",
     "shape_of": "plan",

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stratatune.methods.fused import FusedLinear
+
 
 def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Mark ``parameters`` as trained, and give them back."""
@@ -41,7 +43,9 @@ class Site:
 
     def parent(self, role: str) -> nn.Module:
         """The module in which ``role`` stands: the attention, for ``q``."""
-        return self.module.get_submodule(self.roles[role].rpartition(".")[0])
+        path = self.roles[role].rpartition(".")[0]
+        parent = self.module.get_submodule(path)
+        return self.module.get_submodule(path.rpartition(".")[0]) if isinstance(parent, FusedLinear) else parent
 
     def replace(self, role: str, module: nn.Module) -> None:
         """Put ``module`` where ``role`` is played."""

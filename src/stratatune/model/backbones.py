@@ -1,30 +1,39 @@
 """A live Hugging Face model seen through its row of the backbone table.
 
 Everything that depends on how a family of models is built is asked here: where the blocks are, which module plays which
-role, how a mask reaches a block, how the head turns one hidden state into logits.
+role, what a block is called with, how the head turns one hidden state into logits.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xxhash
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 
-from stratatune._compat import attention_of
 from stratatune.errors import ModelError
+from stratatune.methods.fused import FusedLinear
 from stratatune.methods.site import Site
-from stratatune.plan.architectures import Architecture, architecture_of
-from stratatune.plan.shape import shape_of
+from stratatune.model.last_block import LAST_BLOCK, take
+from stratatune.model.measure import check_names, measured
+from stratatune.model.passes import Passes
+from stratatune.model.skeleton import Call, Skeleton
+from stratatune.plan.architectures import Architecture
+from stratatune.plan.shape import Shape, shape_of
+from stratatune.plan.table import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Output = Literal["mlm", "classification", "none"]
-_ARITHMETIC = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "position_embedding_type")
+_NO_ARITHMETIC = (
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
+    *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
+)
+"""Config fields that say nothing about what the encoder computes."""
 
 
 class Backbone:
@@ -34,42 +43,96 @@ class Backbone:
         model: a Hugging Face model, with or without a head.
 
     Raises:
-        ModelError: the table has no row for this type of model.
+        ModelError: the table has no row for this type of model, or the row is wrong about it.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.row: Architecture = architecture_of(model.config.model_type)
-        self.shape = shape_of(model.config.to_dict())
         self.base: nn.Module = model.base_model
+        self._prefix = "" if self.base is model else f"{model.base_model_prefix}."
+        if self.row.measured:
+            check_names(self.row, model, self._prefix)
         self.embeddings = self.base.get_submodule(self.row.embeddings)
+        self._names = {name for name, _ in model.named_modules()}
+        self.mlm_head = self._mlm_layout()
+        self.output = self._output()
+        shape = shape_of(model.config.to_dict())
+        self.blocks = self._listed_blocks(shape)
+        self.shape: Shape = measured(shape, self) if self.row.measured else shape
+        self._held_decoder: Tensor | None = None
+
+    def _listed_blocks(self, shape: Shape) -> nn.ModuleList:
+        """L blocks; those that share weights are there as often as they run."""
         blocks = self.base.get_submodule(self.row.blocks)
         if not isinstance(blocks, nn.ModuleList):
             raise ModelError(
-                f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong"
+                f"{type(self.model).__name__}: {self.row.blocks} is no list of blocks",
+                "the backbone table's row is wrong",
             )
-        self.blocks = blocks
-        self.output = self._output()
-        self._held_decoder: Tensor | None = None
+        if not shape.distinct:
+            return blocks
+        return nn.ModuleList(blocks[number * shape.distinct // shape.blocks] for number in range(shape.blocks))
+
+    def _mlm_layout(self) -> dict[str, str]:
+        """Part of the MLM head -> path of its module; empty when the model has no such head."""
+        for layout in (self.row.mlm_head, *self.row.mlm_alternatives):
+            if layout and self._names.issuperset(layout.values()):
+                return {"bias": layout["decoder"], **layout}
+        return {}
 
     def _output(self) -> Output:
-        names = dict(self.model.named_modules())
-        if self.row.mlm_head["dense"] in names:
+        if self.mlm_head:
             return "mlm"
-        return "classification" if self.row.classifier in names else "none"
+        return "classification" if self.row.classifier in self._names else "none"
+
+    @cached_property
+    def passes(self) -> Passes:
+        """Where hooks on the blocks are registered."""
+        return Passes(self.base, self.blocks)
+
+    @cached_property
+    def skeleton(self) -> Skeleton:
+        """The model's own forward around its blocks."""
+        return Skeleton(
+            self.model,
+            self._prefix,
+            [self.row.embeddings, *([self.row.projection] if self.row.projection and self.projection else [])],
+            self.row.blocks,
+            depth=len(self.blocks),
+            returns_tuple=self.row.tuple_blocks,
+        )
+
+    def _has(self, path: str) -> bool:
+        """Whether the encoder has a module at ``path``."""
+        return self._prefix + path in self._names
+
+    def embedding_modules(self) -> list[nn.Module]:
+        """The embeddings and what feeds the blocks beside them."""
+        return [self.embeddings, *(self.base.get_submodule(path) for path in self.row.beside if self._has(path))]
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """What maps the embeddings' width E to D, where they differ."""
+        path = self.row.projection
+        return self.base.get_submodule(path) if path and self._has(path) else None
+
+    def final_norms(self) -> list[nn.Module]:
+        """The norm behind the last block, where there is one."""
+        return [self.base.get_submodule(self.row.final_norm)] if self.row.final_norm else []
 
     def fingerprint(self) -> str:
-        """Hash of what the encoder computes: type, settings that change its arithmetic, embeddings and blocks."""
-        settings = {name: getattr(self.model.config, name, None) for name in _ARITHMETIC}
+        """Hash of what the encoder computes: its type, the settings that change its arithmetic, and its weights."""
+        settings = {k: v for k, v in sorted(self.model.config.to_dict().items()) if k not in _NO_ARITHMETIC}
         digest = xxhash.xxh3_128(str(settings).encode())
-        for module in (self.embeddings, *self.blocks):
+        for module in (*self.embedding_modules(), *dict.fromkeys(self.blocks), *self.final_norms()):
             for name, tensor in module.state_dict().items():
                 _add(digest, name, tensor)
         return digest.hexdigest()
 
     def head_fingerprint(self) -> str:
         """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained."""
-        inside = {id(parameter) for module in (self.embeddings, self.blocks) for parameter in module.parameters()}
+        inside = self._encoder_parameters()
         digest = xxhash.xxh3_128()
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad and id(parameter) not in inside:
@@ -78,124 +141,137 @@ class Backbone:
 
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
-        return Site(self.blocks[number], self.row.roles, f"block {number}")
+        block, roles = self.blocks[number], {}
+        for role, path in self.row.roles.items():
+            if role not in self.row.lacks.get(number, ()):
+                roles[role] = f"{path}.{role}" if isinstance(block.get_submodule(path), FusedLinear) else path
+        return Site(block, roles, f"block {number}")
 
-    @property
-    def mlm_parts(self) -> dict[str, str]:
-        """Part of the MLM head -> path of its module; the bias [V] is its decoder's."""
-        return {**self.row.mlm_head, "bias": self.row.mlm_head["decoder"]}
+    def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
+        """Give each of ``roles`` a linear of its own in block ``number``, where one linear plays several."""
+        block = self.blocks[number]
+        for path, parts in self.row.fused.items():
+            linear = block.get_submodule(path)
+            if set(parts) & set(roles) and isinstance(linear, nn.Linear):
+                block.set_submodule(path, FusedLinear(linear, parts))
+
+    def put_together(self) -> None:
+        """Undo :meth:`take_apart` in every block, once its treatments are merged: the block is as the model defines it."""
+        for block in dict.fromkeys(self.blocks):
+            for path in self.row.fused:
+                fused = block.get_submodule(path)
+                if isinstance(fused, FusedLinear):
+                    block.set_submodule(path, fused.joined())
 
     def _mlm_modules(self) -> dict[str, Any]:
-        """The live modules of the MLM head by part."""
-        return {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
+        """The live modules of the MLM head by part; ``bias`` is the module whose bias [V] is the decoder's."""
+        return {name: self.model.get_submodule(path) for name, path in self.mlm_head.items()}
 
     def head_site(self) -> Site:
-        """The head's parts that this model has: those of the MLM head, and the pooler."""
-        pooler = {} if self.row.pooler is None else {"pooler": f"{self.row.base}.{self.row.pooler}"}
-        parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
-        return Site(self.model, parts, "the head")
+        """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
+        pooler = {} if self.row.pooler is None else {"pooler": self.row.pooler}
+        parts = {"mlm": self.mlm_head, "classification": pooler, "none": {}}[self.output]
+        norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
+        return Site(self.model, {**parts, **norm}, "the head")
 
     def output_layer(self) -> list[nn.Parameter]:
         """The parameters of the task's own output layer, which no pretrained model brings; empty for ``mlm``."""
         if self.output != "classification":
             return []
-        return list(self.model.get_submodule(self.row.classifier).parameters())
+        paths = [path for path in (self.row.classifier_before, self.row.classifier) if path]
+        return [parameter for path in paths for parameter in self.model.get_submodule(path).parameters()]
 
     def in_encoder(self, parameter: nn.Parameter) -> bool:
-        """Whether ``parameter`` belongs to the embeddings or a block."""
-        return any(parameter is own for module in (self.embeddings, self.blocks) for own in module.parameters())
+        """Whether ``parameter`` belongs to the embeddings, a block or the final norm."""
+        return id(parameter) in self._encoder_parameters()
+
+    def _encoder_parameters(self) -> set[int]:
+        modules = (*self.embedding_modules(), self.blocks, *self.final_norms())
+        return {id(parameter) for module in modules for parameter in module.parameters()}
+
+    @property
+    def can_reset_mlm_head(self) -> bool:
+        """Whether an MLM head can be built on the tied embeddings: they must be as wide as the hidden state."""
+        return self.output == "mlm" and len(set(self._mlm_modules()["dense"].weight.shape)) == 1
 
     @torch.no_grad()
     def reset_mlm_head(self) -> None:
         """Make the MLM head read the hidden state as it is: dense = identity, norm and bias as new, decoder tied."""
         part = self._mlm_modules()
         nn.init.eye_(part["dense"].weight)
-        for vector in (part["dense"].bias, part["norm"].bias, part["decoder"].bias):
-            nn.init.zeros_(vector)
+        for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
+            if vector is not None:
+                nn.init.zeros_(vector)
         nn.init.ones_(part["norm"].weight)
 
-    def attention_mask(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
-        """The mask as the blocks take it: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, 1, T, T] or None."""
-        return create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden, attention_mask=mask)
+    @property
+    def reads_all(self) -> bool:
+        """Whether the head reads every token (mean pooling), not one position."""
+        says = getattr(self.model.config, self.row.pooling) if self.row.pooling else None
+        return self.output == "classification" and says == "mean"
 
-    def _block(self, number: int) -> Any:
-        """A live block; how its own code names its parts, no annotation knows."""
-        return self.blocks[number]
+    def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
+        """What each block is called with beside the hidden state [B, T, D], given ``mask`` [B, T] bool."""
+        return self.skeleton.calls(hidden, mask)
 
-    def run_block(self, number: int, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:
         """One block on [B, T, D].
 
         Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model
         (``model/hooks.py``), and here the insertions have been made already.
         """
-        return self._block(number).forward(hidden, attention_mask)
+        block: Any = self.blocks[number]
+        output = block.forward(hidden, *call.args, **call.kwargs)
+        return output[0] if self.row.tuple_blocks else output
 
-    def run_block_at(self, number: int, hidden: Tensor, attention_mask: Tensor | None, read: Tensor) -> Tensor:
-        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
+    def run_block_at(self, number: int, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D]."""
+        if self.row.last_block is None:
+            return take(self.run_block(number, hidden, call), read)
+        return LAST_BLOCK[self.row.last_block](self.blocks[number], hidden, call, read)
 
-        Keys and values come from every token; query, output and FFN are computed for one. Its own modules are called,
-        so whatever a treatment put into them takes part.
+    def head(self, hidden: Tensor, words: Tensor | None, mask: Tensor) -> Tensor:
+        """The last hidden state -> logits [B, 1, V], or [B, 1, C] for label words [C] or classes.
+
+        ``hidden`` is [B, 1, D], the position read, with a ``mask`` of ones; or [B, T, D] where the head reads all.
         """
-        block = self._block(number)
-        row = torch.arange(len(read), device=hidden.device)
-        here = hidden[row, read].unsqueeze(1)  # [B, 1, D]
-        attention = block.attention.self
-        heads = (len(read), -1, attention.num_attention_heads, attention.attention_head_size)
-        query, key, value = (
-            project(x).view(heads).transpose(1, 2)
-            for project, x in ((attention.query, here), (attention.key, hidden), (attention.value, hidden))
-        )
-        if attention_mask is not None:
-            attention_mask = attention_mask.expand(len(read), *attention_mask.shape[1:])[row, :, read].unsqueeze(2)
-        dropout = attention.dropout.p if attention.training else 0.0
-        attend = attention_of(attention)
-        context, _ = attend(attention, query, key, value, attention_mask, dropout=dropout, scaling=attention.scaling)
-        attended = block.attention.output(context.reshape(here.shape), here)
-        return block.output(block.intermediate(attended), attended)
-
-    def head(self, hidden: Tensor, words: Tensor | None) -> Tensor:
-        """``hidden`` [B, 1, D] -> [B, 1, V], or [B, 1, C] for label words [C] or classes."""
         if self.output == "mlm":
             return self._word_logits(hidden, words)
         if self.output == "classification":
-            return self._class_logits(hidden).unsqueeze(1)
+            return self.skeleton.logits(hidden, mask).unsqueeze(1)
         raise ModelError(
             f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head"
         )
 
     def _word_logits(self, hidden: Tensor, words: Tensor | None) -> Tensor:
         part = self._mlm_modules()
-        activation = ACT2FN[self.row.mlm_activation or self.model.config.hidden_act]
+        activation = ACT2FN[self.row.mlm_activation or getattr(self.model.config, self.row.activation)]
+        for norm in self.final_norms():
+            hidden = norm(hidden)
         hidden = part["norm"](activation(part["dense"](hidden)))
-        weight = part["decoder"].weight if self._held_decoder is None else self._held_decoder  # [V, D]
-        bias = part["decoder"].bias
+        weight = part["decoder"].weight if self._held_decoder is None else self._held_decoder  # [V, E]
+        bias = part["bias"].bias
         if words is not None:
-            weight, bias = weight[words], bias[words]
+            weight, bias = weight[words], None if bias is None else bias[words]
         return nn.functional.linear(hidden, weight, bias)
 
     def head_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the head computes with, a decoder held in a lower precision in place of the one it was made from."""
         if self.output == "classification":
-            pooler = [] if self.row.pooler is None else [self.base.get_submodule(self.row.pooler)]
-            return [*pooler, self.model.get_submodule(self.row.classifier)]
+            paths = (self.row.pooler, self.row.classifier_before, self.row.classifier)
+            return [*self.final_norms(), *(self.model.get_submodule(path) for path in paths if path)]
         if self.output == "none":
             return []
-        part = {name: self.model.get_submodule(path) for name, path in self.row.mlm_head.items()}
+        part = self._mlm_modules()
         decoder = part["decoder"].weight if self._held_decoder is None else self._held_decoder
-        return [part["dense"], part["norm"], part["decoder"].bias, decoder]
+        bias = [] if part["bias"].bias is None else [part["bias"].bias]
+        return [*self.final_norms(), part["dense"], part["norm"], *bias, decoder]
 
     def hold_decoder(self, dtype: torch.dtype) -> None:
         """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""
         if self.output == "mlm":
             weight: Tensor = self._mlm_modules()["decoder"].weight
             self._held_decoder = None if weight.requires_grad else weight.detach().to(dtype)
-
-    def _class_logits(self, hidden: Tensor) -> Tensor:
-        model: Any = self.model
-        classifier = model.get_submodule(self.row.classifier)
-        if self.row.pooler is None:
-            return classifier(hidden)  # the classifier reads the first position itself
-        return classifier(model.dropout(self.base.get_submodule(self.row.pooler)(hidden)))
 
 
 def _add(digest: xxhash.xxh3_128, name: str, tensor: Tensor) -> None:

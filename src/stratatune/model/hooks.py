@@ -13,39 +13,46 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from stratatune.model.backbones import Backbone
 from stratatune.model.inputs import Inputs
+from stratatune.model.passes import Call
+from stratatune.model.skeleton import Call as BlockCall
 from stratatune.model.strata import Strata
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def install(strata: Strata) -> None:
     """Register the hooks; they live and die with the blocks, or until ``strata.hooks`` are removed."""
     handles = strata.hooks
-    handles += _stop_backward(strata)
-    blocks = strata.backbone.blocks
+    backbone, last = strata.backbone, len(strata.backbone.blocks) - 1
+    handles += [*backbone.passes.handles, *_stop_backward(strata)]
     if strata.resolved.moved:
-        handles.append(Inputs(strata.backbone).shift(strata.resolved.moved))
+        handles.append(Inputs(backbone).shift(strata.resolved.moved))
+    if not strata.insertions:
+        return
+    flow = _Flow(backbone)
+    handles.append(backbone.base.register_forward_pre_hook(flow.begin, with_kwargs=True))
     prompt = 0  # positions put in front so far
-    for depth, block in enumerate(blocks):
+    for depth in range(last + 1):
         for insertion in strata.insertions_at(depth):
-            handles.append(block.register_forward_pre_hook(_Insert(insertion), with_kwargs=True))
+            handles.append(backbone.passes.before(depth, _Insert(insertion, flow)))
             prompt += insertion.tokens
         if prompt:
-            handles.append(block.register_forward_pre_hook(_GrowMask(prompt), with_kwargs=True))
-    for insertion in strata.insertions_at(len(blocks)):
-        handles.append(blocks[-1].register_forward_hook(_Append(insertion)))
+            handles.append(backbone.passes.before(depth, _Recall(flow, depth)))
+    for insertion in strata.insertions_at(last + 1):
+        handles.append(backbone.passes.after(last, _Append(insertion)))
     if prompt:
-        handles.append(blocks[-1].register_forward_hook(_Strip(prompt)))
+        handles.append(backbone.passes.after(last, _Strip(prompt)))
 
 
 def _stop_backward(strata: Strata) -> list[RemovableHandle]:
     """Cut behind the module whose output is the hidden state at the frozen depth."""
     if strata.resolved.trains_embeddings:
         return []
-    below = (strata.backbone.embeddings, *strata.backbone.blocks)
-    depth = strata.resolved.frozen_depth
-    return [below[depth].register_forward_hook(_Cut(below[depth + 1] if depth + 1 < len(below) else None))]
+    backbone, depth = strata.backbone, strata.resolved.frozen_depth
+    hook = _Cut(backbone.blocks[depth] if depth < len(backbone.blocks) else None)
+    if depth == 0:
+        return [backbone.embeddings.register_forward_hook(hook)]
+    return [backbone.passes.after(depth - 1, hook)]
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
@@ -63,42 +70,56 @@ class _Cut:
     def __init__(self, above: nn.Module | None) -> None:
         self.above = above
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return cut(output, self.above)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return _with_hidden(output, cut(_hidden(output), self.above))
+
+
+class _Flow:
+    """What the hooks of one forward share: the caller's mask, and what longer sequences make of the blocks' calls."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.mask: Tensor | None = None
+        self.calls: list[BlockCall] = []
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember the mask of the forward that begins."""
+        given = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        self.mask = None if given is None else given.bool()
+
+    def seen(self, hidden: Tensor) -> Tensor:
+        """Which positions are real [B, T] bool; those that were put in front all are."""
+        if self.mask is None:
+            return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
+        return nn.functional.pad(self.mask, (hidden.shape[1] - self.mask.shape[1], 0), value=True)
 
 
 class _Insert:
     """Runs an insertion on the hidden state in front of a block."""
 
-    def __init__(self, insertion: nn.Module) -> None:
+    def __init__(self, insertion: nn.Module, flow: _Flow) -> None:
         self.insertion = insertion
+        self.flow = flow
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         hidden, args, kwargs = _pop_hidden(args, kwargs)
-        changed, _ = self.insertion(hidden, _token_mask(hidden, args, kwargs))
+        changed, mask = self.insertion(hidden, self.flow.seen(hidden))
+        if changed.shape != hidden.shape:
+            self.flow.calls = self.flow.backbone.calls(changed, mask)
         return (changed, *args), kwargs
 
 
-class _GrowMask:
-    """Lets every token see the P prompt positions: P columns and rows of "allowed" are put before the block's mask."""
+class _Recall:
+    """Calls a block as the model would call it for a sequence with the prompt in front: masks and positions of P + T."""
 
-    def __init__(self, prompt: int) -> None:
-        self.prompt = prompt
+    def __init__(self, flow: _Flow, number: int) -> None:
+        self.flow = flow
+        self.number = number
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        if "attention_mask" in kwargs:
-            return args, {**kwargs, "attention_mask": self._grown(kwargs["attention_mask"])}
-        if len(args) > 1:
-            return (args[0], self._grown(args[1]), *args[2:]), kwargs
-        return args, kwargs
-
-    def _grown(self, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        allowed = True if mask.dtype == torch.bool else 0.0
-        # New query rows see exactly what the first token's row sees; new key columns are seen by all.
-        mask = torch.cat([mask[..., :1, :].expand(*mask.shape[:-2], self.prompt, -1), mask], dim=-2)
-        return nn.functional.pad(mask, (self.prompt, 0), value=allowed)
+        hidden, _, _ = _pop_hidden(args, kwargs)
+        call = self.flow.calls[self.number]
+        return (hidden, *call.args), dict(call.kwargs)
 
 
 class _Append:
@@ -107,9 +128,10 @@ class _Append:
     def __init__(self, insertion: nn.Module) -> None:
         self.insertion = insertion
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        changed, _ = self.insertion(output, output.new_ones(output.shape[:2], dtype=torch.bool))
-        return changed
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        hidden = _hidden(output)
+        changed, _ = self.insertion(hidden, hidden.new_ones(hidden.shape[:2], dtype=torch.bool))
+        return _with_hidden(output, changed)
 
 
 class _Strip:
@@ -118,8 +140,18 @@ class _Strip:
     def __init__(self, prompt: int) -> None:
         self.prompt = prompt
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output[:, self.prompt :]
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return _with_hidden(output, _hidden(output)[:, self.prompt :])
+
+
+def _hidden(output: Any) -> Tensor:
+    """The hidden state in what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a block returns, with another hidden state."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def _pop_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
@@ -127,17 +159,3 @@ def _pop_hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, 
         return args[0], args[1:], kwargs
     rest = dict(kwargs)
     return rest.pop("hidden_states"), (), rest
-
-
-def _token_mask(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """[B, P+T] bool: the real tokens, read off the block's [B, 1, T, T] mask (its last row sees every real token).
-
-    ``hidden`` [B, P+T, D] may hold P prompt positions already, of which that mask does not know.
-    """
-    mask = kwargs["attention_mask"] if "attention_mask" in kwargs else (args[0] if args else None)
-    if mask is None:
-        return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
-    last = mask[:, 0, -1]
-    seen = last if last.dtype == torch.bool else last == 0
-    seen = seen.expand(hidden.shape[0], -1)
-    return nn.functional.pad(seen, (hidden.shape[1] - seen.shape[1], 0), value=True)

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stratatune.errors import PlanError
 from stratatune.model.backbones import Backbone
@@ -25,10 +25,12 @@ class Inputs:
         self.backbone = backbone
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """The hidden state at depth 0 of vectors in place of the first words: [P, D] -> [1, P, D]."""
-        return self.backbone.embeddings.forward(
-            inputs_embeds=vectors[None], position_ids=self.positions(0, len(vectors))
+        """The hidden state at depth 0 of vectors in place of the first words: [P, E] -> [1, P, D]."""
+        hidden = self.backbone.embeddings.forward(
+            input_ids=None, inputs_embeds=vectors[None], position_ids=self.positions(0, len(vectors))
         )
+        projection = self.backbone.projection
+        return hidden if projection is None else projection(hidden)
 
     def positions(self, start: int, count: int) -> Tensor:
         """Numbers [1, T] of the position table for ``count`` positions from ``start``."""
@@ -42,9 +44,8 @@ class Inputs:
         try:
             backbone.blocks.eval()
             with torch.no_grad():
-                attention_mask = backbone.attention_mask(hidden, mask)
-                for number in range(len(backbone.blocks)):
-                    hidden = backbone.run_block(number, hidden, attention_mask)
+                for number, call in enumerate(backbone.calls(hidden, mask)):
+                    hidden = backbone.run_block(number, hidden, call)
                 return hidden[:, 0]
         finally:
             for module, was in training.items():
@@ -71,11 +72,13 @@ class _Shift:
         self.inputs, self.count = inputs, count
 
     def __call__(
-        self, module: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = kwargs.get("position_ids")
-        if given is not None:
-            return args, {**kwargs, "position_ids": given + self.count}
-        texts = kwargs.get("input_ids")
-        texts = args[0] if args else kwargs["inputs_embeds"] if texts is None else texts
-        return args, {**kwargs, "position_ids": self.inputs.positions(self.count, texts.shape[1])}
+        call = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+        given, texts = call.arguments.get("position_ids"), call.arguments.get("input_ids")
+        if given is None:
+            texts = call.arguments["inputs_embeds"] if texts is None else texts
+            call.arguments["position_ids"] = self.inputs.positions(self.count, texts.shape[1])
+        else:
+            call.arguments["position_ids"] = given + self.count
+        return call.args, call.kwargs

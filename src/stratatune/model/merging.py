@@ -89,11 +89,12 @@ def _changed(strata: Strata) -> list[str]:
 def _plain(model: PreTrainedModel, strata: Strata, *, fold: bool) -> PreTrainedModel:
     """Put the model's own modules back everywhere, drop hooks and insertions, and give it its own class again."""
     blocks = strata.backbone.blocks
-    for number, treatments in enumerate(strata.resolved.blocks):
+    for number in strata.resolved.shape.owners:
         site = strata.backbone.site(number)
-        for one in treatments:
+        for one in strata.resolved.blocks[number]:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
+    strata.backbone.put_together()
     for depth, one in strata.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
     for handle in strata.hooks:

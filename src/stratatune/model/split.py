@@ -8,12 +8,13 @@ head only there and, where the loss allows it, only the label words' rows.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from stratatune.model.hooks import cut
+from stratatune.model.last_block import take
 from stratatune.model.strata import Strata
 
 
@@ -42,7 +43,8 @@ class Trunk:
     def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D]."""
         handle = self._stop()
-        extra = {} if token_types is None else {"token_type_ids": token_types}
+        known = token_types is not None and self.backbone.row.token_types
+        extra = {"token_type_ids": token_types} if known else {}
         try:
             with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
                 self.backbone.base(input_ids=input_ids, attention_mask=mask.long(), **extra)
@@ -54,18 +56,18 @@ class Trunk:
 
     def _stop(self) -> torch.utils.hooks.RemovableHandle:
         """Stop in front of block d, or behind the last block when d is the model's depth."""
-        blocks = self.backbone.blocks
-        if self.depth < len(blocks):
-            return blocks[self.depth].register_forward_pre_hook(_leave, prepend=True)
-        return blocks[-1].register_forward_hook(_leave_behind, prepend=True)
+        passes, last = self.backbone.passes, len(self.backbone.blocks) - 1
+        if self.depth <= last:
+            return passes.before(self.depth, _leave_before, first=True)
+        return passes.after(last, _leave_after, first=True)
 
 
-def _leave(module: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
-    raise _Reached(args[0])
+def _leave_before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+    raise _Reached(args[0] if args else kwargs["hidden_states"])
 
 
-def _leave_behind(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> NoReturn:
-    raise _Reached(output)
+def _leave_after(module: nn.Module, args: tuple[Any, ...], output: Any) -> NoReturn:
+    raise _Reached(output[0] if isinstance(output, tuple) else output)
 
 
 class Top(nn.Module):
@@ -87,8 +89,8 @@ class Top(nn.Module):
         """From the frozen depth to the logits.
 
         Args:
-            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth, only the position
-                read is needed: [B, 1, D].
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and the head reads
+                one position, only that is needed: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
             read: the position that the objective reads [B].
             words: vocabulary numbers of the label words [C]; then only their logits are computed.
@@ -98,26 +100,27 @@ class Top(nn.Module):
         """
         hidden = self.blocks(hidden, mask, read)
         for insertion in self.strata.insertions_at(len(self.strata.backbone.blocks)):
-            hidden, _ = insertion(hidden, mask[:, :1])
-        return self.strata.backbone.head(hidden, words)[:, 0]
+            hidden, _ = insertion(hidden, mask[:, : hidden.shape[1]])
+        mask = mask if self.strata.backbone.reads_all else torch.ones_like(mask[:, :1])
+        return self.strata.backbone.head(hidden, words, mask)[:, 0]
 
     def blocks(self, hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
-        """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D]."""
+        """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D].
+
+        Where the head reads every token, all of them: -> [B, T, D] without a late prompt's positions.
+        """
         backbone, depths = self.strata.backbone, range(self.depth, len(self.strata.backbone.blocks))
-        attention_mask = backbone.attention_mask(hidden, mask) if depths else None
-        if depths and not self.strata.resolved.trains_embeddings:
+        if not depths:
+            return hidden if backbone.reads_all or hidden.shape[1] == 1 else take(hidden, read)
+        calls, tokens = backbone.calls(hidden, mask), hidden.shape[1]
+        if not self.strata.resolved.trains_embeddings:
             hidden = cut(hidden, backbone.blocks[self.depth])
         for depth in depths:
             for insertion in self.strata.insertions_at(depth):
                 hidden, mask = insertion(hidden, mask)
                 read = read + insertion.tokens
-                attention_mask = backbone.attention_mask(hidden, mask)
-            if depth == depths[-1]:
-                return backbone.run_block_at(depth, hidden, attention_mask, read)
-            hidden = backbone.run_block(depth, hidden, attention_mask)
-        return hidden if hidden.shape[1] == 1 else take(hidden, read)
-
-
-def take(hidden: Tensor, read: Tensor) -> Tensor:
-    """One position of each row: ``hidden`` [B, T, D], ``read`` [B] -> [B, 1, D]."""
-    return hidden[torch.arange(len(read), device=hidden.device), read].unsqueeze(1)
+                calls = backbone.calls(hidden, mask) if insertion.tokens else calls
+            if depth == depths[-1] and not backbone.reads_all:
+                return backbone.run_block_at(depth, hidden, calls[depth], read)
+            hidden = backbone.run_block(depth, hidden, calls[depth])
+        return hidden[:, -tokens:]

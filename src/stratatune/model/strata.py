@@ -59,6 +59,11 @@ class Strata:
         """The insertion modules at ``depth``."""
         return [module for at, module in self.insertions if at == depth]
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the top needs only the position read: nothing but a head that reads one position is above."""
+        return self.resolved.frozen_depth == self.resolved.shape.blocks and not self.backbone.reads_all
+
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this."""
         return {
@@ -69,10 +74,10 @@ class Strata:
         """The modules below the frozen depth; none when the embeddings train."""
         if self.resolved.trains_embeddings:
             return []
-        return [self.backbone.embeddings, *self.backbone.blocks[: self.resolved.frozen_depth]]
+        return [*self.backbone.embedding_modules(), *self.backbone.blocks[: self.resolved.frozen_depth]]
 
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
-        blocks = self.backbone.blocks[self.resolved.frozen_depth :]
+        blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
         inserted = [module for _, module in self.insertions]
         return [*blocks, *inserted, *self.backbone.head_weights()]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 from stratatune.errors import PlanError, StratatuneError
 from stratatune.methods import head as head_method
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
-from stratatune.methods.site import Place, Site, train
+from stratatune.methods.site import Place, train
 from stratatune.model.backbones import Backbone
 from stratatune.model.hooks import install
 from stratatune.model.inputs import Inputs
 from stratatune.model.saving import save_adapter
 from stratatune.model.strata import Strata
 from stratatune.plan import Plan, Resolved
-from stratatune.plan.treatments import Treatment
+from stratatune.plan.treatments import ROLES, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -111,11 +111,11 @@ def _become_tuned(model: PreTrainedModel, strata: Strata) -> Tuned:
 def _attach(strata: Strata) -> None:
     resolved, backbone = strata.resolved, strata.backbone
     if resolved.trains_embeddings:
-        parameters = train(backbone.embeddings.parameters())
+        parameters = train(p for module in backbone.embedding_modules() for p in module.parameters())
         strata.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
-    for number, treatments in enumerate(resolved.blocks):
-        for treatment in in_order(treatments):
-            _attach_to_block(strata, treatment, backbone.site(number))
+    for number in resolved.shape.owners:
+        for treatment in in_order(resolved.blocks[number]):
+            _attach_to_block(strata, treatment, number)
     inputs, before = Inputs(backbone), 0
     for depth, treatment in resolved.insertions:
         words: Any = backbone.model.get_input_embeddings()
@@ -125,7 +125,10 @@ def _attach(strata: Strata) -> None:
     _attach_head(strata)
 
 
-def _attach_to_block(strata: Strata, treatment: Treatment, site: Site) -> None:
+def _attach_to_block(strata: Strata, treatment: Treatment, number: int) -> None:
+    on_roles = isinstance(treatment, RoleTreatment)
+    strata.backbone.take_apart(number, treatment.roles_in(strata.resolved.shape) if on_roles else ROLES)
+    site = strata.backbone.site(number)
     parameters = METHODS[treatment.kind].attach(treatment, site)
     strata.add(treatment.kind, site.name, parameters, treatment.lr)
 

@@ -61,7 +61,7 @@ class LatePrompt(Insertion, frozen=True):
 
 
 class Prompt(Insertion, frozen=True):
-    """P trained vectors before the word embeddings of every text (Lester et al. 2021): P D.
+    """P trained vectors before the word embeddings of every text (Lester et al. 2021): P E, E their width (D in most models).
 
     They take the first P positions and the text the next ones, so P fewer tokens fit. They stand at the input: frozen
     depth 0.
@@ -83,7 +83,7 @@ class Prompt(Insertion, frozen=True):
         return self.tokens
 
     def parameters(self, shape: Shape) -> int:
-        return self.tokens * shape.hidden
+        return self.tokens * shape.word
 
     def multiplications_at(self, shape: Shape, length: int) -> int:
         return 0

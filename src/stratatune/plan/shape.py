@@ -76,6 +76,8 @@ class Shape:
     """A new dense layer that the classification head brings, beside its output layer; 0 where it has none."""
     distinct: int = 0
     """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
+    embedding_width: int = 0
+    """E, the width of a word's vector, where it is not D."""
     unnamed: int = 0
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -89,6 +91,11 @@ class Shape:
     def part(self, role: str) -> Linear | Norm:
         """The linear or norm that plays ``role``."""
         return self.linears[role] if role in self.linears else self.norms[role]
+
+    @property
+    def word(self) -> int:
+        """E, the width of a word's vector: D in most models."""
+        return self.embedding_width or self.hidden
 
     @property
     def block_parameters(self) -> int:
@@ -216,6 +223,7 @@ def _from_config(name: str, config: Config) -> Shape:
         final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
         distinct=sizes["distinct"],
+        embedding_width=0 if sizes["embedding"] == hidden else sizes["embedding"],
         lacks=row.lacks,
     )
 

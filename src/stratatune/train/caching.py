@@ -48,8 +48,7 @@ class Caching:
     ) -> None:
         self.config, self.strata, self.reading = config, strata, reading
         self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
-        resolved = strata.resolved
-        self.read_only = resolved.frozen_depth == resolved.shape.blocks
+        self.read_only = strata.read_only
         self.opened: list[TrunkCache] = []
 
     def feed(self, data: Encoded, name: str) -> Feed:

@@ -115,9 +115,7 @@ class Predictor:
             [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
         )
         strata = self.model.strata
-        resolved = strata.resolved
-        read_only = resolved.frozen_depth == resolved.shape.blocks
-        feed = Feed(Trunk(strata), None, read_only=read_only, autocast=self.autocast, kept=self.kept)
+        feed = Feed(Trunk(strata), None, read_only=strata.read_only, autocast=self.autocast, kept=self.kept)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return evaluate(
                 Top(strata),

@@ -1,0 +1,138 @@
+"""A model's own forward with its embeddings and blocks taken out: how masks and positions reach a block, whatever the family.
+
+A block wants more than the hidden state: a mask in its family's form, relative positions, rotary angles. The model makes
+them itself, in front of its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state and whose
+blocks compute nothing: they note what they are called with. No family's forward is written again here. The copy shares
+every parameter and submodule with the model; only the containers on the way to what is taken out are new.
+
+The same copy runs a classification head: final norm, pooler, dropout and classifier of the model, over a given last hidden
+state.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a block is called with behind the hidden state."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The attention mask, in the family's form."""
+        return self.kwargs["attention_mask"] if "attention_mask" in self.kwargs else next(iter(self.args), None)
+
+
+class _Done(Exception):
+    """Every block has been called."""
+
+
+class _Tape:
+    """What one run of the skeleton is about: the hidden state that goes in, and the calls that came out."""
+
+    def __init__(self) -> None:
+        self.hidden: Tensor | None = None
+        self.calls: list[Call] = []
+        self.stop_after = 0  # calls; 0: run on to the end
+
+
+class _Given(nn.Module):
+    """Stands for the embeddings: gives the hidden state of the tape."""
+
+    def __init__(self, tape: _Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        return self.tape.hidden
+
+
+class _Noted(nn.Module):
+    """Stands for a block: notes the call and hands the hidden state on."""
+
+    def __init__(self, tape: _Tape, block: nn.Module, returns_tuple: bool) -> None:
+        super().__init__()
+        self.tape = tape
+        self.block = (block,)  # in a tuple: it is no part of the skeleton
+        self.returns_tuple = returns_tuple
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model asks its blocks about themselves (ModernBERT: which attention one has)."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.block[0], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        self.tape.calls.append(Call(args[1:], kwargs))
+        if len(self.tape.calls) == self.tape.stop_after:
+            raise _Done
+        return (hidden, None) if self.returns_tuple else hidden
+
+
+class Skeleton:
+    """A model without its embeddings and blocks.
+
+    Args:
+        model: the whole model.
+        prefix: what leads to the encoder in it, as ``"bert."``; empty when the model is the encoder.
+        sources: paths below the encoder whose output is the hidden state at depth 0.
+        blocks: path below the encoder of the list of blocks.
+        depth: L, how often a block is called in one forward.
+        returns_tuple: whether a block returns a tuple that the hidden state leads.
+    """
+
+    def __init__(
+        self, model: nn.Module, prefix: str, sources: list[str], blocks: str, *, depth: int, returns_tuple: bool
+    ) -> None:
+        self._tape = _Tape()
+        self._depth = depth
+        listed: Any = model.get_submodule(prefix + blocks)
+        stubs: dict[str, nn.Module] = {prefix + path: _Given(self._tape) for path in sources}
+        stubs[prefix + blocks] = nn.ModuleList(_Noted(self._tape, block, returns_tuple) for block in listed)
+        self._model = _grafted(model, stubs)
+        self._base = self._model.get_submodule(prefix.rstrip("."))
+
+    def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
+        """What each block is called with: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
+        try:
+            self._run(self._base, hidden, mask, stop_after=self._depth)
+        except _Done:
+            return self._tape.calls
+        raise AssertionError("the model's forward never reached its last block")
+
+    def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool."""
+        return self._run(self._model, hidden, mask, stop_after=0).logits
+
+    def _run(self, module: nn.Module, hidden: Tensor, mask: Tensor, stop_after: int) -> Any:
+        tape = self._tape
+        tape.hidden, tape.calls, tape.stop_after = hidden, [], stop_after
+        try:
+            return module(inputs_embeds=hidden, attention_mask=mask.long())
+        finally:
+            tape.hidden = None
+
+
+def _grafted(module: nn.Module, stubs: Mapping[str, nn.Module]) -> nn.Module:
+    """A shallow copy of ``module`` without its hooks, with ``stubs`` at their paths."""
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    clone._forward_hooks, clone._forward_pre_hooks = OrderedDict(), OrderedDict()
+    for name in dict.fromkeys(path.partition(".")[0] for path in stubs):
+        below = {path[len(name) + 1 :]: stub for path, stub in stubs.items() if path.partition(".")[0] == name}
+        child = module._modules[name]
+        assert child is not None
+        clone._modules[name] = below[""] if "" in below else _grafted(child, below)
+    return clone
