@@ -55,7 +55,7 @@ class Backbone:
             check_names(self.row, model, self._prefix)
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         self._names = {name for name, _ in model.named_modules()}
-        self.mlm_head = self._mlm_layout()
+        self.mlm_parts = self._mlm_layout()
         self.output = self._output()
         shape = shape_of(model.config.to_dict())
         self.blocks = self._listed_blocks(shape)
@@ -82,7 +82,7 @@ class Backbone:
         return {}
 
     def _output(self) -> Output:
-        if self.mlm_head:
+        if self.mlm_parts:
             return "mlm"
         return "classification" if self.row.classifier in self._names else "none"
 
@@ -165,12 +165,12 @@ class Backbone:
 
     def _mlm_modules(self) -> dict[str, Any]:
         """The live modules of the MLM head by part; ``bias`` is the module whose bias [V] is the decoder's."""
-        return {name: self.model.get_submodule(path) for name, path in self.mlm_head.items()}
+        return {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
 
     def head_site(self) -> Site:
         """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
         pooler = {} if self.row.pooler is None else {"pooler": self.row.pooler}
-        parts = {"mlm": self.mlm_head, "classification": pooler, "none": {}}[self.output]
+        parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
         norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
         return Site(self.model, {**parts, **norm}, "the head")
 

@@ -115,7 +115,7 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
             f"such as {encoder[0]}",
             "it was saved for another architecture",
         )
-    if backbone.can_reset_mlm_head and any(name.startswith(backbone.mlm_head["dense"]) for name in missing):
+    if backbone.can_reset_mlm_head and any(name.startswith(backbone.mlm_parts["dense"]) for name in missing):
         backbone.reset_mlm_head()
         base.notices.append(
             "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"

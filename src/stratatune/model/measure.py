@@ -22,7 +22,7 @@ def measured(shape: Shape, backbone: Backbone) -> Shape:
     parts = {role: block.get_submodule(path) for role, path in row.roles.items()}
     share = {role: len(roles) for roles in row.fused.values() for role in roles}
     counted = {id(p): p.numel() for part in parts.values() for p in part.parameters()}
-    head = {part: backbone.model.get_submodule(path) for part, path in backbone.mlm_head.items()}
+    head = {part: backbone.model.get_submodule(path) for part, path in backbone.mlm_parts.items()}
     return replace(
         shape,
         blocks=len(backbone.blocks),

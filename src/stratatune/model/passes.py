@@ -38,19 +38,28 @@ class Passes:
     def _count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.done += 1
 
+    def is_due(self, number: int) -> bool:
+        """Whether it is block ``number``'s turn: so many blocks have run."""
+        return not self.shared or self.done == number
+
     def before(self, number: int, hook: Before, *, first: bool = False) -> RemovableHandle:
         """``hook`` in front of block ``number``; ``first``: in front of the hooks that are there already."""
-
-        def in_turn(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-            return hook(module, args, kwargs) if not self.shared or self.done == number else None
-
+        in_turn = _InTurn(self, number, hook)
         return self.blocks[number].register_forward_pre_hook(in_turn, prepend=first, with_kwargs=True)
 
     def after(self, number: int, hook: After, *, first: bool = False) -> RemovableHandle:
         """``hook`` behind block ``number``; ``first``: in front of the hooks that are there already."""
         due = number if first else number + 1  # the count is a hook too, and the first to have been registered
+        return self.blocks[number].register_forward_hook(_InTurn(self, due, hook), prepend=first)
 
-        def in_turn(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            return hook(module, args, output) if not self.shared or self.done == due else None
 
-        return self.blocks[number].register_forward_hook(in_turn, prepend=first)
+class _InTurn:
+    """A hook that runs when so many blocks have run. (No closure: a copy of the model must get a copy of it.)"""
+
+    def __init__(self, passes: Passes, due: int, hook: Callable[..., Any]) -> None:
+        self.passes = passes
+        self.due = due
+        self.hook = hook
+
+    def __call__(self, *given: Any) -> Any:
+        return self.hook(*given) if self.passes.is_due(self.due) else None
