@@ -1,0 +1,198 @@
+"""Every encoder of the backbone table with every kind of plan. The tests are made from the table: a new row is in them."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+import tiny
+from stratatune.errors import ModelError, PlanError
+from stratatune.model.artefact import load
+from stratatune.model.backbones import Backbone
+from stratatune.model.base import load_base
+from stratatune.model.counting import count_backward_blocks
+from stratatune.model.measure import check_names, measured
+from stratatune.model.saving import read_tensors, save_adapter
+from stratatune.model.split import Top, Trunk
+from stratatune.model.tuned import apply
+from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
+from stratatune.plan.builtin import builtin_config
+
+ENCODERS = [row for row in ARCHITECTURES if row.mlm_head]
+VARIANTS = {
+    **{name: (name, {}) for row in ENCODERS for name in row.model_types},
+    "electra-base": ("electra", {"embedding_size": 32}),
+    "deberta-v3-head": ("deberta-v2", {"legacy": False}),
+    "deberta-absolute": (
+        "deberta-v2",
+        {"relative_attention": False, "position_biased_input": True, "type_vocab_size": 2, "norm_rel_ebd": "none"},
+    ),
+    "modernbert-mean": ("modernbert", {"classifier_pooling": "mean"}),
+    "modernbert-biases": (
+        "modernbert",
+        {**dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True), "decoder_bias": False},
+    ),
+    "albert-groups": ("albert", {"num_hidden_groups": 2}),
+}
+PRECISIONS = ((torch.float64, 1e-12), (torch.float32, 1e-5))
+PLANS = ("bft-adapter", "bft", "spafit-0-1-II", "lora", "full", "head", "bitfit", "frozen")
+
+
+def refused(variant: str, plan: str) -> str:
+    """What a PlanError must say where a plan makes no sense for an architecture."""
+    if variant.startswith("albert") and plan.startswith("spafit"):
+        return "they are the same weights"
+    no_biases = variant in ("modernbert", "modernbert-mean")
+    return "bitfit trains nothing" if no_biases and plan in ("bitfit", "spafit-0-1-II") else ""
+
+
+@cache
+def base(variant: str, kind: str):
+    model_type, config = VARIANTS[variant]
+    return tiny.tiny_of(model_type, kind, **config)
+
+
+def tuned(variant: str, kind: str, plan: str, dtype: torch.dtype = torch.float32):
+    """A tuned tiny model; everything that trains is shaken."""
+    model = apply(copy.deepcopy(base(variant, kind)).to(dtype), plan)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.strata.trained().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype) * 0.1)
+    return model
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+@pytest.fixture
+def inputs(variant, kind, make_inputs):
+    types = "bert" if architecture_of(VARIANTS[variant][0]).token_types else "roberta"
+    made = make_inputs(types, kind)
+    made.ids.masked_fill_(~made.mask, 1)
+    return made
+
+
+def test_every_plan_splits_where_the_model_does(variant, kind, inputs):
+    """top(trunk(x)) is the model's own forward; what the trunk leaves may be kept for real tokens alone."""
+    for plan in PLANS:
+        if refused(variant, plan):
+            with pytest.raises(PlanError, match=refused(variant, plan)):
+                tuned(variant, kind, plan)
+            continue
+        for dtype, tolerance in PRECISIONS[: 2 if plan == "bft" else 1]:
+            model = tuned(variant, kind, plan, dtype)
+            with torch.no_grad():
+                whole, split = inputs.whole(model, kind), inputs.split(model)
+            torch.testing.assert_close(
+                split, whole, atol=tolerance, rtol=0, msg=lambda text, plan=plan: f"{plan}: {text}"
+            )
+
+
+def test_cached_is_uncached(variant, kind, inputs):
+    """Zeros for padding, more of it than before, and rows in another company: the logits stay."""
+    for plan in ("bft-adapter", "bft", "frozen"):
+        model = tuned(variant, kind, plan, torch.float64)
+        with torch.no_grad():
+            hidden = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
+            kept = torch.nn.functional.pad(hidden * inputs.mask[..., None], (0, 0, 0, 3))
+            mask = torch.nn.functional.pad(inputs.mask, (0, 3))
+            again = Top(model.strata)(kept[1:], mask[1:], inputs.read[1:])
+            torch.testing.assert_close(again, inputs.split(model)[1:], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("plan", ["bft-adapter", "bft", "full"])
+def test_gradients_stop_at_the_frozen_depth(variant, kind, plan, inputs):
+    """The same gradients by the model's own forward and by trunk and top, and none below the frozen depth."""
+    model = tuned(variant, kind, plan, torch.float64)
+    model.enable_input_require_grads()
+    whole = inputs.gradients(model, inputs.whole(model, kind))
+    split = inputs.gradients(model, inputs.split(model))
+    assert whole.keys() == split.keys()
+    assert whole.keys() <= model.strata.trained().keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, atol=1e-10, rtol=1e-8)
+    if not model.strata.resolved.shape.distinct:
+        run = lambda: inputs.loss(inputs.whole(model, kind)).backward()  # noqa: E731
+        assert count_backward_blocks(model.strata, run) == model.strata.resolved.backprop_blocks
+
+
+def test_everything_that_full_says_trains(variant, kind, inputs):
+    """Every parameter trains; the embeddings and each table beside them get a gradient."""
+    model = tuned(variant, kind, "full")
+    trained = model.strata.trained()
+    assert trained.keys() == dict(model.named_parameters()).keys()
+    inputs.loss(inputs.split(model)).backward()
+    for module in model.strata.backbone.embedding_modules():
+        assert any(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_saved_and_loaded_is_equal(variant, kind, inputs, tmp_path):
+    folder = tmp_path / "base"
+    base(variant, kind).save_pretrained(folder)
+    tiny.bert_tokenizer().save_pretrained(folder)
+    loaded = load_base(str(folder), kind, num_labels=3)
+    assert not loaded.notices
+    model = apply(loaded.model, "bft-adapter" if kind == "mlm" else ": lora")
+    with torch.no_grad():
+        for parameter in model.strata.trained().values():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    save_adapter(model.strata, tmp_path / "adapter")
+    assert read_tensors(tmp_path / "adapter").keys() == model.strata.trained().keys()
+    with torch.no_grad():
+        assert torch.equal(inputs.whole(load(tmp_path / "adapter"), kind), inputs.whole(model, kind))
+
+
+def test_counts_are_those_of_the_live_model(variant, kind):
+    """Each size by formula is the size of the live module, each name of the row is there, and the totals agree."""
+    model = base(variant, kind)
+    backbone = Backbone(model)
+    assert backbone.output == kind and model.base_model_prefix == backbone.row.base
+    check_names(backbone.row, model, f"{backbone.row.base}.")
+    assert measured(backbone.shape, backbone) == backbone.shape
+    own = sum(parameter.numel() for parameter in backbone.output_layer())
+    assert backbone.shape.parameters(kind) == model.num_parameters() - own
+    assert own == 0 or own == 3 * 32 + 3 + backbone.shape.classifier_dense
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_shapes_train_all_of_a_real_model(name):
+    config, shape = dict(builtin_config(name) or {}), shape_of(name)
+    row, made = architecture_of(str(config["model_type"])), AutoConfig.for_model(**config)
+    with torch.device("meta"):
+        mlm, classification = (
+            auto.from_config(made) for auto in (AutoModelForMaskedLM, AutoModelForSequenceClassification)
+        )
+    full = Plan.parse("full").resolve(shape)
+    assert full.trainable("mlm") == shape.parameters("mlm") == mlm.num_parameters()
+    heads = [classification.get_submodule(path) for path in (row.classifier, row.classifier_before) if path]
+    new = sum(parameter.numel() for head in heads for parameter in head.parameters())
+    assert full.trainable("classification") == classification.num_parameters() - new
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "reason"),
+    [
+        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution stands between"),
+        ("deberta-v2", {"share_att_key": False}, "share_att_key is off"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num is above 1"),
+    ],
+)
+def test_a_layout_that_is_not_supported_is_said_to_be(model_type, config, reason):
+    with pytest.raises(ModelError, match=reason):
+        Backbone(tiny.tiny_of(model_type, **config))
+
+
+def test_a_head_as_narrow_as_the_embeddings_is_not_made_up(tmp_path):
+    """ELECTRA's small discriminator brings no masked-LM head, and none can be an identity on narrower embeddings."""
+    base("electra", "classification").save_pretrained(tmp_path)
+    tiny.bert_tokenizer().save_pretrained(tmp_path)
+    loaded = load_base(str(tmp_path), "mlm")
+    assert any(name.startswith("generator_predictions.dense") for name in loaded.new)
+    assert "so they train" in loaded.notices[0]
