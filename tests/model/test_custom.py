@@ -1,4 +1,4 @@
-"""An architecture that the table does not know, added by names alone: RoFormer (rotary positions, blocks give tuples)."""
+"""An architecture that the table does not know, added by names: RoFormer (rotary positions, blocks give tuples)."""
 
 from __future__ import annotations
 

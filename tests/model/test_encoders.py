@@ -1,4 +1,4 @@
-"""Every encoder of the backbone table with every kind of plan. The tests are made from the table: a new row is in them."""
+"""Every encoder of the backbone table with every kind of plan. Made from the table: a new row is in them by itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A linear that plays several roles at once, taken apart so that each role can be treated by itself.
 
-ModernBERT computes queries, keys and values with one matrix [3D, D]. Its rows for each role become a linear of their own;
-the outputs are put side by side again, so the block's forward notices nothing.
+ModernBERT computes queries, keys and values with one matrix [3D, D]. Its rows for each role become a linear of their
+own; the outputs are put side by side again, so the block's forward notices nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class FusedLinear(nn.Module):
-    """``y = [W_1 x + b_1, ..., W_n x + b_n]``, one part [out / n, in] a role; each part is a submodule under its role's name.
+    """``y = [W_1 x + b_1, ..., W_n x + b_n]``, one part [out / n, in] a role, each a submodule of its role's name.
 
     Args:
         base: the linear to take apart [out, in]; it is left as it is.

@@ -156,7 +156,7 @@ class Backbone:
                 block.set_submodule(path, FusedLinear(linear, parts))
 
     def put_together(self) -> None:
-        """Undo :meth:`take_apart` in every block, once its treatments are merged: the block is as the model defines it."""
+        """Undo :meth:`take_apart`, once the treatments are merged: the blocks are as the model defines them."""
         for block in dict.fromkeys(self.blocks):
             for path in self.row.fused:
                 fused = block.get_submodule(path)

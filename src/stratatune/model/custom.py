@@ -36,12 +36,12 @@ def backbone_from_names(
 ) -> Architecture:
     """Make an architecture known for the rest of the process, without touching the package.
 
-    Paths are dotted attributes. How masks and positions reach a block is asked of the model's own forward, and sizes are
-    read off the live model; so the names are all that is needed. The model must take ``inputs_embeds``.
+    Paths are dotted attributes. How masks and positions reach a block is asked of the model's own forward, and sizes
+    are read off the live model; so the names are all that is needed. The model must take ``inputs_embeds``.
 
     Args:
-        model: a model of the architecture, whose modules the names are checked against; or its ``config.model_type`` alone,
-            and they are checked when the first such model is tuned.
+        model: a model of the architecture, whose modules the names are checked against; or its ``config.model_type``
+            alone, and they are checked when the first such model is tuned.
         blocks: the ``nn.ModuleList`` of blocks, below the encoder (``model.base_model``).
         embeddings: the module, below the encoder, whose output is the hidden state in front of block 0.
         roles: role to path inside a block: of q, k, v, o, up, gate, down those that are an ``nn.Linear`` there, and

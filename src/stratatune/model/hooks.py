@@ -110,7 +110,7 @@ class _Insert:
 
 
 class _Recall:
-    """Calls a block as the model would call it for a sequence with the prompt in front: masks and positions of P + T."""
+    """Calls a block as the model would for a sequence with the prompt in front: masks and positions of P + T."""
 
     def __init__(self, flow: _Flow, number: int) -> None:
         self.flow = flow

@@ -1,8 +1,8 @@
 """The last block, computed only at the position that the objective reads: [B, T, D] -> [B, 1, D].
 
-Keys and values come from every token; what follows them is computed for one, and where a family's attention can be asked
-for one query, the query too. A block's own modules are called, so whatever a treatment put into them takes part. A row of
-the backbone table names its function here; a family without one runs its last block in full.
+Keys and values come from every token; what follows them is computed for one, and where a family's attention can be
+asked for one query, the query too. A block's own modules are called, so whatever a treatment put into them takes part.
+A row of the backbone table names its function here; a family without one runs its last block in full.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def take(hidden: Tensor, read: Tensor) -> Tensor:
 
 
 def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
-    """The rows of a mask or bias [B or 1, H or 1, T, T] that belong to the queries ``read`` [B] -> [B, H or 1, 1, T]."""
+    """The rows of a mask or bias [B or 1, H or 1, T, T] for the queries ``read`` [B] -> [B, H or 1, 1, T]."""
     rows = mask.expand(len(read), *mask.shape[1:])
     return rows[torch.arange(len(read), device=mask.device), :, read].unsqueeze(2)
 

@@ -91,9 +91,9 @@ class Architecture:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)
-    """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the roles
-    of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``, ``norm``,
-    ``decoder``."""
+    """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
+    roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
+    ``norm``, ``decoder``."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()

@@ -61,7 +61,7 @@ class LatePrompt(Insertion, frozen=True):
 
 
 class Prompt(Insertion, frozen=True):
-    """P trained vectors before the word embeddings of every text (Lester et al. 2021): P E, E their width (D in most models).
+    """P trained vectors before the word embeddings of every text (Lester et al. 2021): P E, E their width.
 
     They take the first P positions and the text the next ones, so P fewer tokens fit. They stand at the input: frozen
     depth 0.

@@ -202,9 +202,10 @@ def _check_shared(blocks: tuple[tuple[Treatment, ...], ...], shape: Shape) -> No
         if set(treatments) != set(blocks[owner]):
             says = [" + ".join(map(str, blocks[block])) or "frozen" for block in (owner, number)]
             raise PlanError(
-                f"block {number} is {says[1]} and block {owner} is {says[0]}, but in {shape.name} they are the same weights",
-                f"{shape.model_type} has {shape.distinct} set(s) of weights for {shape.blocks} blocks: treat them alike "
-                "(': ...') or not at all; an adapter or a late prompt may stand at any depth",
+                f"block {number} is {says[1]} and block {owner} is {says[0]}, "
+                f"but in {shape.name} they are the same weights",
+                f"{shape.model_type} has {shape.distinct} set(s) of weights for {shape.blocks} blocks: treat them "
+                "alike (': ...') or not at all; an adapter or a late prompt may stand at any depth",
             )
 
 
