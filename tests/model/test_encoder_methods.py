@@ -34,7 +34,7 @@ def split(model, read=READ):
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft 0.21 asks transformers 5.23 by an old name
 @pytest.mark.parametrize("model_type", TYPES)
 def test_lora_is_that_of_peft(model_type):
-    """On every linear that plays one role, in blocks 2 and 3 (in all, where they share weights), with peft's A and B."""
+    """On every linear that plays one role, in blocks 2 and 3 (all, where they share weights), with peft's A and B."""
     row = architecture_of(model_type)
     roles = [r for r in ("q", "k", "v", "o", "up", "down") if r in row.roles and row.roles[r] not in row.fused]
     layers, numbers = (":", range(1)) if row.fields.distinct else ("2:", range(2, 4))
