@@ -11,7 +11,7 @@ import torch
 import tiny
 from stratatune.errors import PlanError
 from stratatune.methods.fused import FusedLinear
-from stratatune.methods.registry import METHODS
+from stratatune.model.merging import merge
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
@@ -57,7 +57,7 @@ def test_fused_linears_are_taken_apart_and_put_together(biases):
     """LoRA on q and gate changes those rows of the fused matrices alone; merged, the block is the model's own again."""
     config = {"attention_bias": biases, "mlp_bias": biases}
     base = tiny.tiny_of("modernbert", **config).double()
-    plan = Plan.parse("3: lora(rank=2, alpha=4, on=q,gate)")
+    plan = "3: lora(rank=2, alpha=4, on=q,gate)"
     model = apply(tiny.tiny_of("modernbert", **config).double(), plan)
     torch.testing.assert_close(words(model), words(base), atol=1e-12, rtol=0)  # B is zero
     backbone = model.strata.backbone
@@ -67,8 +67,7 @@ def test_fused_linears_are_taken_apart_and_put_together(biases):
         for parameter in model.strata.trained().values():
             parameter.normal_()
         tuned = words(model)
-        METHODS["lora"].merge(plan.strata[0].treatments[0], backbone.site(3))
-        backbone.put_together()
+        merge(model)
         torch.testing.assert_close(words(model), tuned, atol=1e-10, rtol=0)
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in base.named_parameters()]
     before, after = base.model.layers[3], model.model.layers[3]

@@ -88,6 +88,8 @@ class Architecture:
     with their parameters from the config; 0: not in this model. They count and train as embeddings."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Block number to the roles that this block, unlike the others, does not have."""
+    reused: tuple[str, ...] = ()
+    """Roles whose linear also maps the table of relative positions (DeBERTa)."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)

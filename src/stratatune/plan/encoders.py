@@ -143,6 +143,7 @@ _DEBERTA = replace(
     classifier_before="pooler",  # new in every checkpoint
     classifier_dense=True,
     table_if={"positions": "position_biased_input"},
+    reused=("q", "k"),
     beside={"encoder.rel_embeddings": _deberta_positions, "encoder.LayerNorm": _deberta_position_norm},
     tuple_blocks=True,
     last_block="deberta",

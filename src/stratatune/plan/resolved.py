@@ -189,9 +189,12 @@ def resolve(plan: Plan, shape: Shape) -> Resolved:
 
 def _check_roles(stratum: Stratum, shape: Shape) -> None:
     for one in stratum.treatments:
+        one.parameters(shape)  # raises when the shape cannot take it
         if isinstance(one, RoleTreatment) and not one.roles_in(shape):
+            no_bias = "; none of these has a bias: delta_bias gives them one" if one.touches == {"bias"} else ""
             raise PlanError(
-                f"{stratum}: {one} trains nothing in a {shape.model_type} block", f"it has {', '.join(shape.roles)}"
+                f"{stratum}: {one} trains nothing in a {shape.model_type} block",
+                f"it has {', '.join(shape.roles)}{no_bias}",
             )
 
 

@@ -78,6 +78,8 @@ class Shape:
     """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
     embedding_width: int = 0
     """E, the width of a word's vector, where it is not D."""
+    reused: tuple[str, ...] = ()
+    """Roles that read something else too in a block's forward, not the hidden state alone."""
     unnamed: int = 0
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
@@ -223,6 +225,7 @@ def _from_config(name: str, config: Config) -> Shape:
         final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
         distinct=sizes["distinct"],
+        reused=row.reused,
         embedding_width=0 if sizes["embedding"] == hidden else sizes["embedding"],
         lacks=row.lacks,
     )

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from stratatune.errors import PlanError
 from stratatune.plan.abstract import (
     GROUPS,
     HEAD_PARTS,
@@ -181,6 +182,12 @@ class Parallel(Treatment, frozen=True):
 
     def parameters(self, shape: Shape) -> int:
         enter, leave = self.ENDS[self.on]
+        if enter in shape.reused:
+            raise PlanError(
+                f"{self}: in {shape.model_type}, {enter} reads a table of positions besides the hidden state, "
+                "so it is no entry to the attention",
+                "use parallel on the ffn, or lora on q,k,v,o",
+            )
         ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck
         return ins * narrow + narrow + narrow * outs + outs
 
