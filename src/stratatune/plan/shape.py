@@ -118,12 +118,10 @@ class Shape:
 
     def of_block(self, number: int) -> Shape:
         """This shape with the roles of block ``number`` alone."""
-        missing = self.lacks.get(number)
-        if not missing:
-            return self
+        missing = self.lacks.get(number, ())
         linears = {role: linear for role, linear in self.linears.items() if role not in missing}
         norms = {role: norm for role, norm in self.norms.items() if role not in missing}
-        return replace(self, linears=linears, norms=norms)
+        return replace(self, linears=linears, norms=norms) if missing else self
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective``; a tied decoder is counted with the embeddings."""
