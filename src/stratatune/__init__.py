@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stratatune.errors import StratatuneError, UserError
     from stratatune.model.artefact import load
     from stratatune.model.custom import backbone_from_names
+    from stratatune.model.merging import merge, remove
     from stratatune.model.tuned import apply
     from stratatune.plan import Plan, shape_of
     from stratatune.study.cost import cost
@@ -35,6 +36,8 @@ __all__ = [
     "backbone_from_names",
     "cost",
     "load",
+    "merge",
+    "remove",
     "shape_of",
     "train",
 ]
@@ -51,6 +54,8 @@ _HOMES = {
     "backbone_from_names": "model.custom",
     "cost": "study.cost",
     "load": "model.artefact",
+    "merge": "model.merging",
+    "remove": "model.merging",
     "shape_of": "plan",
 }
 
