@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 
@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks.arms import Ours, Setting, Stock, lengths_like, random_data
 from benchmarks.counters import resident_bytes, saved_bytes
-from stratatune.data.batching import collate, plan_batches
+from stratatune.data.batching import Batch, collate, plan_batches
 
 ROBERTA_LARGE = {
     "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
@@ -216,18 +216,17 @@ def p5(bench: Bench) -> list[Row]:
 
 
 def p6(bench: Bench) -> list[Row]:
-    """Bytes saved for backward, mean over an epoch's batches of each arm's own kind, and weights resident."""
+    """Bytes saved for backward an example, mean over an epoch's batches of each arm's own kind; weights resident."""
     ours = bench.ours()
 
     def stock(name: str) -> float:
         arm = bench.arm(name)
         assert isinstance(arm, Stock)
-        return mean(saved_bytes(lambda batch=batch: arm.loss(batch), arm.model) for batch in arm.batches())
+        few = (_rows(batch, 4) for batch in arm.batches())  # 4 of 32, padded as the 32 are: memory holds no more of F
+        return mean(saved_bytes(lambda batch=batch: arm.loss(batch), arm.model) / len(batch) for batch in few)
 
-    mine = mean(
-        saved_bytes(lambda batch=batch: ours.loss(batch), ours.model, *ours.model.strata.top_weights())
-        for batch in ours.batches()
-    )
+    own = (ours.model, *ours.model.strata.top_weights())
+    mine = mean(saved_bytes(lambda batch=batch: ours.loss(batch), *own) / len(batch) for batch in ours.batches())
     a, f = stock("A"), stock("F")
     weights = resident_bytes(*ours.model.strata.top_weights()) / resident_bytes(bench.arm("A").model)
     return [
@@ -242,6 +241,11 @@ def p6(bench: Bench) -> list[Row]:
             "P6 weights", "weights needed while training from the cache", "<= 1/4 of A's", "-", f"{weights:.2f} of A's"
         ),
     ]
+
+
+def _rows(batch: Batch, count: int) -> Batch:
+    """The first ``count`` examples of a batch, with all its padding."""
+    return replace(batch, **{name: value[:count] for name, value in vars(batch).items() if value is not None})
 
 
 def p8(bench: Bench) -> list[Row]:
@@ -289,14 +293,21 @@ def main() -> None:
             measure_epochs(bench)
         for name in names:
             rows += BENCHES[name](bench)
+            _write(rows, args)
     for line in rows:
         print(
             f"{line['id']:<11} {line['what']:<45} goal {line['goal']:<30} limit {line['limit']:<18} "
             f"measured {line['measured']}"
         )
+
+
+def _write(rows: list[Row], args: argparse.Namespace) -> None:
+    """The table so far; other rows of the same day and machine stay."""
     args.out.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}-{args.threads}-thread"
-    (args.out / f"{datetime.date.today()}-{machine}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    path = args.out / f"{datetime.date.today()}-{platform.machine()}-{args.threads}-thread.json"
+    measured = {line["id"] for line in rows}
+    older = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*(line for line in older if line["id"] not in measured), *rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":
