@@ -17,14 +17,29 @@ from transformers.masking_utils import create_bidirectional_mask
 from stratatune._compat import attention_of
 from stratatune.errors import ModelError
 from stratatune.methods.site import Site
+from stratatune.model.fused import roles_now
 from stratatune.plan.architectures import Architecture, architecture_of
 from stratatune.plan.shape import shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Output = Literal["mlm", "classification", "none"]
+Output = Literal["mlm", "causal", "seq2seq", "classification", "none"]
 _ARITHMETIC = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "position_embedding_type")
+_DECODER_ARITHMETIC = (
+    *("activation_function", "attn_logit_softcapping", "head_dim", "hidden_activation", "layer_norm_epsilon"),
+    *("layer_types", "n_head", "num_key_value_heads", "query_pre_attn_scalar", "rms_norm_eps", "rope_parameters"),
+    *(
+        "d_kv",
+        "num_heads",
+        "feed_forward_proj",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "scale_embedding",
+    ),
+    *("relative_attention_num_buckets", "relative_attention_max_distance"),
+    *("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "sliding_window", "reorder_and_upcast_attn"),
+)
 
 
 class Backbone:
@@ -39,28 +54,51 @@ class Backbone:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.row: Architecture = architecture_of(model.config.model_type)
+        self.row: Architecture = architecture_of(model.config.model_type, model.config.to_dict())
         self.shape = shape_of(model.config.to_dict())
         self.base: nn.Module = model.base_model
-        self.embeddings = self.base.get_submodule(self.row.embeddings)
+        self.embeddings = self._embeddings()
         blocks = self.base.get_submodule(self.row.blocks)
         if not isinstance(blocks, nn.ModuleList):
             raise ModelError(
                 f"{type(model).__name__}: {self.row.blocks} is no list of blocks", "the backbone table's row is wrong"
             )
-        self.blocks = blocks
+        self.blocks = nn.ModuleList([*blocks, *self._decoder_blocks()])
         self.output = self._output()
         self._held_decoder: Tensor | None = None
 
+    def _embeddings(self) -> nn.Module:
+        parts = self.embedding_modules
+        return parts[0] if len(parts) == 1 else nn.ModuleList(parts)
+
+    def _decoder_blocks(self) -> list[nn.Module]:
+        """The second stack of an encoder-decoder, whose blocks are numbered on from the first."""
+        path = self.row.decoder_blocks
+        return [] if path is None else list(self.base.get_submodule(path).children())
+
+    @property
+    def encoder_blocks(self) -> int:
+        """How many of the blocks are the encoder's, in an encoder-decoder."""
+        return len(self.shape.stacks.get("enc", range(len(self.blocks))))
+
+    @property
+    def embedding_modules(self) -> list[nn.Module]:
+        """The modules of the embeddings; one, unless no single one holds them all."""
+        return [self.base.get_submodule(path) for path in (self.row.embeddings, *self.row.more_embeddings)]
+
     def _output(self) -> Output:
         names = dict(self.model.named_modules())
-        if self.row.mlm_head["dense"] in names:
+        if self.row.kind != "encoder" and self.row.mlm_head["decoder"] in names:
+            return "causal" if self.row.causal else "seq2seq"
+        if self.row.mlm_head.get("dense") in names:
             return "mlm"
         return "classification" if self.row.classifier in names else "none"
 
     def fingerprint(self) -> str:
         """Hash of what the encoder computes: type, settings that change its arithmetic, embeddings and blocks."""
         settings = {name: getattr(self.model.config, name, None) for name in _ARITHMETIC}
+        if self.row.kind != "encoder":
+            settings |= {name: getattr(self.model.config, name, None) for name in _DECODER_ARITHMETIC}
         digest = xxhash.xxh3_128(str(settings).encode())
         for module in (self.embeddings, *self.blocks):
             for name, tensor in module.state_dict().items():
@@ -78,7 +116,9 @@ class Backbone:
 
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
-        return Site(self.blocks[number], self.row.roles, f"block {number}")
+        if number >= self.encoder_blocks:
+            return Site(self.blocks[number], self.row.decoder_roles, f"decoder block {number - self.encoder_blocks}")
+        return Site(self.blocks[number], roles_now(self.blocks[number], self.row), f"block {number}")
 
     @property
     def mlm_parts(self) -> dict[str, str]:
@@ -92,6 +132,9 @@ class Backbone:
     def head_site(self) -> Site:
         """The head's parts that this model has: those of the MLM head, and the pooler."""
         pooler = {} if self.row.pooler is None else {"pooler": f"{self.row.base}.{self.row.pooler}"}
+        if self.row.kind != "encoder":
+            names = ("norm",) if self.output == "classification" else ("norm", "decoder")
+            return Site(self.model, {n: self.row.mlm_head[n] for n in names if n in self.row.mlm_head}, "the head")
         parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
         return Site(self.model, parts, "the head")
 
@@ -183,6 +226,14 @@ class Backbone:
         part = {name: self.model.get_submodule(path) for name, path in self.row.mlm_head.items()}
         decoder = part["decoder"].weight if self._held_decoder is None else self._held_decoder
         return [part["dense"], part["norm"], part["decoder"].bias, decoder]
+
+    def untie_decoder(self) -> str:
+        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in one line."""
+        decoder: Any = self.model.get_submodule(self.row.mlm_head["decoder"])
+        decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
+        self.model.config.tie_word_embeddings = False
+        count = decoder.weight.numel()
+        return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
     def hold_decoder(self, dtype: torch.dtype) -> None:
         """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""

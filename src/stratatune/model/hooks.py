@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from stratatune.model.decoder_hooks import install_insertions
 from stratatune.model.inputs import Inputs
 from stratatune.model.strata import Strata
 
@@ -23,6 +24,9 @@ def install(strata: Strata) -> None:
     """Register the hooks; they live and die with the blocks, or until ``strata.hooks`` are removed."""
     handles = strata.hooks
     handles += _stop_backward(strata)
+    if strata.backbone.row.causal:
+        handles += install_insertions(strata)
+        return
     blocks = strata.backbone.blocks
     if strata.resolved.moved:
         handles.append(Inputs(strata.backbone).shift(strata.resolved.moved))
@@ -45,7 +49,12 @@ def _stop_backward(strata: Strata) -> list[RemovableHandle]:
         return []
     below = (strata.backbone.embeddings, *strata.backbone.blocks)
     depth = strata.resolved.frozen_depth
-    return [below[depth].register_forward_hook(_Cut(below[depth + 1] if depth + 1 < len(below) else None))]
+    border, handles = strata.backbone.encoder_blocks, []
+    if depth > border:  # the decoder reads a frozen encoder, whatever makes that one's embeddings require gradients
+        handles.append(below[border].register_forward_hook(_Cut(None)))
+    above = below[depth + 1] if depth + 1 < len(below) else None
+    modules = strata.backbone.embedding_modules if depth == 0 else [below[depth]]
+    return handles + [module.register_forward_hook(_Cut(above)) for module in modules]
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
@@ -63,7 +72,9 @@ class _Cut:
     def __init__(self, above: nn.Module | None) -> None:
         self.above = above
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):  # T5: and its position biases
+            return (cut(output[0], self.above), *output[1:])
         return cut(output, self.above)
 
 

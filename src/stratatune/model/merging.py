@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stratatune.errors import PlanError
 from stratatune.methods.beside import unwrap
 from stratatune.methods.registry import INSERTIONS, METHODS
+from stratatune.model.fused import join
 from stratatune.model.strata import Strata
 from stratatune.model.tuned import Tuned, insertion_name
 
@@ -94,6 +95,7 @@ def _plain(model: PreTrainedModel, strata: Strata, *, fold: bool) -> PreTrainedM
         for one in treatments:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
+        join(blocks[number], strata.backbone.row)
     for depth, one in strata.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
     for handle in strata.hooks:

@@ -8,12 +8,14 @@ head only there and, where the loss allows it, only the label words' rows.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
+from stratatune.model.decoders import decoder_output, model_arguments
 from stratatune.model.hooks import cut
+from stratatune.model.seq2seq import encode_whole, target_scores
 from stratatune.model.strata import Strata
 
 
@@ -35,22 +37,41 @@ class Trunk:
     """
 
     def __init__(self, strata: Strata) -> None:
+        self.strata = strata
         self.backbone = strata.backbone
         self.depth = strata.resolved.frozen_depth
         self.trains = strata.resolved.trains_embeddings
 
-    def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D]."""
+    def __call__(
+        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
+
+        ``read`` [B] is the last token of the text itself, where a decoder's candidates stand behind it.
+        """
+        if self.backbone.row.kind == "encoder-decoder" and self.depth >= self.backbone.encoder_blocks:
+            with torch.no_grad():
+                return encode_whole(self.backbone, input_ids, mask)
         handle = self._stop()
         extra = {} if token_types is None else {"token_type_ids": token_types}
         try:
             with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-                self.backbone.base(input_ids=input_ids, attention_mask=mask.long(), **extra)
+                self._reader()(input_ids=input_ids, **self._mask(mask, read), **extra)
         except _Reached as reached:
             return reached.hidden
         finally:
             handle.remove()
         raise AssertionError("the model's forward never reached its own blocks")
+
+    def _reader(self) -> nn.Module:
+        """The module that runs the trunk: the model without its head, of an encoder-decoder the encoder."""
+        base: Any = self.backbone.base
+        return base.encoder if self.backbone.row.kind == "encoder-decoder" else base
+
+    def _mask(self, mask: Tensor, read: Tensor | None) -> dict[str, object]:
+        if self.backbone.row.causal:
+            return model_arguments(self.backbone, mask, read, self.strata.branches)
+        return {"attention_mask": mask.long()}
 
     def _stop(self) -> torch.utils.hooks.RemovableHandle:
         """Stop in front of block d, or behind the last block when d is the model's depth."""
@@ -83,7 +104,9 @@ class Top(nn.Module):
         self.depth = strata.resolved.frozen_depth
         self.model = strata.backbone.model
 
-    def forward(self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None, ids: Tensor | None = None
+    ) -> Tensor:
         """From the frozen depth to the logits.
 
         Args:
@@ -92,10 +115,21 @@ class Top(nn.Module):
             mask: which positions are real tokens [B, T], bool.
             read: the position that the objective reads [B].
             words: vocabulary numbers of the label words [C]; then only their logits are computed.
+            ids: the tokens [B, T] by which a decoder's completion is scored; an encoder-decoder's targets [B, U].
 
         Returns:
-            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary.
+            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary. Of
+            a decoder what :func:`stratatune.model.decoders.decoder_output` says.
         """
+        if self.strata.backbone.row.kind == "encoder-decoder":
+            assert ids is not None
+            if self.depth <= self.strata.backbone.encoder_blocks and not self.strata.resolved.trains_embeddings:
+                hidden = cut(hidden, self.strata.backbone.blocks[min(self.depth, len(self.strata.backbone.blocks) - 1)])
+            return target_scores(self.strata, hidden, mask, ids)
+        if self.strata.backbone.row.causal:
+            if self.depth < len(self.strata.backbone.blocks) and not self.strata.resolved.trains_embeddings:
+                hidden = cut(hidden, self.strata.backbone.blocks[self.depth])
+            return decoder_output(self.strata, hidden, mask, read, ids, self.depth)
         hidden = self.blocks(hidden, mask, read)
         for insertion in self.strata.insertions_at(len(self.strata.backbone.blocks)):
             hidden, _ = insertion(hidden, mask[:, :1])

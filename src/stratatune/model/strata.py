@@ -36,6 +36,7 @@ class Strata:
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
         hooks: what ``model/hooks.py`` registered.
+        notices: what the user should know of what was attached, one line each.
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """
 
@@ -47,6 +48,7 @@ class Strata:
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
     also_train: list[str] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, treatment: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
@@ -64,6 +66,24 @@ class Strata:
         return {
             name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
         }
+
+    @property
+    def suffixes(self) -> tuple[tuple[int, ...], ...]:
+        """The candidates' token ids that a decoder scores behind a text (objective ``causal``); else empty."""
+        return tuple(tuple(suffix) for suffix in self.reading.get("suffixes") or ())
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        return tuple(len(suffix) - 1 for suffix in self.suffixes)
+
+    @property
+    def reads_one(self) -> bool:
+        """Whether only one position matters of the hidden state at the frozen depth: that depth is the model's own."""
+        if self.backbone.row.kind == "encoder-decoder":
+            return False
+        whole = self.resolved.frozen_depth == len(self.backbone.blocks)
+        return whole and not sum(self.branches) and self.reading.get("objective") != "completion"
 
     def trunk_modules(self) -> list[nn.Module]:
         """The modules below the frozen depth; none when the embeddings train."""

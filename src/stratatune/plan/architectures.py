@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from stratatune.errors import ModelError, did_you_mean
 
@@ -72,6 +73,34 @@ class Architecture:
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()
+    kind: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
+    """Whether a token sees the whole text, or only what stands before it."""
+    decoder_blocks: str | None = None
+    """The list of an encoder-decoder's decoder blocks, below ``base``."""
+    decoder_roles: Mapping[str, str] = field(default_factory=dict)
+    """Role to its path inside a decoder block."""
+    applies: tuple[str, str] | None = None
+    """A config field and how its value must begin, where one model type has rows of several layouts."""
+    more_embeddings: tuple[str, ...] = ()
+    """Further modules of the embeddings, where no single module holds them all."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Path inside a block of a linear that holds several roles side by side, and those roles in its order.
+
+    ``model/fused.py`` takes it apart in the blocks that train; then each role is a linear of its own below that path.
+    """
+    rotary: str | None = None
+    """The module, below ``base``, that makes rotary position embeddings for the blocks."""
+    rotary_by_type: bool = False
+    """Whether that module is also told the type of attention of the block."""
+    classifier_bias: bool = True
+    """Whether the new classification output has a bias."""
+    ffn_multiple: int = 0
+    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what stands before it."""
+        return self.kind == "decoder"
 
     def has_bias(self, role: str, config: Mapping[str, object]) -> bool:
         """Whether ``role`` has a bias in a model of this config."""
@@ -125,17 +154,29 @@ _ROBERTA = replace(
 )
 
 ARCHITECTURES: tuple[Architecture, ...] = (_BERT, _ROBERTA)
-"""The table. A new architecture is one more row."""
+"""The encoders of the table. A new architecture is one more row."""
 
 
-def architecture_of(model_type: str) -> Architecture:
-    """The row for a config's ``model_type``.
+def every_row() -> tuple[Architecture, ...]:
+    """The whole table: encoders, decoders, encoder-decoders."""
+    from stratatune.plan.decoders import DECODERS
+    from stratatune.plan.seq2seq import ENCODER_DECODERS
+
+    return (*ARCHITECTURES, *DECODERS, *ENCODER_DECODERS)
+
+
+def architecture_of(model_type: str, config: Mapping[str, object] | None = None) -> Architecture:
+    """The row for a config's ``model_type``; of several layouts the one that the config has.
 
     Raises:
         ModelError: no row lists that type.
     """
-    for row in ARCHITECTURES:
-        if model_type in row.model_types:
+    for row in every_row():
+        if model_type in row.model_types and _applies(row, config or {}):
             return row
-    legal = [name for row in ARCHITECTURES for name in row.model_types]
+    legal = [name for row in every_row() for name in row.model_types]
     raise ModelError(f"model type {model_type!r} is not in the table of architectures", did_you_mean(model_type, legal))
+
+
+def _applies(row: Architecture, config: Mapping[str, object]) -> bool:
+    return row.applies is None or str(config.get(row.applies[0], "")).startswith(row.applies[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stratatune.plan.builtin_decoders import DECODERS, decoder_config
+
 # name: (organisation on the hub, model_type, L, D, heads, vocabulary, rows of the position table, token types)
 _ROWS = {
     "roberta-base": ("FacebookAI", "roberta", 12, 768, 12, 50265, 514, 1),
@@ -16,7 +18,7 @@ _ROWS = {
     "bert-large-uncased": ("google-bert", "bert", 24, 1024, 16, 30522, 512, 2),
 }
 
-BUILTIN: tuple[str, ...] = tuple(_ROWS)
+BUILTIN: tuple[str, ...] = (*_ROWS, *DECODERS)
 """Names of the built-in shapes; each is also known under its organisation (``FacebookAI/roberta-large``)."""
 
 
@@ -25,7 +27,7 @@ def builtin_config(name: str) -> Mapping[str, object] | None:
     organisation, _, model = name.rpartition("/")
     row = _ROWS.get(model)
     if row is None or organisation not in ("", row[0]):
-        return None
+        return decoder_config(name)
     _, model_type, blocks, hidden, heads, vocab, positions, types = row
     return {
         "model_type": model_type,

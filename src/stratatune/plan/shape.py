@@ -14,6 +14,11 @@ from stratatune.errors import ModelError, nearest
 from stratatune.plan.architectures import Architecture, architecture_of
 from stratatune.plan.builtin import BUILTIN, builtin_config
 
+HEAD_NORMS = ("norm_q", "norm_k")
+"""Norms over the features of one head."""
+LM_OBJECTIVES = ("mlm", "causal", "completion", "seq2seq")
+"""Objectives that read the pretrained language-model head; the others wear a classification head."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -71,6 +76,15 @@ class Shape:
     """Pooler of the classification model; 0 where it has none."""
     decoder_tied: bool
     final_norm: int = 0
+    """The norm behind the last block; the head's ``norm`` where the blocks end without one of their own."""
+    causal: bool = False
+    """Whether a token sees only what stands before it."""
+    decoder: Shape | None = None
+    """The decoder of an encoder-decoder, as a shape; ``linears`` and ``norms`` are then the encoder's.
+
+    ``blocks`` then counts both stacks: the encoder's blocks come first, the decoder's go on from there.
+    """
+    classifier_bias: bool = True
     classifier_dense: int = 0
     """A new dense layer that the classification head brings, beside its output layer; 0 where it has none."""
 
@@ -84,20 +98,35 @@ class Shape:
         return self.linears[role] if role in self.linears else self.norms[role]
 
     @property
+    def stacks(self) -> dict[str, range]:
+        """The numbers of each stack's blocks: ``enc`` and ``dec``, or one stack without a name."""
+        if self.decoder is None:
+            return {"": range(self.blocks)}
+        border = self.blocks - self.decoder.blocks
+        return {"enc": range(border), "dec": range(border, self.blocks)}
+
+    def at(self, number: int) -> Shape:
+        """The shape whose roles block ``number`` has."""
+        if self.decoder is None or number < self.blocks - self.decoder.blocks:
+            return self
+        return self.decoder
+
+    @property
     def block_parameters(self) -> int:
         """Parameters of one block."""
         return sum(self.part(role).weights + self.part(role).biases for role in self.roles)
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective``; a tied decoder is counted with the embeddings."""
-        if objective != "mlm":
+        if objective not in LM_OBJECTIVES:
             return self.pooler
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
-        return sum(self.head_parts.values()) - tied
+        return sum(self.head_parts.values()) - tied - (self.final_norm if self.causal or self.decoder else 0)
 
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""
-        trunk = self.embeddings + self.blocks * self.block_parameters + self.final_norm
+        blocks = sum(self.at(number).block_parameters for number in range(self.blocks))
+        trunk = self.embeddings + blocks + self.final_norm
         return trunk + self.head_parameters(objective)
 
 
@@ -163,11 +192,16 @@ def _from_config(name: str, config: Mapping[str, object]) -> Shape:
         raise ModelError(
             f"the config of {name or 'this model'} names no model_type", "give the config.json that transformers saves"
         )
-    row = architecture_of(model_type)
+    row = architecture_of(model_type, config)
+    if row.kind == "encoder-decoder":
+        from stratatune.plan.seq2seq import encoder_decoder_shape
+
+        return encoder_decoder_shape(name, row, config)
     sizes = _sizes(name, row, config)
     hidden, vocab = sizes["hidden"], sizes["vocab"]
     tied = bool(config.get("tie_word_embeddings", row.tied))
-    norm = 2 * hidden
+    norm = hidden * (1 + row.has_bias("norm_attn", config))
+    final_norm = norm if row.final_norm else 0
     return Shape(
         name=name,
         model_type=model_type,
@@ -178,12 +212,20 @@ def _from_config(name: str, config: Mapping[str, object]) -> Shape:
         vocab=vocab,
         max_tokens=sizes["positions"] - row.position_offset,
         linears=_linears(row, sizes, config),
-        norms={role: Norm(hidden, row.has_bias(role, config)) for role in row.roles if role.startswith("norm")},
+        norms={
+            role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
+            for role in row.roles
+            if role.startswith("norm")
+        },
         embeddings=sum(sizes[table] for table in row.embedding_tables) * hidden + (norm if row.embedding_norm else 0),
-        head_parts={"dense": hidden * hidden + hidden, "norm": norm, "bias": vocab, "decoder": vocab * hidden},
+        head_parts={"dense": 0, "norm": final_norm, "bias": 0, "decoder": vocab * hidden}
+        if row.causal
+        else {"dense": hidden * hidden + hidden, "norm": norm, "bias": vocab, "decoder": vocab * hidden},
         pooler=hidden * hidden + hidden if row.pooler else 0,
         decoder_tied=tied,
-        final_norm=norm if row.final_norm else 0,
+        final_norm=final_norm,
+        causal=row.causal,
+        classifier_bias=row.classifier_bias,
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
     )
 
@@ -191,7 +233,7 @@ def _from_config(name: str, config: Mapping[str, object]) -> Shape:
 def _sizes(name: str, row: Architecture, config: Mapping[str, object]) -> dict[str, int]:
     """The config's sizes under our names; raises ModelError that lists every one that is missing or not a count."""
     wanted = {ours: theirs for ours, theirs in vars(row.fields).items() if theirs is not None}
-    optional = {"kv_heads", "head_dim"}
+    optional = {"kv_heads", "head_dim", *(["ffn"] if row.ffn_multiple else [])}
     sizes = {ours: config.get(theirs) for ours, theirs in wanted.items()}
     wrong = [
         wanted[k] for k, v in sizes.items() if not (isinstance(v, int) and v > 0) and not (k in optional and v is None)
@@ -201,6 +243,7 @@ def _sizes(name: str, row: Architecture, config: Mapping[str, object]) -> dict[s
             f"the config of {name or row.name} lacks {', '.join(wrong)}", f"a {row.name} config holds them as counts"
         )
     found = {ours: value for ours, value in sizes.items() if isinstance(value, int)}
+    found.setdefault("ffn", row.ffn_multiple * found["hidden"])
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     return found

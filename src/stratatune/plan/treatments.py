@@ -30,7 +30,7 @@ from stratatune.plan.abstract import (
 from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
 from stratatune.plan.layers import refusal
 from stratatune.plan.options import Options
-from stratatune.plan.shape import Shape
+from stratatune.plan.shape import LM_OBJECTIVES, Shape
 
 __all__ = [
     "BLOCK_TREATMENTS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
@@ -218,12 +218,15 @@ class Head(Options, frozen=True):
     kind: Literal["head"] = "head"
     mlm: HeadParts = ()
     pooler: bool = False
+    untie: bool = False
+    """Train a copy of a decoder that is tied to the embeddings, which stay as they are."""
 
     def parameters(self, shape: Shape, objective: str) -> int:
         """Trained parameters of the parts that the head has under ``objective``."""
-        if objective == "mlm":
+        if objective in LM_OBJECTIVES:
             return sum(shape.head_parts[part] for part in self.mlm)
-        return shape.pooler if self.pooler else 0
+        final = shape.final_norm if shape.causal and "norm" in self.mlm else 0
+        return final + (shape.pooler if self.pooler else 0)
 
 
 BLOCK_TREATMENTS: dict[str, type[Treatment]] = {

@@ -48,8 +48,7 @@ class Caching:
     ) -> None:
         self.config, self.strata, self.reading = config, strata, reading
         self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
-        resolved = strata.resolved
-        self.read_only = resolved.frozen_depth == resolved.shape.blocks
+        self.read_only = strata.reads_one
         self.opened: list[TrunkCache] = []
 
     def feed(self, data: Encoded, name: str) -> Feed:
@@ -124,7 +123,7 @@ class Caching:
         return CacheKey(
             weights=self.strata.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
-            template=self.reading.template or "",
+            template=f"{self.reading.template or ''}{list(self.strata.branches) or ''}",
             data=data.fingerprint,
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,
