@@ -22,7 +22,7 @@ MERGE = {
     "1: parallel(bottleneck=4)": False,
     "1: prefix(tokens=3)": False,
     "1: full(on=q,down)": True,
-    "1:2 delta_bias(on=all) | 2: lora(rank=2, on=q,k,v,o) + delta_bias(on=ffn,norm_ffn)": None,  # SPAFIT's, forgetting less
+    "1:2 delta_bias(on=all) | 2: lora(rank=2, on=q,k,v,o) + delta_bias(on=ffn,norm_ffn)": None,
     "late_prompt(depth=2, tokens=3, generator=appg)": False,
     "late_prompt(depth=1, tokens=3, generator=table)": False,
 }

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
+from stratatune.plan.places import check_places
 from stratatune.plan.shape import LM_OBJECTIVES, Shape
 from stratatune.plan.treatments import ROLES, Frozen, Full, Insertion, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
     from stratatune.plan.schema import Plan, Stratum
 
-_ENCODERS_ONLY = ("prompt", "idpg")
-"""Insertions at the input that ask of the embeddings what only encoders' give."""
 OBJECTIVES = ("mlm", "classification")
 """The two heads that a base model can wear; regression wears the classification head."""
 
@@ -260,7 +259,7 @@ def _advice(one: Treatment, other: Treatment) -> str:
 
 def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
     """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
-    _check_places(plan, shape)
+    check_places(plan, shape)
     placed = sorted(((one.depth_in(shape.blocks), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):
         one.parameters(shape)  # raises when the shape cannot take it
@@ -272,27 +271,6 @@ def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
             f"{plan}: the prompt takes {taken} positions of {shape.max_tokens}, so no text fits", "make it shorter"
         )
     return tuple(placed)
-
-
-def _check_places(plan: Plan, shape: Shape) -> None:
-    """Refuses what this kind of model has no place for."""
-    for one in plan.insertions:
-        if shape.decoder is not None:
-            raise PlanError(
-                f"{one}: nothing is inserted into an encoder-decoder ({shape.model_type}) yet",
-                "treat its blocks instead: lora, bitfit, delta_bias, full",
-            )
-        if shape.causal and one.kind in _ENCODERS_ONLY:
-            raise PlanError(
-                f"{one}: there is no place for it at the input of a decoder ({shape.model_type}) yet",
-                "late_prompt(depth=0) puts prompts there too",
-            )
-    for stratum in plan.strata if shape.decoder is not None else ():
-        if any(one.kind == "prefix" for one in stratum.treatments):
-            raise PlanError(
-                f"{stratum}: prefix has no place in the attention of an encoder-decoder ({shape.model_type}) yet",
-                "treat its blocks otherwise: lora, bitfit, delta_bias, full",
-            )
 
 
 def _check_neighbours(depth: int, one: Insertion, other: Insertion) -> None:

@@ -173,5 +173,5 @@ class _Sizes:
         value = self.config.get(field)
         found = default if value is None else value
         if not isinstance(found, int) or found < 1:
-            raise ModelError(f"the config of {self.name} lacks {field}", "an encoder-decoder's config has it as a count")
+            raise ModelError(f"the config of {self.name} lacks {field}", "it is a count of an encoder-decoder")
         return found

@@ -45,7 +45,7 @@ class RunConfig(BaseModel):
     objective: Literal["auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression"] = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
-        "reads label words behind the text, completion any text (the label column) behind the text, or the text itself. "
+        "reads label words behind the text, completion any text (the label column) behind it, or the text itself. "
         "Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
