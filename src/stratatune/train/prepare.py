@@ -174,7 +174,7 @@ def _is_value(objective: str, task: Task | None) -> bool:
 
 
 def class_names(config: RunConfig, objective: str, table: Table) -> tuple[str, ...]:
-    """The classes in the order of the logits, the task's where there is one; none where a label is a number or any text.
+    """The classes in the order of the logits, the task's where there is one; none for numbers and text.
 
     Raises:
         DataError: no labels, or labels that are no classes to learn from.
