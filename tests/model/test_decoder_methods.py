@@ -74,7 +74,11 @@ def test_a_method_on_a_decoder(family, plan):
             assert torch.equal(tensor, base.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("plan", ["1: dora(rank=2)", "dec 1: ia3(on=k,v,down)", "1: houlsby", "enc 1: delta_bias(on=q)"])
+SEQ2SEQ_PLANS = ("1: dora(rank=2)", "dec 1: ia3(on=k,v,down)", "1: houlsby", "enc 1: delta_bias(on=q)")
+STORIES_PLANS = ("0:2 frozen | 2:3 delta_bias(on=ffn) | 3: lora(rank=4, on=q,k,v,o)", "2:4 lora | 4: dora")
+
+
+@pytest.mark.parametrize("plan", SEQ2SEQ_PLANS)
 @pytest.mark.parametrize("family", ["t5", "t5-gated", "bart"])
 def test_a_method_on_an_encoder_decoder(family, plan):
     model = shake(apply(tiny.tiny_encoder_decoder(family).double(), plan))
@@ -95,7 +99,7 @@ def test_what_has_no_place_is_refused():
         apply(tiny.tiny_encoder_decoder("t5"), ": prefix")
 
 
-@pytest.mark.parametrize("plan", ["0:2 frozen | 2:3 delta_bias(on=ffn) | 3: lora(rank=4, on=q,k,v,o)", "2:4 lora | 4: dora"])
+@pytest.mark.parametrize("plan", STORIES_PLANS)
 def test_stories260k_merges_or_says_why(shared, plan):
     folder = shared / "models" / "stories260K"
     if not folder.is_dir():
