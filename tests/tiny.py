@@ -13,7 +13,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
@@ -217,3 +219,68 @@ def tiny_of(model_type: str, kind: Kind = "mlm", *, labels: int = 3, seed: int =
     settings = AutoConfig.for_model(model_type, **{**named, **common, **_SPECIAL.get(model_type, {}), **config})
     auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification
     return _build(auto.from_config, settings, seed)
+
+
+DECODERS = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+
+
+def tiny_decoder(
+    family: str, kind: Literal["causal", "classification"] = "causal", *, blocks: int = 4, seed: int = 0, **config: Any
+) -> PreTrainedModel:
+    """A decoder in eval mode over ``decoder_tokenizer()``, with grouped queries wherever the family has them."""
+    vocab = config.pop("vocab", None) or len(decoder_tokenizer())
+    common = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1, "initializer_range": 0.1}
+    if family == "gpt2":
+        sizes: dict[str, Any] = {"n_layer": blocks, "n_embd": 32, "n_head": 4, "n_positions": MAX_TOKENS}
+    else:
+        sizes = {"num_hidden_layers": blocks, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+        sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS}
+    settings = AutoConfig.for_model(family, **{**common, **sizes, "num_labels": 3, **config})
+    auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    return _build(lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
+
+
+def decoder_tokenizer() -> PreTrainedTokenizerFast:
+    """RoBERTa's byte-level BPE without mask, pairs and closing token, as decoders have it; ``<s>`` opens a text."""
+    made = roberta_tokenizer()
+    backend = made.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=MAX_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
+
+
+def save_tiny_decoder(folder: Path, family: str, **settings: Any) -> Path:
+    """Saves a tiny decoder with its tokenizer, so that ``from_pretrained(folder)`` works."""
+    tiny_decoder(family, **settings).save_pretrained(folder)
+    decoder_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_encoder_decoder(
+    family: Literal["t5", "t5-gated", "bart"], *, blocks: int = 3, more: int = 1, seed: int = 0, **config: Any
+) -> PreTrainedModel:
+    """A T5 (plain or gated) or BART over ``roberta_tokenizer()``: ``blocks`` below, ``more`` more above.
+
+    transformers 5.23 generates with T5 only where both stacks are equally deep (``more=0``).
+    """
+    common = {"vocab_size": len(roberta_tokenizer()), "d_model": 32, "pad_token_id": 1, "eos_token_id": 2}
+    if family == "bart":
+        sizes: dict[str, Any] = {
+            "encoder_layers": blocks,
+            "decoder_layers": blocks + more,
+            "encoder_attention_heads": 4,
+        }
+        sizes |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "init_std": 0.1}
+        sizes |= {"max_position_embeddings": MAX_TOKENS, "decoder_start_token_id": 2, "bos_token_id": 0}
+    else:
+        sizes = {"num_layers": blocks, "num_decoder_layers": blocks + more, "num_heads": 4, "d_kv": 6, "d_ff": 48}
+        sizes |= {"feed_forward_proj": "gated-gelu" if family == "t5-gated" else "relu", "decoder_start_token_id": 1}
+    settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, **config})
+    return _build(lambda given: AutoModelForSeq2SeqLM.from_config(given, dtype=torch.float32), settings, seed)

@@ -14,7 +14,7 @@ from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
 from tuning import MIXES, PLANS, halves, read_at, shake, whole
 
-TYPES = [row.model_types[0] for row in ARCHITECTURES if row.mlm_head]
+TYPES = [row.model_types[0] for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder"]
 REASONS = {
     "albert": ("they are the same weights",),
     "deberta-v2": ("prefix cannot stand in", "q reads a table of positions"),

@@ -16,7 +16,7 @@ from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
 
-TYPES = [name for row in ARCHITECTURES if row.mlm_head for name in row.model_types]
+TYPES = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
 IDS = torch.randint(5, 100, (2, 9), generator=torch.Generator().manual_seed(3))
 MASK = torch.arange(9) < torch.tensor([9, 6])[:, None]
 READ = torch.tensor([4, 2])

@@ -33,8 +33,10 @@ def format_of(out: str) -> str:
 
 
 def columns_of(prediction: Prediction, classes: Sequence[str]) -> Columns:
-    """Columns of N rows in input order: texts, then ``label`` and ``p_<class>``, or ``value``."""
+    """Columns of N rows in input order: texts, then ``label`` and ``p_<class>``, ``value`` or ``generated``."""
     columns: Columns = dict(zip(prediction.table.columns, prediction.table.texts, strict=True))
+    if prediction.labels is not None and prediction.probabilities is None:
+        return {**columns, _free("generated", columns): prediction.labels}
     if prediction.labels is None or prediction.probabilities is None:
         return {**columns, _free("value", columns): [] if prediction.values is None else prediction.values.tolist()}
     columns[_free("label", columns)] = prediction.labels

@@ -32,6 +32,7 @@ class Batch:
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
         labels: int64 or float32 [B], or None.
+        targets: int64 [B, U] to be told by an encoder-decoder, -100 behind the end; or None.
     """
 
     index: Tensor
@@ -40,6 +41,7 @@ class Batch:
     token_types: Tensor | None
     read: Tensor
     labels: Tensor | None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -166,4 +168,11 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         token_types=None if encoded.types is None else padded(encoded.types, 0),
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
         labels=None if encoded.labels is None else torch.from_numpy(encoded.labels[index]),
+        targets=None if encoded.targets is None else _told(encoded.targets, index),
     )
+
+
+def _told(targets: Encoded, index: np.ndarray) -> Tensor:
+    """Targets [B, U], -100 behind the end."""
+    batch = collate(targets, index, 0)
+    return batch.input_ids.masked_fill(~batch.mask, -100)

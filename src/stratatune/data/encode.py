@@ -34,6 +34,7 @@ class Encoded:
         offsets: int64 [N+1]; example i is ``ids[offsets[i]:offsets[i + 1]]``.
         read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
         labels: int64 [N] class numbers or float32 [N] values, or None.
+        targets: N texts that are to be told, of an encoder-decoder; the trunk never sees them.
         notices: what the user should know, such as how many texts were cut.
     """
 
@@ -42,6 +43,7 @@ class Encoded:
     offsets: np.ndarray
     read: np.ndarray
     labels: np.ndarray | None = None
+    targets: Encoded | None = None
     notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -79,6 +81,7 @@ class Encoded:
             offsets=_offsets(self.lengths[at]),
             read=self.read[at],
             labels=None if self.labels is None else self.labels[at],
+            targets=None if self.targets is None else self.targets.subset(at),
             notices=self.notices,
         )
 
@@ -101,6 +104,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         offsets=_offsets(np.concatenate([part.lengths for part in parts])),
         read=np.concatenate([part.read for part in parts]),
         labels=None if labels[0] is None else np.concatenate(labels),
+        targets=None if parts[0].targets is None else concatenate([p.targets for p in parts if p.targets]),
         notices=tuple(notice for part in parts for notice in part.notices),
     )
 
@@ -117,7 +121,7 @@ def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
         how = "longest_first" if len(cut) == 2 else "only_first"
         short, short_types = _tokenise(tokenizer, cut, truncation=how, max_length=max_length)
         _put(ids, types, long, short, short_types)
-    return _pack(ids, types, np.zeros(len(ids), np.int32), _cut_notice(len(long), table, max_length))
+    return pack(ids, types, np.zeros(len(ids), np.int32), cut_notice(len(long), table, max_length))
 
 
 def encode_template(table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -141,7 +145,7 @@ def encode_template(table: Table, template: Template, tokenizer: PreTrainedToken
         short, short_types, marks = _fit(tokenizer, template, [pieces[row] for row in odd], max_length)
         _put(ids, types, odd, short, short_types)
         read[odd] = marks
-    return _pack(ids, types, read, _cut_notice(len(long), table, max_length))
+    return pack(ids, types, read, cut_notice(len(long), table, max_length))
 
 
 def _tokenise(
@@ -174,9 +178,9 @@ def _fit(
         places = np.asarray(spans)
         ends = np.cumsum([len(piece) for piece in row])
         parts = {kind: (end - len(piece), end) for kind, piece, end in zip(kinds, row, ends, strict=True)}
-        fields = [_inside(places, np.asarray(special), parts[name]) for name in ("a", "b") if name in parts]
+        fields = [inside(places, np.asarray(special), parts[name]) for name in ("a", "b") if name in parts]
         mask = int(np.flatnonzero((places[:, 1] > parts["mask"][0]) & (places[:, 0] < parts["mask"][1]))[0])
-        keep = _shorten(len(places), fields, max_length, template)
+        keep = shorten(len(places), fields, max_length, template)
         kept.append(keep)
         marks.append(int(np.searchsorted(keep, mask)))
     ids = [[tokens[i] for i in keep] for tokens, keep in zip(out["input_ids"], kept, strict=True)]
@@ -184,12 +188,12 @@ def _fit(
     return ids, types and [[row[i] for i in keep] for row, keep in zip(types, kept, strict=True)], marks
 
 
-def _inside(places: np.ndarray, special: np.ndarray, span: tuple[int, int]) -> np.ndarray:
+def inside(places: np.ndarray, special: np.ndarray, span: tuple[int, int]) -> np.ndarray:
     """The tokens whose characters all lie in ``span``; those the tokenizer added have no place and are never in."""
     return np.flatnonzero((special == 0) & (places[:, 0] >= span[0]) & (places[:, 1] <= span[1]))
 
 
-def _shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Template) -> np.ndarray:
+def shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Template) -> np.ndarray:
     """The tokens that stay, in order, when the longer field gives up its end first."""
     room = max_length - (tokens - sum(map(len, fields)))
     if room < len(fields):
@@ -218,7 +222,8 @@ def _put(ids: Rows, types: Rows | None, at: list[int], new_ids: Rows, new_types:
             types[row] = new_types[place]
 
 
-def _pack(ids: Rows, types: Rows | None, read: np.ndarray, notices: tuple[str, ...]) -> Encoded:
+def pack(ids: Rows, types: Rows | None, read: np.ndarray, notices: tuple[str, ...]) -> Encoded:
+    """Rows of token ids as flat arrays."""
     offsets = _offsets(np.fromiter(map(len, ids), np.int64, len(ids)))
     total = int(offsets[-1])
     return Encoded(
@@ -234,7 +239,8 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _cut_notice(cut: int, table: Table, max_length: int) -> tuple[str, ...]:
+def cut_notice(cut: int, table: Table, max_length: int) -> tuple[str, ...]:
+    """What to say of ``cut`` texts that were too long."""
     return (f"{cut} of {len(table)} texts of {table.source} were cut to {max_length} tokens",) if cut else ()
 
 

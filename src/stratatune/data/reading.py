@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from stratatune.data.causal import Suffixes, encode_candidates, encode_completion, encode_last, encode_pairs
 from stratatune.data.encode import Encoded, encode_plain, encode_template
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table
@@ -15,25 +16,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+TEXT_OBJECTIVES = ("completion", "seq2seq")
+"""Objectives whose answer is free text."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The way from text to label, as plain data.
 
     Attributes:
-        objective: ``mlm`` reads label words at a mask, the others a new output layer.
+        objective: ``mlm`` reads label words at a mask, ``causal`` label words behind a text, ``completion`` any text
+            behind
+            a text (or the text itself), ``seq2seq`` a text by an encoder-decoder, the others a new output layer.
         text: names of the one or two text columns.
         label: name of the label column.
         labels: the class names in the order of the logits; empty when the label is a number.
         value_range: the ends of the label's range when it is a number.
-        template: the hard prompt, ``mlm`` only.
+        template: the hard prompt, ``mlm`` and ``causal`` only.
         label_words: one word a class in the order of ``labels`` (or for the low and the high end), ``mlm`` only.
         loss: for ``mlm``: over the whole vocabulary (LPT's choice) or over the label words.
         max_length: texts are cut so that no more than this many tokens reach the model.
         metric: what selects the best epoch.
         task: the task's name, when it is one of the table.
+        suffixes: the token ids of every candidate behind a text, ``causal`` only.
+        decoder: whether the model reads from left to right, so that only the last token has seen the text.
     """
 
-    objective: Literal["mlm", "classification", "regression"]
+    objective: Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
     text: tuple[str, ...]
     label: str | None
     labels: tuple[str, ...] = ()
@@ -44,6 +53,18 @@ class Reading:
     max_length: int = 256
     metric: str = "accuracy"
     task: str | None = None
+    suffixes: Suffixes = ()
+    decoder: bool = False
+
+    @property
+    def by_words(self) -> bool:
+        """Whether a label is read as its word."""
+        return self.objective in ("mlm", "causal")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the answer is free text."""
+        return self.objective in TEXT_OBJECTIVES
 
     def to_data(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -53,8 +74,12 @@ class Reading:
     def from_data(cls, data: dict[str, Any]) -> Reading:
         """Back from JSON; keys that this version does not know are ignored."""
         known = {field.name for field in dataclasses.fields(cls)} & data.keys()
-        values: dict[str, Any] = {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in known}
+        values: dict[str, Any] = {key: _tuples(data[key]) for key in known}
         return cls(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -69,7 +94,13 @@ def encode(table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -
     Raises:
         DataError: a label unseen in training, or a template that does not fit the columns.
     """
-    if reading.template is None:
+    if reading.objective == "seq2seq":
+        return encode_pairs(table, tokenizer, reading.max_length)
+    if reading.generates:
+        return encode_completion(table, tokenizer, reading.max_length)
+    if reading.decoder:
+        encoded = _encode_for_decoder(table, reading, tokenizer)
+    elif reading.template is None:
         encoded = encode_plain(table, tokenizer, reading.max_length)
     else:
         encoded = encode_template(table, Template.parse(reading.template), tokenizer, reading.max_length)
@@ -78,3 +109,9 @@ def encode(table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -
     if reading.value_range is not None:
         return encoded.with_labels(numbers(table.labels, table.source, table.rows))
     return encoded.with_labels(LabelSet(reading.labels).encode(table.labels, table.source, table.rows))
+
+
+def _encode_for_decoder(table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    if reading.template is None:
+        return encode_last(table, tokenizer, reading.max_length)
+    return encode_candidates(table, Template.parse(reading.template), tokenizer, reading.max_length, reading.suffixes)

@@ -22,4 +22,4 @@ def attach(config: Head, site: Site) -> list[nn.Parameter]:
             trained.append(module.weight)
         else:
             trained += module.parameters()
-    return train(trained)
+    return train(dict.fromkeys(trained))  # a decoder's `norm` is its final norm

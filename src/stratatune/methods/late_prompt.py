@@ -98,6 +98,9 @@ class TableGenerator(nn.Module):
 class LatePromptInsertion(nn.Module):
     """Puts the generated prompt first; no position is added to it, and every later block sees P + T tokens.
 
+    In a decoder (``causal``) only the last token has seen the text, so the generator is given the tokens in reverse:
+    its first token is the last that it may read, the one before the label word (LPT).
+
     Args:
         generator: ``(hidden [B, T, D], mask [B, T]) -> [B, P, D]``; it is shown the text alone.
         tokens: P.
@@ -108,13 +111,22 @@ class LatePromptInsertion(nn.Module):
     def __init__(self, generator: nn.Module, tokens: int, before: int, dropout: float) -> None:
         super().__init__()
         self.generator = generator
+        self.causal = False
         self.tokens, self.before = tokens, before
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""
-        prompt = self.dropout(self.generator(hidden[:, self.before :], mask[:, self.before :]))
+        """``hidden`` [B, T, D], ``mask`` [B, T] bool (what the generator may read) -> [B, P+T, D], [B, P+T]."""
+        text = hidden[:, self.before :], mask[:, self.before :]
+        prompt = self.dropout(self.generator(*(_backwards(*text) if self.causal else text)))
         return put_first(prompt, hidden, mask)
+
+
+def _backwards(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of ``mask`` from the last to the first, then the others: [B, T, D], [B, T]."""
+    place = torch.arange(mask.shape[1], device=mask.device)
+    order = torch.where(mask, -place, place + 1).argsort(dim=1)
+    return hidden.gather(1, order.unsqueeze(2).expand_as(hidden)), mask.gather(1, order)
 
 
 def put_first(prompt: Tensor, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stratatune.methods.fused import FusedLinear
@@ -21,6 +22,24 @@ def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     for parameter in trained:
         parameter.requires_grad_(True)
     return trained
+
+
+class SideBySide(nn.Module):
+    """``[W_1 x + b_1, ..., W_n x + b_n]``: one linear per role, in the order of the layer that it replaces.
+
+    Args:
+        parts: role -> its linear [in, out].
+    """
+
+    def __init__(self, parts: dict[str, nn.Linear]) -> None:
+        super().__init__()
+        self.roles = tuple(parts)
+        for role, linear in parts.items():
+            self.add_module(role, linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., sum of outs]."""
+        return torch.cat([self.get_submodule(role)(x) for role in self.roles], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -42,10 +61,11 @@ class Site:
         return self.module.get_submodule(self.roles[role])
 
     def parent(self, role: str) -> nn.Module:
-        """The module in which ``role`` stands: the attention, for ``q``."""
+        """The module in which ``role`` stands: the attention, for ``q``, fused with other roles or not."""
         path = self.roles[role].rpartition(".")[0]
-        parent = self.module.get_submodule(path)
-        return self.module.get_submodule(path.rpartition(".")[0]) if isinstance(parent, FusedLinear) else parent
+        if isinstance(self.module.get_submodule(path), FusedLinear | SideBySide):
+            path = path.rpartition(".")[0]
+        return self.module.get_submodule(path)
 
     def replace(self, role: str, module: nn.Module) -> None:
         """Put ``module`` where ``role`` is played."""

@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from stratatune.errors import ModelError
 from stratatune.methods.fused import FusedLinear
 from stratatune.methods.site import Site
+from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.last_block import LAST_BLOCK, take
 from stratatune.model.measure import check_names, measured
 from stratatune.model.passes import Passes
@@ -28,12 +29,14 @@ from stratatune.plan.table import architecture_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Output = Literal["mlm", "classification", "none"]
+Output = Literal["mlm", "causal", "seq2seq", "classification", "none"]
 _NO_ARITHMETIC = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
 """Config fields that say nothing about what the encoder computes."""
+_NO_DECODER_ARITHMETIC = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+"""Those that say nothing about what a decoder's blocks compute (padding is masked, and moves no position)."""
 
 
 class Backbone:
@@ -48,7 +51,8 @@ class Backbone:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.row: Architecture = architecture_of(model.config.model_type)
+        config = model.config.to_dict()
+        self.row: Architecture = architecture_of(model.config.model_type, config)
         self.base: nn.Module = model.base_model
         self._prefix = "" if self.base is model else f"{model.base_model_prefix}."
         if self.row.measured:
@@ -57,31 +61,40 @@ class Backbone:
         self._names = {name for name, _ in model.named_modules()}
         self.mlm_parts = self._mlm_layout()
         self.output = self._output()
-        shape = shape_of(model.config.to_dict())
+        shape = shape_of(config)
         self.blocks = self._listed_blocks(shape)
         self.shape: Shape = measured(shape, self) if self.row.measured else shape
         self._held_decoder: Tensor | None = None
 
     def _listed_blocks(self, shape: Shape) -> nn.ModuleList:
-        """L blocks; those that share weights are there as often as they run."""
+        """L blocks, those of a second stack behind the first's; shared ones are there as often as they run."""
         blocks = self.base.get_submodule(self.row.blocks)
         if not isinstance(blocks, nn.ModuleList):
             raise ModelError(
                 f"{type(self.model).__name__}: {self.row.blocks} is no list of blocks",
                 "the backbone table's row is wrong",
             )
+        if self.row.decoder_blocks is not None:
+            return nn.ModuleList([*blocks, *self.base.get_submodule(self.row.decoder_blocks).children()])
         if not shape.distinct:
             return blocks
         return nn.ModuleList(blocks[number * shape.distinct // shape.blocks] for number in range(shape.blocks))
 
     def _mlm_layout(self) -> dict[str, str]:
         """Part of the MLM head -> path of its module; empty when the model has no such head."""
-        for layout in (self.row.mlm_head, *self.row.mlm_alternatives):
+        for layout in (self.row.mlm_head, *self.row.mlm_alternatives) if self.row.kind == "encoder" else ():
             if layout and self._names.issuperset(layout.values()):
                 return {"bias": layout["decoder"], **layout}
         return {}
 
+    @property
+    def encoder_blocks(self) -> int:
+        """How many of the blocks are the encoder's, in an encoder-decoder."""
+        return len(self.shape.stacks.get("enc", range(len(self.blocks))))
+
     def _output(self) -> Output:
+        if self.row.kind != "encoder" and self.row.mlm_head["decoder"] in self._names:
+            return "causal" if self.row.causal else "seq2seq"
         if self.mlm_parts:
             return "mlm"
         return "classification" if self.row.classifier in self._names else "none"
@@ -109,7 +122,13 @@ class Backbone:
 
     def embedding_modules(self) -> list[nn.Module]:
         """The embeddings and what feeds the blocks beside them."""
-        return [self.embeddings, *(self.base.get_submodule(path) for path in self.row.beside if self._has(path))]
+        paths = (*self.row.more_embeddings, *(path for path in self.row.beside if self._has(path)))
+        return [self.embeddings, *map(self.base.get_submodule, paths)]
+
+    def input_modules(self) -> list[nn.Module]:
+        """The modules whose outputs make the hidden state at depth 0: one, unless no single one makes it."""
+        paths = (path for path in self.row.more_embeddings if path not in self.row.behind_blocks)
+        return [self.embeddings, *map(self.base.get_submodule, paths)]
 
     @property
     def projection(self) -> nn.Module | None:
@@ -123,7 +142,8 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """Hash of what the encoder computes: its type, the settings that change its arithmetic, and its weights."""
-        settings = {k: v for k, v in sorted(self.model.config.to_dict().items()) if k not in _NO_ARITHMETIC}
+        silent = (*_NO_ARITHMETIC, *(_NO_DECODER_ARITHMETIC if self.row.causal else ()))
+        settings = {k: v for k, v in sorted(self.model.config.to_dict().items()) if k not in silent}
         digest = xxhash.xxh3_128(str(settings).encode())
         for module in (*self.embedding_modules(), *dict.fromkeys(self.blocks), *self.final_norms()):
             for name, tensor in module.state_dict().items():
@@ -141,6 +161,10 @@ class Backbone:
 
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
+        if number >= self.encoder_blocks:
+            return Site(self.blocks[number], self.row.decoder_roles, f"decoder block {number - self.encoder_blocks}")
+        if self.row.kind != "encoder":
+            return Site(self.blocks[number], roles_now(self.blocks[number], self.row), f"block {number}")
         block, roles = self.blocks[number], {}
         for role, path in self.row.roles.items():
             if role not in self.row.lacks.get(number, ()):
@@ -150,6 +174,9 @@ class Backbone:
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
         """Give each of ``roles`` a linear of its own in block ``number``, where one linear plays several."""
         block = self.blocks[number]
+        if self.row.kind != "encoder":
+            separate(block, self.row)
+            return
         for path, parts in self.row.fused.items():
             linear = block.get_submodule(path)
             if set(parts) & set(roles) and isinstance(linear, nn.Linear):
@@ -158,6 +185,9 @@ class Backbone:
     def put_together(self) -> None:
         """Undo :meth:`take_apart`, once the treatments are merged: the blocks are as the model defines them."""
         for block in dict.fromkeys(self.blocks):
+            if self.row.kind != "encoder":
+                join(block, self.row)
+                continue
             for path in self.row.fused:
                 fused = block.get_submodule(path)
                 if isinstance(fused, FusedLinear):
@@ -169,9 +199,13 @@ class Backbone:
 
     def head_site(self) -> Site:
         """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
+        norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
+        if self.row.kind != "encoder":
+            names = ("norm",) if self.output == "classification" else ("norm", "decoder")
+            parts = {name: self.row.mlm_head[name] for name in names if name in self.row.mlm_head}
+            return Site(self.model, {**parts, **norm}, "the head")
         pooler = {} if self.row.pooler is None else {"pooler": self.row.pooler}
         parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
-        norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
         return Site(self.model, {**parts, **norm}, "the head")
 
     def output_layer(self) -> list[nn.Parameter]:
@@ -262,10 +296,20 @@ class Backbone:
             return [*self.final_norms(), *(self.model.get_submodule(path) for path in paths if path)]
         if self.output == "none":
             return []
+        if self.row.kind != "encoder":
+            return [*self.final_norms(), self.model.get_submodule(self.row.mlm_head["decoder"])]
         part = self._mlm_modules()
         decoder = part["decoder"].weight if self._held_decoder is None else self._held_decoder
         bias = [] if part["bias"].bias is None else [part["bias"].bias]
         return [*self.final_norms(), part["dense"], part["norm"], *bias, decoder]
+
+    def untie_decoder(self) -> str:
+        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in one line."""
+        decoder: Any = self.model.get_submodule(self.row.mlm_head["decoder"])
+        decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
+        self.model.config.tie_word_embeddings = False
+        count = decoder.weight.numel()
+        return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
     def hold_decoder(self, dtype: torch.dtype) -> None:
         """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""

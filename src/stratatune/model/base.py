@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from stratatune.errors import ModelError
 from stratatune.model.backbones import Backbone
 from stratatune.plan import shape_of
+from stratatune.plan.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Objective = Literal["mlm", "classification", "regression"]
+Objective = Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
 
 
 @dataclass
@@ -58,20 +65,52 @@ def load_base(
     Raises:
         ModelError: no such model, no row for its family, or it cannot be loaded.
     """
-    shape_of(name)  # the family is known, or one clear line says what is; costs only the config
+    shape = shape_of(name)  # the family is known, or one clear line says what is; costs only the config
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings = {"dtype": torch.float32, "attn_implementation": attention, **options}
-    if objective != "mlm":
+    causal, two_stacks = shape.causal, shape.decoder is not None
+    _check_objective(objective, causal=causal, two_stacks=two_stacks)
+    if objective not in LM_OBJECTIVES:
         settings["num_labels"] = 1 if objective == "regression" else num_labels
         settings["problem_type"] = "regression" if objective == "regression" else "single_label_classification"
-    loader = AutoModelForMaskedLM if objective == "mlm" else AutoModelForSequenceClassification
+    language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    if two_stacks:
+        language_model = AutoModelForSeq2SeqLM
+    loader: Any = language_model if objective in LM_OBJECTIVES else AutoModelForSequenceClassification
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     base = Base(model.eval(), tokenizer)
+    if causal:
+        _settle_padding(base)
     _settle_new_parameters(base, set(info["missing_keys"]))
     return base
+
+
+def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
+    if two_stacks != (objective == "seq2seq"):
+        what = "an encoder-decoder" if two_stacks else "no encoder-decoder"
+        hint = (
+            "use --objective seq2seq; labels are told as text" if two_stacks else "use T5 or BART, or another objective"
+        )
+        raise ModelError(f"this model is {what}, and the objective is {objective}", hint)
+    if causal and objective == "mlm":
+        raise ModelError("a decoder has no mask to read at (objective mlm)", "use --objective causal or classification")
+    if not causal and objective in ("causal", "completion"):
+        raise ModelError(
+            f"objective {objective} needs a decoder, and this model is an encoder",
+            "use --objective mlm or classification",
+        )
+
+
+def _settle_padding(base: Base) -> None:
+    """Give a decoder's tokenizer a padding token where it has none (the end of text; padding is masked everywhere)."""
+    tokenizer, config = base.tokenizer, base.model.config
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbones import Backbone
+from stratatune.model.decoder_hooks import install_insertions
 from stratatune.model.inputs import Inputs
 from stratatune.model.passes import Call
 from stratatune.model.skeleton import Call as BlockCall
@@ -25,6 +26,9 @@ def install(strata: Strata) -> None:
     handles = strata.hooks
     backbone, last = strata.backbone, len(strata.backbone.blocks) - 1
     handles += [*backbone.passes.handles, *_stop_backward(strata)]
+    if backbone.row.causal:
+        handles += install_insertions(strata)
+        return
     if strata.resolved.moved:
         handles.append(Inputs(backbone).shift(strata.resolved.moved))
     if not strata.insertions:
@@ -48,11 +52,14 @@ def _stop_backward(strata: Strata) -> list[RemovableHandle]:
     """Cut behind the module whose output is the hidden state at the frozen depth."""
     if strata.resolved.trains_embeddings:
         return []
-    backbone, depth = strata.backbone, strata.resolved.frozen_depth
+    backbone, depth, handles = strata.backbone, strata.resolved.frozen_depth, []
+    border = backbone.encoder_blocks
+    if depth > border:  # the decoder reads a frozen encoder, whatever makes that one's embeddings require gradients
+        handles.append(backbone.passes.after(border - 1, _Cut(None)))
     hook = _Cut(backbone.blocks[depth] if depth < len(backbone.blocks) else None)
     if depth == 0:
-        return [backbone.embeddings.register_forward_hook(hook)]
-    return [backbone.passes.after(depth - 1, hook)]
+        return [module.register_forward_hook(hook) for module in backbone.input_modules()]
+    return [*handles, backbone.passes.after(depth - 1, hook)]
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:

@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from stratatune.model.decoders import decoder_output, model_arguments
 from stratatune.model.hooks import cut
 from stratatune.model.last_block import take
+from stratatune.model.seq2seq import encode_whole, target_scores
 from stratatune.model.strata import Strata
 
 
@@ -36,23 +38,42 @@ class Trunk:
     """
 
     def __init__(self, strata: Strata) -> None:
+        self.strata = strata
         self.backbone = strata.backbone
         self.depth = strata.resolved.frozen_depth
         self.trains = strata.resolved.trains_embeddings
 
-    def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D]."""
+    def __call__(
+        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
+
+        ``read`` [B] is the last token of the text itself, where a decoder's candidates stand behind it.
+        """
+        if self.backbone.row.kind == "encoder-decoder" and self.depth >= self.backbone.encoder_blocks:
+            with torch.no_grad():
+                return encode_whole(self.backbone, input_ids, mask)
         handle = self._stop()
         known = token_types is not None and self.backbone.row.token_types
         extra = {"token_type_ids": token_types} if known else {}
         try:
             with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-                self.backbone.base(input_ids=input_ids, attention_mask=mask.long(), **extra)
+                self._reader()(input_ids=input_ids, **self._mask(mask, read), **extra)
         except _Reached as reached:
             return reached.hidden
         finally:
             handle.remove()
         raise AssertionError("the model's forward never reached its own blocks")
+
+    def _reader(self) -> nn.Module:
+        """The module that runs the trunk: the model without its head, of an encoder-decoder the encoder."""
+        base: Any = self.backbone.base
+        return base.encoder if self.backbone.row.kind == "encoder-decoder" else base
+
+    def _mask(self, mask: Tensor, read: Tensor | None) -> dict[str, object]:
+        if self.backbone.row.causal:
+            return model_arguments(self.backbone, mask, read, self.strata.branches)
+        return {"attention_mask": mask.long()}
 
     def _stop(self) -> torch.utils.hooks.RemovableHandle:
         """Stop in front of block d, or behind the last block when d is the model's depth."""
@@ -85,7 +106,9 @@ class Top(nn.Module):
         self.depth = strata.resolved.frozen_depth
         self.model = strata.backbone.model
 
-    def forward(self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None, ids: Tensor | None = None
+    ) -> Tensor:
         """From the frozen depth to the logits.
 
         Args:
@@ -94,10 +117,21 @@ class Top(nn.Module):
             mask: which positions are real tokens [B, T], bool.
             read: the position that the objective reads [B].
             words: vocabulary numbers of the label words [C]; then only their logits are computed.
+            ids: the tokens [B, T] by which a decoder's completion is scored; an encoder-decoder's targets [B, U].
 
         Returns:
-            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary.
+            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary. Of
+            a decoder what :func:`stratatune.model.decoders.decoder_output` says.
         """
+        if self.strata.backbone.row.kind == "encoder-decoder":
+            assert ids is not None
+            if self.depth <= self.strata.backbone.encoder_blocks and not self.strata.resolved.trains_embeddings:
+                hidden = cut(hidden, self.strata.backbone.blocks[min(self.depth, len(self.strata.backbone.blocks) - 1)])
+            return target_scores(self.strata, hidden, mask, ids)
+        if self.strata.backbone.row.causal:
+            if self.depth < len(self.strata.backbone.blocks) and not self.strata.resolved.trains_embeddings:
+                hidden = cut(hidden, self.strata.backbone.blocks[self.depth])
+            return decoder_output(self.strata, hidden, mask, read, ids, self.depth)
         hidden = self.blocks(hidden, mask, read)
         for insertion in self.strata.insertions_at(len(self.strata.backbone.blocks)):
             hidden, _ = insertion(hidden, mask[:, : hidden.shape[1]])

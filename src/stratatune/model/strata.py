@@ -36,6 +36,7 @@ class Strata:
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
         hooks: what ``model/hooks.py`` registered.
+        notices: what the user should know of what was attached, one line each.
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """
 
@@ -47,6 +48,7 @@ class Strata:
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
     also_train: list[str] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, treatment: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
@@ -59,16 +61,32 @@ class Strata:
         """The insertion modules at ``depth``."""
         return [module for at, module in self.insertions if at == depth]
 
-    @property
-    def read_only(self) -> bool:
-        """Whether the top needs only the position read: nothing but a head that reads one position is above."""
-        return self.resolved.frozen_depth == self.resolved.shape.blocks and not self.backbone.reads_all
-
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this."""
         return {
             name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
         }
+
+    @property
+    def suffixes(self) -> tuple[tuple[int, ...], ...]:
+        """The candidates' token ids that a decoder scores behind a text (objective ``causal``); else empty."""
+        return tuple(tuple(suffix) for suffix in self.reading.get("suffixes") or ())
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        return tuple(len(suffix) - 1 for suffix in self.suffixes)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether only one position matters of the hidden state at the frozen depth.
+
+        That depth is then the model's own, and the head reads one position.
+        """
+        if self.backbone.row.kind == "encoder-decoder" or self.backbone.reads_all:
+            return False
+        whole = self.resolved.frozen_depth == len(self.backbone.blocks)
+        return whole and not sum(self.branches) and self.reading.get("objective") != "completion"
 
     def trunk_modules(self) -> list[nn.Module]:
         """The modules below the frozen depth; none when the embeddings train."""

@@ -17,6 +17,7 @@ from stratatune.model.inputs import Inputs
 from stratatune.model.saving import save_adapter
 from stratatune.model.strata import Strata
 from stratatune.plan import Plan, Resolved
+from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.treatments import ROLES, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class Tuned(_AnyModel):
             f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f} || "
             f"backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
         )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own.
+
+        Raises:
+            PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
+        """
+        if kwargs.get("use_cache") is False and any(one.tokens for _, one in self.strata.insertions):
+            raise PlanError(
+                "a late prompt is made once from the text and then lives in the key-value cache",
+                "generate without use_cache=False",
+            )
+        return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
@@ -127,7 +141,7 @@ def _attach(strata: Strata) -> None:
 
 def _attach_to_block(strata: Strata, treatment: Treatment, number: int) -> None:
     on_roles = isinstance(treatment, RoleTreatment)
-    strata.backbone.take_apart(number, treatment.roles_in(strata.resolved.shape) if on_roles else ROLES)
+    strata.backbone.take_apart(number, treatment.roles_in(strata.resolved.shape.at(number)) if on_roles else ROLES)
     site = strata.backbone.site(number)
     parameters = METHODS[treatment.kind].attach(treatment, site)
     strata.add(treatment.kind, site.name, parameters, treatment.lr)
@@ -140,7 +154,8 @@ def _insert(strata: Strata, treatment: Treatment, place: Place) -> None:
     """
     blocks, depth = strata.backbone.blocks, place.depth
     weight = next(blocks.parameters())
-    module = INSERTIONS[treatment.kind].build(treatment, place).to(weight.device, weight.dtype)
+    module: Any = INSERTIONS[treatment.kind].build(treatment, place).to(weight.device, weight.dtype)
+    module.causal = strata.backbone.row.causal
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(treatment.kind, depth), module)
     strata.insertions.append((depth, module))
     strata.add(treatment.kind, f"depth {depth}", module.parameters(), treatment.lr)
@@ -153,6 +168,8 @@ def insertion_name(kind: str, depth: int) -> str:
 
 def _attach_head(strata: Strata) -> None:
     backbone, head = strata.backbone, strata.resolved.plan.head
+    if strata.resolved.unties and backbone.output in LM_OBJECTIVES:
+        strata.notices.append(backbone.untie_decoder())
     strata.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
     named = dict(backbone.model.named_parameters())
     unknown = [name for name in strata.also_train if name not in named]

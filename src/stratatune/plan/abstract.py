@@ -16,12 +16,17 @@ from stratatune.plan.layers import Depth, depth_at, refusal
 from stratatune.plan.options import Options
 from stratatune.plan.shape import Shape
 
-ROLES = ("q", "k", "v", "o", "up", "gate", "down", "norm_attn", "norm_ffn")
-NORM_ROLES = ("norm_attn", "norm_ffn")
+NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
+"""Norms of a block. Most have the one before (or behind) attention and the one of the feed-forward part; some decoders
+norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part gives back (``norm_post_...``)."""
+CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
+"""The attention of an encoder-decoder's decoder to its encoder."""
+ROLES = ("q", "k", "v", "o", *CROSS_ROLES, "up", "gate", "down", *NORM_ROLES)
 GROUPS: dict[str, tuple[str, ...]] = {
     "attn": ("q", "k", "v", "o"),
+    "cross": CROSS_ROLES,
     "ffn": ("up", "gate", "down"),
-    "norms": NORM_ROLES,
+    "norms": ("norm_attn", "norm_ffn"),  # the two that every block has
     "all": ROLES,
 }
 HEAD_PARTS = ("dense", "norm", "bias", "decoder")
@@ -44,7 +49,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
         if word not in ROLES and word not in GROUPS:
             raise refusal(f"{word!r} is not a role", did_you_mean(word, (*ROLES, *GROUPS)))
     roles = {role for word in words for role in GROUPS.get(word, (word,))}
-    if roles.issuperset(ROLES):
+    if roles.issuperset(role for name in ("attn", "ffn", "norms") for role in GROUPS[name]):
         return ("all",)
     spelt: dict[str, None] = {}
     for role in ROLES:

@@ -2,13 +2,14 @@
 
 One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
 (``table.py``), so a new architecture is a new row and nothing more. BERT's and RoBERTa's rows stand here, the other
-encoders' in ``encoders.py``.
+encoders' in ``encoders.py``, decoders' in ``decoders.py``, encoder-decoders' in ``seq2seq.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 Config = Mapping[str, object]
 
@@ -91,7 +92,10 @@ class Architecture:
     reused: tuple[str, ...] = ()
     """Roles whose linear also maps the table of relative positions (DeBERTa)."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs."""
+    """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs.
+
+    An encoder's ``roles`` name that path (``methods/fused.py`` takes the linear apart); a decoder's name the paths that
+    the roles have once ``model/fused.py`` took it apart."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
@@ -113,6 +117,31 @@ class Architecture:
     """What of a config is not supported, in a line; empty when all is well."""
     measured: bool = False
     """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
+    kind: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
+    """Whether a token sees the whole text, or only what stands before it."""
+    decoder_blocks: str | None = None
+    """The list of an encoder-decoder's decoder blocks, below ``base``."""
+    decoder_roles: Mapping[str, str] = field(default_factory=dict)
+    """Role to its path inside a decoder block."""
+    applies: tuple[str, str] | None = None
+    """A config field and how its value must begin, where one model type has rows of several layouts."""
+    more_embeddings: tuple[str, ...] = ()
+    """Further modules of the embeddings, where no single module holds them all."""
+    behind_blocks: tuple[str, ...] = ()
+    """Those of ``more_embeddings`` that stand behind blocks of the encoder."""
+    rotary: str | None = None
+    """The module, below ``base``, that makes rotary position embeddings for the blocks."""
+    rotary_by_type: bool = False
+    """Whether that module is also told the type of attention of the block."""
+    classifier_bias: bool = True
+    """Whether the new classification output has a bias."""
+    ffn_multiple: int = 0
+    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what stands before it."""
+        return self.kind == "decoder"
 
     def has_bias(self, role: str, config: Config) -> bool:
         """Whether ``role`` has a bias in a model of this config."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stratatune.plan.builtin_decoders import DECODERS, decoder_config
+
 # name: (organisation on the hub, model_type, L, D, heads, vocabulary, rows of the position table, token types)
 _ROWS = {
     "roberta-base": ("FacebookAI", "roberta", 12, 768, 12, 50265, 514, 1),
@@ -62,7 +64,7 @@ _CONFIGS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "albert-base-v2": ("albert", _sized(_ALBERT, 12, 768, 12, 3072)),
 }
 
-BUILTIN: tuple[str, ...] = (*_ROWS, *_CONFIGS)
+BUILTIN: tuple[str, ...] = (*_ROWS, *_CONFIGS, *DECODERS)
 """Names of the built-in shapes; each is also known under its organisation (``FacebookAI/roberta-large``)."""
 
 
@@ -74,7 +76,7 @@ def builtin_config(name: str) -> Mapping[str, object] | None:
         return config if organisation in ("", owner) else None
     row = _ROWS.get(model)
     if row is None or organisation not in ("", row[0]):
-        return None
+        return decoder_config(name)
     _, model_type, blocks, hidden, heads, vocab, positions, types = row
     return {
         "model_type": model_type,

@@ -1,7 +1,7 @@
 """The text form of a plan, read by hand so that an error can point at its place.
 
     plan      = segment { "|" segment }
-    segment   = LAYERS treatment { "+" treatment } | "embeddings" treatment | insertion | head
+    segment   = [ "enc" | "dec" ] LAYERS treatment { "+" treatment } | "embeddings" treatment | insertion | head
     treatment = KIND [ "(" option { "," option } ")" ]
     option    = NAME "=" value { "," value } | FLAG
 
@@ -32,6 +32,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
+STACKS = ("enc", "dec")
+"""The stacks of an encoder-decoder, as a segment names them."""
 _PICTURE_WIDTH = 72
 _OptionsT = TypeVar("_OptionsT", bound=Options)
 
@@ -57,7 +59,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 class Parts:
     """What a text says, in its order."""
 
-    strata: list[tuple[str, list[Treatment]]] = field(default_factory=list)
+    strata: list[tuple[str, str, list[Treatment]]] = field(default_factory=list)
     insertions: list[Insertion] = field(default_factory=list)
     embeddings: Full | None = None
     head: Head | None = None
@@ -116,7 +118,12 @@ class _Parser:
     def segment(self, parts: Parts) -> None:
         token = self.token
         if token.kind == "number" or token.text == ":":
-            parts.strata.append((self.layers(), self.treatments()))
+            parts.strata.append(("", self.layers(), self.treatments()))
+        elif token.text in STACKS:
+            self.take()
+            if not (self.token.kind == "number" or self.token.text == ":"):
+                self.fail(self.token, f"{self.token} follows {token}", f"legal: layers, as in {token.text} 0:3")
+            parts.strata.append((token.text, self.layers(), self.treatments()))
         elif token.text == "embeddings":
             self.once(parts.embeddings)
             parts.embeddings = self.options(self.take_kind({"full": Full}, "a treatment of the embeddings"), Full)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stratatune.plan.resolved import Resolved, Run
+from stratatune.plan.shape import LM_OBJECTIVES
 
 Kind = Literal["head", "trained", "inserted", "passes", "cached"]
 _WIDTH, _LABEL, _BOX, _COUNT = 80, 10, 8, 13
@@ -51,17 +52,20 @@ def _inserted(resolved: Resolved, depth: int) -> list[Cell]:
 def _head(resolved: Resolved, objective: str) -> Cell:
     """The pretrained head's trained parts under this objective, and the task's own output layer."""
     head, trained = resolved.plan.head, resolved.head_trainable(objective)
-    if objective == "mlm":
-        text = f"masked LM: {', '.join(head.mlm)}" if head.mlm else "masked LM, frozen"
+    if objective in LM_OBJECTIVES:
+        name = "masked LM" if objective == "mlm" else "LM"
+        text = f"{name}: {', '.join(head.mlm)}" if head.mlm else f"{name}, frozen"
     else:
         text = ("pooler, " if trained else "") + "new output layer (not counted)"
     return Cell("head", "head", ((text, trained),))
 
 
 def _run(resolved: Resolved, run: Run) -> Cell:
-    label = f"{run.start}..{run.stop - 1}" if run.blocks > 1 else str(run.start)
+    stack, border = resolved.place(run)
+    first, last = run.start - border, run.stop - 1 - border
+    label = stack + (f"{first}..{last}" if run.blocks > 1 else str(first))
     if run.treatments:
-        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape)) for one in run.treatments)
+        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape.at(run.start))) for one in run.treatments)
         return Cell("trained", label, rows, run.blocks)
     if run.stop <= resolved.frozen_depth:
         return Cell("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)

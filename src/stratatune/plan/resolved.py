@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
-from stratatune.plan.shape import Shape
+from stratatune.plan.places import check_places
+from stratatune.plan.shape import LM_OBJECTIVES, Shape
 from stratatune.plan.treatments import ROLES, Frozen, Full, Insertion, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Resolved:
     def head_trainable(self, objective: str) -> int:
         """Trained parameters of the pretrained head; a tied decoder is not counted again beside trained embeddings."""
         counted = self.plan.head.parameters(self.shape, objective)
-        if objective == "mlm" and self._trains_tied_decoder and self.trains_embeddings:
+        if objective in LM_OBJECTIVES and self._trains_tied_decoder and self.trains_embeddings:
             return counted - self.shape.head_parts["decoder"]
         return counted
 
@@ -100,25 +101,34 @@ class Resolved:
         """Parameters of the tuned model: the base model's and those that the plan adds."""
         added = [(one, self.shape.of_block(number)) for number in self.shape.owners for one in self.blocks[number]]
         added += [(one, self.shape) for _, one in self.insertions]
-        return self.shape.parameters(objective) + sum(one.parameters(shape) for one, shape in added if one.adds)
+        copied = self.shape.head_parts["decoder"] if self.unties and objective in LM_OBJECTIVES else 0
+        return (
+            self.shape.parameters(objective) + sum(one.parameters(shape) for one, shape in added if one.adds) + copied
+        )
 
     @property
     def _trains_tied_decoder(self) -> bool:
-        return "decoder" in self.plan.head.mlm and self.shape.decoder_tied
+        return "decoder" in self.plan.head.mlm and self.shape.decoder_tied and not self.plan.head.untie
+
+    @property
+    def unties(self) -> bool:
+        """Whether the decoder becomes a tensor of its own."""
+        return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
         """What would carry gradients below the frozen depth, one line each; empty when the promise holds."""
-        if objective == "mlm" and self._trains_tied_decoder and not self.trains_embeddings:
+        if objective in LM_OBJECTIVES and self._trains_tied_decoder and not self.trains_embeddings:
             return [
                 f"head(mlm=decoder) trains the decoder, which is tied to the embeddings below the frozen depth "
                 f"{self.frozen_depth}: gradients would pass through all {self.shape.blocks} blocks; "
-                "leave decoder out, or train the embeddings too (embeddings full)"
+                "leave decoder out, train a copy of it (head(mlm=decoder, untie)), or train the embeddings too "
+                "(embeddings full)"
             ]
         return []
 
     def runs(self) -> list[Run]:
         """The blocks from the input up, equal neighbours together; cut where something is inserted."""
-        cuts = {depth for depth, _ in self.insertions}
+        cuts = {depth for depth, _ in self.insertions} | {stack.start for stack in self.shape.stacks.values()}
         found: list[Run] = []
         for number, treatments in enumerate(self.blocks):
             if found and found[-1].treatments == treatments and number not in cuts:
@@ -130,6 +140,16 @@ class Resolved:
     def run_trainable(self, run: Run) -> int:
         """Trained parameters of a run of blocks."""
         return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
+
+    def place(self, run: Run) -> tuple[str, int]:
+        """The stack of a run, with a space behind its name, and what to take off its blocks' numbers there."""
+        name, stack = next((n, s) for n, s in self.shape.stacks.items() if run.start in s)
+        return (f"{name} " if name else ""), stack.start
+
+    def layers(self, run: Run) -> str:
+        """A run as a plan's text names its blocks."""
+        stack, border = self.place(run)
+        return f"{stack}{run.start - border}:{run.stop - border}"
 
     def summary(self, objective: str, labels: int = 2) -> dict[str, Any]:
         """Everything worked out, as plain data for ``--json``."""
@@ -147,7 +167,7 @@ class Resolved:
             "trains_embeddings": self.trains_embeddings,
             "strata": [
                 {
-                    "layers": f"{run.start}:{run.stop}",
+                    "layers": self.layers(run),
                     "blocks": run.blocks,
                     "treatments": run.text,
                     "trainable": self.run_trainable(run),
@@ -165,7 +185,7 @@ class Resolved:
             },
             "classifier": {
                 "labels": labels,
-                "output": labels * shape.hidden + labels,
+                "output": labels * (shape.hidden + shape.classifier_bias),
                 "dense": shape.classifier_dense,
             },
             "problems": self.problems(objective),
@@ -176,22 +196,39 @@ def resolve(plan: Plan, shape: Shape) -> Resolved:
     """Puts a plan on a shape; see ``Plan.resolve``."""
     claims: list[list[tuple[Stratum, Treatment]]] = [[] for _ in range(shape.blocks)]
     for stratum in plan.strata:
-        _check_roles(stratum, shape)
-        for number in span(stratum.layers, shape.blocks, str(stratum)):
-            claims[number] += [(stratum, one) for one in stratum.treatments]
+        for stack in _stacks(stratum, shape):
+            _check_roles(stratum, shape.at(stack.start))
+            for number in span(stratum.layers, len(stack), str(stratum)):
+                claims[stack.start + number] += [(stratum, one) for one in stratum.treatments]
     for number, claimed in enumerate(claims):
         for (first, one), (second, other) in combinations(claimed, 2):
-            _check_pair(number, shape, (first, one), (second, other))
+            _check_pair(number, shape.at(number), (first, one), (second, other))
+    if plan.head.untie and "decoder" not in plan.head.mlm:
+        raise PlanError(
+            f"{plan.head}: untie copies the decoder so that it trains apart", "name it too: head(mlm=decoder, untie)"
+        )
     blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
     _check_shared(blocks, shape)
     return Resolved(plan, shape, blocks, _placed(plan, shape))
+
+
+def _stacks(stratum: Stratum, shape: Shape) -> list[range]:
+    """The stacks in which a stratum's layers count: the one that it names, or each."""
+    if not stratum.stack:
+        return list(shape.stacks.values())
+    if stratum.stack not in shape.stacks:
+        raise PlanError(
+            f"{stratum}: {shape.model_type} has one stack of blocks, so {stratum.stack!r} has no meaning",
+            f"write: {stratum.layers} ...",
+        )
+    return [shape.stacks[stratum.stack]]
 
 
 def _check_roles(stratum: Stratum, shape: Shape) -> None:
     for one in stratum.treatments:
         one.parameters(shape)  # raises when the shape cannot take it
         if isinstance(one, RoleTreatment) and not one.roles_in(shape):
-            no_bias = "; none of these has a bias: delta_bias gives them one" if one.touches == {"bias"} else ""
+            no_bias = "; none of these roles has a bias: delta_bias gives them one" if one.touches == {"bias"} else ""
             raise PlanError(
                 f"{stratum}: {one} trains nothing in a {shape.model_type} block",
                 f"it has {', '.join(shape.roles)}{no_bias}",
@@ -244,6 +281,7 @@ def _advice(one: Treatment, other: Treatment) -> str:
 
 def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
     """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
+    check_places(plan, shape)
     placed = sorted(((one.depth_in(shape.blocks), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):
         one.parameters(shape)  # raises when the shape cannot take it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
@@ -35,12 +35,15 @@ DepthTreatment = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda val
 class Stratum(BaseModel, frozen=True, extra="forbid"):
     """Some blocks and what happens to each of them."""
 
+    stack: Literal["", "enc", "dec"] = ""
+    """Of an encoder-decoder, the stack that ``layers`` counts in; without one they are meant in each of both."""
     layers: Annotated[str, BeforeValidator(canonical_layers)]
     """A slice of blocks: "5:10", "10:", "-1:", ":", "1/2:"."""
     treatments: Annotated[tuple[BlockTreatment, ...], Field(min_length=1)]
 
     def __str__(self) -> str:
-        return f"{self.layers} {' + '.join(map(str, self.treatments))}"
+        where = f"{self.stack} {self.layers}" if self.stack else self.layers
+        return f"{where} {' + '.join(map(str, self.treatments))}"
 
 
 def _whole(full: Full | None) -> Full | None:
@@ -79,7 +82,10 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _from_parts(cls, parts: grammar.Parts) -> Plan:
         return cls(
-            strata=tuple(Stratum(layers=layers, treatments=tuple(found)) for layers, found in parts.strata),
+            strata=tuple(
+                Stratum(stack=stack, layers=layers, treatments=tuple(found))  # pyright: ignore[reportArgumentType]
+                for stack, layers, found in parts.strata
+            ),
             insertions=tuple(parts.insertions),
             embeddings=parts.embeddings,
             head=parts.head or Head(),

@@ -15,6 +15,11 @@ from stratatune.plan.architectures import Architecture, Config
 from stratatune.plan.builtin import BUILTIN, builtin_config
 from stratatune.plan.table import architecture_of
 
+HEAD_NORMS = ("norm_q", "norm_k")
+"""Norms over the features of one head."""
+LM_OBJECTIVES = ("mlm", "causal", "completion", "seq2seq")
+"""Objectives that read the pretrained language-model head; the others wear a classification head."""
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -72,6 +77,15 @@ class Shape:
     """Pooler of the classification model; 0 where it has none."""
     decoder_tied: bool
     final_norm: int = 0
+    """The norm behind the last block; the head's ``norm`` where the blocks end without one of their own."""
+    causal: bool = False
+    """Whether a token sees only what stands before it."""
+    decoder: Shape | None = None
+    """The decoder of an encoder-decoder, as a shape; ``linears`` and ``norms`` are then the encoder's.
+
+    ``blocks`` then counts both stacks: the encoder's blocks come first, the decoder's go on from there.
+    """
+    classifier_bias: bool = True
     classifier_dense: int = 0
     """A new dense layer that the classification head brings, beside its output layer; 0 where it has none."""
     distinct: int = 0
@@ -100,6 +114,20 @@ class Shape:
         return self.embedding_width or self.hidden
 
     @property
+    def stacks(self) -> dict[str, range]:
+        """The numbers of each stack's blocks: ``enc`` and ``dec``, or one stack without a name."""
+        if self.decoder is None:
+            return {"": range(self.blocks)}
+        border = self.blocks - self.decoder.blocks
+        return {"enc": range(border), "dec": range(border, self.blocks)}
+
+    def at(self, number: int) -> Shape:
+        """The shape of the stack in which block ``number`` stands."""
+        if self.decoder is None or number < self.blocks - self.decoder.blocks:
+            return self
+        return self.decoder
+
+    @property
     def block_parameters(self) -> int:
         """Parameters of one block."""
         return self.unnamed + sum(self.part(role).weights + self.part(role).biases for role in self.roles)
@@ -119,16 +147,18 @@ class Shape:
     def of_block(self, number: int) -> Shape:
         """This shape with the roles of block ``number`` alone."""
         missing = self.lacks.get(number, ())
+        if not missing:
+            return self.at(number)
         linears = {role: linear for role, linear in self.linears.items() if role not in missing}
         norms = {role: norm for role, norm in self.norms.items() if role not in missing}
-        return replace(self, linears=linears, norms=norms) if missing else self
+        return replace(self, linears=linears, norms=norms)
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective``; a tied decoder is counted with the embeddings."""
-        if objective != "mlm":
+        if objective not in LM_OBJECTIVES:
             return self.pooler
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
-        return sum(self.head_parts.values()) - tied
+        return sum(self.head_parts.values()) - tied - (self.final_norm if self.causal or self.decoder else 0)
 
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""
@@ -199,10 +229,14 @@ def _from_config(name: str, config: Config) -> Shape:
         raise ModelError(
             f"the config of {name or 'this model'} names no model_type", "give the config.json that transformers saves"
         )
-    row = architecture_of(model_type)
+    row = architecture_of(model_type, config)
     reason = row.refuses(config)
     if reason:
         raise ModelError(f"{name or row.name} cannot be tuned here: {reason}", f"other {row.name} models can")
+    if row.kind == "encoder-decoder":
+        from stratatune.plan.stacks import encoder_decoder_shape
+
+        return encoder_decoder_shape(name, row, config)
     sizes = _sizes(name, row, config)
     hidden = sizes["hidden"]
     return Shape(
@@ -215,12 +249,18 @@ def _from_config(name: str, config: Config) -> Shape:
         vocab=sizes["vocab"],
         max_tokens=sizes["positions"] - row.position_offset,
         linears=_linears(row, sizes, config),
-        norms={role: Norm(hidden, row.has_bias(role, config)) for role in row.roles if role.startswith("norm")},
+        norms={
+            role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
+            for role in row.roles
+            if role.startswith("norm")
+        },
         embeddings=_embeddings(row, sizes, config),
         head_parts=_head_parts(row, sizes, config),
         pooler=_pooler(row, sizes, config),
         decoder_tied=bool(config.get("tie_word_embeddings", row.tied)),
-        final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
+        final_norm=_final_norm(row, hidden, config),
+        causal=row.causal,
+        classifier_bias=row.classifier_bias,
         classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
         distinct=sizes["distinct"],
         reused=row.reused,
@@ -234,6 +274,11 @@ def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
     return 2 * size if row.has_bias(role, config) else size
 
 
+def _final_norm(row: Architecture, hidden: int, config: Config) -> int:
+    """Parameters of the norm behind the last block."""
+    return _norm(row, hidden, "final_norm", config) if row.final_norm else 0
+
+
 def _embeddings(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
     """Parameters of the embeddings and of what feeds the blocks beside them."""
     width = sizes["embedding"]
@@ -243,8 +288,13 @@ def _embeddings(row: Architecture, sizes: Mapping[str, int], config: Config) -> 
 
 
 def _head_parts(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, int]:
-    """Parameters of the parts of the masked-LM head: dense D -> E, norm, decoder E -> V and its bias."""
+    """Parameters of the parts of the masked-LM head: dense D -> E, norm, decoder E -> V and its bias.
+
+    A causal decoder's has the final norm and the decoder alone.
+    """
     width, vocab = sizes["embedding"], sizes["vocab"]
+    if row.causal:
+        return {"dense": 0, "norm": _final_norm(row, sizes["hidden"], config), "bias": 0, "decoder": vocab * width}
     return {
         "dense": sizes["hidden"] * width + (width if row.has_bias("dense", config) else 0),
         "norm": _norm(row, width, "norm", config),
@@ -265,7 +315,7 @@ def _pooler(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
 def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
     """The config's sizes under our names; raises ModelError that lists every one that is missing or not a count."""
     wanted = {ours: theirs for ours, theirs in vars(row.fields).items() if theirs is not None}
-    optional = {"kv_heads", "head_dim", "distinct"}
+    optional = {"kv_heads", "head_dim", "distinct", *(["ffn"] if row.ffn_multiple else [])}
     sizes = {ours: config.get(theirs) for ours, theirs in wanted.items()}
     wrong = [
         wanted[k]
@@ -277,6 +327,7 @@ def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
             f"the config of {name or row.name} lacks {', '.join(wrong)}", f"a {row.name} config holds them as counts"
         )
     found = {ours: value for ours, value in sizes.items() if isinstance(value, int)}
+    found.setdefault("ffn", row.ffn_multiple * found["hidden"])
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     found.setdefault("embedding", found["hidden"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from stratatune.errors import ModelError, did_you_mean
-from stratatune.plan.architectures import BERT, ROBERTA, Architecture
+from stratatune.plan.architectures import BERT, ROBERTA, Architecture, Config
+from stratatune.plan.decoders import DECODERS
 from stratatune.plan.encoders import ENCODERS
+from stratatune.plan.seq2seq import ENCODER_DECODERS
 
-ARCHITECTURES: tuple[Architecture, ...] = (BERT, ROBERTA, *ENCODERS)
-"""The table. A new architecture is one more row."""
+ARCHITECTURES: tuple[Architecture, ...] = (BERT, ROBERTA, *ENCODERS, *DECODERS, *ENCODER_DECODERS)
+"""The table: encoders, decoders, encoder-decoders. A new architecture is one more row."""
 
 _ADDED: dict[str, Architecture] = {}
 
@@ -17,8 +19,8 @@ def add_architecture(row: Architecture) -> None:
     _ADDED.update(dict.fromkeys(row.model_types, row))
 
 
-def architecture_of(model_type: str) -> Architecture:
-    """The row for a config's ``model_type``.
+def architecture_of(model_type: str, config: Config | None = None) -> Architecture:
+    """The row for a config's ``model_type``; of several layouts the one that the config has.
 
     Raises:
         ModelError: no row lists that type.
@@ -26,7 +28,7 @@ def architecture_of(model_type: str) -> Architecture:
     if model_type in _ADDED:
         return _ADDED[model_type]
     for row in ARCHITECTURES:
-        if model_type in row.model_types:
+        if model_type in row.model_types and _applies(row, config or {}):
             return row
     legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
     raise ModelError(
@@ -34,3 +36,7 @@ def architecture_of(model_type: str) -> Architecture:
         f"{did_you_mean(model_type, legal)}; or add it with stratatune.backbone_from_names(model, blocks=..., "
         "embeddings=..., roles={'q': ..., 'k': ..., 'v': ..., 'o': ..., 'up': ..., 'down': ..., ...})",
     )
+
+
+def _applies(row: Architecture, config: Config) -> bool:
+    return row.applies is None or str(config.get(row.applies[0], "")).startswith(row.applies[1])

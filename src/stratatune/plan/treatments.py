@@ -31,7 +31,7 @@ from stratatune.plan.abstract import (
 from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
 from stratatune.plan.layers import refusal
 from stratatune.plan.options import Options
-from stratatune.plan.shape import Shape
+from stratatune.plan.shape import LM_OBJECTIVES, Shape
 
 __all__ = [
     "BLOCK_TREATMENTS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
@@ -226,14 +226,19 @@ class Head(Options, frozen=True):
     mlm: HeadParts = ()
     pooler: bool = False
     final_norm: bool = False
-    """The norm after the last block, where the architecture has one."""
+    """The norm after the last block, where the architecture has one. (A decoder's ``mlm=norm`` is the same one.)"""
+    untie: bool = False
+    """Train a copy of a decoder that is tied to the embeddings, which stay as they are."""
 
     def parameters(self, shape: Shape, objective: str) -> int:
         """Trained parameters of the parts that the head has under ``objective``."""
-        norm = shape.final_norm if self.final_norm else 0
-        if objective == "mlm":
-            return norm + sum(shape.head_parts[part] for part in self.mlm)
-        return norm + (shape.pooler if self.pooler else 0)
+        final = shape.final_norm if self.final_norm else 0
+        parts: tuple[str, ...] = self.mlm
+        if (shape.causal or shape.decoder is not None) and "norm" in parts:
+            final, parts = shape.final_norm, tuple(part for part in parts if part != "norm")
+        if objective in LM_OBJECTIVES:
+            return final + sum(shape.head_parts[part] for part in parts)
+        return final + (shape.pooler if self.pooler else 0)
 
 
 BLOCK_TREATMENTS: dict[str, type[Treatment]] = {

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan import Plan, Resolved, Shape, Treatment
+from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.treatments import Insertion, RoleTreatment
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -105,15 +106,12 @@ def layer_units(resolved: Resolved) -> float:
     One for each block's forward, one for each activation gradient, and for each block's weight gradient the share of
     its weights that train.
     """
-    block = sum(linear.weights for linear in resolved.shape.linears.values())
-    trained = sum(
-        _trained_weights(resolved.shape, one, dict.fromkeys(resolved.shape.linears, 1)) for one in _all(resolved)
-    )
-    return resolved.shape.blocks + resolved.backprop_blocks + trained / block
-
-
-def _all(resolved: Resolved) -> list[Treatment]:
-    return [one for block in resolved.blocks for one in block]
+    shape, trained = resolved.shape, 0.0
+    for number, treatments in enumerate(resolved.blocks):
+        at = shape.at(number)
+        weights = sum(_trained_weights(at, one, dict.fromkeys(at.linears, 1)) for one in treatments)
+        trained += weights / sum(linear.weights for linear in at.linears.values())
+    return shape.blocks + resolved.backprop_blocks + trained
 
 
 def _whole(preset: str, shape: Shape, tokens: int, objective: str) -> float:
@@ -130,7 +128,7 @@ def _steps(resolved: Resolved, tokens: int, objective: str, read_last: bool) -> 
             top += _inserted(one, shape, length) + one.rereads * shape.blocks * _block(shape, (), tokens, tokens)[0]
             length += one.prompt
         queries = 1 if read_last and number == shape.blocks - 1 else length
-        forward, backward = _block(shape, treatments, length, queries)
+        forward, backward = _block(shape.at(number), treatments, length, queries)
         if number < resolved.frozen_depth:
             trunk += forward
         else:
@@ -164,7 +162,7 @@ def _trained_weights(shape: Shape, one: Treatment, positions: dict[str, int]) ->
 def _head(resolved: Resolved, objective: str) -> float:
     """The pretrained head at one position: forward, activation gradient, and the weight gradients of what trains."""
     shape, head = resolved.shape, resolved.plan.head
-    if objective != "mlm":
+    if objective not in LM_OBJECTIVES:
         matrix, trained = shape.pooler + shape.classifier_dense, shape.pooler * head.pooler + shape.classifier_dense
         return 2.0 * (2 * matrix + trained)
     matrices = {part: shape.head_parts[part] for part in ("dense", "decoder")}

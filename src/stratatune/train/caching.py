@@ -123,7 +123,7 @@ class Caching:
         return CacheKey(
             weights=self.strata.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
-            template=self.reading.template or "",
+            template=f"{self.reading.template or ''}{list(self.strata.branches) or ''}",
             data=data.fingerprint,
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,

@@ -42,9 +42,11 @@ class RunConfig(BaseModel):
     trust_remote_code: bool = Field(False, description="Whether code that comes with a hub model may run.")
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
     plan: str = Field("bft-adapter", description="What trains at which depth: a preset's name or a plan's text.")
-    objective: Literal["auto", "mlm", "classification", "regression"] = Field(
+    objective: Literal["auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression"] = Field(
         "auto",
-        description="How a label is read; auto: as the plan's paper does, where the task allows it.",
+        description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
+        "reads label words behind the text, completion any text (the label column) behind it, or the text itself. "
+        "Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
         "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."

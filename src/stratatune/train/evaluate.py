@@ -58,16 +58,24 @@ def evaluate(
     loss = 0.0
     for index in plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
         batch = collate(data, index, pad_id).to(device)
-        logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words)
+        logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words, objective.ids(batch))
         if batch.labels is not None:
             loss += objective.word_loss(logits, batch.labels).item() * len(index)
         outputs.append(objective.predict(logits).cpu().numpy())
         order.append(index)
     top.train(was_training)
     output = np.concatenate(outputs)[np.argsort(np.concatenate(order))]
+    if objective.reading.generates:
+        return _told(output)
     if data.labels is None:
         return Scores({}, None, output)
     return Scores(_mean_score(data.labels, output, parts or (len(data),)), loss / len(data), output)
+
+
+def _told(output: np.ndarray) -> Scores:
+    """Loss and perplexity of free text: ``output`` [N, 2], summed log-probability and number of tokens."""
+    loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
+    return Scores({"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}, loss, output)
 
 
 def _mean_score(truth: np.ndarray, output: np.ndarray, parts: Sequence[int]) -> dict[str, float]:

@@ -76,7 +76,7 @@ class Feed:
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
         with torch.autocast(batch.input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            hidden = self.trunk(batch.input_ids, batch.mask, batch.token_types)
+            hidden = self.trunk(batch.input_ids, batch.mask, batch.token_types, batch.read)
         self.clock.trunk_seconds += time.perf_counter() - started
         self.clock.computed += len(batch.index)
         hidden = take(hidden, batch.read) if self.read_only else hidden

@@ -110,8 +110,7 @@ def fit(session: Session) -> Fitted:
             set_rate(optimiser, rate_factor(progress.step, total_steps, config))
             hidden = session.feed.hidden(batch)
             with session.mixed():
-                logits = top(hidden, batch.mask, batch.read, objective.training_words)
-            assert batch.labels is not None  # the data were read with labels
+                logits = top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
             loss = objective.loss(logits, batch.labels)
             session.accelerator.backward(loss / _group_size(number, len(batches), config.accumulate))
             progress.loss_sum, progress.loss_count = progress.loss_sum + loss.item(), progress.loss_count + 1

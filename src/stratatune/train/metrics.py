@@ -58,20 +58,20 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
 
 CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _acc_f1, "matthews": _matthews}
 VALUE_METRICS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman, "mse": _mean_squared_error}
-SMALLER_IS_BETTER = frozenset({"mse", "loss"})
+TEXT_METRICS = ("loss", "perplexity")
+SMALLER_IS_BETTER = frozenset({"mse", *TEXT_METRICS})
 
 
-def check_metric(name: str, is_value: bool) -> None:
+def check_metric(name: str, is_value: bool, is_text: bool = False) -> None:
     """Refuse a metric that does not exist for this kind of label.
 
     Raises:
         ConfigError: with the legal names.
     """
-    legal = VALUE_METRICS if is_value else CLASS_METRICS
+    legal = TEXT_METRICS if is_text else VALUE_METRICS if is_value else CLASS_METRICS
     if name not in legal:
-        raise ConfigError(
-            [f"metric: {name!r} is no metric for {'numbers' if is_value else 'classes'}"], did_you_mean(name, legal)
-        )
+        kind = "text" if is_text else "numbers" if is_value else "classes"
+        raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
 
 
 def score(truth: np.ndarray, guess: np.ndarray, is_value: bool) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stratatune.data.batching import Batch
 from stratatune.data.reading import Reading
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 class Objective:
     """The loss over, and the prediction from, the logits at the position read.
+
+    A decoder's logits for label words are the mean log-probabilities of what stands for each behind the text (LPT);
+    for a completion they are its summed log-probability and its number of tokens.
 
     Four readings of a label exist: a class by a classifier; a class by its label word at the mask; a number by a linear
     output; a number by two label words, whose probabilities say how far it lies between the ends of its range.
@@ -45,8 +49,18 @@ class Objective:
         self.words = self.words if self.words is None else self.words.to(device)
         return self
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def ids(self, batch: Batch) -> Tensor | None:
+        """The tokens by which the answer is scored, where it is free text."""
+        if self.reading.objective == "seq2seq":
+            return batch.targets
+        return batch.input_ids if self.reading.generates else None
+
+    def loss(self, logits: Tensor, labels: Tensor | Any) -> Tensor:
         """Mean training loss: ``logits`` as :attr:`training_words` asks for them, ``labels`` [B]."""
+        if self.reading.generates:
+            return -logits[:, 0].sum() / logits[:, 1].sum().clamp(min=1)
+        if self.reading.objective == "causal" and self.reading.loss == "vocab" and self.reading.value_range is None:
+            return -logits.gather(1, labels[:, None]).mean()
         if self.words is not None and self.training_words is None:
             return F.cross_entropy(logits.float(), self.words[labels])
         return self.word_loss(logits, labels)
@@ -56,7 +70,7 @@ class Objective:
         logits = logits.float()
         if self.reading.value_range is None:
             return F.cross_entropy(logits, labels)
-        if self.words is None:
+        if not self.reading.by_words:
             return F.mse_loss(logits[:, 0], labels.float())
         low, high = self.reading.value_range
         share = (labels.float() - low) / (high - low)
@@ -65,9 +79,11 @@ class Objective:
     def predict(self, logits: Tensor) -> Tensor:
         """``logits`` [B, C] of classes or label words -> probabilities [B, C], or values [B] for numbers."""
         logits = logits.float()
+        if self.reading.generates:
+            return logits
         if self.reading.value_range is None:
             return logits.softmax(dim=1)
-        if self.words is None:
+        if not self.reading.by_words:
             return logits[:, 0]
         low, high = self.reading.value_range
         return low + (high - low) * logits.softmax(dim=1)[:, 1]

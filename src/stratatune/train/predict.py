@@ -20,6 +20,7 @@ from stratatune.model.artefact import load_artefact
 from stratatune.model.split import Top, Trunk
 from stratatune.train.evaluate import Scores, evaluate
 from stratatune.train.feed import TORCH_DTYPES, Feed
+from stratatune.train.generate import generate_texts, rouge
 from stratatune.train.objectives import Objective
 
 
@@ -29,7 +30,7 @@ class Prediction:
 
     Attributes:
         table: the texts.
-        labels: N class names, or None where the label is a number.
+        labels: N class names, or what was generated for each text; None where the label is a number.
         probabilities: [N, C] in the order of the model's classes, or None.
         values: [N] numbers, or None where the label is a class.
     """
@@ -77,10 +78,21 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, need_labels=False)
+        if self.reading.generates:
+            return Prediction(table, self.generate(table.texts[0]), None, None)
         output = self._scores((table,), with_labels=False).output
         if self.reading.value_range is not None:
             return Prediction(table, None, None, output)
         return Prediction(table, LabelSet(self.labels).decode(output.argmax(axis=1)), output, None)
+
+    def generate(self, texts: list[str], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
+        """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
+
+        ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
+        """
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return generate_texts(self.model, self.tokenizer, texts, self.reading.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None) -> dict[str, Any]:
         """Metrics on labelled data: ``{"metrics": {...}, "n": N}``.
@@ -89,10 +101,15 @@ class Predictor:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
         task = TASKS.get(self.reading.task or "")
+        need = not self.reading.generates or self.reading.label is not None
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, need_labels=True) for part in splits)
+        parts = tuple(self._read(source, part, need_labels=need) for part in splits)
         scores = self._scores(parts, with_labels=True)
-        return {"metrics": {**scores.metrics, "loss": scores.loss}, "n": sum(map(len, parts))}
+        metrics = {**scores.metrics, "loss": scores.loss}
+        if self.reading.objective == "seq2seq":
+            said = self.generate([text for part in parts for text in part.texts[0]])
+            metrics |= rouge(said, [str(label) for part in parts for label in part.labels or ()])
+        return {"metrics": metrics, "n": sum(map(len, parts))}
 
     def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
         plain = isinstance(source, list)

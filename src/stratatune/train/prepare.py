@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratatune.data.causal import TEMPLATES, check_order, suffixes_of
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table, read
-from stratatune.data.reading import Reading
+from stratatune.data.reading import TEXT_OBJECTIVES, Reading
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.data.templates import Template, auto_label_words
@@ -56,12 +57,16 @@ def read_tables(config: RunConfig, given: Mapping[str, Any]) -> Tables:
         train, held_out = _hold_out(train, config.eval_split, config.seed)
         parts = (held_out,)
     if config.train_samples is not None:
-        train = _sample(train, config.train_samples, config.seed)
+        train = _sample(train, config.train_samples, config.seed, classes=config.objective not in TEXT_OBJECTIVES)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else _read(test, config, task, "test"))
 
 
 def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Table:
+    if config.objective in TEXT_OBJECTIVES:
+        told = config.label is not None or config.objective == "seq2seq"
+        table = read(source, text=config.text or None, label=config.label, split=split, need_labels=told)
+        return table if told else replace(table, labels=None, label_column=None)
     return read(source, text=config.text or None, label=config.label, task=task, split=split)
 
 
@@ -92,15 +97,15 @@ def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     return table.select(np.sort(order[cut:])), table.select(np.sort(order[:cut]))
 
 
-def _sample(table: Table, count: int, seed: int) -> Table:
+def _sample(table: Table, count: int, seed: int, *, classes: bool = True) -> Table:
     from stratatune.data.encode import sample
 
     if count >= len(table):
         return table
-    return table.select(sample(table.labels or [0] * len(table), count, seed))
+    return table.select(sample((classes and table.labels) or [0] * len(table), count, seed))
 
 
-def settle_objective(config: RunConfig, plan: Plan) -> Objective:
+def settle_objective(config: RunConfig, plan: Plan, *, decoder: bool = False) -> Objective:
     """How a label is read: what the settings say, else what the plan brings, else what the task allows.
 
     Raises:
@@ -113,11 +118,19 @@ def settle_objective(config: RunConfig, plan: Plan) -> Objective:
         return config.objective
     if task and task.kind == "regression" and plan.objective == "classification":
         return "regression"
-    return "mlm" if plan.objective == "mlm" else "classification"
+    if plan.objective != "mlm":
+        return "classification"
+    return "causal" if decoder else "mlm"
 
 
 def settle_reading(
-    config: RunConfig, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase, longest: int
+    config: RunConfig,
+    objective: Objective,
+    table: Table,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    *,
+    decoder: bool = False,
 ) -> tuple[Reading, list[str]]:
     """How text becomes a label in this run, and notices about what was chosen; the model takes ``longest`` tokens.
 
@@ -126,10 +139,11 @@ def settle_reading(
         ConfigError: a metric or template that does not exist.
     """
     task = task_named(config.task) if config.task else None
-    is_value = _is_value(objective, task)
+    is_text = objective in TEXT_OBJECTIVES
+    is_value = not is_text and _is_value(objective, task)
     labels = class_names(config, objective, table)
-    metric = config.metric or _default_metric(task, is_value)
-    check_metric(metric, is_value)
+    metric = config.metric or ("loss" if is_text else _default_metric(task, is_value))
+    check_metric(metric, is_value, is_text)
     reading: dict[str, Any] = {
         "objective": objective,
         "text": table.columns,
@@ -140,11 +154,17 @@ def settle_reading(
         "metric": metric,
         "task": task.name if task else None,
         "loss": config.loss,
+        "decoder": decoder,
     }
     notices: list[str] = []
     if objective == "mlm":
         reading["template"] = _template(config, task, table)
         reading["label_words"], notices = _label_words(config, task, labels, tokenizer)
+    elif objective == "causal":
+        reading["template"], notices = _causal_template(config, task, table)
+        reading["label_words"] = _causal_words(config, task, labels)
+        template = Template.parse(reading["template"])
+        reading["suffixes"] = suffixes_of(tokenizer, template, reading["label_words"])
     return Reading(**reading), notices
 
 
@@ -154,11 +174,13 @@ def _is_value(objective: str, task: Task | None) -> bool:
 
 
 def class_names(config: RunConfig, objective: str, table: Table) -> tuple[str, ...]:
-    """The classes in the order of the logits, the task's where there is one; none where a label is a number.
+    """The classes in the order of the logits, the task's where there is one; none for numbers and text.
 
     Raises:
         DataError: no labels, or labels that are no classes to learn from.
     """
+    if objective in TEXT_OBJECTIVES:
+        return ()
     task = task_named(config.task) if config.task else None
     if table.labels is None:
         raise DataError(f"{table.source} has no labels", "name the label column with --label")
@@ -193,6 +215,28 @@ def _template(config: RunConfig, task: Task | None, table: Table) -> str:
         )
     Template.parse(text).check(table.columns)
     return text
+
+
+def _causal_template(config: RunConfig, task: Task | None, table: Table) -> tuple[str, list[str]]:
+    """As :func:`_template`; ours, with a notice, where the task's has text behind its word and no other was named."""
+    text = _template(config, task, table)
+    try:
+        check_order(Template.parse(text))
+    except DataError:
+        if config.template:
+            raise
+        ours = TEMPLATES[len(table.texts)]
+        return ours, [f"template {text!r} has text behind its label word; a decoder reads {ours!r} instead"]
+    return text, []
+
+
+def _causal_words(config: RunConfig, task: Task | None, labels: Sequence[str]) -> tuple[str, ...]:
+    """One word a class, of any number of tokens: the settings', the task's, or the labels themselves."""
+    ends = tuple(task.words) if task else ("low", "high")
+    if config.label_words:
+        return _chosen_words(config.label_words, tuple(labels) or ends)
+    words = dict(task.words) if task else {}
+    return tuple(words.get(label, label) for label in (labels or ends))
 
 
 def _label_words(

@@ -161,7 +161,8 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
     accelerator = accelerator_for(config.device, config.loggers, out)
     autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
-    objective = settle_objective(config, plan)
+    shape = shape_of(config.model)
+    objective = settle_objective(config, plan, decoder=shape.causal)
     labels = class_names(config, objective, data.train)
     base = load_base(
         config.model,
@@ -173,7 +174,7 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
         attention=None if config.attention == "auto" else config.attention,
     )
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
-    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest)
+    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, decoder=shape.causal)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
     model.strata.reading = reading.to_data()
     if autocast is not None:
@@ -181,7 +182,7 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
     words = Objective(reading, base.tokenizer).to(accelerator.device)
     train_data = encode(data.train, reading, base.tokenizer)
     eval_data = concatenate([encode(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
-    for notice in (*base.notices, *notices, *train_data.notices):
+    for notice in (*base.notices, *model.strata.notices, *notices, *train_data.notices):
         reporter.notice(notice)
     caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter)
     feed, eval_feed = caching.feeds({"training": train_data, "evaluation": eval_data})

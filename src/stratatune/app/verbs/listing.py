@@ -102,6 +102,13 @@ def _tasks() -> list[Row]:
     ]
 
 
+_HEADS = {
+    "encoder": "masked-LM head and classification head",
+    "decoder": "language-model head and classification head",
+    "encoder-decoder": "language-model head",
+}
+
+
 def _backbones() -> list[Row]:
     from stratatune.plan import ARCHITECTURES, BUILTIN
     from stratatune.plan.builtin import builtin_config
@@ -110,7 +117,7 @@ def _backbones() -> list[Row]:
     return [
         {
             "name": row.name,
-            "summary": f"{len(row.roles)} roles a block, masked-LM head and classification head",
+            "summary": f"{len(row.roles)} roles a block, {_HEADS[row.kind]}",
             "model_types": list(row.model_types),
             "roles": list(row.roles),
             "built_in_shapes": [name for name in BUILTIN if types[name] in row.model_types],

@@ -1,0 +1,198 @@
+"""Texts for decoders: label words behind a text (LPT's protocol), completions, and texts whose last token is read.
+
+LPT puts the template at the end, `` It was {w} .``: everything from the label word on is the candidate's *suffix*.
+One row holds the text and behind it the tokens of every candidate but its last, which predicts nothing
+(``model/layout.py`` keeps the candidates apart). So with one-token words at the end of the template a row is the text
+alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.encode import Encoded, Rows, cut_notice, inside, pack, shorten
+from stratatune.data.readers import Table
+from stratatune.data.templates import Template
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = {1: "{a} It was <mask> .", 2: "{a} ? {b} . Answer : <mask> ."}
+"""The template for one and for two texts, where a task's own has text behind its label word. The second one is ours."""
+
+Suffixes = tuple[tuple[int, ...], ...]
+
+
+def check_order(template: Template) -> None:
+    """Refuse a template with text behind the label word: a decoder reads from left to right."""
+    kinds = [part.kind for part in template.parts]
+    if {"a", "b"} & set(kinds[kinds.index("mask") :]):
+        raise DataError(
+            f"template {str(template)!r} has text behind the label word, which a decoder has not read by then",
+            f"put <mask> behind the text, as in {TEMPLATES[template.columns]!r}",
+        )
+
+
+def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: Sequence[str]) -> Suffixes:
+    """The token ids of every candidate: the label word and what the template has behind it, the space before included.
+
+    Raises:
+        DataError: text behind the label word, or two words with the same tokens.
+    """
+    check_order(template)
+    parts = [part.text for part in template.parts]
+    tail = "".join(parts[[part.kind for part in template.parts].index("mask") + 1 :])
+    found = [tuple(_behind(tokenizer, f" {word}{tail}")) for word in words]
+    if len(set(found)) < len(found):
+        raise DataError(f"two of the label words {', '.join(words)} are the same tokens", "name others: --label-words")
+    return tuple(found)
+
+
+def _behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids of ``text`` as it stands behind other text, whatever the tokenizer does at the start of one."""
+    anchor = "a"
+    before = tokenizer(anchor, add_special_tokens=False, verbose=False)["input_ids"]
+    whole = tokenizer(anchor + text, add_special_tokens=False, verbose=False)["input_ids"]
+    if list(whole[: len(before)]) != list(before):  # pyright: ignore[reportArgumentType, reportIndexIssue]
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+    return list(whole[len(before) :])  # pyright: ignore[reportArgumentType, reportIndexIssue]
+
+
+def encode_candidates(
+    table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int, suffixes: Suffixes
+) -> Encoded:
+    """Every row's text, filled into the template up to the label word, and the candidates' tokens behind it.
+
+    Too long texts lose tokens at the end of their fields, never of the template; a text and its longest suffix have
+    at most ``max_length`` tokens. ``read`` is the text's last token.
+    """
+    template.check(table.columns)
+    head = Template(template.parts[: [part.kind for part in template.parts].index("mask")])
+    pieces = [head.pieces("", row) for row in zip(*table.texts, strict=True)]
+    room = max_length - max(map(len, suffixes))
+    ids, cut = _prefixes(tokenizer, head, pieces, room, template)
+    behind = [token for suffix in suffixes for token in suffix[:-1]]
+    read = np.array([len(row) - 1 for row in ids], np.int32)
+    return pack([row + behind for row in ids], None, read, cut_notice(cut, table, max_length))
+
+
+def _prefixes(
+    tokenizer: PreTrainedTokenizerBase, head: Template, pieces: list[list[str]], room: int, template: Template
+) -> tuple[Rows, int]:
+    """The token ids of every text, cut to ``room``, and how many were cut."""
+    call: Any = tokenizer
+    out = call(
+        ["".join(row).rstrip() for row in pieces],
+        truncation=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    kinds, cut, rows = [part.kind for part in head.parts], 0, []
+    for row, tokens, spans, special in zip(
+        pieces, out["input_ids"], out["offset_mapping"], out["special_tokens_mask"], strict=True
+    ):
+        end = _without_closing(tokens, special) or len(tokens)
+        keep = np.arange(end)
+        if end > room:
+            ends = np.cumsum([len(piece) for piece in row])
+            parts = {kind: (stop - len(piece), stop) for kind, piece, stop in zip(kinds, row, ends, strict=True)}
+            places = np.asarray(spans)[:end]
+            fields = [inside(places, np.asarray(special)[:end], parts[name]) for name in ("a", "b") if name in parts]
+            keep, cut = shorten(end, fields, room, template), cut + 1
+        rows.append([tokens[i] for i in keep] or [_opening(tokenizer)])
+    return rows, cut
+
+
+def _without_closing(tokens: Sequence[int], special: Sequence[int]) -> int:
+    """How many tokens are left without special ones at the end: nothing is to be closed before the label word."""
+    end = len(tokens)
+    while end and special[end - 1]:
+        end -= 1
+    return end
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token for a text that has none."""
+    known = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+    return next(int(token) for token in known if token is not None)  # pyright: ignore[reportArgumentType]
+
+
+def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """One text, or two with a line break between them; the head reads the last token. Long texts are cut at the end."""
+    rows = [_ids(tokenizer, "\n".join(texts)) for texts in zip(*table.texts, strict=True)]
+    cut = sum(len(row) > max_length for row in rows)
+    rows = [row[:max_length] or [_opening(tokenizer)] for row in rows]
+    return pack(rows, None, np.array([len(row) - 1 for row in rows], np.int32), cut_notice(cut, table, max_length))
+
+
+def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Sources and targets for an encoder-decoder, as its tokenizer closes them; both are cut to ``max_length``."""
+    call: Any = tokenizer
+    limits = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "verbose": False}
+    sources = call(list(table.texts[0]), **limits)["input_ids"]
+    read = np.zeros(len(sources), np.int32)
+    data = pack(sources, None, read, ())
+    if table.labels is None:
+        return data
+    told = call(text_target=[str(label) for label in table.labels], **limits)["input_ids"]
+    return replace(data, targets=pack(told, None, read, ()))
+
+
+def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Prompts and what should follow, the label column, closed by the end of text; without labels the text itself.
+
+    ``read`` is the last token that is given; the loss is over those behind it. Where a row is too long, the prompt
+    loses its beginning, and a completion that is too long by itself loses its end.
+    """
+    texts = list(table.texts[0])
+    rows, read, cut = [], [], 0
+    for text, completion in zip(texts, table.labels or [None] * len(texts), strict=True):
+        given, told = _given_and_told(tokenizer, text, completion)
+        if len(given) + len(told) > max_length:
+            given, told, cut = *_cut(given, told, max_length), cut + 1
+        rows.append(given + told)
+        read.append(len(given) - 1)
+    return pack(rows, None, np.array(read, np.int32), cut_notice(cut, table, max_length))
+
+
+def _given_and_told(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
+    """The tokens of the prompt, at least one, and those of the completion."""
+    if completion is None:
+        ids = _closed(_ids(tokenizer, text), tokenizer)
+        return ids[:1], ids[1:]
+    prompt, space = text.rstrip(), text[len(text.rstrip()) :] or " "
+    given, whole = prompt_ids(tokenizer, text), _ids(tokenizer, f"{prompt}{space}{completion}")
+    same = next((i for i, (a, b) in enumerate(zip(given, whole, strict=False)) if a != b), min(len(given), len(whole)))
+    return whole[: max(same, 1)], _closed(whole[max(same, 1) :], tokenizer)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A prompt's token ids, as a completion follows them; at least one."""
+    return _ids(tokenizer, text.rstrip()) or [_opening(tokenizer)]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids with what the tokenizer puts in front of a text, and without what it puts behind."""
+    call: Any = tokenizer
+    out = call(text, truncation=False, return_special_tokens_mask=True, verbose=False)
+    return list(out["input_ids"][: _without_closing(out["input_ids"], out["special_tokens_mask"])]) or list(
+        out["input_ids"][:1]
+    )
+
+
+def _closed(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    end = tokenizer.eos_token_id
+    return ids if end is None else [*ids, int(end)]  # pyright: ignore[reportArgumentType]
+
+
+def _cut(given: list[int], told: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    told = told[: max_length - 1]
+    room = max_length - len(told)
+    return (given[:1] + given[len(given) - room + 1 :] if room > 1 else given[:1]), told

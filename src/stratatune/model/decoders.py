@@ -1,0 +1,181 @@
+"""What is particular to decoders: how masks and positions reach a block, and what the language-model head says.
+
+A tuned decoder's top reads either one position (classification), or the candidates of a label (objective ``causal``),
+or every token of a completion (objective ``completion``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.model.layout import Layout, branched
+
+if TYPE_CHECKING:
+    from stratatune.model.backbones import Backbone
+    from stratatune.model.strata import Strata
+
+
+def window_of(backbone: Backbone, number: int) -> int | None:
+    """How many positions back block ``number`` looks; None: to the start."""
+    config = backbone.model.config
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if types is not None and types[number] != "sliding_attention":
+        return None
+    return window
+
+
+def _mask(backbone: Backbone, layout: Layout, window: int | None, dtype: torch.dtype) -> Tensor:
+    eager = backbone.model.config._attn_implementation == "eager"
+    return layout.mask(window, dtype if eager else None)
+
+
+def block_arguments(backbone: Backbone, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
+    """What a decoder's block takes beside the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
+    found: dict[str, object] = {
+        "attention_mask": _mask(backbone, layout, window_of(backbone, number), hidden.dtype),
+        "position_ids": layout.positions,
+    }
+    if backbone.row.rotary is not None:
+        rotary = backbone.base.get_submodule(backbone.row.rotary)
+        kind = [backbone.model.config.layer_types[number]] if backbone.row.rotary_by_type else []
+        found["position_embeddings"] = rotary(hidden, layout.positions, *kind)
+    return found
+
+
+def model_arguments(
+    backbone: Backbone, mask: Tensor, read: Tensor | None, branches: Sequence[int]
+) -> dict[str, object]:
+    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool, ``read`` [B].
+
+    Without branches the model makes masks and positions by itself.
+    """
+    if read is None or not sum(branches):
+        return {"attention_mask": mask.long(), "use_cache": False}
+    layout, dtype = branched(mask, read, tuple(branches)), next(backbone.base.parameters()).dtype
+    types = getattr(backbone.model.config, "layer_types", None)
+    windows = [window_of(backbone, number) for number in range(len(backbone.blocks))]
+    masks: object = _mask(backbone, layout, windows[0], dtype)
+    if types is not None:
+        masks = {kind: _mask(backbone, layout, window, dtype) for kind, window in zip(types, windows, strict=True)}
+    return {"attention_mask": masks, "position_ids": layout.positions, "use_cache": False}
+
+
+def run_blocks(strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start: int) -> tuple[Tensor, int]:
+    """The blocks from ``start`` on, with the insertions before, between and behind them.
+
+    Args:
+        hidden: [B, T, D] at depth ``start``.
+        mask: [B, T] bool, real tokens.
+        read: [B], the last token of the text itself.
+
+    Returns:
+        The last hidden state [B, P + T, D], and P.
+    """
+    backbone, layout, prompt = strata.backbone, branched(mask, read, strata.branches), 0
+    for depth in range(start, len(backbone.blocks) + 1):
+        for insertion in strata.insertions_at(depth):
+            hidden, _ = insertion(hidden, layout.prefix)
+            layout, prompt = layout.with_prompt(insertion.tokens), prompt + insertion.tokens
+        if depth < len(backbone.blocks):
+            # `forward`, not the module: its hooks serve callers of the whole model, and have been done here.
+            hidden = backbone.blocks[depth].forward(hidden, **block_arguments(backbone, depth, hidden, layout))
+    return hidden, prompt
+
+
+def lm_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
+    """``hidden`` [..., D] of the last block -> logits [..., V], by the final norm and the output matrix."""
+    part = {name: backbone.model.get_submodule(path) for name, path in backbone.row.mlm_head.items()}
+    logits = part["decoder"](part["norm"](hidden))
+    cap = getattr(backbone.model.config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def class_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
+    """``hidden`` [B, D] of the last block at the position read -> logits [B, C]."""
+    norm = backbone.model.get_submodule(backbone.row.mlm_head["norm"])
+    return backbone.model.get_submodule(backbone.row.classifier)(norm(hidden))
+
+
+def candidate_scores(backbone: Backbone, hidden: Tensor, read: Tensor, suffixes: Sequence[Sequence[int]]) -> Tensor:
+    """How likely each candidate is behind the text: the mean log-probability of its tokens (minus LPT's loss).
+
+    The first token of every candidate is predicted by the text's last token, each later one by the token before it.
+
+    Args:
+        hidden: [B, T, D] of the last block.
+        read: [B], the text's last token.
+        suffixes: the C candidates' token ids.
+
+    Returns:
+        [B, C].
+    """
+    offsets, start = [0], 1  # places of the hidden states that predict, counted from ``read``
+    source: list[int] = []
+    for suffix in suffixes:
+        later = range(start, start + len(suffix) - 1)
+        source += [0, *range(len(offsets), len(offsets) + len(later))]
+        offsets += later
+        start += len(later)
+    device = hidden.device
+    places = read[:, None] + torch.tensor(offsets, device=device)
+    logits = lm_logits(backbone, _take(hidden, places))  # [B, len(offsets), V]
+    spoken = _at_least_fp32(logits).log_softmax(dim=-1)
+    target = torch.tensor([token for suffix in suffixes for token in suffix], device=device)
+    chosen = spoken[:, torch.tensor(source, device=device), target]  # [B, sum of lengths]
+    return torch.stack([part.mean(dim=1) for part in chosen.split([len(s) for s in suffixes], dim=1)], dim=1)
+
+
+def completion_scores(backbone: Backbone, hidden: Tensor, mask: Tensor, read: Tensor, ids: Tensor) -> Tensor:
+    """The summed log-probability of the tokens behind ``read``, and how many they are.
+
+    Args:
+        hidden: [B, T, D] of the last block.
+        mask: [B, T] bool, real tokens.
+        read: [B], the last token that is given.
+        ids: [B, T], the tokens.
+
+    Returns:
+        [B, 2].
+    """
+    column = torch.arange(ids.shape[1], device=ids.device)
+    told = (mask & (column > read[:, None]))[:, 1:]  # [B, T - 1], at the token that predicts
+    logits = lm_logits(backbone, hidden[:, :-1][told])  # [n, V]
+    loss = nn.functional.cross_entropy(_at_least_fp32(logits), ids[:, 1:][told], reduction="none")
+    row = told.nonzero()[:, 0]
+    total = hidden.new_zeros(len(ids), dtype=loss.dtype).index_add(0, row, -loss)
+    return torch.stack([total, told.sum(dim=1).to(loss.dtype)], dim=1)
+
+
+def decoder_output(
+    strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, ids: Tensor | None, start: int
+) -> Tensor:
+    """From the hidden state at depth ``start`` to what the objective reads; see :class:`stratatune.model.split.Top`.
+
+    Returns:
+        Class logits [B, C]; mean log-probabilities of the candidates [B, C]; or :func:`completion_scores` [B, 2].
+    """
+    backbone = strata.backbone
+    if hidden.shape[1] == 1 and mask.shape[1] > 1:  # the depth is the model's, and only the position read was kept
+        mask, read = mask[:, :1], torch.zeros_like(read)
+    hidden, prompt = run_blocks(strata, hidden, mask, read, start)
+    if backbone.output == "classification":
+        return class_logits(backbone, _take(hidden, read[:, None] + prompt)[:, 0])
+    hidden = hidden[:, prompt:]
+    if strata.suffixes:
+        return candidate_scores(backbone, hidden, read, strata.suffixes)
+    if ids is not None:
+        return completion_scores(backbone, hidden, mask, read, ids)
+    return lm_logits(backbone, _take(hidden, read[:, None]))[:, 0]
+
+
+def _at_least_fp32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _take(hidden: Tensor, places: Tensor) -> Tensor:
+    """``hidden`` [B, T, D], ``places`` [B, N] -> [B, N, D]."""
+    return hidden[torch.arange(len(places), device=hidden.device)[:, None], places]

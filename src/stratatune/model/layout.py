@@ -1,0 +1,113 @@
+"""Where the tokens of a decoder's batch stand and which of them each may see.
+
+Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-value cache holds the earlier ones), P
+    prompts.
+
+*Branches.* A label word of several tokens is scored by running it behind the text. All candidates share one row: the
+text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
+their positions go on from the end of the text, so that each comes out as if it stood there alone.
+
+*Prompts.* Prompt vectors stand in front and get no position: a rotary embedding turns them by position 0, which is no
+turn at all, and the tokens keep the positions they had. Attention stays causal over P + T: every token sees all
+prompts, a prompt sees those before it. This is what LPT's decoder does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_EVERYWHERE = 2**31  # a key's position that lies inside every window
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Positions and visibility.
+
+    Attributes:
+        positions: [B, Q] int64, for position embeddings.
+        keys: [B, K] int64, the positions of what is seen; prompts lie inside every window.
+        allowed: [B, Q, K] bool.
+        prefix: [B, K] bool, what a prompt generator may read: the prompts and real tokens up to the one that is read.
+    """
+
+    positions: Tensor
+    keys: Tensor
+    allowed: Tensor
+    prefix: Tensor
+
+    def with_prompt(self, prompt: int, *, rows: bool = True) -> Layout:
+        """The same behind ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""
+        if prompt == 0:
+            return self
+        batch, computed, _ = self.allowed.shape
+        allowed = torch.cat([self.allowed.new_ones(batch, computed, prompt), self.allowed], dim=2)
+        positions = self.positions
+        if rows:
+            top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
+            allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
+            positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
+        keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
+        prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
+        return Layout(positions, keys, allowed, prefix)
+
+    def mask(self, window: int | None, dtype: torch.dtype | None) -> Tensor:
+        """[B, 1, Q, K]: True where attention may go, or with a ``dtype`` 0 there and the lowest number elsewhere."""
+        allowed = self.allowed
+        if window is not None:
+            allowed = allowed & (self.positions[:, :, None] - self.keys[:, None, :] < window)
+        allowed = allowed.unsqueeze(1)
+        if dtype is None:
+            return allowed
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+            ~allowed, torch.finfo(dtype).min
+        )
+
+
+def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
+    """The layout of texts padded on the right, with the candidates' tokens behind them.
+
+    Args:
+        mask: [B, T] bool, real tokens.
+        read: [B], the last token of the text itself.
+        branches: how many tokens of each candidate stand behind the text; the same for every text.
+    """
+    column = torch.arange(mask.shape[1], device=mask.device)
+    positions, segment = column.expand(mask.shape), torch.zeros_like(mask, dtype=torch.long)
+    if sum(branches):
+        owner = torch.tensor([n for n, size in enumerate(branches, start=1) for _ in range(size)], device=mask.device)
+        place = torch.tensor([i for size in branches for i in range(size)], device=mask.device)
+        behind = column - read[:, None] - 1  # [B, T], below 0 in the text
+        index = behind.clamp(0, len(owner) - 1)
+        segment = torch.where(behind >= 0, owner[index], 0)
+        positions = torch.where(behind >= 0, read[:, None] + 1 + place[index], column)
+    seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    allowed = _causal(mask, column, column) & seen
+    return Layout(positions, positions, allowed | _self(column, column), mask & (column <= read[:, None]))
+
+
+def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
+    """The layout of the last ``computed`` of the K tokens of texts padded on either side, without prompts.
+
+    Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
+    the last real one.
+    """
+    keys = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    column = torch.arange(mask.shape[1], device=mask.device)
+    rows = column[-computed:]
+    prefix = mask
+    if read is not None:  # at least the first real token, should the read one be padding
+        prefix = mask & (column <= torch.maximum(read, mask.int().argmax(dim=1))[:, None])
+    allowed = _causal(mask, rows, column) | _self(rows, column)
+    return Layout(keys[:, -computed:], keys, allowed, prefix)
+
+
+def _causal(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return (columns <= rows[:, None]) & mask[:, None, :]
+
+
+def _self(rows: Tensor, columns: Tensor) -> Tensor:
+    """Every position sees itself, padding too, so that no softmax is over nothing."""
+    return columns == rows[:, None]

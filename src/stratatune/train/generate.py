@@ -1,0 +1,70 @@
+"""Free text from a tuned model, by transformers' own ``generate``, and how near it comes to what was wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stratatune._compat import installed
+from stratatune.data.causal import prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BATCH_SIZE = 16
+
+
+def generate_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    longest: int,
+    settings: dict[str, Any],
+) -> list[str]:
+    """What a model says to each of ``texts``.
+
+    A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
+    left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Like lengths
+    go together.
+    """
+    two_stacks, call = bool(model.config.is_encoder_decoder), _untyped(tokenizer)
+    if two_stacks:
+        rows: list[list[int]] = call(texts, truncation=True, max_length=longest)["input_ids"]
+    else:
+        rows = [prompt_ids(tokenizer, text)[-longest:] for text in texts]
+    order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    said = [""] * len(rows)
+    for start in range(0, len(order), _BATCH_SIZE):
+        index = order[start : start + _BATCH_SIZE]
+        ids, mask = _padded([rows[row] for row in index], call.pad_token_id, left=not two_stacks)
+        given = {"attention_mask": mask.to(model.device), "pad_token_id": call.pad_token_id, **settings}
+        out = _untyped(model).generate(ids.to(model.device), **given)
+        for row, tokens in zip(index, out if two_stacks else out[:, ids.shape[1] :], strict=True):
+            said[row] = call.decode(tokens, skip_special_tokens=True).strip()
+    return said
+
+
+def _untyped(value: Any) -> Any:
+    """transformers' annotations know neither lists of texts nor `generate` on every model."""
+    return value
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask [B, T]."""
+    width = max(map(len, rows))
+    ids = [[pad] * (width - len(row)) + row if left else row + [pad] * (width - len(row)) for row in rows]
+    real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids), torch.tensor(real if left else [line[::-1] for line in real])
+
+
+def rouge(said: list[str], wanted: list[str]) -> dict[str, float]:
+    """Mean F-measures ROUGE-1, ROUGE-2, ROUGE-L (Lin 2004) by the rouge-score package; empty where it is missing."""
+    if not installed("rouge-score"):
+        return {}
+    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports] - an extra
+
+    kinds = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(kinds, use_stemmer=True)
+    found = [scorer.score(target, text) for text, target in zip(said, wanted, strict=True)]
+    return {kind: sum(one[kind].fmeasure for one in found) / max(1, len(found)) for kind in kinds}

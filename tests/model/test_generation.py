@@ -1,0 +1,94 @@
+"""A tuned decoder generates by transformers' own ``generate``, with its key-value cache, what it was trained to say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny
+from stratatune.errors import PlanError
+from stratatune.model.split import Top, Trunk
+from stratatune.model.tuned import apply
+
+PLANS = (
+    "1: lora(rank=2, on=q,v) | adapter(depth=2)",
+    "late_prompt(depth=2, tokens=3, bottleneck=4)",
+    "late_prompt(depth=0, tokens=2, bottleneck=4) | late_prompt(depth=3, tokens=3, bottleneck=4) | adapter(depth=4)",
+)
+NEW = 6
+
+
+def tuned(family, plan, **config):
+    model = tiny.tiny_decoder(family, **config).double()
+    apply(model, plan)
+    torch.manual_seed(1)
+    for parameter in model.strata.trained().values():
+        parameter.data.add_(torch.randn_like(parameter) * 0.2)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+@torch.no_grad()
+def by_hand(model, text, read):
+    """Greedy, one whole forward a token, no key-value cache; the prompt is made from the text alone."""
+    ids = text.clone()
+    for _ in range(NEW):
+        mask = torch.ones_like(ids).bool()
+        top = Top(model.strata)
+        hidden = Trunk(model.strata)(ids, mask)
+        scores = [top(hidden.clone(), mask, torch.tensor([read]), ids=torch.cat([ids[:, 1:], torch.tensor([[0]])], 1))]
+        assert scores[0].shape == (1, 2)
+        logits = last_logits(model, hidden, mask, read)
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
+    return ids
+
+
+def last_logits(model, hidden, mask, read):
+    from stratatune.model.decoders import lm_logits, run_blocks
+
+    strata = model.strata
+    hidden, _ = run_blocks(strata, hidden, mask, torch.tensor([read]), strata.resolved.frozen_depth)
+    return lm_logits(strata.backbone, hidden[:, -1])
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("family", tiny.DECODERS)
+def test_greedy_generation_is_the_argmax_loop(family, plan):
+    model = tuned(family, plan)
+    torch.manual_seed(0)
+    text = torch.randint(5, 60, (1, 5))
+    said = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=NEW, do_sample=False)
+    assert said.tolist() == by_hand(model, text, read=4).tolist()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_batch_padded_on_the_left_says_what_each_text_says_alone(family, plan):
+    model = tuned(family, plan)
+    torch.manual_seed(0)
+    long, short = torch.randint(5, 60, (1, 7)), torch.randint(5, 60, (1, 4))
+    ids = torch.cat([long, torch.cat([torch.ones(1, 3, dtype=torch.long), short], 1)])
+    mask = torch.tensor([[1] * 7, [0] * 3 + [1] * 4])
+    said = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False)
+    for row, text in ((0, long), (1, short)):
+        alone = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=NEW, do_sample=False)
+        assert said[row, 7:].tolist() == alone[0, text.shape[1] :].tolist()
+
+
+def test_a_late_prompt_needs_the_key_value_cache():
+    model, text = tuned("llama", PLANS[1]), torch.randint(5, 60, (1, 5))
+    with pytest.raises(PlanError, match="key-value cache"):
+        model.generate(text, max_new_tokens=2, use_cache=False)
+    tuned("llama", PLANS[0]).generate(text, attention_mask=torch.ones_like(text), max_new_tokens=2, use_cache=False)
+
+
+def test_beams_carry_the_prompt():
+    model, text = tuned("llama", PLANS[1]), torch.randint(5, 60, (2, 5))
+    said = model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=4, num_beams=3, do_sample=False)
+    assert said.shape == (2, 9)
+
+
+def test_a_sliding_window_that_would_forget_the_prompt_is_refused():
+    model, text = tuned("mistral", PLANS[1], sliding_window=6), torch.randint(5, 60, (1, 5))
+    with pytest.raises(PlanError, match="forgets"):
+        model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=4)

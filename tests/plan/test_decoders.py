@@ -1,0 +1,132 @@
+"""Counts of decoders by formula, against real models on the meta device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from stratatune.errors import PlanError
+from stratatune.plan import Plan, architecture_of, shape_of
+from stratatune.plan.builtin import builtin_config
+from stratatune.plan.builtin_decoders import DECODERS
+
+GPT2 = {"n_layer": 3, "n_embd": 12, "n_head": 2, "n_positions": 18, "vocab_size": 37}
+LLAMA = {
+    "vocab_size": 37,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "intermediate_size": 20,
+    "max_position_embeddings": 18,
+    "pad_token_id": 0,
+}
+CONFIGS = {
+    "gpt2": GPT2,
+    "gpt2 with n_inner": GPT2 | {"n_inner": 30},
+    "llama": LLAMA,
+    "llama with biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
+    "mistral": LLAMA,
+    "qwen2": {**LLAMA, "head_dim": 6},
+    "qwen3": LLAMA,
+    "gemma": LLAMA,
+    "gemma2": LLAMA,
+    "gemma3_text": LLAMA,
+}
+PLANS = (
+    "full",
+    ": full | head(mlm=norm)",
+    "1: full(on=v,down)",
+    "-1: full(on=norms) | head(mlm=dense,norm,bias)",
+    "0: full(on=all)",
+    "embeddings full | head(mlm=decoder)",
+)
+
+
+def _config(name):
+    model_type = name.split()[0]
+    return {"model_type": model_type} | CONFIGS[name]
+
+
+def _model(config, auto=AutoModelForCausalLM):
+    with torch.device("meta"):
+        return auto.from_config(AutoConfig.for_model(**config))
+
+
+def _count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_total_is_that_of_a_real_model(name, tied):
+    config = _config(name) | {"tie_word_embeddings": tied}
+    shape = shape_of(config)
+    assert shape.parameters("causal") == shape.parameters("mlm") == _count(_model(config))
+    classifier = _model(config | {"num_labels": 2}, AutoModelForSequenceClassification)
+    assert shape.parameters("classification") + 2 * shape.hidden == _count(classifier)
+    assert not shape.classifier_bias
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_built_in_decoders_are_those_of_real_models(name):
+    config = dict(builtin_config(name))
+    assert shape_of(name).parameters("causal") == _count(_model(config))
+
+
+def test_built_in_decoders_by_known_counts():
+    assert shape_of("gpt2-large").parameters("causal") == 774_030_080
+    assert shape_of("meta-llama/Llama-3.2-1B").parameters("causal") == 1_235_814_400
+    assert Plan.parse("lpt@18").resolve(shape_of("gpt2-large")).backprop_blocks == 18
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_path_of_the_table_exists(name):
+    config, row = _config(name), architecture_of(name.split()[0])
+    model, shape = _model(config), shape_of(config)
+    blocks = model.base_model.get_submodule(row.blocks)
+    fused = {role for roles in row.fused.values() for role in roles}
+    for role, path in row.roles.items():
+        if role in fused:
+            continue
+        module, part = blocks[0].get_submodule(path), shape.part(role)
+        bias = getattr(module, "bias", None)
+        assert (module.weight.numel(), 0 if bias is None else bias.numel()) == (part.weights, part.biases), role
+    for path, roles in row.fused.items():
+        assert _count(blocks[0].get_submodule(path)) == sum(
+            shape.part(role).weights + shape.part(role).biases for role in roles
+        )
+    assert _count(blocks[0]) == shape.block_parameters
+    for part, path in row.mlm_head.items():
+        assert _count(model.get_submodule(path)) == shape.head_parts[part]
+    assert _count(model.base_model.get_submodule(row.final_norm)) == shape.final_norm
+
+
+def test_grouped_queries_have_narrow_keys_and_values():
+    shape = shape_of("Llama-3.2-1B")
+    assert Plan.parse("-1: lora(rank=8, on=k,v)").resolve(shape).trainable("causal") == 2 * 8 * (2048 + 512)
+
+
+@pytest.mark.parametrize("text", PLANS)
+@pytest.mark.parametrize("objective", ["causal", "classification"])
+def test_trainable_and_total_agree(text, objective):
+    shape = shape_of(_config("gpt2"))
+    resolved = Plan.parse(text).resolve(shape)
+    assert resolved.trainable(objective) > 0
+    if text == "full":
+        assert resolved.trainable("causal") == resolved.total("causal")
+        assert resolved.trainable("classification") == resolved.total("classification")
+
+
+def test_bitfit_without_any_bias_is_refused():
+    with pytest.raises(PlanError, match="trains nothing in a llama block"):
+        Plan.parse(": bitfit").resolve(shape_of(_config("llama")))
+    trained = Plan.parse(": bitfit").resolve(shape_of(_config("qwen2"))).trainable("causal")
+    assert trained == 3 * (12 + 6 + 6)  # q, k and v have biases, nothing else
+
+
+def test_all_still_means_all():
+    assert str(Plan.parse(": bitfit(on=all)")) == ": bitfit"
+    assert Plan.parse(str(Plan.parse("-1: full(on=norms)"))) == Plan.parse("-1: full(on=norms)")
