@@ -226,3 +226,18 @@ def test_a_finished_run_is_not_written_over(train):
     said = train()
     assert said.code == 2
     assert "a finished run" in said.error
+
+
+def test_eval_tells_what_was_forgotten(say, trained, data, tmp_path):
+    """The masked-LM loss of tuned and base on plain text: finite, and not the same, since blocks changed."""
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n".join([GOOD, "she likes a great story and he likes a poor film"] * 8))
+    said = say("eval", trained, "--data", data, "--forgetting", plain, "--json")
+    assert said.code == 0, said.err
+    lost = said.json["forgetting"]
+    assert lost["objective"] == "mlm"
+    assert lost["tokens"] > 0
+    assert lost["difference"] == pytest.approx(lost["tuned"] - lost["base"], abs=1e-6)
+    assert lost["difference"] != 0
+    assert "metrics" in said.json
+    assert say("eval", trained).code == 2

@@ -26,7 +26,9 @@ def run_settings(
     ] = None,
     model: Annotated[str | None, _option(_MODEL, "The base model: a hub id or a folder.", "M")] = None,
     plan: Annotated[str | None, _option(_MODEL, "A preset's name or a plan's text.", "PLAN")] = None,
-    objective: Annotated[str | None, _option(_MODEL, "auto, mlm, classification or regression.", "WORD")] = None,
+    objective: Annotated[
+        str | None, _option(_MODEL, "auto, mlm, classification, regression, causal, completion or seq2seq.", "WORD")
+    ] = None,
     template: Annotated[
         str | None, _option(_MODEL, "mlm: a template's name, or text with {a} and <mask>.", "TEXT")
     ] = None,

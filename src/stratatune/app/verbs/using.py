@@ -51,15 +51,40 @@ def machine(
 def eval_(
     door: Door,
     run: Run,
-    data: Annotated[str, typer.Option(help="Labelled data: a file, a folder or a hub id.", show_default=False)],
     where: dict[str, Any],
+    data: Annotated[
+        str | None, typer.Option(help="Labelled data: a file, a folder or a hub id.", show_default=False)
+    ] = None,
     split: Split = None,
+    forgetting: Annotated[
+        str | None,
+        typer.Option(help="Plain text: the language-model loss on it, tuned against base.", show_default=False),
+    ] = None,
 ) -> Answer:
-    """Score a trained adapter on labelled data."""
-    _check_data(data)
-    scores = _predictor(run, where).score(data, split=split)
-    told = "  ".join(f"{name} {value:.4f}" for name, value in scores["metrics"].items())
-    return Answer(scores, f"{told}  (n = {scores['n']:,})")
+    """Score a trained adapter on labelled data, or what it made the model forget, or both."""
+    if data is None and forgetting is None:
+        raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
+    answer: dict[str, Any] = {}
+    told: list[str] = []
+    if data is not None:
+        _check_data(data)
+        answer |= _predictor(run, where).score(data, split=split)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
+        told.append(f"{shown}  (n = {answer['n']:,})")
+    if forgetting is not None:
+        _check_data(forgetting)
+        answer["forgetting"] = lost = _forgetting(run, forgetting, where)
+        told.append(
+            f"{lost['objective']} loss on plain text: base {lost['base']:.4f}, tuned {lost['tuned']:.4f}, "
+            f"difference {lost['difference']:+.4f}  ({lost['tokens']:,} tokens)"
+        )
+    return Answer(answer, "\n".join(told))
+
+
+def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:
+    from stratatune.study.forgetting import forgetting
+
+    return forgetting(run, text, base=where["base"], device=where["device"])
 
 
 @verb(where=machine)
