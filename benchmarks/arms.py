@@ -24,6 +24,7 @@ from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
 from stratatune.data.keys import CacheKey
+from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
@@ -39,13 +40,15 @@ class Setting:
     batch_size: int = 32
     bf16: bool = True
 
-    def model(self, kind: str) -> nn.Module:
-        """A model of the shape with random weights, the same for every call."""
+    def model(self, kind: str, attention: str | None = None) -> nn.Module:
+        """A model of the shape with random weights, the same for every call; attention as transformers chooses it."""
         from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
         torch.manual_seed(0)
         config = AutoConfig.for_model(**self.config)
-        return (AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification).from_config(config)
+        return (AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification).from_config(
+            config, attn_implementation=attention
+        )
 
     def mixed(self, bf16: bool | None = None) -> torch.autocast:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
@@ -118,7 +121,7 @@ class Ours:
 
     def __init__(self, setting: Setting, plan: str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
-        self.model = apply(setting.model("mlm"), plan).train()  # pyright: ignore[reportArgumentType]
+        self.model = apply(setting.model("mlm", attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
         strata = self.model.strata
         if setting.bf16:
             cast_frozen(strata, torch.bfloat16)

@@ -67,7 +67,7 @@ def load_base(
     """
     shape = shape_of(name)  # the family is known, or one clear line says what is; costs only the config
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = {"dtype": torch.float32, "attn_implementation": attention, **options}
+    settings = {"dtype": torch.float32, "attn_implementation": attention or attention_for_training(), **options}
     causal, two_stacks = shape.causal, shape.decoder is not None
     _check_objective(objective, causal=causal, two_stacks=two_stacks)
     if objective not in LM_OBJECTIVES:
@@ -86,6 +86,15 @@ def load_base(
         _settle_padding(base)
     _settle_new_parameters(base, set(info["missing_keys"]))
     return base
+
+
+def attention_for_training() -> str | None:
+    """The attention to ask for when the user has no wish; None: what transformers chooses.
+
+    On a CPU torch's fused attention has no dropout: it falls back to one that computes and saves in fp32. The model's
+    own eager attention stays in the precision of the computation (7 % of a step of RoBERTa-large's top in bf16).
+    """
+    return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
 def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
