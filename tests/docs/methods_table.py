@@ -1,0 +1,73 @@
+"""The page docs/methods.md, made from the registries: ``PYTHONPATH=tests python tests/docs/methods_table.py``.
+
+Every treatment is put into a tiny random model of every family and merged; what is refused is told with its reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tiny
+from stratatune.errors import PlanError
+from stratatune.model.merging import merge
+from stratatune.model.tuned import apply
+from stratatune.plan import ARCHITECTURES
+from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+OPTIONS = {
+    "idpg": "tokens=2, bottleneck=8, phm=4",
+    "prompt": "tokens=3",
+    "late_prompt": "depth=2",
+    "adapter": "depth=2",
+}
+IN_PEFT = ("bitfit", "lora", "dora", "ia3", "full", "prompt", "prefix")
+"""Treatments that stock peft can express over all blocks; the tests hold lora, dora, ia3, prompt and prefix equal to it."""
+
+HEAD = """# Methods on architectures
+
+Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
+**merges**: works, and `st.merge(model)` folds it into the base weights. **works**: works, and cannot be folded.
+**-**: refused; the reasons stand below. Block treatments stand here on the upper two of four blocks (frozen depth 2; on
+ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0).
+"""
+
+
+def plan_of(kind: str, family: str) -> str:
+    """A plan that holds this treatment alone."""
+    layers = ":" if family == "albert" else "2:"
+    written = f"{kind}({OPTIONS[kind]})" if kind in OPTIONS else kind
+    return written if kind in INSERTIONS else f"{layers} {written}"
+
+
+def outcome(kind: str, family: str, causal: bool) -> tuple[str, str]:
+    """What comes of it (``merges``, ``works`` or ``-``), and the reason where something is refused."""
+    model = tiny.tiny_decoder(family) if causal else tiny.tiny_of(family)
+    try:
+        tuned = apply(model, plan_of(kind, family))
+    except PlanError as error:
+        return "-", error.message
+    try:
+        merge(tuned)
+    except PlanError:
+        return "works", ""
+    return "merges", ""
+
+
+def page() -> str:
+    """The whole page."""
+    kinds = [kind for kind in (*BLOCK_TREATMENTS, *INSERTIONS) if kind != "frozen"]
+    rows = [row for row in ARCHITECTURES if row.kind in ("encoder", "decoder")]
+    families = [(name, row.kind == "decoder") for row in rows for name in row.model_types[:1]]
+    found = {(kind, family): outcome(kind, family, causal) for kind in kinds for family, causal in families}
+    lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | stock peft |"]
+    lines.append("|---" * (len(families) + 2) + "|")
+    for kind in kinds:
+        cells = [found[kind, family][0] for family, _ in families]
+        lines.append(f"| `{kind}` | {' | '.join(cells)} | {'has it' if kind in IN_PEFT else 'no form'} |")
+    reasons = [f"* `{kind}` on {family}: {why}" for (kind, family), (_, why) in found.items() if why]
+    return "\n".join([*lines, "", "## Refused, and why", "", *reasons]) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
