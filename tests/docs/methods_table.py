@@ -22,7 +22,7 @@ OPTIONS = {
     "adapter": "depth=2",
 }
 IN_PEFT = ("bitfit", "lora", "dora", "ia3", "full", "prompt", "prefix")
-"""Treatments that stock peft can express over all blocks; the tests hold lora, dora, ia3, prompt and prefix equal to it."""
+"""What stock peft can express over all blocks; the tests hold lora, dora, ia3, prompt and prefix equal to it."""
 
 HEAD = """# Methods on architectures
 
