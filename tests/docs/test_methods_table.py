@@ -1,6 +1,6 @@
 """docs/methods.md is what the registries say."""
 
-from methods_table import PAGE, page
+from docs.methods_table import PAGE, page
 
 
 def test_the_page_is_up_to_date():
