@@ -17,7 +17,7 @@ def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter |
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         kept = step()  # alive until the bytes are summed, so that no storage is counted under a reused address
