@@ -181,7 +181,7 @@ def p5(bench: Bench) -> list[Row]:
         started = time.perf_counter()
         for _ in batches:
             with bench.setting.mixed():
-                backbone.head(hidden, None).float().logsumexp(-1).sum().backward()
+                backbone.head(hidden, None, torch.ones(32, 1, dtype=torch.bool)).float().logsumexp(-1).sum().backward()
         return time.perf_counter() - started
 
     def every_position() -> float:
@@ -189,11 +189,11 @@ def p5(bench: Bench) -> list[Row]:
         for batch in batches:
             hidden = ours.feed.hidden(batch)
             with bench.setting.mixed():
-                mask = backbone.attention_mask(hidden, batch.mask)
+                calls = backbone.calls(hidden, batch.mask)
                 for depth in range(ours.top.depth, 24):
                     for insertion in ours.model.strata.insertions_at(depth):
                         hidden, _ = insertion(hidden, batch.mask)
-                    hidden = backbone.run_block(depth, hidden, mask)
+                    hidden = backbone.run_block(depth, hidden, calls[depth])
                 logits = backbone.model.lm_head(hidden)
             labels = torch.full(batch.input_ids.shape, -100).scatter(
                 1, batch.read[:, None], ours.words[batch.labels][:, None]
