@@ -94,6 +94,7 @@ def describe(strata: Strata) -> dict[str, Any]:
             "model_type": model.config.model_type,
             "hash": strata.base_hash,
             "head": strata.head_hash,
+            "attention": model.config._attn_implementation,
         },
         "output": strata.backbone.output,
         "num_labels": model.config.num_labels,
