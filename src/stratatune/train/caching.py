@@ -16,13 +16,13 @@ from stratatune.data.caches import evict
 from stratatune.data.encode import Encoded
 from stratatune.data.keys import CacheKey, default_root, readable_size
 from stratatune.data.reading import Reading
-from stratatune.data.rows import estimate_bytes
+from stratatune.data.rows import DTYPES, estimate_bytes
 from stratatune.data.shards import check_space
 from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.strata import Strata
 from stratatune.train.config import RunConfig
-from stratatune.train.feed import TORCH_DTYPES, Feed
+from stratatune.train.feed import Feed
 from stratatune.train.progress import Reporter
 
 
@@ -54,7 +54,7 @@ class Caching:
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible."""
         cache = self._open(data, name) if self._wanted() else None
-        kept = TORCH_DTYPES[self.dtype]
+        kept = DTYPES[self.dtype]
         return Feed(Trunk(self.strata), cache, read_only=self.read_only, autocast=self.autocast, kept=kept)
 
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:

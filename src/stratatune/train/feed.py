@@ -17,8 +17,6 @@ from stratatune.data.batching import Batch
 from stratatune.data.cache import TrunkCache
 from stratatune.model.split import Trunk, take
 
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass
 class FeedClock:

@@ -14,12 +14,13 @@ from stratatune.data.encode import concatenate
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table, read
 from stratatune.data.reading import Reading, encode, pad_id
+from stratatune.data.rows import DTYPES
 from stratatune.data.tasks import TASKS
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
 from stratatune.model.split import Top, Trunk
 from stratatune.train.evaluate import Scores, evaluate
-from stratatune.train.feed import TORCH_DTYPES, Feed
+from stratatune.train.feed import Feed
 from stratatune.train.generate import generate_texts, rouge
 from stratatune.train.objectives import Objective
 
@@ -63,7 +64,7 @@ class Predictor:
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
         self.objective = Objective(self.reading, self.tokenizer).to(self.device)
-        self.kept = TORCH_DTYPES[artefact.record["reading"].get("kept", "fp32")]
+        self.kept = DTYPES[artefact.record["reading"].get("kept", "fp32")]
         self.autocast = torch.bfloat16 if (precision or artefact.record["reading"].get("precision")) == "bf16" else None
 
     @property
