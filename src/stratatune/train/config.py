@@ -16,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
 from stratatune.train.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
-__all__ = ["RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
+__all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
 
 Logger = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _CACHE_WORDS = ("auto", "off", "ram")
+NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
+"""Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
 
 
 def parse_bytes(text: str) -> int:

@@ -27,7 +27,7 @@ from stratatune.plan.picture import terminal
 from stratatune.train.caching import Caching
 from stratatune.train.checkpoint import FILE as CHECKPOINT
 from stratatune.train.checkpoint import check_settings, same_settings
-from stratatune.train.config import RunConfig, load_config, to_yaml, validate
+from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
 from stratatune.train.loop import Fitted, Session, fit
 from stratatune.train.objectives import Objective
@@ -35,8 +35,6 @@ from stratatune.train.prepare import Tables, class_names, read_tables, settle_ob
 from stratatune.train.progress import Reporter
 
 RESULT = "result.json"
-_NOT_RESUMED = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
-"""Settings that may differ between a run and its resumption: they change no number."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _open_folder(config: RunConfig) -> Path:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What a run and its resumption must agree on."""
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in _NOT_RESUMED}
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
 
 
 def _finished(config: RunConfig, out: Path) -> Result | None:

@@ -1,0 +1,190 @@
+"""A grid's book: every run, where it stands and what it came to, in one SQLite file beside the run folders.
+
+One process writes, under a lock; any number may read beside it (write-ahead log). Each change is one transaction, so
+whatever is killed and whenever, the book says either the old or the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stratatune.errors import ConfigError, ResourceError
+
+FILE = "grid.sqlite"
+VERSION = 1
+"""Of the tables below; a book of another version is refused, not guessed at."""
+_KIND = 0x57A7A  # tells our files from other programs'
+
+_TABLES = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    status TEXT NOT NULL DEFAULT 'waiting',
+    coordinates TEXT NOT NULL,
+    config TEXT NOT NULL,
+    result TEXT,
+    error TEXT,
+    starts INTEGER NOT NULL DEFAULT 0,
+    changed TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE caches (name TEXT PRIMARY KEY, status TEXT NOT NULL DEFAULT 'waiting', result TEXT, error TEXT);
+"""
+
+
+class Store:
+    """The book of one grid folder; made by :meth:`create` or :meth:`open`.
+
+    The statuses of a run: ``waiting``, ``running`` (or left so by a process that was killed), ``done``, ``failed``.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        self._connection, self.folder = connection, folder
+
+    @classmethod
+    def create(cls, folder: Path) -> Store:
+        """Opens the book of ``folder``, begun where there is none.
+
+        Raises:
+            ConfigError: the folder holds something else, or a book of another version.
+            ResourceError: it cannot be written.
+        """
+        path = folder / FILE
+        with _told(path):
+            if path.exists() and path.stat().st_size:
+                return cls.open(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            store = cls(_connect(path), folder)
+            # One transaction: a process killed here leaves an empty file, and that is begun again.
+            store._connection.executescript(
+                f"PRAGMA journal_mode=WAL; BEGIN; {_TABLES} PRAGMA application_id={_KIND};"
+                f"PRAGMA user_version={VERSION}; COMMIT;"
+            )
+        return store
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Opens the book that is there.
+
+        Raises:
+            ConfigError: there is none, or it is of another version.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
+        with _told(path):
+            connection = _connect(path)
+            kind, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORM)
+        if kind != _KIND or version != VERSION:
+            connection.close()
+            said = (
+                f"is of version {version}; this stratatune reads {VERSION}" if kind == _KIND else "is no grid of ours"
+            )
+            raise ConfigError([f"{path}: {said}"], "give another --out, or use the stratatune that began it")
+        return cls(connection, folder)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ---- reading ----
+
+    def about(self, name: str) -> str | None:
+        """A fact of the whole grid, such as ``recipe``."""
+        found = self._read("SELECT value FROM about WHERE name = ?", name)
+        return found[0]["value"] if found else None
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run in the order of the grid; the JSON columns as data."""
+        return [_row(row) for row in self._read("SELECT * FROM runs ORDER BY number, id")]
+
+    def caches(self) -> dict[str, dict[str, Any]]:
+        """Every trunk cache that several runs share, by name."""
+        return {row["name"]: _row(row) for row in self._read("SELECT * FROM caches ORDER BY name")}
+
+    # ---- writing ----
+
+    def tell(self, **facts: str) -> None:
+        """Write facts of the whole grid down."""
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", facts.items())
+
+    def plan(self, runs: Iterable[Mapping[str, Any]]) -> None:
+        """Add the runs that the book does not have; of those it has, only the place in the order is taken."""
+        rows = [(one["id"], one["number"], json.dumps(one["coordinates"]), json.dumps(one["config"])) for one in runs]
+        with self._connection:
+            self._connection.executemany(
+                "INSERT INTO runs (id, number, coordinates, config) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET number = excluded.number, coordinates = excluded.coordinates",
+                rows,
+            )
+
+    def started(self, run: str) -> None:
+        """A run has begun, or goes on."""
+        self._write(
+            "UPDATE runs SET status = 'running', starts = starts + 1, error = NULL, "
+            "changed = CURRENT_TIMESTAMP WHERE id = ?",
+            run,
+        )
+
+    def stopped(self, run: str, status: str, *, result: Any = None, error: str | None = None) -> None:
+        """A run has come to ``done`` or ``failed``, or is ``waiting`` again."""
+        self._write(
+            "UPDATE runs SET status = ?, result = ?, error = ?, changed = CURRENT_TIMESTAMP WHERE id = ?",
+            *(status, None if result is None else json.dumps(result), error, run),
+        )
+
+    def cached(self, name: str, status: str, *, result: Any = None, error: str | None = None) -> None:
+        """Where the building of a shared trunk cache stands."""
+        self._write("INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?)", name, status, json.dumps(result), error)
+
+    def forget(self, runs: Iterable[str]) -> None:
+        """Take runs out of the book."""
+        with self._connection:
+            self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
+
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with _told(self.folder / FILE):
+            return self._connection.execute(query, values).fetchall()
+
+    def _write(self, query: str, *values: Any) -> None:
+        with _told(self.folder / FILE), self._connection:
+            self._connection.execute(query, values)
+
+
+_FORM = ("application_id", "user_version")
+_JSON = ("coordinates", "config", "result")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=30)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _row(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: json.loads(row[name]) if name in _JSON and row[name] else row[name] for name in row.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """SQLite's failures as ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise ResourceError(f"{path}: {error}", "is the disk full, or the folder read-only?") from error
+        raise ConfigError([f"{path}: {error}"], "the file is damaged or no grid; give another --out") from error
+    except OSError as error:
+        raise ResourceError(f"{path}: {error.strerror or error}", "name a folder that you may write to") from error
