@@ -2,9 +2,9 @@
 
     python -m benchmarks.run [--only P1,P6] [--rounds 5] [--batches 6] [--threads 1]
 
-Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. The arms are described in ``arms.py``; the
-shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of the
-minimum over the rounds. A limit is what counting operations allows with no overhead at all.
+Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``study/arms.py`` describes the arms.
+The shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of
+the minimum over the rounds. A limit is what counting operations allows with no overhead at all.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from statistics import mean
 import torch
 from torch import nn
 
-from benchmarks.arms import Ours, Setting, Stock, lengths_like, random_data
-from benchmarks.counters import resident_bytes, saved_bytes
 from stratatune.data.batching import Batch
+from stratatune.study.arms import Ours, Setting, Stock, lengths_like, random_data
+from stratatune.study.counters import resident_bytes, saved_bytes
 
 ROBERTA_LARGE = {
     "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,

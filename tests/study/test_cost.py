@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stratatune.errors import PlanError
+from stratatune.errors import DataError, PlanError
 from stratatune.plan import Plan, shape_of
 from stratatune.study.cost import cost, layer_units
 
@@ -43,11 +43,11 @@ def test_a_block_by_hand():
             "type_vocab_size": 2,
         }
     )
-    pooler = 2 * 3 * one.pooler / 15
+    pooler = 2 * 3 * 64 / 15
     found = cost(resolved("full", one), tokens=15).flops_per_token
     assert found == pytest.approx(3 * 24 * 64 + 12 * 15 * 8 + pooler)
     adapter = cost(resolved("adapter(depth=0, bottleneck=4)", one), tokens=15, objective="classification")
-    assert adapter.flops_per_token == pytest.approx(2 * 24 * 64 + 12 * 15 * 8 + 6 * (16 + 36 + 40) + pooler * 2 / 3)
+    assert adapter.flops_per_token == pytest.approx(2 * 24 * 64 + 12 * 15 * 8 + 6 * 64 + pooler * 2 / 3)
 
 
 def test_the_cache_leaves_the_top():
@@ -62,9 +62,9 @@ def test_the_cache_leaves_the_top():
 
 
 def test_the_limit_of_the_cache_against_lora_at_depth_18():
-    """Five blocks and the keys and values of the sixth, against 24: 4.65x."""
+    """Five blocks and the keys and values of the sixth, against 24 whose first has no gradients to pass on: 4.62x."""
     found = cost(resolved("lpt-adapter@18"), objective="classification", read_last=True)
-    assert found.speedup_vs_lora_cached == pytest.approx(4.65, abs=0.02)
+    assert found.speedup_vs_lora_cached == pytest.approx(4.62, abs=0.01)
 
 
 def test_prompts_cost_more_than_nothing():
@@ -79,22 +79,62 @@ def test_prompts_prefixes_and_generators_by_hand():
     blocks, hidden, tokens = LARGE.blocks, LARGE.hidden, 40
 
     def flops(plan):
-        return cost(resolved(plan), tokens=tokens, objective="classification").flops_per_token * tokens
+        return round(cost(resolved(plan), tokens=tokens, objective="classification").flops_per_token * tokens)
 
     def passes(length):  # forward and activation gradient of all blocks
         return blocks * (2 * 24 * hidden**2 * length + 12 * length**2 * hidden)
 
-    head = flops("frozen") - blocks * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
-    assert flops("prompt") == pytest.approx(head + passes(tokens + 20))
-    assert flops("p-tuning-v2") == pytest.approx(head + passes(tokens) + 3 * 4 * blocks * 20 * tokens * hidden)
+    head = 6 * hidden**2  # the classifier's dense layer, which is new
     forward = blocks * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
-    generator = 6 * (hidden * 256 + 256 * 5 * hidden)
-    assert flops("s-idpg-phm") == pytest.approx(head + passes(tokens + 5) + forward + generator)
-    assert flops("ia3") == pytest.approx(head + passes(tokens) + 6 * blocks * 6 * hidden * tokens)
-    assert flops("adapter") == pytest.approx(head + passes(tokens) + 6 * 1_622_784 * tokens)
+    assert flops("frozen") == forward + head - 2 * hidden**2
+    assert flops("prompt") == head + passes(tokens + 20)
+    spared = 3 * 2 * hidden**2 * tokens  # into the first block goes nothing that wants a gradient
+    prefixes = 3 * 4 * blocks * 20 * tokens * hidden - 2 * tokens**2 * hidden
+    assert flops("p-tuning-v2") == head + passes(tokens) + prefixes - spared
+    generator = 6 * (hidden * 256 + 256 * 5 * hidden) - 2 * hidden * 256
+    assert flops("s-idpg-phm") == head + passes(tokens + 5) + forward + generator
+    assert flops("ia3") == head + passes(tokens) - spared - 2 * tokens**2 * hidden  # its queries want none either
+    adapted = 6 * blocks * 2 * 2 * hidden * 16 * tokens
+    first = 5 * 2 * hidden**2 + 8 * tokens * hidden  # all of the attention, and the feed-forward part has its own
+    assert flops("adapter") < head + passes(tokens) + adapted
+    assert flops("adapter") >= head + passes(tokens) + adapted - first * tokens
     half = "late_prompt(depth=12, generator={})"
     pooling = flops(half.format("appg")) - flops(half.format("table"))
-    assert pooling == pytest.approx(6 * hidden * 128 * (tokens + 5))
+    assert pooling == 6 * hidden * 128 * (tokens + 5) - 2 * hidden * 128 * tokens
+
+
+def test_what_an_epoch_costs():
+    """Ten batches of one length have no padding, whatever their order; then A and B are the same."""
+    found = cost("bft-adapter@18", "roberta-large", [32] * 320)
+    a, b, full, cached = (found.epochs[name] for name in ("A", "B", "F", "cached"))
+    assert a == b and a.padding == cached.padding == 1 and a.steps == 10
+    assert found.cache_bytes == 320 * 32 * 1024 * 2
+    assert found.ratio("F") == full.flops / cached.flops > found.ratio("B") > 4
+    assert found.ratio("B", 10) == pytest.approx(10 * b.flops / (found.epochs["first"].flops + 9 * cached.flops))
+
+
+def test_padding_is_worked_out_from_the_lengths():
+    found = cost("bft-adapter@18", "roberta-large", [4, 60] * 320)
+    assert found.epochs["A"].padding == pytest.approx(60 / 32, rel=0.02) and found.epochs["B"].padding == 1
+    assert found.ratio("A") > 1.8 * found.ratio("B")
+
+
+def test_the_limits_of_memory():
+    """At the shape of the benchmarks: the limits that issue states, 17x below F and 12x below A, are passed."""
+    found = cost("bft-adapter@18", "roberta-large", [13] * 320)
+    ours, lora, full = (found.epochs[name].saved_bytes for name in ("cached", "A", "F"))
+    assert full > 10 * ours and lora > 7 * ours
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0], [[1, 2]]])
+def test_wrong_lengths(lengths):
+    with pytest.raises(DataError, match="1 or more"):
+        cost("lora", "roberta-large", lengths)
+
+
+def test_a_plan_needs_a_model():
+    with pytest.raises(PlanError, match="depends on the model"):
+        cost("lora")
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": 0}, {"dtype": "fp8"}])

@@ -108,7 +108,7 @@ class Treatment(Options, frozen=True):
         return frozenset()
 
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        """Multiply-adds of one forward through a block by what it adds; each linear role computes ``positions``."""
+        """Multiply-adds of one forward by matrices that it adds to a block; a linear role computes ``positions``."""
         return 0
 
 
@@ -154,10 +154,13 @@ class RoleTreatment(Treatment, frozen=True):
     def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
         return frozenset((role, part) for role in self.roles_in(shape) for part in self.touches)
 
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        """Weights of each matrix that it adds to one role, in the order in which a token meets them."""
+        return ()
+
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        if not self.adds:
-            return 0
-        return sum(self.role_parameters(shape, role) * positions.get(role, 0) for role in self.roles_in(shape))
+        roles = self.roles_in(shape) if self.adds else ()
+        return sum(sum(self.matrices(shape, role)) * positions.get(role, 0) for role in roles)
 
 
 class Insertion(Treatment, frozen=True):
@@ -183,8 +186,12 @@ class Insertion(Treatment, frozen=True):
         return 0
 
     def multiplications_at(self, shape: Shape, length: int) -> int:
-        """Multiply-adds of one forward over ``length`` positions; by default its parameters at each of them."""
+        """Multiply-adds of its matrices in one forward over ``length`` positions; by default all its parameters."""
         return self.parameters(shape) * length
+
+    def entered(self, shape: Shape, length: int) -> tuple[int, int]:
+        """Positions that its first matrix reads, and the weights of that matrix, 0 where a trained norm precedes it."""
+        return 0, 0
 
     def depth_in(self, blocks: int) -> int:
         """The absolute depth in a model of ``blocks`` blocks; PlanError when it lies outside."""

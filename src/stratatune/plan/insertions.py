@@ -22,6 +22,12 @@ class Adapter(Insertion, frozen=True):
         width, narrow = shape.hidden, self.bottleneck
         return 2 * width + (width * narrow + narrow) + (narrow * width + width)
 
+    def multiplications_at(self, shape: Shape, length: int) -> int:
+        return 2 * shape.hidden * self.bottleneck * length
+
+    def entered(self, shape: Shape, length: int) -> tuple[int, int]:
+        return length, 0
+
 
 class LatePrompt(Insertion, frozen=True):
     """P prompt vectors made from the hidden state and put before it, at one depth (LPT; BFT eq. 1-2).
@@ -56,8 +62,13 @@ class LatePrompt(Insertion, frozen=True):
         if self.generator == "table":
             return 0
         if self.generator == "naive":
-            return self.parameters(shape)
+            return shape.hidden * self.bottleneck * (1 + self.tokens)
         return shape.hidden * self.bottleneck * (length + self.tokens)
+
+    def entered(self, shape: Shape, length: int) -> tuple[int, int]:
+        if self.generator == "table":
+            return 0, 0
+        return 1 if self.generator == "naive" else length, shape.hidden * self.bottleneck
 
 
 class Prompt(Insertion, frozen=True):
@@ -130,3 +141,6 @@ class Idpg(Insertion, frozen=True):
 
     def multiplications_at(self, shape: Shape, length: int) -> int:
         return shape.hidden * self.bottleneck * (1 + self.tokens)
+
+    def entered(self, shape: Shape, length: int) -> tuple[int, int]:
+        return 1, shape.hidden * self.bottleneck

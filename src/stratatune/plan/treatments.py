@@ -88,6 +88,9 @@ class Lora(RoleTreatment, frozen=True):
         linear = shape.linears[role]
         return self.rank * (linear.inputs + linear.outputs)
 
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
+
 
 class Full(RoleTreatment, frozen=True):
     """Trains weights and biases of the roles."""
@@ -118,6 +121,9 @@ class Dora(RoleTreatment, frozen=True):
     def role_parameters(self, shape: Shape, role: str) -> int:
         linear = shape.linears[role]
         return self.rank * (linear.inputs + linear.outputs) + linear.outputs
+
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
 
 
 class Ia3(RoleTreatment, frozen=True):
@@ -164,6 +170,9 @@ class Houlsby(RoleTreatment, frozen=True):
         width, narrow = shape.linears[role].outputs, self.bottleneck
         return 2 * width * narrow + narrow + width
 
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return (shape.linears[role].outputs * self.bottleneck,) * 2
+
 
 class Parallel(Treatment, frozen=True):
     """``f(x) + s (W2 relu(W1 x + b1) + b2)`` with f the block's FFN or attention (He et al. 2022, parallel adapter).
@@ -195,7 +204,8 @@ class Parallel(Treatment, frozen=True):
         return frozenset({(self.on, "beside")})
 
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        return self.parameters(shape) * positions[self.ENDS[self.on][1]]
+        enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
+        return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
 
 
 class Prefix(Treatment, frozen=True):

@@ -1,30 +1,48 @@
 """What a plan costs, by formula, before anything runs. No torch.
 
-Counted in floating-point operations of one training step, an example of ``T`` tokens at a time. With ``M`` the weights
-of a block's linears (12 D^2 for a standard block) and ``A`` the width of its attention (D):
-
-    forward              2 M T + 4 T^2 A
-    activation gradient  2 M T + 8 T^2 A      for every block above the frozen depth
-    weight gradient      2 M' T               for the weights M' that train (``full``)
-    added matrices       2 p T each way       for the p parameters of LoRA and adapters: forward and both gradients
-    prompts              P positions more     in every block above; their generator, forward and both gradients
-    prefixes             4 P T A each way     P keys and values more to attend to in a block
-    IDPG                 one forward more     of all blocks over the text
-
-Biases, norms and optimiser steps are left out, and so is DoRA's norm (R in out a role, but once a step and not for each
-token); so are a task's own output layer and the embeddings (a look-up).
+:func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
+epoch takes in batches of them, padding included, beside the three ways of today: A, B and F. ``study/flops.py`` has the
+formulas.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import PlanError, did_you_mean
-from stratatune.plan import Plan, Resolved, Shape, Treatment
-from stratatune.plan.shape import LM_OBJECTIVES
-from stratatune.plan.treatments import Insertion, RoleTreatment
+from stratatune.errors import DataError, PlanError, did_you_mean
+from stratatune.plan import Plan, Resolved, Shape, Treatment, shape_of
+from stratatune.plan.treatments import RoleTreatment
+from stratatune.study.flops import FP32, OURS, STOCK, Widths, example, reads_one
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+ARMS = {
+    "A": "stock LoRA on all blocks, random batches, dynamic padding",
+    "B": "A with batches cut by length",
+    "F": "full tuning, random batches, dynamic padding",
+}
+"""What people do today, beside which a plan is put."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of one way to train.
+
+    Attributes:
+        steps: batches.
+        flops: of all of them.
+        saved_bytes: kept between forward and backward of a step, the mean over the steps.
+        padding: tokens computed over tokens of text.
+    """
+
+    steps: int
+    flops: float
+    saved_bytes: float
+    padding: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,10 @@ class Cost:
     """LoRA (rank 8, q and v) on all blocks of the same model."""
     cache_bytes_per_token: int
     """The trunk cache; 0 when nothing is cached."""
+    epochs: Mapping[str, Epoch] = field(default_factory=dict)
+    """Where lengths were given: an epoch of ``A``, ``B``, ``F`` and the plan (``first``: trunk and top; ``cached``)."""
+    cache_bytes: int = 0
+    """The whole trunk cache, where lengths were given."""
 
     @property
     def speedup_vs_full(self) -> float:
@@ -60,44 +82,163 @@ class Cost:
     def speedup_vs_lora_cached(self) -> float:
         return self.flops_per_token_lora / self.flops_per_token_cached
 
-    def to_data(self) -> dict[str, float]:
+    def ratio(self, arm: str, epochs: int = 0) -> float:
+        """How many times the plan's work an arm does: an epoch from the cache, or ``epochs``, the first builds it."""
+        own = self.epochs["cached"].flops
+        if epochs:
+            own = (self.epochs["first"].flops + (epochs - 1) * own) / epochs
+        return self.epochs[arm].flops / own
+
+    def to_data(self) -> dict[str, Any]:
         """Every number by its name, for ``--json``."""
         ratios = ("speedup_vs_full", "speedup_vs_full_cached", "speedup_vs_lora", "speedup_vs_lora_cached")
-        return {**asdict(self), **{name: getattr(self, name) for name in ratios}}
+        told = {**asdict(self), **{name: getattr(self, name) for name in ratios}}
+        if not self.epochs:
+            return {name: value for name, value in told.items() if name not in ("epochs", "cache_bytes")}
+        predicted = {f"cached_vs_{arm}": self.ratio(arm) for arm in ARMS}
+        return {**told, **predicted, **{f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}}
 
 
 def cost(
-    resolved: Resolved, *, tokens: int = 64, objective: str | None = None, dtype: str = "bf16", read_last: bool = False
+    plan: Plan | Resolved | str,
+    shape: Shape | str | None = None,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    *,
+    tokens: int = 64,
+    objective: str | None = None,
+    dtype: str = "bf16",
+    read_last: bool = False,
+    batch_size: int = 32,
+    labels: int = 2,
 ) -> Cost:
-    """The costs of a plan on its model.
+    """The costs of a plan on a model.
 
     Args:
-        resolved: the plan on its model.
-        tokens: T, the tokens of an example.
+        plan: the plan, or a plan on its model already.
+        shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
+        lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
+            count our loop as it is: batches cut by length, the last block at one position.
+        tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
-        dtype: of the cache: fp32, bf16 or fp16.
+        dtype: of the computation and the cache: fp32, bf16 or fp16.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads, as
             our own loop does. Without it, the count is that of the papers: 2.0x and 2.4x over full tuning at depths 12
             and 18 of 24 (BFT table 1).
+        batch_size: examples of a batch of the epochs.
+        labels: outputs of a classifier in the epochs.
 
     Raises:
-        PlanError: ``tokens`` is below 1, or ``dtype`` is none of the three.
+        PlanError: ``tokens`` is below 1, ``dtype`` is none of the three, or a plan comes without a model.
+        DataError: ``lengths`` is empty or holds a length below 1.
     """
     if tokens < 1:
         raise PlanError(f"tokens={tokens} is not a length", "legal: 1 or more")
     if dtype not in BYTES:
         raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, BYTES))
+    resolved = _resolved(plan, shape)
     objective = objective or resolved.plan.objective
-    forward, top = _steps(resolved, tokens, objective, read_last)
+    trunk, top = example(resolved, tokens, objective, read_last=read_last)
     full, lora = (_whole(name, resolved.shape, tokens, objective) for name in ("full", "lora"))
-    return Cost(
+    found = Cost(
         tokens=tokens,
-        flops_per_token=(forward + top) / tokens,
-        flops_per_token_cached=top / tokens,
+        flops_per_token=(trunk.flops + top.flops) / tokens,
+        flops_per_token_cached=top.flops / tokens,
         flops_per_token_full=full / tokens,
         flops_per_token_lora=lora / tokens,
         cache_bytes_per_token=_cache_bytes(resolved, tokens, BYTES[dtype]),
     )
+    if lengths is None:
+        return found
+    checked = _checked(lengths)
+    kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
+    whole = int(kept) * resolved.shape.hidden * BYTES[dtype] if resolved.frozen_depth else 0
+    epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32")
+    return replace(found, epochs=epochs, cache_bytes=whole)
+
+
+def _resolved(plan: Plan | Resolved | str, shape: Shape | str | None) -> Resolved:
+    if isinstance(plan, Resolved):
+        return plan
+    if shape is None:
+        raise PlanError(f"{plan}: what it costs depends on the model", 'name one: cost(plan, "roberta-large")')
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    return plan.resolve(shape_of(shape) if isinstance(shape, str) else shape)
+
+
+def _checked(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    found = np.asarray(lengths, dtype=np.int64)
+    if found.ndim != 1 or not len(found) or found.min() < 1:
+        raise DataError("lengths: one number of tokens an example, 1 or more each", "give the lengths of a data set")
+    return found
+
+
+def random_batches(count: int, size: int, epoch: int) -> list[np.ndarray]:
+    """Batches as a plain loader draws them: [B] example numbers each, in random order."""
+    import numpy as np
+
+    order = np.random.default_rng(epoch).permutation(count)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def _epochs(
+    resolved: Resolved, lengths: np.ndarray, objective: str, size: int, labels: int, *, low: bool
+) -> dict[str, Epoch]:
+    from stratatune.data.batching import plan_batches
+
+    shape = resolved.shape
+    cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
+    lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
+    ours, stock = (OURS, STOCK) if low else (FP32, FP32)
+
+    def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
+        head = "classification" if theirs else objective
+        widths, last = (stock, False) if theirs else (ours, reads_one(shape))
+        return _epoch(plan, lengths, batches, parts, head, labels, last, widths)
+
+    whole, top = slice(0, 2), slice(1, 2)
+    return {
+        "A": counted(lora, drawn, whole, True),
+        "B": counted(lora, cut, whole, True),
+        "F": counted(full, drawn, whole, True),
+        "first": counted(resolved, cut, whole, False),
+        "cached": counted(resolved, cut, top, False),
+    }
+
+
+def _epoch(
+    plan: Resolved,
+    lengths: np.ndarray,
+    batches: list[np.ndarray],
+    parts: slice,
+    objective: str,
+    labels: int,
+    read_last: bool,
+    widths: Widths,
+) -> Epoch:
+    """Every batch priced as its number of examples, each as long as the longest."""
+    from stratatune.data.batching import padding_ratio
+
+    sizes: dict[int, int] = {}
+    for batch in batches:
+        longest = int(lengths[batch].max())
+        sizes[longest] = sizes.get(longest, 0) + len(batch)
+    flops = kept = 0.0
+    for tokens, count in sizes.items():
+        one = example(plan, tokens, objective, read_last=read_last, labels=labels, widths=widths)
+        flops += count * sum(part.flops for part in one[parts])
+        kept += count * one[1].kept
+    casts = _casts(plan, objective) if widths is STOCK else 0
+    return Epoch(len(batches), flops, kept / len(batches) + casts, padding_ratio(batches, lengths))
+
+
+def _casts(plan: Resolved, objective: str) -> int:
+    """Bytes of the copies in bf16 that autocast makes of the weights that a backward pass reads."""
+    shape = plan.shape
+    blocks = range(plan.frozen_depth, shape.blocks)
+    matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
+    return 2 * (matrices + shape.pooler + shape.classifier_dense)
 
 
 def layer_units(resolved: Resolved) -> float:
@@ -109,64 +250,21 @@ def layer_units(resolved: Resolved) -> float:
     shape, trained = resolved.shape, 0.0
     for number, treatments in enumerate(resolved.blocks):
         at = shape.at(number)
-        weights = sum(_trained_weights(at, one, dict.fromkeys(at.linears, 1)) for one in treatments)
+        weights = sum(_trained_weights(at, one) for one in treatments)
         trained += weights / sum(linear.weights for linear in at.linears.values())
     return shape.blocks + resolved.backprop_blocks + trained
 
 
 def _whole(preset: str, shape: Shape, tokens: int, objective: str) -> float:
     """A step of a preset on the same model, nothing cached, every position computed."""
-    return sum(_steps(Plan.parse(preset).resolve(shape), tokens, objective, read_last=False))
+    return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, objective, read_last=False))
 
 
-def _steps(resolved: Resolved, tokens: int, objective: str, read_last: bool) -> tuple[float, float]:
-    """FLOPs of one example: (forward of the trunk, forward and backward of the top)."""
-    shape = resolved.shape
-    trunk, top, length = 0.0, _head(resolved, objective), tokens
-    for number, treatments in enumerate(resolved.blocks):
-        for one in (one for depth, one in resolved.insertions if depth == number):
-            top += _inserted(one, shape, length) + one.rereads * shape.blocks * _block(shape, (), tokens, tokens)[0]
-            length += one.prompt
-        queries = 1 if read_last and number == shape.blocks - 1 else length
-        forward, backward = _block(shape.at(number), treatments, length, queries)
-        if number < resolved.frozen_depth:
-            trunk += forward
-        else:
-            top += forward + backward
-    last = (one for depth, one in resolved.insertions if depth == shape.blocks)
-    return trunk, top + sum(_inserted(one, shape, 1) for one in last)  # there only the position that is read counts
-
-
-def _inserted(one: Insertion, shape: Shape, length: int) -> float:
-    """Forward and both gradients of an insertion's matrices."""
-    return 3 * 2.0 * one.multiplications_at(shape, length)
-
-
-def _block(shape: Shape, treatments: tuple[Treatment, ...], length: int, queries: int) -> tuple[float, float]:
-    """FLOPs of one block: (forward, backward); keys and values at every position, the rest at ``queries``."""
-    positions = {role: length if role in ("k", "v") else queries for role in shape.linears}
-    matmul = sum(2.0 * linear.weights * positions[role] for role, linear in shape.linears.items())
-    attention = 4.0 * length * queries * shape.linears["q"].outputs
-    added = sum(2.0 * one.multiplications(shape, positions) for one in treatments)
-    trained = sum(2.0 * _trained_weights(shape, one, positions) for one in treatments)
-    return matmul + attention + added, matmul + 2 * attention + 2 * added + trained
-
-
-def _trained_weights(shape: Shape, one: Treatment, positions: dict[str, int]) -> int:
-    """Multiplications that the gradient of the model's own trained matrices takes."""
+def _trained_weights(shape: Shape, one: Treatment) -> int:
+    """The model's own weights, in the matrices of a block, that a treatment trains."""
     if one.adds or not isinstance(one, RoleTreatment) or "weight" not in one.touches:
         return 0
-    return sum(shape.linears[role].weights * positions[role] for role in one.roles_in(shape) if role in shape.linears)
-
-
-def _head(resolved: Resolved, objective: str) -> float:
-    """The pretrained head at one position: forward, activation gradient, and the weight gradients of what trains."""
-    shape, head = resolved.shape, resolved.plan.head
-    if objective not in LM_OBJECTIVES:
-        matrix, trained = shape.pooler + shape.classifier_dense, shape.pooler * head.pooler + shape.classifier_dense
-        return 2.0 * (2 * matrix + trained)
-    matrices = {part: shape.head_parts[part] for part in ("dense", "decoder")}
-    return 2.0 * (2 * sum(matrices.values()) + sum(size for part, size in matrices.items() if part in head.mlm))
+    return sum(shape.linears[role].weights for role in one.roles_in(shape) if role in shape.linears)
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""What is counted, not timed: bytes saved for the backward pass, and weights resident while training."""
+"""What is counted, not timed: operations, bytes saved for the backward pass, and weights resident while training."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter |
     total = sum(seen.values())
     del kept
     return total
+
+
+def counted_flops(step: Callable[[], object]) -> int:
+    """FLOPs of the matrix products that ``step`` really does, its backward pass included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def resident_bytes(*parts: nn.Module | nn.Parameter | Tensor) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
+from stratatune.study.cost import random_batches
 from stratatune.train.feed import Feed
 
 
@@ -37,7 +39,7 @@ from stratatune.train.feed import Feed
 class Setting:
     """What all arms of one comparison share."""
 
-    config: dict[str, object]
+    config: dict[str, Any]
     data: Encoded
     batch_size: int = 32
     bf16: bool = True
@@ -53,9 +55,7 @@ class Setting:
     @cached_property
     def random(self) -> list[np.ndarray]:
         """Batches of a random order."""
-        order, size = np.random.default_rng(0).permutation(len(self.data)), self.batch_size
-        plan = [order[start : start + size] for start in range(0, len(order), size)]
-        return typical(plan, self.data.lengths, self.timed)
+        return typical(random_batches(len(self.data), self.batch_size, 0), self.data.lengths, self.timed)
 
     def model(self, kind: str, attention: str | None = None) -> nn.Module:
         """A model of the shape with random weights, the same for every call; attention as transformers chooses it."""

@@ -1,0 +1,236 @@
+"""The work of one example by formula: operations of matrix products, and bytes kept for backward. No torch.
+
+With ``M`` the weights of a block's linears (12 D^2 for a standard block) and ``A`` the width of its attention (D), a
+block over ``T`` positions takes
+
+    forward              2 M T + 4 T^2 A
+    activation gradient  2 M T + 8 T^2 A      for every block above the frozen depth
+    weight gradient      2 M' T               for the weights M' that train (``full``)
+    added matrices       2 p T each way       for the p weights of LoRA and adapters: forward and both gradients
+    prompts              P positions more     in every block above; their generator, forward and both gradients
+    prefixes             4 P T A each way     P keys and values more to attend to in a block
+    IDPG                 one forward more     of all blocks over the text
+
+In the first block that trains, gradients flow only behind what trains in it: the walk below follows them role by role,
+so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks whose norms stand behind
+their parts (BERT, RoBERTa and their kin). Elementwise work (biases, norms, dropout), the optimiser and the look-up of
+embeddings are left out, and so is DoRA's norm (R in out a role, but once a step and not for each token).
+
+Kept for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
+attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
+what goes into the activation; and the inputs of matrices that train.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stratatune.plan import Resolved, Shape, Treatment
+from stratatune.plan.abstract import CROSS_ROLES, RoleTreatment
+from stratatune.plan.shape import LM_OBJECTIVES
+from stratatune.plan.table import architecture_of
+from stratatune.plan.treatments import Insertion
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bytes of a kept value: of most, of the inputs of norms, of attention's maps, of its queries, keys and values."""
+
+    most: int = 2
+    norm: int = 2
+    scores: int = 2
+    heads: int = 2
+    copies: bool = False
+    """Whether each matrix that trains keeps a cast copy of its input, not one that it shares."""
+
+
+OURS = Widths()
+"""Our loop in bf16: hidden states come from the cache in bf16 and stay so."""
+STOCK = Widths(norm=4, scores=4, heads=4, copies=True)
+"""A stock model under autocast to bf16 on a CPU: norms and torch's fused attention with dropout work in fp32."""
+FP32 = Widths(4, 4, 4, 4)
+
+
+@dataclass
+class Work:
+    """FLOPs forward and backward, and bytes kept between the two."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    kept: float = 0.0
+
+    def __iadd__(self, other: Work) -> Work:
+        self.forward += other.forward
+        self.backward += other.backward
+        self.kept += other.kept
+        return self
+
+    @property
+    def flops(self) -> float:
+        return self.forward + self.backward
+
+
+def example(
+    resolved: Resolved,
+    tokens: int,
+    objective: str,
+    *,
+    read_last: bool,
+    labels: int = 0,
+    words: int = 0,
+    widths: Widths = OURS,
+) -> tuple[Work, Work]:
+    """One example of ``tokens`` positions, padding included: (trunk, top).
+
+    Args:
+        resolved: the plan on its model.
+        tokens: T.
+        objective: whose head runs, at one position.
+        read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
+        labels: outputs of a classification head; 0 leaves its last layer out.
+        words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
+        widths: how values are kept for backward.
+    """
+    shape = resolved.shape
+    trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
+    for number, treatments in enumerate(resolved.blocks):
+        for one in (one for depth, one in resolved.insertions if depth == number):
+            top += _inserted(one, shape, length, arrives, widths)
+            top.forward += one.rereads * reread(shape, tokens)
+            length, arrives = length + one.prompt, True
+        queries = 1 if read_last and number == shape.blocks - 1 else length
+        block = _Block(shape.of_block(number), treatments, length, queries, widths)
+        arrives = block.run(arrives)
+        if number < resolved.frozen_depth:
+            trunk += block.work
+        else:
+            top += block.work
+    for one in (one for depth, one in resolved.insertions if depth == shape.blocks):
+        top += _inserted(one, shape, 1, arrives, widths)  # there only the position that is read counts
+        arrives = True
+    top += head_work(resolved, objective, arrives, labels, words, widths)
+    return trunk, top
+
+
+def reads_one(shape: Shape) -> bool:
+    """Whether our loop runs the last block of this model only at the position that the head reads."""
+    return not shape.causal and architecture_of(shape.model_type).last_block is not None
+
+
+def reread(shape: Shape, tokens: int) -> float:
+    """A forward of all blocks over ``tokens`` positions."""
+    one = _Block(shape, (), tokens, tokens, OURS)
+    one.run(False)
+    return shape.blocks * one.work.forward
+
+
+class _Block:
+    """The walk through one block; keys and values at every position, the rest at ``queries``.
+
+    ``arrives``, in every method: whether gradients are wanted of what comes in.
+    """
+
+    def __init__(
+        self, shape: Shape, treatments: tuple[Treatment, ...], length: int, queries: int, widths: Widths
+    ) -> None:
+        self.shape, self.treatments, self.length, self.queries, self.widths = shape, treatments, length, queries, widths
+        self.claims = {claim for one in treatments for claim in one.claims(shape)}
+        self.touched = {place for place, _ in self.claims}
+        self.work = Work()
+        self.linears = shape.linears
+
+    def run(self, arrives: bool) -> bool:
+        """Do it; tells whether gradients are wanted of what comes out."""
+        context = self._attention(arrives)
+        middle = self._linear("o", context) or "attn" in self.touched or arrives or "norm_attn" in self.touched
+        for role in CROSS_ROLES:
+            middle = (role in self.linears and self._linear(role, middle)) or middle
+        self._kept(middle, self.shape.hidden)
+        wide = [self._linear(role, middle) for role in ("up", "gate") if role in self.linears]
+        if any(wide):
+            self.work.kept += self.queries * self.widths.most * self.linears["up"].outputs * (2 * len(wide) - 1)
+        leaves = self._linear("down", any(wide)) or middle or not {"norm_ffn", "ffn"}.isdisjoint(self.touched)
+        self._kept(leaves, self.shape.hidden)
+        self._beside()
+        return leaves
+
+    def _kept(self, wanted: bool, width: int) -> None:
+        """The mask of dropout and the input of a norm, with its mean and deviation."""
+        if wanted:
+            self.work.kept += self.queries * (width * (self.widths.most + self.widths.norm) + 8)
+
+    def _linear(self, role: str, arrives: bool) -> bool:
+        """A role's own matrix and what treatments put on it; tells whether gradients are wanted of what comes out."""
+        linear, work = self.linears[role], self.work
+        positions = self.length if role in ("k", "v") else self.queries
+        product, inputs = 2.0 * linear.weights * positions, 0
+        work.forward += product
+        work.backward += product * arrives
+        for one in self.treatments:
+            if not isinstance(one, RoleTreatment) or role not in one.roles_in(self.shape):
+                continue
+            if not one.adds and "weight" in one.touches:
+                work.backward += product
+                inputs += 1
+            for number, weights in enumerate(one.matrices(self.shape, role) if one.adds else ()):
+                work.forward += 2.0 * weights * positions
+                work.backward += 2.0 * weights * positions * (1 + (arrives or number > 0))
+                inputs += number == 0
+        shared = role in ("k", "v", "gate") and not self.widths.copies
+        work.kept += 0 if shared else inputs * positions * linear.inputs * self.widths.most
+        return arrives or role in self.touched
+
+    def _attention(self, arrives: bool) -> bool:
+        prefix = ("attn", "prefix") in self.claims
+        query, key, value = (self._linear(role, arrives) for role in ("q", "k", "v"))
+        key, value = key or prefix, value or prefix
+        product = 2.0 * self.length * self.queries * self.linears["q"].outputs
+        scores = query or key
+        self.work.forward += 2 * product
+        self.work.backward += product * (scores + value + query + key)
+        if scores or value:
+            self._keep_attention(scores)
+        return scores or value
+
+    def _keep_attention(self, scores: bool) -> None:
+        widths, maps = self.widths, self.shape.heads * self.length * self.queries
+        heads = self.queries * self.linears["q"].outputs + self.length * (
+            self.linears["k"].outputs + self.linears["v"].outputs
+        )
+        self.work.kept += heads * widths.heads + maps * (widths.heads + 2 * widths.scores * scores)
+
+    def _beside(self) -> None:
+        """What stands on no single role: parallel adapters and prefixes, forward and both gradients."""
+        positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
+        for one in self.treatments:
+            if not isinstance(one, RoleTreatment):
+                added = 2.0 * one.multiplications(self.shape, positions)
+                self.work += Work(added, 2 * added)
+
+
+def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool, widths: Widths) -> Work:
+    """An insertion's matrices; of the first no input gradient is wanted where nothing below trains."""
+    product, (read, weights) = 2.0 * one.multiplications_at(shape, length), one.entered(shape, length)
+    spared = 0.0 if arrives else 2.0 * read * weights
+    return Work(product, 2 * product - spared, read * shape.hidden * (widths.most + widths.norm))
+
+
+def head_work(resolved: Resolved, objective: str, arrives: bool, labels: int, words: int, widths: Widths) -> Work:
+    """The pretrained head at one position, and a classifier's output layer, which always trains."""
+    shape, head = resolved.shape, resolved.plan.head
+    if objective in LM_OBJECTIVES:
+        has_dense = shape.head_parts["dense"] > 0
+        stages = [("dense", shape.hidden * shape.word)] if has_dense else []
+        stages.append(("decoder", (words or shape.vocab) * shape.word))
+        trained = set(head.mlm)
+        kept = 4.0 * (words or shape.vocab)
+    else:
+        layers = {"pooler": (shape.pooler, head.pooler), "dense": (shape.classifier_dense, True)}
+        stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]
+        stages += [("output", shape.hidden * labels)]
+        trained, kept = {name for name, (_, trains) in layers.items() if trains} | {"output"}, 0.0
+    work = Work(kept=kept + 4 * widths.norm * shape.hidden)
+    for name, weights in stages:
+        work += Work(2.0 * weights, 2.0 * weights * (arrives + (name in trained)))
+        arrives = arrives or name in trained or (name == "dense" and "norm" in trained)
+    return work
