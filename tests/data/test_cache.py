@@ -309,7 +309,7 @@ def test_key_digest_and_stale_folders(tmp_path):
         open_small(tmp_path, other)
     key_file = tmp_path / KEY.digest / "key.json"
     text = key_file.read_text()
-    for bad in (text.replace('"format": 1', '"format": 99'), text[:50], "[]"):
+    for bad in (text.replace('"format": 2', '"format": 99'), text[:50], "[]"):
         key_file.write_text(bad)
         with pytest.raises(CacheError, match=fix):
             open_small(tmp_path)

@@ -85,6 +85,17 @@ def test_every_kind_of_plan_resumes(family, plan, run, stopped, tmp_path):
     assert_same(run(**changes, resume=True).out, whole.out)
 
 
+@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+def test_int8_resumes_with_the_same_scales(cache, run, stopped, tmp_path):
+    def changes(name):
+        place = str(tmp_path / f"cache-{name}") if cache == "disk" else cache
+        return {**DROPOUT, "cache_dtype": "int8", "cache": place}
+
+    whole = run(**changes("whole"), out=str(tmp_path / "whole"))
+    stopped(9, **changes("cut"))
+    assert_same(run(**changes("cut"), resume=True).out, whole.out)
+
+
 def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
     changes = {"plan": "bft", "epochs": 6, "accumulate": 4, "early_stopping": 3, "checkpoint_every": 1}
     whole = run(**changes, out=str(tmp_path / "whole"))

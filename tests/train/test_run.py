@@ -210,7 +210,14 @@ def test_the_rate_rises_and_falls(settings):
 
 @pytest.mark.parametrize("plan", ["bft-adapter", "head", "full"])
 @pytest.mark.parametrize(
-    "kept", [{"precision": "bf16"}, {"cache_dtype": "fp16"}, {"precision": "bf16", "cache_dtype": "fp32"}]
+    "kept",
+    [
+        {"precision": "bf16"},
+        {"cache_dtype": "fp16"},
+        {"precision": "bf16", "cache_dtype": "fp32"},
+        {"cache_dtype": "int8"},
+        {"precision": "bf16", "cache_dtype": "int8", "cache": "off"},
+    ],
 )
 def test_lower_precision_runs_and_scores_the_same_again(plan, kept, run, files):
     result = run(plan=plan, **kept)
@@ -218,6 +225,23 @@ def test_lower_precision_runs_and_scores_the_same_again(plan, kept, run, files):
     assert {name: scored["metrics"][name] for name in result.best} == result.best
     loss = metrics(result.out)[result.best_epoch - 1]["eval_loss"]
     assert scored["metrics"]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_int8_cache_changes_no_number_either(precision, run, tmp_path):
+    """In one epoch every batch is the same with and without a cache: both round by the same scales, to the bit."""
+    changes = {"cache_dtype": "int8", "precision": precision}
+    found = []
+    for cache in ("off", "ram", str(tmp_path / "cache")):
+        out = str(tmp_path / Path(cache).name / "run")
+        found.append(tensors(run(**changes, epochs=1, cache=cache, out=out).out))
+    assert same_bits(found[1], found[2])
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-6, rtol=1e-5)
+    record = json.loads((tmp_path / "ram" / "run" / "adapter" / "adapter.json").read_text())["reading"]
+    assert record["kept"] == "int8" and len(record["scales"]) == 32
+    again = run(**changes, epochs=3, cache=str(tmp_path / "cache"), out=str(tmp_path / "again"))
+    assert again.cache_hit and again.seconds["cache"] == 0, "the scales too are found in the cache"
 
 
 def test_a_sample_that_lacks_a_class_of_its_task(run, tmp_path):

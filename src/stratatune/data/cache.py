@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from stratatune.data import shards as files
 from stratatune.data.caches import verify_cache
+from stratatune.data.kept import DTYPES, Kept, with_scales
 from stratatune.data.keys import KEY_FILE, CacheKey, Identity
-from stratatune.data.rows import DTYPES, Filling, allocate, map_rows, ranges, rows_per_example
+from stratatune.data.rows import Filling, allocate, gather, map_rows, pad, rows_per_example
 from stratatune.data.shards import check_space
 from stratatune.errors import CacheError, ResourceError
 
@@ -44,6 +46,8 @@ class TrunkCache:
         self.key = identity.key
         self.width = identity.width
         self.dtype = DTYPES[identity.key.dtype]
+        self.kept = Kept(identity.key.dtype)
+        self.clipped = 0  # values beyond their channel's int8 scale
         self.notices: list[str] = []
         self._identity = identity
         self._rows = rows  # int64 [N]
@@ -64,13 +68,15 @@ class TrunkCache:
         lengths: np.ndarray,
         width: int,
         *,
+        scales: Callable[[], Tensor] | None = None,
         verify: bool = True,
         shard_bytes: int = SHARD_BYTES,
     ) -> TrunkCache:
         """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
 
-        ``lengths`` [N] are tokens per example, ``width`` is D. ``verify`` checks every byte against its checksum; sizes
-        are checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
+        ``lengths`` [N] are tokens per example, ``width`` is D. ``scales`` finds int8's [D] for a cache that begins:
+        whoever goes on with one uses those it has. ``verify`` checks every byte against its checksum; sizes are
+        checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
         another process writes the cache, this one only reads what was whole at opening.
 
         Raises CacheError when the folder holds something else than ``key`` says, ResourceError when there is no room or
@@ -79,15 +85,17 @@ class TrunkCache:
         rows = rows_per_example(lengths, key.positions)
         identity = Identity.of(key, rows, width)
         if root is None:
-            return cls(identity, rows, None, None, shard_bytes)
+            cache = cls(identity, rows, None, None, shard_bytes)
+            cache._settle_scales(None, scales)
+            return cache
         folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
         if not (folder / KEY_FILE).is_file():
             check_space(Path(root), need)
-        lock, notice = _lock_or_read(folder, need)
+        lock, notice = files.lock_or_read(folder, need)
         cache = cls(identity, rows, folder, lock, shard_bytes)
         cache.notices += [notice] if notice else []
         try:
-            cache._load(folder, verify)
+            cache._load(folder, verify, scales)
         except BaseException:
             cache.close()
             raise
@@ -121,7 +129,7 @@ class TrunkCache:
     # ---- reading ----
 
     def get(self, index: np.ndarray | Tensor) -> Tensor:
-        """A copy of the rows of ``index``, one example after another, in the stored dtype. [sum T, D] on the CPU.
+        """A copy of the rows of ``index`` as stored, one example after another: [sum T, D] on the CPU, for kept.unpack.
 
         Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
         """
@@ -131,36 +139,12 @@ class TrunkCache:
             raise CacheError(
                 f"example {index[slots == _ABSENT][0]} is not in the trunk cache", "run the trunk and put() its rows"
             )
-        if not len(index):
-            return torch.empty(0, self.width, dtype=self.dtype)
-        if (slots == slots[0]).all():
-            return self._slots[slots[0]].index_select(0, torch.from_numpy(ranges(first, counts)))
-        return self._gather(slots, first, counts)
-
-    def _gather(self, slots: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
-        """Rows [sum T, D] out of several slots: one index_select for each, and one that restores the order."""
-        order = np.argsort(slots, kind="stable")
-        at = torch.from_numpy(ranges(first[order], counts[order]))
-        ends = np.cumsum(counts[order])
-        last = np.flatnonzero(np.diff(slots[order], append=_ABSENT))  # the last example of each slot
-        parts, begin = [], 0
-        for slot, end in zip(slots[order][last], ends[last], strict=True):
-            parts.append(self._slots[slot].index_select(0, at[begin:end]))
-            begin = end
-        starts = np.empty_like(ends)
-        starts[order] = ends - counts[order]
-        return torch.cat(parts).index_select(0, torch.from_numpy(ranges(starts, counts)))
+        return gather(self._slots, slots, first, counts) if len(index) else torch.empty(0, self.width, dtype=self.dtype)
 
     def get_padded(self, index: np.ndarray | Tensor) -> Tensor:
         """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row."""
         index = self._checked(index)
-        rows, counts = self.get(index), self._rows[index]
-        longest = int(counts.max(initial=0))
-        if (counts == longest).all():
-            return rows.view(len(index), longest, self.width)
-        padded = torch.zeros(len(index) * longest, self.width, dtype=self.dtype)
-        padded.index_copy_(0, torch.from_numpy(ranges(np.arange(len(index)) * longest, counts)), rows)
-        return padded.view(len(index), longest, self.width)
+        return pad(self.get(index), self._rows[index])
 
     def verify(self) -> list[str]:
         """The problems of what is on disk, one line each; none in RAM."""
@@ -172,8 +156,8 @@ class TrunkCache:
         """Keeps ``rows`` [sum T, D] of the examples ``index``; present ones are ignored, and a reader ignores all.
 
         Whole shards go to disk at once, the rest at flush(), close() or when nothing is missing any more. Raises
-        ValueError for a wrong shape, CacheError for values that fp16 cannot hold, ResourceError for a disk that is full
-        or shut (what was put before stays readable, the pending rows too; close() will try and raise once more).
+        ValueError for a wrong shape, CacheError for values that the dtype cannot hold, ResourceError for a full or shut
+        disk (what was put before stays readable, the pending rows too; close() will try and raise once more).
         """
         index = self._checked(index)
         counts = self._rows[index]
@@ -206,9 +190,8 @@ class TrunkCache:
 
     def _fill(self, filling: Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
         target = filling.rows[filling.used : filling.used + len(rows)]
-        target.copy_(rows)
-        if self.dtype == torch.float16 and not target.isfinite().all():  # bf16 has the range of fp32
-            raise CacheError("the trunk gave values that fp16 cannot hold (65504 at most)", "store bf16 or fp32")
+        clipped = self.kept.pack(rows, target)
+        filling.clipped, self.clipped = filling.clipped + clipped, self.clipped + clipped
         self._first[index] = filling.used + ends - self._rows[index]
         self._slot[index] = filling.slot  # last: from here on readers see them
         filling.used += len(rows)
@@ -234,7 +217,7 @@ class TrunkCache:
         data = rows.view(torch.uint8).numpy().data.cast("B") if rows.numel() else memoryview(b"")
         with files.file_errors(self.folder, data.nbytes):
             shard = files.write_shard(
-                self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data
+                self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data, filling.clipped
             )
         self._next_shard += 1
         self._slots[filling.slot] = map_rows(shard.path, len(rows), self.width, self.dtype)
@@ -262,7 +245,11 @@ class TrunkCache:
 
     # ---- opening ----
 
-    def _load(self, folder: Path, verify: bool) -> None:
+    def _settle_scales(self, stored: Identity | None, find: Callable[[], Tensor] | None) -> None:
+        self._identity = with_scales(self._identity, stored, find)
+        self.kept = Kept.of(self._identity)
+
+    def _load(self, folder: Path, verify: bool, scales: Callable[[], Tensor] | None) -> None:
         """Checks the key, finds the whole shards, and as the writer clears the rest away."""
         stored = files.read_identity(folder)
         if stored is not None and stored.differences(self._identity):
@@ -270,6 +257,7 @@ class TrunkCache:
             raise CacheError(
                 f"the trunk cache {folder} was made from something else: {differs} differs", files.fix(folder)
             )
+        self._settle_scales(stored, scales)
         found, bad = files.read_shards(folder, self._identity, verify=verify) if stored else ([], {})
         whole = [shard for shard in found if self._add(shard, bad)]
         self.notices += [f"dropped {path} of the trunk cache: {fault}" for path, fault in bad.items()]
@@ -294,6 +282,7 @@ class TrunkCache:
         self._slot[shard.examples] = len(self._slots) - 1
         self._first[shard.examples] = np.cumsum(counts) - counts
         self._missing -= int(fresh.sum())
+        self.clipped += shard.clipped
         return True
 
     def _checked(self, index: np.ndarray | Tensor) -> np.ndarray:
@@ -302,15 +291,3 @@ class TrunkCache:
         if len(index) and (index.min() < 0 or index.max() >= len(self._rows)):
             raise IndexError(f"examples {index.min()}..{index.max()} of a cache of {len(self._rows)}")
         return index
-
-
-def _lock_or_read(folder: Path, need: int) -> tuple[FileLock | None, str]:
-    """The writer's lock, or None and a notice why this cache is only read. ResourceError if it can be neither."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = files.take_lock(folder)
-        return lock, "" if lock else f"another process is writing the trunk cache {folder}; this one only reads it"
-    except OSError as error:
-        if (folder / KEY_FILE).is_file():
-            return None, f"the trunk cache {folder} is not writable; it is only read"
-        raise files.cannot_write(folder, need, error) from error

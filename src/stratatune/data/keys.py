@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zlib
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-FORMAT = 1
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+FORMAT = 2
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+Dtype = Literal["fp32", "bf16", "fp16", "int8"]
 KEY_FILE = "key.json"
 
 
@@ -31,7 +33,7 @@ class CacheKey:
     max_length: int
     depth: int
     positions: Literal["all", "read"]  # rows of every real token, or only of the one token that the head reads
-    dtype: Literal["fp32", "bf16", "fp16"]
+    dtype: Dtype
     versions: tuple[tuple[str, str], ...]
     model: str = ""  # for people: shown in listings, not part of the digest
 
@@ -50,6 +52,7 @@ class Identity:
     width: int  # D, values in a row
     examples: int  # N
     lengths: str  # hash of the N numbers of rows
+    scales: tuple[float, ...] = ()  # [D], of int8
     format: int = FORMAT
     byteorder: str = sys.byteorder
 
@@ -63,9 +66,14 @@ class Identity:
         """Bytes of one row on disk."""
         return self.width * DTYPE_BYTES[self.key.dtype]
 
+    @property
+    def scales_crc32(self) -> int:
+        """Checksum of the scales, which every shard made with them repeats; 0 where there are none."""
+        return zlib.crc32(np.asarray(self.scales, dtype="<f4").tobytes())
+
     def differences(self, other: Identity) -> list[str]:
-        """Names of what differs; not the model's name, which is for people."""
-        mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0} for one in (self, other))
+        """Names of what differs; not the model's name, which is for people, and not what was found for the rows."""
+        mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0, "scales": 0} for one in (self, other))
         return [name for name, value in mine.items() if theirs[name] != value]
 
 

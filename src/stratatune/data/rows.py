@@ -5,6 +5,7 @@ Shapes: `N` examples in all, `B` examples of one call, `D` values in a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +15,6 @@ from torch import Tensor
 
 from stratatune.data.keys import DTYPE_BYTES, readable_size
 from stratatune.errors import ResourceError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:
@@ -33,6 +32,36 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The numbers start, start + 1, ... of each of B ranges, one range after another. [B], [B] -> [sum counts]."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
+
+
+def gather(slots: Sequence[Tensor], slot: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+    """Rows [sum counts, D] of B > 0 examples: ``counts`` [B] rows each from ``first`` [B] on in slot ``slot`` [B].
+
+    One index_select for each slot, and one that restores the order.
+    """
+    if (slot == slot[0]).all():
+        return slots[slot[0]].index_select(0, torch.from_numpy(ranges(first, counts)))
+    order = np.argsort(slot, kind="stable")
+    at = torch.from_numpy(ranges(first[order], counts[order]))
+    ends = np.cumsum(counts[order])
+    last = np.flatnonzero(np.diff(slot[order], append=-1))  # the last example of each slot
+    parts, begin = [], 0
+    for number, end in zip(slot[order][last], ends[last], strict=True):
+        parts.append(slots[number].index_select(0, at[begin:end]))
+        begin = end
+    starts = np.empty_like(ends)
+    starts[order] = ends - counts[order]
+    return torch.cat(parts).index_select(0, torch.from_numpy(ranges(starts, counts)))
+
+
+def pad(rows: Tensor, counts: np.ndarray) -> Tensor:
+    """Rows [sum counts, D] of B examples as [B, T, D], T the most of any, zeros after an example's last row."""
+    longest, width = int(counts.max(initial=0)), rows.shape[1]
+    if (counts == longest).all():
+        return rows.view(len(counts), longest, width)
+    padded = torch.zeros(len(counts) * longest, width, dtype=rows.dtype)
+    padded.index_copy_(0, torch.from_numpy(ranges(np.arange(len(counts)) * longest, counts)), rows)
+    return padded.view(len(counts), longest, width)
 
 
 def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
@@ -62,4 +91,5 @@ class Filling:
     slot: int
     rows: Tensor
     used: int = 0
+    clipped: int = 0
     examples: list[np.ndarray] = field(default_factory=list)

@@ -2,9 +2,10 @@
 
 A cache is one folder, named by its key's digest::
 
-    key.json            what the rows are: the key's ingredients, the width, the number and lengths' hash of examples
+    key.json            what the rows are: the key's ingredients, the width, the number and lengths' hash of examples,
+                        int8's scales and their checksum
     shard-00000.bin     rows, C order, little endian, about 64 MiB
-    shard-00000.json    its sidecar: which examples in which order, bytes, checksum, dtype
+    shard-00000.json    its sidecar: which examples in which order, bytes, checksum, dtype, the scales' checksum
     write.lock          held by the one writer; the operating system frees it when the process dies
 
 Each file is written under a temporary name, fsynced and renamed, the sidecar last: a shard exists only if its sidecar
@@ -74,6 +75,18 @@ def take_lock(folder: Path) -> FileLock | None:
     return lock
 
 
+def lock_or_read(folder: Path, need: int) -> tuple[FileLock | None, str]:
+    """The writer's lock, or None and a notice why this cache is only read. ResourceError if it can be neither."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(folder)
+        return lock, "" if lock else f"another process is writing the trunk cache {folder}; this one only reads it"
+    except OSError as error:
+        if (folder / KEY_FILE).is_file():
+            return None, f"the trunk cache {folder} is not writable; it is only read"
+        raise cannot_write(folder, need, error) from error
+
+
 # ---- writing and reading one file ----
 
 
@@ -98,7 +111,8 @@ def _json(value: Any) -> bytes:
 
 def write_identity(folder: Path, identity: Identity) -> None:
     """Writes key.json."""
-    _write(folder / KEY_FILE, json.dumps(asdict(identity), indent=1).encode())
+    value = {**asdict(identity), "scales_crc32": identity.scales_crc32}
+    _write(folder / KEY_FILE, json.dumps(value, indent=1).encode())
 
 
 def fix(folder: Path) -> str:
@@ -111,10 +125,15 @@ def read_identity(folder: Path) -> Identity | None:
     try:
         value = json.loads((folder / KEY_FILE).read_bytes())
         if value["format"] != FORMAT:
-            raise CacheError(f"the trunk cache {folder} has format {value['format']}, not {FORMAT}", fix(folder))
-        key = value.pop("key")
+            text = f"the trunk cache {folder} has format {value['format']}; this version reads format {FORMAT}"
+            raise CacheError(text, fix(folder))
+        key, checksum = value.pop("key"), value.pop("scales_crc32")
         versions = tuple((name, version) for name, version in key.pop("versions"))
-        return Identity(key=CacheKey(**key, versions=versions), **value)
+        scales = tuple(map(float, value.pop("scales")))
+        identity = Identity(key=CacheKey(**key, versions=versions), scales=scales, **value)
+        if identity.scales_crc32 != checksum:
+            raise ValueError("its scales fail their checksum")
+        return identity
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -131,9 +150,12 @@ class Shard:
     path: Path
     examples: np.ndarray  # int64 [n], example numbers in the order of the rows
     size: int  # bytes
+    clipped: int = 0  # values beyond their channel's int8 scale
 
 
-def write_shard(folder: Path, number: int, identity: Identity, examples: np.ndarray, data: memoryview) -> Shard:
+def write_shard(
+    folder: Path, number: int, identity: Identity, examples: np.ndarray, data: memoryview, clipped: int
+) -> Shard:
     """Writes rows and then their sidecar. OSError (disk full ...) leaves no shard, whole or half."""
     path = folder / f"shard-{number:05d}.bin"
     examples = examples.astype("<i8")
@@ -142,6 +164,8 @@ def write_shard(folder: Path, number: int, identity: Identity, examples: np.ndar
         "width": identity.width,
         "bytes": data.nbytes,
         "crc32": zlib.crc32(data),
+        "scales_crc32": identity.scales_crc32,
+        "clipped": clipped,
         "examples_crc32": zlib.crc32(examples.tobytes()),  # a changed number would give rows to the wrong example
         "examples": examples.tolist(),  # JSON: 0.09 s per million to write or read, once per opening
     }
@@ -152,7 +176,7 @@ def write_shard(folder: Path, number: int, identity: Identity, examples: np.ndar
         delete_shard(path)
         raise
     _sync_folder(folder)
-    return Shard(path, examples, data.nbytes)
+    return Shard(path, examples, data.nbytes, clipped)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -191,11 +215,13 @@ def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
         raise ValueError(f"it names examples outside 0..{identity.examples - 1}")
     if (value["dtype"], value["width"]) != (identity.key.dtype, identity.width):
         raise ValueError(f"it holds {value['dtype']} rows of {value['width']} values")
+    if value["scales_crc32"] != identity.scales_crc32:
+        raise ValueError("it was made with other scales")
     if path.stat().st_size != value["bytes"]:
         raise ValueError(f"it has {path.stat().st_size} bytes instead of {value['bytes']}")
     if verify and _checksum(path) != value["crc32"]:
         raise ValueError("its rows fail their checksum")
-    return Shard(path, examples, value["bytes"])
+    return Shard(path, examples, value["bytes"], int(value["clipped"]))
 
 
 def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list[Shard], dict[Path, str]]:

@@ -19,7 +19,7 @@ from stratatune.study.flops import FP32, OURS, STOCK, Widths, example, reads_one
 if TYPE_CHECKING:
     import numpy as np
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
     "B": "A with batches cut by length",
@@ -120,7 +120,7 @@ def cost(
             count our loop as it is: batches cut by length, the last block at one position.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
-        dtype: of the computation and the cache: fp32, bf16 or fp16.
+        dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads, as
             our own loop does. Without it, the count is that of the papers: 2.0x and 2.4x over full tuning at depths 12
             and 18 of 24 (BFT table 1).
@@ -128,7 +128,7 @@ def cost(
         labels: outputs of a classifier in the epochs.
 
     Raises:
-        PlanError: ``tokens`` is below 1, ``dtype`` is none of the three, or a plan comes without a model.
+        PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, or a plan comes without a model.
         DataError: ``lengths`` is empty or holds a length below 1.
     """
     if tokens < 1:

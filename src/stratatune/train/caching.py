@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 import xxhash
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stratatune._compat import numeric_versions
 from stratatune.data.cache import TrunkCache
 from stratatune.data.caches import evict
 from stratatune.data.encode import Encoded
-from stratatune.data.keys import CacheKey, default_root, readable_size
-from stratatune.data.reading import Reading
-from stratatune.data.rows import DTYPES, estimate_bytes
+from stratatune.data.kept import Kept
+from stratatune.data.keys import CacheKey, Dtype, default_root, readable_size
+from stratatune.data.reading import Reading, pad_id
+from stratatune.data.rows import estimate_bytes
 from stratatune.data.shards import check_space
 from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.strata import Strata
+from stratatune.train.calibrate import find_scales
 from stratatune.train.config import RunConfig
 from stratatune.train.feed import Feed
 from stratatune.train.progress import Reporter
+
+_CLIPPED_TOLD = 1e-4
+"""The share of clipped values from which on the user is told."""
 
 
 class Caching:
@@ -50,12 +55,33 @@ class Caching:
         self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
         self.read_only = strata.read_only
         self.opened: list[TrunkCache] = []
+        self.kept: Kept | None = None
+        """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
-        """The hidden states of ``data``, remembered where possible."""
+        """The hidden states of ``data``, remembered where possible. The training data come first."""
+        trunk = Trunk(self.strata)
         cache = self._open(data, name) if self._wanted() else None
-        kept = DTYPES[self.dtype]
-        return Feed(Trunk(self.strata), cache, read_only=self.read_only, autocast=self.autocast, kept=kept)
+        if self.kept is None:
+            self.kept = self._settled(data) if cache is None else cache.kept
+        return Feed(trunk, cache, read_only=self.read_only, autocast=self.autocast, kept=self.kept)
+
+    def _settled(self, data: Encoded) -> Kept:
+        return Kept(self.dtype, self._scales(data) if self.dtype == "int8" else None)
+
+    def _scales(self, data: Encoded) -> Tensor:
+        """int8's: those of the training data for all others."""
+        if self.kept is not None and self.kept.scales is not None:
+            return self.kept.scales
+        self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
+        return find_scales(
+            Trunk(self.strata),
+            data,
+            read_only=self.read_only,
+            autocast=self.autocast,
+            pad_id=pad_id(self.tokenizer),
+            device=next(self.strata.backbone.model.parameters()).device,
+        )
 
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
         """A feed for each data set by its name; when one cannot be opened, the others are closed."""
@@ -66,7 +92,7 @@ class Caching:
             raise
 
     @property
-    def dtype(self) -> Literal["fp32", "bf16", "fp16"]:
+    def dtype(self) -> Dtype:
         """The precision in which hidden states are kept: that of the computation, unless the settings say otherwise."""
         if self.config.cache_dtype != "auto":
             return self.config.cache_dtype
@@ -75,7 +101,14 @@ class Caching:
     def close(self) -> None:
         """Write what is pending and let other runs write."""
         for cache in self.opened:
+            self._tell_clipped(cache)
             cache.close()
+
+    def _tell_clipped(self, cache: TrunkCache) -> None:
+        values = cache.bytes  # of int8: one a value
+        if cache.clipped > _CLIPPED_TOLD * values:
+            share = f"{cache.clipped / values:.2%} of the values in the trunk cache"
+            self.reporter.notice(f"int8: {share} lay beyond their channel's scale and were clipped to it")
 
     def _wanted(self) -> bool:
         """Whether there is anything worth remembering."""
@@ -99,7 +132,8 @@ class Caching:
                 # Older caches make room; the data sets of one run are kept together.
                 evict(root, max(0, self.config.cache_limit_bytes - size), keep=key.digest)
                 check_space(root, size)
-            cache = TrunkCache.open(root, key, data.lengths, self.strata.resolved.shape.hidden)
+            width = self.strata.resolved.shape.hidden
+            cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
         except ResourceError as error:
             if self.config.cache != "auto":
                 raise
@@ -129,9 +163,14 @@ class Caching:
             depth=self.strata.resolved.frozen_depth,
             positions="read" if self.read_only else "all",
             dtype=self.dtype,
-            versions=(*numeric_versions(), ("computed", computed), *self._moved()),
+            versions=(*numeric_versions(), ("computed", computed), *self._moved(), *self._scaled()),
             model=self.strata.backbone.model.config._name_or_path,
         )
+
+    def _scaled(self) -> list[tuple[str, str]]:
+        """Other data than those trained on are kept with the scales of those."""
+        scales = None if self.kept is None else self.kept.scales
+        return [] if scales is None else [("scales", xxhash.xxh3_64(scales.numpy().tobytes()).hexdigest())]
 
     def _moved(self) -> list[tuple[str, str]]:
         """A prompt at the input moves the text on, so the embeddings say something else."""

@@ -93,8 +93,10 @@ class RunConfig(BaseModel):
         "fp32", description="Of the computation: auto is bf16 where the device has it in hardware."
     )
     cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
-    cache_dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="How the cache keeps hidden states; auto keeps the precision of the computation."
+    cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="How the cache keeps hidden states; auto keeps the precision of the computation. int8 has a scale "
+        "for each channel, found on a sample of the training data.",
     )
     cache_limit: str = Field("10GB", description="The largest cache; beyond it the trunk runs again each epoch.")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stratatune.data.batching import Batch
 from stratatune.data.cache import TrunkCache
+from stratatune.data.kept import Kept
 from stratatune.model.split import Trunk, take
 
 
@@ -36,7 +37,7 @@ class Feed:
         read_only: the frozen depth is the model's depth, so only the position read matters and is kept.
         autocast: bf16 or None; the trunk runs in it.
         kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
-            not, so that cached = uncached, to the bit; None: fp32.
+            not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
     """
 
     def __init__(
@@ -46,41 +47,56 @@ class Feed:
         *,
         read_only: bool,
         autocast: torch.dtype | None,
-        kept: torch.dtype | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.trunk = trunk
         self.cache = cache
         self.read_only = read_only
         self.autocast = autocast
-        self.kept = kept or torch.float32
-        self.given = self.kept if self.kept == autocast else torch.float32  # what blocks without autocast take
+        self.kept = kept or (Kept() if cache is None else cache.kept)
+        self.given = torch.float32  # what blocks without autocast take
+        if autocast is not None and self.kept.stored in (autocast, torch.int8):
+            self.given = autocast
         self.clock = FeedClock()
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
         if self.cache is None:
-            return self._computed(batch)
+            return self._rounded(self._computed(batch))
         index = batch.index.cpu().numpy()
         if not self.cache.has(index).all():
             hidden = self._computed(batch)
             if not self.cache.writable:  # another run is writing it
-                return hidden
+                return self._rounded(hidden)
             self._remember(index, batch, hidden)
         else:
             self.clock.remembered += len(index)
         # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
-        return self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True).to(self.given)
+        rows = self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True)
+        return self.kept.unpack(rows, self.given)
 
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
-        with torch.autocast(batch.input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            hidden = self.trunk(batch.input_ids, batch.mask, batch.token_types, batch.read)
+        hidden = run_trunk(self.trunk, batch, read_only=self.read_only, autocast=self.autocast)
         self.clock.trunk_seconds += time.perf_counter() - started
         self.clock.computed += len(batch.index)
-        hidden = take(hidden, batch.read) if self.read_only else hidden
-        return hidden if self.trunk.trains else hidden.to(self.kept).to(self.given)
+        return hidden
+
+    def _rounded(self, hidden: Tensor) -> Tensor:
+        return hidden if self.trunk.trains else self.kept.rounded(hidden, self.given)
 
     def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
-        rows = hidden[:, 0] if self.read_only else hidden[batch.mask]  # [sum T, D]
         assert self.cache is not None
-        self.cache.put(index, rows.cpu())
+        self.cache.put(index, real_rows(hidden, batch).cpu())
+
+
+def run_trunk(trunk: Trunk, batch: Batch, *, read_only: bool, autocast: torch.dtype | None) -> Tensor:
+    """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
+    with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
+        hidden = trunk(batch.input_ids, batch.mask, batch.token_types, batch.read)
+    return take(hidden, batch.read) if read_only else hidden
+
+
+def real_rows(hidden: Tensor, batch: Batch) -> Tensor:
+    """The rows that a cache keeps of ``hidden`` [B, T, D] or [B, 1, D]: [sum T, D] without padding, or [B, D]."""
+    return hidden[:, 0] if hidden.shape[1] == 1 else hidden[batch.mask]

@@ -11,10 +11,10 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
+from stratatune.data.kept import Kept
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table, read
 from stratatune.data.reading import Reading, encode, pad_id
-from stratatune.data.rows import DTYPES
 from stratatune.data.tasks import TASKS
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
@@ -64,7 +64,7 @@ class Predictor:
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
         self.objective = Objective(self.reading, self.tokenizer).to(self.device)
-        self.kept = DTYPES[artefact.record["reading"].get("kept", "fp32")]
+        self.kept = Kept.from_data(artefact.record["reading"])
         self.autocast = torch.bfloat16 if (precision or artefact.record["reading"].get("precision")) == "bf16" else None
 
     @property

@@ -230,7 +230,7 @@ def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, 
     strata, progress = session.top.strata, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     metric = session.objective.reading.metric
-    strata.reading["kept"] = caching.dtype
+    strata.reading |= caching.kept.to_data() if caching.kept else {}
     strata.reading["precision"] = "bf16" if session.autocast else "fp32"
     strata.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     save_adapter(strata, session.out / "adapter")

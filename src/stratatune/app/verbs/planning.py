@@ -29,7 +29,9 @@ def plan(
     objective: Annotated[str, typer.Option(help="auto (the plan's own), mlm, classification or regression.")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example, for the predicted cost.")] = 64,
-    cache_dtype: Annotated[str, typer.Option(help="How the cache keeps hidden states: fp32, bf16 or fp16.")] = "fp32",
+    cache_dtype: Annotated[
+        str, typer.Option(help="How the cache keeps hidden states: fp32, bf16, fp16, int8.")
+    ] = "fp32",
     svg: Annotated[Path | None, typer.Option(help="Write the picture into this file too.", show_default=False)] = None,
 ) -> Answer:
     """Resolve a plan against a model and draw it: what trains, what is remembered, what it costs.
