@@ -264,7 +264,13 @@ def save_tiny_decoder(folder: Path, family: str, **settings: Any) -> Path:
 
 
 def tiny_encoder_decoder(
-    family: Literal["t5", "t5-gated", "bart"], *, blocks: int = 3, more: int = 1, seed: int = 0, **config: Any
+    family: Literal["t5", "t5-gated", "bart"],
+    kind: Literal["seq2seq", "classification"] = "seq2seq",
+    *,
+    blocks: int = 3,
+    more: int = 1,
+    seed: int = 0,
+    **config: Any,
 ) -> PreTrainedModel:
     """A T5 (plain or gated) or BART over ``roberta_tokenizer()``: ``blocks`` below, ``more`` more above.
 
@@ -282,5 +288,6 @@ def tiny_encoder_decoder(
     else:
         sizes = {"num_layers": blocks, "num_decoder_layers": blocks + more, "num_heads": 4, "d_kv": 6, "d_ff": 48}
         sizes |= {"feed_forward_proj": "gated-gelu" if family == "t5-gated" else "relu", "decoder_start_token_id": 1}
-    settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, **config})
-    return _build(lambda given: AutoModelForSeq2SeqLM.from_config(given, dtype=torch.float32), settings, seed)
+    settings = AutoConfig.for_model(family.removesuffix("-gated"), **{**common, **sizes, "num_labels": 3, **config})
+    auto = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForSequenceClassification
+    return _build(lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)

@@ -29,7 +29,9 @@ HEAD = """# Methods on architectures
 Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
 **merges**: works, and `st.merge(model)` folds it into the base weights. **works**: works, and cannot be folded.
 **-**: refused; the reasons stand below. Block treatments stand here on the upper two of four blocks (frozen depth 2; on
-ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0).
+ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
+encoder-decoder's two stacks block treatments stand on the upper blocks of each, insertions in the encoder; an `adapter`
+may stand in the decoder too (`stack=dec`).
 """
 
 
@@ -40,13 +42,16 @@ def plan_of(kind: str, family: str) -> str:
     return written if kind in INSERTIONS else f"{layers} {written}"
 
 
-def outcome(kind: str, family: str, causal: bool) -> tuple[str, str]:
+TINY = {"encoder": tiny.tiny_of, "decoder": tiny.tiny_decoder, "encoder-decoder": tiny.tiny_encoder_decoder}
+
+
+def outcome(kind: str, family: str, stacks: str) -> tuple[str, str]:
     """What comes of it (``merges``, ``works`` or ``-``), and the reason where something is refused."""
-    model = tiny.tiny_decoder(family) if causal else tiny.tiny_of(family)
+    model = TINY[stacks](family)
     try:
         tuned = apply(model, plan_of(kind, family))
     except PlanError as error:
-        return "-", error.message
+        return "-", f"{error.message}; {error.hint}"
     try:
         merge(tuned)
     except PlanError:
@@ -57,9 +62,9 @@ def outcome(kind: str, family: str, causal: bool) -> tuple[str, str]:
 def page() -> str:
     """The whole page."""
     kinds = [kind for kind in (*BLOCK_TREATMENTS, *INSERTIONS) if kind != "frozen"]
-    rows = [row for row in ARCHITECTURES if row.kind in ("encoder", "decoder")]
-    families = [(name, row.kind == "decoder") for row in rows for name in row.model_types[:1]]
-    found = {(kind, family): outcome(kind, family, causal) for kind in kinds for family, causal in families}
+    rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.kind))
+    families = [(row.name if row.kind == "encoder-decoder" else row.model_types[0], row.kind) for row in rows]
+    found = {(kind, family): outcome(kind, family, stacks) for kind in kinds for family, stacks in families}
     lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | stock peft |"]
     lines.append("|---" * (len(families) + 2) + "|")
     for kind in kinds:

@@ -18,7 +18,7 @@ TYPES = [row.model_types[0] for row in ARCHITECTURES if row.mlm_head and row.kin
 REASONS = {
     "albert": ("they are the same weights",),
     "deberta-v2": ("prefix cannot stand in", "q reads a table of positions"),
-    "modernbert": ("trains nothing in a modernbert block", "no prompt at the input of modernbert"),
+    "modernbert": ("trains nothing in a modernbert block",),
     "mpnet": ("prefix cannot stand in",),
 }
 """What may be refused, and nothing else."""

@@ -25,6 +25,8 @@ MERGE = {
     "1:2 delta_bias(on=all) | 2: lora(rank=2, on=q,k,v,o) + delta_bias(on=ffn,norm_ffn)": None,
     "late_prompt(depth=2, tokens=3, generator=appg)": False,
     "late_prompt(depth=1, tokens=3, generator=table)": False,
+    "prompt(tokens=3)": False,
+    "idpg(tokens=2, bottleneck=8, phm=4)": False,
 }
 FAMILIES = ("gpt2", "llama", "qwen3")
 
@@ -53,7 +55,7 @@ def test_a_method_on_a_decoder(family, plan):
     whole = logits(model, ids)
     with torch.no_grad():
         assert torch.allclose(Top(model.strata)(Trunk(model.strata)(ids, mask), mask, read), whole[:, -1], atol=1e-10)
-    if "late_prompt" not in plan:  # those: test_generation.py
+    if "late_prompt" not in plan and "idpg" not in plan:  # those: test_generation.py
         said = model.generate(ids, attention_mask=mask.long(), max_new_tokens=4, do_sample=False)
         told = ids
         for _ in range(4):
@@ -89,14 +91,6 @@ def test_a_method_on_an_encoder_decoder(family, plan):
         loss = model(input_ids=ids, attention_mask=mask.long(), labels=targets).loss
         total, count = Top(model.strata)(Trunk(model.strata)(ids, mask), mask, mask.sum(1), ids=targets).sum(0)
     assert torch.allclose(loss.double(), -total.double() / count, atol=1e-5)
-
-
-def test_what_has_no_place_is_refused():
-    for family, plan in (("gpt2", "prompt(tokens=3)"), ("llama", "idpg(tokens=3)")):
-        with pytest.raises(PlanError, match="input of a decoder"):
-            apply(tiny.tiny_decoder(family), plan)
-    with pytest.raises(PlanError, match="prefix has no place"):
-        apply(tiny.tiny_encoder_decoder("t5"), ": prefix")
 
 
 @pytest.mark.parametrize("plan", STORIES_PLANS)

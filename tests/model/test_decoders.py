@@ -27,6 +27,8 @@ PLANS = (
     "late_prompt(depth=2, tokens=3, bottleneck=4)",
     "late_prompt(depth=0, tokens=2, bottleneck=4) | late_prompt(depth=3, tokens=3, bottleneck=4) | adapter(depth=4)",
     "embeddings full | head(mlm=norm)",
+    "prompt(tokens=3) | 2: lora(rank=2) | late_prompt(depth=3, tokens=2, bottleneck=4)",
+    "idpg(tokens=2, bottleneck=8, phm=4) | adapter(depth=2)",
 )
 SUFFIXES = ((7, 8, 9), (10,), (11, 12))
 LENGTHS = (9, 6, 8)
@@ -59,7 +61,7 @@ def texts(seed=0, width=9):
 def test_top_of_trunk_is_the_whole_model(family, plan):
     window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
     window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
-    if "late_prompt" in plan and window:
+    if "prompt" in plan or "idpg" in plan:
         window = {}
     model, (ids, mask, read) = tuned(family, plan, **window), texts()
     whole = model(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read]
@@ -188,6 +190,61 @@ def test_lora_equals_peft(family):
     ids, mask, _ = texts()
     theirs = other(input_ids=ids, attention_mask=mask.long()).logits
     assert torch.allclose(model(input_ids=ids, attention_mask=mask.long()).logits, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", tiny.DECODERS)
+@torch.no_grad()
+def test_a_prompt_is_words_in_front(family):
+    """Prompt tuning = the plain model on ``[P; E(x)]``, which is what stock peft runs; windows count its positions."""
+    window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
+    window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    model, base = tuned(family, "prompt(tokens=3)", **window), tiny.tiny_decoder(family, **window).double()
+    ids, mask, read = texts()
+    vectors = model.strata.insertions[0][1].vectors
+    given = torch.cat([vectors.expand(3, -1, -1), base.get_input_embeddings()(ids)], dim=1)
+    long = nn.functional.pad(mask, (3, 0), value=True).long()
+    expected = base(inputs_embeds=given, attention_mask=long).logits[torch.arange(3), read + 3]
+    hidden = Trunk(model.strata)(ids, mask, None, read)
+    for found in (
+        model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[torch.arange(3), read],
+        Top(model.strata)(hidden, mask, read),
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21's own
+@torch.no_grad()
+def test_prompt_tuning_equals_peft(family):
+    peft = pytest.importorskip("peft")
+    model = tuned(family, "prompt(tokens=3)")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    other = peft.get_peft_model(tiny.tiny_decoder(family), config).double().eval()
+    other.prompt_encoder.default.embedding.weight.copy_(model.strata.insertions[0][1].vectors)
+    ids, mask, read = texts()
+    theirs = other(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read + 3]
+    ours = model(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read]
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+@torch.no_grad()
+def test_idpg_reads_the_last_token_of_the_text():
+    """S-IDPG-PHM on a decoder: M(x) is the normed last hidden state of the last token, in a pass of its own."""
+    model, base = tuned("llama", "idpg(tokens=2, bottleneck=8, phm=4)"), tiny.tiny_decoder("llama").double()
+    ids, mask, read = texts()
+    made = model.strata.insertions[0][1]
+    last = base.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state[torch.arange(3), read]
+    prompt = made.up(nn.functional.gelu(made.down(last))).view(3, 2, -1)
+    hidden = base.get_input_embeddings()(ids)
+    found, _ = made(hidden, mask)
+    torch.testing.assert_close(found[:, :2], prompt, atol=1e-10, rtol=0)
+
+
+@torch.no_grad()
+def test_the_trunk_has_no_dropout_while_the_top_trains():
+    model = tuned("gpt2", "2: lora").train()
+    ids, mask, read = texts()
+    assert torch.equal(*(Trunk(model.strata)(ids, mask, None, read) for _ in range(2)))
 
 
 @torch.no_grad()

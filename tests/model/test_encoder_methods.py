@@ -135,6 +135,18 @@ def by_hand(model, state, mask):
     return state
 
 
+@torch.no_grad()
+def test_a_prompt_is_words_in_front_where_the_blocks_number_the_tokens():
+    """ModernBERT's embeddings know no positions: its rotary angles and windows count the prompt as words."""
+    base, model = tiny.tiny_of("modernbert").double(), apply(tiny.tiny_of("modernbert").double(), "prompt(tokens=3)")
+    vectors = model.strata.insertions[0][1].vectors.expand(2, -1, -1)
+    given = torch.cat([vectors, base.get_input_embeddings()(IDS)], dim=1)
+    mask = torch.nn.functional.pad(MASK, (3, 0), value=True).long()
+    wanted = base(inputs_embeds=given, attention_mask=mask).logits[torch.arange(2), READ + 3]
+    for got in (words(model), split(model)):
+        torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("model_type", ["mpnet", "deberta-v2", "modernbert"])
 def test_positions_behind_a_late_prompt(model_type):
     """Relative positions, rotary angles and windows are those of P + T tokens, the prompt the first."""

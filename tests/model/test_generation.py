@@ -14,6 +14,8 @@ PLANS = (
     "1: lora(rank=2, on=q,v) | adapter(depth=2)",
     "late_prompt(depth=2, tokens=3, bottleneck=4)",
     "late_prompt(depth=0, tokens=2, bottleneck=4) | late_prompt(depth=3, tokens=3, bottleneck=4) | adapter(depth=4)",
+    "prompt(tokens=3) | late_prompt(depth=2, tokens=2, bottleneck=4)",
+    "idpg(tokens=2, bottleneck=8, phm=4)",
 )
 NEW = 6
 

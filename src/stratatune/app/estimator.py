@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import train
 from stratatune.errors import DataError, ResourceError, did_you_mean
+from stratatune.plan import shape_of
 from stratatune.train.config import RunConfig
 from stratatune.train.predict import Predictor
 from stratatune.train.progress import Reporter
@@ -125,7 +126,9 @@ class Classifier(ClassifierMixin, _TextEstimator):
     def fit(self, X: Texts, y: Sequence[Any]) -> Self:
         """Train on texts and their labels of any kind."""
         self.classes_ = np.unique(np.asarray(y))
-        self._fit(X, [_name(label) for label in np.asarray(y)])
+        # An encoder-decoder would tell labels as text, and here they are classes.
+        told = {"objective": "classification"} if shape_of(self.model).decoder is not None else {}
+        self._fit(X, [_name(label) for label in np.asarray(y)], **told)
         return self
 
     def predict(self, X: Texts) -> np.ndarray:

@@ -40,6 +40,7 @@ class Reading:
         task: the task's name, when it is one of the table.
         suffixes: the token ids of every candidate behind a text, ``causal`` only.
         decoder: whether the model reads from left to right, so that only the last token has seen the text.
+        two_stacks: whether it is an encoder-decoder, whose decoder reads the text again to tell a class.
     """
 
     objective: Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
@@ -55,6 +56,7 @@ class Reading:
     task: str | None = None
     suffixes: Suffixes = ()
     decoder: bool = False
+    two_stacks: bool = False
 
     @property
     def by_words(self) -> bool:

@@ -68,6 +68,8 @@ def attend(
     key, value = prefix.before(key, value)
     if mask is not None:
         mask = nn.functional.pad(mask, (tokens, 0), value=mask.dtype == torch.bool or mask.dim() == 2)
+    if rest.get("position_bias") is not None:  # T5's, over the tokens: the prefix stands nowhere, so it gets none
+        rest["position_bias"] = nn.functional.pad(rest["position_bias"], (tokens, 0))
     return function(module, query, key, value, mask, **rest)
 
 

@@ -40,5 +40,6 @@ class PromptInsertion(nn.Module):
 
 def build(config: Prompt, place: Place) -> PromptInsertion:
     """The prompt of ``config``, drawn from the words of ``place``."""
-    drawn = torch.randint(place.words.shape[0], (config.tokens,)).to(place.words.device)
-    return PromptInsertion(place.words.detach()[drawn].clone(), place.embed)
+    words = place.words
+    drawn = torch.randint(words.num_embeddings, (config.tokens,)).to(words.weight.device)
+    return PromptInsertion(words(drawn).detach().clone(), place.embed)

@@ -66,6 +66,8 @@ class Insertion(Protocol):
 
     tokens: int
     """How many positions it puts in front of the sequence (P)."""
+    positions: int
+    """How many of them are numbered as words are; noted when the plan is attached."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""

@@ -21,6 +21,7 @@ from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.last_block import LAST_BLOCK, take
 from stratatune.model.measure import check_names, measured
 from stratatune.model.passes import Passes
+from stratatune.model.seq2seq import encoder_calls
 from stratatune.model.skeleton import Call, Skeleton
 from stratatune.plan.architectures import Architecture
 from stratatune.plan.shape import Shape, shape_of
@@ -90,7 +91,14 @@ class Backbone:
     @property
     def encoder_blocks(self) -> int:
         """How many of the blocks are the encoder's, in an encoder-decoder."""
-        return len(self.shape.stacks.get("enc", range(len(self.blocks))))
+        return self.shape.border
+
+    def stacks(self, depth: int) -> list[nn.Module]:
+        """The modules that hold everything below ``depth``: the model without its head, of two stacks the encoder."""
+        if self.row.kind != "encoder-decoder":
+            return [self.base]
+        base: Any = self.base
+        return [base.encoder, base.decoder] if depth > self.encoder_blocks else [base.encoder]
 
     def _output(self) -> Output:
         if self.row.kind != "encoder" and self.row.mlm_head["decoder"] in self._names:
@@ -201,8 +209,9 @@ class Backbone:
         """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
         norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
         if self.row.kind != "encoder":
-            names = ("norm",) if self.output == "classification" else ("norm", "decoder")
-            parts = {name: self.row.mlm_head[name] for name in names if name in self.row.mlm_head}
+            parts = {} if self.output == "classification" else {"decoder": self.row.mlm_head["decoder"]}
+            if "norm" in self.row.mlm_head:
+                parts["norm"] = norm["final_norm"]
             return Site(self.model, {**parts, **norm}, "the head")
         pooler = {} if self.row.pooler is None else {"pooler": self.row.pooler}
         parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
@@ -245,7 +254,12 @@ class Backbone:
         return self.output == "classification" and says == "mean"
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block is called with beside the hidden state [B, T, D], given ``mask`` [B, T] bool."""
+        """What each block (of two stacks: of the encoder) is called with beside the hidden state [B, T, D].
+
+        ``mask`` [B, T] bool, which tokens are real.
+        """
+        if self.row.kind == "encoder-decoder":
+            return encoder_calls(self, hidden, mask)
         return self.skeleton.calls(hidden, mask)
 
     def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:

@@ -98,12 +98,15 @@ def attention_for_training() -> str | None:
 
 
 def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
-    if two_stacks != (objective == "seq2seq"):
-        what = "an encoder-decoder" if two_stacks else "no encoder-decoder"
-        hint = (
-            "use --objective seq2seq; labels are told as text" if two_stacks else "use T5 or BART, or another objective"
+    if two_stacks and objective in ("mlm", "causal", "completion"):
+        raise ModelError(
+            f"this model is an encoder-decoder, and the objective is {objective}",
+            "use --objective seq2seq (labels are told as text), classification or regression",
         )
-        raise ModelError(f"this model is {what}, and the objective is {objective}", hint)
+    if not two_stacks and objective == "seq2seq":
+        raise ModelError(
+            "this model is no encoder-decoder, and the objective is seq2seq", "use T5 or BART, or another objective"
+        )
     if causal and objective == "mlm":
         raise ModelError("a decoder has no mask to read at (objective mlm)", "use --objective causal or classification")
     if not causal and objective in ("causal", "completion"):

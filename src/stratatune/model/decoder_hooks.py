@@ -1,7 +1,7 @@
 """What makes a tuned decoder's own ``forward`` and ``generate`` do what the plan says.
 
-In-block treatments need nothing, and an adapter runs on whatever tokens come by. A late prompt is made once, from the
-text that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
+In-block treatments need nothing, and an adapter runs on whatever tokens come by. A prompt is made once, from the text
+that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
 above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions
 of those blocks are made anew here, since the model counts without the prompts.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.errors import PlanError
-from stratatune.model.decoders import block_arguments, window_of
+from stratatune.model.decoders import behind, block_arguments, window_of
 from stratatune.model.layout import Layout, continued
 from stratatune.model.strata import Strata
 
@@ -116,7 +116,7 @@ class _Before:
     def __init__(self, flow: Flow, strata: Strata, depth: int, prompt: int) -> None:
         self.flow, self.strata, self.depth, self.prompt = flow, strata, depth, prompt
         self.insertions = strata.insertions_at(depth)
-        self.below = prompt - sum(one.tokens for one in self.insertions)
+        self.below: list[Any] = [one for at, one in strata.insertions if at < depth]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         (hidden, *rest), kwargs = args, dict(kwargs)
@@ -124,18 +124,21 @@ class _Before:
         for insertion in self.insertions:
             if insertion.tokens == 0 or self.flow.first:
                 hidden, _ = insertion(hidden, layout.prefix[:, -hidden.shape[1] :])
-            layout = layout.with_prompt(insertion.tokens, rows=self.flow.first)
+            layout = behind(layout, insertion, rows=self.flow.first)
         if not self.prompt:
             return (hidden, *rest), kwargs
         return self._with_arguments(hidden, rest, kwargs, layout)
 
     def _layout(self, hidden: Tensor) -> Layout:
         """The layout of the tokens of this call behind the prompts of the blocks below."""
-        computed = hidden.shape[1] - (self.below if self.flow.first else 0)
+        computed = hidden.shape[1] - (sum(one.tokens for one in self.below) if self.flow.first else 0)
         mask = self.flow.mask
         if mask is None:
             mask = hidden.new_ones(hidden.shape[0], self.flow.past + computed).bool()
-        return continued(mask, self.flow.read, computed).with_prompt(self.below, rows=self.flow.first)
+        layout = continued(mask, self.flow.read, computed)
+        for insertion in self.below:
+            layout = behind(layout, insertion, rows=self.flow.first)
+        return layout
 
     def _with_arguments(self, hidden: Tensor, rest: list[Any], kwargs: dict[str, Any], layout: Layout) -> Call:
         backbone = self.strata.backbone

@@ -7,12 +7,12 @@ or every token of a completion (objective ``completion``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from stratatune.model.layout import Layout, branched
+from stratatune.model.layout import Layout, branched, continued
 
 if TYPE_CHECKING:
     from stratatune.model.backbones import Backbone
@@ -64,6 +64,29 @@ def model_arguments(
     return {"attention_mask": masks, "position_ids": layout.positions, "use_cache": False}
 
 
+def behind(layout: Layout, insertion: Any, *, rows: bool = True) -> Layout:
+    """``layout`` behind what ``insertion`` puts in front; ``rows``: see :meth:`Layout.with_prompt`."""
+    put = layout.behind_words if insertion.positions else layout.with_prompt
+    return put(insertion.tokens, rows=rows)
+
+
+def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
+    """The hidden state at depth 0 of vectors in place of the first words: [P, D] -> [1, P, D]."""
+    if backbone.row.position_table is None:
+        return vectors[None]
+    places = torch.arange(len(vectors), device=vectors.device)[None]
+    return vectors[None] + backbone.base.get_submodule(backbone.row.position_table).forward(places)
+
+
+def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
+    """What the model says at the last token of ``mask`` [B, T]: ``hidden`` [B, T, D] at depth 0 -> [B, D], normed."""
+    layout = continued(mask, None, hidden.shape[1])
+    for number, block in enumerate(backbone.blocks):
+        hidden = block.forward(hidden, **block_arguments(backbone, number, hidden, layout))
+    last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
+    return backbone.final_norms()[0](_take(hidden, last[:, None])[:, 0])
+
+
 def run_blocks(strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start: int) -> tuple[Tensor, int]:
     """The blocks from ``start`` on, with the insertions before, between and behind them.
 
@@ -79,7 +102,7 @@ def run_blocks(strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start
     for depth in range(start, len(backbone.blocks) + 1):
         for insertion in strata.insertions_at(depth):
             hidden, _ = insertion(hidden, layout.prefix)
-            layout, prompt = layout.with_prompt(insertion.tokens), prompt + insertion.tokens
+            layout, prompt = behind(layout, insertion), prompt + insertion.tokens
         if depth < len(backbone.blocks):
             # `forward`, not the module: its hooks serve callers of the whole model, and have been done here.
             hidden = backbone.blocks[depth].forward(hidden, **block_arguments(backbone, depth, hidden, layout))

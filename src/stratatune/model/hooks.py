@@ -17,6 +17,7 @@ from stratatune.model.backbones import Backbone
 from stratatune.model.decoder_hooks import install_insertions
 from stratatune.model.inputs import Inputs
 from stratatune.model.passes import Call
+from stratatune.model.seq2seq_hooks import install_behind_encoder
 from stratatune.model.skeleton import Call as BlockCall
 from stratatune.model.strata import Strata
 
@@ -24,28 +25,36 @@ from stratatune.model.strata import Strata
 def install(strata: Strata) -> None:
     """Register the hooks; they live and die with the blocks, or until ``strata.hooks`` are removed."""
     handles = strata.hooks
-    backbone, last = strata.backbone, len(strata.backbone.blocks) - 1
+    backbone = strata.backbone
     handles += [*backbone.passes.handles, *_stop_backward(strata)]
+    if strata.resolved.moved:
+        handles += Inputs(backbone).shift(strata.resolved.moved)
     if backbone.row.causal:
         handles += install_insertions(strata)
-        return
-    if strata.resolved.moved:
-        handles.append(Inputs(backbone).shift(strata.resolved.moved))
-    if not strata.insertions:
-        return
-    flow = _Flow(backbone)
-    handles.append(backbone.base.register_forward_pre_hook(flow.begin, with_kwargs=True))
+    elif strata.insertions:
+        handles += _install_insertions(strata)
+
+
+def _install_insertions(strata: Strata) -> list[RemovableHandle]:
+    """The hooks of the insertions into an encoder, or into an encoder-decoder."""
+    backbone, flow, two_stacks = strata.backbone, _Flow(strata.backbone), strata.backbone.row.decoder_blocks is not None
+    encoder = backbone.base.get_submodule("encoder") if two_stacks else backbone.base
+    handles, last = [encoder.register_forward_pre_hook(flow.begin, with_kwargs=True)], len(backbone.blocks) - 1
     prompt = 0  # positions put in front so far
-    for depth in range(last + 1):
+    for depth in range(backbone.encoder_blocks):
         for insertion in strata.insertions_at(depth):
             handles.append(backbone.passes.before(depth, _Insert(insertion, flow)))
             prompt += insertion.tokens
         if prompt:
             handles.append(backbone.passes.before(depth, _Recall(flow, depth)))
-    for insertion in strata.insertions_at(last + 1):
-        handles.append(backbone.passes.after(last, _Append(insertion)))
-    if prompt:
+    for depth, insertion in strata.insertions:
+        if depth > (backbone.encoder_blocks if two_stacks else last):
+            handles.append(backbone.passes.after(depth - 1, _Append(insertion)))
+    if two_stacks:
+        handles += install_behind_encoder(strata, flow.seen)
+    elif prompt:
         handles.append(backbone.passes.after(last, _Strip(prompt)))
+    return handles
 
 
 def _stop_backward(strata: Strata) -> list[RemovableHandle]:
@@ -130,7 +139,7 @@ class _Recall:
 
 
 class _Append:
-    """Runs an insertion behind the last block."""
+    """Runs an insertion behind a block: the last one, or one of a decoder that reads an encoder."""
 
     def __init__(self, insertion: nn.Module) -> None:
         self.insertion = insertion

@@ -7,14 +7,16 @@ Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-valu
 text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
 their positions go on from the end of the text, so that each comes out as if it stood there alone.
 
-*Prompts.* Prompt vectors stand in front and get no position: a rotary embedding turns them by position 0, which is no
-turn at all, and the tokens keep the positions they had. Attention stays causal over P + T: every token sees all
+*Late prompts.* Prompt vectors stand in front and get no position: a rotary embedding turns them by position 0, which is
+no turn at all, and the tokens keep the positions they had. Attention stays causal over P + T: every token sees all
 prompts, a prompt sees those before it. This is what LPT's decoder does.
+
+*Prompts at the input* stand in front as words do: they take the first P positions, and the text goes on behind them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +39,16 @@ class Layout:
     keys: Tensor
     allowed: Tensor
     prefix: Tensor
+
+    def behind_words(self, prompt: int, *, rows: bool = True) -> Layout:
+        """The same behind ``prompt`` more words, which take positions of their own; ``rows``: see :meth:`with_prompt`.
+
+        They lie inside a window as words do.
+        """
+        made = self.with_prompt(prompt, rows=rows)
+        first = torch.arange(prompt, device=made.keys.device).expand(len(made.keys), -1)
+        keys = torch.cat([first, self.keys + prompt], dim=1)
+        return replace(made, keys=keys, positions=keys[:, -made.positions.shape[1] :])
 
     def with_prompt(self, prompt: int, *, rows: bool = True) -> Layout:
         """The same behind ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""

@@ -3,6 +3,10 @@
 The trunk is the encoder's frozen part, and what the cache holds: where all of it is frozen, the encoder's whole output.
 The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
 blocks run again in each step, since they read the encoder.
+
+Depths run through both stacks. Up to the encoder's length an insertion stands in the encoder; at that very depth it
+changes the encoder's output, behind its last norm. A prompt stays in front of that output: the decoder reads it too
+(``model/seq2seq_hooks.py``). Above it, an adapter stands in the decoder.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
+from stratatune.model.skeleton import Call
+
 if TYPE_CHECKING:
     from stratatune.model.backbones import Backbone
     from stratatune.model.strata import Strata
@@ -22,48 +28,75 @@ _IGNORED = -100
 
 
 def encode_whole(backbone: Backbone, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """The encoder's output [B, T, D]."""
+    """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
     base: Any = backbone.base
-    return base.encoder(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+    return base.encoder.forward(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
 
 
-def _rest_of_encoder(backbone: Backbone, hidden: Tensor, mask: Tensor, start: int) -> Tensor:
-    """The encoder's blocks from ``start`` on and what stands behind them: [B, T, D] -> [B, T, D]."""
+def encoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call]:
+    """What each block of the encoder is called with beside ``hidden`` [B, T, D], given ``mask`` [B, T] bool."""
     base: Any = backbone.base
-    encoder = base.encoder
-    attention_mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=mask)
-    relative = _position_bias(backbone, hidden.shape[1])
-    for block in backbone.blocks[start : backbone.encoder_blocks]:
-        output: Any = block.forward(hidden, attention_mask, *relative)
-        hidden = output[0] if relative else output
-    if relative:
+    seen = create_bidirectional_mask(config=base.encoder.config, inputs_embeds=hidden, attention_mask=mask)
+    return [Call((seen, *_position_bias(backbone, hidden.shape[1])))] * backbone.encoder_blocks
+
+
+def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
+    """The hidden state at depth 0 of vectors in place of the encoder's first words: [P, D] -> [1, P, D]."""
+    if backbone.row.position_table is None:
+        return vectors[None]
+    encoder: Any = backbone.base.get_submodule("encoder")
+    return encoder.layernorm_embedding.forward(vectors[None] + encoder.embed_positions.forward(vectors[None]))
+
+
+def _rest_of_encoder(strata: Strata, hidden: Tensor, mask: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """The encoder from depth ``start`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
+    backbone, last = strata.backbone, strata.backbone.encoder_blocks
+    calls = encoder_calls(backbone, hidden, mask)
+    for depth in range(start, last):
+        for insertion in strata.insertions_at(depth):
+            hidden, mask = insertion(hidden, mask)
+            calls = encoder_calls(backbone, hidden, mask) if insertion.tokens else calls
+        hidden = backbone.run_block(depth, hidden, calls[depth])
+    if start < last and backbone.row.behind_blocks:
+        encoder: Any = backbone.base.get_submodule("encoder")
         hidden = encoder.dropout(encoder.final_layer_norm(hidden))
-    return hidden
+    for insertion in strata.insertions_at(last):
+        hidden, mask = insertion(hidden, mask)
+    return hidden, mask
 
 
 def _position_bias(backbone: Backbone, length: int) -> list[Tensor]:
     """T5's bias of relative positions, which its first block keeps for all: [1, heads, T, T]; nothing elsewhere."""
-    if "t5" not in backbone.row.model_types:
+    if backbone.row.position_table is not None:
         return []
     first: Any = backbone.blocks[0].get_submodule("layer.0.SelfAttention")
     return [first.compute_bias(length, length)]
 
 
-def target_scores(strata: Strata, hidden: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-    """The summed log-probability of the targets, teacher-forced, and how many tokens they are.
+def read_text(strata: Strata, hidden: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
+    """From the frozen depth to what the objective reads.
 
     Args:
         hidden: [B, T, D] at the frozen depth, or the encoder's output where all of the encoder is frozen.
         mask: [B, T] bool, real tokens of the source.
-        targets: [B, U], -100 behind the end.
+        ids: the targets [B, U], -100 behind the end; where classes are told, the source's own tokens [B, T].
 
     Returns:
-        [B, 2].
+        The summed log-probability of the targets, teacher-forced, and how many tokens they are [B, 2]; or the logits
+        of the classes [B, C].
     """
-    backbone, depth = strata.backbone, strata.resolved.frozen_depth
-    model: Any = backbone.model
-    if depth < backbone.encoder_blocks:
-        hidden = _rest_of_encoder(backbone, hidden, mask, depth)
+    hidden, mask = _rest_of_encoder(strata, hidden, mask, strata.resolved.frozen_depth)
+    read = _class_logits if strata.backbone.output == "classification" else _target_scores
+    return read(strata.backbone.model, hidden, mask, ids)
+
+
+def _class_logits(model: Any, hidden: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
+    """The decoder reads the source over again, one token on, and the head what it says at the source's end."""
+    encoded = BaseModelOutput(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+    return model(input_ids=ids, encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False).logits
+
+
+def _target_scores(model: Any, hidden: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
     given = model.prepare_decoder_input_ids_from_labels(labels=targets)
     logits = model(
         encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # pyright: ignore[reportArgumentType]

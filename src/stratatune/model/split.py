@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stratatune.model.decoders import decoder_output, model_arguments
 from stratatune.model.hooks import cut
 from stratatune.model.last_block import take
-from stratatune.model.seq2seq import encode_whole, target_scores
+from stratatune.model.seq2seq import encode_whole, read_text
 from stratatune.model.strata import Strata
 
 
@@ -117,7 +117,8 @@ class Top(nn.Module):
             mask: which positions are real tokens [B, T], bool.
             read: the position that the objective reads [B].
             words: vocabulary numbers of the label words [C]; then only their logits are computed.
-            ids: the tokens [B, T] by which a decoder's completion is scored; an encoder-decoder's targets [B, U].
+            ids: the tokens [B, T] by which a decoder's completion is scored; an encoder-decoder's targets [B, U], or
+                the source's tokens [B, T] where it tells classes.
 
         Returns:
             Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary. Of
@@ -127,7 +128,7 @@ class Top(nn.Module):
             assert ids is not None
             if self.depth <= self.strata.backbone.encoder_blocks and not self.strata.resolved.trains_embeddings:
                 hidden = cut(hidden, self.strata.backbone.blocks[min(self.depth, len(self.strata.backbone.blocks) - 1)])
-            return target_scores(self.strata, hidden, mask, ids)
+            return read_text(self.strata, hidden, mask, ids)
         if self.strata.backbone.row.causal:
             if self.depth < len(self.strata.backbone.blocks) and not self.strata.resolved.trains_embeddings:
                 hidden = cut(hidden, self.strata.backbone.blocks[self.depth])

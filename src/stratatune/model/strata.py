@@ -88,11 +88,21 @@ class Strata:
         whole = self.resolved.frozen_depth == len(self.backbone.blocks)
         return whole and not sum(self.branches) and self.reading.get("objective") != "completion"
 
-    def trunk_modules(self) -> list[nn.Module]:
-        """The modules below the frozen depth; none when the embeddings train."""
-        if self.resolved.trains_embeddings:
-            return []
-        return [*self.backbone.embedding_modules(), *self.backbone.blocks[: self.resolved.frozen_depth]]
+    def set_dropout(self, training: bool) -> None:
+        """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
+
+        Dropout also stands around the blocks (behind GPT-2's and T5's embeddings), so whole stacks are set, and then
+        the top's blocks and the insertions again.
+        """
+        depth, backbone = self.resolved.frozen_depth, self.backbone
+        for module in backbone.stacks(depth):
+            module.eval()
+        below = {id(block) for block in backbone.blocks[:depth]}
+        for block in backbone.blocks[depth:]:
+            if id(block) not in below:  # shared by all depths, where blocks share weights
+                block.train(training)
+        for _, insertion in self.insertions:
+            insertion.train(training)
 
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""

@@ -18,7 +18,7 @@ from stratatune.model.saving import save_adapter
 from stratatune.model.strata import Strata
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.shape import LM_OBJECTIVES
-from stratatune.plan.treatments import ROLES, RoleTreatment, Treatment
+from stratatune.plan.treatments import ROLES, Insertion, RoleTreatment, Treatment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,8 +36,7 @@ class Tuned(_AnyModel):
     def train(self, mode: bool = True) -> Any:
         """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
         super().train(mode)
-        for module in self.strata.trunk_modules():
-            module.eval()
+        self.strata.set_dropout(mode)
         return self
 
     def print_trainable_parameters(self) -> None:
@@ -56,12 +55,15 @@ class Tuned(_AnyModel):
         Raises:
             PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
         """
-        if kwargs.get("use_cache") is False and any(one.tokens for _, one in self.strata.insertions):
+        if kwargs.get("use_cache") is False and self.strata.backbone.row.causal and self._prompts_from_text():
             raise PlanError(
                 "a late prompt is made once from the text and then lives in the key-value cache",
                 "generate without use_cache=False",
             )
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _prompts_from_text(self) -> bool:
+        return any(one.prompt and not one.positions for _, one in self.strata.resolved.insertions)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
@@ -133,7 +135,7 @@ def _attach(strata: Strata) -> None:
     inputs, before = Inputs(backbone), 0
     for depth, treatment in resolved.insertions:
         words: Any = backbone.model.get_input_embeddings()
-        place = Place(depth, resolved.shape.hidden, before, words.weight, inputs.embed, inputs.read)
+        place = Place(depth, resolved.shape.hidden, before, words, inputs.embed, inputs.read)
         _insert(strata, treatment, place)
         before += treatment.prompt
     _attach_head(strata)
@@ -147,7 +149,7 @@ def _attach_to_block(strata: Strata, treatment: Treatment, number: int) -> None:
     strata.add(treatment.kind, site.name, parameters, treatment.lr)
 
 
-def _insert(strata: Strata, treatment: Treatment, place: Place) -> None:
+def _insert(strata: Strata, treatment: Insertion, place: Place) -> None:
     """Build an insertion and hang it into the block before which it stands, so that ``.to()`` finds it.
 
     At the model's depth it hangs in the last block, and stands behind it.
@@ -155,7 +157,7 @@ def _insert(strata: Strata, treatment: Treatment, place: Place) -> None:
     blocks, depth = strata.backbone.blocks, place.depth
     weight = next(blocks.parameters())
     module: Any = INSERTIONS[treatment.kind].build(treatment, place).to(weight.device, weight.dtype)
-    module.causal = strata.backbone.row.causal
+    module.causal, module.positions = strata.backbone.row.causal, treatment.positions
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(treatment.kind, depth), module)
     strata.insertions.append((depth, module))
     strata.add(treatment.kind, f"depth {depth}", module.parameters(), treatment.lr)

@@ -193,8 +193,20 @@ class Insertion(Treatment, frozen=True):
         """Positions that its first matrix reads, and the weights of that matrix, 0 where a trained norm precedes it."""
         return 0, 0
 
-    def depth_in(self, blocks: int) -> int:
-        """The absolute depth in a model of ``blocks`` blocks; PlanError when it lies outside."""
-        if not self.needs_reader:
+    @property
+    def in_decoder(self) -> bool:
+        """Whether its depth counts the blocks of an encoder-decoder's decoder; else those of the first stack."""
+        return False
+
+    def depth_in(self, shape: Shape) -> int:
+        """The absolute depth in a model of this shape; PlanError when it lies outside."""
+        stacks = shape.stacks
+        if self.in_decoder:
+            if "dec" not in stacks:
+                raise PlanError(f"{self}: {shape.model_type} has one stack of blocks", "leave stack= out")
+            stack = stacks["dec"]
+            return stack.start + depth_at(self.depth, len(stack), len(stack), str(self), first=1)
+        blocks = shape.border
+        if not self.needs_reader or "dec" in stacks:  # a decoder reads what stands behind its encoder
             return depth_at(self.depth, blocks, blocks, str(self))
         return depth_at(self.depth, blocks, blocks - 1, str(self), "after the last block nothing reads a prompt")

@@ -129,6 +129,8 @@ class Architecture:
     """Further modules of the embeddings, where no single module holds them all."""
     behind_blocks: tuple[str, ...] = ()
     """Those of ``more_embeddings`` that stand behind blocks of the encoder."""
+    position_table: str | None = None
+    """The table of positions, below ``base``, where it stands beside the embeddings (of two stacks: the encoder's)."""
     rotary: str | None = None
     """The module, below ``base``, that makes rotary position embeddings for the blocks."""
     rotary_by_type: bool = False

@@ -17,6 +17,12 @@ class Adapter(Insertion, frozen=True):
 
     kind: Literal["adapter"] = "adapter"
     bottleneck: Count = 16
+    stack: Literal["dec"] | None = None
+    """``dec``: the depth counts the decoder's blocks of an encoder-decoder, from 1; else the encoder's."""
+
+    @property
+    def in_decoder(self) -> bool:
+        return self.stack == "dec"
 
     def parameters(self, shape: Shape) -> int:
         width, narrow = shape.hidden, self.bottleneck

@@ -58,7 +58,7 @@ def _at(position: int | str, blocks: int) -> int:
     return max(1, (2 * over * blocks + under) // (2 * under))
 
 
-def depth_at(depth: int | str, blocks: int, last: int, where: str, why: str = "") -> int:
+def depth_at(depth: int | str, blocks: int, last: int, where: str, why: str = "", *, first: int = 0) -> int:
     """A depth as a count of blocks.
 
     Args:
@@ -67,16 +67,17 @@ def depth_at(depth: int | str, blocks: int, last: int, where: str, why: str = ""
         last: the largest legal depth.
         where: the segment that names the depth, for the error.
         why: why ``last`` is the largest, when that is less than L.
+        first: the smallest legal depth.
 
     Raises:
-        PlanError: the depth lies outside ``0..last``.
+        PlanError: the depth lies outside ``first..last``.
     """
     found = _at(depth, blocks)
-    if 0 <= found <= last:
+    if first <= found <= last:
         return found
     value = f"depth={depth}" if depth == found else f"depth={depth} (= {found})"
     reason = f"; {why}" if why else ""
-    raise PlanError(f"{where}: {value} does not fit a model of {blocks} blocks", f"legal: 0..{last}{reason}")
+    raise PlanError(f"{where}: {value} does not fit a model of {blocks} blocks", f"legal: {first}..{last}{reason}")
 
 
 def canonical_layers(text: object) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
-from stratatune.plan.places import check_places
 from stratatune.plan.shape import LM_OBJECTIVES, Shape
 from stratatune.plan.treatments import ROLES, Frozen, Full, Insertion, RoleTreatment, Treatment
 
@@ -281,8 +280,7 @@ def _advice(one: Treatment, other: Treatment) -> str:
 
 def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
     """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
-    check_places(plan, shape)
-    placed = sorted(((one.depth_in(shape.blocks), one) for one in plan.insertions), key=lambda pair: pair[0])
+    placed = sorted(((one.depth_in(shape), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):
         one.parameters(shape)  # raises when the shape cannot take it
         for other in (other for at, other in placed[:number] if at == depth):

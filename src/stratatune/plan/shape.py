@@ -121,6 +121,11 @@ class Shape:
         border = self.blocks - self.decoder.blocks
         return {"enc": range(border), "dec": range(border, self.blocks)}
 
+    @property
+    def border(self) -> int:
+        """How many blocks the first stack has: L, in most models."""
+        return len(next(iter(self.stacks.values())))
+
     def at(self, number: int) -> Shape:
         """The shape of the stack in which block ``number`` stands."""
         if self.decoder is None or number < self.blocks - self.decoder.blocks:

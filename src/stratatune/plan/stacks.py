@@ -55,6 +55,7 @@ def encoder_decoder_shape(name: str, row: Architecture, config: Mapping[str, obj
             decoder_tied=tied,
             final_norm=final_norm,
             decoder=inside,
+            classifier_dense=width * width + width,
         )
 
     return stack(encoder + decoder, row.roles, ffn[0], stack(decoder, row.decoder_roles, ffn[1], None))

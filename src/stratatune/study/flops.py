@@ -98,6 +98,8 @@ def example(
             top += _inserted(one, shape, length, arrives, widths)
             top.forward += one.rereads * reread(shape, tokens)
             length, arrives = length + one.prompt, True
+        if number == shape.border:  # a decoder reads the prompts of its encoder, and computes nothing at them
+            length = tokens
         queries = 1 if read_last and number == shape.blocks - 1 else length
         block = _Block(shape.of_block(number), treatments, length, queries, widths)
         arrives = block.run(arrives)
@@ -118,10 +120,10 @@ def reads_one(shape: Shape) -> bool:
 
 
 def reread(shape: Shape, tokens: int) -> float:
-    """A forward of all blocks over ``tokens`` positions."""
+    """A forward of all blocks (of two stacks: the encoder's) over ``tokens`` positions."""
     one = _Block(shape, (), tokens, tokens, OURS)
     one.run(False)
-    return shape.blocks * one.work.forward
+    return shape.border * one.work.forward
 
 
 class _Block:

@@ -50,10 +50,10 @@ class Objective:
         return self
 
     def ids(self, batch: Batch) -> Tensor | None:
-        """The tokens by which the answer is scored, where it is free text."""
+        """The tokens that the top reads besides hidden states: those of free text, or what a second stack reads."""
         if self.reading.objective == "seq2seq":
             return batch.targets
-        return batch.input_ids if self.reading.generates else None
+        return batch.input_ids if self.reading.generates or self.reading.two_stacks else None
 
     def loss(self, logits: Tensor, labels: Tensor | Any) -> Tensor:
         """Mean training loss: ``logits`` as :attr:`training_words` asks for them, ``labels`` [B]."""

@@ -18,7 +18,7 @@ from stratatune.data.tasks import task as task_named
 from stratatune.data.templates import Template, auto_label_words
 from stratatune.errors import ConfigError, DataError, did_you_mean
 from stratatune.model.base import Objective
-from stratatune.plan import Plan
+from stratatune.plan import Plan, shape_of
 from stratatune.train.config import RunConfig
 from stratatune.train.metrics import check_metric
 
@@ -57,17 +57,25 @@ def read_tables(config: RunConfig, given: Mapping[str, Any]) -> Tables:
         train, held_out = _hold_out(train, config.eval_split, config.seed)
         parts = (held_out,)
     if config.train_samples is not None:
-        train = _sample(train, config.train_samples, config.seed, classes=config.objective not in TEXT_OBJECTIVES)
+        train = _sample(train, config.train_samples, config.seed, classes=not _text_objective(config))
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else _read(test, config, task, "test"))
 
 
 def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Table:
-    if config.objective in TEXT_OBJECTIVES:
-        told = config.label is not None or config.objective == "seq2seq"
+    objective = _text_objective(config)
+    if objective:
+        told = config.label is not None or objective == "seq2seq"
         table = read(source, text=config.text or None, label=config.label, split=split, need_labels=told)
         return table if told else replace(table, labels=None, label_column=None)
     return read(source, text=config.text or None, label=config.label, task=task, split=split)
+
+
+def _text_objective(config: RunConfig) -> str:
+    """The objective where the answer is free text, else empty; ``auto`` tells text by an encoder-decoder."""
+    if config.objective == "auto" and not config.task and shape_of(config.model).decoder is not None:
+        return "seq2seq"
+    return config.objective if config.objective in TEXT_OBJECTIVES else ""
 
 
 def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) -> tuple[Table, ...]:
@@ -105,8 +113,10 @@ def _sample(table: Table, count: int, seed: int, *, classes: bool = True) -> Tab
     return table.select(sample((classes and table.labels) or [0] * len(table), count, seed))
 
 
-def settle_objective(config: RunConfig, plan: Plan, *, decoder: bool = False) -> Objective:
+def settle_objective(config: RunConfig, plan: Plan, *, decoder: bool = False, two_stacks: bool = False) -> Objective:
     """How a label is read: what the settings say, else what the plan brings, else what the task allows.
+
+    An encoder-decoder tells the label as text, unless a task says that it is a class or a number.
 
     Raises:
         ConfigError: classes are asked for where the task's labels are numbers.
@@ -116,8 +126,10 @@ def settle_objective(config: RunConfig, plan: Plan, *, decoder: bool = False) ->
         raise ConfigError([f"objective: the labels of {task.name} are numbers, not classes"], "legal: regression, mlm")
     if config.objective != "auto":
         return config.objective
-    if task and task.kind == "regression" and plan.objective == "classification":
+    if task and task.kind == "regression" and (plan.objective == "classification" or two_stacks):
         return "regression"
+    if two_stacks:
+        return "classification" if task else "seq2seq"
     if plan.objective != "mlm":
         return "classification"
     return "causal" if decoder else "mlm"
@@ -131,6 +143,7 @@ def settle_reading(
     longest: int,
     *,
     decoder: bool = False,
+    two_stacks: bool = False,
 ) -> tuple[Reading, list[str]]:
     """How text becomes a label in this run, and notices about what was chosen; the model takes ``longest`` tokens.
 
@@ -155,6 +168,7 @@ def settle_reading(
         "task": task.name if task else None,
         "loss": config.loss,
         "decoder": decoder,
+        "two_stacks": two_stacks,
     }
     notices: list[str] = []
     if objective == "mlm":

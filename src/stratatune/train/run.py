@@ -160,7 +160,8 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
     autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     shape = shape_of(config.model)
-    objective = settle_objective(config, plan, decoder=shape.causal)
+    kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
+    objective = settle_objective(config, plan, **kind)
     labels = class_names(config, objective, data.train)
     base = load_base(
         config.model,
@@ -172,7 +173,7 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
         attention=None if config.attention == "auto" else config.attention,
     )
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
-    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, decoder=shape.causal)
+    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
     model.strata.reading = reading.to_data()
     if autocast is not None:

@@ -1,0 +1,62 @@
+"""What tests of encoder-decoders share: a padded batch, tuned models without dropout, two ways through."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+import tiny
+from stratatune.model.split import Top, Trunk
+from stratatune.model.tuned import apply
+
+FAMILIES = ("t5", "t5-gated", "bart")
+WORDS = ("film", "book", "city", "food", "day", "night", "movie", "story")
+
+
+def inputs():
+    torch.manual_seed(0)
+    mask = torch.arange(9) < torch.tensor([9, 6, 8])[:, None]
+    ids = torch.where(mask, torch.randint(5, 50, (3, 9)), 1)
+    targets = torch.randint(5, 50, (3, 5)).masked_fill(torch.arange(5) >= torch.tensor([5, 3, 4])[:, None], -100)
+    return ids, mask, targets
+
+
+def tuned(family, plan, **settings):
+    model = apply(tiny.tiny_encoder_decoder(family, **settings), plan)
+    torch.manual_seed(1)
+    for parameter in model.strata.trained().values():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+def without_dropout(model):
+    for module in model.modules():
+        for name in ("dropout", "activation_dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+def whole(model):
+    ids, mask, targets = inputs()
+    return model(input_ids=ids, attention_mask=mask.long(), labels=targets, use_cache=False).loss
+
+
+def split(model):
+    ids, mask, targets = inputs()
+    hidden = Trunk(model.strata)(ids, mask)
+    hidden = torch.where(mask[..., None], hidden, 0)  # as it comes out of a cache
+    total, count = Top(model.strata)(hidden, mask, mask.sum(1), ids=targets).sum(0)
+    return -total / count
+
+
+def checkpoint(model, reentrant):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_disable()
+        if reentrant is not None:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
