@@ -143,5 +143,7 @@ def test_a_pair_of_columns_without_a_task_is_told_as_text(pairs, tmp_path):
     tiny.tiny_encoder_decoder("bart").save_pretrained(base)
     tiny.roberta_tokenizer().save_pretrained(base)
     given = {"model": str(base), "train": str(pairs), "eval": str(pairs), "text": "text", "label": "summary"}
-    result = train(validate({**given, "plan": "dec 3: bitfit", "out": str(tmp_path / "run"), "epochs": 1}))
+    result = train(
+        validate({**given, "plan": "dec 3: bitfit", "out": str(tmp_path / "run"), "epochs": 1, "cache": "ram"})
+    )
     assert result.objective == "seq2seq" and "perplexity" in result.best
