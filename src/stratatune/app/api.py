@@ -37,11 +37,31 @@ def train(
         settings: any other setting of :class:`stratatune.RunConfig`, such as ``task``, ``text``, ``epochs``, ``out``.
 
     Returns:
-        The result: scores, times, and where the adapter is.
+        The result: scores, times, and where the adapter is; its folder holds ``report.html`` too.
 
     Raises:
         ConfigError: with every mistake in the settings.
     """
+    from stratatune.app.reporting import leave_report
+    from stratatune.train.progress import Reporter
+
+    reporter = reporter or Reporter()
+    result = trained(model=model, train=train, plan=plan, eval=eval, test=test, reporter=reporter, **settings)
+    leave_report(result.out, reporter)
+    return result
+
+
+def trained(
+    *,
+    model: str | os.PathLike[str],
+    train: Any,
+    plan: Plan | str | Mapping[str, Any] = "bft-adapter",
+    eval: Any = None,
+    test: Any = None,
+    reporter: Reporter,
+    **settings: Any,
+) -> Result:
+    """:func:`train` without the report: for those who keep no run folder."""
     from stratatune.train.config import validate
     from stratatune.train.run import train as run
 

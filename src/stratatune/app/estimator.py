@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 
-from stratatune.app.api import train
+from stratatune.app.api import trained
 from stratatune.errors import DataError, ResourceError, did_you_mean
 from stratatune.plan import shape_of
 from stratatune.train.config import RunConfig
@@ -93,7 +93,7 @@ class _TextEstimator(BaseEstimator):
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
         table = _data_set(columns, labels)
         given = {**settings, **self._settings, "out": out, "text": list(_names(columns)), "label": "label"}
-        self.result_ = train(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
+        self.result_ = trained(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
         self._use(Predictor(self.result_.out, device=given.get("device", "auto")))
 
     def _own_folder(self) -> str:

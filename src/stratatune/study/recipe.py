@@ -62,7 +62,9 @@ class Layout(_Closed):
     metric: str | None = Field(None, description="The score shown; null: each task's own.")
     x: str | None = Field(None, description="Of a curve: step, epoch, seconds, or an axis.")
     y: str | None = Field(None, description="Of a curve: a metric, or train_loss.")
-    figures: tuple[Literal["table", "curves", "depth", "cost"], ...] = ("table",)
+    figures: tuple[Literal["table", "curves", "depth", "cost"], ...] = Field(
+        (), description="The figures shown; empty: all that the runs allow."
+    )
 
     @field_validator("rows", "columns", "figures", mode="before")
     @classmethod
@@ -96,6 +98,7 @@ class Claim(_Closed):
     worse: Coordinates
     on: str = "task"
     metric: str | None = None
+    margin: float = Field(0.0, ge=0, description="By how many points `better` may fall behind: 'at least as good'.")
 
 
 class Recipe(_Closed):

@@ -89,9 +89,12 @@ def _words(text: str) -> dict[str, str]:
 @verb(interrupted="the same command with --resume goes on from the last checkpoint", settings=run_settings)
 def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
+    from stratatune.app.reporting import leave_report
     from stratatune.train.run import train
 
-    result = train(settings, reporter=door.reporter())
+    reporter = door.reporter()
+    result = train(settings, reporter=reporter)
+    leave_report(result.out, reporter)
     return Answer(result.to_json(), note=summary(result))
 
 

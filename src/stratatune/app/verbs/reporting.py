@@ -1,0 +1,35 @@
+"""``stratatune report``: what a run or a grid came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stratatune.app.door import Answer, Door, verb
+
+
+@verb()
+def report(
+    door: Door,
+    folder: Annotated[Path, typer.Argument(metavar="RUN_OR_GRID", help="A run folder or a grid folder.")],
+    format: Annotated[str, typer.Option(help="html, md or latex.", metavar="WORD")] = "html",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file; by default report.html in the folder, others to standard output without figures."),
+    ] = None,
+) -> Answer:
+    """Write what runs came to: tables with intervals, figures, plans, costs and commands, in one file."""
+    from stratatune.errors import ConfigError, did_you_mean
+    from stratatune.study.report import FILE, FORMATS, report_on, text_of, write
+
+    if format not in FORMATS:
+        raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))
+    made = report_on(folder)
+    data = {"title": made.title, "format": format, "facts": {one.label: one.value for one in made.facts}}
+    if out is None and format != "html":
+        text = text_of(made, format)
+        return Answer({**data, "text": text}, text)
+    files = [str(path) for path in write(made, format, out or folder / FILE)]
+    return Answer({**data, "out": files[0], "files": files}, files[0])

@@ -1,0 +1,124 @@
+"""The report of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stratatune.study.recipe import Recipe
+from stratatune.study.records import RunRecord
+from stratatune.study.report import charts, claims, tables
+from stratatune.study.report.measured import Measured
+from stratatune.study.report.parts import Code, Fact, Figure, Folded, Part, Report, Section, Text
+from stratatune.study.report.plans import pictures
+from stratatune.study.report.single import environment
+from stratatune.study.report.wording import listed, seconds
+
+_FIGURES = {"depth": charts.depth, "curves": charts.curves, "cost": charts.costs}
+
+
+def many(recipe: Recipe | None, records: Sequence[RunRecord], title: str) -> Report:
+    """Sections of a grid, finished or not."""
+    asked = recipe.report if recipe else None
+    measured = Measured.of(
+        records,
+        asked.rows if asked else (),
+        asked.columns if asked else (),
+        (asked.metric if asked else None) or "",
+    )
+    sections = [
+        Section("Failed", tuple(_failed(measured))),
+        Section("Results", tuple(_results(recipe, measured))),
+        Section("Claims", tuple(_claims(recipe, measured))),
+        Section("Comparisons", tuple(_comparisons(recipe, measured))),
+        Section("Figures", tuple(_figures(measured, asked.figures if asked else ()))),
+        Section("Cost", tuple(filter(None, [tables.costs(measured)]))),
+        Section("Plans", pictures(measured)),
+        Section("Runs", tables.runs(measured)),
+        Section("Environment", tuple(environment(list(measured.records)))),
+        Section("How to read this", tuple(map(Text, _reading(measured)))),
+    ]
+    about = recipe.about if recipe else ""
+    heading = recipe.title if recipe else title
+    return Report(heading, about, tuple(_facts(measured)), tuple(section for section in sections if section.parts))
+
+
+def _facts(measured: Measured) -> list[Fact]:
+    left = len(measured.records) - len(measured.done) - len(measured.failed)
+    models = dict.fromkeys(str(one.config.get("model")).rstrip("/").rsplit("/", 1)[-1] for one in measured.records)
+    spent = [(one.result or {})["seconds"] for one in measured.done]
+    trunk = sum(one["cache"] for one in spent)
+    return [
+        Fact(
+            "runs", f"{len(measured.done)} of {len(measured.records)}", f"{len(measured.failed)} failed, {left} to do"
+        ),
+        Fact("model" if len(models) == 1 else "models", listed(list(models))),
+        Fact(
+            " × ".join((*measured.row_axes, *measured.column_axes)), f"{len(measured.rows)} × {len(measured.columns)}"
+        ),
+        Fact("seeds", str(len(measured.seeds())), listed(measured.seeds())),
+        Fact("time", seconds(sum(sum(one.values()) for one in spent)), f"trunk {seconds(trunk)} of it"),
+    ]
+
+
+def _failed(measured: Measured) -> list[Part]:
+    if not measured.failed:
+        return []
+    said = Text(f"{len(measured.failed)} of {len(measured.records)} runs failed; they are in no mean below.")
+    return [
+        said,
+        *(
+            Folded(_name(measured, run), (Code(run.error or "no error was written"), Code(run.command)))
+            for run in measured.failed
+        ),
+    ]
+
+
+def _name(measured: Measured, run: RunRecord) -> str:
+    seed = run.coordinates.get("seed", run.config.get("seed"))
+    first = (run.error or "").strip().splitlines()
+    return f"{measured.row(run)} · {measured.column(run)} · seed {seed}: {first[-1] if first else 'failed'}"
+
+
+def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
+    if not measured.done:
+        return [Text("No run is done yet.")]
+    published = claims.published(recipe, measured)
+    parts: list[Part] = [tables.scores(measured, published)]
+    return [*parts, *map(Text, claims.notes(recipe))]
+
+
+def _claims(recipe: Recipe | None, measured: Measured) -> list[Part]:
+    found: list[Part] = list(claims.findings(recipe, measured))
+    return [Text(f"What {recipe.paper} says, at this size."), *found] if found and recipe and recipe.paper else found
+
+
+def _comparisons(recipe: Recipe | None, measured: Measured) -> list[Part]:
+    first = next((row for row in measured.rows if measured.of_row(row)), None)
+    table = tables.comparisons(measured, first) if first and len(measured.rows) > 1 else None
+    return [table] if table else []
+
+
+def _figures(measured: Measured, wanted: Sequence[str]) -> list[Figure]:
+    """Those that the recipe asks for; all that the runs allow where it asks for none."""
+    drawn = [draw(measured) for name, draw in _FIGURES.items() if not wanted or name in wanted]
+    return [one for one in drawn if one is not None]
+
+
+def _reading(measured: Measured) -> list[str]:
+    count = len(measured.seeds())
+    said = [
+        "The interval of a mean is a percentile bootstrap over seeds (95 %): how far the mean would move with other "
+        "seeds of the same data. It knows nothing of other data sets."
+    ]
+    if count < 2:
+        said.append("One seed only: there is no interval, and no difference can be told from chance.")
+    elif count < 6:
+        said.append(
+            f"With {count} seeds a bootstrap interval reaches hardly further than from the lowest to the highest seed, "
+            "and is too narrow; a claim is judged by Student's interval of the paired differences instead."
+        )
+    said.append(
+        "A claim holds where the interval of the difference lies above 0, does not hold where it lies below, and "
+        "cannot be told where 0 is inside. The evaluation data selected the epoch, for every row alike."
+    )
+    return said

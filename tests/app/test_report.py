@@ -1,0 +1,59 @@
+"""``stratatune report``, and the report that every run leaves."""
+
+import sys
+
+import pytest
+
+
+def test_a_run_leaves_its_report(trained):
+    page = (trained / "report.html").read_text()
+    assert page.startswith("<!doctype html>") and page.count('<svg class="panel"') == 2
+
+
+def test_report_of_a_run(say, trained, tmp_path):
+    said = say("report", trained, "--out", tmp_path / "run.html", "--json")
+    assert said.code == 0
+    assert said.json["out"] == str(tmp_path / "run.html")
+    assert (tmp_path / "run.html").read_text() == (trained / "report.html").read_text()
+
+
+def test_markdown_goes_to_standard_output(say, trained):
+    said = say("report", trained, "--format", "md")
+    assert said.out.startswith("# bft-adapter@2 on films")
+    assert "adapter(depth=2)" in said.out
+
+
+def test_figures_go_beside_the_file(say, trained, tmp_path):
+    said = say("report", trained, "--format", "latex", "--out", tmp_path / "run.tex", "--json")
+    assert len(said.json["files"]) == 3
+    assert (tmp_path / "run-figures" / "curve-0-train_loss.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("no/such/folder",), "no/such/folder: neither a run folder nor a grid folder"),
+        ((".", "--format", "pdf"), "--format: 'pdf'"),
+    ],
+)
+def test_bad_input(say, tmp_path, monkeypatch, arguments, error):
+    monkeypatch.chdir(tmp_path)
+    said = say("report", *arguments)
+    assert (said.code, said.error) == (2, error)
+
+
+def test_a_file_that_cannot_be_written(say, trained, tmp_path):
+    said = say("report", trained, "--out", tmp_path / "no" / "folder.html")
+    assert (said.code, said.out) == (1, "")
+    assert said.error.startswith(f"cannot write {tmp_path / 'no' / 'folder.html'}")
+
+
+def test_without_matplotlib(say, trained, data, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = say("report", trained)
+    assert (said.code, said.error) == (1, "the report's figures need matplotlib")
+    assert 'pip install "stratatune[report]"' in said.err
+    options = ("--text", "text", "--label", "label", "--epochs", 1, "--out", tmp_path / "run")
+    said = say("train", "--model", tiny_folder("bert"), "--train", data, *options)
+    assert said.code == 0
+    assert "report.html: the report's figures need matplotlib" in said.err
