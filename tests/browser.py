@@ -55,7 +55,15 @@ def look(page: str, folder: Path, width: int, *, dark: bool) -> dict[str, Any]:
     file = folder / f"frame-{width}-{dark}.html"
     file.write_text(_FRAME.format(width=width, page=html.escape(page)), encoding="utf-8")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu", "--enable-logging=stderr", "--v=0", scheme]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--v=0",
+        scheme,
+    ]
     options += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--window-size=1400,1000"]
     done = subprocess.run(
         [chromium(), *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, check=True, timeout=120

@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "accelerate")
     [
         ["--help"],
         ["--version"],
-        *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "demo")),
+        *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "demo", "report")),
         ["plan", "bft-adapter", "--model", "roberta-large", "--json"],
         ["list", "presets"],
         ["list", "tasks", "--json"],

@@ -29,9 +29,21 @@ RECIPE: dict[str, Any] = {
         {"plan": "lpt@1/2", "task": "trec", "value": 94.67},
     ],
     "claims": [
-        {"text": "BFT is better on TREC", "better": {"plan": "bft@1/2", "task": "trec"}, "worse": {"plan": "lpt@1/2", "task": "trec"}},
-        {"text": "LPT is better on TREC", "better": {"plan": "lpt@1/2", "task": "trec"}, "worse": {"plan": "bft@1/2", "task": "trec"}},
-        {"text": "BFT is better on RTE", "better": {"plan": "bft@1/2", "task": "rte"}, "worse": {"plan": "lpt@1/2", "task": "rte"}},
+        {
+            "text": "BFT is better on TREC",
+            "better": {"plan": "bft@1/2", "task": "trec"},
+            "worse": {"plan": "lpt@1/2", "task": "trec"},
+        },
+        {
+            "text": "LPT is better on TREC",
+            "better": {"plan": "lpt@1/2", "task": "trec"},
+            "worse": {"plan": "bft@1/2", "task": "trec"},
+        },
+        {
+            "text": "BFT is better on RTE",
+            "better": {"plan": "bft@1/2", "task": "rte"},
+            "worse": {"plan": "lpt@1/2", "task": "rte"},
+        },
     ],
 }
 
@@ -40,9 +52,19 @@ def result(score: float, plan: str) -> dict[str, Any]:
     """What a run of ``plan`` with this accuracy came to."""
     return {
         **{"out": "x", "plan": plan, "objective": "mlm", "frozen_depth": 12, "backprop_blocks": 12},
-        **{"trainable": 1_893_593 if plan.startswith("bft") else 791_680, "total": 355_000_000, "best": {"accuracy": score}},
+        **{
+            "trainable": 1_893_593 if plan.startswith("bft") else 791_680,
+            "total": 355_000_000,
+            "best": {"accuracy": score},
+        },
         **{"best_epoch": 2, "test": {}, "epochs": 3, "seconds": {"cache": 2.0, "train": 6.0, "eval": 1.0}},
-        **{"tokens_per_second": 1000.0, "peak_memory_bytes": 800_000_000, "cache_hit": False, "labels": [], "notices": []},
+        **{
+            "tokens_per_second": 1000.0,
+            "peak_memory_bytes": 800_000_000,
+            "cache_hit": False,
+            "labels": [],
+            "notices": [],
+        },
     }
 
 
@@ -52,7 +74,14 @@ def record(plan: str, task: str, seed: int, **changes: Any) -> RunRecord:
     steps = [{"epoch": n, "step": 10 * n, "train_loss": 3.0 / n, "eval_accuracy": score * n / 3} for n in (1, 2, 3)]
     values: dict[str, Any] = {
         "id": f"{list(SCORES).index((plan, task)):08d}{seed:08d}",
-        "config": {"model": "roberta-large", "plan": plan, "task": task, "train": "data", "seed": seed, "cache": "auto"},
+        "config": {
+            "model": "roberta-large",
+            "plan": plan,
+            "task": task,
+            "train": "data",
+            "seed": seed,
+            "cache": "auto",
+        },
         "status": "done",
         "coordinates": {"model": "roberta-large", "task": task, "plan": plan, "seed": seed},
         "result": result(score, plan),
@@ -79,6 +108,8 @@ def records() -> list[RunRecord]:
 @pytest.fixture
 def unfinished(records: list[RunRecord]) -> list[RunRecord]:
     """One failed, one still waiting."""
-    failed = record("lpt@1/2", "rte", 2, status="failed", result=None, history=[], error="ResourceError: out of <memory>")
+    failed = record(
+        "lpt@1/2", "rte", 2, status="failed", result=None, history=[], error="ResourceError: out of <memory>"
+    )
     waiting = record("lpt@1/2", "rte", 1, status="waiting", result=None, history=[], environment={})
     return [*records[:-2], waiting, failed]

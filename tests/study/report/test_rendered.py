@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from browser import look
 
+from browser import look
 from stratatune.study.report import text_of
 from stratatune.study.report.many import many
 

@@ -113,7 +113,8 @@ def _settings(name: str) -> Iterator[None]:
     check_drawing()
     from matplotlib import rc_context
 
-    with rc_context({**_SETTINGS, "svg.hashsalt": name}):
+    settings: dict[Any, Any] = {**_SETTINGS, "svg.hashsalt": name}
+    with rc_context(settings):
         yield
 
 

@@ -46,7 +46,9 @@ def _part(part: Part, figures: str) -> Iterator[str]:
         yield f"  {_text(part.numbers)}"
     elif isinstance(part, Figure):
         for panel in part.panels:
-            yield from ((f"![{_text(panel.told)}]({figures}/{panel.name}.svg)",) if figures else (_text(panel.told), ""))
+            yield from (
+                (f"![{_text(panel.told)}]({figures}/{panel.name}.svg)",) if figures else (_text(panel.told), "")
+            )
         yield ""
         yield f"*{_text(' '.join(filter(None, [part.caption, part.note])))}*"
     elif isinstance(part, Code | Picture):

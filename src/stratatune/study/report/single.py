@@ -73,9 +73,11 @@ def _cost(measured: Measured, run: RunRecord) -> list[Part]:
     if not result:
         return []
     spent = result["seconds"]
-    kinds = {"cache": "running the frozen trunk", "train": "training the top", "eval": "evaluation"}
     total = max(sum(spent.values()), 1e-9)
-    rows = tuple((Cell(kinds.get(k, k)), Cell(seconds(v)), Cell(f"{100 * v / total:.0f} %")) for k, v in spent.items())
+    rows = tuple(
+        (Cell(said), Cell(seconds(spent[kind])), Cell(f"{100 * spent[kind] / total:.0f} %"))
+        for kind, said in (("cache", "running the frozen trunk"), ("train", "training the top"), ("eval", "evaluation"))
+    )
     columns = (Column("part", False), Column("time"), Column("share"))
     return [Table("Where the time went.", columns, rows), Text(_cache(measured, run))]
 
@@ -87,7 +89,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
         return "This plan trains at the bottom: there is no frozen trunk to remember."
     if result["cache_hit"]:
         return f"The {depth} blocks below never ran for training: all of it was in the trunk cache."
-    if run.config.get("cache") == "off" or any(str(line).startswith("no trunk cache") for line in result["notices"]):
+    if not tables.remembers(run):
         return f"No trunk cache: the {depth} frozen blocks ran in every epoch."
     saved = tables.spared(measured, run)
     more = f", which spared about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""

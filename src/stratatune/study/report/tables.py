@@ -124,15 +124,18 @@ def costs(measured: Measured) -> Table | None:
 
 
 def _cost(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    def mean(*keys: str) -> float:
-        return fmean(result[keys[0]][keys[1]] if len(keys) > 1 else result[keys[0]] for result in results)
+    def mean(of: str) -> float:
+        return fmean(result[of] for result in results)
+
+    def spent(kind: str) -> str:
+        return seconds(fmean(result["seconds"][kind] for result in results))
 
     blocks = results[0]["frozen_depth"] + results[0]["backprop_blocks"]
     return [
         f"{mean('trainable'):,.0f}",
         f"{results[0]['backprop_blocks']} of {blocks}",
-        seconds(mean("seconds", "cache")),
-        seconds(mean("seconds", "train")),
+        spent("cache"),
+        spent("train"),
         f"{mean('tokens_per_second'):,.0f}",
         size(mean("peak_memory_bytes")),
     ]
@@ -153,11 +156,18 @@ def spared(measured: Measured, run: RunRecord) -> float:
     A pass is known where a run made it; runs of the same model, data and frozen depth tell of each other.
     """
     result = run.result or {}
-    if not result.get("frozen_depth") or run.config.get("cache") == "off":
+    if not remembers(run):
         return 0.0
-    alike = [one for one in measured.done if _trunk(one) == _trunk(run) and one.config.get("cache") != "off"]
+    alike = [one for one in measured.done if _trunk(one) == _trunk(run) and remembers(one)]
     one_pass = max((one.result or {})["seconds"]["cache"] for one in alike)
     return max(0.0, one_pass * result["epochs"] - result["seconds"]["cache"])
+
+
+def remembers(run: RunRecord) -> bool:
+    """Whether the run had a trunk cache."""
+    result = run.result or {}
+    refused = any(str(line).startswith("no trunk cache") for line in result.get("notices", ()))
+    return bool(result.get("frozen_depth")) and run.config.get("cache") != "off" and not refused
 
 
 def _trunk(run: RunRecord) -> tuple[Any, ...]:
