@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
-    from stratatune.app.api import train
+    from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.errors import StratatuneError, UserError
     from stratatune.model.artefact import load
@@ -40,6 +40,7 @@ __all__ = [
     "remove",
     "shape_of",
     "train",
+    "train_many",
 ]
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "merge": "model.merging",
     "remove": "model.merging",
     "shape_of": "plan",
+    "train_many": "app.api",
 }
 
 

@@ -1,9 +1,9 @@
-"""``st.train``: a run from Python, its settings as keywords."""
+"""``st.train`` and ``st.train_many``: runs from Python, their settings as keywords."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,13 +65,59 @@ def trained(
     from stratatune.train.config import validate
     from stratatune.train.run import train as run
 
-    given = {"train": train, "eval": eval, "test": test}
+    base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
+    return run(validate({**base, "plan": plan}), tables=tables, reporter=reporter)
+
+
+def train_many(
+    *,
+    model: str | os.PathLike[str],
+    train: Any,
+    plans: Sequence[Plan | str] | None = None,
+    seeds: Sequence[int] | None = None,
+    rates: Sequence[float] | None = None,
+    eval: Any = None,
+    test: Any = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> list[Result]:
+    """Train several trials over one trunk cache: all combinations of the plans, seeds and rates that are given.
+
+    The base model is loaded and the text encoded once, and the trunk runs once for each frozen depth. Trials whose
+    batches are the same (one seed) advance together over one reading of the data. Each gives the numbers that
+    :func:`train` would give: to the bit under one seed; under several seeds the cache is filled before the first step,
+    in other batches than a single run's, so its hidden states differ by the rounding of the computation.
+
+    Args:
+        model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
+        plans: in place of ``plan``.
+        seeds: in place of ``seed``.
+        rates: in place of ``lr``.
+
+    Returns:
+        The results, the last list's values running fastest.
+
+    Raises:
+        ConfigError: with every mistake in the settings.
+    """
+    from stratatune.train.many import settings_of
+    from stratatune.train.many import train_many as run
+
+    base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
+    axes = {"plan": plans, "seed": seeds, "lr": rates}
+    trials = settings_of(base, {name: values for name, values in axes.items() if values is not None})
+    return run(trials, tables=tables, reporter=reporter)
+
+
+def _settings(
+    model: str | os.PathLike[str], settings: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's settings, and the data among ``given`` that are in memory."""
     tables = {name: source for name, source in given.items() if source is not None and not _is_path(source)}
     paths = {
         name: IN_MEMORY if name in tables else os.fspath(source) for name, source in given.items() if source is not None
     }
-    config = validate({**settings, **paths, "model": os.fspath(model), "plan": plan})
-    return run(config, tables=tables, reporter=reporter)
+    return {**settings, **paths, "model": os.fspath(model)}, tables
 
 
 def _is_path(source: Any) -> bool:

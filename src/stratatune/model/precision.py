@@ -8,17 +8,30 @@ every time.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stratatune.model.strata import Strata
 
+Casts = dict[tuple[int, tuple[int, ...]], Tensor]
+"""Converted weights, by the address and the shape of the original ones."""
 
-def cast_frozen(strata: Strata, dtype: torch.dtype) -> None:
+
+def cast_frozen(strata: Strata, dtype: torch.dtype, made: Casts | None = None) -> None:
     """Hold the frozen matrices of the blocks, and the decoder as the head reads it, in ``dtype``.
 
-    Only for models that are run under autocast to ``dtype``; embeddings, norms and biases stay as they are.
+    Only for models that are run under autocast to ``dtype``; embeddings, norms and biases stay as they are. Models over
+    the same tensors, which something must keep alive, share what is in ``made``.
     """
     for module in strata.backbone.blocks.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
-            module.weight.data = module.weight.data.to(dtype)
+            module.weight.data = _cast(module.weight.data, dtype, made)
     strata.backbone.hold_decoder(dtype)
+
+
+def _cast(weight: Tensor, dtype: torch.dtype, made: Casts | None) -> Tensor:
+    if made is None:
+        return weight.to(dtype)
+    key = (weight.data_ptr(), tuple(weight.shape))
+    if key not in made:
+        made[key] = weight.to(dtype)
+    return made[key]

@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stratatune.data.batching import collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.errors import ConfigError
 from stratatune.plan import Plan
 from stratatune.train.config import RunConfig
-from stratatune.train.feed import Feed
+from stratatune.train.feed import Feed, fill
 from stratatune.train.loop import Session
 from stratatune.train.prepare import read_tables
 from stratatune.train.progress import Reporter
@@ -39,7 +38,9 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     try:
         named = (("training", session.train, session.feed), ("evaluation", session.eval, session.eval_feed))
         records = [
-            _fill(session, name, part, feed) for name, part, feed in named if part is not None and feed is not None
+            _fill(session, name, part, feed)
+            for name, part, feed in named
+            if part is not None and isinstance(feed, Feed)
         ]
     finally:
         caching.close()
@@ -57,11 +58,7 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
     if cache is None:
         return {}
     with session.reporter.bar(f"trunk over the {name} data", len(data)) as bar:
-        for index in plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False):
-            if not cache.has(index).all():
-                feed.hidden(collate(data, index, session.pad_id).to(session.device))
-            bar.advance(len(index))
-    cache.flush()
+        fill(feed, data, session.pad_id, session.device, bar.advance)
     return {
         "digest": cache.key.digest,
         "folder": str(cache.folder),

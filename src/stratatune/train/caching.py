@@ -40,6 +40,8 @@ class Caching:
         reading, tokenizer: how the texts were encoded; both belong to a cache's key.
         autocast: bf16 or None.
         reporter: told of every decision.
+        shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
+            closes them all.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Caching:
         tokenizer: PreTrainedTokenizerBase,
         autocast: torch.dtype | None,
         reporter: Reporter,
+        shared: dict[str, TrunkCache] | None = None,
     ) -> None:
         self.config, self.strata, self.reading = config, strata, reading
         self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
         self.read_only = strata.read_only
         self.opened: list[TrunkCache] = []
+        self.shared = shared
         self.kept: Kept | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
@@ -121,6 +125,8 @@ class Caching:
 
     def _open(self, data: Encoded, name: str) -> TrunkCache | None:
         key = self.key(data)
+        if self.shared is not None and key.digest in self.shared:
+            return self.shared[key.digest]
         size = estimate_bytes(data.lengths, self.strata.resolved.shape.hidden, key.dtype, key.positions)
         root = self._root()
         what = f"trunk cache of the {name} data (depth {key.depth}, {key.dtype}, {readable_size(size)})"
@@ -145,7 +151,10 @@ class Caching:
             "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
         )
         self.reporter.say(f"{what}: {state}{'' if root is None else f', in {root / key.digest}'}")
-        self.opened.append(cache)
+        if self.shared is None:
+            self.opened.append(cache)
+        else:
+            self.shared[key.digest] = cache
         return cache
 
     def _root(self) -> Path | None:

@@ -73,7 +73,7 @@ def save_checkpoint(
     for name, parameter in trained.items():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
-    tensors |= {f"random/{device}": state for device, state in _random_state().items()}
+    tensors |= {f"random/{device}": state for device, state in random_state().items()}
     record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
     write_tensors(folder / FILE, tensors, {"record": record})
 
@@ -102,7 +102,7 @@ def load_checkpoint(
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
         if moments:
             optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
-    _set_random_state({name: tensors[f"random/{name}"] for name in ("cpu", "cuda") if f"random/{name}" in tensors})
+    set_random_state({name: tensors[f"random/{name}"] for name in ("cpu", "cuda") if f"random/{name}" in tensors})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
     return Progress(**record["progress"]), best
 
@@ -138,14 +138,16 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
         )
 
 
-def _random_state() -> dict[str, Tensor]:
+def random_state() -> dict[str, Tensor]:
+    """Where torch's random numbers are, by device."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Go on from there."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

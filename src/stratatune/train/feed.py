@@ -7,14 +7,16 @@ something is missing, runs the trunk once and writes it down, so epoch one train
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stratatune.data.batching import Batch
+from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
+from stratatune.data.encode import Encoded
 from stratatune.data.kept import Kept
 from stratatune.model.split import Trunk, take
 
@@ -100,3 +102,13 @@ def run_trunk(trunk: Trunk, batch: Batch, *, read_only: bool, autocast: torch.dt
 def real_rows(hidden: Tensor, batch: Batch) -> Tensor:
     """The rows that a cache keeps of ``hidden`` [B, T, D] or [B, 1, D]: [sum T, D] without padding, or [B, D]."""
     return hidden[:, 0] if hidden.shape[1] == 1 else hidden[batch.mask]
+
+
+def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
+    """Run the trunk over everything that the cache behind ``feed`` still lacks, the longest examples first."""
+    assert feed.cache is not None
+    for index in plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False):
+        if not feed.cache.has(index).all():
+            feed.hidden(collate(data, index, pad_id).to(device))
+        advance(len(index))
+    feed.cache.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from stratatune.train.metrics import better
 from stratatune.train.objectives import Objective
 from stratatune.train.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.train.progress import Reporter
+from stratatune.train.sharing import ReadOnce
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,6 +42,7 @@ class Session:
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         autocast: bf16 or None.
         settings: what a checkpoint must agree with to be resumed.
+        away: seconds in which other trials had their turn.
     """
 
     config: RunConfig
@@ -48,7 +50,7 @@ class Session:
     top: Top
     objective: Objective
     train: Encoded
-    feed: Feed
+    feed: Feed | ReadOnce
     eval: Encoded | None
     eval_feed: Feed | None
     eval_parts: tuple[int, ...]
@@ -57,6 +59,7 @@ class Session:
     out: Path
     reporter: Reporter
     settings: Mapping[str, Any]
+    away: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -81,14 +84,16 @@ class Session:
 
 @dataclass
 class Fitted:
-    """What came out of :func:`fit`: the progress made, and the best epoch's tensors, which the model now holds."""
+    """What came out of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
 
     progress: Progress
     scores: Scores | None
 
 
-def fit(session: Session) -> Fitted:
+def steps(session: Session) -> Generator[None, None, Fitted]:
     """Train the top of a model; afterwards the model holds the best epoch's tensors.
+
+    Stops behind every batch, so that several trials may take turns (``train/many.py``).
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.
@@ -124,6 +129,9 @@ def fit(session: Session) -> Fitted:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                     save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+            left = time.perf_counter()
+            yield
+            session.away += time.perf_counter() - left
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
@@ -161,7 +169,7 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
     """The batches of the epoch that are still to be done, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
-    started = time.perf_counter()
+    started, away_before = time.perf_counter(), session.away
     with session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):
@@ -170,7 +178,7 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
     in_trunk = session.feed.clock.trunk_seconds - trunk_before
     progress.seconds["cache"] += in_trunk
-    progress.seconds["train"] += time.perf_counter() - started - in_trunk
+    progress.seconds["train"] += time.perf_counter() - started - in_trunk - (session.away - away_before)
 
 
 def _judge(

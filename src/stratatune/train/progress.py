@@ -24,26 +24,28 @@ class Reporter:
 
     Args:
         quiet: say nothing but notices that matter.
+        name: of the trial that speaks, where several run at once; bars, which would then lie over each other, are left
+            out.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, name: str = "") -> None:
+        self.quiet, self.name = quiet, name
         self.notices: list[str] = []
 
     def say(self, text: str) -> None:
         """A line of ordinary progress."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{self.name}: {text}" if self.name else text, file=sys.stderr, flush=True)
 
     def notice(self, text: str) -> None:
         """A line that the user should know even when quiet; kept for the run's record."""
         self.notices.append(text)
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Bar]:
         """A bar over ``total`` examples."""
-        if self.quiet:
+        if self.quiet or self.name:
             yield _Silent()
         elif sys.stderr.isatty():
             yield from _terminal_bar(label, total)

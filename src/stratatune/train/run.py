@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import platform
-import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stratatune._compat import accelerator_for, installed
+from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
 from stratatune.data.reading import encode, pad_id
 from stratatune.errors import ConfigError, ModelError
@@ -29,10 +28,12 @@ from stratatune.train.checkpoint import FILE as CHECKPOINT
 from stratatune.train.checkpoint import check_settings, same_settings
 from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
-from stratatune.train.loop import Fitted, Session, fit
+from stratatune.train.loop import Fitted, Session, steps
+from stratatune.train.machine import environment, peak_memory
 from stratatune.train.objectives import Objective
 from stratatune.train.prepare import Tables, class_names, read_tables, settle_objective, settle_reading
 from stratatune.train.progress import Reporter
+from stratatune.train.sharing import Shared
 
 RESULT = "result.json"
 
@@ -84,7 +85,21 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         UserError: a mistake in the settings or the data, before anything is trained.
         ResourceError: no room or no permission.
     """
-    reporter = reporter or Reporter()
+    running = trial(config, tables or {}, reporter or Reporter())
+    while True:
+        try:
+            next(running)
+        except StopIteration as done:
+            return done.value
+
+
+def trial(
+    config: RunConfig, tables: Mapping[str, Any], reporter: Reporter, shared: Shared | None = None
+) -> Generator[None, None, Result]:
+    """The run as a whole, stopping behind every batch; see :func:`train`.
+
+    Trials over the same data have :class:`Shared` in common, and close it.
+    """
     plan = Plan.parse(config.plan)
     out = _open_folder(config)
     finished = _finished(config, out)
@@ -93,15 +108,15 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         return finished
     shape = shape_of(config.model)
     reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
-    data = read_tables(config, tables or {})
+    data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
     for notice in data.notices:
         reporter.notice(notice)
     write_text(out / "config.yaml", to_yaml(config))
-    write_text(out / "env.json", json.dumps(_environment(), indent=2) + "\n")
-    session, caching = open_session(config, plan, data, out, reporter)
+    write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+    session, caching = open_session(config, plan, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
     try:
-        fitted = fit(session)
+        fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
     finally:
         caching.close()
@@ -154,8 +169,10 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     return result
 
 
-def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter) -> tuple[Session, Caching]:
-    """Load the base model, attach the plan, encode the data, open the caches."""
+def open_session(
+    config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter, shared: Shared | None = None
+) -> tuple[Session, Caching]:
+    """Load the base model, attach the plan, encode the data, open the caches; ``shared`` by the trials of one call."""
     accelerator = accelerator_for(config.device, config.loggers, out)
     autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
@@ -163,7 +180,9 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
     kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
     objective = settle_objective(config, plan, **kind)
     labels = class_names(config, objective, data.train)
-    base = load_base(
+    load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
+    read = encode if shared is None else shared.encode
+    base = load(
         config.model,
         objective,
         num_labels=len(labels),
@@ -176,14 +195,17 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
     reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
     model.strata.reading = reading.to_data()
+    if shared is not None:
+        shared.part(model.strata)
     if autocast is not None:
-        cast_frozen(model.strata, autocast)
+        cast_frozen(model.strata, autocast, None if shared is None else shared.casts)
     words = Objective(reading, base.tokenizer).to(accelerator.device)
-    train_data = encode(data.train, reading, base.tokenizer)
-    eval_data = concatenate([encode(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
+    train_data = read(data.train, reading, base.tokenizer)
+    eval_data = concatenate([read(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
     for notice in (*base.notices, *model.strata.notices, *notices, *train_data.notices):
         reporter.notice(notice)
-    caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter)
+    opened = None if shared is None else shared.caches
+    caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter, opened)
     feed, eval_feed = caching.feeds({"training": train_data, "evaluation": eval_data})
     assert feed is not None
     session = Session(
@@ -202,6 +224,8 @@ def open_session(config: RunConfig, plan: Plan, data: Tables, out: Path, reporte
         reporter=reporter,
         settings=_settings(config),
     )
+    if shared is not None:
+        session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)
     return session, caching
 
 
@@ -258,24 +282,3 @@ def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, 
     write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
     (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result
-
-
-def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _environment() -> dict[str, Any]:
-    """What a number may depend on besides the settings."""
-    libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "libraries": {name: installed(name) for name in libraries},
-    }

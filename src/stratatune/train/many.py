@@ -1,0 +1,100 @@
+"""Several trials over one base model, one encoding, one trunk cache and, where their batches are the same, one pass.
+
+The trials take turns: each makes a step on a batch, then the next one on the same hidden states. Each has its own
+trained tensors, optimiser, random state, metrics and run folder, so it gives the numbers that it would give alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stratatune.errors import ConfigError
+from stratatune.train.checkpoint import random_state, set_random_state
+from stratatune.train.config import RunConfig, validate
+from stratatune.train.progress import Reporter
+from stratatune.train.run import Result, trial
+from stratatune.train.sharing import Shared
+
+
+def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The settings of every trial: all combinations along ``axes``, each with a folder of its own below ``out``.
+
+    Raises:
+        ConfigError: an axis without values, or one value given twice.
+    """
+    errors = [f"{name}: no values" for name, values in axes.items() if not len(values)]
+    errors += [f"{name}: {list(values)}; each value once" for name, values in axes.items() if _repeats(values)]
+    if errors or not axes:
+        raise ConfigError(errors or ["plans, seeds, rates: none is given"], "give one list or more of what differs")
+    root = Path(str(base.get("out", RunConfig.model_fields["out"].default)))
+    found = []
+    for values in itertools.product(*axes.values()):
+        varied = dict(zip(axes, values, strict=True))
+        named = [_slug(f"{value}" if name == "plan" else f"{name}-{value}") for name, value in varied.items()]
+        found.append({**base, **varied, "out": str(root / "_".join(named))})
+    return found
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    told = [_slug(str(value)) for value in values]
+    return len(set(told)) < len(told)
+
+
+def _slug(text: str) -> str:
+    """``text`` as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
+
+
+def train_many(
+    trials: Sequence[Mapping[str, Any]], *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None
+) -> list[Result]:
+    """Run every trial; the results stand in their order.
+
+    Args:
+        trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        reporter: says what happens; on standard error by default.
+
+    Raises:
+        UserError: a mistake in the settings or the data, before anything is trained.
+        ResourceError: no room or no permission.
+    """
+    reporter = reporter or Reporter()
+    configs = [validate(settings) for settings in trials]
+    shared = Shared(fill=len({config.seed for config in configs}) > 1)
+    turns = [
+        _Turns(trial(config, tables or {}, Reporter(reporter.quiet, Path(config.out).name), shared))
+        for config in configs
+    ]
+    try:
+        while waiting := [one for one in turns if one.result is None]:
+            for one in waiting:
+                one.take()
+    finally:
+        shared.close()
+    return [one.result for one in turns if one.result is not None]
+
+
+class _Turns:
+    """A trial that goes on where it stopped, with the random numbers that it would draw alone."""
+
+    def __init__(self, running: Generator[None, None, Result]) -> None:
+        self.running = running
+        self.random: dict[str, Tensor] = {}
+        self.result: Result | None = None
+
+    def take(self) -> None:
+        """Until the next batch is done, or all are."""
+        if self.random:
+            set_random_state(self.random)
+        try:
+            next(self.running)
+        except StopIteration as done:
+            self.result = done.value
+        self.random = random_state()
