@@ -1,42 +1,21 @@
-"""Any exception as what the user is told: its lines, a hint and an exit code. No torch."""
+"""Telling the user of a failure, on the command line. No torch."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import sys
 import traceback
-from dataclasses import dataclass
 
-from stratatune.errors import ConfigError, StratatuneError
+from stratatune.errors import StratatuneError
+from stratatune.train.failures import failure_of
 
 _CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
-_DEBUG = "run the same command with --debug for the traceback; if it is a fault of stratatune, please report it"
-_SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
-_DISK = {errno.ENOSPC: "make room, or name another folder", errno.EDQUOT: "make room, or name another folder"}
-_DISK |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a file or folder that you may use")
 
 
 class Interrupted(StratatuneError):
     """The user pressed Ctrl-C."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What is printed of an error; ``kind`` is the name of its class."""
-
-    lines: tuple[str, ...]
-    hint: str
-    kind: str
-    exit_code: int
-
-    def to_json(self) -> str:
-        """The object that ``--json`` prints."""
-        inner = {"message": "; ".join(self.lines), "hint": self.hint, "kind": self.kind}
-        return json.dumps({"error": inner}, ensure_ascii=False)
 
 
 def report(error: Exception, *, as_json: bool, debug: bool) -> int:
@@ -57,42 +36,3 @@ def closed_pipe() -> int:
     """Whoever read our output has gone: what is left in the buffer must not become an error at exit. Gives the code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return _CLOSED_PIPE
-
-
-def failure_of(error: Exception) -> Failure:
-    """What to tell of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
-    kind = type(error).__name__
-    if isinstance(error, StratatuneError):
-        lines = error.errors if isinstance(error, ConfigError) else [error.message]
-        return Failure(tuple(map(_one_line, lines)), _one_line(error.hint), kind, error.exit_code)
-    if hasattr(error, "format_message"):  # click's, whether typer brings its own copy of click or not
-        return _usage(error, kind)
-    if _is_out_of_memory(error):
-        return Failure((f"out of memory: {_first_line(error)}",), _SMALLER, "ResourceError", 1)
-    if isinstance(error, OSError) and error.errno in _DISK:
-        place = f": {error.filename}" if error.filename else ""
-        return Failure((f"{error.strerror}{place}",), _DISK[error.errno], "ResourceError", 1)
-    return Failure((f"{kind}: {_first_line(error)}",), _DEBUG, kind, 1)
-
-
-def _usage(error: Exception, kind: str) -> Failure:
-    """A mistake in the command line itself, as click words it."""
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "stratatune"
-    message = _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-    return Failure((message,), f"{command} --help says what it takes", kind, 2)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Asked by name: torch need not be imported for an error that is not its own."""
-    named = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
-    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return _one_line(text.splitlines()[0]) if text else type(error).__name__
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -96,7 +96,7 @@ def _of_folder(folder: Path) -> RunRecord:
         id=run_id(config),
         config=config,
         status="done" if result else "running",
-        coordinates=_coordinates(config),
+        coordinates=coordinates_of(config),
         result=result,
         history=_lines(folder / "metrics.jsonl"),
         environment=_json(folder / "env.json") or {},
@@ -106,7 +106,7 @@ def _of_folder(folder: Path) -> RunRecord:
     )
 
 
-def _coordinates(config: Mapping[str, Any]) -> dict[str, Value]:
+def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
     """Those that every run has; the data's name stands for a task that has none."""
     named = {axis: config.get(axis) for axis in PLURALS.values()}
     named["model"] = Path(str(config["model"])).name

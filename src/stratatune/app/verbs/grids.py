@@ -1,0 +1,230 @@
+"""``stratatune grid``: the runs of a recipe, and what they came to. Nothing here imports torch: the workers do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stratatune.app.door import Answer, Door, app, verb
+from stratatune.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from stratatune.study.engines import Engine
+    from stratatune.study.expand import Planned
+    from stratatune.study.records import RunRecord
+
+
+class _RunByDefault(TyperGroup):
+    """``grid RECIPE.yaml ...`` is ``grid run RECIPE.yaml ...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(no_args_is_help=True, cls=_RunByDefault)
+app.add_typer(group, name="grid", help="Many runs from one recipe: grid RECIPE.yaml --out DIR; ls, show, rm, export.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The grid folder.", show_default=False)]
+
+
+def _option(meaning: str, metavar: str, *names: str) -> Any:
+    return typer.Option(*names, help=meaning, metavar=metavar, show_default=False)
+
+
+@verb(of=group, interrupted="the same command goes on where it stopped")
+def run(
+    door: Door,
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)],
+    out: Annotated[Path | None, _option("The grid folder.", "DIR")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.", metavar="WORD")] = "local",
+    address: Annotated[str | None, _option("ray: the cluster; without it one is started here.", "HOST:PORT")] = None,
+    jobs: Annotated[int | None, _option("Runs at a time; by default one for each GPU, or one.", "N")] = None,
+    data: Annotated[list[str] | None, _option("Where the data are.", "[NAME=]DIR")] = None,
+    model: Annotated[list[str] | None, _option("Where a model is.", "NAME=PLACE")] = None,
+    only: Annotated[list[str] | None, _option("These runs alone; may be given again.", "AXIS=NAME")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run what failed before again.")] = False,
+) -> Answer:
+    """Train every run of a recipe that is not done yet; `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`."""
+    from stratatune.study.expand import expand
+    from stratatune.study.recipe import load_recipe
+
+    if jobs is not None and jobs < 1:
+        raise ConfigError([f"--jobs {jobs}: no number of runs"], "legal: 1 or more")
+    asked = load_recipe(recipe)
+    where = dict(_pair(text, "") for text in data or [])
+    models = dict(_pair(text, "--model {}: write NAME=PLACE") for text in model or [])
+    runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []))
+    if dry_run:
+        return _told(runs, out)
+    if out is None:
+        raise ConfigError(["--out: missing; where the runs go"], "write --out runs/NAME, or --dry-run")
+    from stratatune.study.grid import run_grid
+
+    made = _engine(engine, address, jobs)
+    tally = run_grid(runs, asked, out.expanduser(), made, retry_failed=retry_failed, reporter=door.reporter())
+    failed = [{"id": name, "error": error} for name, error in tally.failed.items()]
+    answer = {"out": str(out), "runs": len(runs), "ran": tally.ran, "skipped": tally.skipped, "failed": failed}
+    note = f"{tally.ran} ran, {tally.skipped} were done before, {len(failed)} failed: stratatune grid ls {out}"
+    if failed:
+        note += "; --retry-failed runs them again"
+    return Answer({**answer, "caches": tally.caches, "seconds": tally.seconds}, note=note, exit_code=int(bool(failed)))
+
+
+def _engine(name: str, address: str | None, jobs: int | None) -> Engine:
+    from stratatune.study.engines import LocalEngine
+
+    if name == "ray":
+        from stratatune.study.ray_engine import RayEngine
+
+        return RayEngine(address, jobs)
+    if name != "local":
+        raise ConfigError([f"--engine {name!r}"], did_you_mean(name, ("local", "ray")))
+    if address:
+        raise ConfigError([f"--address {address}: only Ray has one"], "add --engine ray")
+    return LocalEngine(jobs)
+
+
+def _pair(text: str, refusal: str) -> tuple[str, str]:
+    """``NAME=PLACE``; a place alone, with an empty name, where ``refusal`` is empty."""
+    name, equals, place = text.partition("=")
+    if equals and name and place:
+        return name, place
+    if refusal or not text:
+        raise ConfigError([(refusal or "--data {}: no folder").format(text)], "see `stratatune grid run --help`")
+    return "", text
+
+
+def _only(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    wanted: dict[str, tuple[str, ...]] = {}
+    for axis, name in (_pair(text, "--only {}: write AXIS=NAME") for text in texts):
+        wanted[axis] = (*wanted.get(axis, ()), name)
+    return wanted
+
+
+def _told(runs: Sequence[Planned], out: Path | None) -> Answer:
+    """What would run: a line a run, and how many trunks they share."""
+    from stratatune.study.records import read_records
+    from stratatune.study.store import FILE
+
+    there = read_records(out)[1] if out and (out / FILE).is_file() else []
+    status = {record.id: record.status for record in there}
+    rows = [
+        {"id": run.id, "status": status.get(run.id, "waiting"), **run.coordinates, "trunk": run.trunk} for run in runs
+    ]
+    lines = [f"{row['id']}  {row['status']:<8} {_at(run.coordinates)}" for row, run in zip(rows, runs, strict=True)]
+    done, trunks = sum(row["status"] == "done" for row in rows), len({run.trunk for run in runs if run.trunk})
+    note = f"{len(runs)} runs, {done} of them done; {trunks} shared trunks; nothing was run"
+    return Answer({"runs": rows, "trunks": trunks}, "\n".join(lines), note)
+
+
+def _at(coordinates: Any) -> str:
+    return " ".join(f"{axis}={name}" for axis, name in coordinates.items())
+
+
+@verb(of=group)
+def ls(door: Door, folder: Folder) -> Answer:
+    """The runs of a grid, where each stands and what it scored."""
+    from stratatune.study.export import row_of
+
+    records = _records(folder)
+    lines = [f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}" for one in records]
+    counts = {kind: sum(one.status == kind for one in records) for kind in ("done", "running", "waiting", "failed")}
+    note = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no runs"
+    return Answer([row_of(record) for record in records], "\n".join(lines), note)
+
+
+def _records(folder: Path) -> list[RunRecord]:
+    from stratatune.study.records import read_records
+    from stratatune.study.store import FILE
+
+    if not (folder / FILE).is_file():
+        raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
+    return read_records(folder)[1]
+
+
+def _scored(record: RunRecord) -> str:
+    best = (record.result or {}).get("best", {})
+    return "".join(f"  {name} {value:.4f}" for name, value in best.items()) + (
+        f"  {record.error}" if record.error else ""
+    )
+
+
+@verb(of=group)
+def show(
+    door: Door,
+    folder: Folder,
+    run: Annotated[str, typer.Argument(metavar="ID", help="The beginning of a run's id.", show_default=False)],
+) -> Answer:
+    """One run: its settings, its result or its error, its folder and the command that trains it again."""
+    from stratatune.train.settings import dump
+
+    (record,) = _chosen(_records(folder), [run], folder)
+    data = {name: value for name, value in vars(record).items() if name not in ("folder", "history")}
+    data |= {"folder": str(record.folder), "epochs": record.history}
+    shown = {name: value for name, value in data.items() if value and name not in ("environment",)}
+    return Answer(data, dump(shown))
+
+
+@verb(of=group)
+def rm(
+    door: Door,
+    folder: Folder,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Beginnings of ids.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every run that failed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+) -> Answer:
+    """Remove runs from a grid, their folders too; the recipe run again would train them anew."""
+    from stratatune.study.grid import remove_runs
+
+    records = _records(folder)
+    if failed + everything + bool(runs) != 1:
+        raise ConfigError(["grid rm: which runs?"], "name ids (`stratatune grid ls DIR`), or say --failed or --all")
+    chosen = (
+        _chosen(records, runs, folder) if runs else [one for one in records if everything or one.status == "failed"]
+    )
+    names = [record.id for record in chosen]
+    remove_runs(folder, names)
+    return Answer({"removed": names}, note=f"removed {len(names)}")
+
+
+def _chosen(records: Sequence[RunRecord], beginnings: Sequence[str], folder: Path) -> list[RunRecord]:
+    """The one run for each beginning of an id.
+
+    Raises:
+        ConfigError: none or several begin so.
+    """
+    found: list[RunRecord] = []
+    for beginning in beginnings:
+        matching = [record for record in records if record.id.startswith(beginning)]
+        if len(matching) != 1:
+            raise ConfigError(
+                [f"{len(matching)} runs of {folder} match {beginning!r}"], f"`stratatune grid ls {folder}` has the ids"
+            )
+        found += matching
+    return found
+
+
+@verb(of=group)
+def export(
+    door: Door,
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE", show_default=False)],
+    format: Annotated[str | None, _option("csv or parquet; the file's ending by default.", "WORD")] = None,
+) -> Answer:
+    """The runs of a grid as one table, a row a run."""
+    from stratatune.study.export import FORMATS
+    from stratatune.study.export import export as write
+
+    form = (format or out.suffix.removeprefix(".")).lower()
+    if form not in FORMATS:
+        raise ConfigError([f"--format {form!r}: no such format"], did_you_mean(form, FORMATS))
+    records = _records(folder)
+    write(records, out, form)  # pyright: ignore[reportArgumentType] - one of FORMATS
+    return Answer({"n": len(records), "out": str(out)}, note=f"{len(records)} runs in {out}")
