@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import xxhash
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Output = Literal["mlm", "causal", "seq2seq", "classification", "none"]
-_NO_ARITHMETIC = (
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
-    *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
-)
-"""Config fields that say nothing about what the encoder computes."""
-_NO_DECODER_ARITHMETIC = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-"""Those that say nothing about what a decoder's blocks compute (padding is masked, and moves no position)."""
 
 
 class Backbone:
@@ -66,6 +58,7 @@ class Backbone:
         self.blocks = self._listed_blocks(shape)
         self.shape: Shape = measured(shape, self) if self.row.measured else shape
         self._held_decoder: Tensor | None = None
+        self._held_words: tuple[Tensor, Tensor] | None = None
 
     def _listed_blocks(self, shape: Shape) -> nn.ModuleList:
         """L blocks, those of a second stack behind the first's; shared ones are there as often as they run."""
@@ -147,25 +140,6 @@ class Backbone:
     def final_norms(self) -> list[nn.Module]:
         """The norm behind the last block, where there is one."""
         return [self.base.get_submodule(self.row.final_norm)] if self.row.final_norm else []
-
-    def fingerprint(self) -> str:
-        """Hash of what the encoder computes: its type, the settings that change its arithmetic, and its weights."""
-        silent = (*_NO_ARITHMETIC, *(_NO_DECODER_ARITHMETIC if self.row.causal else ()))
-        settings = {k: v for k, v in sorted(self.model.config.to_dict().items()) if k not in silent}
-        digest = xxhash.xxh3_128(str(settings).encode())
-        for module in (*self.embedding_modules(), *dict.fromkeys(self.blocks), *self.final_norms()):
-            for name, tensor in module.state_dict().items():
-                _add(digest, name, tensor)
-        return digest.hexdigest()
-
-    def head_fingerprint(self) -> str:
-        """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained."""
-        inside = self._encoder_parameters()
-        digest = xxhash.xxh3_128()
-        for name, parameter in self.model.named_parameters():
-            if not parameter.requires_grad and id(parameter) not in inside:
-                _add(digest, name, parameter)
-        return digest.hexdigest()
 
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
@@ -297,11 +271,17 @@ class Backbone:
         for norm in self.final_norms():
             hidden = norm(hidden)
         hidden = part["norm"](activation(part["dense"](hidden)))
-        weight = part["decoder"].weight if self._held_decoder is None else self._held_decoder  # [V, E]
         bias = part["bias"].bias
-        if words is not None:
-            weight, bias = weight[words], None if bias is None else bias[words]
-        return nn.functional.linear(hidden, weight, bias)
+        if words is None:
+            return nn.functional.linear(hidden, self._decoder(), bias)
+        return nn.functional.linear(hidden, self._decoder(words), None if bias is None else bias[words])
+
+    def _decoder(self, words: Tensor | None = None) -> Tensor:
+        """The MLM decoder as the head reads it [V, E], or the rows of ``words`` [C, E]."""
+        if words is not None and self._held_words is not None and words is self._held_words[0]:
+            return self._held_words[1]
+        weight = self._mlm_modules()["decoder"].weight if self._held_decoder is None else self._held_decoder
+        return weight if words is None else weight[words]
 
     def head_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the head computes with, a decoder held in a lower precision in place of the one it was made from."""
@@ -313,7 +293,7 @@ class Backbone:
         if self.row.kind != "encoder":
             return [*self.final_norms(), self.model.get_submodule(self.row.mlm_head["decoder"])]
         part = self._mlm_modules()
-        decoder = part["decoder"].weight if self._held_decoder is None else self._held_decoder
+        decoder = self._decoder() if self._held_words is None else self._held_words[1]
         bias = [] if part["bias"].bias is None else [part["bias"].bias]
         return [*self.final_norms(), part["dense"], part["norm"], *bias, decoder]
 
@@ -331,7 +311,9 @@ class Backbone:
             weight: Tensor = self._mlm_modules()["decoder"].weight
             self._held_decoder = None if weight.requires_grad else weight.detach().to(dtype)
 
-
-def _add(digest: xxhash.xxh3_128, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    def hold_words(self, words: Tensor | None) -> None:
+        """Keep a frozen MLM decoder's rows for ``words`` [C] alone, if nothing else will be asked; None: no more."""
+        self._held_words = None
+        if self.output == "mlm" and words is not None and not self._mlm_modules()["decoder"].weight.requires_grad:
+            self._held_words = words, self._decoder(words).detach().clone()
+            self._held_decoder = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stratatune.model.decoders import decoder_output, model_arguments
 from stratatune.model.hooks import cut
 from stratatune.model.last_block import take
+from stratatune.model.release import recall_trunk
 from stratatune.model.seq2seq import encode_whole, read_text
 from stratatune.model.strata import Strata
 
@@ -53,6 +54,7 @@ class Trunk:
         if self.backbone.row.kind == "encoder-decoder" and self.depth >= self.backbone.encoder_blocks:
             with torch.no_grad():
                 return encode_whole(self.backbone, input_ids, mask)
+        recall_trunk(self.strata)
         handle = self._stop()
         known = token_types is not None and self.backbone.row.token_types
         extra = {"token_type_ids": token_types} if known else {}

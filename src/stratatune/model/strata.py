@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbones import Backbone
 from stratatune.plan import Resolved
+
+if TYPE_CHECKING:
+    from stratatune.model.release import Released
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Strata:
         also_train: names of parameters that train because the checkpoint did not bring them.
         hooks: what ``model/hooks.py`` registered.
         notices: what the user should know of what was attached, one line each.
+        released: the weights that are not in memory, and how they come back (``model/release.py``).
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """
 
@@ -49,6 +53,7 @@ class Strata:
     also_train: list[str] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    released: Released | None = None
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, treatment: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
@@ -66,6 +71,11 @@ class Strata:
         return {
             name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
         }
+
+    def parameter_count(self) -> int:
+        """All parameters of the model, those that are not in memory too."""
+        gone = 0 if self.released is None else self.released.count
+        return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
     @property
     def suffixes(self) -> tuple[tuple[int, ...], ...]:

@@ -12,6 +12,7 @@ from stratatune.methods import head as head_method
 from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
 from stratatune.model.backbones import Backbone
+from stratatune.model.fingerprint import fingerprint, head_fingerprint
 from stratatune.model.hooks import install
 from stratatune.model.inputs import Inputs
 from stratatune.model.saving import save_adapter
@@ -100,11 +101,11 @@ def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str]
     backbone = Backbone(model)
     resolved = plan.resolve(backbone.shape)
     _refuse_broken_promises(resolved, backbone)
-    strata = Strata(resolved, backbone, base_hash=backbone.fingerprint(), also_train=sorted(set(also_train)))
+    strata = Strata(resolved, backbone, base_hash=fingerprint(backbone), also_train=sorted(set(also_train)))
     model.requires_grad_(False)
     _attach(strata)
     _check_count(strata)
-    strata.head_hash = backbone.head_fingerprint()
+    strata.head_hash = head_fingerprint(backbone)
     return _become_tuned(model, strata)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
+from stratatune.data.keys import readable_size
+from stratatune.model.release import release_trunk
 from stratatune.model.saving import write_text
 from stratatune.model.split import Top
 from stratatune.train.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -42,6 +44,7 @@ class Session:
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         autocast: bf16 or None.
         settings: what a checkpoint must agree with to be resumed.
+        reload: gives the base model once more, for weights that were let go of; None: they stay.
         away: seconds in which other trials had their turn.
     """
 
@@ -59,6 +62,7 @@ class Session:
     out: Path
     reporter: Reporter
     settings: Mapping[str, Any]
+    reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
 
     @property
@@ -109,6 +113,7 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
+        _let_go_of_trunk(session)
         batches = session.batches(progress.epoch)
         top.train()
         for number, batch in _batches(session, batches, progress):
@@ -154,6 +159,16 @@ def _remember_again(session: Session, progress: Progress) -> None:
     for index in first if progress.epoch else first[: progress.batch]:
         if not cache.has(index).all():
             session.feed.hidden(collate(session.train, index, session.pad_id).to(session.device))
+
+
+def _let_go_of_trunk(session: Session) -> None:
+    """Once every hidden state is remembered nothing reads the weights below the frozen depth: they leave memory."""
+    feeds = [feed for feed in (session.feed, session.eval_feed) if feed is not None]
+    if session.reload and all(feed.cache is not None and feed.cache.complete for feed in feeds):
+        words = session.objective.words if session.objective.training_words is not None else None
+        freed = release_trunk(session.top.strata, session.reload, words)
+        if freed:
+            session.reporter.say(f"the trunk is remembered: {readable_size(freed)} of its weights leave memory")
 
 
 def _out_of_patience(progress: Progress, config: RunConfig) -> bool:

@@ -182,7 +182,8 @@ def open_session(
     labels = class_names(config, objective, data.train)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     read = encode if shared is None else shared.encode
-    base = load(
+    base_of = functools.partial(
+        load,
         config.model,
         objective,
         num_labels=len(labels),
@@ -191,6 +192,7 @@ def open_session(
         trust_remote_code=config.trust_remote_code,
         attention=None if config.attention == "auto" else config.attention,
     )
+    base = base_of()
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
     reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
@@ -223,6 +225,7 @@ def open_session(
         out=out,
         reporter=reporter,
         settings=_settings(config),
+        reload=None if shared is not None else lambda: base_of().model,  # other trials may need what this one does not
     )
     if shared is not None:
         session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)
@@ -267,7 +270,7 @@ def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, 
         frozen_depth=strata.resolved.frozen_depth,
         backprop_blocks=strata.resolved.backprop_blocks,
         trainable=sum(parameter.numel() for parameter in strata.trained().values()),
-        total=sum(parameter.numel() for parameter in strata.backbone.model.parameters()),
+        total=strata.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,
         test=test,
