@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stratatune.errors import StratatuneError, UserError
     from stratatune.model.artefact import load
     from stratatune.model.custom import backbone_from_names
+    from stratatune.model.exporting import export
     from stratatune.model.merging import merge, remove
     from stratatune.model.tuned import apply
     from stratatune.plan import Plan, shape_of
@@ -35,6 +36,7 @@ __all__ = [
     "apply",
     "backbone_from_names",
     "cost",
+    "export",
     "load",
     "merge",
     "remove",
@@ -54,6 +56,7 @@ _HOMES = {
     "apply": "model.tuned",
     "backbone_from_names": "model.custom",
     "cost": "study.cost",
+    "export": "model.exporting",
     "load": "model.artefact",
     "merge": "model.merging",
     "remove": "model.merging",

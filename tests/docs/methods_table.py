@@ -10,6 +10,7 @@ from pathlib import Path
 import tiny
 from stratatune.errors import PlanError
 from stratatune.model.merging import merge
+from stratatune.model.peft_form import refusals
 from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
 from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS
@@ -21,9 +22,6 @@ OPTIONS = {
     "late_prompt": "depth=2",
     "adapter": "depth=2",
 }
-IN_PEFT = ("bitfit", "lora", "dora", "ia3", "full", "prompt", "prefix")
-"""What stock peft can express over all blocks; the tests hold lora, dora, ia3, prompt and prefix equal to it."""
-
 HEAD = """# Methods on architectures
 
 Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
@@ -31,7 +29,8 @@ Made by `tests/docs/methods_table.py` from the registries, on tiny random models
 **-**: refused; the reasons stand below. Block treatments stand here on the upper two of four blocks (frozen depth 2; on
 ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
 encoder-decoder's two stacks block treatments stand on the upper blocks of each, insertions in the encoder; an `adapter`
-may stand in the decoder too (`stack=dec`).
+may stand in the decoder too (`stack=dec`). The last column: whether `stratatune export --to peft` has a form for it
+([export.md](export.md)).
 """
 
 
@@ -65,11 +64,13 @@ def page() -> str:
     rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.kind))
     families = [(row.name if row.kind == "encoder-decoder" else row.model_types[0], row.kind) for row in rows]
     found = {(kind, family): outcome(kind, family, stacks) for kind in kinds for family, stacks in families}
-    lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | stock peft |"]
+    lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | exit to peft |"]
     lines.append("|---" * (len(families) + 2) + "|")
     for kind in kinds:
         cells = [found[kind, family][0] for family, _ in families]
-        lines.append(f"| `{kind}` | {' | '.join(cells)} | {'has it' if kind in IN_PEFT else 'no form'} |")
+        lines.append(
+            f"| `{kind}` | {' | '.join(cells)} | {'no' if refusals(apply(tiny.tiny_bert(), plan_of(kind, 'bert')).strata) else 'yes'} |"
+        )
     reasons = [f"* `{kind}` on {family}: {why}" for (kind, family), (_, why) in found.items() if why]
     return "\n".join([*lines, "", "## Refused, and why", "", *reasons]) + "\n"
 

@@ -55,6 +55,11 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     return _plain(model, strata, fold=False)
 
 
+def take_off(model: Tuned) -> PreTrainedModel:
+    """As :func:`remove`, but what trained of the base's own weights stays as it was trained."""
+    return _plain(model, model.strata, fold=False)
+
+
 def _strata(model: PreTrainedModel) -> Strata:
     if not isinstance(model, Tuned):
         raise PlanError("this model has no plan", "give one that apply or load returned")
