@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
+    from stratatune.app.suggesting import suggest
     from stratatune.errors import StratatuneError, UserError
     from stratatune.model.artefact import load
     from stratatune.model.custom import backbone_from_names
@@ -41,6 +42,7 @@ __all__ = [
     "merge",
     "remove",
     "shape_of",
+    "suggest",
     "train",
     "train_many",
 ]
@@ -62,6 +64,7 @@ _HOMES = {
     "remove": "model.merging",
     "shape_of": "plan",
     "train_many": "app.api",
+    "suggest": "app.suggesting",
 }
 
 

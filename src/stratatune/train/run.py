@@ -174,7 +174,7 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Load the base model, attach the plan, encode the data, open the caches; ``shared`` by the trials of one call."""
     accelerator = accelerator_for(config.device, config.loggers, out)
-    autocast = torch.bfloat16 if _in_bf16(config.precision, accelerator.device) else None
+    autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     shape = shape_of(config.model)
     kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
@@ -232,7 +232,7 @@ def open_session(
     return session, caching
 
 
-def _in_bf16(precision: str, device: torch.device) -> bool:
+def in_bf16(precision: str, device: torch.device) -> bool:
     """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
     if precision != "auto":
         return precision == "bf16"

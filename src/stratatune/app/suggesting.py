@@ -1,0 +1,86 @@
+"""``st.suggest``, and what it shares with the verb."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stratatune.study.suggestion import Asked, Suggestion
+    from stratatune.train.config import RunConfig
+    from stratatune.train.progress import Reporter
+
+
+def suggest(
+    *,
+    model: str | os.PathLike[str],
+    train: Any,
+    family: str = "bft",
+    samples: int = 1000,
+    budget_seconds: float | None = None,
+    budget_memory: int | str | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
+) -> Suggestion:
+    """Propose a plan for a model and labelled text.
+
+    Args:
+        model: the base model: a hub id or a folder.
+        train: labelled text, as ``st.train`` takes it.
+        family: ``bft``, ``spafit``, or ``any`` (the better of both).
+        samples: examples to read at most.
+        budget_seconds: what training may take on this machine.
+        budget_memory: what the run may use: bytes, or a text such as ``8GB``.
+        reporter: says what happens; on standard error by default.
+        settings: of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``, ...);
+            with ``out`` the suggestion is written into that folder.
+
+    Returns:
+        The suggestion: ``plan``, ``why``, and all that was measured.
+
+    Raises:
+        UserError: settings or data that make no sense, or budgets that no plan keeps.
+    """
+    from stratatune.app.api import IN_MEMORY
+    from stratatune.study.suggest import suggest as find
+    from stratatune.train.config import validate
+
+    in_memory = not isinstance(train, str | os.PathLike)
+    source = IN_MEMORY if in_memory else os.fspath(train)
+    config = validate({**settings, "model": os.fspath(model), "train": source})
+    asked = asked_for(config, family, samples, budget_seconds, budget_memory)
+    found = find(config, asked, tables={"train": train} if in_memory else {}, reporter=reporter)
+    folder = out_of(config)
+    if folder:
+        found.save(folder)
+    return found
+
+
+def asked_for(
+    config: RunConfig, family: str, samples: int, budget_seconds: float | None, budget_memory: int | str | None
+) -> Asked:
+    """The options that are not a run's.
+
+    Raises:
+        ConfigError: with every mistake in them.
+    """
+    from stratatune.study.suggestion import Asked
+    from stratatune.train.config import parse_bytes
+
+    if "plan" in config.model_fields_set:
+        raise ConfigError([f"plan: {config.plan!r}; the plan is what suggest finds"], "leave --plan out")
+    try:
+        memory = parse_bytes(str(budget_memory)) if budget_memory is not None else None
+    except ValueError as error:
+        raise ConfigError([f"budget_memory: {budget_memory!r}; {error}"], "as in --budget-memory 8GB") from error
+    asked = Asked(family, samples, budget_seconds, memory)  # pyright: ignore[reportArgumentType]
+    asked.check()
+    return asked
+
+
+def out_of(config: RunConfig) -> Path | None:
+    """Where to write; None where no folder was named."""
+    return Path(config.out) if "out" in config.model_fields_set else None

@@ -1,0 +1,67 @@
+"""``stratatune suggest``: which plan for this model and these data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stratatune.app.door import Answer, Door, verb
+from stratatune.app.verbs.training import run_settings
+
+if TYPE_CHECKING:
+    from stratatune.study.suggestion import Suggestion
+    from stratatune.train.config import RunConfig
+
+
+@verb(settings=run_settings)
+def suggest(
+    door: Door,
+    settings: RunConfig,
+    family: Annotated[str, typer.Option(help="bft, spafit or any (the better of both).", metavar="WORD")] = "bft",
+    samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 1000,
+    budget_seconds: Annotated[
+        float | None, typer.Option(help="What training may take on this machine.", metavar="S", show_default=False)
+    ] = None,
+    budget_memory: Annotated[
+        str | None, typer.Option(help="What the run may use, such as 8GB.", metavar="B", show_default=False)
+    ] = None,
+) -> Answer:
+    """Propose a plan for these data: one pass reads every depth, probes find the information, costs are predicted.
+
+    Takes the options of `train`; --out gets suggestion.json, suggestion.svg and run.yaml for `stratatune train`.
+    """
+    from stratatune.app.suggesting import asked_for, out_of
+    from stratatune.study.suggest import suggest
+
+    asked = asked_for(settings, family, samples, budget_seconds, budget_memory)
+    found = suggest(settings, asked, reporter=door.reporter())
+    folder = out_of(settings)
+    files = found.save(folder) if folder else {}
+    return Answer({**found.to_json(), "files": files}, _told(found), _next(found, folder))
+
+
+def _told(found: Suggestion) -> str:
+    return "\n".join((found.plan, "", *(f"  {line}" for line in found.why), "", *_table(found)))
+
+
+def _table(found: Suggestion) -> list[str]:
+    """Every candidate: depth, what the probe says there, and what it would take."""
+    view = found.views[0]
+    read = {one.depth: one for one in view.probes if one.reading == "read"}
+    lines = ["depth  told at the position read  work (TFLOP)  seconds  memory (MB)"]
+    for one in view.candidates:
+        probe = read[one.depth]
+        mark = "  <-" if one.plan == found.plan else f"  over: {one.over}" if one.over else ""
+        lines.append(
+            f"{one.depth:>5}  {probe.score:>15.3f} ± {probe.error:.3f}  {one.flops / 1e12:>13,.2f}"
+            f"  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
+        )
+    return lines
+
+
+def _next(found: Suggestion, folder: Path | None) -> str:
+    if folder:
+        return f"\nnext: stratatune train {folder / 'run.yaml'}"
+    return "\nnext: the same options with `stratatune train --plan` and the plan above; --out DIR writes them down"

@@ -1,0 +1,68 @@
+"""Every depth of a model read in one forward: what a text is at depth 0..L, at the position that an objective reads."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratatune.errors import ModelError
+from stratatune.model.backbones import Backbone
+from stratatune.model.last_block import take
+
+READ, MEAN = "read", "mean"
+
+
+class Depths:
+    """Hidden states of all depths, by the model's own forward in eval mode and without autograd.
+
+    Depth d is the state after d blocks, so what a plan's insertion at depth d would get (of the last depth: in front of
+    a final norm). A decoder is read at the position alone: no other token has seen the whole text.
+
+    Args:
+        backbone: the model seen through its row of the table.
+
+    Raises:
+        ModelError: an encoder-decoder, whose labels are texts that a decoder tells.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        if backbone.row.kind == "encoder-decoder":
+            raise ModelError(
+                f"{type(backbone.model).__name__} tells its labels as texts: no depth of it can be read for them",
+                "use an encoder or a decoder",
+            )
+        self.backbone = backbone
+        self.count = len(backbone.blocks) + 1
+        self.readings = (READ,) if backbone.row.causal else (READ, MEAN)
+
+    @torch.no_grad()
+    def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None, read: Tensor) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T], ``read`` [B] -> [B, L + 1, K, D] fp32.
+
+        K counts :attr:`readings`: the position ``read``, and (encoders) the mean over real tokens.
+        """
+        found: list[Tensor] = []
+
+        def note(hidden: Tensor) -> None:
+            parts = [take(hidden, read)[:, 0]]
+            if MEAN in self.readings:
+                parts.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+            found.append(torch.stack(parts, dim=1).float())
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            note(args[0] if args else kwargs["hidden_states"])
+
+        def after(module: Any, args: tuple[Any, ...], output: Any) -> None:
+            note(output[0] if isinstance(output, tuple) else output)
+
+        passes, known = self.backbone.passes, token_types is not None and self.backbone.row.token_types
+        extra = {"token_type_ids": token_types} if known else {}
+        with ExitStack() as hooks:
+            hooks.enter_context(passes.before(0, before))
+            for number in range(self.count - 1):
+                hooks.enter_context(passes.after(number, after))
+            self.backbone.base.eval()(input_ids=input_ids, attention_mask=mask.long(), **extra)
+        return torch.stack(found, dim=1)

@@ -1,0 +1,60 @@
+"""``stratatune suggest`` on the command line: one JSON object, a table for people, one line for a mistake."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    path = tmp_path_factory.mktemp("films") / "films.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(
+            (f"a {'great' if n % 2 else 'terrible'} film {'and a book ' * (n % 3)}", n % 2) for n in range(60)
+        )
+    return path
+
+
+def test_json(say, films, tiny_folder, tmp_path):
+    model = ("--model", tiny_folder("bert"), "--device", "cpu", "--epochs", "2")
+    said = say("suggest", *model, "--train", films, "--out", tmp_path / "out", "--json", "--quiet")
+    assert said.code == 0, said.err
+    assert said.json["plan"].startswith("bft-adapter@") and said.json["views"][0]["candidates"]
+    assert set(said.json["files"]) == {"suggestion.json", "suggestion.svg", "run.yaml"}
+    assert said.err == ""
+    assert say("train", tmp_path / "out" / "run.yaml", "--json", "--quiet").json["epochs"] == 2
+
+
+def test_people(say, films, tiny_folder):
+    said = say(
+        "suggest", "--model", tiny_folder("bert"), "--train", films, "--device", "cpu", "--budget-seconds", "1e6"
+    )
+    assert said.code == 0
+    assert "<-" in said.out and "a trunk of" in said.out
+    assert "next:" in said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--family", "bf"), "family: 'bf'; did you mean 'bft'"),
+        (("--samples", "3"), "samples: 3; 40 or more"),
+        (("--budget-memory", "many"), "budget_memory: 'many'"),
+        (("--budget-memory", "1KB"), "budget: bft: even bft-adapter@"),
+        (("--plan", "lora"), "plan: 'lora'; the plan is what suggest finds"),
+        (("--label", "lable"), "lable"),
+    ],
+)
+def test_a_mistake_is_one_line(say, films, tiny_folder, options, line):
+    said = say("suggest", "--model", tiny_folder("bert"), "--train", films, "--device", "cpu", "--quiet", *options)
+    assert said.code == 2
+    assert line in said.error
+
+
+def test_a_missing_file_is_one_line(say, tiny_folder):
+    said = say("suggest", "--model", tiny_folder("bert"), "--train", "no/such/file.csv")
+    assert said.code == 2 and "no such file" in said.error
