@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from stratatune.errors import ConfigError, ResourceError
 from stratatune.study.engines import Job, Outcome, Worker
 
 _LOCAL_STORE = 80 * 2**20  # bytes of a cluster started here; only small texts go through it
+
+_PATIENCE = 10  # seconds for a cluster's door to open
 
 
 class _Slot:
@@ -59,16 +62,17 @@ class RayEngine:
     def _begin(self, address: str | None, jobs: int | None) -> None:
         if self._ray.is_initialized():
             return
-        here = {} if address else {"object_store_memory": _LOCAL_STORE, "include_dashboard": False}
-        if not address and jobs:
-            here["num_cpus"] = jobs
+        # One started here listens on the loopback alone: whoever reaches a Ray cluster may run anything on it.
+        here = {"object_store_memory": _LOCAL_STORE, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        here = {} if address else {**here, **({"num_cpus": jobs} if jobs else {})}
         try:
+            _knock(address or "")
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, RuntimeError, TimeoutError, ValueError, OSError) as error:
             said = " ".join(str(error).split("\n")[0].split())
             raise ResourceError(
-                f"Ray cannot be reached at {address or 'this machine'}: {said}",
-                "`ray start --head` begins a cluster; `ray status` tells whether there is one",
+                f"Ray cannot be {f'reached at {address}' if address else 'started'}: {said}",
+                "`ray start --head` begins a cluster, and `ray status` tells whether there is one",
             ) from error
 
     @property
@@ -93,6 +97,13 @@ class RayEngine:
         for actor in [*self._free, *(actor for actor, _ in self._under_way.values())]:
             self._ray.kill(actor)
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at ``host:port``; Ray itself would knock for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
 
 
 def _ray() -> Any:
