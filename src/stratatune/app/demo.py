@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,20 +36,11 @@ def packaged_model() -> str:
 
 
 def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
-    """A sample set as one csv file for each of its splits, so that the commands shown can be typed again."""
-    text = (files("stratatune.samples") / f"{name}.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    paths = {split: folder / f"{split}.csv" for split in dict.fromkeys(row["split"] for row in rows)}
+    """A sample set's files, put where the commands shown can be typed again."""
+    paths = {split: folder / f"{split}.csv" for split in ("train", "eval")}
     for split, path in paths.items():
-        _write_csv(path, [{key: row[key] for key in row if key != "split"} for row in rows if row["split"] == split])
+        path.write_bytes((files("stratatune.samples") / name / f"{split}.csv").read_bytes())
     return paths
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def fresh_folder(out: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
 from stratatune.plan import Plan, Resolved, shape_of
+from stratatune.study.inherit import folder_of
 from stratatune.study.recipe import HINT, Item, Recipe, Value, agrees
 from stratatune.study.records import coordinates_of, run_id
 from stratatune.train.config import RunConfig, validate
@@ -91,7 +92,7 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
         raise ConfigError([said], f"write --data NAME=DIR; names: {', '.join(names) or 'none'}")
     roots, errors = {}, []
     for name, default in recipe.data.items():
-        path = Path(given[name]).expanduser() if name in given else folder / default if default else None
+        path = Path(given[name]).expanduser() if name in given else folder_of(default, folder) if default else None
         if path is None or not path.is_dir():
             errors.append(f"data: {name}: " + (f"there is no folder {path}" if path else "no folder is given"))
         roots[name] = str(path and path.resolve())

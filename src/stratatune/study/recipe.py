@@ -12,7 +12,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from stratatune.errors import ConfigError, nearest
-from stratatune.train.config import load_config
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
@@ -106,7 +105,8 @@ class Recipe(_Closed):
 
     A run takes ``base``, over it the settings of its model, task, plan, the items on its further axes and its seed; the
     later wins. In any text ``{name}`` stands for the folder of that name under ``data``, or for the run's place on that
-    axis.
+    axis. A folder is a path from the recipe's own, or ``package:MODULE/FOLDER`` inside an installed package. The keys
+    in ``otherwise`` take the place of the recipe's own where one of its folders is not there.
     """
 
     title: str
@@ -124,6 +124,7 @@ class Recipe(_Closed):
     report: Layout = Field(default_factory=lambda: Layout.model_validate({}))
     published: tuple[Published, ...] = ()
     claims: tuple[Claim, ...] = ()
+    otherwise: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def axes(self) -> dict[str, tuple[Item, ...]]:
@@ -157,12 +158,14 @@ def _items(written: Any, axis: str) -> Any:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file.
+    """The recipe in a YAML file, what it takes from another (``extends``) put in.
 
     Raises:
         ConfigError: no such file, no YAML, or mistakes, each in a line that names its place.
     """
-    return recipe_of(load_config(path), str(path))
+    from stratatune.study.inherit import inherited
+
+    return recipe_of(inherited(Path(path)), str(path))
 
 
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:

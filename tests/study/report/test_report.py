@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from stratatune.study.recipe import recipe_of
 from stratatune.study.report import FORMATS, text_of, write
 from stratatune.study.report.latex import escaped
 from stratatune.study.report.many import many
@@ -116,6 +117,49 @@ def test_depth_is_the_frozen_depth_that_was_found(recipe, records):
     assert (series.name, series.x) == ("bft", (6.0, 12.0, 18.0))
     assert series.y == pytest.approx((25.0, 50.0, 75.0))
     assert "75.0 at 18" in panels["depth-0"].told
+
+
+def test_depth_along_an_axis_of_the_recipe(records):
+    recipe = recipe_of(
+        {
+            "title": "t",
+            "settings": {"depth": [6, 12]},
+            "report": {"rows": "depth", "columns": ["task", "plan"], "x": "depth"},
+        },
+        "by hand",
+    )
+    runs = [
+        replace(one, coordinates={**one.coordinates, "plan": one.coordinates["plan"][:3], "depth": depth})
+        for one in records
+        for depth in (6, 12)
+    ]
+    report = many(recipe, runs, "grid")
+    assert list(rows(table(report, "Results"))) == ["depth 6", "depth 12"]
+    panels = {panel.name: panel for figure in report.figures for panel in figure.panels}
+    assert [series.name for series in panels["depth-0"].series] == ["bft", "lpt"]
+    assert (panels["depth-0"].title, panels["depth-1"].title) == ("Trec: accuracy, %", "Rte: accuracy, %")
+
+
+def test_published_costs_stand_beside_measured_ones(records):
+    published = [
+        {"plan": plan, "metric": metric, "value": value}
+        for plan, speed, memory in (("bft@1/2", 11.6, 23.3), ("lpt@1/2", 23.2, 10.3))
+        for metric, value in (("tokens_per_ms", speed), ("memory_gb", memory))
+    ]
+    recipe = recipe_of(
+        {"title": "t", "plans": ["bft@1/2", "lpt@1/2"], "published": published, "report": {"figures": "cost"}},
+        "by hand",
+    )
+    faster = [
+        one
+        if one.coordinates["plan"] == "bft@1/2"
+        else replace(one, result={**one.result, "tokens_per_second": 1500.0})
+        for one in records
+    ]
+    report = many(recipe, faster, "grid")
+    assert [one.title for one in report.sections][0] == "Cost"
+    row = table(report, "Cost").rows[1]
+    assert [(cell.text, cell.below) for cell in row[7:9]] == [("1.50×", ("paper 2.00×",)), ("0.0 %", ("paper 55.8 %",))]
 
 
 def test_a_single_run(records):

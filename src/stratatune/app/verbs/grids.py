@@ -53,6 +53,7 @@ def run(
 ) -> Answer:
     """Train every run of a recipe that is not done yet; `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`."""
     from stratatune.study.expand import expand
+    from stratatune.study.inherit import settled
     from stratatune.study.recipe import load_recipe
 
     if jobs is not None and jobs < 1:
@@ -60,6 +61,9 @@ def run(
     asked = load_recipe(recipe)
     where = dict(_pair(text, "") for text in data or [])
     models = dict(_pair(text, "--model {}: write NAME=PLACE") for text in model or [])
+    asked, notice = settled(asked, recipe, where)
+    if notice:
+        door.reporter().notice(notice)
     runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []))
     if dry_run:
         return _told(runs, out)

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from stratatune.study.records import RunRecord
-from stratatune.study.report.measured import MEAN, Measured, scale, title_of
+from stratatune.study.report.measured import MEAN, Measured, named, scale, title_of
 from stratatune.study.report.parts import Figure, Panel, Series
 from stratatune.study.statistics import Interval, interval
 
@@ -59,22 +59,26 @@ def _series(name: str, by_x: Mapping[int, Sequence[float]], style: int) -> Serie
     return Series(name, tuple(map(float, steps)), tuple(map(fmean, values)), *bounds, style=style)
 
 
-def depth(measured: Measured) -> Figure | None:
-    """The score by the depth at which a plan is inserted, a panel a column (BFT figure 4); None where it is not varied.
+def depth(measured: Measured, axis: str = "") -> Figure | None:
+    """The score by the depth at which a plan is inserted, a panel a task (BFT figure 4); None where it is not varied.
 
-    A plan's family is its name without ``@depth``; its depth is the frozen depth that the run found.
+    The depth is the place on ``axis``; without one it is the frozen depth that the run found, and plans that differ in
+    their ``@depth`` alone make one line.
     """
     scores: dict[str, dict[str, dict[int, list[float]]]] = {}
     for run in measured.done:
         family, at, _ = str(run.coordinates.get("plan", "")).partition("@")
-        if at:
-            place = scores.setdefault(measured.column(run), {}).setdefault(family, {})
-            place.setdefault(int((run.result or {})["frozen_depth"]), []).append(measured.score(run))
+        if at or axis:
+            place = scores.setdefault(named(run, ("task",)), {}).setdefault(family, {})
+            x = run.coordinates[axis] if axis else (run.result or {})["frozen_depth"]
+            place.setdefault(int(x), []).append(measured.score(run))
     families = list(dict.fromkeys(family for column in scores.values() for family in column))
     label = title_of(next(iter(measured.metrics()), "score"))
     panels = tuple(
-        Panel(f"depth-{number}", headed(f"{column}: {label}" if len(scores) > 1 else label), "frozen depth", series)
-        for number, (column, found) in enumerate(scores.items())
+        Panel(
+            f"depth-{number}", headed(f"{task}: {label}" if len(scores) > 1 else label), axis or "frozen depth", series
+        )
+        for number, (task, found) in enumerate(scores.items())
         if (series := tuple(_series(f, by, families.index(f)) for f, by in found.items() if len(by) > 1))
     )
     said = "The score by the depth of insertion: nothing below it trains, so a deeper plan is a cheaper one."

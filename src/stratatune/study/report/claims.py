@@ -14,6 +14,9 @@ from stratatune.study.report.wording import difference, listed, signed, tested
 from stratatune.study.statistics import compare
 from stratatune.train.metrics import SMALLER_IS_BETTER
 
+COSTS = ("tokens_per_ms", "memory_gb")
+"""What a recipe may give as a published ``metric`` besides scores."""
+
 
 def published(recipe: Recipe | None, measured: Measured) -> dict[tuple[str, str], float]:
     """The papers' scores by the row and column of the runs at their coordinates."""
@@ -22,6 +25,16 @@ def published(recipe: Recipe | None, measured: Measured) -> dict[tuple[str, str]
         for run in measured.records:
             if agrees(run.coordinates, one.where) and one.metric in (None, measured.metric, measured.metric_of(run)):
                 found[measured.row(run), measured.column(run)] = one.value
+    return found
+
+
+def published_costs(recipe: Recipe | None, measured: Measured) -> dict[str, dict[str, float]]:
+    """The papers' ``tokens_per_ms`` and ``memory_gb`` by row."""
+    found: dict[str, dict[str, float]] = {}
+    for one in recipe.published if recipe else ():
+        if one.metric in COSTS:
+            row = next((measured.row(run) for run in measured.records if agrees(run.coordinates, one.where)), None)
+            found.setdefault(row or "", {})[one.metric] = one.value
     return found
 
 

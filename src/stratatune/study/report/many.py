@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stratatune.study.recipe import Recipe
+from stratatune.study.recipe import Layout, Recipe
 from stratatune.study.records import RunRecord
 from stratatune.study.report import charts, claims, tables
 from stratatune.study.report.measured import Measured
@@ -12,8 +12,6 @@ from stratatune.study.report.parts import Code, Fact, Figure, Folded, Part, Repo
 from stratatune.study.report.plans import pictures
 from stratatune.study.report.single import environment
 from stratatune.study.report.wording import listed, seconds
-
-_FIGURES = {"depth": charts.depth, "curves": charts.curves, "cost": charts.costs}
 
 
 def many(recipe: Recipe | None, records: Sequence[RunRecord], title: str) -> Report:
@@ -25,13 +23,14 @@ def many(recipe: Recipe | None, records: Sequence[RunRecord], title: str) -> Rep
         asked.columns if asked else (),
         (asked.metric if asked else None) or "",
     )
+    scored = not asked or not asked.figures or asked.figures != ("cost",)
     sections = [
         Section("Failed", tuple(_failed(measured))),
-        Section("Results", tuple(_results(recipe, measured))),
+        Section("Results", tuple(_results(recipe, measured)) if scored else ()),
         Section("Claims", tuple(_claims(recipe, measured))),
-        Section("Comparisons", tuple(_comparisons(recipe, measured))),
-        Section("Figures", tuple(_figures(measured, asked.figures if asked else ()))),
-        Section("Cost", tuple(filter(None, [tables.costs(measured)]))),
+        Section("Comparisons", tuple(_comparisons(measured)) if scored else ()),
+        Section("Figures", tuple(_figures(measured, asked)) if scored else ()),
+        Section("Cost", tuple(filter(None, [tables.costs(measured, claims.published_costs(recipe, measured))]))),
         Section("Plans", pictures(measured)),
         Section("Runs", tables.runs(measured)),
         Section("Environment", tuple(environment(list(measured.records)))),
@@ -92,16 +91,23 @@ def _claims(recipe: Recipe | None, measured: Measured) -> list[Part]:
     return [Text(f"What {recipe.paper} says, at this size."), *found] if found and recipe and recipe.paper else found
 
 
-def _comparisons(recipe: Recipe | None, measured: Measured) -> list[Part]:
+def _comparisons(measured: Measured) -> list[Part]:
     first = next((row for row in measured.rows if measured.of_row(row)), None)
     table = tables.comparisons(measured, first) if first and len(measured.rows) > 1 else None
     return [table] if table else []
 
 
-def _figures(measured: Measured, wanted: Sequence[str]) -> list[Figure]:
+def _figures(measured: Measured, asked: Layout | None) -> list[Figure]:
     """Those that the recipe asks for; all that the runs allow where it asks for none."""
-    drawn = [draw(measured) for name, draw in _FIGURES.items() if not wanted or name in wanted]
-    return [one for one in drawn if one is not None]
+    axis = asked.x if asked and asked.x in {name for run in measured.records for name in run.coordinates} else None
+    drawn = {
+        "depth": lambda: charts.depth(measured, axis or ""),
+        "curves": lambda: charts.curves(measured),
+        "cost": lambda: charts.costs(measured),
+    }
+    wanted = asked.figures if asked else ()
+    found = [draw() for name, draw in drawn.items() if not wanted or name in wanted]
+    return [one for one in found if one is not None]
 
 
 def _reading(measured: Measured) -> list[str]:

@@ -14,6 +14,7 @@ from stratatune.study.statistics import Comparison, Interval, compare, interval
 from stratatune.train.metrics import SMALLER_IS_BETTER
 
 _BOUNDED = frozenset({"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman"})
+_PLAIN = ("model", "plan", "task")
 MEAN = "mean"
 """The column over all others."""
 
@@ -62,7 +63,8 @@ class Measured:
         across = tuple(columns) or ("task",)
         named = dict.fromkeys(name for record in records for name in record.coordinates)
         varied = [name for name in named if len({str(record.coordinates.get(name)) for record in records}) > 1]
-        down = tuple(rows) or ("plan", *(name for name in varied if name not in ("plan", "seed", *across)))
+        given = ("plan", "seed", *across)
+        down = tuple(rows) or ("plan", *(name for name in varied if name not in given))
         return cls(records, down, across, metric)
 
     @property
@@ -76,17 +78,12 @@ class Measured:
         return tuple(record for record in self.records if record.status == "failed")
 
     def row(self, record: RunRecord) -> str:
-        """The name of its row: the plan, and the other axes as ``name value``."""
-        return self._named(record, self.row_axes, plain="plan")
+        """The name of its row: model, plan and task as they are, other axes as ``name value``."""
+        return named(record, self.row_axes)
 
     def column(self, record: RunRecord) -> str:
         """The name of its column."""
-        return self._named(record, self.column_axes, plain="task")
-
-    def _named(self, record: RunRecord, axes: Sequence[str], plain: str) -> str:
-        parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
-        said = [word if axis in (plain, "model") else f"{axis} {word}" for axis, word in parts if word]
-        return " · ".join(said) or "all"
+        return named(record, self.column_axes)
 
     @cached_property
     def rows(self) -> tuple[str, ...]:
@@ -164,6 +161,12 @@ class Measured:
     def mean_over(self, row: str, number: Callable[[Mapping[str, Any]], float]) -> float:
         """The mean of a number of the results of a row."""
         return fmean(number(record.result or {}) for record in self.of_row(row))
+
+
+def named(record: RunRecord, axes: Iterable[str]) -> str:
+    """Where a run stands on some axes."""
+    parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
+    return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
 
 
 def _word(value: Any, *, path: bool) -> str:

@@ -105,16 +105,22 @@ def comparisons(measured: Measured, reference: str) -> Table | None:
     )
 
 
-def costs(measured: Measured) -> Table | None:
-    """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache."""
+def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> Table | None:
+    """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
+
+    Where the papers' costs are ``published``, each row's speed and memory are set against the first row's, as theirs.
+    """
     rows = []
     for row in measured.rows:
         if runs := measured.of_row(row):
             results = [run.result or {} for run in runs]
-            rows.append((Cell(row), *map(Cell, _cost(results)), Cell(_hits(results), _spared(measured, runs))))
+            against = _against(measured, row, published) if published else ()
+            hits = Cell(_hits(results), _spared(measured, runs))
+            rows.append((Cell(row), *map(Cell, _cost(results)), *against, hits))
     if not rows:
         return None
-    heads = ("trained", "backward through", "trunk", "training", "tokens/s", "peak memory", "cache hits")
+    ratios = (f"speed, {rows[0][0].text} = 1", "memory saved") if published else ()
+    heads = ("trained", "backward through", "trunk", "training", "tokens/s", "peak memory", *ratios, "cache hits")
     note = (
         "Means over the runs of a row; seconds of one run. Trunk: running the frozen part, once an example where it is "
         "cached. A hit is a run whose cache was there before its first step. Spared: the trunk passes that did not "
@@ -139,6 +145,28 @@ def _cost(results: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{mean('tokens_per_second'):,.0f}",
         size(mean("peak_memory_bytes")),
     ]
+
+
+def _against(measured: Measured, row: str, published: Mapping[str, Mapping[str, float]]) -> tuple[Cell, Cell]:
+    """Speed as a multiple of the first row's and memory saved against it, each above the paper's own."""
+    first = next(one for one in measured.rows if measured.of_row(one))
+
+    def ratio(of: str) -> float:
+        return measured.mean_over(row, lambda result: result[of]) / measured.mean_over(first, lambda result: result[of])
+
+    def paper(of: str) -> float | None:
+        there = (published.get(row, {}).get(of), published.get(first, {}).get(of))
+        return there[0] / there[1] if there[0] and there[1] else None
+
+    speed, memory = paper("tokens_per_ms"), paper("memory_gb")
+    return (
+        Cell(f"{ratio('tokens_per_second'):.2f}×", () if speed is None else (f"paper {speed:.2f}×",)),
+        Cell(_saved(ratio("peak_memory_bytes")), () if memory is None else (f"paper {_saved(memory)}",)),
+    )
+
+
+def _saved(ratio: float) -> str:
+    return f"{number(100 * (1 - ratio), 1)} %"
 
 
 def _hits(results: Sequence[Mapping[str, Any]]) -> str:
