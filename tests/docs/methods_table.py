@@ -68,9 +68,8 @@ def page() -> str:
     lines.append("|---" * (len(families) + 2) + "|")
     for kind in kinds:
         cells = [found[kind, family][0] for family, _ in families]
-        lines.append(
-            f"| `{kind}` | {' | '.join(cells)} | {'no' if refusals(apply(tiny.tiny_bert(), plan_of(kind, 'bert')).strata) else 'yes'} |"
-        )
+        exits = not refusals(apply(tiny.tiny_bert(), plan_of(kind, "bert")).strata)
+        lines.append(f"| `{kind}` | {' | '.join(cells)} | {'yes' if exits else 'no'} |")
     reasons = [f"* `{kind}` on {family}: {why}" for (kind, family), (_, why) in found.items() if why]
     return "\n".join([*lines, "", "## Refused, and why", "", *reasons]) + "\n"
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from transformers import RoFormerConfig, RoFormerForMaskedLM, RoFormerForSequenceClassification
 
+import tiny
 from stratatune.errors import ModelError
 from stratatune.model.backbones import Backbone
 from stratatune.model.custom import backbone_from_names
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
 from stratatune.plan import table
+from tuning import shake
 
 NAMES = {
     "embeddings": "embeddings",
@@ -108,3 +110,85 @@ def test_an_unknown_architecture_says_what_to_name():
     with pytest.raises(ModelError, match="model type 'roformer' is not in the table") as error:
         apply(roformer(), "lora")
     assert "backbone_from_names(model, blocks=..., embeddings=..., roles={" in error.value.hint
+
+
+# ---- decoders -----------------------------------------------------------------------------------------------------
+
+LLAMA_LIKE = {
+    "embeddings": "embed_tokens",
+    "blocks": "layers",
+    "final_norm": "norm",
+    "lm_head": "lm_head",
+    "rotary": "rotary_emb",
+    "roles": {
+        **{role: f"self_attn.{role}_proj" for role in "qkvo"},
+        **{"norm_attn": "input_layernorm", "norm_ffn": "post_attention_layernorm"},
+    },
+}
+DECODERS = {  # layer norms and biases; norms behind what each part gives back; an attention beside the FFN
+    "starcoder2": {"roles": {**LLAMA_LIKE["roles"], "up": "mlp.c_fc", "down": "mlp.c_proj"}},
+    "olmo2": {
+        "roles": {
+            **{role: f"self_attn.{role}_proj" for role in "qkvo"},
+            **{"up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj"},
+            **{"norm_post_attn": "post_attention_layernorm", "norm_post_ffn": "post_feedforward_layernorm"},
+        }
+    },
+    "phi": {
+        "final_norm": "final_layernorm",
+        "roles": {
+            **{"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.dense"},
+            **{"up": "mlp.fc1", "down": "mlp.fc2", "norm_attn": "input_layernorm"},
+        },
+    },
+}
+
+
+def decoder(model_type, head="causal", **config):
+    return tiny.tiny_decoder(model_type, head, **config).double()
+
+
+@pytest.mark.parametrize("head", ["causal", "classification"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "2: lora(on=q,v,down)",
+        "late_prompt(depth=2, tokens=3)",
+        "prompt(tokens=2) | adapter(depth=4)",
+        "embeddings full | : full",
+    ],
+)
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_a_decoder_is_added_by_names(model_type, plan, head):
+    if model_type == "olmo2" and head == "classification":
+        head = "causal"  # transformers has no classifier of it
+    model = decoder(model_type, head)
+    every, row = model.num_parameters(), backbone_from_names(model, **{**LLAMA_LIKE, **DECODERS[model_type]})
+    own = sum(parameter.numel() for parameter in Backbone(model).output_layer())
+    assert row.causal
+    model = shake(apply(model, plan))
+    resolved = model.strata.resolved
+    assert resolved.shape.parameters(model.strata.backbone.output) + own == every
+    read, ids = MASK.sum(1) - 1, IDS.masked_fill(~MASK, 1)
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=MASK.long(), use_cache=False).logits
+        whole = logits[torch.arange(2), read] if logits.dim() == 3 else logits
+        split = Top(model.strata)(Trunk(model.strata)(ids, MASK), MASK, read)
+    torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "message"),
+    [
+        ("granite", {}, "does more around its blocks"),  # its logits are scaled
+        ("starcoder2", {"rotary": None}, "cannot be run as the names say"),
+        ("starcoder2", {"final_norm": None}, "final_norm: a decoder needs one"),
+    ],
+)
+def test_a_decoder_of_another_kind_is_refused(model_type, change, message):
+    names = {**LLAMA_LIKE, **DECODERS.get(model_type, {}), **change}
+    config = {"logits_scaling": 4.0} if model_type == "granite" else {}
+    with pytest.raises(ModelError, match=message):
+        backbone_from_names(decoder(model_type, **config), **names)
+    with pytest.raises(ModelError, match="not in the table"):  # nothing of it stays behind
+        table.architecture_of(model_type)

@@ -18,7 +18,7 @@ from stratatune.methods.fused import FusedLinear
 from stratatune.methods.site import Site
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.last_block import LAST_BLOCK, take
-from stratatune.model.measure import check_names, measured
+from stratatune.model.measure import check_forward, check_names, measured
 from stratatune.model.passes import Passes
 from stratatune.model.seq2seq import encoder_calls
 from stratatune.model.skeleton import Call, Skeleton
@@ -59,6 +59,8 @@ class Backbone:
         self.shape: Shape = measured(shape, self) if self.row.measured else shape
         self._held_decoder: Tensor | None = None
         self._held_words: tuple[Tensor, Tensor] | None = None
+        if self.row.measured and self.row.causal:
+            check_forward(self)
 
     def _listed_blocks(self, shape: Shape) -> nn.ModuleList:
         """L blocks, those of a second stack behind the first's; shared ones are there as often as they run."""
@@ -183,7 +185,10 @@ class Backbone:
         """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
         norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
         if self.row.kind != "encoder":
-            parts = {} if self.output == "classification" else {"decoder": self.row.mlm_head["decoder"]}
+            path = self.row.mlm_head["decoder"]
+            parts = {} if self.output == "classification" else {"decoder": path}
+            if self.shape.head_parts["bias"]:
+                parts["bias"] = path
             if "norm" in self.row.mlm_head:
                 parts["norm"] = norm["final_norm"]
             return Site(self.model, {**parts, **norm}, "the head")

@@ -78,11 +78,17 @@ def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
     return vectors[None] + backbone.base.get_submodule(backbone.row.position_table).forward(places)
 
 
-def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
-    """What the model says at the last token of ``mask`` [B, T]: ``hidden`` [B, T, D] at depth 0 -> [B, D], normed."""
+def run_plain(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Every block over [B, T, D] at depth 0, nothing inserted; padding on either side is not in ``mask`` [B, T]."""
     layout = continued(mask, None, hidden.shape[1])
     for number, block in enumerate(backbone.blocks):
         hidden = block.forward(hidden, **block_arguments(backbone, number, hidden, layout))
+    return hidden
+
+
+def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
+    """What the model says at the last token of ``mask`` [B, T]: ``hidden`` [B, T, D] at depth 0 -> [B, D], normed."""
+    hidden = run_plain(backbone, hidden, mask)
     last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
     return backbone.final_norms()[0](_take(hidden, last[:, None])[:, 0])
 
@@ -111,16 +117,15 @@ def run_blocks(strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start
 
 def lm_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
     """``hidden`` [..., D] of the last block -> logits [..., V], by the final norm and the output matrix."""
-    part = {name: backbone.model.get_submodule(path) for name, path in backbone.row.mlm_head.items()}
-    logits = part["decoder"](part["norm"](hidden))
+    decoder = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
+    logits = decoder(backbone.final_norms()[0](hidden))
     cap = getattr(backbone.model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def class_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
     """``hidden`` [B, D] of the last block at the position read -> logits [B, C]."""
-    norm = backbone.model.get_submodule(backbone.row.mlm_head["norm"])
-    return backbone.model.get_submodule(backbone.row.classifier)(norm(hidden))
+    return backbone.model.get_submodule(backbone.row.classifier)(backbone.final_norms()[0](hidden))
 
 
 def candidate_scores(backbone: Backbone, hidden: Tensor, read: Tensor, suffixes: Sequence[Sequence[int]]) -> Tensor:

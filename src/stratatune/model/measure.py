@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from stratatune.errors import ModelError, nearest
+from stratatune.model.decoders import lm_logits, run_plain
 from stratatune.plan.architectures import Architecture
 from stratatune.plan.shape import Linear, Norm, Shape
 
 if TYPE_CHECKING:
     from stratatune.model.backbones import Backbone
+
+_HINT = (
+    "a block is called with attention_mask, position_ids and, where rotary= is named, position_embeddings; "
+    "a decoder of another kind needs code of its own"
+)
 
 
 def measured(shape: Shape, backbone: Backbone) -> Shape:
@@ -32,7 +39,8 @@ def measured(shape: Shape, backbone: Backbone) -> Shape:
         norms={role: _norm(part) for role, part in parts.items() if role.startswith("norm")},
         unnamed=_count(block) - sum(counted.values()),
         embeddings=sum(_count(module) for module in backbone.embedding_modules()),
-        head_parts=_head_parts(head) or shape.head_parts,
+        head_parts=_lm_head(shape, backbone) if row.causal else _head_parts(head) or shape.head_parts,
+        decoder_tied=_tied(backbone) if backbone.output == "causal" else shape.decoder_tied,
         pooler=_pooler(backbone) if backbone.output == "classification" else shape.pooler,
         final_norm=sum(_count(norm) for norm in backbone.final_norms()),
     )
@@ -68,6 +76,64 @@ def _head_parts(head: dict[str, nn.Module]) -> dict[str, int]:
         "bias": sizes["bias"]["bias"].numel() if "bias" in sizes["bias"] else 0,
         "decoder": sizes["decoder"]["weight"].numel(),
     }
+
+
+def _lm_head(shape: Shape, backbone: Backbone) -> dict[str, int]:
+    norm = sum(_count(norm) for norm in backbone.final_norms())
+    bias = getattr(backbone.model.get_output_embeddings(), "bias", None) if backbone.output == "causal" else None
+    return {
+        "dense": 0,
+        "norm": norm,
+        "bias": 0 if bias is None else bias.numel(),
+        "decoder": shape.vocab * shape.word,
+    }
+
+
+def _tied(backbone: Backbone) -> bool:
+    decoder: Any = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
+    words: Any = backbone.model.get_input_embeddings()
+    return decoder.weight is words.weight
+
+
+@torch.no_grad()
+def check_forward(backbone: Backbone) -> None:
+    """Refuses a decoder that does more around its blocks than the row's names say.
+
+    A few tokens go through the model's own forward and through its blocks as the row has them called.
+
+    Raises:
+        ModelError: they differ, or a block does not take what the row says.
+    """
+    model, training = backbone.model, backbone.model.training
+    try:
+        model.eval()
+        wanted, found = _both_ways(backbone)
+    except (TypeError, AttributeError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{type(model).__name__}: its blocks cannot be run as the names say: {error}", _HINT
+        ) from error
+    finally:
+        model.train(training)
+    if not torch.allclose(found, wanted, rtol=0, atol=0.01 * wanted.abs().max().item()):
+        raise ModelError(f"{type(model).__name__} does more around its blocks than the names say", _HINT)
+
+
+def _both_ways(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """Logits, or without a language-model head the last hidden states: by the model, and by its blocks."""
+    model, seen = backbone.model, list[Tensor]()
+    ids = torch.arange(1, 6, device=next(model.parameters()).device)[None] % backbone.shape.vocab
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = backbone.blocks[0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        speaks = backbone.output == "causal"
+        wanted = (model if speaks else backbone.base)(input_ids=ids, use_cache=False)[0]
+    finally:
+        handle.remove()
+    hidden = run_plain(backbone, seen[0], torch.ones_like(ids).bool())
+    return wanted, lm_logits(backbone, hidden) if speaks else backbone.final_norms()[0](hidden)
 
 
 def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:

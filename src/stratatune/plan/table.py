@@ -19,6 +19,11 @@ def add_architecture(row: Architecture) -> None:
     _ADDED.update(dict.fromkeys(row.model_types, row))
 
 
+def forget_architecture(model_type: str) -> None:
+    """Takes a user's row of that model type away again."""
+    _ADDED.pop(model_type, None)
+
+
 def architecture_of(model_type: str, config: Config | None = None) -> Architecture:
     """The row for a config's ``model_type``; of several layouts the one that the config has.
 
