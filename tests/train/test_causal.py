@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
 import tiny
 from stratatune.data.causal import encode_candidates, encode_completion, suffixes_of
@@ -33,6 +34,7 @@ BAD = [
     "a very sad day",
     "bad and poor",
 ]
+WORDS = "the film was good and she loves this book very much".split()
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,24 @@ def test_completions_start_where_the_prompt_ends():
     assert tokenizer.decode(data.ids[data.read[0] + 1 :].tolist()) == " yes .</s>"
     short = encode_completion(Table((["is it good ? " * 9],), ["yes ."]), tokenizer, 10)
     assert short.lengths[0] == 10 and tokenizer.decode(short.ids[short.read[0] + 1 :].tolist()) == " yes .</s>"
+
+
+@pytest.mark.parametrize("opens", [True, False])
+@pytest.mark.parametrize("words", [1, 8, 9, 10, 30, 57])
+def test_long_plain_text_is_told_in_blocks_every_token_once(words, opens):
+    tokenizer = tiny.decoder_tokenizer() if opens else tiny.roberta_tokenizer()
+    if not opens:
+        tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    text = " ".join(WORDS[number % len(WORDS)] for number in range(words))
+    whole = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    data = encode_completion(Table(([text, "a film"],)), tokenizer, 10)
+    told = []
+    for number in range(len(data)):
+        row = data.ids[data.offsets[number] : data.offsets[number + 1]].tolist()
+        told.append(row[data.read[number] + 1 :])
+        assert len(row) <= 10 and (not opens or row[0] == tokenizer.bos_token_id)
+    assert [token for row in told[:-1] for token in row] == whole[1:] and all(told)
+    assert bool(data.notices) == (len(whole) > 10)
 
 
 def test_what_makes_no_sense_is_refused(base, films, stories, tmp_path):

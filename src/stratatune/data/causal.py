@@ -149,11 +149,13 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
     """Prompts and what should follow, the label column, closed by the end of text; without labels the text itself.
 
     ``read`` is the last token that is given; the loss is over those behind it. Where a row is too long, the prompt
-    loses its beginning, and a completion that is too long by itself loses its end.
+    loses its beginning, and a completion that is too long by itself loses its end. Plain text loses nothing: a long one
+    is several examples (:func:`_encode_plain_text`).
     """
-    texts = list(table.texts[0])
+    if table.labels is None:
+        return _encode_plain_text(table, tokenizer, max_length)
     rows, read, cut = [], [], 0
-    for text, completion in zip(texts, table.labels or [None] * len(texts), strict=True):
+    for text, completion in zip(table.texts[0], table.labels, strict=True):
         given, told = _given_and_told(tokenizer, text, completion)
         if len(given) + len(told) > max_length:
             given, told, cut = *_cut(given, told, max_length), cut + 1
@@ -162,11 +164,28 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
     return pack(rows, None, np.array(read, np.int32), cut_notice(cut, table, max_length))
 
 
+def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Every token of every text but its first is told once: a long text in blocks of ``max_length``.
+
+    A block behind the first is given the last token of the one before it, and in front of that whatever the tokenizer
+    opens a text with.
+    """
+    rows, read, long = [], [], 0
+    for text in table.texts[0]:
+        ids = _closed(_ids(tokenizer, text), tokenizer) or [_opening(tokenizer)]
+        opening = ids[: int(ids[0] in tokenizer.all_special_ids)]
+        rows.append(ids[:max_length])
+        read.append(0)
+        long += len(ids) > max_length
+        for start in range(max_length - 1, len(ids) - 1, max_length - len(opening) - 1):
+            rows.append(opening + ids[start : start + max_length - len(opening)])
+            read.append(len(opening))
+    told = f"{table.source}: {long} of {len(table)} texts are longer than {max_length} tokens and make several examples"
+    return pack(rows, None, np.array(read, np.int32), (told,) if long else ())
+
+
 def _given_and_told(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion."""
-    if completion is None:
-        ids = _closed(_ids(tokenizer, text), tokenizer)
-        return ids[:1], ids[1:]
     prompt, space = text.rstrip(), text[len(text.rstrip()) :] or " "
     given, whole = prompt_ids(tokenizer, text), _ids(tokenizer, f"{prompt}{space}{completion}")
     same = next((i for i, (a, b) in enumerate(zip(given, whole, strict=False)) if a != b), min(len(given), len(whole)))
