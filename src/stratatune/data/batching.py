@@ -26,7 +26,7 @@ class Batch:
     """B padded examples.
 
     Attributes:
-        index: int64 [B], their numbers in the data set.
+        index: int64 [B], their numbers in the data set; always on the CPU.
         input_ids: int64 [B, T], padded on the right.
         mask: bool [B, T], True at real tokens.
         token_types: int64 [B, T] or None.
@@ -53,7 +53,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None and k != "index"}
         return replace(self, **moved)
 
 

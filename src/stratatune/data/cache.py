@@ -25,6 +25,7 @@ from stratatune.data import shards as files
 from stratatune.data.caches import verify_cache
 from stratatune.data.kept import DTYPES, Kept, with_scales
 from stratatune.data.keys import KEY_FILE, CacheKey, Identity
+from stratatune.data.resident import Resident
 from stratatune.data.rows import Filling, allocate, gather, map_rows, pad, rows_per_example
 from stratatune.data.shards import check_space
 from stratatune.errors import CacheError, ResourceError
@@ -55,6 +56,7 @@ class TrunkCache:
         self._first = np.zeros(len(rows), dtype=np.int64)
         self._slots: list[Tensor] = []
         self._filling: Filling | None = None
+        self.resident: Resident | None = None
         self._missing = len(rows)
         self._lock = lock
         self._next_shard = 0
@@ -142,9 +144,19 @@ class TrunkCache:
         return gather(self._slots, slots, first, counts) if len(index) else torch.empty(0, self.width, dtype=self.dtype)
 
     def get_padded(self, index: np.ndarray | Tensor) -> Tensor:
-        """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row."""
+        """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row.
+
+        On the CPU, or on the device that move_to() named.
+        """
         index = self._checked(index)
+        if self.resident is not None:
+            return self.resident.get_padded(index)
         return pad(self.get(index), self._rows[index])
+
+    def move_to(self, device: torch.device) -> None:
+        """Copies every row of a complete cache to ``device``, from where get_padded() then takes them."""
+        if self.resident is None:
+            self.resident = Resident(self._slots, self._slot, self._first, self._rows, device)
 
     def verify(self) -> list[str]:
         """The problems of what is on disk, one line each; none in RAM."""
@@ -229,7 +241,7 @@ class TrunkCache:
             self.flush()
         finally:
             self._slot[:] = _ABSENT
-            self._slots, self._filling, self._missing = [], None, len(self._rows)
+            self._slots, self._filling, self.resident, self._missing = [], None, None, len(self._rows)
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None

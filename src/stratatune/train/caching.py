@@ -58,6 +58,7 @@ class Caching:
         self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
         self.read_only = strata.read_only
         self.opened: list[TrunkCache] = []
+        self.feeding: list[Feed] = []
         self.shared = shared
         self.kept: Kept | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
@@ -68,7 +69,9 @@ class Caching:
         cache = self._open(data, name) if self._wanted() else None
         if self.kept is None:
             self.kept = self._settled(data) if cache is None else cache.kept
-        return Feed(trunk, cache, read_only=self.read_only, autocast=self.autocast, kept=self.kept)
+        feed = Feed(trunk, cache, read_only=self.read_only, autocast=self.autocast, kept=self.kept)
+        self.feeding.append(feed)
+        return feed
 
     def _settled(self, data: Encoded) -> Kept:
         return Kept(self.dtype, self._scales(data) if self.dtype == "int8" else None)
@@ -103,7 +106,9 @@ class Caching:
         return "fp32" if self.autocast is None else "bf16"
 
     def close(self) -> None:
-        """Write what is pending and let other runs write."""
+        """Stop reading, write what is pending and let other runs write."""
+        for feed in self.feeding:
+            feed.close()
         for cache in self.opened:
             self._tell_clipped(cache)
             cache.close()

@@ -56,13 +56,15 @@ def evaluate(
     outputs: list[np.ndarray] = []
     order: list[np.ndarray] = []
     loss = 0.0
-    for index in plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
-        batch = collate(data, index, pad_id).to(device)
-        logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words, objective.ids(batch))
-        if batch.labels is not None:
-            loss += objective.word_loss(logits, batch.labels).item() * len(index)
-        outputs.append(objective.predict(logits).cpu().numpy())
-        order.append(index)
+    batches = plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    with feed.ahead(batches, device):
+        for index in batches:
+            batch = collate(data, index, pad_id).to(device)
+            logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words, objective.ids(batch))
+            if batch.labels is not None:
+                loss += objective.word_loss(logits, batch.labels).item() * len(index)
+            outputs.append(objective.predict(logits).cpu().numpy())
+            order.append(index)
     top.train(was_training)
     output = np.concatenate(outputs)[np.argsort(np.concatenate(order))]
     if objective.reading.generates:

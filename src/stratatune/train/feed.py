@@ -6,8 +6,9 @@ something is missing, runs the trunk once and writes it down, so epoch one train
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
 from stratatune.data.kept import Kept
 from stratatune.model.split import Trunk, take
+from stratatune.train.ahead import Ahead
+from stratatune.train.machine import room_on
 
 
 @dataclass
@@ -60,12 +63,47 @@ class Feed:
         if autocast is not None and self.kept.stored in (autocast, torch.int8):
             self.given = autocast
         self.clock = FeedClock()
+        self._ahead: Ahead | None = None
+
+    @contextlib.contextmanager
+    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
+        """While this is open, batches that come [B] and are remembered are read before hidden() is asked for them."""
+        self.close()
+        if self.cache is not None:
+            self._ahead = Ahead(self._read, self._unpack, coming, device)
+        try:
+            yield
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is remembered, so that the trunk need not run again."""
+        return self.cache is not None and self.cache.complete
+
+    def move_to(self, device: torch.device) -> int:
+        """Take a complete cache into the memory of ``device`` where it has room; gives the bytes that went there."""
+        if self.cache is None or not self.cache.complete or self.cache.resident is not None:
+            return 0
+        if not 0 < self.cache.bytes <= room_on(device):
+            return 0
+        self.cache.move_to(device)
+        return self.cache.bytes
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
         if self.cache is None:
             return self._rounded(self._computed(batch))
-        index = batch.index.cpu().numpy()
+        index = batch.index.numpy()
+        if self._ahead is not None and (read := self._ahead.take(index)) is not None:
+            self.clock.remembered += len(index)
+            return read
         if not self.cache.has(index).all():
             hidden = self._computed(batch)
             if not self.cache.writable:  # another run is writing it
@@ -74,7 +112,13 @@ class Feed:
         else:
             self.clock.remembered += len(index)
         # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
-        rows = self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True)
+        return self._unpack(self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True))
+
+    def _read(self, index: np.ndarray) -> Tensor | None:
+        assert self.cache is not None
+        return self.cache.get_padded(index) if self.cache.has(index).all() else None
+
+    def _unpack(self, rows: Tensor) -> Tensor:
         return self.kept.unpack(rows, self.given)
 
     def _computed(self, batch: Batch) -> Tensor:

@@ -113,7 +113,7 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
-        _let_go_of_trunk(session)
+        _settle(session)
         batches = session.batches(progress.epoch)
         top.train()
         for number, batch in _batches(session, batches, progress):
@@ -161,10 +161,13 @@ def _remember_again(session: Session, progress: Progress) -> None:
             session.feed.hidden(collate(session.train, index, session.pad_id).to(session.device))
 
 
-def _let_go_of_trunk(session: Session) -> None:
-    """Once every hidden state is remembered nothing reads the weights below the frozen depth: they leave memory."""
+def _settle(session: Session) -> None:
+    """Once every hidden state is remembered: near the device if it has room, and without the weights that made them."""
     feeds = [feed for feed in (session.feed, session.eval_feed) if feed is not None]
-    if session.reload and all(feed.cache is not None and feed.cache.complete for feed in feeds):
+    moved = sum(feed.move_to(session.device) for feed in feeds)
+    if moved:
+        session.reporter.say(f"the trunk cache is in the memory of {session.device}: {readable_size(moved)}")
+    if session.reload and all(feed.complete for feed in feeds):
         words = session.objective.words if session.objective.training_words is not None else None
         freed = release_trunk(session.top.strata, session.reload, words)
         if freed:
@@ -185,7 +188,8 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = time.perf_counter(), session.away
-    with session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
+    coming = session.feed.ahead(batches[progress.batch :], session.device)
+    with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):
             batch = collate(session.train, batches[number], session.pad_id).to(session.device)

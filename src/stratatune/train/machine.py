@@ -20,6 +20,11 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def room_on(device: torch.device) -> int:
+    """Bytes that a trunk cache may take of a device's own memory: half of what is free; 0 where it has none."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0
+
+
 def environment() -> dict[str, Any]:
     """What a number may depend on besides the settings."""
     libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")

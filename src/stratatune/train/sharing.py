@@ -6,10 +6,12 @@ sixteen trials hold the frozen weights once. Only what a trial trains is copied.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,9 +132,22 @@ class ReadOnce:
         """What feeding cost this trial."""
         return self.feed.clock
 
+    @property
+    def complete(self) -> bool:
+        """As :attr:`Feed.complete`."""
+        return self.feed.complete
+
+    def move_to(self, device: torch.device) -> int:
+        """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
+        return self.feed.move_to(device)
+
+    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Nothing: the trials read in turn, each batch once."""
+        return contextlib.nullcontext()
+
     def hidden(self, batch: Batch) -> Tensor:
         """As :meth:`Feed.hidden`."""
-        key = batch.index.cpu().numpy().tobytes()
+        key = batch.index.numpy().tobytes()
         if key not in self.last:
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
