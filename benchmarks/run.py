@@ -60,10 +60,11 @@ class Bench:
             return Stock(self.setting, lora=False, bucketed=False)
         if name == "A":
             return Stock(self.setting, lora=True, bucketed=False)
+        if name == "A32":
+            return Stock(self.setting, lora=True, bucketed=False, bf16=False)
         other = self.arm("A")
-        twin = object.__new__(Stock)
-        twin.__dict__.update(other.__dict__, bucketed=name == "B", bf16=False if name == "A32" else None)
-        return twin
+        assert isinstance(other, Stock)
+        return other.cut_by_length()
 
     def time(self, name: str, run: Callable[[], float]) -> float:
         """Run once, remember, say."""

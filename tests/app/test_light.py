@@ -14,7 +14,7 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "accelerate")
     [
         ["--help"],
         ["--version"],
-        *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "grid")),
+        *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "grid", "bench")),
         *([verb, "--help"] for verb in ("report", "suggest", "demo")),
         ["plan", "bft-adapter", "--model", "roberta-large", "--json"],
         ["list", "presets"],

@@ -16,7 +16,7 @@ from stratatune.app.failures import closed_pipe, report
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
 from stratatune.app.verbs import planning, training, using, exporting, listing, caches  # noqa: F401  # isort: skip
-from stratatune.app.verbs import grids, reporting, suggesting, trying  # noqa: F401  # isort: skip
+from stratatune.app.verbs import benching, grids, reporting, suggesting, trying  # noqa: F401  # isort: skip
 
 
 def _version(wanted: bool) -> None:

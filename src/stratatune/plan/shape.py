@@ -184,10 +184,10 @@ def shape_of(model: str | Config) -> Shape:
     """
     if not isinstance(model, str):
         return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)
-    return _from_config(model, _config(model))
+    return _from_config(model, config_of(model))
 
 
-def _config(model: str) -> Config:
+def config_of(model: str) -> Config:
     """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():

@@ -11,6 +11,7 @@ data.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,10 +28,13 @@ from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
 from stratatune.data.keys import CacheKey
+from stratatune.errors import ResourceError
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
+from stratatune.plan import Plan
+from stratatune.plan.table import architecture_of
 from stratatune.study.cost import random_batches
 from stratatune.train.feed import Feed
 
@@ -45,6 +49,7 @@ class Setting:
     bf16: bool = True
     timed: int = 6
     """Batches of an epoch that are run; their mean is the epoch's."""
+    device: str = "cpu"
 
     @cached_property
     def bucketed(self) -> list[np.ndarray]:
@@ -63,12 +68,21 @@ class Setting:
 
         torch.manual_seed(0)
         config = AutoConfig.for_model(**self.config)
-        return (AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification).from_config(
-            config, attn_implementation=attention
-        )
+        auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification
+        return auto.from_config(config, attn_implementation=attention).to(self.device)
+
+    def collated(self, plan: list[np.ndarray]) -> Iterator[Batch]:
+        """The batches of ``plan``, on the device."""
+        return (collate(self.data, index, 1).to(self.device) for index in plan)
+
+    def waited(self) -> float:
+        """The time, once the device has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def mixed(self, bf16: bool | None = None) -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
 
 
 def lengths_like(name: str, count: int, seed: int = 0) -> np.ndarray:
@@ -89,13 +103,13 @@ def typical(plan: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.
     """
     padded = np.array([len(index) * lengths[index].max() for index in plan])
     random = np.random.default_rng(0)
-    choices = [random.choice(len(plan), count, replace=False) for _ in range(500)]
+    choices = [random.choice(len(plan), min(count, len(plan)), replace=False) for _ in range(500)]
     best = min(choices, key=lambda choice: abs(padded[choice].mean() - padded.mean()))
     return [plan[number] for number in best]
 
 
 def random_data(lengths: np.ndarray, vocab: int, seed: int = 0) -> Encoded:
-    """Random token ids of the given lengths, two classes, read at a random position."""
+    """Random token ids of the given lengths, two classes, read at the last token but one."""
     random = np.random.default_rng(seed)
     ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -110,23 +124,26 @@ class Stock:
         self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
         model = setting.model("classification")
         if lora:
-            from peft import LoraConfig, TaskType, get_peft_model
-
-            wanted = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=["query", "value"])
-            model = get_peft_model(model, wanted)  # pyright: ignore[reportArgumentType]
+            model = with_peft(model)
         self.model = model.train()
         self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
+    def cut_by_length(self) -> Stock:
+        """The same model and optimiser on batches cut by length, so that memory holds both arms."""
+        other = copy.copy(self)
+        other.bucketed = True
+        return other
+
     def epoch(self) -> float:
         """Seconds of the timed batches of an epoch."""
-        started = time.perf_counter()
+        started = self.setting.waited()
         for batch in self.batches():
             self.step(batch)
-        return time.perf_counter() - started
+        return self.setting.waited() - started
 
     def batches(self) -> Iterator[Batch]:
         plan = self.setting.bucketed if self.bucketed else self.setting.random
-        return (collate(self.setting.data, index, 1) for index in plan)
+        return self.setting.collated(plan)
 
     def loss(self, batch: Batch) -> Tensor:
         """The forward pass."""
@@ -142,20 +159,39 @@ class Stock:
         self.optimiser.zero_grad()
 
 
+def with_peft(model: Any) -> nn.Module:
+    """Stock LoRA on the queries and values of every block, by the names that the backbone table has for them.
+
+    Raises:
+        ResourceError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ModuleNotFoundError as error:
+        raise ResourceError("what people use today is measured with peft", 'pip install "stratatune[bench]"') from error
+    row = architecture_of(model.config.model_type, model.config.to_dict())
+    paths = [next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")]
+    wanted = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=sorted(set(paths)))
+    return get_peft_model(model, wanted)
+
+
 class Ours:
     """Arm S: a plan's top from the trunk cache."""
 
-    def __init__(self, setting: Setting, plan: str, cache: Path | None) -> None:
+    def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
-        self.model = apply(setting.model("mlm", attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
+        plan = Plan.parse(plan) if isinstance(plan, str) else plan
+        kind = plan.objective
+        self.model = apply(setting.model(kind, attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
         strata = self.model.strata
         if setting.bf16:
             cast_frozen(strata, torch.bfloat16)
         self.top = Top(strata)
         self.trained = list(strata.trained().values())
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
-        self.words = torch.tensor([100, 200])
-        self.over_words = False  # the loss is over the whole vocabulary, as in LPT
+        self.words = torch.tensor([10, 11], device=setting.device)
+        self.over_words = kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
+        self.picked = self.words if kind == "mlm" else None
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
@@ -166,25 +202,27 @@ class Ours:
         key = CacheKey(
             "w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if read_only else "all", dtype, ()
         )  # pyright: ignore[reportArgumentType]
-        store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
+        store = None
+        if not resolved.trains_embeddings:
+            store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
         autocast = torch.bfloat16 if self.setting.bf16 else None
         return Feed(Trunk(self.model.strata), store, read_only=read_only, autocast=autocast)
 
     def epoch(self) -> float:
         """Seconds of the timed batches, from the cache or building it."""
-        started = time.perf_counter()
+        started = self.setting.waited()
         for batch in self.batches():
             self.step(batch)
-        return time.perf_counter() - started
+        return self.setting.waited() - started
 
     def batches(self) -> Iterator[Batch]:
-        return (collate(self.setting.data, index, 1) for index in self.setting.bucketed)
+        return self.setting.collated(self.setting.bucketed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Feed and forward: as train/loop.py does them."""
         hidden = self.feed.hidden(batch)
         with self.setting.mixed():
-            logits = self.top(hidden, batch.mask, batch.read, self.words if self.over_words else None)
+            logits = self.top(hidden, batch.mask, batch.read, self.picked if self.over_words else None)
         labels = batch.labels if self.over_words else self.words[batch.labels]
         return nn.functional.cross_entropy(logits.float(), labels)  # pyright: ignore[reportArgumentType]
 

@@ -126,6 +126,15 @@ def reread(shape: Shape, tokens: int) -> float:
     return shape.border * one.work.forward
 
 
+def block_work(
+    shape: Shape, treatments: tuple[Treatment, ...], length: int, queries: int, *, arrives: bool = True
+) -> Work:
+    """One block over ``length`` positions, ``queries`` of them wanted; ``arrives``: gradients pass it."""
+    block = _Block(shape, treatments, length, queries, OURS)
+    block.run(arrives)
+    return block.work
+
+
 class _Block:
     """The walk through one block; keys and values at every position, the rest at ``queries``.
 

@@ -33,10 +33,21 @@ def plan(
         str, typer.Option(help="How the cache keeps hidden states: fp32, bf16, fp16, int8.")
     ] = "fp32",
     svg: Annotated[Path | None, typer.Option(help="Write the picture into this file too.", show_default=False)] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(
+            help="Price epochs over these: a data file (the model's tokenizer reads it), or a .txt of lengths.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --lengths: examples in a batch.")] = 32,
+    task: Annotated[str | None, typer.Option(help="With --lengths: the data's task.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
 ) -> Answer:
     """Resolve a plan against a model and draw it: what trains, what is remembered, what it costs.
 
-    Downloads nothing but the model's configuration.
+    Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
@@ -44,15 +55,21 @@ def plan(
 
     head = settled(objective, Plan.parse(plan).objective)
     resolved = Plan.parse(plan).resolve(shape_of(model))
-    costs = cost(resolved, tokens=tokens, objective=head, dtype=cache_dtype)
+    given = None
+    if lengths is not None:
+        from stratatune.study.reading import lengths_in
+
+        given = lengths_in(lengths, model=model, plan=plan, task=task, text=text, label=label)
+    costs = cost(
+        resolved, None, given, tokens=tokens, objective=head, dtype=cache_dtype, batch_size=batch_size, labels=labels
+    )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
     if svg is not None:
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
-    return Answer(
-        data, "\n".join((terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype)))
-    )
+    told = (terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype), *_epochs(costs))
+    return Answer(data, "\n".join(told))
 
 
 def settled(objective: str, own: str) -> str:
@@ -88,3 +105,23 @@ def _told(costs: Cost, dtype: str) -> str:
     size = f"{costs.cache_bytes_per_token:,} bytes a token ({dtype})"
     first = f"a training step of {costs.tokens} tokens, predicted: {step};"
     return f"{first}\nfrom the trunk cache {cached}; the cache takes {size}"
+
+
+def _epochs(costs: Cost) -> list[str]:
+    """What epochs over the lengths cost beside A, B and F."""
+    if not costs.epochs:
+        return []
+    from stratatune.data.keys import readable_size
+    from stratatune.study.cost import ARMS
+
+    own, drawn = costs.epochs["cached"], costs.epochs["A"].padding
+    lines = [
+        "",
+        f"epochs of {own.steps:,} batches, padded {own.padding:.2f}x cut by length, {drawn:.2f}x at random; predicted:",
+        f"{'':<6}{'from the cache':>16}{'ten epochs':>14}{'kept for backward a step':>28}",
+    ]
+    lines.append(f"{'plan':<6}{'1x':>16}{'1x':>14}{readable_size(int(own.saved_bytes)):>28}")
+    for arm in ARMS:
+        kept = readable_size(int(costs.epochs[arm].saved_bytes))
+        lines.append(f"{arm:<6}{costs.ratio(arm):>15.1f}x{costs.ratio(arm, 10):>13.1f}x{kept:>28}")
+    return [*lines, *(f"{arm}: {what}" for arm, what in ARMS.items()), f"the cache: {readable_size(costs.cache_bytes)}"]

@@ -1,0 +1,158 @@
+"""``stratatune bench``: plans beside what people use today, on the user's own machine and data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stratatune.app.door import Answer, Door, verb
+from stratatune.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from stratatune.study.arms import Setting
+    from stratatune.study.bench import Report
+
+_LIKE, _PRECISIONS = ("sst2", "rte"), ("bf16", "fp32")
+_EXAMPLES = 10_240
+
+
+@verb()
+def bench(
+    door: Door,
+    model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
+    train: Annotated[
+        str | None,
+        typer.Option(help="Data whose lengths count; without it 10,240 made-up examples.", show_default=False),
+    ] = None,
+    plans: Annotated[str, typer.Option(help="Plans, by commas.")] = "bft-adapter,bft",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the best counts.")] = 3,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of an epoch that are run in a turn.")] = 6,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 32,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    like: Annotated[str, typer.Option(help="Without --train: lengths like those of sst2 or rte.")] = "sst2",
+    task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
+    label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; torch's own by default.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
+) -> Answer:
+    """Time full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), and plans: a table, a picture.
+
+    The weights are random, as they do not change the time; the model's configuration is all that is read of it.
+    """
+    _check("like", like, _LIKE)
+    _check("precision", precision, _PRECISIONS)
+    _check("device", device, ("auto", "cpu", "cuda"))
+    chosen = split_plans(plans)
+    from stratatune.study.bars import svg
+    from stratatune.study.bench import bench as measure
+
+    data = {"task": task, "text": text, "label": label, "plan": chosen[0] if chosen else None}
+    setting = _setting(model, train, like, data, batch_size, batches, precision == "bf16", device, threads)
+    say = door.reporter().say
+    report = measure(setting, chosen, rounds=rounds, say=say)
+    files = _write(out, report.to_data(), svg(report))
+    return Answer({**report.to_data(), "files": files}, table(report), note=f"\nthe picture: {files['svg']}")
+
+
+def _check(name: str, value: str, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        raise ConfigError([f"{name}: {value!r}"], did_you_mean(value, legal))
+
+
+def split_plans(text: str) -> list[str]:
+    """Plans by commas; those inside brackets belong to a plan's options."""
+    return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
+
+
+def _setting(
+    model: str,
+    train: str | None,
+    like: str,
+    data: dict[str, Any],
+    batch_size: int,
+    batches: int,
+    bf16: bool,
+    device: str,
+    threads: int | None,
+) -> Setting:
+    import numpy as np
+    import torch
+
+    from stratatune.plan.shape import config_of, shape_of
+    from stratatune.study.arms import Setting, lengths_like, random_data
+    from stratatune.study.reading import encoded
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["device: 'cuda' is not on this machine"], "give --device cpu")
+    config = dict(config_of(model))
+    shape = shape_of(config)
+    lengths = lengths_like(like, _EXAMPLES) if train is None else encoded(train, model=model, **data).lengths
+    lengths = np.minimum(lengths, shape.max_tokens)
+    here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return Setting(config, random_data(lengths, shape.vocab), batch_size, bf16, batches, here)
+
+
+def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
+    from stratatune.model.saving import told_about, write_text
+
+    with told_about(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "bench.json", json.dumps(data, indent=2) + "\n")
+        write_text(out / "bench.svg", picture + "\n")
+    return {"json": str(out / "bench.json"), "svg": str(out / "bench.svg")}
+
+
+def table(report: Report) -> str:
+    """An epoch of each way, measured beside predicted, and how many times as long A, B and F take."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from stratatune.study.bench import EPOCHS
+    from stratatune.study.cost import ARMS
+
+    padding = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in report.padding.items())
+    shown = Table(
+        title=f"{report.model}: {report.examples:,} examples of {report.tokens:.0f} tokens; padding: {padding}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    shown.add_column("way")
+    for name in (
+        "epoch, s",
+        "predicted",
+        f"{EPOCHS} epochs, s",
+        "predicted",
+        *(f"vs {arm}" for arm in ARMS),
+        "kept a step",
+    ):
+        shown.add_column(name, justify="right")
+    for way in report.ways:
+        ratios = (report.ratio(way.name, arm) for arm in ARMS)
+        thought = (report.ratio(way.name, arm, predicted=True) for arm in ARMS)
+        shown.add_row(
+            way.name,
+            f"{way.seconds:,.3g}",
+            f"{way.predicted:,.3g}",
+            f"{way.epochs(EPOCHS):,.3g}",
+            f"{way.epochs(EPOCHS, predicted=True):,.3g}",
+            *(f"{one:.2f}x ({other:.2f})" for one, other in zip(ratios, thought, strict=True)),
+            f"{way.saved_bytes / 1e6:,.0f} MB",
+        )
+    console = Console(width=132, no_color=True)
+    with console.capture() as captured:
+        console.print(shown)
+        for name, what in ARMS.items():
+            console.print(f"{name}: {what}", highlight=False)
+        console.print(
+            "vs: how many times as long A, B, F take for an epoch from the cache (predicted)", highlight=False
+        )
+    return captured.get().rstrip()

@@ -1,0 +1,86 @@
+"""``stratatune bench`` and the lengths that ``stratatune plan`` prices."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from stratatune.app.verbs.benching import split_plans
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+SMALL = ("--rounds", "1", "--batches", "2", "--batch-size", "8")
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A file of 40 texts of different lengths."""
+    rows = [f"{'a good film and ' * (1 + number % 7)}story,{'yes' if number % 2 else 'no'}" for number in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["sentence,label", *rows]) + "\n")
+    return tmp_path / "train.csv"
+
+
+def test_bench(say, tiny_folder, data, tmp_path):
+    pytest.importorskip("peft")
+    folder, out = tiny_folder("bert"), tmp_path / "bench"
+    said = say("bench", "--model", folder, "--train", data, "--plans", "bft-adapter@2", *SMALL, "--out", out, "--json")
+    assert said.code == 0
+    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "F", "bft-adapter@2"]
+    assert said.json["examples"] == 40 and said.json["padding"]["cut by length"] < said.json["padding"]["random"]
+    assert (out / "bench.svg").read_text().startswith("<svg") and (out / "bench.json").is_file()
+
+
+def test_bench_prints_one_table(say, tiny_folder, tmp_path):
+    pytest.importorskip("peft")
+    said = say("bench", "--model", tiny_folder("bert"), "--plans", "2: lora", *SMALL, "--out", tmp_path / "bench")
+    assert said.code == 0
+    assert "predicted" in said.out and "2: lora" in said.out and "A: stock LoRA" in said.out
+
+
+def test_bench_without_peft(say, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    said = say("bench", "--model", tiny_folder("bert"), *SMALL, "--out", tmp_path / "bench")
+    assert said.code == 1 and "pip install" in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--like", "sst"], "sst2"),
+        (["--precision", "int4"], "bf16"),
+        (["--plans", ""], "plans"),
+        (["--plans", "nope"], "nope"),
+    ],
+)
+def test_bench_mistakes(say, tiny_folder, arguments, told):
+    said = say("bench", "--model", tiny_folder("bert"), *arguments)
+    assert said.code == 2 and told in said.err
+
+
+def test_plans_by_commas():
+    assert split_plans("bft, 2: lora(rank=4, alpha=8) + bitfit(on=ffn,norm_ffn),full") == [
+        "bft",
+        "2: lora(rank=4, alpha=8) + bitfit(on=ffn,norm_ffn)",
+        "full",
+    ]
+
+
+def test_plan_prices_lengths(say, tmp_path):
+    (tmp_path / "lengths.txt").write_text("\n".join(["4", "60"] * 64))
+    said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt", "--json")
+    assert said.json["epochs"]["A"]["padding"] > 1.5 > said.json["epochs"]["cached"]["padding"]
+    assert said.json["cached_vs_A"] > 1.5 * said.json["cached_vs_B"]
+    assert said.json["cache_bytes"] == 64 * 64 * 1024 * 4
+    shown = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt").out
+    assert "from the cache" in shown and "kept for backward" in shown
+
+
+def test_plan_prices_a_data_file(say, tiny_folder, data):
+    said = say("plan", "bft-adapter", "--model", tiny_folder("bert"), "--lengths", data, "--json")
+    assert said.code == 0 and said.json["epochs"]["cached"]["steps"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "4\nnine\n", "0"])
+def test_wrong_lengths(say, tmp_path, text):
+    (tmp_path / "lengths.txt").write_text(text)
+    said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt")
+    assert said.code == 2 and "each line" in said.err
