@@ -13,7 +13,7 @@ import gridding
 from stratatune.app.cli import run as command
 from stratatune.data.caches import list_caches
 from stratatune.study.grid import grid_lock
-from stratatune.study.records import read_records
+from stratatune.study.records import read_caches, read_records
 from stratatune.study.store import Store
 
 
@@ -50,6 +50,9 @@ def test_a_grid_from_first_to_last(tmp_path, say):
 
     asked, records = read_records(out)
     assert asked.title == "tiny"
+    (built,) = read_caches(out)
+    assert (built["depth"], len(built["caches"])) == (2, 2)
+    assert "2 of 2 done" in (out / "report.html").read_text()
     assert all(one.status == "done" and one.result["cache_hit"] for one in records)
     assert [one.coordinates["plan"] for one in records] == ["bft-adapter@2"] * 2 + ["lpt@2"] * 2
     assert all(gridding.epochs_of(one.folder) == [1] for one in records)

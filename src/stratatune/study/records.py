@@ -73,6 +73,19 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
     raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "give one that `train` or `grid` wrote")
 
 
+def read_caches(path: str | Path) -> list[dict[str, Any]]:
+    """The trunk caches that a grid built, as :func:`~stratatune.train.building.build_cache` tells of them; none of a run.
+
+    Raises:
+        ConfigError: as :func:`read_records`.
+    """
+    path = Path(path).expanduser()
+    if not (path / FILE).is_file():
+        return []
+    with Store.open(path) as store:
+        return [row["result"] for row in store.caches().values() if row["status"] == "done" and row["result"]]
+
+
 def _of_grid(grid: Path, row: Mapping[str, Any]) -> RunRecord:
     folder = grid / RUNS / row["id"]
     return RunRecord(

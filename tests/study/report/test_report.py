@@ -11,6 +11,7 @@ from stratatune.study.report import FORMATS, text_of, write
 from stratatune.study.report.latex import escaped
 from stratatune.study.report.many import many
 from stratatune.study.report.parts import Finding, Folded, Table, Text
+from stratatune.study.report.plain import plain
 from stratatune.study.report.single import single
 
 
@@ -67,6 +68,13 @@ def test_costs_and_the_trunk_that_did_not_run(report):
     assert found["lpt@1/2"][:6] == ["791,680", "12 of 24", "2.0 s", "6.0 s", "1,000", "800 MB"]
     # Six runs of three epochs: two passes of two seconds each were not needed.
     assert table(report, "Cost").rows[0][-1].below == ("24 s spared",)
+
+
+def test_caches_that_the_grid_built(recipe, records):
+    sets = [{"bytes": 3_000_000, "examples": 10, "computed": 10}, {}]
+    built = [{"depth": 12, "seconds": 1.5, "caches": sets}, {"depth": 12, "seconds": 2.5, "caches": sets}]
+    found = [part for part in section(many(recipe, records, "grid", built), "Cost").parts if isinstance(part, Table)]
+    assert rows(found[1]) == {"depth 12": ["2", "6 MB", "4.0 s", "12", "36"]}
 
 
 def test_runs_that_failed_or_wait_are_shown_and_in_no_mean(recipe, unfinished):
@@ -160,6 +168,19 @@ def test_published_costs_stand_beside_measured_ones(records):
     assert [one.title for one in report.sections][0] == "Cost"
     row = table(report, "Cost").rows[1]
     assert [(cell.text, cell.below) for cell in row[7:9]] == [("1.50×", ("paper 2.00×",)), ("0.0 %", ("paper 55.8 %",))]
+
+
+def test_in_a_terminal(report, recipe, records):
+    lines = plain(report).splitlines()
+    assert lines[:4] == [
+        "Accuracy",
+        "plan           trec         rte        mean",
+        "bft@1/2  92.0 ± 2.0  63.0 ± 3.0  77.5 ± 2.2",
+        "lpt@1/2  82.0 ± 2.6  62.0 ± 2.6  72.0 ± 2.6",
+    ]
+    assert "does not hold  LPT is better on TREC" in lines
+    costs = recipe.model_copy(update={"report": recipe.report.model_copy(update={"figures": ("cost",)})})
+    assert plain(many(costs, records, "grid")).startswith("Cost of a run.")
 
 
 def test_a_single_run(records):

@@ -51,7 +51,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run what failed before again.")] = False,
 ) -> Answer:
-    """Train every run of a recipe that is not done yet; `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`."""
+    """Train every run of a recipe that is not done yet, then print its table and write its report.
+
+    `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`.
+    """
     from stratatune.study.expand import expand
     from stratatune.study.inherit import settled
     from stratatune.study.recipe import load_recipe
@@ -69,16 +72,21 @@ def run(
         return _told(runs, out)
     if out is None:
         raise ConfigError(["--out: missing; where the runs go"], "write --out runs/NAME, or --dry-run")
+    from stratatune.app.reporting import leave_report
     from stratatune.study.grid import run_grid
+    from stratatune.study.report import report_on
+    from stratatune.study.report.plain import plain
 
-    made = _engine(engine, address, jobs)
-    tally = run_grid(runs, asked, out.expanduser(), made, retry_failed=retry_failed, reporter=door.reporter())
+    made, out, reporter = _engine(engine, address, jobs), out.expanduser(), door.reporter()
+    tally = run_grid(runs, asked, out, made, retry_failed=retry_failed, reporter=reporter)
+    leave_report(out, reporter)
     failed = [{"id": name, "error": error} for name, error in tally.failed.items()]
     answer = {"out": str(out), "runs": len(runs), "ran": tally.ran, "skipped": tally.skipped, "failed": failed}
-    note = f"{tally.ran} ran, {tally.skipped} were done before, {len(failed)} failed: stratatune grid ls {out}"
+    note = f"{tally.ran} ran, {tally.skipped} were done before, {len(failed)} failed; the report: {out / 'report.html'}"
     if failed:
         note += "; --retry-failed runs them again"
-    return Answer({**answer, "caches": tally.caches, "seconds": tally.seconds}, note=note, exit_code=int(bool(failed)))
+    answer |= {"caches": tally.caches, "seconds": tally.seconds}
+    return Answer(answer, plain(report_on(out)), note, exit_code=int(bool(failed)))
 
 
 def _engine(name: str, address: str | None, jobs: int | None) -> Engine:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stratatune._compat import VERSION
 from stratatune.errors import ResourceError
-from stratatune.study.records import read_records
+from stratatune.study.records import read_caches, read_records
 from stratatune.study.report import drawing
 from stratatune.study.report.html import html
 from stratatune.study.report.latex import latex
@@ -36,7 +36,8 @@ def report_on(folder: str | Path) -> Report:
     folder = Path(folder).expanduser()
     recipe, records = read_records(folder)
     name = folder.resolve().name
-    report = single(records[0]) if recipe is None and len(records) == 1 else many(recipe, records, name)
+    alone = recipe is None and len(records) == 1
+    report = single(records[0]) if alone else many(recipe, records, name, read_caches(folder))
     return replace(report, made_by=f"Written by stratatune {VERSION}: stratatune report {name}")
 
 

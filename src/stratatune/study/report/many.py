@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stratatune.study.recipe import Layout, Recipe
 from stratatune.study.records import RunRecord
@@ -14,8 +15,10 @@ from stratatune.study.report.single import environment
 from stratatune.study.report.wording import listed, seconds
 
 
-def many(recipe: Recipe | None, records: Sequence[RunRecord], title: str) -> Report:
-    """Sections of a grid, finished or not."""
+def many(
+    recipe: Recipe | None, records: Sequence[RunRecord], title: str, caches: Sequence[Mapping[str, Any]] = ()
+) -> Report:
+    """Sections of a grid, finished or not; ``caches`` as :func:`stratatune.study.records.read_caches` gives them."""
     asked = recipe.report if recipe else None
     measured = Measured.of(
         records,
@@ -30,7 +33,7 @@ def many(recipe: Recipe | None, records: Sequence[RunRecord], title: str) -> Rep
         Section("Claims", tuple(_claims(recipe, measured))),
         Section("Comparisons", tuple(_comparisons(measured)) if scored else ()),
         Section("Figures", tuple(_figures(measured, asked)) if scored else ()),
-        Section("Cost", tuple(filter(None, [tables.costs(measured, claims.published_costs(recipe, measured))]))),
+        Section("Cost", tuple(_cost(recipe, measured, caches))),
         Section("Plans", pictures(measured)),
         Section("Runs", tables.runs(measured)),
         Section("Environment", tuple(environment(list(measured.records)))),
@@ -84,6 +87,11 @@ def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
     published = claims.published(recipe, measured)
     parts: list[Part] = [tables.scores(measured, published)]
     return [*parts, *map(Text, claims.notes(recipe))]
+
+
+def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]]) -> list[Part]:
+    costs = tables.costs(measured, claims.published_costs(recipe, measured))
+    return [one for one in (costs, tables.caches(measured, caches)) if one is not None]
 
 
 def _claims(recipe: Recipe | None, measured: Measured) -> list[Part]:

@@ -129,6 +129,28 @@ def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> T
     return Table("Cost of a run.", (Column(_heading(measured), False), *map(Column, heads)), tuple(rows), note)
 
 
+def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The trunk caches that a grid built before its runs, by depth, and how often they were read."""
+    rows = []
+    for depth in sorted({one["depth"] for one in built}):
+        alike = [one for one in built if one["depth"] == depth]
+        sets = [data for one in alike for data in one["caches"] if data]
+        readers = [one for one in measured.done if (one.result or {})["frozen_depth"] == depth and remembers(one)]
+        passes = sum((one.result or {})["epochs"] for one in readers)
+        spent = sum(one["seconds"] for one in alike)
+        cells = (
+            f"{len(alike)}",
+            size(sum(data["bytes"] for data in sets)),
+            seconds(spent),
+            f"{len(readers)}",
+            f"{passes}",
+        )
+        rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
+    heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
+    note = "Built once each, before the runs, start-up included; so no run above has seconds of the trunk of its own."
+    return Table("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
+
+
 def _cost(results: Sequence[Mapping[str, Any]]) -> list[str]:
     def mean(of: str) -> float:
         return fmean(result[of] for result in results)
@@ -175,7 +197,7 @@ def _hits(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
     found = sum(spared(measured, run) for run in runs)
-    return (f"{seconds(found)} spared",) if found > 0 else ()
+    return (f"{seconds(found)} spared",) if found >= 0.05 else ()
 
 
 def spared(measured: Measured, run: RunRecord) -> float:
