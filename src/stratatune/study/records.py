@@ -74,7 +74,7 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
 
 
 def read_caches(path: str | Path) -> list[dict[str, Any]]:
-    """The trunk caches that a grid built, as :func:`~stratatune.train.building.build_cache` tells of them; none of a run.
+    """The trunk caches that a grid built, as ``train.building.build_cache`` tells of them; none of a run.
 
     Raises:
         ConfigError: as :func:`read_records`.

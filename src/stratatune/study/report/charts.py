@@ -108,7 +108,7 @@ def costs(measured: Measured) -> Figure | None:
         for name, label, number in _COSTS
     )
     over = f", mean over {len(measured.columns)} columns" if len(measured.columns) > 1 else ""
-    note = "Time is training with the trunk passes that the run made itself; bars are 95 % intervals over seeds."
+    note = "Time is training, trunk passes of the run itself in it, a cache built before not; bars are 95 % intervals."
     return Figure("costs", f"The score against what it costs{over}; up and to the left is better.", panels, note)
 
 
