@@ -104,5 +104,6 @@ def _target_scores(model: Any, hidden: Tensor, mask: Tensor, targets: Tensor) ->
         decoder_input_ids=given,
         use_cache=False,
     ).logits
-    loss = nn.functional.cross_entropy(logits.float().mT, targets, ignore_index=_IGNORED, reduction="none")  # [B, U]
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = nn.functional.cross_entropy(exact.mT, targets, ignore_index=_IGNORED, reduction="none")  # [B, U]
     return torch.stack([-loss.sum(dim=1), (targets != _IGNORED).sum(dim=1).to(loss.dtype)], dim=1)

@@ -1,0 +1,148 @@
+"""Every treatment of the registries on every decoder and encoder-decoder of the table, under each of its heads.
+
+What each promises: identity at the start, trained = counted, no gradient below the frozen depth with and without
+checkpointing, trunk and top = the whole model, saved = loaded, merged = unmerged or a reason, taken off = the base.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+import tiny
+from stacks import without_dropout
+from stratatune.errors import PlanError
+from stratatune.model.counting import count_backward_blocks
+from stratatune.model.merging import merge, remove
+from stratatune.model.saving import read_tensors
+from stratatune.model.split import Top, Trunk
+from stratatune.model.tuned import apply
+from stratatune.plan import ARCHITECTURES, BLOCK_TREATMENTS, INSERTIONS, Plan, architecture_of
+from tuning import MIXES, PLANS, shake, starts_as_the_base
+
+NO_BIAS = ("trains nothing in a", "has no bias")
+TWO_STACKS = ("t5", "t5-gated", "bart")
+FAMILIES = (*tiny.DECODERS, *TWO_STACKS)
+"""Families whose linears and norms have no bias may refuse BitFit; nothing else may be refused."""
+EVERYTHING = (("gpt2", "lm"), ("llama", "lm"), ("t5", "lm"), ("bart", "classes"))
+REST = [(f, "lm") for f in FAMILIES if (f, "lm") not in EVERYTHING] + [(f, "classes") for f in ("gpt2", "llama", "t5")]
+FEW = ("1: bitfit", MIXES[0], MIXES[2], MIXES[3])
+"""All kinds of treatments, put together; each by itself stands in a model of every sort."""
+CASES = [(*case, text) for case in EVERYTHING for text in (*PLANS, *MIXES)] + [(*c, text) for c in REST for text in FEW]
+MASK = torch.arange(7) < torch.tensor([7, 4, 6])[:, None]
+IDS = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(3)).masked_fill(~MASK, 1)
+IDS[torch.arange(3), MASK.sum(1) - 1] = 2  # closed, as T5's and BART's classes are read
+TARGETS = torch.randint(5, 60, (3, 4), generator=torch.Generator().manual_seed(4))
+
+
+def base_of(family, head):
+    if family in TWO_STACKS:
+        kind = "seq2seq" if head == "lm" else "classification"
+        return tiny.tiny_encoder_decoder(family, kind, blocks=4, more=0).double()
+    return tiny.tiny_decoder(family, "causal" if head == "lm" else "classification").double()
+
+
+def whole(model):
+    """The model's own forward: the logits that the objective reads."""
+    two_stacks = bool(model.config.is_encoder_decoder)
+    told = {"labels": TARGETS} if two_stacks and hasattr(model, "lm_head") else {}
+    out = model(input_ids=IDS, attention_mask=MASK.long(), use_cache=False, **told).logits
+    if told:
+        return out.log_softmax(-1).gather(2, TARGETS[..., None]).sum((1, 2))
+    return out[torch.arange(3), MASK.sum(1) - 1] if out.dim() == 3 else out
+
+
+def halves(model):
+    strata, read = model.strata, MASK.sum(1) - 1
+    ids = None
+    if strata.backbone.row.kind == "encoder-decoder":
+        ids = TARGETS if strata.backbone.output == "seq2seq" else IDS
+    found = Top(strata)(Trunk(strata)(IDS, MASK, None, read), MASK, read, ids=ids)
+    return found[:, 0] if strata.backbone.output == "seq2seq" else found
+
+
+def tuned(family, text, head):
+    """The model with its plan; None where BitFit finds no bias."""
+    try:
+        torch.manual_seed(2)
+        return apply(base_of(family, head), text).eval()
+    except PlanError as error:
+        assert any(reason in error.message for reason in NO_BIAS) and family not in ("gpt2", "bart"), error
+        return None
+
+
+def test_every_row_of_the_table_is_here():
+    rows = {row.name for row in ARCHITECTURES if row.kind != "encoder"}
+    assert rows == {architecture_of(name).name for name in tiny.DECODERS} | set(TWO_STACKS)
+
+
+def test_the_few_hold_every_kind():
+    kinds = {one.kind for text in FEW for one in treatments(text)}
+    assert kinds | {"frozen"} == {*BLOCK_TREATMENTS, *INSERTIONS}
+
+
+def treatments(text):
+    plan = Plan.parse(text)
+    return [*(one for stratum in plan.strata for one in stratum.treatments), *plan.insertions]
+
+
+@pytest.mark.parametrize(("family", "head", "text"), CASES)
+def test_what_a_method_promises(family, head, text, tmp_path):
+    model, base = tuned(family, text, head), base_of(family, head)
+    if model is None:
+        return
+    with torch.no_grad():
+        assert torch.allclose(whole(model), whole(base), atol=1e-12) == starts_as_the_base(text)
+        shake(model)
+        said = whole(model)
+        torch.testing.assert_close(halves(model), said, rtol=0, atol=1e-10)
+    _trains_what_it_counts(model, head)
+    _saved_as_it_is(model, tmp_path)
+    _back_to_an_ordinary_model(model, base, said, head)
+
+
+def _trains_what_it_counts(model, head):
+    resolved, own = model.strata.resolved, model.strata.backbone.output_layer()
+    trained = sum(parameter.numel() for parameter in model.strata.trained().values())
+    assert trained == resolved.trainable(model.strata.backbone.output) + sum(p.numel() for p in own)
+    model = without_dropout(copy.deepcopy(model))
+    first = None
+    for checkpointing in (False, True):
+        if checkpointing:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+        for run in (whole, halves):
+            model.zero_grad(set_to_none=True)
+            blocks = count_backward_blocks(model.strata, lambda run=run: run(model).square().sum().backward())
+            assert blocks == resolved.backprop_blocks
+            found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+            assert found.keys() == model.strata.trained().keys()
+            first = first or found
+            for name, gradient in found.items():
+                torch.testing.assert_close(gradient, first[name], rtol=1e-9, atol=1e-9)
+
+
+def _saved_as_it_is(model, folder):
+    model.save_pretrained(folder)
+    saved, trained = read_tensors(folder), model.strata.trained()
+    assert saved.keys() == trained.keys() and all(torch.equal(saved[name], trained[name]) for name in saved)
+
+
+def _back_to_an_ordinary_model(model, base, said, head):
+    with torch.no_grad():
+        plain = whole(base)
+    for way, wanted in ((merge, said), (remove, plain)):
+        back = copy.deepcopy(model)
+        try:
+            back = way(back)
+        except PlanError as error:
+            assert "cannot be" in error.message
+            continue
+        assert type(back) is type(base) and back.state_dict().keys() == base.state_dict().keys()
+        if way is merge or head == "lm":  # a classifier's new output layer stays as it was trained
+            with torch.no_grad():
+                torch.testing.assert_close(whole(back), wanted, rtol=0, atol=1e-10)
