@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 import tiny
-from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.errors import ConfigError, DataError, ModelError, ResourceError
 from stratatune.plan import Plan, shape_of
 from stratatune.study.choosing import find
 from stratatune.study.pricing import Rates, Work, nearest_kept, price, within
@@ -236,3 +236,60 @@ def test_bad_data(tiny_folder, tmp_path):
     with pytest.raises(ModelError, match="free text"):
         config = asked(str(tiny_folder("bert")), objective="completion")
         suggest(config, Asked(), tables={"train": table()}, reporter=QUIET)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search of four trials, stopped in its second, and gone on with; gives (model, folder, suggestion)."""
+    folder = tmp_path_factory.mktemp("search")
+    model = planted(folder / "model", 1, blocks=4)
+    config = asked(model, epochs=1, lr=3e-3)
+    from stratatune.study import refine as module
+
+    trained, plain = [], module._Search._train
+
+    def stopping(self, text, rate, rung):
+        trained.append((text, rate, rung))
+        if len({(text, rate) for text, rate, _ in trained}) == 2 and not (folder / "stopped").exists():
+            (folder / "stopped").touch()
+            raise KeyboardInterrupt
+        return plain(self, text, rate, rung)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Search, "_train", stopping)
+        given = {"tables": {"train": table(90)}, "folder": folder / "out", "reporter": QUIET}
+        with pytest.raises(KeyboardInterrupt):
+            suggest(config, Asked(refine=True, trials=4), **given)
+        found = suggest(config, Asked(refine=True, trials=4), **given)
+    return config, folder / "out", found, trained
+
+
+def test_a_search_goes_on_and_starts_from_the_rule(searched):
+    config, folder, found, trained = searched
+    assert len(found.trials) == 4 and (folder / "refine.sqlite").exists()
+    assert trained[0][0] == "bft-adapter@1" == found.views[0].chosen.plan
+    assert trained[0][1] == 3e-3
+    whole = [one for one in trained if one[2] == 9]
+    assert len(whole) == len(set(whole)) < len({one[:2] for one in trained})  # some did not come to all rows
+    best = found.trials[0]
+    assert best["state"] == "complete" and (found.plan, found.config.lr) == (best["plan"], best["lr"])
+    assert best["scores"]["9/9"] == max(one["scores"].get("9/9", 0) for one in found.trials)
+    assert "trials by successive halving" in found.why[-1]
+    assert not (folder / "trial").exists() and not (folder / "cache").exists()
+
+
+def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
+    config, folder, found, trained = searched
+    count = len(trained)
+    given = {"tables": {"train": table(90)}, "folder": folder, "reporter": QUIET}
+    again = suggest(config, Asked(refine=True, trials=4), **given)
+    assert len(trained) == count and again.trials == found.trials
+    with pytest.raises(ConfigError, match="holds a search of other settings"):
+        suggest(config.model_copy(update={"epochs": 2}), Asked(refine=True, trials=4), **given)
+
+
+def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ResourceError, match="--refine needs optuna") as raised:
+        suggest(asked(str(tiny_folder("bert"))), Asked(refine=True), tables={"train": table()}, reporter=QUIET)
+    assert "stratatune[search]" in raised.value.hint

@@ -22,6 +22,8 @@ def suggest(
     samples: int = 1000,
     budget_seconds: float | None = None,
     budget_memory: int | str | None = None,
+    refine: bool = False,
+    trials: int = 16,
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> Suggestion:
@@ -34,6 +36,8 @@ def suggest(
         samples: examples to read at most.
         budget_seconds: what training may take on this machine.
         budget_memory: what the run may use: bytes, or a text such as ``8GB``.
+        refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
+        trials: how many.
         reporter: says what happens; on standard error by default.
         settings: of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``, ...);
             with ``out`` the suggestion is written into that folder.
@@ -51,16 +55,22 @@ def suggest(
     in_memory = not isinstance(train, str | os.PathLike)
     source = IN_MEMORY if in_memory else os.fspath(train)
     config = validate({**settings, "model": os.fspath(model), "train": source})
-    asked = asked_for(config, family, samples, budget_seconds, budget_memory)
-    found = find(config, asked, tables={"train": train} if in_memory else {}, reporter=reporter)
+    asked = asked_for(config, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(config)
+    found = find(config, asked, tables={"train": train} if in_memory else {}, folder=folder, reporter=reporter)
     if folder:
         found.save(folder)
     return found
 
 
 def asked_for(
-    config: RunConfig, family: str, samples: int, budget_seconds: float | None, budget_memory: int | str | None
+    config: RunConfig,
+    family: str,
+    samples: int,
+    budget_seconds: float | None,
+    budget_memory: int | str | None,
+    refine: bool,
+    trials: int,
 ) -> Asked:
     """The options that are not a run's.
 
@@ -76,7 +86,7 @@ def asked_for(
         memory = parse_bytes(str(budget_memory)) if budget_memory is not None else None
     except ValueError as error:
         raise ConfigError([f"budget_memory: {budget_memory!r}; {error}"], "as in --budget-memory 8GB") from error
-    asked = Asked(family, samples, budget_seconds, memory)  # pyright: ignore[reportArgumentType]
+    asked = Asked(family, samples, budget_seconds, memory, refine, trials)  # pyright: ignore[reportArgumentType]
     asked.check()
     return asked
 

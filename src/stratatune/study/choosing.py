@@ -26,7 +26,9 @@ _LORA_SHARE = 16
 """SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
 _BOTTLENECK = 16
 """BFT's adapter."""
-_ADAPTER = "adapter(depth={0}, bottleneck={1})"
+_PROMPT_SHARE = 8
+INSERTIONS = ("adapter", "late_prompt")
+"""What BFT inserts; the adapter is its better and cheaper one."""
 
 
 @dataclass(frozen=True)
@@ -67,34 +69,48 @@ def _run(depths: Sequence[int]) -> int:
     return next((n - 1 for n, depth in enumerate(depths) if depth != n), len(depths) - 1)
 
 
-def bottleneck(classes: int) -> int:
-    """Of the adapter: BFT's 16, or as many directions as there are classes; a power of two."""
-    return max(_BOTTLENECK, _power(classes))
+def width_of(family: str, hidden: int, classes: int) -> int:
+    """The adapter's bottleneck, or LoRA's rank: the papers', or as many directions as there are classes.
 
-
-def rank(hidden: int, classes: int) -> int:
-    """Of LoRA: SPAFIT's share of the hidden size, or as many directions as there are classes; a power of two."""
-    return max(4, _power(hidden // _LORA_SHARE), _power(classes))
+    BFT's 16; SPAFIT's share of the hidden size, 4 at least. A power of two.
+    """
+    own = _BOTTLENECK if family == "bft" else max(4, _power(hidden // _LORA_SHARE))
+    return max(own, _power(classes))
 
 
 def _power(least: int) -> int:
     return 1 << max(0, math.ceil(math.log2(max(1, least))))
 
 
-def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:
-    """The candidate plans of a family by their depth: the insertion's, or LoRA's start.
+def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: str = "adapter") -> str:
+    """A plan of a family.
 
-    SPAFIT's frozen part moves with it, so that BitFit keeps its share.
+    Args:
+        family: ``bft`` or ``spafit``.
+        depth: of the insertion, or where LoRA starts.
+        width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
+        gap: blocks with BitFit below LoRA.
+        insertion: one of :data:`INSERTIONS`.
     """
     if family == "bft":
-        width = bottleneck(classes)
-        named = "bft-adapter@{0}" if width == _BOTTLENECK else _ADAPTER + " | head(mlm=dense,norm,bias)"
-        return {depth: named.format(depth, width) for depth in range(1, blocks + 1)}
-    gap, size = found.depth - found.frozen, rank(hidden, classes)
-    lora = f"lora(rank={size}, alpha={2 * size}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
-    return {
-        start: " | ".join(
-            [f"0:{start - gap} frozen", *([f"{start - gap}:{start} bitfit"] if gap else []), f"{start}: {lora}"]
-        )
-        for start in range(gap + 1, blocks)
-    }
+        if width == _BOTTLENECK:
+            return f"bft-adapter@{depth}" if insertion == "adapter" else f"bft@{depth}"
+        inserted = {
+            "adapter": f"adapter(depth={depth}, bottleneck={width})",
+            "late_prompt": f"late_prompt(depth={depth}, bottleneck={_PROMPT_SHARE * width})",
+        }
+        return f"{inserted[insertion]} | head(mlm=dense,norm,bias)"
+    frozen = max(1, depth - gap)
+    bitfit = [f"{frozen}:{depth} bitfit"] if frozen < depth else []
+    lora = f"lora(rank={width}, alpha={2 * width}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
+    return " | ".join([f"0:{frozen} frozen", *bitfit, f"{depth}: {lora}"])
+
+
+def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:
+    """The candidate plans of a family by their depth.
+
+    SPAFIT's frozen part moves with the depth, so that BitFit keeps its share.
+    """
+    gap, width = found.depth - found.frozen, width_of(family, hidden, classes)
+    depths = range(1, blocks + 1) if family == "bft" else range(gap + 1, blocks)
+    return {depth: plan_text(family, depth, width, gap=gap) for depth in depths}

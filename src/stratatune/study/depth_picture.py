@@ -107,7 +107,7 @@ def _costs(found: Suggestion, across: Callable[[float], float]) -> Iterator[str]
     width = min(34.0, (across(1) - across(0)) * 0.6)
     for one in candidates:
         tall, x = _COSTS * one.flops / most, across(one.depth)
-        state = " chosen" if one.plan == found.plan else " over" if one.over else ""
+        state = " chosen" if one.depth == found.depth else " over" if one.over else ""
         place = f'x="{x - width / 2:.1f}" y="{base - tall:.1f}" width="{width:.1f}" height="{tall:.1f}"'
         yield f'<rect class="bar{state}" {place} rx="3"/>'
     every = max(1, -(-found.blocks // 16))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ConfigError, ModelError
@@ -18,6 +19,7 @@ from stratatune.study.choosing import find, texts
 from stratatune.study.pricing import Rates, Work, nearest_kept, price, within
 from stratatune.study.probing import probe, read_depths
 from stratatune.study.reasons import reasons
+from stratatune.study.refine import check_search, refine
 from stratatune.study.suggestion import FAMILIES, Asked, Suggestion, View
 
 if TYPE_CHECKING:
@@ -32,7 +34,12 @@ _PASS_BATCH = 32
 
 
 def suggest(
-    config: RunConfig, asked: Asked, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None
+    config: RunConfig,
+    asked: Asked,
+    *,
+    tables: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> Suggestion:
     """Propose a plan for a run.
 
@@ -40,18 +47,22 @@ def suggest(
         config: the settings of the run; its plan is what is asked for, so what stands there counts for nothing.
         asked: family, size of the sample and budgets.
         tables: data in memory that takes the place of a path, by ``train``.
+        folder: where the search of ``refine`` is kept, so that it can go on.
         reporter: says what happens; on standard error by default.
 
     Raises:
         ConfigError: a setting that makes no sense, or budgets that no candidate keeps.
         DataError: data that cannot be read, without labels, or too few.
         ModelError: an encoder-decoder.
+        ResourceError: ``refine`` without Optuna.
     """
     from stratatune.data.encode import sample
     from stratatune.train.prepare import read_tables
     from stratatune.train.progress import Reporter
 
     asked.check()
+    if asked.refine:
+        check_search()
     shape, reporter = shape_of(config.model), reporter or Reporter()
     _refuse_free_text(config, shape.decoder is not None)
     rows = read_tables(config, tables or {}).train
@@ -62,10 +73,11 @@ def suggest(
     if best.chosen is None:
         raise _nothing_left(views)
     settings = config.model_copy(update={"plan": best.chosen.plan})
-    return Suggestion(
+    found = Suggestion(
         model=config.model,
         plan=best.chosen.plan,
         family=best.family,
+        depth=best.chosen.depth,
         why=tuple(reasons(views)),
         blocks=shape.blocks,
         samples=len(drawn),
@@ -73,13 +85,16 @@ def suggest(
         views=tuple(views),
         config=settings,
     )
+    if not asked.refine:
+        return found
+    return refine(found, trials=asked.trials, folder=folder, tables=tables or {}, reporter=reporter)
 
 
 def _refuse_free_text(config: RunConfig, two_stacks: bool) -> None:
     if two_stacks or config.objective in ("completion", "seq2seq"):
         raise ModelError(
-            "a probe tells classes or numbers, and here the answer is free text",
-            "suggest serves encoders and decoders with a label column",
+            "suggest probes encoders and decoders for classes or numbers; this is an encoder-decoder, or free text",
+            "choose its plan by hand (`stratatune list presets`)",
         )
 
 
@@ -125,7 +140,10 @@ def _view(family: str, config: RunConfig, asked: Asked, drawn: Table, rows: int,
         family=family,
         objective=reading.objective,
         decoder=reading.decoder,
+        metric=reading.metric,
         value=reading.value_range is not None,
+        classes=classes,
+        hidden=shape.hidden,
         probes=probes,
         found=found,
         candidates=tuple(priced),

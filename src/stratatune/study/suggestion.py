@@ -29,12 +29,15 @@ class Asked:
         samples: examples that are read at most.
         budget_seconds: of the run's training on this machine.
         budget_memory: bytes of the run.
+        refine: whether short real trials follow, and how many ``trials``.
     """
 
     family: Family = "bft"
     samples: int = 1000
     budget_seconds: float | None = None
     budget_memory: int | None = None
+    refine: bool = False
+    trials: int = 16
 
     def check(self) -> None:
         """ConfigError with every mistake."""
@@ -43,6 +46,8 @@ class Asked:
             wrong.append(f"family: {self.family!r}; {did_you_mean(self.family, FAMILIES)}")
         if self.samples < FEWEST:
             wrong.append(f"samples: {self.samples}; {FEWEST} or more")
+        if self.trials < 1:
+            wrong.append(f"trials: {self.trials}; 1 or more")
         for name in ("budget_seconds", "budget_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -58,7 +63,9 @@ class View:
     Attributes:
         family: ``bft`` or ``spafit``.
         objective: under which the text was read; ``decoder``: from left to right.
-        value: whether the labels are numbers.
+        metric: that decides in training.
+        value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
+        hidden: D.
         probes: of every depth and reading.
         found: what the rule makes of them.
         candidates: by depth.
@@ -70,7 +77,10 @@ class View:
     family: str
     objective: str
     decoder: bool
+    metric: str
     value: bool
+    classes: int
+    hidden: int
     probes: tuple[Probe, ...]
     found: Found
     candidates: tuple[Candidate, ...]
@@ -87,6 +97,7 @@ class Suggestion:
         model: as given.
         plan: the plan to train.
         family: whose it is.
+        depth: where it inserts, or where its LoRA starts.
         why: a few lines.
         blocks: L.
         samples, rows: examples read, and of the training data.
@@ -98,6 +109,7 @@ class Suggestion:
     model: str
     plan: str
     family: str
+    depth: int
     why: tuple[str, ...]
     blocks: int
     samples: int
@@ -108,13 +120,13 @@ class Suggestion:
 
     @property
     def chosen(self) -> Candidate:
-        """What the plan would take."""
-        return next(one for one in self.views[0].candidates if one.plan == self.plan)
+        """The candidate at :attr:`depth`, and what it would take."""
+        return next(one for one in self.views[0].candidates if one.depth == self.depth)
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; the run's settings are in the YAML file beside it."""
         views = [asdict(view) for view in self.views]
-        told = ("model", "plan", "family", "why", "blocks", "samples", "rows", "trials")
+        told = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
         return {**{name: getattr(self, name) for name in told}, "views": views}
 
     def save(self, folder: Path) -> dict[str, str]:

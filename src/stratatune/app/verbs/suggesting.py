@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stratatune.train.config import RunConfig
 
 
-@verb(settings=run_settings)
+@verb(interrupted="with --out the same command goes on with the trials of --refine", settings=run_settings)
 def suggest(
     door: Door,
     settings: RunConfig,
@@ -27,6 +27,10 @@ def suggest(
     budget_memory: Annotated[
         str | None, typer.Option(help="What the run may use, such as 8GB.", metavar="B", show_default=False)
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Then search by short real trials (extra `search`).")
+    ] = False,
+    trials: Annotated[int, typer.Option(help="Trials of --refine.", metavar="N")] = 16,
 ) -> Answer:
     """Propose a plan for these data: one pass reads every depth, probes find the information, costs are predicted.
 
@@ -35,9 +39,9 @@ def suggest(
     from stratatune.app.suggesting import asked_for, out_of
     from stratatune.study.suggest import suggest
 
-    asked = asked_for(settings, family, samples, budget_seconds, budget_memory)
-    found = suggest(settings, asked, reporter=door.reporter())
+    asked = asked_for(settings, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(settings)
+    found = suggest(settings, asked, folder=folder, reporter=door.reporter())
     files = found.save(folder) if folder else {}
     return Answer({**found.to_json(), "files": files}, _told(found), _next(found, folder))
 
@@ -53,7 +57,7 @@ def _table(found: Suggestion) -> list[str]:
     lines = ["depth  told at the position read  work (TFLOP)  seconds  memory (MB)"]
     for one in view.candidates:
         probe = read[one.depth]
-        mark = "  <-" if one.plan == found.plan else f"  over: {one.over}" if one.over else ""
+        mark = "  <-" if one.depth == found.depth else f"  over: {one.over}" if one.over else ""
         lines.append(
             f"{one.depth:>5}  {probe.score:>15.3f} ± {probe.error:.3f}  {one.flops / 1e12:>13,.2f}"
             f"  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
