@@ -71,7 +71,7 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 
 bench: $(VENV)/.dev
-	@if [ -f benchmarks/run.py ]; then $(OFFLINE) $(PY) benchmarks/run.py; else echo "benchmarks/run.py is not there yet"; fi
+	@$(OFFLINE) $(PY) -W ignore -m benchmarks.run
 
 docs-check: $(VENV)/.dev
 	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi

@@ -9,15 +9,15 @@ small search with seed 100 and one epoch of TREC and of CoLA; the table's seeds 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.jobs import arguments, ensure, read
+
+MODULE = "benchmarks.accuracy"
 
 TASKS = ("trec", "cola", "sst2", "mrpc", "stsb", "rte")
 PLANS = ("bft-adapter", "bft", "spafit-1-2-II", "lora", "full")
@@ -45,24 +45,19 @@ SEARCH_TASKS, SEARCH_SEED, SEEDS = ("trec", "cola"), 100, (0, 1, 2)
 
 def main() -> None:
     """Search the rates, then run the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
-    args = parser.parse_args()
+    args = arguments(__doc__, "accuracy.jsonl")
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
-    done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    done = read(args.out)
     for arm in (*PLANS, "peft"):
         for task in SEARCH_TASKS:
             for rate in RATES[arm]:
-                _ensure({"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
-    for task in TASKS:
-        for seed in SEEDS:
+                ensure(MODULE, {"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    for task in args.tasks.split(",") if args.tasks else TASKS:
+        for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
             for arm in (*PLANS, "peft"):
-                _ensure({"arm": arm, "task": task, "lr": best_rate(arm, done), "seed": seed}, done, args)
+                ensure(MODULE, {"arm": arm, "task": task, "lr": best_rate(arm, done), "seed": seed}, done, args)
 
 
 def best_rate(arm: str, done: list[dict[str, Any]]) -> float:
@@ -75,29 +70,11 @@ def best_rate(arm: str, done: list[dict[str, Any]]) -> float:
     return max(RATES[arm], key=mean)
 
 
-def _ensure(job: dict[str, Any], done: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    if any(all(record[key] == value for key, value in job.items()) for record in done):
-        return
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", "--model", args.model, "--data", args.data]
-    command += ["--out", str(args.out), "--one", json.dumps(job)]
-    shown = subprocess.run(
-        command, capture_output=True, check=False, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    if shown.returncode:
-        print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
-        return
-    record = json.loads(shown.stdout.strip().splitlines()[-1])
-    done.append(record)
-    with args.out.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-    print(record, file=sys.stderr, flush=True)
-
-
 def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:
     """One run of one arm."""
     import torch
 
-    epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS
+    epochs = job.get("epochs") or (1 if job["seed"] == SEARCH_SEED else EPOCHS)
     torch.set_num_threads(1)
     source = str(Path(data) / FOLDERS[job["task"]])
     started = time.perf_counter()
@@ -132,11 +109,15 @@ def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         cache = {"cache": str(Path(out) / "cache")}  # of its own: each run pays for its trunk
         settings = _settings(job, model, source, epochs, str(Path(out) / "run")) | cache
         result = train(validate({k: v for k, v in settings.items() if v is not None}), reporter=Reporter(quiet=True))
+        lines = (Path(out) / "run" / "metrics.jsonl").read_text().splitlines()
+    metric = _metric(job["task"])
     return {
-        "metric": _metric(job["task"]),
-        "score": result.best[_metric(job["task"])],
+        "metric": metric,
+        "score": result.best[metric],
+        "history": [json.loads(line)[f"eval_{metric}"] for line in lines],
         "trainable": result.trainable,
         "seconds": result.seconds["cache"] + result.seconds["train"],
+        "trunk_seconds": result.seconds["cache"],
         "memory": result.peak_memory_bytes,
     }
 
@@ -220,6 +201,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
     return {
         "metric": metric,
         "score": max(scores),
+        "history": scores,
         "trainable": sum(p.numel() for p in tuned.parameters() if p.requires_grad),
         "seconds": seconds,
         "memory": peak_memory(torch.device("cpu")),

@@ -1,6 +1,6 @@
 """Speed and memory of stratatune beside what people use today, as ratios, in one process, sides taken in turn.
 
-    python -m benchmarks.run [--only P1,P6] [--rounds 5] [--batches 6] [--threads 1]
+    python -m benchmarks.run [--only P1,P6] [--rounds 5] [--batches 6] [--lengths rte] [--threads 1]
 
 Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``study/arms.py`` describes the arms.
 The shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of
@@ -10,107 +10,24 @@ the minimum over the rounds. A limit is what counting operations allows with no 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import torch
 from torch import nn
 
+from benchmarks.jobs import Record, row, show_rows, write_rows
+from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
 from stratatune.model.release import release_trunk
 from stratatune.study.arms import Ours, Setting, Stock, lengths_like, random_data
 from stratatune.study.counters import resident_bytes, saved_bytes
 
-ROBERTA_LARGE = {
-    "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "intermediate_size": 4096, "max_position_embeddings": 514, "type_vocab_size": 1,
-    "pad_token_id": 1, "layer_norm_eps": 1e-5,
-}  # fmt: skip
-PLAN = "bft-adapter@18"
 
-
-@dataclass
-class Bench:
-    """What the benches share: the setting, and the arms, each made once."""
-
-    setting: Setting
-    rounds: int
-    folder: Path
-    arms: dict[str, Stock | Ours] = field(default_factory=dict)
-    times: dict[str, list[float]] = field(default_factory=dict)
-
-    def arm(self, name: str) -> Stock | Ours:
-        """The arm called ``name``; A and B share one model, so that memory holds them all."""
-        if name not in self.arms:
-            self.arms[name] = self._make(name)
-        return self.arms[name]
-
-    def _make(self, name: str) -> Stock | Ours:
-        if name == "S":
-            return Ours(self.setting, PLAN, self.folder)
-        if name == "F":
-            return Stock(self.setting, lora=False, bucketed=False)
-        if name == "A":
-            return Stock(self.setting, lora=True, bucketed=False)
-        if name == "A32":
-            return Stock(self.setting, lora=True, bucketed=False, bf16=False)
-        other = self.arm("A")
-        assert isinstance(other, Stock)
-        return other.cut_by_length()
-
-    def time(self, name: str, run: Callable[[], float]) -> float:
-        """Run once, remember, say."""
-        seconds = run()
-        self.times.setdefault(name, []).append(seconds)
-        print(f"  {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
-        return seconds
-
-    def best(self, name: str) -> float:
-        """The minimum over the rounds."""
-        return min(self.times[name])
-
-    def ours(self) -> Ours:
-        arm = self.arm("S")
-        assert isinstance(arm, Ours)
-        return arm
-
-
-def measure_epochs(bench: Bench) -> None:
-    """Rounds of: an epoch that builds the cache, epochs from it, then B, A and F."""
-    ours = bench.ours()
-    for _ in range(bench.rounds):
-        ours.feed = ours.fresh_feed()
-        bench.time("build", ours.epoch)
-        for _ in range(3):
-            bench.time("S", ours.epoch)
-        for name in ("B", "A", "F"):
-            bench.time(name, bench.arm(name).epoch)
-
-
-Row = dict[str, str | float]
-
-
-def row(id: str, what: str, goal: str, limit: str, measured: str) -> Row:
-    """One line of the table."""
-    return {
-        "id": id,
-        "what": what,
-        "goal": goal,
-        "limit": limit,
-        "measured": measured,
-        "command": " ".join(("python -m benchmarks.run", *sys.argv[1:])),
-    }
-
-
-def p1(bench: Bench) -> list[Row]:
+def p1(bench: Bench) -> list[Record]:
     """An epoch from the cache."""
     a, b, f = (bench.best(name) / bench.best("S") for name in "ABF")
     return [
@@ -124,7 +41,7 @@ def p1(bench: Bench) -> list[Row]:
     ]
 
 
-def p2(bench: Bench) -> list[Row]:
+def p2(bench: Bench) -> list[Record]:
     """Ten epochs with the cache build; one epoch that builds while it trains."""
     ten = bench.best("build") + 9 * bench.best("S")
     b, a, f = (10 * bench.best(name) / ten for name in "BAF")
@@ -143,7 +60,7 @@ def p2(bench: Bench) -> list[Row]:
     ]
 
 
-def p3(bench: Bench) -> list[Row]:
+def p3(bench: Bench) -> list[Record]:
     """Sixteen trials of five epochs on one cache, from the epochs measured above."""
     ours = bench.best("build") + 79 * bench.best("S")
     a, b = (80 * bench.best(name) / ours for name in "AB")
@@ -158,11 +75,13 @@ def p3(bench: Bench) -> list[Row]:
     ]
 
 
-def p4(bench: Bench) -> list[Row]:
+def p4(bench: Bench) -> list[Record]:
     """Ours in bf16 against A in fp32."""
+    bench.drop("F", "A", "B")  # in fp32 A alone takes what they took together
     for _ in range(min(bench.rounds, 2)):
         bench.time("A32", bench.arm("A32").epoch)
         bench.time("S", bench.ours().epoch)
+    bench.drop("A32")
     return [
         row(
             "P4", "ours in bf16 against A in fp32", ">= 25x", "about 54x", f"{bench.best('A32') / bench.best('S'):.1f}x"
@@ -170,7 +89,7 @@ def p4(bench: Bench) -> list[Row]:
     ]
 
 
-def p5(bench: Bench) -> list[Row]:
+def p5(bench: Bench) -> list[Record]:
     """The share of the MLM head, and the same top with transformers' head over every position."""
     ours = bench.ours()
     batches = list(ours.batches())
@@ -227,7 +146,7 @@ def p5(bench: Bench) -> list[Row]:
     ]
 
 
-def p6(bench: Bench) -> list[Row]:
+def p6(bench: Bench) -> list[Record]:
     """Bytes saved for backward, mean over an epoch's batches of each arm's own kind; weights resident."""
     ours = bench.ours()
 
@@ -274,7 +193,7 @@ def _rows(batch: Batch, count: int) -> Batch:
     return replace(batch, **{name: value[:count] for name, value in vars(batch).items() if value is not None})
 
 
-def p8(bench: Bench) -> list[Row]:
+def p8(bench: Bench) -> list[Record]:
     """Frozen depth 22 over ten epochs."""
     deep = Ours(bench.setting, "bft-adapter@22", bench.folder)
     for _ in range(bench.rounds):
@@ -306,34 +225,31 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(BENCHES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=6, help="of an epoch of 10,240 examples, timed in each round")
+    parser.add_argument(
+        "--lengths", choices=("sst2", "rte"), default="sst2", help="what the examples' lengths are like"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     names = args.only.split(",")
-    rows: list[Row] = []
+    rows: list[Record] = []
     with tempfile.TemporaryDirectory() as folder:
-        data = random_data(lengths_like("sst2", 10_240), 50265)
+        data = random_data(lengths_like(args.lengths, 10_240), ROBERTA_LARGE["vocab_size"])
         bench = Bench(Setting(ROBERTA_LARGE, data, timed=args.batches), args.rounds, Path(folder))
         if NEEDS_EPOCHS & set(names):
             measure_epochs(bench)
         for name in names:
-            rows += BENCHES[name](bench)
-            _write(rows, args)
-    for line in rows:
-        print(
-            f"{line['id']:<11} {line['what']:<45} goal {line['goal']:<30} limit {line['limit']:<18} "
-            f"measured {line['measured']}"
-        )
+            rows += [_of(args.lengths, line) for line in BENCHES[name](bench)]
+            write_rows(rows, args.threads, args.out)
+    show_rows(rows)
 
 
-def _write(rows: list[Row], args: argparse.Namespace) -> None:
-    """The table so far; other rows of the same day and machine stay."""
-    args.out.mkdir(exist_ok=True)
-    path = args.out / f"{datetime.date.today()}-{platform.machine()}-{args.threads}-thread.json"
-    measured = {line["id"] for line in rows}
-    older = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*(line for line in older if line["id"] not in measured), *rows], indent=2) + "\n")
+def _of(lengths: str, line: Record) -> Record:
+    """A row that says which lengths it is about, where these are not SST-2's; goals and limits are SST-2's."""
+    if lengths == "sst2":
+        return line
+    return {**line, "id": f"{line['id']} {lengths}", "what": f"{line['what']} ({lengths})", "goal": "-", "limit": "-"}
 
 
 if __name__ == "__main__":

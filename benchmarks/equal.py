@@ -1,0 +1,90 @@
+"""P9: the time until a plan scores what stock peft LoRA scores, on real weights and real data.
+
+    python -m benchmarks.equal --model MODEL --data GLUE_AND_TREC_FOLDER [--tasks trec,rte,sst2] [--seeds 0,1,2]
+
+For each task and seed the target is the best dev score (TREC: test) of peft LoRA's epochs, and its time that of the
+first epoch which has it. A plan's time is that of its first epoch at or above the target; a run that never gets
+there is told as such. Times are of training, the trunk pass included, evaluation left out; epochs of a run are
+equally long but for the trunk pass, which belongs to the first. Rates are those that ``benchmarks.accuracy`` found;
+that of the top LoRA was not searched. One JSON line a run: what is done is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from statistics import mean
+
+from benchmarks.accuracy import run_one
+from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, write_rows
+
+TOP = "3: lora(rank=16, alpha=32, on=q,k,v,o,up,down)"
+RATES = {"peft": 3e-3, "bft-adapter": 3e-3, "spafit-1-2-II": 1e-3, TOP: 1e-3}
+TASKS, SEEDS = ("trec", "rte", "sst2"), (0, 1, 2)
+EPOCHS = {"peft": 5, "bft-adapter": 10, "spafit-1-2-II": 10, TOP: 10}
+
+
+def main() -> None:
+    """Run what is missing, then say the row."""
+    args = arguments(__doc__, "equal.jsonl")
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        return
+    tasks = args.tasks.split(",") if args.tasks else TASKS
+    seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS
+    done = read(args.out)
+    for seed in seeds:
+        for task in tasks:
+            for arm, rate in RATES.items():
+                job = {"arm": arm, "task": task, "lr": rate, "seed": seed, "epochs": EPOCHS[arm]}
+                ensure("benchmarks.equal", job, done, args)
+    rows = summary(done)
+    show_rows(rows)
+    write_rows(rows, 1)
+
+
+def time_to(run: Record, target: float) -> float | None:
+    """Seconds until a run's first epoch at or above ``target``; None when there is none."""
+    at = next((number for number, score in enumerate(run["history"], start=1) if score >= target), None)
+    if at is None:
+        return None
+    trunk = run.get("trunk_seconds", 0.0)
+    return trunk + (run["seconds"] - trunk) * at / len(run["history"])
+
+
+def summary(done: list[Record]) -> list[Record]:
+    """A row a task: for the plan that is there soonest and in most seeds, the mean ratio of times."""
+    rows = []
+    for task in dict.fromkeys(run["task"] for run in done):
+        peft = {run["seed"]: run for run in done if (run["task"], run["arm"]) == (task, "peft")}
+        told = {arm: _against(arm, task, peft, done) for arm in RATES if arm != "peft"}
+        told = {arm: found for arm, found in told.items() if found[1]}
+        if not told:
+            continue
+        best = max(told, key=lambda arm: (len(told[arm][0]) / told[arm][1], mean(told[arm][0] or [0.0])))
+        text = "; ".join(
+            f"{arm}: {mean(ratios):.1f}x A ({len(ratios)} of {runs} seeds)"
+            if ratios
+            else f"{arm}: never ({runs} seeds)"
+            for arm, (ratios, runs) in sorted(told.items(), key=lambda item: item[0] != best)
+        )
+        rows.append(row(f"P9 {task}", "time to equal accuracy, real weights", ">= 5x A", "-", text, "benchmarks.equal"))
+    return rows
+
+
+def _against(arm: str, task: str, peft: dict[int, Record], done: list[Record]) -> tuple[list[float], int]:
+    """Ratios of times in the seeds in which the plan gets there, and the number of seeds."""
+    ratios, runs = [], 0
+    for run in done:
+        if (run["task"], run["arm"]) != (task, arm) or run["seed"] not in peft:
+            continue
+        other = peft[run["seed"]]
+        target = max(other["history"])
+        runs += 1
+        mine, theirs = time_to(run, target), time_to(other, target)
+        if mine is not None and theirs is not None:
+            ratios.append(theirs / mine)
+    return ratios, runs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Runs in processes of their own, one JSON line each, so that a script can be stopped and started; rows of tables."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(text: str | None, out: str) -> argparse.Namespace:
+    """The options that every script over real weights and data takes."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, help="the folder with glue/ and sentence/")
+    parser.add_argument("--out", type=Path, default=RESULTS / out)
+    parser.add_argument("--tasks", help="some of the tasks, by commas")
+    parser.add_argument("--seeds", help="some of the seeds, by commas")
+    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
+    return parser.parse_args()
+
+
+def read(path: Path) -> list[Record]:
+    """What is done already."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespace) -> None:
+    """Run ``job`` by ``python -m module --one JOB``, unless it is done."""
+    if any(all(record.get(key) == value for key, value in job.items()) for record in done):
+        return
+    command = [sys.executable, "-W", "ignore", "-m", module, "--model", args.model, "--data", args.data]
+    command += ["--out", str(args.out), "--one", json.dumps(job)]
+    shown = subprocess.run(
+        command, capture_output=True, check=False, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    if shown.returncode:
+        print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
+        return
+    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    done.append(record)
+    with args.out.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(record, file=sys.stderr, flush=True)
+
+
+def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:
+    """One line of the table; its command is the one that is running."""
+    command = " ".join(("python -m", module, *sys.argv[1:]))
+    return {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured, "command": command}
+
+
+def write_rows(rows: list[Record], threads: int, out: Path = RESULTS) -> None:
+    """Into the table of today and this machine; its other rows stay."""
+    out.mkdir(exist_ok=True)
+    path = out / f"{datetime.date.today()}-{platform.machine()}-{threads}-thread.json"
+    measured = {line["id"] for line in rows}
+    older = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*(line for line in older if line["id"] not in measured), *rows], indent=2) + "\n")
+
+
+def show_rows(rows: list[Record]) -> None:
+    """The table, for people."""
+    for line in rows:
+        print(
+            f"{line['id']:<11} {line['what']:<45} goal {line['goal']:<30} limit {line['limit']:<18} "
+            f"measured {line['measured']}"
+        )
