@@ -37,7 +37,7 @@ def plan_for(model_type: str, text: str) -> str:
 
 @pytest.mark.parametrize("kind", ["mlm", "classification"])
 @pytest.mark.parametrize("model_type", TYPES)
-@pytest.mark.parametrize("text", (*PLANS, *MIXES))
+@pytest.mark.parametrize("text", (*PLANS, *MIXES, "embeddings full | 2: lora", "embeddings full | head(mlm=decoder)"))
 def test_works_or_says_why_not(model_type, text, kind):
     base, inputs, read = tiny.tiny_of(model_type, kind).double(), batch(model_type), read_at(kind)
     try:

@@ -29,9 +29,12 @@ FAMILIES = (*tiny.DECODERS, *TWO_STACKS)
 """Families whose linears and norms have no bias may refuse BitFit; nothing else may be refused."""
 EVERYTHING = (("gpt2", "lm"), ("llama", "lm"), ("t5", "lm"), ("bart", "classes"))
 REST = [(f, "lm") for f in FAMILIES if (f, "lm") not in EVERYTHING] + [(f, "classes") for f in ("gpt2", "llama", "t5")]
-FEW = ("1: bitfit", MIXES[0], MIXES[2], MIXES[3])
+EMBEDDINGS = "embeddings full | 2: lora"
+FEW = ("1: bitfit", MIXES[0], MIXES[2], MIXES[3], EMBEDDINGS)
 """All kinds of treatments, put together; each by itself stands in a model of every sort."""
-CASES = [(*case, text) for case in EVERYTHING for text in (*PLANS, *MIXES)] + [(*c, text) for c in REST for text in FEW]
+CASES = [(*case, text) for case in EVERYTHING for text in (*PLANS, *MIXES, EMBEDDINGS)] + [
+    (*c, text) for c in REST for text in FEW
+]
 MASK = torch.arange(7) < torch.tensor([7, 4, 6])[:, None]
 IDS = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(3)).masked_fill(~MASK, 1)
 IDS[torch.arange(3), MASK.sum(1) - 1] = 2  # closed, as T5's and BART's classes are read

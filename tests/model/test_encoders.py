@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cache
 
 import pytest
@@ -202,3 +203,23 @@ def test_a_head_as_narrow_as_the_embeddings_is_not_made_up(tmp_path):
     loaded = load_base(str(tmp_path), "mlm")
     assert any(name.startswith("generator_predictions.dense") for name in loaded.new)
     assert "so they train" in loaded.notices[0]
+
+
+def test_the_head_that_deberta_s_checkpoints_hold_is_read(tmp_path):
+    """Published ones keep it as ``lm_predictions``, which takes ``legacy=False``; their configs do not say so."""
+    made = tiny.tiny_of("deberta-v2", legacy=False, vocab_size=len(tiny.bert_tokenizer()))
+    made.save_pretrained(tmp_path)
+    tiny.bert_tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("legacy") is False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    base = load_base(str(tmp_path), "mlm")
+    assert any("own masked-LM head" in notice for notice in base.notices) and not base.new
+    ids = torch.randint(5, 100, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(base.model(input_ids=ids).logits, made(input_ids=ids).logits)
+    model = apply(base.model, "3: lora | head(mlm=dense,norm,bias)")
+    model.save_pretrained(tmp_path / "adapter")
+    with torch.no_grad():
+        assert torch.equal(*(one.eval()(input_ids=ids).logits for one in (model, load(tmp_path / "adapter"))))
+    assert not load_base(str(tmp_path), "classification").notices[:-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,12 +21,16 @@ from transformers import (
 
 from stratatune.errors import ModelError
 from stratatune.model.backbones import Backbone
-from stratatune.plan import shape_of
+from stratatune.plan import architecture_of, shape_of
 from stratatune.plan.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_OWN_HEAD = (
+    "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
+    "(DeBERTa-v3), that head knows little: objective classification needs none"
+)
 Objective = Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
 
 
@@ -77,15 +81,32 @@ def load_base(
     if two_stacks:
         language_model = AutoModelForSeq2SeqLM
     loader: Any = language_model if objective in LM_OBJECTIVES else AutoModelForSequenceClassification
+    notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
+        own = _own_head(model, info["unexpected_keys"]) if objective == "mlm" else {}
+        if own:
+            model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
+            notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    base = Base(model.eval(), tokenizer)
+    base = Base(model.eval(), tokenizer, notices=notices)
     if causal:
         _settle_padding(base)
     _settle_new_parameters(base, set(info["missing_keys"]))
     return base
+
+
+def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
+    """The setting with which the model has a place for the masked-LM head that its checkpoint holds; else empty.
+
+    The published DeBERTa-v2 and v3 checkpoints keep their head under names that transformers reads with
+    ``legacy=False`` alone, and their configs do not say so: a new head would take its place (transformers #18674).
+    """
+    setting = architecture_of(model.config.model_type, model.config.to_dict()).mlm_setting
+    if setting is None or not any(name.startswith(setting[0]) for name in unused):
+        return {}
+    return {setting[1]: setting[2]}
 
 
 def attention_for_training() -> str | None:

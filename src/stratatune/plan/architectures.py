@@ -73,6 +73,10 @@ class Architecture:
     mlm_alternatives: tuple[Mapping[str, str], ...] = ()
     """Other layouts of the masked-LM head; the first whose modules the model has is its own. A part ``bias`` names the
     module that holds the decoder's bias where that is not the decoder."""
+    mlm_setting: tuple[str, str, bool] | None = None
+    """Prefix of a masked-LM head's weights, and the config field and value by which the model has a place for them.
+
+    For checkpoints that hold such weights and whose config does not say so."""
     position_offset: int = 0
     """Rows of the position table that no token uses: max tokens = positions - offset."""
     token_types: bool = False

@@ -139,6 +139,7 @@ _DEBERTA = replace(
             "bias": "lm_predictions.lm_head",
         },
     ),
+    mlm_setting=("lm_predictions.", "legacy", False),  # microsoft's own configs leave it out
     pooler=None,
     classifier_before="pooler",  # new in every checkpoint
     classifier_dense=True,
