@@ -18,9 +18,9 @@ def test_report_of_a_run(say, trained, tmp_path):
 
 
 def test_markdown_goes_to_standard_output(say, trained):
-    said = say("report", trained, "--format", "md")
+    said = say("report", trained, "--format", "md", "--note", "On a train.")
     assert said.out.startswith("# bft-adapter@2 on films")
-    assert "adapter(depth=2)" in said.out
+    assert "adapter(depth=2)" in said.out and "run folder films. On a train.\n" in said.out
 
 
 def test_figures_go_beside_the_file(say, trained, tmp_path):

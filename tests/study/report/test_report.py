@@ -70,6 +70,11 @@ def test_costs_and_the_trunk_that_did_not_run(report):
     assert table(report, "Cost").rows[0][-1].below == ("24 s spared",)
 
 
+def test_what_the_grid_left_out_is_said(recipe, records):
+    found = section(many(recipe, records[:6], "grid"), "Results").parts[-1]
+    assert found == Text("Not in this grid, though in the recipe: task rte.")
+
+
 def test_caches_that_the_grid_built(recipe, records):
     sets = [{"bytes": 3_000_000, "examples": 10, "computed": 10}, {}]
     built = [{"depth": 12, "seconds": 1.5, "caches": sets}, {"depth": 12, "seconds": 2.5, "caches": sets}]

@@ -19,6 +19,7 @@ def report(
         Path | None,
         typer.Option(help="The file; by default report.html in the folder, others to standard output without figures."),
     ] = None,
+    note: Annotated[str, typer.Option(help="A sentence below the title, such as what else the machine did.")] = "",
 ) -> Answer:
     """Write what runs came to: tables with intervals, figures, plans, costs and commands, in one file."""
     from stratatune.errors import ConfigError, did_you_mean
@@ -26,7 +27,7 @@ def report(
 
     if format not in FORMATS:
         raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))
-    made = report_on(folder)
+    made = report_on(folder, note)
     data = {"title": made.title, "format": format, "facts": {one.label: one.value for one in made.facts}}
     if out is None and format != "html":
         text = text_of(made, format)

@@ -27,8 +27,8 @@ FORMATS: Mapping[str, Callable[[Report, str], str]] = {
 """A format's name to what writes it: the report, and where its figures' files lie seen from it."""
 
 
-def report_on(folder: str | Path) -> Report:
-    """The report of a run folder or of a grid folder.
+def report_on(folder: str | Path, note: str = "") -> Report:
+    """The report of a run folder or of a grid folder, ``note`` below its title.
 
     Raises:
         ConfigError: it is neither, or damaged.
@@ -38,7 +38,8 @@ def report_on(folder: str | Path) -> Report:
     name = folder.resolve().name
     alone = recipe is None and len(records) == 1
     report = single(records[0]) if alone else many(recipe, records, name, read_caches(folder))
-    return replace(report, made_by=f"Written by stratatune {VERSION}: stratatune report {name}")
+    about = " ".join(filter(None, [report.about, note]))
+    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {name}")
 
 
 def text_of(report: Report, format: str) -> str:

@@ -21,6 +21,8 @@ COLOURS = ("#0b63b0", "#c2410c", "#0f7a55", "#7a3fc4", "#8a5a00", "#b3246b", "#0
 """The series' colours in light; the page's ``--s1`` to ``--s8``. Told apart by markers and dashes too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+_LOG_FROM = 8.0
+"""From this ratio of the largest x to the smallest on, a panel that may be logarithmic is."""
 _INK, _SOFT, _RULE = "#1f2328", "#59636e", "#d1d9e0"
 _SIZE, _SWATCH = (4.6, 3.05), (38 / 72, 14 / 72)  # inches of 72 units
 _SETTINGS: dict[str, Any] = {
@@ -167,9 +169,10 @@ def _scale(axes: Axes, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     values = [x for one in panel.series for x in one.x]
-    if panel.log_x and values and min(values) > 0:
+    ratio = max(values) / min(values) if panel.log_x and values and min(values) > 0 else 1.0
+    if ratio >= _LOG_FROM:
         axes.set_xscale("log")
-        wide = max(values) / min(values) > 30
+        wide = ratio > 30
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:

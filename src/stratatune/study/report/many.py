@@ -86,7 +86,17 @@ def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
         return [Text("No run is done yet.")]
     published = claims.published(recipe, measured)
     parts: list[Part] = [tables.scores(measured, published)]
-    return [*parts, *map(Text, claims.notes(recipe))]
+    return [*parts, *map(Text, (*claims.notes(recipe), *_left_out(recipe, measured)))]
+
+
+def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
+    """What of the recipe's axes no run of this grid stands at: it was begun with ``--only``."""
+    gone = []
+    for axis, items in recipe.axes.items() if recipe else ():
+        there = {str(run.coordinates.get(axis)) for run in measured.records}
+        names = [str(item.name) for item in items if str(item.name) not in there]
+        gone += [f"{axis} {listed(names)}"] if names else []
+    return [f"Not in this grid, though in the recipe: {'; '.join(gone)}."] if gone else []
 
 
 def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]]) -> list[Part]:

@@ -70,6 +70,7 @@ class Panel:
 
     Attributes:
         name: a word that no other panel of the report has; a file name.
+        log_x: x may be logarithmic, where it spans much.
         digits: of y, in the text that describes the panel.
     """
 
@@ -208,4 +209,4 @@ class Report:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.3g}"
