@@ -55,7 +55,9 @@ def _facts(measured: Measured) -> list[Fact]:
         ),
         Fact("model" if len(models) == 1 else "models", listed(list(models))),
         Fact(
-            " × ".join((*measured.row_axes, *measured.column_axes)), f"{len(measured.rows)} × {len(measured.columns)}"
+            "rows × columns",
+            f"{len(measured.rows)} × {len(measured.columns)}",
+            f"{', '.join(measured.row_axes)} × {', '.join(measured.column_axes)}",
         ),
         Fact("seeds", str(len(measured.seeds())), listed(measured.seeds())),
         Fact("time", seconds(sum(sum(one.values()) for one in spent)), f"trunk {seconds(trunk)} of it"),
