@@ -19,7 +19,7 @@ def suggest(
     model: str | os.PathLike[str],
     train: Any,
     family: str = "bft",
-    samples: int = 1000,
+    samples: int = 500,
     budget_seconds: float | None = None,
     budget_memory: int | str | None = None,
     refine: bool = False,

@@ -33,7 +33,7 @@ class Asked:
     """
 
     family: Family = "bft"
-    samples: int = 1000
+    samples: int = 500
     budget_seconds: float | None = None
     budget_memory: int | None = None
     refine: bool = False

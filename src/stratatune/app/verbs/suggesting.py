@@ -20,7 +20,7 @@ def suggest(
     door: Door,
     settings: RunConfig,
     family: Annotated[str, typer.Option(help="bft, spafit or any (the better of both).", metavar="WORD")] = "bft",
-    samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 1000,
+    samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 500,
     budget_seconds: Annotated[
         float | None, typer.Option(help="What training may take on this machine.", metavar="S", show_default=False)
     ] = None,
