@@ -205,7 +205,8 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
     plan, rate = best.user_attrs["plan"], best.params["lr"]
     line = (
         f"{len(ended)} trials by successive halving: {plan} at rate {rate:.1e} is best, {search.view.metric} "
-        f"{_last(best):.4f}; the rule's own plan came to {_last(own):.4f}"
+        f"{_last(best):.4f}; the rule's own plan at {own.params['lr']:.1e} came to {_last(own):.4f} with "
+        f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
     )
     config = found.config.model_copy(update={"plan": plan, "lr": rate})
     told = tuple(_told(one) for one in ended)
