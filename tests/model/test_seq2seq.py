@@ -89,6 +89,22 @@ def test_counts_are_those_of_a_real_model(family, tied):
     assert resolved.trainable("seq2seq") == resolved.total("seq2seq")
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("t5-small", 60_506_624),
+        ("google-t5/t5-base", 222_903_552),
+        ("t5-large", 737_668_096),
+        ("facebook/bart-base", 139_420_416),
+        ("bart-large", 406_291_456),
+    ],
+)
+def test_built_in_shapes_are_those_of_the_hub(name, parameters):
+    shape = shape_of(name)
+    assert shape.parameters("seq2seq") == parameters
+    assert shape_of(name.split("/")[-1]).blocks == shape.blocks == 2 * len(shape.stacks["dec"])
+
+
 # ---- the model ----------------------------------------------------------------------------------------------------
 
 

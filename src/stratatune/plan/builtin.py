@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stratatune.plan.builtin_decoders import DECODERS, decoder_config
+from stratatune.plan.builtin_seq2seq import ENCODER_DECODERS, encoder_decoder_config
 
 # name: (organisation on the hub, model_type, L, D, heads, vocabulary, rows of the position table, token types)
 _ROWS = {
@@ -64,7 +65,7 @@ _CONFIGS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "albert-base-v2": ("albert", _sized(_ALBERT, 12, 768, 12, 3072)),
 }
 
-BUILTIN: tuple[str, ...] = (*_ROWS, *_CONFIGS, *DECODERS)
+BUILTIN: tuple[str, ...] = (*_ROWS, *_CONFIGS, *DECODERS, *ENCODER_DECODERS)
 """Names of the built-in shapes; each is also known under its organisation (``FacebookAI/roberta-large``)."""
 
 
@@ -76,7 +77,7 @@ def builtin_config(name: str) -> Mapping[str, object] | None:
         return config if organisation in ("", owner) else None
     row = _ROWS.get(model)
     if row is None or organisation not in ("", row[0]):
-        return decoder_config(name)
+        return decoder_config(name) or encoder_decoder_config(name)
     _, model_type, blocks, hidden, heads, vocab, positions, types = row
     return {
         "model_type": model_type,

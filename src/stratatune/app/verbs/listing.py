@@ -110,17 +110,18 @@ _HEADS = {
 
 
 def _backbones() -> list[Row]:
-    from stratatune.plan import ARCHITECTURES, BUILTIN
+    from stratatune.plan import ARCHITECTURES, BUILTIN, architecture_of
     from stratatune.plan.builtin import builtin_config
 
-    types = {name: (builtin_config(name) or {})["model_type"] for name in BUILTIN}
+    configs = {name: builtin_config(name) or {} for name in BUILTIN}
+    rows = {name: architecture_of(str(config["model_type"]), config).name for name, config in configs.items()}
     return [
         {
             "name": row.name,
             "summary": f"{len(row.roles)} roles a block, {_HEADS[row.kind]}",
             "model_types": list(row.model_types),
             "roles": list(row.roles),
-            "built_in_shapes": [name for name in BUILTIN if types[name] in row.model_types],
+            "built_in_shapes": [name for name in BUILTIN if rows[name] == row.name],
         }
         for row in ARCHITECTURES
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stratatune.plan import Resolved
     from stratatune.study.cost import Cost
 
-OBJECTIVES = ("auto", "mlm", "classification", "regression")
+OBJECTIVES = ("auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression")
 
 
 @verb()
@@ -26,7 +26,7 @@ def plan(
         str, typer.Argument(help="A preset's name (`stratatune list presets`) or a plan's text.", show_default=False)
     ],
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
-    objective: Annotated[str, typer.Option(help="auto (the plan's own), mlm, classification or regression.")] = "auto",
+    objective: Annotated[str, typer.Option(help="auto (the plan's own), or as in a run: mlm, causal, ...")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example, for the predicted cost.")] = 64,
     cache_dtype: Annotated[
