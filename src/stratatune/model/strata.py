@@ -102,8 +102,10 @@ class Strata:
         """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
 
         Dropout also stands around the blocks (behind GPT-2's and T5's embeddings), so whole stacks are set, and then
-        the top's blocks and the insertions again.
+        the top's blocks and the insertions again. Where the embeddings train, nothing is frozen below.
         """
+        if self.resolved.trains_embeddings:
+            return
         depth, backbone = self.resolved.frozen_depth, self.backbone
         for module in backbone.stacks(depth):
             module.eval()
