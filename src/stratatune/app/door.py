@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.failures import Interrupted, closed_pipe
-from stratatune.train.progress import Reporter
+from stratatune.train.progress import Reporter, is_main
 
 app = typer.Typer(
     name="stratatune", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -87,7 +87,7 @@ def verb(
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted", interrupted) from error
             try:
-                return _give(answer, door)
+                return _give(answer, door) if is_main() else answer.exit_code
             except BrokenPipeError:
                 return closed_pipe()
 

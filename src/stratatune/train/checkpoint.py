@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from stratatune.errors import ConfigError, ModelError
 from stratatune.model.saving import write_tensors
+from stratatune.train import ranks
+from stratatune.train.progress import is_main
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -73,7 +75,9 @@ def save_checkpoint(
     for name, parameter in trained.items():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
-    tensors |= {f"random/{device}": state for device, state in random_state().items()}
+    tensors |= {f"random/{device}": state for device, state in ranks.gathered(random_state()).items()}
+    if not is_main():
+        return
     record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
     write_tensors(folder / FILE, tensors, {"record": record})
 
@@ -102,7 +106,9 @@ def load_checkpoint(
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
         if moments:
             optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
-    set_random_state({name: tensors[f"random/{name}"] for name in ("cpu", "cuda") if f"random/{name}" in tensors})
+    own = f"/{ranks.rank()}" if ranks.rank() else ""
+    states = {name: tensors.get(f"random/{name}{own}") for name in ("cpu", "cuda")}
+    set_random_state({name: state for name, state in states.items() if state is not None})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
     return Progress(**record["progress"]), best
 

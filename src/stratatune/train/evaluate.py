@@ -11,6 +11,7 @@ import torch
 from stratatune.data.batching import collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.model.split import Top
+from stratatune.train import ranks
 from stratatune.train.feed import Feed
 from stratatune.train.metrics import score
 from stratatune.train.objectives import Objective
@@ -57,6 +58,7 @@ def evaluate(
     order: list[np.ndarray] = []
     loss = 0.0
     batches = plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = ranks.whole_batches(batches)
     with feed.ahead(batches, device):
         for index in batches:
             batch = collate(data, index, pad_id).to(device)
@@ -66,7 +68,7 @@ def evaluate(
             outputs.append(objective.predict(logits).cpu().numpy())
             order.append(index)
     top.train(was_training)
-    output = np.concatenate(outputs)[np.argsort(np.concatenate(order))]
+    output, loss = ranks.rows_of_all(np.concatenate(outputs), np.concatenate(order), len(data), loss)
     if objective.reading.generates:
         return _told(output)
     if data.labels is None:

@@ -19,6 +19,7 @@ from stratatune.data.keys import readable_size
 from stratatune.model.release import release_trunk
 from stratatune.model.saving import write_text
 from stratatune.model.split import Top
+from stratatune.train import ranks
 from stratatune.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.train.config import RunConfig
 from stratatune.train.evaluate import Scores, evaluate
@@ -26,7 +27,7 @@ from stratatune.train.feed import Feed
 from stratatune.train.metrics import better
 from stratatune.train.objectives import Objective
 from stratatune.train.optimiser import build_optimiser, rate_factor, set_rate
-from stratatune.train.progress import Reporter
+from stratatune.train.progress import Reporter, is_main
 from stratatune.train.sharing import ReadOnce
 
 if TYPE_CHECKING:
@@ -71,15 +72,16 @@ class Session:
         return self.accelerator.device
 
     def batches(self, epoch: int) -> list[Any]:
-        """The batches of an epoch (0-based), each the numbers of its examples; a function of seed and epoch alone."""
+        """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
         config = self.config
-        return plan_batches(
+        batches = plan_batches(
             self.train.lengths,
             batch_size=config.batch_size,
             token_budget=config.token_budget,
             seed=config.seed,
             epoch=epoch,
         )
+        return ranks.mine(batches)
 
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""
@@ -106,7 +108,8 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
     config, objective, strata = session.config, session.objective, session.top.strata
     trained = strata.trained()
     optimiser = build_optimiser(strata.groups, config)
-    top, optimiser = session.accelerator.prepare(session.top, optimiser)
+    top, optimiser = session.top, session.accelerator.prepare(optimiser)
+    ranks.own_chance(config.seed)
     resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
     progress, best = resumed or (Progress(), {})
     _remember_again(session, progress)
@@ -122,11 +125,13 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
             with session.mixed():
                 logits = top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
             loss = objective.loss(logits, batch.labels)
-            session.accelerator.backward(loss / _group_size(number, len(batches), config.accumulate))
-            progress.loss_sum, progress.loss_count = progress.loss_sum + loss.item(), progress.loss_count + 1
-            progress.tokens += int(batch.mask.sum())
+            part = ranks.weigh(loss, objective.weight(logits), int(batch.mask.sum()))
+            session.accelerator.backward(loss * part.share / _group_size(number, len(batches), config.accumulate))
+            progress.loss_sum, progress.loss_count = progress.loss_sum + part.loss, progress.loss_count + 1
+            progress.tokens += part.tokens
             progress.batch = number + 1
             if progress.batch % config.accumulate == 0 or progress.batch == len(batches):
+                ranks.add_gradients(trained.values())
                 if config.clip:
                     session.accelerator.clip_grad_norm_(trained.values(), config.clip)
                 optimiser.step()
@@ -252,7 +257,8 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
 def _write_history(session: Session, progress: Progress) -> None:
     """``metrics.jsonl`` is written whole each time, so that a resumed run leaves no line of a lost epoch in it."""
     lines = "".join(json.dumps(record) + "\n" for record in progress.history)
-    write_text(session.out / "metrics.jsonl", lines)
+    if is_main():
+        write_text(session.out / "metrics.jsonl", lines)
     session.accelerator.log(
         {key: value for key, value in progress.history[-1].items() if key != "epoch"}, step=progress.step
     )

@@ -65,6 +65,10 @@ class Objective:
             return F.cross_entropy(logits.float(), self.words[labels])
         return self.word_loss(logits, labels)
 
+    def weight(self, logits: Tensor) -> float:
+        """What :meth:`loss` is a mean over: examples, or the words of free text."""
+        return max(1.0, float(logits[:, 1].sum())) if self.reading.generates else float(len(logits))
+
     def word_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over classes, label words or values only: ``logits`` [B, C], ``labels`` [B]."""
         logits = logits.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def is_main() -> bool:
+    """Whether this process speaks and writes files: of several that train one model, the first (``train/ranks.py``)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Bar(Protocol):
@@ -29,7 +35,7 @@ class Reporter:
     """
 
     def __init__(self, quiet: bool = False, name: str = "") -> None:
-        self.quiet, self.name = quiet, name
+        self.quiet, self.name = quiet or not is_main(), name
         self.notices: list[str] = []
 
     def say(self, text: str) -> None:
@@ -40,7 +46,8 @@ class Reporter:
     def notice(self, text: str) -> None:
         """A line that the user should know even when quiet; kept for the run's record."""
         self.notices.append(text)
-        print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
+        if is_main():
+            print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Bar]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stratatune._compat import accelerator_for
-from stratatune.data.encode import concatenate
+from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.reading import encode, pad_id
 from stratatune.errors import ConfigError, ModelError
 from stratatune.model.base import load_base
@@ -23,16 +23,18 @@ from stratatune.model.split import Top
 from stratatune.model.tuned import apply
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
+from stratatune.train import ranks
 from stratatune.train.caching import Caching
 from stratatune.train.checkpoint import FILE as CHECKPOINT
 from stratatune.train.checkpoint import check_settings, same_settings
 from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
+from stratatune.train.feed import Feed
 from stratatune.train.loop import Fitted, Session, steps
 from stratatune.train.machine import environment, peak_memory
 from stratatune.train.objectives import Objective
 from stratatune.train.prepare import Tables, class_names, read_tables, settle_objective, settle_reading
-from stratatune.train.progress import Reporter
+from stratatune.train.progress import Reporter, is_main
 from stratatune.train.sharing import Shared
 
 RESULT = "result.json"
@@ -48,6 +50,7 @@ class Result:
         seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
+        processes: how many trained together; times and memory are those of the first.
     """
 
     out: str
@@ -65,6 +68,7 @@ class Result:
     tokens_per_second: float
     peak_memory_bytes: int
     cache_hit: bool
+    processes: int = 1
     labels: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -111,17 +115,19 @@ def trial(
     data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
     for notice in data.notices:
         reporter.notice(notice)
-    write_text(out / "config.yaml", to_yaml(config))
-    write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+    if is_main():
+        write_text(out / "config.yaml", to_yaml(config))
+        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(config, plan, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
+    processes = ranks.world()
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
     finally:
         caching.close()
         session.accelerator.end_training()
-    return _finish(session, caching, fitted, test, hit)
+    return _finish(session, caching, fitted, test, hit, processes)
 
 
 def _open_folder(config: RunConfig) -> Path:
@@ -142,8 +148,9 @@ def _open_folder(config: RunConfig) -> Path:
         check_settings(out, _settings(config))
     with told_about(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / ".writable", "")
-        (out / ".writable").unlink()
+        if is_main():
+            write_text(out / ".writable", "")
+            (out / ".writable").unlink()
     return out
 
 
@@ -208,7 +215,7 @@ def open_session(
         reporter.notice(notice)
     opened = None if shared is None else shared.caches
     caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter, opened)
-    feed, eval_feed = caching.feeds({"training": train_data, "evaluation": eval_data})
+    feed, eval_feed = ranks.main_first(lambda: _feeds(caching, train_data, eval_data, pad_id(base.tokenizer)))
     assert feed is not None
     session = Session(
         config=config,
@@ -232,6 +239,14 @@ def open_session(
     return session, caching
 
 
+def _feeds(caching: Caching, train: Encoded, eval: Encoded | None, pad: int) -> list[Feed | None]:
+    """Hidden states of both data sets; with several processes, from caches that the first of them has filled."""
+    feeds = caching.feeds({"training": train, "evaluation": eval})
+    for feed, data in zip(feeds, (train, eval), strict=True):
+        ranks.remember(feed, data, pad, caching.strata.backbone.model.device)
+    return feeds
+
+
 def in_bf16(precision: str, device: torch.device) -> bool:
     """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
     if precision != "auto":
@@ -253,7 +268,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     return scores.metrics
 
 
-def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool) -> Result:
+def _finish(
+    session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
+) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     strata, progress = session.top.strata, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
@@ -261,7 +278,8 @@ def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, 
     strata.reading |= caching.kept.to_data() if caching.kept else {}
     strata.reading["precision"] = "bf16" if session.autocast else "fp32"
     strata.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
-    save_adapter(strata, session.out / "adapter")
+    if is_main():
+        save_adapter(strata, session.out / "adapter")
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -279,9 +297,11 @@ def _finish(session: Session, caching: Caching, fitted: Fitted, test: dict[str, 
         tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
         peak_memory_bytes=peak_memory(session.device),
         cache_hit=hit,
+        processes=processes,
         labels=list(session.objective.reading.labels),
         notices=session.reporter.notices,
     )
-    write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
-    (session.out / CHECKPOINT).unlink(missing_ok=True)
+    if is_main():
+        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+        (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

@@ -90,11 +90,13 @@ def _words(text: str) -> dict[str, str]:
 def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
     from stratatune.app.reporting import leave_report
+    from stratatune.train.progress import is_main
     from stratatune.train.run import train
 
     reporter = door.reporter()
     result = train(settings, reporter=reporter)
-    leave_report(result.out, reporter)
+    if is_main():
+        leave_report(result.out, reporter)
     return Answer(result.to_json(), note=summary(result))
 
 
