@@ -8,23 +8,22 @@ Rank 0 writes the files. With one process all of this does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed as together
 from torch import Tensor, nn
 
-from stratatune.data.batching import collate, plan_batches, shard
+from stratatune.data.batching import shard
+from stratatune.train.feed import Feed, fill
 from stratatune.train.progress import is_main
 
 if TYPE_CHECKING:
     from stratatune.data.encode import Encoded
-    from stratatune.train.feed import Feed
-
-T = TypeVar("T")
+    from stratatune.train.caching import Caching
 
 
 @dataclass(frozen=True)
@@ -122,23 +121,19 @@ def own_chance(seed: int) -> None:
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
 
 
-def main_first(function: Callable[[], T]) -> T:
-    """``function`` by rank 0, and when that is done by the others."""
-    if world() == 1:
-        return function()
-    found = function() if is_main() else None
-    together.barrier()
-    return function() if found is None else found
-
-
-def remember(feed: Feed | None, data: Encoded | None, pad_id: int, device: torch.device) -> None:
-    """Rank 0 fills a cache on disk before the others open it: they could only read what was there then."""
-    if world() == 1 or not is_main() or feed is None or data is None or feed.cache is None or not feed.cache.folder:
-        return
-    for index in plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False):
-        if not feed.cache.has(index).all():
-            feed.hidden(collate(data, index, pad_id).to(device))
-    feed.cache.flush()
+def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> list[Feed | None]:
+    """A feed for each data set; with several ranks, from caches on disk that rank 0 has filled before the others open
+    them: they read what is there at opening, and only one may write."""
+    if world() > 1 and not is_main():
+        together.barrier()
+        return caching.feeds(data)
+    found = caching.feeds(data)
+    if world() > 1:
+        for feed, encoded in zip(found, data.values(), strict=True):
+            if feed is not None and encoded is not None and feed.cache is not None and feed.cache.folder:
+                fill(feed, encoded, pad_id, caching.strata.backbone.model.device, lambda _: None)
+        together.barrier()
+    return found
 
 
 def _device() -> torch.device:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stratatune._compat import accelerator_for
-from stratatune.data.encode import Encoded, concatenate
+from stratatune.data.encode import concatenate
 from stratatune.data.reading import encode, pad_id
 from stratatune.errors import ConfigError, ModelError
 from stratatune.model.base import load_base
@@ -29,7 +29,6 @@ from stratatune.train.checkpoint import FILE as CHECKPOINT
 from stratatune.train.checkpoint import check_settings, same_settings
 from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
-from stratatune.train.feed import Feed
 from stratatune.train.loop import Fitted, Session, steps
 from stratatune.train.machine import environment, peak_memory
 from stratatune.train.objectives import Objective
@@ -215,7 +214,7 @@ def open_session(
         reporter.notice(notice)
     opened = None if shared is None else shared.caches
     caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter, opened)
-    feed, eval_feed = ranks.main_first(lambda: _feeds(caching, train_data, eval_data, pad_id(base.tokenizer)))
+    feed, eval_feed = ranks.feeds(caching, {"training": train_data, "evaluation": eval_data}, pad_id(base.tokenizer))
     assert feed is not None
     session = Session(
         config=config,
@@ -237,14 +236,6 @@ def open_session(
     if shared is not None:
         session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)
     return session, caching
-
-
-def _feeds(caching: Caching, train: Encoded, eval: Encoded | None, pad: int) -> list[Feed | None]:
-    """Hidden states of both data sets; with several processes, from caches that the first of them has filled."""
-    feeds = caching.feeds({"training": train, "evaluation": eval})
-    for feed, data in zip(feeds, (train, eval), strict=True):
-        ranks.remember(feed, data, pad, caching.strata.backbone.model.device)
-    return feeds
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
