@@ -291,6 +291,12 @@ def test_faulty_shard_is_dropped_and_made_again(tmp_path, fault):
         assert_right(cache)
 
 
+def test_another_format_has_a_folder_of_its_own(monkeypatch):
+    before = KEY.digest
+    monkeypatch.setattr("stratatune.data.keys.FORMAT", 99)
+    assert KEY.digest != before
+
+
 def test_key_digest_and_stale_folders(tmp_path):
     changed = ["weights", "tokenizer", "template", "data"]
     assert len({KEY.digest, *(replace(KEY, **{name: "x"}).digest for name in changed)}) == 5

@@ -39,8 +39,9 @@ class CacheKey:
 
     @property
     def digest(self) -> str:
-        """24 hex characters; the name of the cache's folder."""
-        text = json.dumps(asdict(replace(self, model="")), sort_keys=True, separators=(",", ":"))
+        """24 hex characters; the name of the cache's folder. Another format gets a folder of its own, built anew."""
+        said = {"format": FORMAT, **asdict(replace(self, model=""))}
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
