@@ -26,8 +26,7 @@ from stratatune.data.caches import verify_cache
 from stratatune.data.kept import DTYPES, Kept, with_scales
 from stratatune.data.keys import KEY_FILE, CacheKey, Identity
 from stratatune.data.resident import Resident
-from stratatune.data.rows import Filling, allocate, gather, map_rows, pad, rows_per_example
-from stratatune.data.shards import check_space
+from stratatune.data.rows import Filling, allocate, gather, map_rows, numbers, pad, rows_per_example
 from stratatune.errors import CacheError, ResourceError
 
 SHARD_BYTES = 64 << 20
@@ -47,7 +46,7 @@ class TrunkCache:
         self.key = identity.key
         self.width = identity.width
         self.dtype = DTYPES[identity.key.dtype]
-        self.kept = Kept(identity.key.dtype)
+        self.kept = Kept.of(identity)
         self.clipped = 0  # values beyond their channel's int8 scale
         self.notices: list[str] = []
         self._identity = identity
@@ -59,6 +58,7 @@ class TrunkCache:
         self.resident: Resident | None = None
         self._missing = len(rows)
         self._lock = lock
+        self._stopped = False
         self._next_shard = 0
         self._shard_bytes = shard_bytes
 
@@ -87,12 +87,10 @@ class TrunkCache:
         rows = rows_per_example(lengths, key.positions)
         identity = Identity.of(key, rows, width)
         if root is None:
-            cache = cls(identity, rows, None, None, shard_bytes)
-            cache._settle_scales(None, scales)
-            return cache
+            return cls(with_scales(identity, None, scales), rows, None, None, shard_bytes)
         folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
         if not (folder / KEY_FILE).is_file():
-            check_space(Path(root), need)
+            files.check_space(Path(root), need)
         lock, notice = files.lock_or_read(folder, need)
         cache = cls(identity, rows, folder, lock, shard_bytes)
         cache.notices += [notice] if notice else []
@@ -108,7 +106,7 @@ class TrunkCache:
     @property
     def writable(self) -> bool:
         """Whether put() keeps anything: true in RAM and for the one writer of a folder."""
-        return self.folder is None or self._lock is not None
+        return not self._stopped and (self.folder is None or self._lock is not None)
 
     @property
     def complete(self) -> bool:
@@ -126,7 +124,7 @@ class TrunkCache:
 
     def has(self, index: np.ndarray | Tensor) -> np.ndarray:
         """Which examples are present, written or still pending. bool [B]."""
-        return self._slot[self._checked(index)] != _ABSENT
+        return self._slot[numbers(index, len(self._rows))] != _ABSENT
 
     # ---- reading ----
 
@@ -135,7 +133,7 @@ class TrunkCache:
 
         Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
         """
-        index = self._checked(index)
+        index = numbers(index, len(self._rows))
         slots, first, counts = self._slot[index], self._first[index], self._rows[index]
         if (slots == _ABSENT).any():
             raise CacheError(
@@ -148,7 +146,7 @@ class TrunkCache:
 
         On the CPU, or on the device that move_to() named.
         """
-        index = self._checked(index)
+        index = numbers(index, len(self._rows))
         if self.resident is not None:
             return self.resident.get_padded(index)
         return pad(self.get(index), self._rows[index])
@@ -171,7 +169,7 @@ class TrunkCache:
         ValueError for a wrong shape, CacheError for values that the dtype cannot hold, ResourceError for a full or shut
         disk (what was put before stays readable, the pending rows too; close() will try and raise once more).
         """
-        index = self._checked(index)
+        index = numbers(index, len(self._rows))
         counts = self._rows[index]
         if rows.shape != (counts.sum(), self.width):
             raise ValueError(f"rows of shape {tuple(rows.shape)}, expected {(int(counts.sum()), self.width)}")
@@ -223,7 +221,7 @@ class TrunkCache:
     def flush(self) -> None:
         """Writes the pending rows as a shard; nothing to do in RAM or in a reader. After a ResourceError, try again."""
         filling = self._filling
-        if filling is None or self.folder is None or not filling.examples:
+        if filling is None or self.folder is None or not filling.examples or not self.writable:
             return
         rows = filling.rows[: filling.used]
         data = rows.view(torch.uint8).numpy().data.cast("B") if rows.numel() else memoryview(b"")
@@ -234,6 +232,13 @@ class TrunkCache:
         self._next_shard += 1
         self._slots[filling.slot] = map_rows(shard.path, len(rows), self.width, self.dtype)
         self._filling = None
+
+    def stop_writing(self) -> None:
+        """Keeps what is there, pending rows in memory too, and writes no more: for a disk that has filled up."""
+        self._stopped = True
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def close(self) -> None:
         """Writes what is pending and lets the next writer in, even when that fails. Nothing is present afterwards."""
@@ -257,10 +262,6 @@ class TrunkCache:
 
     # ---- opening ----
 
-    def _settle_scales(self, stored: Identity | None, find: Callable[[], Tensor] | None) -> None:
-        self._identity = with_scales(self._identity, stored, find)
-        self.kept = Kept.of(self._identity)
-
     def _load(self, folder: Path, verify: bool, scales: Callable[[], Tensor] | None) -> None:
         """Checks the key, finds the whole shards, and as the writer clears the rest away."""
         stored = files.read_identity(folder)
@@ -269,14 +270,15 @@ class TrunkCache:
             raise CacheError(
                 f"the trunk cache {folder} was made from something else: {differs} differs", files.fix(folder)
             )
-        self._settle_scales(stored, scales)
+        self._identity = with_scales(self._identity, stored, scales)
+        self.kept = Kept.of(self._identity)
         found, bad = files.read_shards(folder, self._identity, verify=verify) if stored else ([], {})
         whole = [shard for shard in found if self._add(shard, bad)]
         self.notices += [f"dropped {path} of the trunk cache: {fault}" for path, fault in bad.items()]
         if not self.writable:
             return
         need = int(self._rows[self._slot == _ABSENT].sum()) * self._identity.row_bytes
-        check_space(folder, need)
+        files.check_space(folder, need)
         with files.file_errors(folder, need):
             self._next_shard = files.sweep(folder, whole)
             if stored is None:
@@ -296,10 +298,3 @@ class TrunkCache:
         self._missing -= int(fresh.sum())
         self.clipped += shard.clipped
         return True
-
-    def _checked(self, index: np.ndarray | Tensor) -> np.ndarray:
-        """``index`` as an array; a negative number would silently mean another example."""
-        index = np.asarray(index, dtype=np.int64)
-        if len(index) and (index.min() < 0 or index.max() >= len(self._rows)):
-            raise IndexError(f"examples {index.min()}..{index.max()} of a cache of {len(self._rows)}")
-        return index

@@ -28,6 +28,14 @@ def estimate_bytes(lengths: np.ndarray, width: int, dtype: str, positions: str) 
     return int(rows_per_example(lengths, positions).sum()) * width * DTYPE_BYTES[dtype]
 
 
+def numbers(index: np.ndarray | Tensor, count: int) -> np.ndarray:
+    """Example numbers [B] as an array; IndexError outside 0..count - 1: a negative one would mean another example."""
+    index = np.asarray(index, dtype=np.int64)
+    if len(index) and (index.min() < 0 or index.max() >= count):
+        raise IndexError(f"examples {index.min()}..{index.max()} of a cache of {count}")
+    return index
+
+
 def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The numbers start, start + 1, ... of each of B ranges, one range after another. [B], [B] -> [sum counts]."""
     before = np.cumsum(counts) - counts

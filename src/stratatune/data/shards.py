@@ -37,14 +37,15 @@ HINT = "use --cache ram, --cache off, or --cache DIR with another folder"
 _READ_BYTES = 1 << 20
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk of ``folder``, which need not exist yet."""
     there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path("/"))
     return shutil.disk_usage(there).free
 
 
 def check_space(root: Path, need: int) -> None:
     """Raises ResourceError when the disk of ``root`` (which need not exist yet) has fewer than ``need`` bytes free."""
-    free = _free_bytes(root)
+    free = free_bytes(root)
     if free < need:
         text = f"no room for the trunk cache in {root}: {readable_size(need)} needed, {readable_size(free)} free"
         raise ResourceError(text, HINT)
@@ -52,7 +53,7 @@ def check_space(root: Path, need: int) -> None:
 
 def cannot_write(folder: Path, need: int, error: OSError) -> ResourceError:
     """The failure to write ``need`` bytes into ``folder``, in one line."""
-    sizes = f"{readable_size(need)} needed, {readable_size(_free_bytes(folder))} free"
+    sizes = f"{readable_size(need)} needed, {readable_size(free_bytes(folder))} free"
     return ResourceError(f"cannot write the trunk cache in {folder}: {error.strerror or error} ({sizes})", HINT)
 
 

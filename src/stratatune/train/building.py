@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.data.encode import Encoded
+from stratatune.data.keys import default_root
 from stratatune.errors import ConfigError
 from stratatune.plan import Plan
 from stratatune.train.config import RunConfig
@@ -32,6 +33,8 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     """
     if config.cache in ("off", "ram"):
         raise ConfigError([f"cache: {config.cache!r} keeps nothing on disk"], "give --cache auto or a folder")
+    if config.cache == "auto":  # what is asked for by name is built, or it is an error
+        config = config.model_copy(update={"cache": str(default_root())})
     data = read_tables(config, {})
     started = time.perf_counter()
     session, caching = open_session(config, Plan.parse(config.plan), data, Path(config.out), reporter)

@@ -11,20 +11,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stratatune._compat import numeric_versions
+from stratatune.data.batching import Batch
 from stratatune.data.cache import TrunkCache
 from stratatune.data.caches import evict
 from stratatune.data.encode import Encoded
 from stratatune.data.kept import Kept
-from stratatune.data.keys import CacheKey, Dtype, default_root, readable_size
+from stratatune.data.keys import KEY_FILE, CacheKey, Dtype, default_root, readable_size
 from stratatune.data.reading import Reading, pad_id
 from stratatune.data.rows import estimate_bytes
 from stratatune.data.shards import check_space
 from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk
 from stratatune.model.strata import Strata
+from stratatune.train.automatic import need_of, room_for
 from stratatune.train.calibrate import find_scales
+from stratatune.train.choosing import Choice, choose, passes_of
 from stratatune.train.config import RunConfig
-from stratatune.train.feed import Feed
+from stratatune.train.feed import Feed, run_trunk
 from stratatune.train.progress import Reporter
 
 _CLIPPED_TOLD = 1e-4
@@ -60,16 +63,24 @@ class Caching:
         self.opened: list[TrunkCache] = []
         self.feeding: list[Feed] = []
         self.shared = shared
+        self.choice: Choice | None = None
+        """What ``auto`` came to."""
         self.kept: Kept | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first."""
-        trunk = Trunk(self.strata)
-        cache = self._open(data, name) if self._wanted() else None
+        cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
         if self.kept is None:
             self.kept = self._settled(data) if cache is None else cache.kept
-        feed = Feed(trunk, cache, read_only=self.read_only, autocast=self.autocast, kept=self.kept)
+        feed = Feed(
+            Trunk(self.strata),
+            cache,
+            read_only=self.read_only,
+            autocast=self.autocast,
+            kept=self.kept,
+            on_full=self._go_on if self.config.cache == "auto" else None,
+        )
         self.feeding.append(feed)
         return feed
 
@@ -93,6 +104,7 @@ class Caching:
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
         """A feed for each data set by its name; when one cannot be opened, the others are closed."""
         try:
+            self._choose({name: one for name, one in data.items() if one is not None})
             return [None if one is None else self.feed(one, name) for name, one in data.items()]
         except BaseException:
             self.close()
@@ -100,10 +112,61 @@ class Caching:
 
     @property
     def dtype(self) -> Dtype:
-        """The precision in which hidden states are kept: that of the computation, unless the settings say otherwise."""
+        """The precision in which hidden states are kept: what was chosen, else the first of those that may be."""
+        return self._dtypes()[0] if self.choice is None else self.choice.dtype
+
+    def _dtypes(self) -> tuple[Dtype, ...]:
+        """The settings' own, or that of the computation and what ``auto`` may take in its place."""
         if self.config.cache_dtype != "auto":
-            return self.config.cache_dtype
-        return "fp32" if self.autocast is None else "bf16"
+            return (self.config.cache_dtype,)
+        own: Dtype = "fp32" if self.autocast is None else "bf16"
+        return (own, "int8") if self.config.cache == "auto" else (own,)
+
+    def _choose(self, data: Mapping[str, Encoded]) -> None:
+        """Settle what ``auto`` means for this run, and say why in one line."""
+        if self.config.cache != "auto" or not self._wanted():
+            return
+        training = next(iter(data.values()))
+        found: list[Dtype] = [dtype for dtype in self._dtypes() if self._begun(training, dtype)]
+        if found:
+            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run has begun it")
+        else:
+            need = need_of(
+                {name: (one, self._passes(name)) for name, one in data.items()},
+                self.strata.resolved.shape.hidden,
+                "read" if self.read_only else "all",
+                self._dtypes(),
+                self._timed,
+                pad_id(self.tokenizer),
+            )
+            self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
+        told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
+        told(self.choice.why)
+
+    def _passes(self, name: str) -> int:
+        """How often the examples of a data set are asked for; where trials share a cache, by another one too."""
+        passes = passes_of(name, self.config.epochs, self.config.eval_every)
+        return passes if self.shared is None else 2 * passes
+
+    def _again(self, data: Encoded, name: str) -> bool:
+        """Whether the data are worth remembering under ``auto``: asked for again, or there already."""
+        if self.config.cache != "auto":
+            return True
+        worth = self._passes(name) > 1 and self.choice is not None and self.choice.place != "none"
+        return worth or self._begun(data, self.dtype)
+
+    def _begun(self, data: Encoded, dtype: Dtype) -> bool:
+        """Whether the folder of caches holds one of ``data``, whole or not."""
+        return (default_root() / self.key(data, dtype).digest / KEY_FILE).exists()
+
+    def _timed(self, batch: Batch) -> float:
+        """A run of the trunk, waited for."""
+        device = next(self.strata.backbone.model.parameters()).device
+        hidden = run_trunk(Trunk(self.strata), batch.to(device), read_only=self.read_only, autocast=self.autocast)
+        return float(hidden.flatten()[0])
+
+    def _go_on(self, error: ResourceError) -> None:
+        self.reporter.notice(f"{error.message}; what is remembered stays in use, the trunk runs for the rest")
 
     def close(self) -> None:
         """Stop reading, write what is pending and let other runs write."""
@@ -111,7 +174,12 @@ class Caching:
             feed.close()
         for cache in self.opened:
             self._tell_clipped(cache)
-            cache.close()
+            try:
+                cache.close()
+            except ResourceError as error:
+                if self.config.cache != "auto":
+                    raise
+                self.reporter.notice(error.message)
 
     def _tell_clipped(self, cache: TrunkCache) -> None:
         values = cache.bytes  # of int8: one a value
@@ -163,10 +231,12 @@ class Caching:
         return cache
 
     def _root(self) -> Path | None:
-        return {"ram": None, "auto": default_root()}.get(self.config.cache, Path(self.config.cache).expanduser())
+        if self.config.cache == "auto":
+            return None if self.choice is not None and self.choice.place == "ram" else default_root()
+        return None if self.config.cache == "ram" else Path(self.config.cache).expanduser()
 
-    def key(self, data: Encoded) -> CacheKey:
-        """Everything that the remembered numbers depend on."""
+    def key(self, data: Encoded, dtype: Dtype | None = None) -> CacheKey:
+        """Everything that the remembered numbers depend on; ``dtype`` in place of the chosen one."""
         computed = "fp32" if self.autocast is None else "bf16"
         return CacheKey(
             weights=self.strata.base_hash,
@@ -176,7 +246,7 @@ class Caching:
             max_length=self.reading.max_length,
             depth=self.strata.resolved.frozen_depth,
             positions="read" if self.read_only else "all",
-            dtype=self.dtype,
+            dtype=dtype or self.dtype,
             versions=(*numeric_versions(), ("computed", computed), *self._moved(), *self._scaled()),
             model=self.strata.backbone.model.config._name_or_path,
         )

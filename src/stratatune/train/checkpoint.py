@@ -113,12 +113,12 @@ def load_checkpoint(
     return Progress(**record["progress"]), best
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse other settings than those of the checkpoint in ``folder``, if there is one; reads no tensor."""
-    if (folder / FILE).is_file():
-        with _opened(folder / FILE) as file:
-            record = json.loads(file.metadata()["record"])
-        same_settings(record["settings"], settings, folder)
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the checkpoint in ``folder``; None where there is none. Reads no tensor."""
+    if not (folder / FILE).is_file():
+        return None
+    with _opened(folder / FILE) as file:
+        return json.loads(file.metadata()["record"])["settings"]
 
 
 @contextlib.contextmanager

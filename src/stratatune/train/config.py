@@ -95,8 +95,8 @@ class RunConfig(BaseModel):
     cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
-        description="How the cache keeps hidden states; auto keeps the precision of the computation. int8 has a scale "
-        "for each channel, found on a sample of the training data.",
+        description="How the cache keeps hidden states; auto: as they are computed, or under `cache: auto` in int8 "
+        "where that does not fit. int8 has a scale for each channel, found on a sample of the training data.",
     )
     cache_limit: str = Field("10GB", description="The largest cache; beyond it the trunk runs again each epoch.")
 

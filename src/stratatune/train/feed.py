@@ -19,6 +19,7 @@ from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
 from stratatune.data.encode import Encoded
 from stratatune.data.kept import Kept
+from stratatune.errors import ResourceError
 from stratatune.model.split import Trunk, take
 from stratatune.train.ahead import Ahead
 from stratatune.train.machine import room_on
@@ -43,6 +44,7 @@ class Feed:
         autocast: bf16 or None; the trunk runs in it.
         kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
             not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
+        on_full: told why a cache cannot be written any more, and the trunk runs for what is missing; None: an error.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Feed:
         read_only: bool,
         autocast: torch.dtype | None,
         kept: Kept | None = None,
+        on_full: Callable[[ResourceError], None] | None = None,
     ) -> None:
         self.trunk = trunk
         self.cache = cache
@@ -62,6 +65,7 @@ class Feed:
         self.given = torch.float32  # what blocks without autocast take
         if autocast is not None and self.kept.stored in (autocast, torch.int8):
             self.given = autocast
+        self.on_full = on_full
         self.clock = FeedClock()
         self._ahead: Ahead | None = None
 
@@ -106,9 +110,9 @@ class Feed:
             return read
         if not self.cache.has(index).all():
             hidden = self._computed(batch)
-            if not self.cache.writable:  # another run is writing it
-                return self._rounded(hidden)
             self._remember(index, batch, hidden)
+            if not self.cache.has(index).all():  # another run is writing it, or the disk is full
+                return self._rounded(hidden)
         else:
             self.clock.remembered += len(index)
         # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
@@ -131,9 +135,27 @@ class Feed:
     def _rounded(self, hidden: Tensor) -> Tensor:
         return hidden if self.trunk.trains else self.kept.rounded(hidden, self.given)
 
+    def flush(self) -> None:
+        """Write what the cache has pending."""
+        if self.cache is not None:
+            with self._going_on(self.cache):
+                self.cache.flush()
+
     def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
-        assert self.cache is not None
-        self.cache.put(index, real_rows(hidden, batch).cpu())
+        if self.cache is not None and self.cache.writable:
+            with self._going_on(self.cache):
+                self.cache.put(index, real_rows(hidden, batch).cpu())
+
+    @contextlib.contextmanager
+    def _going_on(self, cache: TrunkCache) -> Iterator[None]:
+        """A cache that can no longer be written is an error only where it was asked for by name."""
+        try:
+            yield
+        except ResourceError as error:
+            if self.on_full is None:
+                raise
+            cache.stop_writing()
+            self.on_full(error)
 
 
 def run_trunk(trunk: Trunk, batch: Batch, *, read_only: bool, autocast: torch.dtype | None) -> Tensor:
@@ -155,4 +177,4 @@ def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: 
         if not feed.cache.has(index).all():
             feed.hidden(collate(data, index, pad_id).to(device))
         advance(len(index))
-    feed.cache.flush()
+    feed.flush()

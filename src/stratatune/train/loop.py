@@ -145,8 +145,7 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
-        if session.feed.cache is not None:
-            session.feed.cache.flush()
+        session.feed.flush()
         if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
             best = _judge(session, progress, best, trained, train_loss)
         save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)

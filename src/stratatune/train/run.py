@@ -26,7 +26,7 @@ from stratatune.plan.picture import terminal
 from stratatune.train import ranks
 from stratatune.train.caching import Caching
 from stratatune.train.checkpoint import FILE as CHECKPOINT
-from stratatune.train.checkpoint import check_settings, same_settings
+from stratatune.train.checkpoint import same_settings, saved_settings
 from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
 from stratatune.train.loop import Fitted, Session, steps
@@ -117,7 +117,7 @@ def trial(
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
-    session, caching = open_session(config, plan, data, out, reporter, shared)
+    session, caching = open_session(_as_begun(config, out), plan, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = ranks.world()
     try:
@@ -143,8 +143,8 @@ def _open_folder(config: RunConfig) -> Path:
                 raise ConfigError(
                     [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
                 )
-    else:
-        check_settings(out, _settings(config))
+    elif (saved := saved_settings(out)) is not None:
+        same_settings(saved, _settings(_as_begun(config, out)), out)
     with told_about(out):
         out.mkdir(parents=True, exist_ok=True)
         if is_main():
@@ -156,6 +156,12 @@ def _open_folder(config: RunConfig) -> Path:
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What a run and its resumption must agree on."""
     return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
+
+
+def _as_begun(config: RunConfig, out: Path) -> RunConfig:
+    """A run goes on in the precision that ``auto`` came to when it began, whatever fits by now."""
+    begun = (saved_settings(out) or {}).get("cache_dtype") if config.resume else None
+    return config.model_copy(update={"cache_dtype": begun}) if begun and config.cache_dtype == "auto" else config
 
 
 def _finished(config: RunConfig, out: Path) -> Result | None:
@@ -230,7 +236,7 @@ def open_session(
         autocast=autocast,
         out=out,
         reporter=reporter,
-        settings=_settings(config),
+        settings={**_settings(config), "cache_dtype": caching.dtype},
         reload=None if shared is not None else lambda: base_of().model,  # other trials may need what this one does not
     )
     if shared is not None:

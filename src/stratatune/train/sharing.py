@@ -137,6 +137,10 @@ class ReadOnce:
         """As :attr:`Feed.complete`."""
         return self.feed.complete
 
+    def flush(self) -> None:
+        """As :meth:`Feed.flush`."""
+        self.feed.flush()
+
     def move_to(self, device: torch.device) -> int:
         """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
         return self.feed.move_to(device)
