@@ -97,7 +97,7 @@ def speed(rows: Records) -> str:
     ]
     lines += [
         f"| {' | '.join(str(row[k]) for k in ('id', 'what', 'goal', 'limit', 'measured'))} | `{row['command']}` |"
-        for row in rows
+        for row in sorted(rows, key=lambda row: int(str(row["id"]).split()[0][1:]))
     ]
     return "\n".join(lines) + "\n"
 
