@@ -67,7 +67,7 @@ class Objective:
 
     def weight(self, logits: Tensor) -> float:
         """What :meth:`loss` is a mean over: examples, or the words of free text."""
-        return max(1.0, float(logits[:, 1].sum())) if self.reading.generates else float(len(logits))
+        return max(1.0, logits[:, 1].detach().sum().item()) if self.reading.generates else float(len(logits))
 
     def word_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over classes, label words or values only: ``logits`` [B, C], ``labels`` [B]."""
