@@ -112,6 +112,10 @@ def test_any_text_is_a_plan_or_a_plan_error(text):
 def test_the_preset_of_the_design_prints_as_the_design_writes_it():
     assert str(Plan.parse("spafit-4-9-II")) == SPAFIT
     assert Plan.parse(SPAFIT) == Plan.parse("spafit-4-9-II")
+    assert Plan.parse("spafit-1-2/0-0-II") == Plan.parse(
+        "enc 0:2 frozen | enc 2:3 bitfit | enc 3: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | "
+        "dec 0:1 frozen | dec 1: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
+    )
     assert Plan.parse("spafit-3-3-I").strata[0].layers == "0:4" and len(Plan.parse("spafit-3-3-I").strata) == 2
 
 
@@ -250,6 +254,7 @@ def refused(text):
         ("bft@12+ln", "is not a depth", "at the very end"),
         ("full@3", "inserts nothing", "lpt"),
         ("spafit-9-4-I", "N1=9 is above N2=4", "N1 <= N2"),
+        ("spafit-1-2/3-2-I", "N1=3 is above N2=2", "N1 <= N2"),
         ("  ", "the plan is empty", "bft-adapter"),
         ("20:30 bitfit", "20:30 bitfit: layers 20:30 are outside a model of 24 blocks", "0:24"),
         ("-30: bitfit", "-30: bitfit: layers -30: are outside", "0:24"),

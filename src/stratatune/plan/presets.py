@@ -17,7 +17,7 @@ _MLM_HEAD = "head(mlm=dense,norm,bias)"
 _LORA_I = "lora(rank=64, alpha=128, on=q,k,v)"
 _LORA_II = "lora(rank=64, alpha=128, on=q,k,v,o)"
 _NAME = re.compile(r"[A-Za-z][\w.+/@-]*")
-_SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)-(II?)(\+delta)?")
+_SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)(?:/(\d+)-(\d+))?-(II?)(\+delta)?")
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def preset_text(name: str) -> str:
     """
     spafit = _SPAFIT_NAME.fullmatch(name)
     if spafit:
-        text = _spafit_text(name, int(spafit[1]), int(spafit[2]), spafit[3])
-        return text.replace("bitfit", "delta_bias") if spafit[4] else text
+        text = _spafit_text(name, spafit)
+        return text.replace("bitfit", "delta_bias") if spafit[6] else text
     named, _, depth = name.partition("@")
     base, suffix = _split_suffix(named)
     if base not in PRESETS:
@@ -143,8 +143,18 @@ def _checked(name: str, depth: str) -> str:
     return depth
 
 
-def _spafit_text(name: str, last_frozen: int, last_bitfit: int, kind: str) -> str:
-    """SPAFIT-N1-N2: blocks 0..N1 frozen, N1+1..N2 BitFit, the rest LoRA and BitFit (N1, N2 0-based and inclusive)."""
+def _spafit_text(name: str, found: re.Match[str]) -> str:
+    """SPAFIT-N1-N2, of both stacks of an encoder-decoder alike, or SPAFIT-N1-N2/M1-M2, of its encoder and decoder."""
+    lora = _LORA_I if found[5] == "I" else _LORA_II
+    strata = _spafit_strata(name, int(found[1]), int(found[2]), lora)
+    if found[3] is None:
+        return " | ".join(strata)
+    below = _spafit_strata(name, int(found[3]), int(found[4]), lora)
+    return " | ".join([*(f"enc {one}" for one in strata), *(f"dec {one}" for one in below)])
+
+
+def _spafit_strata(name: str, last_frozen: int, last_bitfit: int, lora: str) -> list[str]:
+    """Blocks 0..N1 frozen, N1+1..N2 BitFit, the rest LoRA and BitFit (N1, N2 0-based and inclusive)."""
     if last_frozen > last_bitfit:
         raise PlanError(
             f"{name!r}: N1={last_frozen} is above N2={last_bitfit}",
@@ -153,8 +163,7 @@ def _spafit_text(name: str, last_frozen: int, last_bitfit: int, kind: str) -> st
     strata = [f"0:{last_frozen + 1} frozen"]
     if last_frozen < last_bitfit:
         strata.append(f"{last_frozen + 1}:{last_bitfit + 1} bitfit")
-    strata.append(f"{last_bitfit + 1}: {_LORA_I if kind == 'I' else _LORA_II} + bitfit(on=ffn,norm_ffn)")
-    return " | ".join(strata)
+    return [*strata, f"{last_bitfit + 1}: {lora} + bitfit(on=ffn,norm_ffn)"]
 
 
 def preset_names() -> tuple[str, ...]:
