@@ -1,5 +1,6 @@
 """The trunk cache: what it says is there is exactly right, whatever was killed, cut, flipped or full before."""
 
+import contextlib
 import errno
 import json
 import os
@@ -341,6 +342,48 @@ def test_second_opener_only_reads(tmp_path):
     with open_small(tmp_path) as third:
         assert third.writable and third.missing() == N - 31
         assert_right(third)
+
+
+def test_parts_of_other_processes_are_taken_over(tmp_path, monkeypatch):
+    """At opening when a build was killed, wherever its moving stopped; a live writer keeps its own."""
+    for stop in range(1, 9):
+        root, moved, plain = tmp_path / str(stop), [0], os.replace
+        with open_small(root) as cache:
+            cache.put(np.arange(20), rows_of(np.arange(20)))
+            cache.flush()
+            folder = cache.folder
+            with open_small(shards.part_root(folder, 1)) as part:
+                part.put(np.arange(20, 40), rows_of(np.arange(20, 40)))
+                cache.refresh()
+                assert cache.missing() == N - 20, "it is being written"
+        with open_small(shards.part_root(folder, 2)) as part:
+            part.put(np.arange(35, N), rows_of(np.arange(35, N)))
+
+        def counted(*names, moved=moved, stop=stop, plain=plain):
+            moved[0] += 1
+            if moved[0] == stop:
+                raise KeyboardInterrupt
+            plain(*names)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", counted)
+            open_small(root).close()
+        with open_small(root) as cache:
+            assert cache.missing() <= 8, "all but the shard that was on its way"
+            assert_right(cache)
+            cache.put(np.arange(N), rows_of(np.arange(N)))
+            assert cache.complete
+            assert_right(cache)
+        assert verify_cache(folder) == [] and not list(folder.glob("rank-*"))
+
+
+def test_a_reader_sees_what_was_written_since(tmp_path):
+    with open_small(tmp_path) as writer, open_small(tmp_path) as reader:
+        writer.put(np.arange(N), rows_of(np.arange(N)))
+        assert reader.missing() == N
+        reader.refresh()
+        assert reader.complete and not reader.writable
+        assert_right(reader)
 
 
 # ---- disks ----

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -12,8 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stratatune.data.caches import verify_cache
+from stratatune.data.shards import read_identity, read_shards
 from stratatune.train import ranks
+from stratatune.train.building import build_cache
 from stratatune.train.config import to_yaml
+from stratatune.train.progress import Reporter
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stratatune")
 
@@ -80,6 +85,36 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     assert answer["cache_hit"]
     assert (answer["processes"], alone.processes) == (2, 1)
     same(tmp_path / "alone", out)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_a_cache_built_by_two_processes_is_that_of_one(settings, tmp_path, dtype):
+    """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
+    config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2")
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    line = [sys.executable, "-m", *TORCHRUN, "cache", "build", str(tmp_path / "run.yaml"), "--json", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    built = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert built.returncode == 0, built.stderr
+    records = json.loads(built.stdout)["caches"]
+    assert [record["computed"] for record in records] == [48, 21], "every example once, by one of the two"
+    alone = build_cache(
+        settings(cache=str(tmp_path / "alone"), cache_dtype=dtype, plan="bft-adapter@2"), Reporter(True)
+    )
+    for one, two in zip(records, alone["caches"], strict=True):
+        assert one["digest"] == two["digest"] and one["bytes"] == two["bytes"]
+        folder = Path(one["folder"])
+        assert rows_of(folder) == rows_of(Path(two["folder"]))
+        assert verify_cache(folder) == [] and not list(folder.glob("rank-*"))
+
+
+def rows_of(folder):
+    """The examples of a cache and all its rows, in no order: two builds may shard them as they like."""
+    identity = read_identity(folder)
+    found = read_shards(folder, identity, verify=True)[0]
+    rows = [np.fromfile(shard.path, np.uint8).reshape(-1, identity.row_bytes) for shard in found]
+    examples = np.concatenate([shard.examples for shard in found])
+    return sorted(examples.tolist()), sorted(map(bytes, np.concatenate(rows)))
 
 
 def test_shares(monkeypatch):

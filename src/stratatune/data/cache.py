@@ -245,11 +245,21 @@ class TrunkCache:
         try:
             self.flush()
         finally:
-            self._slot[:] = _ABSENT
-            self._slots, self._filling, self.resident, self._missing = [], None, None, len(self._rows)
+            self._forget()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
+
+    def refresh(self) -> None:
+        """Looks again at what is on disk; the writer also takes over the parts that other processes made of it."""
+        self.flush()
+        if self.folder is not None and self._filling is None:
+            self._forget()
+            self._load(self.folder, False, None)
+
+    def _forget(self) -> None:
+        self._slot[:] = _ABSENT
+        self._slots, self._filling, self.resident, self._missing, self.clipped = [], None, None, len(self._rows), 0
 
     def __enter__(self) -> TrunkCache:
         return self
@@ -272,6 +282,9 @@ class TrunkCache:
             )
         self._identity = with_scales(self._identity, stored, scales)
         self.kept = Kept.of(self._identity)
+        if stored is not None and self.writable:
+            with files.file_errors(folder, 0):
+                files.adopt(folder, self._identity)
         found, bad = files.read_shards(folder, self._identity, verify=verify) if stored else ([], {})
         whole = [shard for shard in found if self._add(shard, bad)]
         self.notices += [f"dropped {path} of the trunk cache: {fault}" for path, fault in bad.items()]

@@ -249,8 +249,46 @@ def sweep(folder: Path, shards: list[Shard]) -> int:
     """Removes what killed writers left beside the whole ``shards``; gives the first number that no shard ever had."""
     keep = {path for shard in shards for path in (shard.path, shard.path.with_suffix(".json"))}
     litter = [path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp")) if path not in keep]
-    numbers = [int(found[1]) for path in folder.glob("shard-*") if (found := re.match(r"shard-(\d+)\.", path.name))]
+    number = _next_number(folder)
     for path in litter:
         with contextlib.suppress(OSError):
             path.unlink()
+    return number
+
+
+def _next_number(folder: Path) -> int:
+    numbers = [int(found[1]) for path in folder.glob("shard-*") if (found := re.match(r"shard-(\d+)\.", path.name))]
     return max(numbers, default=-1) + 1
+
+
+# ---- several writers ----
+
+
+def part_root(folder: Path, rank: int) -> Path:
+    """Where process ``rank`` of a build keeps its part: a cache of its own inside the cache ``folder``."""
+    return folder / f"rank-{rank}"
+
+
+def adopt(folder: Path, identity: Identity) -> None:
+    """Takes the whole shards out of the parts that other processes made; live writers keep theirs.
+
+    A shard moves rows first, so one whose move was cut short has no sidecar on one side and no rows on the other.
+    """
+    for part in sorted(folder.glob(f"rank-*/{folder.name}")):
+        lock = take_lock(part)
+        if lock is None:
+            continue
+        with contextlib.suppress(CacheError):
+            stored = read_identity(part)
+            mine = stored is not None and not stored.differences(identity)
+            for shard in read_shards(part, identity, verify=False)[0] if mine else ():
+                _move(shard, folder)
+        lock.release()
+        shutil.rmtree(part.parent, ignore_errors=True)
+        _sync_folder(folder)
+
+
+def _move(shard: Shard, folder: Path) -> None:
+    path = folder / f"shard-{_next_number(folder):05d}.bin"
+    os.replace(shard.path, path)
+    os.replace(shard.path.with_suffix(".json"), path.with_suffix(".json"))

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stratatune.data.encode import Encoded
 from stratatune.data.keys import default_root
 from stratatune.errors import ConfigError
 from stratatune.plan import Plan
+from stratatune.train import ranks
 from stratatune.train.config import RunConfig
 from stratatune.train.feed import Feed, fill
 from stratatune.train.loop import Session
@@ -66,6 +69,6 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
         "digest": cache.key.digest,
         "folder": str(cache.folder),
         "examples": len(data),
-        "computed": feed.clock.computed,
+        "computed": int(ranks.added(np.array([feed.clock.computed]))[0]),
         "bytes": cache.bytes,
     }

@@ -124,7 +124,7 @@ class Caching:
 
     def _choose(self, data: Mapping[str, Encoded]) -> None:
         """Settle what ``auto`` means for this run, and say why in one line."""
-        if self.config.cache != "auto" or not self._wanted():
+        if self.config.cache != "auto" or self.choice is not None or not self._wanted():
             return
         training = next(iter(data.values()))
         found: list[Dtype] = [dtype for dtype in self._dtypes() if self._begun(training, dtype)]

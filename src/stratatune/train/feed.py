@@ -157,6 +157,14 @@ class Feed:
             cache.stop_writing()
             self.on_full(error)
 
+    def beside(self, cache: TrunkCache) -> Feed:
+        """The same trunk, writing into another cache; one clock for both."""
+        found = Feed(
+            self.trunk, cache, read_only=self.read_only, autocast=self.autocast, kept=self.kept, on_full=self.on_full
+        )
+        found.clock = self.clock
+        return found
+
 
 def run_trunk(trunk: Trunk, batch: Batch, *, read_only: bool, autocast: torch.dtype | None) -> Tensor:
     """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
@@ -173,8 +181,13 @@ def real_rows(hidden: Tensor, batch: Batch) -> Tensor:
 def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
     """Run the trunk over everything that the cache behind ``feed`` still lacks, the longest examples first."""
     assert feed.cache is not None
-    for index in plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False):
+    for index in building_batches(data):
         if not feed.cache.has(index).all():
             feed.hidden(collate(data, index, pad_id).to(device))
         advance(len(index))
     feed.flush()
+
+
+def building_batches(data: Encoded) -> list[np.ndarray]:
+    """The batches in which the trunk runs over a whole data set: by length, the longest first."""
+    return plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)

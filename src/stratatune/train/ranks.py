@@ -17,8 +17,10 @@ import torch
 import torch.distributed as together
 from torch import Tensor, nn
 
-from stratatune.data.batching import shard
-from stratatune.train.feed import Feed, fill
+from stratatune.data.batching import collate, shard
+from stratatune.data.cache import TrunkCache
+from stratatune.data.shards import part_root
+from stratatune.train.feed import Feed, building_batches
 from stratatune.train.progress import is_main
 
 if TYPE_CHECKING:
@@ -122,18 +124,45 @@ def own_chance(seed: int) -> None:
 
 
 def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> list[Feed | None]:
-    """A feed for each data set; with several ranks, from caches on disk that rank 0 has filled before the others open
-    them: they read what is there at opening, and only one may write."""
-    if world() > 1 and not is_main():
-        together.barrier()
+    """A feed for each data set; with several ranks, from caches on disk that all of them fill before the first step."""
+    if world() == 1:
         return caching.feeds(data)
-    found = caching.feeds(data)
-    if world() > 1:
-        for feed, encoded in zip(found, data.values(), strict=True):
-            if feed is not None and encoded is not None and feed.cache is not None and feed.cache.folder:
-                fill(feed, encoded, pad_id, caching.strata.backbone.model.device, lambda _: None)
-        together.barrier()
+    opened = caching.feeds(data) if is_main() else None  # the first writes; the others read what it has begun
+    choice = [caching.choice]
+    together.broadcast_object_list(choice)
+    caching.choice = choice[0]
+    found = opened if opened is not None else caching.feeds(data)
+    together.barrier()
+    for feed, encoded in zip(found, data.values(), strict=True):
+        if feed is not None and encoded is not None:
+            _fill(feed, encoded, pad_id, caching.strata.backbone.model.device)
     return found
+
+
+def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
+    """Every rank runs the trunk over its share of what a cache on disk lacks and writes a part of its own; the first
+    rank adopts the parts, and then all read the whole."""
+    cache = feed.cache
+    if cache is None or cache.folder is None or not added(np.array([int(cache.writable)])).any():
+        return
+    lacking = [index for index in building_batches(data) if not cache.has(index).all()]
+    own = feed
+    if not is_main():
+        root, scales = part_root(cache.folder, rank()), cache.kept.scales
+        find = None if scales is None else lambda: scales
+        own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
+    together.barrier()  # nobody writes before all know what is lacking
+    for index in shard(lacking, rank(), world(), even=False):
+        own.hidden(collate(data, index, pad_id).to(device))
+    own.flush()
+    if own.cache is not None and own is not feed:
+        own.cache.close()
+    together.barrier()
+    if is_main():
+        cache.refresh()
+    together.barrier()
+    if not is_main():
+        cache.refresh()
 
 
 def _device() -> torch.device:
