@@ -82,7 +82,7 @@ def speed(rows: Records) -> str:
     lines = [
         "# Speed and memory beside what people use today",
         "",
-        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.run`, whose text says how. F:",
+        "Written by `python -m benchmarks.tables`; measured by the commands in the last column. F:",
         "full tuning. A: stock peft LoRA on all layers, random batches, dynamic padding. B: A, batches cut by length.",
         "The shape is RoBERTa-large with random weights, frozen depth 18, batch 32, SST-2-like lengths (mean 13;",
         "random batches padded to 3.0 times the tokens, batches cut by length to 1.03), bf16 by autocast on both",
