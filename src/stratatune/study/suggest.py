@@ -161,7 +161,7 @@ def _setting(family: str, config: RunConfig, drawn: Table, reporter: Reporter) -
     from stratatune.data.reading import encode
     from stratatune.model.base import load_base
     from stratatune.study.calibrate import Setting
-    from stratatune.train.prepare import class_names, settle_objective, settle_reading
+    from stratatune.train.prepare import base_settings, class_names, settle_objective, settle_reading
     from stratatune.train.run import in_bf16
 
     shape = shape_of(config.model)
@@ -171,11 +171,7 @@ def _setting(family: str, config: RunConfig, drawn: Table, reporter: Reporter) -
     base = load_base(
         config.model,
         objective,
-        num_labels=len(labels),
-        seed=config.seed,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-        attention=None if config.attention == "auto" else config.attention,
+        **base_settings(config, labels),
     )
     reading, notices = settle_reading(config, objective, drawn, base.tokenizer, shape.max_tokens, decoder=shape.causal)
     encoded = encode(drawn, reading, base.tokenizer)

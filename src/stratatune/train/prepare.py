@@ -271,3 +271,14 @@ def _chosen_words(words: Mapping[str, str], labels: Sequence[str]) -> tuple[str,
         kind = "has no word" if odd[0] in labels else "is no label of the data"
         raise ConfigError([f"label_words: {odd[0]!r} {kind}"], "labels: " + ", ".join(labels))
     return tuple(words[label] for label in labels)
+
+
+def base_settings(config: RunConfig, labels: Sequence[str]) -> dict[str, Any]:
+    """What :func:`stratatune.model.base.load_base` is told by a run's settings, beside the model and the objective."""
+    return {
+        "num_labels": len(labels),
+        "seed": config.seed,
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "attention": None if config.attention == "auto" else config.attention,
+    }

@@ -32,7 +32,7 @@ from stratatune.train.evaluate import evaluate
 from stratatune.train.loop import Fitted, Session, steps
 from stratatune.train.machine import environment, peak_memory
 from stratatune.train.objectives import Objective
-from stratatune.train.prepare import Tables, class_names, read_tables, settle_objective, settle_reading
+from stratatune.train.prepare import Tables, base_settings, class_names, read_tables, settle_objective, settle_reading
 from stratatune.train.progress import Reporter, is_main
 from stratatune.train.sharing import Shared
 
@@ -198,11 +198,7 @@ def open_session(
         load,
         config.model,
         objective,
-        num_labels=len(labels),
-        seed=config.seed,
-        revision=config.revision,
-        trust_remote_code=config.trust_remote_code,
-        attention=None if config.attention == "auto" else config.attention,
+        **base_settings(config, labels),
     )
     base = base_of()
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
