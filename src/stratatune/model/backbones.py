@@ -23,7 +23,8 @@ from stratatune.model.passes import Passes
 from stratatune.model.seq2seq import encoder_calls
 from stratatune.model.skeleton import Call, Skeleton
 from stratatune.plan.architectures import Architecture
-from stratatune.plan.shape import Shape, shape_of
+from stratatune.plan.shape import Shape
+from stratatune.plan.sizes import shape_of
 from stratatune.plan.table import architecture_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from stratatune.plan.layers import Depth
 from stratatune.plan.presets import PRESETS, Preset, list_presets, preset_names
 from stratatune.plan.resolved import Resolved, Run
 from stratatune.plan.schema import Plan, Stratum
-from stratatune.plan.shape import Linear, Norm, Shape, shape_of
+from stratatune.plan.shape import Linear, Norm, Shape
+from stratatune.plan.sizes import shape_of
 from stratatune.plan.table import ARCHITECTURES, architecture_of
 from stratatune.plan.treatments import (
     BLOCK_TREATMENTS,

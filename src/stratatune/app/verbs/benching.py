@@ -84,7 +84,8 @@ def _setting(
     import numpy as np
     import torch
 
-    from stratatune.plan.shape import config_of, shape_of
+    from stratatune.plan.configs import config_of
+    from stratatune.plan.sizes import shape_of
     from stratatune.study.arms import Setting, lengths_like, random_data
     from stratatune.study.reading import encoded
 
