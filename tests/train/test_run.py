@@ -177,6 +177,17 @@ def test_early_stopping_and_the_best_epoch_s_weights(run, tmp_path, monkeypatch)
     assert same_bits(tensors(result.out), kept[0.75]) and len(metrics(result.out)) == 4
 
 
+def test_the_best_epoch_is_not_scored_twice(run, monkeypatch):
+    from stratatune.train import loop
+
+    calls, plain = [], loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **w: calls.append(1) or plain(*a, **w))
+    result = run(epochs=4, eval_every=2)
+    assert len(calls) == 2
+    best = next(line for line in metrics(result.out) if line["epoch"] == result.best_epoch)
+    assert result.best == {name: best[f"eval_{name}"] for name in result.best}
+
+
 def test_rates_and_decay_reach_the_optimiser(family, settings, monkeypatch):
     from stratatune.train import loop
 

@@ -74,7 +74,7 @@ def _values(data: Dataset, name: str) -> list[Any]:
     from datasets import ClassLabel
 
     kind = data.features[name]
-    values = list(data[name])
+    values = list(data[name][:])  # whole: a row at a time takes many times as long
     if isinstance(kind, ClassLabel):
         return [None if value is None or value < 0 else kind.int2str(value) for value in values]
     return values

@@ -12,6 +12,7 @@ beside the one that goes on in its place.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -24,6 +25,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LOG, TRACEBACK, LOCK = "log.txt", "error.txt", ".lock"
+_PRELOADED = (
+    "stratatune.train.building",
+    "transformers.modeling_layers",
+    "sklearn.metrics",
+    "datasets.packaged_modules",
+)
 _FORKS = sys.platform.startswith("linux")
 
 
@@ -80,11 +87,16 @@ def main() -> None:
     """Reads jobs until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # no library prints into the answers
-    import stratatune.train.building  # noqa: F401 - torch and all else, before the first job comes
-
+    preload()
     for line in _lines(0):
         job = json.loads(line)
         print(json.dumps(_in_child(job) if _FORKS else work(job)), file=answers, flush=True)
+
+
+def preload() -> None:
+    """Import what a run imports by itself, before the first job comes: else every run would, each anew."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
 
 
 def _lines(source: int) -> Iterator[str]:

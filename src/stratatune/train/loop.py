@@ -112,6 +112,7 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
     ranks.own_chance(config.seed)
     resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
     progress, best = resumed or (Progress(), {})
+    found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     _remember_again(session, progress)
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
@@ -147,11 +148,14 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
         session.feed.flush()
         if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
-            best = _judge(session, progress, best, trained, train_loss)
+            scores = _judge(session, progress, train_loss)
+            if progress.stale == 0:
+                best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
+                found = scores
         save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
 
     _restore(trained, best)
-    return Fitted(progress, _evaluate(session, progress))
+    return Fitted(progress, found or _evaluate(session, progress))
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
@@ -204,18 +208,11 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
     progress.seconds["train"] += time.perf_counter() - started - in_trunk - (session.away - away_before)
 
 
-def _judge(
-    session: Session,
-    progress: Progress,
-    best: dict[str, Tensor],
-    trained: Mapping[str, nn.Parameter],
-    train_loss: float,
-) -> dict[str, Tensor]:
-    """Evaluate, write the epoch down, and give back the best tensors so far."""
+def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
+    """Evaluate and write the epoch down; ``progress.stale`` is then 0 where it is the best so far."""
     scores = _evaluate(session, progress)
     metric = session.objective.reading.metric
     if scores is None or better(scores.metrics[metric], progress.best, metric):
-        best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
@@ -231,7 +228,7 @@ def _judge(
     session.reporter.say(
         f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}"
     )
-    return best
+    return scores
 
 
 def _evaluate(session: Session, progress: Progress) -> Scores | None:
