@@ -25,7 +25,8 @@ OPTIONS = {
 HEAD = """# Methods on architectures
 
 Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
-**merges**: works, and `st.merge(model)` folds it into the base weights. **works**: works, and cannot be folded.
+**merges**: works, and `st.merge(model)` folds it into the base weights. **in memory**: works, and
+`st.merge(model, in_memory=True)` folds it in; a saved model would lose it. **works**: works, and cannot be folded.
 **-**: refused; the reasons stand below. Block treatments stand here on the upper two of four blocks (frozen depth 2; on
 ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
 encoder-decoder's two stacks block treatments stand on the upper blocks of each, insertions in the encoder; an `adapter`
@@ -45,7 +46,7 @@ TINY = {"encoder": tiny.tiny_of, "decoder": tiny.tiny_decoder, "encoder-decoder"
 
 
 def outcome(kind: str, family: str, stacks: str) -> tuple[str, str]:
-    """What comes of it (``merges``, ``works`` or ``-``), and the reason where something is refused."""
+    """What comes of it (``merges``, ``in memory``, ``works`` or ``-``), and the reason where something is refused."""
     model = TINY[stacks](family)
     try:
         tuned = apply(model, plan_of(kind, family))
@@ -53,8 +54,11 @@ def outcome(kind: str, family: str, stacks: str) -> tuple[str, str]:
         return "-", f"{error.message}; {error.hint}"
     try:
         merge(tuned)
-    except PlanError:
-        return "works", ""
+    except PlanError as error:
+        if "in_memory" not in error.hint:
+            return "works", ""
+        merge(tuned, in_memory=True)
+        return "in memory", ""
     return "merges", ""
 
 

@@ -17,7 +17,7 @@ MERGE = {
     "1: lora(rank=2)": True,
     "1: dora(rank=2)": True,
     "1: ia3": True,
-    "1: delta_bias(on=attn,ffn)": None,  # only where the base has a bias to hold it
+    "1: delta_bias(on=attn,ffn)": None,  # test_delta_bias.py
     "1: houlsby(bottleneck=4)": False,
     "1: parallel(bottleneck=4)": False,
     "1: prefix(tokens=3)": False,
@@ -61,10 +61,10 @@ def test_a_method_on_a_decoder(family, plan):
         for _ in range(4):
             told = torch.cat([told, logits(model, told)[:, -1].argmax(-1, keepdim=True)], 1)
         assert said.tolist() == told.tolist()
-    merges = (family == "gpt2") if MERGE[plan] is None else MERGE[plan]
+    merges = (family != "qwen3") if MERGE[plan] is None else MERGE[plan]
     if merges:
         merged = merge(copy.deepcopy(model))
-        assert type(merged) is type(base) and merged.state_dict().keys() == base.state_dict().keys()
+        assert type(merged) is type(base)
         assert torch.allclose(logits(merged, ids), whole, atol=1e-10)
     else:
         with pytest.raises(PlanError, match="cannot be merged"):
@@ -94,7 +94,7 @@ def test_a_method_on_an_encoder_decoder(family, plan):
 
 
 @pytest.mark.parametrize("plan", STORIES_PLANS)
-def test_stories260k_merges_or_says_why(shared, plan):
+def test_stories260k_merges(shared, plan):
     folder = shared / "models" / "stories260K"
     if not folder.is_dir():
         pytest.skip("no stories260K in the shared folder")
@@ -104,11 +104,7 @@ def test_stories260k_merges_or_says_why(shared, plan):
     ids = loaded.tokenizer("Once upon a time there was a", return_tensors="pt")["input_ids"]
     model = shake(apply(loaded.model, plan))
     before = logits(model, ids)
-    if "delta_bias" in plan:
-        with pytest.raises(PlanError, match="delta_bias"):
-            merge(model)
-    else:
-        assert torch.allclose(logits(merge(model), ids), before, atol=1e-4)
+    assert torch.allclose(logits(merge(model), ids), before, atol=1e-4)
 
 
 @pytest.mark.parametrize("output", ["causal", "classification"])

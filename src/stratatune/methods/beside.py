@@ -6,11 +6,13 @@ Several may stand on one role, one inside the other; the innermost holds the mod
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from stratatune.methods.site import Site
+from stratatune.plan.treatments import NORM_ROLES
 
 
 class Beside(nn.Module):
@@ -38,10 +40,11 @@ class Beside(nn.Module):
         """``x`` [..., in] -> [..., out]."""
 
     @abstractmethod
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Change ``own`` (the innermost module, with all that stands inside this folded in) so that it computes this.
 
-        Asked only where the method's ``refuses_merge`` has nothing to say.
+        Asked only where the method's ``refuses_merge`` has nothing to say, and once the biases are there that its
+        ``makes_biases`` asks for. ``readers``: of a norm the linears that alone read it, with all of theirs folded in.
         """
 
 
@@ -71,6 +74,21 @@ def own_bias(module: nn.Module) -> nn.Parameter | None:
     return dict(innermost(module).named_parameters(recurse=False)).get("bias")
 
 
+def can_hold_bias(module: nn.Module) -> bool:
+    """Whether the model's own module would add a bias if it had one: a linear and a layer norm do, an RMS norm not."""
+    own: nn.Module = innermost(module)
+    return "bias" in own._parameters
+
+
+@torch.no_grad()
+def give_bias(module: nn.Module) -> None:
+    """Give the model's own linear or layer norm a bias of zeros, where it has none."""
+    own = innermost(module)
+    if own_bias(own) is None:
+        weight = own_weight(own)
+        own.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=False)
+
+
 def widths(module: nn.Module) -> tuple[int, int]:
     """(in, out) of the linear that ``module`` is or holds."""
     out, ins = own_weight(module).shape
@@ -89,9 +107,12 @@ def wrap(site: Site, roles: Iterable[str], make: Callable[[str, nn.Module], Besi
 
 
 def unwrap(site: Site, *, fold: bool) -> None:
-    """Put every role's own module back, with what stands around it folded in, from the inside out, or left away."""
-    for role, module in list(site.modules(site.roles)):
-        own = innermost(module)
+    """Put every role's own module back, with what stands around it folded in, from the inside out, or left away.
+
+    Norms come last: what stands around one may be folded into the linears that read it.
+    """
+    for role, module in sorted(site.modules(site.roles), key=lambda found: found[0] in NORM_ROLES):
+        own, readers = innermost(module), [reader for _, reader in site.modules(site.read_by.get(role, ()))]
         for one in reversed(list(standing(module))) if fold else ():
-            one.fold(own)
+            one.fold(own, readers)
         site.replace(role, own)

@@ -7,10 +7,12 @@ and one base serves many tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_bias, own_weight, wrap
+from stratatune.methods.beside import Beside, can_hold_bias, own_bias, own_weight, wrap
 from stratatune.methods.site import Site
 from stratatune.plan.treatments import DeltaBias
 
@@ -29,11 +31,16 @@ class AddedBias(Beside):
         return (y + self.vector).to(y.dtype)
 
     @torch.no_grad()
-    def fold(self, own: nn.Module) -> None:
-        """``b + d``."""
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
+        """``b + d``; of an RMS norm ``b + W d`` in each linear that reads it: W (f(x) + d) + b = W f(x) + (W d + b)."""
         bias = own_bias(own)
-        assert bias is not None
-        bias.add_(self.vector)
+        if bias is not None:
+            bias.add_(self.vector)
+            return
+        for reader in readers:
+            weight, bias = own_weight(reader), own_bias(reader)
+            assert bias is not None
+            bias.add_(weight.to(self.vector.dtype) @ self.vector)
 
 
 def attach(config: DeltaBias, site: Site) -> list[nn.Parameter]:
@@ -41,7 +48,23 @@ def attach(config: DeltaBias, site: Site) -> list[nn.Parameter]:
     return wrap(site, config.roles(), lambda _, base: AddedBias(base))
 
 
+def makes_biases(config: DeltaBias, site: Site) -> tuple[str, ...]:
+    """The roles that need a bias first: those without one; in place of an RMS norm the linears that read it."""
+    made: dict[str, None] = {}
+    for role, module in site.modules(config.roles()):
+        if own_bias(module) is None:
+            holders = (role,) if can_hold_bias(module) else site.read_by.get(role, ())
+            made |= {holder: None for holder, linear in site.modules(holders) if own_bias(linear) is None}
+    return tuple(made)
+
+
 def refuses_merge(config: DeltaBias, site: Site) -> str:
-    """A linear without a bias cannot hold the vector: one made for it would be dropped on loading the model again."""
-    without = [role for role, module in site.modules(config.roles()) if own_bias(module) is None]
-    return f"{', '.join(without)} have no bias that could hold the vector" if without else ""
+    """An RMS norm adds no bias; its vector goes into the linears that read it, unless something else reads it too."""
+    stuck = [
+        role
+        for role, module in site.modules(config.roles())
+        if own_bias(module) is None and not can_hold_bias(module) and role not in site.read_by
+    ]
+    if not stuck:
+        return ""
+    return f"no bias can hold the vector of {', '.join(stuck)}: an RMS norm has none, and not linears alone read it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class DoraLinear(Beside):
         return self.magnitude / norm
 
     @torch.no_grad()
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """``g (W + (alpha / R) B A)``."""
         weight, gain = own_weight(own), self._gain()
         weight.add_((self.b @ self.a) * self.scale).mul_(gain.unsqueeze(1))

@@ -6,6 +6,8 @@ own; the outputs are put side by side again, so the block's forward notices noth
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +32,13 @@ class FusedLinear(nn.Module):
         return torch.cat([self.get_submodule(role)(x) for role in self.roles], dim=-1)
 
     def joined(self) -> nn.Linear:
-        """One linear again, once every part is a plain linear (treatments merged)."""
-        parts = [self.get_submodule(role) for role in self.roles]
-        biases = [part.bias for part in parts if isinstance(part.bias, Tensor)]
-        weight = torch.cat([part.weight.data for part in parts])  # pyright: ignore[reportArgumentType]
-        return _linear(weight, torch.cat([bias.data for bias in biases]) if biases else None)
+        """One linear again, once every part is a plain linear (treatments merged); a part without a bias adds zeros."""
+        parts: list[Any] = [self.get_submodule(role) for role in self.roles]
+        weight = torch.cat([part.weight.data for part in parts])
+        if all(part.bias is None for part in parts):
+            return _linear(weight, None)
+        rows = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias.data for part in parts]
+        return _linear(weight, torch.cat(rows))
 
 
 @torch.no_grad()

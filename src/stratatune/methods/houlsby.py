@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from stratatune.methods.beside import Beside, own_weight, widths, wrap
@@ -35,7 +37,7 @@ class HoulsbyAdapter(Beside):
         y = self.base(x)
         return y + self.up(nn.functional.gelu(self.down(y)))
 
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Never: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 

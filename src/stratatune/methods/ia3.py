@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class ScaledOutput(Beside):
         return (y * self.vector).to(y.dtype)
 
     @torch.no_grad()
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Scale the rows of W, and b."""
         own_weight(own).mul_(self.vector.unsqueeze(1))
         bias = own_bias(own)
@@ -46,7 +48,7 @@ class ScaledInput(Beside):
         return self.base((x * self.vector).to(x.dtype))
 
     @torch.no_grad()
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Scale the columns of W."""
         own_weight(own).mul_(self.vector)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class LoraLinear(Beside):
         return self.base(x) + nn.functional.linear(low, self.b) * self.scale
 
     @torch.no_grad()
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """``W + (alpha / R) B A``."""
         own_weight(own).add_((self.b @ self.a) * self.scale)
 

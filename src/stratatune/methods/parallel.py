@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Entry(Beside):
         self.handoff.x = x
         return self.base(x)
 
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Never: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
@@ -70,7 +71,7 @@ class ParallelExit(Beside):
         beside = self.up(nn.functional.relu(self.down(self.handoff.take())))
         return self.base(x) + beside * self.scale
 
-    def fold(self, own: nn.Module) -> None:
+    def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Never: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 

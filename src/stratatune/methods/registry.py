@@ -37,6 +37,10 @@ def _never(config: Any, site: Site) -> str:
     return ""
 
 
+def _no_roles(config: Any, site: Site) -> tuple[str, ...]:
+    return ()
+
+
 def _always(reason: str) -> Callable[[Any, Site], str]:
     return lambda config, site: reason
 
@@ -53,11 +57,13 @@ class Method:
         attach: ``(config, site) -> parameters``. Edits the block in place, marks what trains and returns it. What it
             puts on a role is a :class:`stratatune.methods.beside.Beside`, which knows how to fold itself.
         refuses_merge: ``(config, site) -> reason`` why it cannot be folded into the base weights; empty when it can.
+        makes_biases: ``(config, site) -> roles`` whose modules must be given a bias before it can be folded.
         detach: ``(config, site) -> None``. Takes away what it put elsewhere than on a role.
     """
 
     attach: Callable[[Any, Site], Parameters]
     refuses_merge: Callable[[Any, Site], str] = _never
+    makes_biases: Callable[[Any, Site], tuple[str, ...]] = _no_roles
     detach: Callable[[Any, Site], None] = _nothing
 
 
@@ -91,13 +97,13 @@ class InsertionMethod:
 METHODS: Mapping[str, Method] = {
     "full": Method(full.attach),
     "bitfit": Method(bitfit.attach),
-    "delta_bias": Method(delta_bias.attach, delta_bias.refuses_merge),
+    "delta_bias": Method(delta_bias.attach, delta_bias.refuses_merge, delta_bias.makes_biases),
     "lora": Method(lora.attach),
     "dora": Method(dora.attach),
     "ia3": Method(ia3.attach),
     "houlsby": Method(houlsby.attach, _always(houlsby.REFUSES_MERGE)),
     "parallel": Method(parallel.attach, _always(parallel.REFUSES_MERGE)),
-    "prefix": Method(prefix.attach, _always(prefix.REFUSES_MERGE), prefix.detach),
+    "prefix": Method(prefix.attach, _always(prefix.REFUSES_MERGE), detach=prefix.detach),
 }
 
 INSERTIONS: Mapping[str, InsertionMethod] = {

@@ -7,7 +7,7 @@ role is one row of the backbone table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,11 +50,13 @@ class Site:
         module: the block (or the whole model, for the head and the embeddings).
         roles: role -> dotted path of the module that plays it, relative to ``module``.
         name: how to speak of this place in messages, such as ``"block 5"``.
+        read_by: a norm's role -> those of the linears that read what it puts out, where nothing else does.
     """
 
     module: nn.Module
     roles: Mapping[str, str]
     name: str
+    read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def get(self, role: str) -> nn.Module:
         """The module that plays ``role`` now (a wrapper, when a treatment put one there)."""

@@ -147,9 +147,11 @@ class Backbone:
     def site(self, number: int) -> Site:
         """Block ``number`` and its roles."""
         if number >= self.encoder_blocks:
-            return Site(self.blocks[number], self.row.decoder_roles, f"decoder block {number - self.encoder_blocks}")
+            name = f"decoder block {number - self.encoder_blocks}"
+            return Site(self.blocks[number], self.row.decoder_roles, name, self.row.norms_read_by)
         if self.row.kind != "encoder":
-            return Site(self.blocks[number], roles_now(self.blocks[number], self.row), f"block {number}")
+            roles = roles_now(self.blocks[number], self.row)
+            return Site(self.blocks[number], roles, f"block {number}", self.row.norms_read_by)
         block, roles = self.blocks[number], {}
         for role, path in self.row.roles.items():
             if role not in self.row.lacks.get(number, ()):

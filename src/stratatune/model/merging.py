@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stratatune.errors import PlanError
 from stratatune.methods.beside import unwrap
 from stratatune.methods.registry import INSERTIONS, METHODS
+from stratatune.model import biases
 from stratatune.model.strata import Strata
 from stratatune.model.tuned import Tuned, insertion_name
 
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def merge(model: PreTrainedModel) -> PreTrainedModel:
+def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel:
     """Fold every trained change into the base weights, in place.
+
+    ``delta_bias`` gives linears a bias that had none. Where the config has a field for that (a Llama's
+    ``attention_bias`` and ``mlp_bias``), it is set, and every other linear that it gives a bias gets zeros.
+
+    Args:
+        model: one that ``apply`` or ``load`` returned.
+        in_memory: fold in also the biases for which the config has no field. The model then computes the same here,
+            but ``from_pretrained`` would drop them from a saved one.
 
     Returns:
         The same model, of its own class again, without hooks or modules of ours: ``save_pretrained`` saves all of it,
@@ -25,13 +34,18 @@ def merge(model: PreTrainedModel) -> PreTrainedModel:
         PlanError: names each treatment that no weight of the base can hold, and why; the model is as it was.
     """
     strata = _strata(model)
-    refused = _refusals(strata)
-    if refused:
-        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in refused.items())
-        raise PlanError(
-            f"this plan cannot be merged: {reasons}", "save_pretrained keeps it as an adapter beside the base"
-        )
-    return _plain(model, strata, fold=True)
+    refused, unsaved = _refusals(strata), {} if in_memory else biases.homeless(strata)
+    if refused or unsaved:
+        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in {**unsaved, **refused}.items())
+        keep = "save_pretrained keeps it as an adapter beside the base"
+        hint = keep if refused else f"{keep}; merge(model, in_memory=True) folds it in for this process alone"
+        raise PlanError(f"this plan cannot be merged: {reasons}", hint)
+    fields = biases.fields_for(strata)
+    biases.make(strata)
+    plain = _plain(model, strata, fold=True)
+    if fields:
+        biases.settle(plain, fields)
+    return plain
 
 
 def remove(model: PreTrainedModel) -> PreTrainedModel:

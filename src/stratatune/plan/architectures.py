@@ -104,6 +104,9 @@ class Architecture:
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
     ``norm``, ``decoder``."""
+    norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
+    the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()

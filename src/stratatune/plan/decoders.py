@@ -76,6 +76,7 @@ _LLAMA = replace(
     mlm_head={"norm": "model.norm", "decoder": "lm_head"},
     embedding_tables=("vocab",),
     biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias") | dict.fromkeys(("up", "gate", "down"), "mlp_bias"),
+    norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
     tied=False,
     ffn_multiple=0,
     fields=Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),

@@ -70,6 +70,7 @@ _T5 = Architecture(
     classifier_dense=True,
     classifier_output="classification_head.out_proj",
     biases=_NO_BIAS,
+    norms_read_by={"norm_attn": ("q", "k", "v"), "norm_cross": ("cross_q",), "norm_ffn": ("up", "gate")},
 )
 
 _T5_GATED = replace(
@@ -101,6 +102,7 @@ _BART = replace(
     decoder_roles=_bart(cross=True),
     mlm_head={"decoder": "lm_head"},
     biases={},
+    norms_read_by={},  # they stand behind the skip connection
 )
 
 ENCODER_DECODERS: tuple[Architecture, ...] = (_T5_GATED, _T5, _BART)

@@ -1,0 +1,94 @@
+"""Biases that merging makes where the base model has none, and the config's fields by which a saved model keeps them.
+
+A Llama's linears have no bias, unless its config says ``attention_bias`` or ``mlp_bias``: then all of that kind have
+one, in every block. What a config gives a bias to is not written down here: a model without weights is built from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from stratatune.methods.beside import give_bias
+from stratatune.methods.registry import METHODS
+from stratatune.model.strata import Strata
+from stratatune.plan.treatments import Treatment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def made(strata: Strata) -> Iterator[tuple[Treatment, int, str]]:
+    """(treatment, block, role) for every role whose module must be given a bias before the plan is folded in."""
+    for number in strata.resolved.shape.owners:
+        for one in strata.resolved.blocks[number]:
+            roles = METHODS[one.kind].makes_biases(one, strata.backbone.site(number))
+            yield from ((one, number, role) for role in roles)
+
+
+def fields_for(strata: Strata) -> list[str]:
+    """The config's fields that give these roles a bias, where it has such fields."""
+    says = (strata.backbone.row.biases.get(role) for _, _, role in made(strata))
+    return sorted({field for field in says if isinstance(field, str)})
+
+
+def homeless(strata: Strata) -> dict[str, str]:
+    """Treatment, as text -> why a saved model would lose the biases that merging makes for it."""
+    found: dict[Treatment, dict[str, list[int]]] = {}
+    needed = list(made(strata))
+    built = _biases_of(strata.backbone.model, fields_for(strata)) if needed else {}
+    for one, number, role in needed:
+        if _bias_name(strata, number, role) not in built:
+            found.setdefault(one, {}).setdefault(f"{role} ({_path(strata, number, role)})", []).append(number)
+    return {str(one): _told(strata, roles) for one, roles in found.items()}
+
+
+def make(strata: Strata) -> None:
+    """Give each role that needs one a bias of zeros, so that the plan can be folded in."""
+    for _, number, role in list(made(strata)):
+        give_bias(strata.backbone.site(number).get(role))
+
+
+def settle(model: PreTrainedModel, fields: Iterable[str]) -> None:
+    """Set the config's fields, and give a bias of zeros to all else that a model of that config has one in."""
+    built = _biases_of(model, fields)
+    there = dict(model.named_parameters())
+    for name in built:
+        if name not in there:
+            give_bias(model.get_submodule(name.rpartition(".")[0]))
+    for field in fields:
+        setattr(model.config, field, True)
+
+
+def _biases_of(model: PreTrainedModel, fields: Iterable[str]) -> set[str]:
+    """The names of every bias in a model of this class, with these fields of its config set."""
+    config = copy.deepcopy(model.config)
+    for field in fields:
+        setattr(config, field, True)
+    with torch.device("meta"):
+        bare = type(model)(config)
+    return {name for name, _ in bare.named_parameters() if name.endswith(".bias")}
+
+
+def _path(strata: Strata, number: int, role: str) -> str:
+    """Where the role stands in a block of the model as its own code makes it."""
+    row = strata.backbone.row
+    return (row.decoder_roles if number >= strata.backbone.encoder_blocks else row.roles)[role]
+
+
+def _bias_name(strata: Strata, number: int, role: str) -> str:
+    block = strata.backbone.blocks[number]
+    name = next(name for name, module in strata.backbone.model.named_modules() if module is block)
+    return f"{name}.{_path(strata, number, role)}.bias"
+
+
+def _told(strata: Strata, roles: dict[str, list[int]]) -> str:
+    numbers = sorted({number for listed in roles.values() for number in listed})
+    blocks = ", ".join(strata.backbone.site(number).name for number in numbers)
+    return (
+        f"no field of a {strata.resolved.shape.model_type} config gives a bias to {', '.join(roles)} in {blocks}, "
+        "so a saved model would be loaded without them"
+    )
