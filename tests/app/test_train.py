@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from stratatune.app.verbs.using import shown
+
 from .conftest import BAD, GOOD, ROWS, write_csv
 
 TRAIN_KEYS = "out plan frozen_depth trainable best epochs seconds tokens_per_second peak_memory_bytes cache_hit".split()
@@ -140,6 +142,18 @@ def test_predict_a_text(say, trained):
     assert said.json["n"] == 1
     assert said.json["predictions"][0]["text"] == GOOD
     assert say("predict", trained, "--text", GOOD).out.split()[0] in ("positive", "negative")
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"text": "a", "label": "good", "p_good": 0.75, "p_bad": 0.25}, "good  (good 0.75, bad 0.25)"),
+        ({"value": "a", "predicted_value": 2.5}, "2.5000"),
+        ({"text": "the dog was", "generated": "very big ."}, "very big ."),
+    ],
+)
+def test_a_prediction_is_shown_for_what_it_is(row, told):
+    assert shown(row) == told
 
 
 def bad_file(folder, rows, header=("text", "label")):

@@ -134,10 +134,11 @@ def _answer(prediction: Any, classes: tuple[str, ...], out: str | None, form: Fo
 
 
 def shown(row: dict[str, Any]) -> str:
-    """One prediction for a person: the label, and its three likeliest classes."""
+    """One prediction for a person: the label and its three likeliest classes, the value, or what was generated."""
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
     if not chances:
-        return f"{row.get('value', row.get('predicted_value')):.4f}"
+        answer = list(row.values())[-1]  # it stands behind the texts
+        return answer if isinstance(answer, str) else f"{answer:.4f}"
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
 
 
