@@ -16,9 +16,10 @@ from transformers.activations import ACT2FN
 from stratatune.errors import ModelError
 from stratatune.methods.fused import FusedLinear
 from stratatune.methods.site import Site
+from stratatune.model.fitting import check_forward, check_names
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.last_block import LAST_BLOCK, take
-from stratatune.model.measure import check_forward, check_names, measured
+from stratatune.model.measure import measured
 from stratatune.model.passes import Passes
 from stratatune.model.seq2seq import encoder_calls
 from stratatune.model.skeleton import Call, Skeleton
@@ -60,7 +61,7 @@ class Backbone:
         self.shape: Shape = measured(shape, self) if self.row.measured else shape
         self._held_decoder: Tensor | None = None
         self._held_words: tuple[Tensor, Tensor] | None = None
-        if self.row.measured and self.row.causal:
+        if self.row.measured and self.row.kind != "encoder":
             check_forward(self)
 
     def _listed_blocks(self, shape: Shape) -> nn.ModuleList:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, did_you_mean
 from stratatune.model.backbones import Backbone
-from stratatune.model.measure import check_names
+from stratatune.model.fitting import check_names
 from stratatune.plan.architectures import Architecture, Config, Fields
+from stratatune.plan.seq2seq import BART_FIELDS, T5_FIELDS
 from stratatune.plan.table import add_architecture, forget_architecture
 from stratatune.plan.treatments import ROLES
 
@@ -37,13 +39,19 @@ def backbone_from_names(
     lm_head: str | None = None,
     rotary: str | None = None,
     position_table: str | None = None,
+    decoder_blocks: str | None = None,
+    decoder_roles: Mapping[str, str] | None = None,
+    behind_encoder: Sequence[str] = (),
+    position_bias: str | None = None,
+    position_norm: str | None = None,
 ) -> Architecture:
     """Make an architecture known for the rest of the process, without touching the package.
 
     Paths are dotted attributes. Sizes are read off the live model. How masks and positions reach an encoder's block is
     asked of the model's own forward, so the names are all that is needed; the model must take ``inputs_embeds``. A
-    decoder (``lm_head`` makes it one) calls its blocks as Llama does; whether that gives what the model's own forward
-    gives is tried on a few tokens. Encoder-decoders cannot be added by names.
+    decoder (``lm_head`` makes it one) calls its blocks as Llama does, an encoder-decoder (``decoder_blocks`` makes it
+    one) those of its encoder as BART or T5 does; whether that gives what the model's own forward gives is tried on a
+    few tokens. Of an encoder-decoder every weight must have a name.
 
     Args:
         model: a model of the architecture, whose modules the names are checked against; or its ``config.model_type``
@@ -58,16 +66,28 @@ def backbone_from_names(
         pooler: a pretrained pooler, from the ``...ForSequenceClassification`` model.
         classifier: the new head of that model: ``classifier`` where nothing is said, of a decoder ``score``.
         classifier_before: a new dense layer that stands outside it.
-        beside: modules below the encoder that feed the blocks beside the embeddings, as a table of relative positions.
+        beside: modules below the encoder that feed the blocks beside the embeddings, as a table of relative positions;
+            of an encoder-decoder in both stacks (tables of positions, norms behind them).
         projection: the module below the encoder, behind the embeddings, that widens them to the hidden size.
         fused: path inside a block of a linear that plays several roles to these roles, in the order of its outputs.
-        fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name.
+        fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of an
+            encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
+            BART's.
         token_types: whether the tokenizer's token types tell segments apart.
         tuple_blocks: whether a block returns a tuple that the hidden state leads.
         lm_head: the output matrix of the ``...ForCausalLM`` model; the architecture is then a decoder, which also needs
-            a ``final_norm``.
+            a ``final_norm``. Of an encoder-decoder: that of its language-model head; needed too.
         rotary: a decoder's module, below ``model.base_model``, that makes rotary angles for its blocks.
-        position_table: a decoder's table of positions, below ``model.base_model``, where it has one.
+        position_table: the table of positions of a decoder, or of an encoder-decoder's encoder, below
+            ``model.base_model``, where it has one.
+        decoder_blocks: the ``nn.ModuleList`` of an encoder-decoder's second stack; ``blocks`` are then its encoder's,
+            ``final_norm`` stands behind these. The two stacks are ``encoder`` and ``decoder`` of ``model.base_model``.
+        decoder_roles: role to path inside a block of the second stack, cross_q, cross_k, cross_v, cross_o and
+            norm_cross among them.
+        behind_encoder: what the encoder's output goes through behind its last block, in order (T5: norm and dropout).
+        position_bias: the module inside the encoder's first block whose ``compute_bias`` makes the bias of relative
+            positions that all its blocks are given (T5).
+        position_norm: the norm behind the encoder's words and positions (BART).
 
     Returns:
         The row that the backbone table now has.
@@ -76,12 +96,25 @@ def backbone_from_names(
         ModelError: a role that does not exist, a path that the model does not have, with the nearest that it has, or a
             decoder that does more around its blocks than this.
     """
-    for wrong in (role for role in roles if role not in ROLES):
+    for wrong in (role for role in (*roles, *(decoder_roles or {})) if role not in ROLES):
         raise ModelError(f"roles: {wrong!r} is not a role", did_you_mean(wrong, ROLES))
-    if lm_head is not None and final_norm is None:
+    two_stacks = decoder_blocks is not None
+    if two_stacks and lm_head is None:
+        raise ModelError("lm_head: an encoder-decoder needs one", "name the output matrix of its language-model head")
+    if lm_head is not None and final_norm is None and not two_stacks:
         raise ModelError("final_norm: a decoder needs one", "name the norm behind its last block")
     model_type = model if isinstance(model, str) else model.config.model_type
-    classifier = classifier or ("classifier" if lm_head is None else "score")
+    if lm_head is None:
+        own, head = {}, dict(mlm_head or {})
+    elif two_stacks:
+        own = _encoder_decoder(decoder_blocks, decoder_roles, behind_encoder, position_bias, beside)
+        own |= {"position_table": position_table, "position_norm": position_norm}
+        head = {"decoder": lm_head, **({} if final_norm is None else {"norm": final_norm})}
+    else:
+        own = _decoder(rotary, position_table)
+        head = {"norm": str(final_norm), "decoder": lm_head}
+    classifier = classifier or ("classification_head" if two_stacks else "classifier" if lm_head is None else "score")
+    named = Fields(types=None) if not two_stacks else T5_FIELDS if position_bias else BART_FIELDS
     row = Architecture(
         name=model_type,
         model_types=(model_type,),
@@ -90,28 +123,28 @@ def backbone_from_names(
         blocks=blocks,
         final_norm=final_norm,
         roles=dict(roles),
-        mlm_head=dict(mlm_head or {}) if lm_head is None else {"norm": str(final_norm), "decoder": lm_head},
+        mlm_head=head,
         mlm_module="",
         mlm_activation=mlm_activation,
         pooler=pooler,
         classifier=classifier,
         classifier_before=classifier_before,
-        classifier_dense=False,
+        classifier_dense=two_stacks,
         classifier_output=classifier,
         embedding_tables=("vocab",),
         projection=projection,
-        beside=dict.fromkeys((*beside, *([projection] if projection else [])), _unknown),
+        beside=dict.fromkeys((*(() if two_stacks else beside), *([projection] if projection else [])), _unknown),
         fused=dict(fused or {}),
-        fields=Fields(**{"types": None, **(fields or {})}),
+        fields=replace(named, **(fields or {})),
         token_types=token_types,
         tuple_blocks=tuple_blocks,
         measured=True,
-        **({} if lm_head is None else _decoder(rotary, position_table)),
+        **own,
     )
     if not isinstance(model, str):
         check_names(row, model, "" if model.base_model is model else f"{model.base_model_prefix}.")
     add_architecture(row)
-    if not isinstance(model, str) and row.causal:
+    if not isinstance(model, str) and lm_head is not None:
         _try(model, model_type)
     return row
 
@@ -124,6 +157,24 @@ def _decoder(rotary: str | None, position_table: str | None) -> dict[str, Any]:
         "position_table": position_table,
         "more_embeddings": () if position_table is None else (position_table,),
         "classifier_bias": False,
+    }
+
+
+def _encoder_decoder(
+    blocks: str | None,
+    roles: Mapping[str, str] | None,
+    behind: Sequence[str],
+    position_bias: str | None,
+    beside: Sequence[str],
+) -> dict[str, Any]:
+    """What else the row of an encoder-decoder says."""
+    return {
+        "kind": "encoder-decoder",
+        "decoder_blocks": blocks,
+        "decoder_roles": dict(roles or {}),
+        "behind_blocks": tuple(behind),
+        "relative_bias": position_bias,
+        "more_embeddings": tuple(dict.fromkeys((*beside, *behind))),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.errors import PlanError
-from stratatune.model import decoders, seq2seq
+from stratatune.model import decoders, fitting, seq2seq
 from stratatune.model.backbones import Backbone
 
 
@@ -61,7 +61,14 @@ class Inputs:
                 module.training = was
 
     def check(self) -> None:
-        """Refuse a prompt in front of embeddings that take no vectors (PlanError)."""
+        """Refuse a prompt in front of embeddings that take no vectors, or do more with them than named (PlanError)."""
+        row = self.backbone.row
+        if row.measured and row.kind == "encoder-decoder" and not fitting.embeds_as_named(self.backbone):
+            raise PlanError(
+                f"no prompt at the input of {row.name}: its encoder does more with vectors in place of words than "
+                "backbone_from_names was told",
+                "name position_table= and position_norm= where it has them, or use a late prompt: late_prompt(depth=0)",
+            )
         if self.backbone.row.kind == "encoder" and not self._takes("inputs_embeds"):
             raise PlanError(
                 f"no prompt at the input of {self.backbone.row.name}: its embeddings take no vectors",

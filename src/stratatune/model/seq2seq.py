@@ -42,10 +42,11 @@ def encoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call
 
 def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
     """The hidden state at depth 0 of vectors in place of the encoder's first words: [P, D] -> [1, P, D]."""
-    if backbone.row.position_table is None:
-        return vectors[None]
-    encoder: Any = backbone.base.get_submodule("encoder")
-    return encoder.layernorm_embedding.forward(vectors[None] + encoder.embed_positions.forward(vectors[None]))
+    row, hidden = backbone.row, vectors[None]
+    if row.position_table is not None:
+        places = torch.arange(len(vectors), device=vectors.device)
+        hidden = hidden + backbone.base.get_submodule(row.position_table).forward(hidden, position_ids=places)
+    return hidden if row.position_norm is None else backbone.base.get_submodule(row.position_norm).forward(hidden)
 
 
 def _rest_of_encoder(strata: Strata, hidden: Tensor, mask: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -57,19 +58,32 @@ def _rest_of_encoder(strata: Strata, hidden: Tensor, mask: Tensor, start: int) -
             hidden, mask = insertion(hidden, mask)
             calls = encoder_calls(backbone, hidden, mask) if insertion.tokens else calls
         hidden = backbone.run_block(depth, hidden, calls[depth])
-    if start < last and backbone.row.behind_blocks:
-        encoder: Any = backbone.base.get_submodule("encoder")
-        hidden = encoder.dropout(encoder.final_layer_norm(hidden))
+    if start < last:
+        hidden = _behind(backbone, hidden)
     for insertion in strata.insertions_at(last):
         hidden, mask = insertion(hidden, mask)
     return hidden, mask
 
 
+def run_encoder(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what stands behind the last one."""
+    for number, call in enumerate(encoder_calls(backbone, hidden, mask)):
+        hidden = backbone.run_block(number, hidden, call)
+    return _behind(backbone, hidden)
+
+
+def _behind(backbone: Backbone, hidden: Tensor) -> Tensor:
+    """What the encoder does behind its last block: T5 norms there."""
+    for path in backbone.row.behind_blocks:
+        hidden = backbone.base.get_submodule(path)(hidden)
+    return hidden
+
+
 def _position_bias(backbone: Backbone, length: int) -> list[Tensor]:
     """T5's bias of relative positions, which its first block keeps for all: [1, heads, T, T]; nothing elsewhere."""
-    if backbone.row.position_table is not None:
+    if backbone.row.relative_bias is None:
         return []
-    first: Any = backbone.blocks[0].get_submodule("layer.0.SelfAttention")
+    first: Any = backbone.blocks[0].get_submodule(backbone.row.relative_bias)
     return [first.compute_bias(length, length)]
 
 

@@ -27,12 +27,14 @@ class Fields:
     ffn: str = "intermediate_size"
     heads: str = "num_attention_heads"
     vocab: str = "vocab_size"
-    positions: str = "max_position_embeddings"
+    positions: str | None = "max_position_embeddings"
     types: str | None = "type_vocab_size"
     kv_heads: str | None = None  # grouped-query attention; None: as many as heads
     head_dim: str | None = None  # None: hidden / heads
     embedding: str | None = None  # width E of the embedding tables; None: hidden
     distinct: str | None = None  # sets of weights that the blocks share; None: each block has its own
+    decoder_blocks: str | None = None  # of an encoder-decoder's second stack; None, or not said: as many
+    decoder_ffn: str | None = None  # None: that of the first stack
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,13 @@ class Architecture:
     more_embeddings: tuple[str, ...] = ()
     """Further modules of the embeddings, where no single module holds them all."""
     behind_blocks: tuple[str, ...] = ()
-    """Those of ``more_embeddings`` that stand behind blocks of the encoder."""
+    """The modules that the output of an encoder-decoder's encoder goes through behind its last block, in order."""
     position_table: str | None = None
     """The table of positions, below ``base``, where it stands beside the embeddings (of two stacks: the encoder's)."""
+    position_norm: str | None = None
+    """The norm behind the encoder's words and positions, where an encoder-decoder has one beside the embeddings."""
+    relative_bias: str | None = None
+    """The module inside the encoder's first block whose ``compute_bias`` tells all blocks the relative positions."""
     rotary: str | None = None
     """The module, below ``base``, that makes rotary position embeddings for the blocks."""
     rotary_by_type: bool = False

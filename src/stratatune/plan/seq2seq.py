@@ -13,10 +13,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.plan.architectures import Architecture
+from stratatune.plan.architectures import Architecture, Fields
 
 CROSSED_LINEARS = ("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o", "up", "gate", "down")
 _NO_BIAS: dict[str, bool | str] = dict.fromkeys((*CROSSED_LINEARS, "norm_attn", "norm_cross", "norm_ffn"), False)
+
+T5_FIELDS = Fields(
+    blocks="num_layers",
+    decoder_blocks="num_decoder_layers",
+    hidden="d_model",
+    ffn="d_ff",
+    heads="num_heads",
+    head_dim="d_kv",
+    positions=None,  # relative ones
+    types=None,
+)
+BART_FIELDS = Fields(
+    blocks="encoder_layers",
+    decoder_blocks="decoder_layers",
+    hidden="d_model",
+    ffn="encoder_ffn_dim",
+    decoder_ffn="decoder_ffn_dim",
+    heads="encoder_attention_heads",
+    types=None,
+)
 
 
 def _t5(cross: bool, gated: bool) -> dict[str, str]:
@@ -56,7 +76,9 @@ _T5 = Architecture(
         "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
         "encoder.final_layer_norm",
     ),
-    behind_blocks=("encoder.final_layer_norm",),
+    behind_blocks=("encoder.final_layer_norm", "encoder.dropout"),
+    relative_bias="layer.0.SelfAttention",
+    fields=T5_FIELDS,
     tuple_blocks=True,
     blocks="encoder.block",
     decoder_blocks="decoder.block",
@@ -95,6 +117,9 @@ _BART = replace(
     blocks="encoder.layers",
     decoder_blocks="decoder.layers",
     position_table="encoder.embed_positions",
+    position_norm="encoder.layernorm_embedding",
+    relative_bias=None,
+    fields=BART_FIELDS,
     behind_blocks=(),
     tuple_blocks=False,
     final_norm=None,

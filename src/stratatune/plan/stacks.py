@@ -10,6 +10,7 @@ from stratatune.plan.seq2seq import CROSSED_LINEARS
 from stratatune.plan.shape import Linear, Norm, Shape
 
 _POSITION_OFFSET = 2  # rows of BART's position tables that no token uses
+_HINT = "it is a count of an encoder-decoder; backbone_from_names(..., fields={...}) says what a config calls it"
 _NO_LIMIT = 1 << 20  # relative positions reach as far as one likes
 
 
@@ -19,21 +20,20 @@ def encoder_decoder_shape(name: str, row: Architecture, config: Mapping[str, obj
     Raises:
         ModelError: the config lacks a size.
     """
-    is_t5 = "t5" in row.model_types
-    size = _Sizes(name, config)
-    width, vocab = size("d_model"), size("vocab_size")
-    encoder = size("num_layers" if is_t5 else "encoder_layers")
-    decoder = size("num_decoder_layers", encoder) if is_t5 else size("decoder_layers")
-    heads = size("num_heads" if is_t5 else "encoder_attention_heads")
-    inner = heads * size("d_kv") if is_t5 else width
-    ffn = size("d_ff" if is_t5 else "encoder_ffn_dim"), size("d_ff" if is_t5 else "decoder_ffn_dim")
-    positions = _NO_LIMIT if is_t5 else size("max_position_embeddings")
-    if is_t5:
+    size, fields = _Sizes(name, config), row.fields
+    width, vocab = size(fields.hidden), size(fields.vocab)
+    encoder = size(fields.blocks)
+    decoder = size(fields.decoder_blocks or fields.blocks, encoder)
+    heads = size(fields.heads)
+    inner = heads * size(fields.head_dim) if fields.head_dim else width
+    ffn = size(fields.ffn), size(fields.decoder_ffn or fields.ffn)
+    positions = size(fields.positions) if fields.positions else _NO_LIMIT
+    if fields.positions is None:
         extra = 2 * size("relative_attention_num_buckets", 32) * heads + width
     else:
         extra = 2 * (positions + _POSITION_OFFSET) * width + 2 * 2 * width
     tied = bool(config.get("tie_word_embeddings", row.tied))
-    if not is_t5 and not tied:
+    if fields.positions and not tied and not row.measured:
         raise ModelError(f"{name} does not tie its word embeddings", "a BART has one table of words for both stacks")
     final_norm = width if row.final_norm else 0
 
@@ -79,5 +79,5 @@ class _Sizes:
         value = self.config.get(field)
         found = default if value is None else value
         if not isinstance(found, int) or found < 1:
-            raise ModelError(f"the config of {self.name} lacks {field}", "it is a count of an encoder-decoder")
+            raise ModelError(f"the config of {self.name} lacks {field}", _HINT)
         return found
