@@ -37,6 +37,9 @@ PAGE_TAIL = """
 * **Split the data first.** One cache stands in one folder on one file system and is opened with its checksums read. For
   10^9 examples cut the data into files of about 10^7, one cache each, built by one job each (`stratatune cache build`,
   a Slurm array): {parts} parts here.
+* **Several GPUs for one part**: `torchrun` or `accelerate launch --multi_gpu` builds a cache with all of a node's
+  GPUs, each its share, and trains one run on them with the numbers of one process (docs/grid.md; tested under both with
+  two processes).
 * **What this version does not do**: train one run over many data files in turn, read a cache from object storage, or
   spread one cache over the drives of several nodes. The plan above needs those; they are not written.
 """

@@ -21,16 +21,19 @@ from stratatune.train.config import to_yaml
 from stratatune.train.progress import Reporter
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stratatune")
+# With --cpu accelerate starts one process, unless through MPI; --multi_gpu starts two, and here they find no GPU.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stratatune")
 
 
 @pytest.fixture
 def launch(tmp_path):
     """``launch(config, "--resume")``: two processes on the CPU, under way."""
 
-    def started(config, *more):
+    def started(config, *more, by=TORCHRUN, verb=("train",)):
         path = tmp_path / "run.yaml"
         path.write_text(to_yaml(config))
-        line = [sys.executable, "-m", *TORCHRUN, "train", str(path), "--json", "--quiet", *more]
+        line = [sys.executable, "-m", *by, *verb, str(path), "--json", "--quiet", *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -56,8 +59,12 @@ def same(one, two):
         torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, killed):
+@pytest.mark.parametrize(
+    ("by", "killed"),
+    [(TORCHRUN, False), (TORCHRUN, True), (ACCELERATE, False)],
+    ids=["torchrun", "killed", "accelerate"],
+)
+def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, by, killed):
     """47 examples in batches of 9: shards of 5 and 4, a last batch of 2; also killed half-way, and resumed."""
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = str(tiny_folder("bert", "mlm", **plain))
@@ -72,7 +79,7 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     alone = run(**changes, out=str(tmp_path / "alone"))
     config = settings(**changes, cache=str(tmp_path / "cache"), out=str(tmp_path / "together"))
     out = tmp_path / "together"
-    processes = launch(config)
+    processes = launch(config, by=by)
     if killed:
         while processes.poll() is None and not (out / "checkpoint.safetensors").exists():
             time.sleep(0.01)
@@ -87,16 +94,15 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     same(tmp_path / "alone", out)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "int8"])
-def test_a_cache_built_by_two_processes_is_that_of_one(settings, tmp_path, dtype):
+@pytest.mark.parametrize(
+    ("by", "dtype"), [(TORCHRUN, "fp32"), (TORCHRUN, "int8"), (ACCELERATE, "fp32")], ids=["fp32", "int8", "accelerate"]
+)
+def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_path, by, dtype):
     """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
     config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2")
-    (tmp_path / "run.yaml").write_text(to_yaml(config))
-    line = [sys.executable, "-m", *TORCHRUN, "cache", "build", str(tmp_path / "run.yaml"), "--json", "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    built = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert built.returncode == 0, built.stderr
-    records = json.loads(built.stdout)["caches"]
+    processes = launch(config, by=by, verb=("cache", "build"))
+    records = json.loads(processes.communicate(timeout=300)[0])["caches"]
+    assert processes.returncode == 0
     assert [record["computed"] for record in records] == [48, 21], "every example once, by one of the two"
     alone = build_cache(
         settings(cache=str(tmp_path / "alone"), cache_dtype=dtype, plan="bft-adapter@2"), Reporter(True)
@@ -115,6 +121,19 @@ def rows_of(folder):
     rows = [np.fromfile(shard.path, np.uint8).reshape(-1, identity.row_bytes) for shard in found]
     examples = np.concatenate([shard.examples for shard in found])
     return sorted(examples.tolist()), sorted(map(bytes, np.concatenate(rows)))
+
+
+def test_a_launcher_that_started_one_process_is_told_of(monkeypatch):
+    """As ``accelerate launch --cpu --num_processes 2`` leaves the environment."""
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks.left_alone() == ""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert ranks.left_alone() == ""  # one was asked for
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "started one process" in ranks.left_alone()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.left_alone() == ""
 
 
 def test_shares(monkeypatch):

@@ -183,7 +183,8 @@ def test_the_best_epoch_is_not_scored_twice(run, monkeypatch):
     calls, plain = [], loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *a, **w: calls.append(1) or plain(*a, **w))
     result = run(epochs=4, eval_every=2)
-    assert len(calls) == 2
+    assert len(calls) == len(result.elapsed) == 2
+    assert 0 < result.elapsed[0] < result.elapsed[1] <= result.seconds["cache"] + result.seconds["train"] + 0.001
     best = next(line for line in metrics(result.out) if line["epoch"] == result.best_epoch)
     assert result.best == {name: best[f"eval_{name}"] for name in result.best}
 

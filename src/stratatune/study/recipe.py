@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
-from stratatune.errors import ConfigError, nearest
+from stratatune.errors import ConfigError, did_you_mean, nearest
+from stratatune.train.metrics import CLASS_METRICS, TEXT_METRICS, VALUE_METRICS
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
@@ -20,6 +21,9 @@ Coordinates = dict[str, Value | tuple[Value, ...]]
 HINT = "docs/grid.md says what a recipe holds"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
+TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}
+"""What a learning curve may run along, and its label."""
+LOSS = "train_loss"
 
 
 class _Closed(BaseModel):
@@ -59,8 +63,10 @@ class Layout(_Closed):
     rows: tuple[str, ...] = Field((), description="The axes that make a row of the table; empty: the plan.")
     columns: tuple[str, ...] = Field((), description="The axes that make a column; empty: the task.")
     metric: str | None = Field(None, description="The score shown; null: each task's own.")
-    x: str | None = Field(None, description="Of a curve: step, epoch, seconds, or an axis.")
-    y: str | None = Field(None, description="Of a curve: a metric, or train_loss.")
+    x: str | None = Field(
+        None, description="Learning curves: step, epoch or seconds. Depth curves: an axis of numbers."
+    )
+    y: str | None = Field(None, description="Of a curve: a metric, or train_loss; null: the loss and the task's own.")
     figures: tuple[Literal["table", "curves", "depth", "cost"], ...] = Field(
         (), description="The figures shown; empty: all that the runs allow."
     )
@@ -178,7 +184,7 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
         recipe = Recipe.model_validate(dict(data))
     except ValidationError as error:
         raise ConfigError([f"{source}: {_line(item)}" for item in error.errors()], HINT) from error
-    errors = [*_repeated(recipe), *_wrong_coordinates(recipe)]
+    errors = [*_repeated(recipe), *_wrong_coordinates(recipe), *_wrong_curves(recipe)]
     if errors:
         raise ConfigError([f"{source}: {line}" for line in errors], HINT)
     return recipe
@@ -230,6 +236,22 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
                 yield from (f"{place}: {axis} has no {name!r}; {_legal(names)}" for name in odd)
     for place, named in (*(("report", (*recipe.report.rows, *recipe.report.columns)),), *_claimed(recipe)):
         yield from (f"{place}: there is no axis {axis!r}; {_legal(axes)}" for axis in named if axis not in axes)
+
+
+def _wrong_curves(recipe: Recipe) -> Iterator[str]:
+    """What no curve can be drawn along, and metrics that do not exist."""
+    x, axes = recipe.report.x, recipe.axes
+    if x is not None and x not in TIMES:
+        if x not in axes:
+            yield f"report.x: there is no {x!r}; {did_you_mean(x, [*TIMES, *axes])}"
+        elif odd := [item.name for item in axes[x] if isinstance(item.name, str)]:
+            yield f"report.x: {odd[0]!r} of the axis {x!r} is no number"
+    legal = [*CLASS_METRICS, *VALUE_METRICS, *TEXT_METRICS]
+    asked = [("report.y", recipe.report.y, [LOSS, *legal]), ("report.metric", recipe.report.metric, legal)]
+    asked += [(f"claims.{number}.metric", claim.metric, legal) for number, claim in enumerate(recipe.claims)]
+    for place, name, known in asked:
+        if name is not None and name not in known:
+            yield f"{place}: there is no metric {name!r}; {did_you_mean(name, known)}"
 
 
 def _claimed(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -42,6 +42,7 @@ class Progress:
         tokens: real tokens trained on so far.
         seconds: time spent by kind: ``cache``, ``train``, ``eval``.
         history: one record an evaluation.
+        elapsed: seconds of ``cache`` and ``train`` until each of them.
     """
 
     epoch: int = 0
@@ -55,6 +56,7 @@ class Progress:
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"cache": 0.0, "train": 0.0, "eval": 0.0})
     history: list[dict[str, Any]] = field(default_factory=list)
+    elapsed: list[float] = field(default_factory=list)
 
 
 def save_checkpoint(

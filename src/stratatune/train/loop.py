@@ -24,6 +24,7 @@ from stratatune.train.checkpoint import Progress, load_checkpoint, save_checkpoi
 from stratatune.train.config import RunConfig
 from stratatune.train.evaluate import Scores, evaluate
 from stratatune.train.feed import Feed
+from stratatune.train.machine import now
 from stratatune.train.metrics import better
 from stratatune.train.objectives import Objective
 from stratatune.train.optimiser import build_optimiser, rate_factor, set_rate
@@ -195,7 +196,7 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
     """The batches of the epoch that are still to be done, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
-    started, away_before = time.perf_counter(), session.away
+    started, away_before = now(session.device), session.away
     coming = session.feed.ahead(batches[progress.batch :], session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
@@ -205,7 +206,7 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
     in_trunk = session.feed.clock.trunk_seconds - trunk_before
     progress.seconds["cache"] += in_trunk
-    progress.seconds["train"] += time.perf_counter() - started - in_trunk - (session.away - away_before)
+    progress.seconds["train"] += now(session.device) - started - in_trunk - (session.away - away_before)
 
 
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
@@ -223,6 +224,7 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
         **(scores.record() if scores else {}),
     }
     progress.history.append(record)
+    progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
     said = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float))
     session.reporter.say(

@@ -8,6 +8,7 @@ Rank 0 writes the files. With one process all of this does nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,6 +52,17 @@ def world() -> int:
 def rank() -> int:
     """The number of this process, from 0."""
     return together.get_rank() if world() > 1 else 0
+
+
+def left_alone() -> str:
+    """A notice where ``accelerate launch`` was asked for several processes and started this one alone; else empty."""
+    asked = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if world() > 1 or not asked or "WORLD_SIZE" in os.environ:
+        return ""
+    return (
+        "accelerate launch started one process: with --cpu it starts several through MPI alone; "
+        "use torchrun, or --multi_gpu, which takes the processor where there is no GPU"
+    )
 
 
 def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -47,6 +47,7 @@ class Result:
         best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
         epochs: epochs trained, and the best one.
         seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
+        elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
         processes: how many trained together; times and memory are those of the first.
@@ -68,6 +69,7 @@ class Result:
     peak_memory_bytes: int
     cache_hit: bool
     processes: int = 1
+    elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
@@ -212,7 +214,8 @@ def open_session(
     words = Objective(reading, base.tokenizer).to(accelerator.device)
     train_data = read(data.train, reading, base.tokenizer)
     eval_data = concatenate([read(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
-    for notice in (*base.notices, *model.strata.notices, *notices, *train_data.notices):
+    alone = [line] if (line := ranks.left_alone()) else []
+    for notice in (*alone, *base.notices, *model.strata.notices, *notices, *train_data.notices):
         reporter.notice(notice)
     opened = None if shared is None else shared.caches
     caching = Caching(config, model.strata, reading, base.tokenizer, autocast, reporter, opened)
@@ -291,6 +294,7 @@ def _finish(
         peak_memory_bytes=peak_memory(session.device),
         cache_hit=hit,
         processes=processes,
+        elapsed=progress.elapsed,
         labels=list(session.objective.reading.labels),
         notices=session.reporter.notices,
     )

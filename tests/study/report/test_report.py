@@ -52,7 +52,9 @@ def test_claims(report):
         "LPT is better on TREC": "does not hold",
         "BFT is better on RTE": "cannot tell",
     }
-    assert found["BFT is better on TREC"].numbers.startswith("+10.00 [+7.52, +12.48] points over 3 pairs")
+    said = found["BFT is better on TREC"].numbers
+    assert said.startswith("+10.00 [+7.52, +12.48] points over 3 pairs")
+    assert said.endswith("; 1,893,593 parameters train against 791,680.")
 
 
 def test_comparisons(report):
@@ -118,6 +120,44 @@ def test_curves_are_means_with_bands(report):
     assert panels["curve-0-train_loss"].series[0].y == pytest.approx((3.0, 1.5, 1.0))
 
 
+def drawn(records, format="html", **asked):
+    """The learning curves and depth curves of a recipe's report that asks so, and what is written of them."""
+    report = many(recipe_of({"title": "t", "settings": {"depth": [6, 12]}, "report": asked}, "by hand"), records, "g")
+    return [panel for figure in report.figures for panel in figure.panels], text_of(report, format)
+
+
+def test_curves_along_what_a_recipe_asks_for(records):
+    timed = [
+        replace(one, result={**one.result, "elapsed": [second + one.coordinates["seed"] for second in (2.0, 4.0, 6.0)]})
+        for one in records
+    ]
+    places = {"step": (10.0, 20.0, 30.0), "epoch": (1.0, 2.0, 3.0), "seconds": (3.0, 5.0, 7.0)}
+    pages = {}
+    for x, label in {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}.items():
+        panels, pages[x] = drawn(timed, x=x, figures="curves")
+        assert {panel.x_label for panel in panels} == {label}
+        assert panels[0].series[0].x == places[x]
+        assert f"against {label}." in pages[x]
+    svgs = {re.search(r'<svg class="panel".*?</svg>', page, re.DOTALL)[0] for page in pages.values()}
+    assert len(svgs) == 3
+    assert drawn(records, x="seconds", figures="curves")[0] == []  # runs that do not know theirs
+
+
+def test_curves_of_what_a_recipe_asks_for(records):
+    assert {panel.title for panel in drawn(records, y="train_loss", figures="curves")[0]} == {
+        "Trec: training loss",
+        "Rte: training loss",
+    }
+    assert {panel.name for panel in drawn(records, y="accuracy", figures="curves")[0]} == {
+        "curve-0-eval_accuracy",
+        "curve-1-eval_accuracy",
+    }
+    assert drawn(records, y="f1", figures="curves")[0] == []
+    deep = [replace(one, coordinates={**one.coordinates, "depth": at}) for one in records for at in (6, 12)]
+    (panel, *_), _ = drawn(deep, x="depth", y="train_loss", figures="depth")
+    assert (panel.x_label, panel.title, panel.series[0].y) == ("depth", "Trec: training loss", (1.0, 1.0))
+
+
 def test_depth_is_the_frozen_depth_that_was_found(recipe, records):
     def at(one, depth):
         place = {"plan": f"bft@{depth}"}
@@ -156,8 +196,8 @@ def test_depth_along_an_axis_of_the_recipe(records):
 def test_published_costs_stand_beside_measured_ones(records):
     published = [
         {"plan": plan, "metric": metric, "value": value}
-        for plan, speed, memory in (("bft@1/2", 11.6, 23.3), ("lpt@1/2", 23.2, 10.3))
-        for metric, value in (("tokens_per_ms", speed), ("memory_gb", memory))
+        for plan, trained, speed, memory in (("bft@1/2", 1_900_000, 11.6, 23.3), ("lpt@1/2", 792_000, 23.2, 10.3))
+        for metric, value in (("trained", trained), ("tokens_per_ms", speed), ("memory_gb", memory))
     ]
     recipe = recipe_of(
         {"title": "t", "plans": ["bft@1/2", "lpt@1/2"], "published": published, "report": {"figures": "cost"}},
@@ -172,7 +212,24 @@ def test_published_costs_stand_beside_measured_ones(records):
     report = many(recipe, faster, "grid")
     assert [one.title for one in report.sections][0] == "Cost"
     row = table(report, "Cost").rows[1]
+    assert [(row[at].text, row[at].below) for at in (1, 5, 6)] == [
+        ("791,680", ("paper 792,000",)),
+        ("1,500", ("± 0", "paper 23,200")),
+        ("800 MB", ("paper 10.3 GB",)),
+    ]
     assert [(cell.text, cell.below) for cell in row[7:9]] == [("1.50×", ("paper 2.00×",)), ("0.0 %", ("paper 55.8 %",))]
+
+
+def test_a_report_on_costs_says_how_they_were_measured(records):
+    recipe = recipe_of({"title": "t", "report": {"figures": "cost"}}, "by hand")
+    found = replace(records[0], config={**records[0].config, "batch_size": 32, "cache": "off"})
+    (said,) = (part.text for part in section(many(recipe, [found], "grid"), "Cost").parts if isinstance(part, Text))
+    assert "on the CPU; the same for all: batches of 32 and trunk cache off; 1 round." in said
+    other = replace(records[1], config={**found.config, "batch_size": 16}, environment={"gpu": "H200"})
+    (said,) = (
+        part.text for part in section(many(recipe, [found, other], "grid"), "Cost").parts if isinstance(part, Text)
+    )
+    assert "on H200 and the CPU" in said and "Not the same in all runs: batch_size." in said
 
 
 def test_in_a_terminal(report, recipe, records):
@@ -257,6 +314,16 @@ def test_page_can_be_read_by_those_who_do_not_see_it(page):
 
 def test_the_same_runs_give_the_same_page(recipe, unfinished, page):
     assert text_of(many(recipe, unfinished, "grid"), "html") == page
+
+
+def test_published_numbers_and_deviations_stand_in_every_format(records):
+    published = [{"plan": "bft@1/2", "task": "trec", "value": 96.5, "deviation": 0.42}]
+    report = many(recipe_of({"title": "t", "published": published}, "by hand"), records, "grid")
+    assert "<br>paper 96.5 ± 0.4 ↓4.5 |" in text_of(report, "md")
+    assert "paper 96.5 ± 0.4 ↓4.5</" in text_of(report, "html")
+    latex = text_of(report, "latex")
+    assert r"{\scriptsize paper 96.5 $\pm$ 0.4 $\downarrow$4.5}" in latex
+    assert "measured above or below what was published" in latex
 
 
 def test_markdown_is_one_line_a_row(report, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from stratatune.study.recipe import LOSS, TIMES
 from stratatune.study.records import RunRecord
 from stratatune.study.report.measured import MEAN, Measured, named, scale, title_of
 from stratatune.study.report.parts import Figure, Panel, Series
@@ -14,75 +15,106 @@ from stratatune.study.statistics import Interval, interval
 _BAND = "Lines are means over seeds, bands reach from the lowest to the highest."
 
 
-def curves(measured: Measured) -> Figure | None:
-    """Training loss and score after each evaluation, by optimiser step: a pair of panels a column (BFT figure 3)."""
+def curves(measured: Measured, x: str = "step", y: str = "") -> Figure | None:
+    """Training loss and score after each evaluation: a pair of panels a column (BFT figure 3).
+
+    Args:
+        measured: the runs.
+        x: one of :data:`~stratatune.study.recipe.TIMES`.
+        y: ``train_loss`` or a metric: that alone.
+    """
     panels: list[Panel] = []
     for number, column in enumerate(measured.columns):
         runs = [one for one in measured.done if measured.column(one) == column and len(one.history) > 1]
-        if not runs:
-            continue
-        metric = measured.metric_of(runs[0])
         place = f"{column}: " if len(measured.columns) > 1 else ""
-        for key, label, factor in (
-            ("train_loss", "training loss", 1.0),
-            (f"eval_{metric}", title_of(metric), scale(metric)),
-        ):
-            series = tuple(_courses(measured, runs, key, factor))
+        for what in (y,) if y else (LOSS, measured.metric_of(runs[0])) if runs else ():
+            key = what if what == LOSS else f"eval_{what}"
+            series = tuple(_courses(measured, runs, x, key, scale(what)))
             if series:
-                digits = 1 if factor > 1 else 3
-                name, title = f"curve-{number}-{key}", headed(place + label)
-                panels.append(Panel(name, title, "optimiser step", series, digits=digits))
+                name, title = f"curve-{number}-{key}", headed(place + _called(what))
+                panels.append(Panel(name, title, TIMES[x], series, digits=1 if scale(what) > 1 else 3))
     note = _BAND if len(measured.seeds()) > 1 else ""
-    return (
-        Figure("curves", "Training loss, and the score on the evaluation data, by step.", tuple(panels), note)
-        if panels
-        else None
+    said = (
+        f"Training loss, and the score on the evaluation data, by {x}." if not y else f"{headed(_called(y))}, by {x}."
     )
+    return Figure("curves", said, tuple(panels), note) if panels else None
 
 
-def _courses(measured: Measured, runs: Sequence[RunRecord], key: str, factor: float) -> Iterable[Series]:
+def _called(what: str) -> str:
+    return "training loss" if what == LOSS else title_of(what)
+
+
+def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, factor: float) -> Iterable[Series]:
+    """A line a row: at each evaluation the mean over seeds, of x too, as seconds differ from seed to seed."""
     for style, row in enumerate(measured.rows):
-        by_step: dict[int, list[float]] = {}
+        by_step: dict[int, list[tuple[float, float]]] = {}
         for run in runs:
             if measured.row(run) == row:
-                for line in run.history:
+                for at, line in zip(_times(run, x), run.history, strict=False):
                     if isinstance(line.get(key), int | float):
-                        by_step.setdefault(int(line["step"]), []).append(factor * line[key])
-        if by_step:
-            yield _series(row, by_step, style)
+                        by_step.setdefault(int(line["step"]), []).append((at, factor * line[key]))
+        points = [tuple(zip(*by_step[step], strict=True)) for step in sorted(by_step)]
+        if points:
+            yield _series(row, {fmean(xs): ys for xs, ys in points}, style)
 
 
-def _series(name: str, by_x: Mapping[int, Sequence[float]], style: int) -> Series:
-    steps = sorted(by_x)
-    values = [by_x[x] for x in steps]
+def _times(run: RunRecord, x: str) -> Sequence[float]:
+    """Where the lines of the history stand on ``x``; runs of before 0.1 know nothing of seconds."""
+    return (run.result or {}).get("elapsed", ()) if x == "seconds" else [line[x] for line in run.history]
+
+
+def _series(name: str, by_x: Mapping[float, Sequence[float]], style: int) -> Series:
+    places = sorted(by_x)
+    values = [by_x[x] for x in places]
     bounds = (tuple(map(min, values)), tuple(map(max, values))) if any(len(v) > 1 for v in values) else ((), ())
-    return Series(name, tuple(map(float, steps)), tuple(map(fmean, values)), *bounds, style=style)
+    return Series(name, tuple(map(float, places)), tuple(map(fmean, values)), *bounds, style=style)
 
 
-def depth(measured: Measured, axis: str = "") -> Figure | None:
+def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
     """The score by the depth at which a plan is inserted, a panel a task (BFT figure 4); None where it is not varied.
 
-    The depth is the place on ``axis``; without one it is the frozen depth that the run found, and plans that differ in
-    their ``@depth`` alone make one line.
+    The depth is the place on ``axis``, which may be any axis of numbers; without one it is the frozen depth that the
+    run found, and plans that differ in their ``@depth`` alone make one line.
+
+    Args:
+        measured: the runs.
+        axis: the coordinate that is x.
+        y: ``train_loss``, of the last epoch, or a metric; empty: what each run is scored by.
     """
-    scores: dict[str, dict[str, dict[int, list[float]]]] = {}
+    scores: dict[str, dict[str, dict[float, list[float]]]] = {}
     for run in measured.done:
         family, at, _ = str(run.coordinates.get("plan", "")).partition("@")
-        if at or axis:
+        score = _height(measured, run, y)
+        if (at or axis) and score is not None:
             place = scores.setdefault(named(run, ("task",)), {}).setdefault(family, {})
             x = run.coordinates[axis] if axis else (run.result or {})["frozen_depth"]
-            place.setdefault(int(x), []).append(measured.score(run))
+            place.setdefault(float(x), []).append(score)
     families = list(dict.fromkeys(family for column in scores.values() for family in column))
-    label = title_of(next(iter(measured.metrics()), "score"))
+    label = _called(y or next(iter(measured.metrics()), "score"))
     panels = tuple(
         Panel(
-            f"depth-{number}", headed(f"{task}: {label}" if len(scores) > 1 else label), axis or "frozen depth", series
+            f"depth-{number}",
+            headed(f"{task}: {label}" if len(scores) > 1 else label),
+            axis or "frozen depth",
+            series,
+            digits=3 if y == LOSS else 1,
         )
         for number, (task, found) in enumerate(scores.items())
         if (series := tuple(_series(f, by, families.index(f)) for f, by in found.items() if len(by) > 1))
     )
-    said = "The score by the depth of insertion: nothing below it trains, so a deeper plan is a cheaper one."
+    what = "The score" if not y else headed(_called(y))
+    said = f"{what} by the depth of insertion: nothing below it trains, so a deeper plan is a cheaper one."
+    if axis not in ("", "depth"):
+        said = f"{what} by {axis}."
     return Figure("depth", said, panels, _BAND if len(measured.seeds()) > 1 else "") if panels else None
+
+
+def _height(measured: Measured, run: RunRecord, y: str) -> float | None:
+    """What stands over a run in a depth curve; None where it has no such number."""
+    if y == LOSS:
+        return run.history[-1].get(LOSS) if run.history else None
+    score = measured.score(run, y)
+    return score if score == score else None  # noqa: PLR0124  NaN: it has no score
 
 
 _COSTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float]], ...] = (

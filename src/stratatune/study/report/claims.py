@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from stratatune.study.recipe import Claim, Recipe, agrees
+from stratatune.study.recipe import Claim, Published, Recipe, agrees
 from stratatune.study.records import RunRecord
 from stratatune.study.report.measured import Measured
 from stratatune.study.report.parts import Finding
@@ -14,22 +14,22 @@ from stratatune.study.report.wording import difference, listed, signed, tested
 from stratatune.study.statistics import compare
 from stratatune.train.metrics import SMALLER_IS_BETTER
 
-COSTS = ("tokens_per_ms", "memory_gb")
+COSTS = ("trained", "tokens_per_ms", "memory_gb")
 """What a recipe may give as a published ``metric`` besides scores."""
 
 
-def published(recipe: Recipe | None, measured: Measured) -> dict[tuple[str, str], float]:
+def published(recipe: Recipe | None, measured: Measured) -> dict[tuple[str, str], Published]:
     """The papers' scores by the row and column of the runs at their coordinates."""
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str], Published] = {}
     for one in recipe.published if recipe else ():
         for run in measured.records:
             if agrees(run.coordinates, one.where) and one.metric in (None, measured.metric, measured.metric_of(run)):
-                found[measured.row(run), measured.column(run)] = one.value
+                found[measured.row(run), measured.column(run)] = one
     return found
 
 
 def published_costs(recipe: Recipe | None, measured: Measured) -> dict[str, dict[str, float]]:
-    """The papers' ``tokens_per_ms`` and ``memory_gb`` by row."""
+    """The papers' :data:`COSTS` by row."""
     found: dict[str, dict[str, float]] = {}
     for one in recipe.published if recipe else ():
         if one.metric in COSTS:
@@ -60,9 +60,18 @@ def _judged(claim: Claim, measured: Measured) -> Finding:
     parts = [f"{difference(found.difference)} points over {tested(found)}"]
     if each := _each(better, worse, smaller):
         parts.append(f"by {claim.on}: {each}")
+    sides = [_trained(measured, where) for where in (claim.better, claim.worse)]
+    if all(sides) and sides[0] != sides[1]:
+        parts.append(f"{sides[0]} parameters train against {sides[1]}")
     if claim.margin:
         parts.append(f"a margin of {claim.margin:g} is allowed")
     return Finding(claim.text, found.verdict(claim.margin), f"{'; '.join(parts)}.")
+
+
+def _trained(measured: Measured, where: Mapping[str, Any]) -> str:
+    """How many parameters train in the runs at ``where``; from the fewest to the most where they differ."""
+    counts = sorted({(run.result or {})["trainable"] for run in measured.done if agrees(run.coordinates, where)})
+    return " to ".join(f"{count:,}" for count in dict.fromkeys(counts[:1] + counts[-1:]))
 
 
 Key = tuple[str, str]

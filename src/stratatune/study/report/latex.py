@@ -59,7 +59,10 @@ def _table(table: Table) -> Iterator[str]:
     yield _row([Cell(one.title, (one.below,) if one.below else ()) for one in table.columns])
     yield r"\midrule"
     yield from map(_row, table.rows)
-    yield from (r"\bottomrule", r"\end{tabular}", r"\end{table}")
+    yield from (r"\bottomrule", r"\end{tabular}")
+    if table.note:
+        yield rf"\par\smallskip\footnotesize {escaped(table.note)}"
+    yield r"\end{table}"
 
 
 def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stratatune.study.recipe import Layout, Recipe
+from stratatune.study.recipe import TIMES, Layout, Recipe
 from stratatune.study.records import RunRecord
-from stratatune.study.report import charts, claims, tables
+from stratatune.study.report import charts, claims, costs, tables
 from stratatune.study.report.measured import Measured
 from stratatune.study.report.parts import Code, Fact, Figure, Folded, Part, Report, Section, Text
 from stratatune.study.report.plans import pictures
@@ -33,7 +33,7 @@ def many(
         Section("Claims", tuple(_claims(recipe, measured))),
         Section("Comparisons", tuple(_comparisons(measured)) if scored else ()),
         Section("Figures", tuple(_figures(measured, asked)) if scored else ()),
-        Section("Cost", tuple(_cost(recipe, measured, caches))),
+        Section("Cost", tuple(_cost(recipe, measured, caches, scored))),
         Section("Plans", pictures(measured)),
         Section("Runs", tables.runs(measured)),
         Section("Environment", tuple(environment(list(measured.records)))),
@@ -101,9 +101,14 @@ def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
     return [f"Not in this grid, though in the recipe: {'; '.join(gone)}."] if gone else []
 
 
-def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]]) -> list[Part]:
-    costs = tables.costs(measured, claims.published_costs(recipe, measured))
-    return [one for one in (costs, tables.caches(measured, caches)) if one is not None]
+def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]], scored: bool) -> list[Part]:
+    """The costs; how they were measured where the grid is about nothing else."""
+    parts = [
+        costs.costs(measured, claims.published_costs(recipe, measured)),
+        costs.caches(measured, caches),
+        None if scored else costs.protocol(measured),
+    ]
+    return [part for part in parts if part is not None]
 
 
 def _claims(recipe: Recipe | None, measured: Measured) -> list[Part]:
@@ -119,10 +124,10 @@ def _comparisons(measured: Measured) -> list[Part]:
 
 def _figures(measured: Measured, asked: Layout | None) -> list[Figure]:
     """Those that the recipe asks for; all that the runs allow where it asks for none."""
-    axis = asked.x if asked and asked.x in {name for run in measured.records for name in run.coordinates} else None
+    x, y = (asked.x or "", asked.y or "") if asked else ("", "")
     drawn = {
-        "depth": lambda: charts.depth(measured, axis or ""),
-        "curves": lambda: charts.curves(measured),
+        "depth": lambda: charts.depth(measured, x if x not in TIMES else "", y),
+        "curves": lambda: charts.curves(measured, x if x in TIMES else "step", y),
         "cost": lambda: charts.costs(measured),
     }
     wanted = asked.figures if asked else ()

@@ -85,6 +85,11 @@ class Measured:
         """The name of its column."""
         return named(record, self.column_axes)
 
+    @property
+    def heading(self) -> str:
+        """What the rows are."""
+        return " · ".join(self.row_axes)
+
     @cached_property
     def rows(self) -> tuple[str, ...]:
         """Every row, in the order of the grid."""

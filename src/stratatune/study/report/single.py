@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stratatune.study.records import RunRecord
-from stratatune.study.report import charts, tables
+from stratatune.study.report import charts, costs
 from stratatune.study.report.measured import Measured, metric_of, scale, title_of
 from stratatune.study.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, Section, Table, Text
 from stratatune.study.report.plans import picture
@@ -89,9 +89,9 @@ def _cache(measured: Measured, run: RunRecord) -> str:
         return "This plan trains at the bottom: there is no frozen trunk to remember."
     if result["cache_hit"]:
         return f"The {depth} blocks below never ran for training: all of it was in the trunk cache."
-    if not tables.remembers(run):
+    if not costs.remembers(run):
         return f"No trunk cache: the {depth} frozen blocks ran in every epoch."
-    saved = tables.spared(measured, run)
+    saved = costs.spared(measured, run)
     more = f", which spared about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""
     return f"The {depth} frozen blocks ran once for each example{more}."
 

@@ -1,22 +1,21 @@
-"""Tables from runs: scores beside published ones, comparisons with a reference, costs, the runs themselves."""
+"""Tables from runs: scores beside published ones, comparisons with a reference, the runs themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
 
+from stratatune.study.recipe import Published
 from stratatune.study.records import RunRecord
 from stratatune.study.report.measured import MEAN, Measured, title_of
 from stratatune.study.report.parts import Cell, Code, Column, Folded, Part, Table
-from stratatune.study.report.wording import between, difference, number, p_value, seconds, signed, size, spread
+from stratatune.study.report.wording import between, difference, number, p_value, seconds, signed, spread
 from stratatune.study.statistics import Interval, adjusted
 
-Published = Mapping[tuple[str, str], float]
+Scores = Mapping[tuple[str, str], Published]
 """The papers' scores, as printed here, by row and column."""
 
 
-def scores(measured: Measured, published: Published) -> Table:
+def scores(measured: Measured, published: Scores) -> Table:
     """Rows by columns: the mean, its deviation, its interval, and what the paper says."""
     columns = (*measured.columns, *([MEAN] if len(measured.columns) > 1 else []))
     cells = {(row, column): measured.cell(row, column) for row in measured.rows for column in columns}
@@ -29,18 +28,14 @@ def scores(measured: Measured, published: Published) -> Table:
     said = (
         f"{titles[0].capitalize() if len(titles) == 1 else 'The score of each task'}: mean ± standard deviation over "
     )
-    said += f"seeds, below it the 95 % interval of the mean{', below that the published score' if published else ''}."
+    said += f"seeds, below it the 95 % interval of the mean{', below that what was published' if published else ''}."
     heads = tuple(Column(one, below=_metric(measured, one)) for one in columns)
-    return Table(said, (Column(_heading(measured), number=False), *heads), rows, _score_note(bool(published)))
+    return Table(said, (Column(measured.heading, number=False), *heads), rows, _score_note(bool(published)))
 
 
 def _score_note(published: bool) -> str:
     arrows = " ↑ and ↓: measured above or below what was published, whose value lies outside the interval."
     return "Bold: the best mean of the column." + (arrows if published else "")
-
-
-def _heading(measured: Measured) -> str:
-    return " · ".join(measured.row_axes)
 
 
 def _metric(measured: Measured, column: str) -> str:
@@ -56,20 +51,21 @@ def _best(measured: Measured, found: Sequence[Interval | None]) -> float | None:
     return (min(means) if measured.smaller else max(means)) if len(means) > 1 else None
 
 
-def _score(found: Interval | None, best: float | None, paper: float | None) -> Cell:
+def _score(found: Interval | None, best: float | None, paper: Published | None) -> Cell:
     if found is None:
         return Cell("–", (_paper(None, paper),) if paper is not None else ())
     below = (between(found), "" if paper is None else _paper(found, paper))
     return Cell(spread(found), tuple(line for line in below if line), strong=found.mean == best)
 
 
-def _paper(found: Interval | None, paper: float) -> str:
-    """``paper 96.5 ↓2.1``: how far the measured mean is from it, with an arrow where it lies outside the interval."""
-    said = f"paper {number(paper)}"
+def _paper(found: Interval | None, paper: Published) -> str:
+    """``paper 96.5 ± 0.3 ↓2.1``: how far measured is from published, an arrow where that lies outside the interval."""
+    deviation = "" if paper.deviation is None else f" ± {number(paper.deviation)}"
+    said = f"paper {number(paper.value)}{deviation}"
     if found is None:
         return said
-    gap, low, high = found.mean - paper, found.low, found.high
-    if low is None or high is None or low <= paper <= high:
+    gap, low, high = found.mean - paper.value, found.low, found.high
+    if low is None or high is None or low <= paper.value <= high:
         return f"{said} ({signed(gap)})"
     return f"{said} {'↑' if gap > 0 else '↓'}{abs(gap):.1f}"
 
@@ -100,129 +96,7 @@ def comparisons(measured: Measured, reference: str) -> Table | None:
         "smallest value that so many pairs can give. Pairs of one task share its data, so they say more about seeds "
         "than about other tasks."
     )
-    return Table(
-        f"Score less that of {reference}.", (Column(_heading(measured), False), *map(Column, heads)), rows, note
-    )
-
-
-def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> Table | None:
-    """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
-
-    Where the papers' costs are ``published``, each row's speed and memory are set against the first row's, as theirs.
-    """
-    rows = []
-    for row in measured.rows:
-        if runs := measured.of_row(row):
-            results = [run.result or {} for run in runs]
-            against = _against(measured, row, published) if published else ()
-            hits = Cell(_hits(results), _spared(measured, runs))
-            rows.append((Cell(row), *map(Cell, _cost(results)), *against, hits))
-    if not rows:
-        return None
-    ratios = (f"speed, {rows[0][0].text} = 1", "memory saved") if published else ()
-    heads = ("trained", "backward through", "trunk", "training", "tokens/s", "peak memory", *ratios, "cache hits")
-    note = (
-        "Means over the runs of a row; seconds of one run. Trunk: running the frozen part, once an example where it is "
-        "cached. A hit is a run whose cache was there before its first step. Spared: the trunk passes that did not "
-        "run, at the pace of those that did, an estimate."
-    )
-    return Table("Cost of a run.", (Column(_heading(measured), False), *map(Column, heads)), tuple(rows), note)
-
-
-def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> Table | None:
-    """The trunk caches that a grid built before its runs, by depth, and how often they were read."""
-    rows = []
-    for depth in sorted({one["depth"] for one in built}):
-        alike = [one for one in built if one["depth"] == depth]
-        sets = [data for one in alike for data in one["caches"] if data]
-        readers = [one for one in measured.done if (one.result or {})["frozen_depth"] == depth and remembers(one)]
-        passes = sum((one.result or {})["epochs"] for one in readers)
-        spent = sum(one["seconds"] for one in alike)
-        cells = (
-            f"{len(alike)}",
-            size(sum(data["bytes"] for data in sets)),
-            seconds(spent),
-            f"{len(readers)}",
-            f"{passes}",
-        )
-        rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
-    heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
-    note = "Built once each, before the runs, start-up included; so no run above has seconds of the trunk of its own."
-    return Table("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
-
-
-def _cost(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    def mean(of: str) -> float:
-        return fmean(result[of] for result in results)
-
-    def spent(kind: str) -> str:
-        return seconds(fmean(result["seconds"][kind] for result in results))
-
-    blocks = results[0]["frozen_depth"] + results[0]["backprop_blocks"]
-    return [
-        f"{mean('trainable'):,.0f}",
-        f"{results[0]['backprop_blocks']} of {blocks}",
-        spent("cache"),
-        spent("train"),
-        f"{mean('tokens_per_second'):,.0f}",
-        size(mean("peak_memory_bytes")),
-    ]
-
-
-def _against(measured: Measured, row: str, published: Mapping[str, Mapping[str, float]]) -> tuple[Cell, Cell]:
-    """Speed as a multiple of the first row's and memory saved against it, each above the paper's own."""
-    first = next(one for one in measured.rows if measured.of_row(one))
-
-    def ratio(of: str) -> float:
-        return measured.mean_over(row, lambda result: result[of]) / measured.mean_over(first, lambda result: result[of])
-
-    def paper(of: str) -> float | None:
-        there = (published.get(row, {}).get(of), published.get(first, {}).get(of))
-        return there[0] / there[1] if there[0] and there[1] else None
-
-    speed, memory = paper("tokens_per_ms"), paper("memory_gb")
-    return (
-        Cell(f"{ratio('tokens_per_second'):.2f}×", () if speed is None else (f"paper {speed:.2f}×",)),
-        Cell(_saved(ratio("peak_memory_bytes")), () if memory is None else (f"paper {_saved(memory)}",)),
-    )
-
-
-def _saved(ratio: float) -> str:
-    return f"{number(100 * (1 - ratio), 1)} %"
-
-
-def _hits(results: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(bool(result['cache_hit']) for result in results)} of {len(results)}"
-
-
-def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
-    found = sum(spared(measured, run) for run in runs)
-    return (f"{seconds(found)} spared",) if found >= 0.05 else ()
-
-
-def spared(measured: Measured, run: RunRecord) -> float:
-    """Seconds of the trunk that a run did not need: a pass each epoch, by the slowest pass known, less what it spent.
-
-    A pass is known where a run made it; runs of the same model, data and frozen depth tell of each other.
-    """
-    result = run.result or {}
-    if not remembers(run):
-        return 0.0
-    alike = [one for one in measured.done if _trunk(one) == _trunk(run) and remembers(one)]
-    one_pass = max((one.result or {})["seconds"]["cache"] for one in alike)
-    return max(0.0, one_pass * result["epochs"] - result["seconds"]["cache"])
-
-
-def remembers(run: RunRecord) -> bool:
-    """Whether the run had a trunk cache."""
-    result = run.result or {}
-    refused = any(str(line).startswith("no trunk cache") for line in result.get("notices", ()))
-    return bool(result.get("frozen_depth")) and run.config.get("cache") != "off" and not refused
-
-
-def _trunk(run: RunRecord) -> tuple[Any, ...]:
-    named = ("model", "task", "train", "train_samples", "max_length", "precision", "cache_dtype", "template")
-    return ((run.result or {}).get("frozen_depth"), (run.result or {}).get("objective"), *map(run.config.get, named))
+    return Table(f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note)
 
 
 def runs(measured: Measured) -> tuple[Part, ...]:
