@@ -24,7 +24,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
     Args:
         model: one that ``apply`` or ``load`` returned.
         in_memory: fold in also the biases for which the config has no field. The model then computes the same here,
-            but ``from_pretrained`` would drop them from a saved one.
+            but ``from_pretrained`` would drop them from a saved one, and a new plan should start from the base.
 
     Returns:
         The same model, of its own class again, without hooks or modules of ours: ``save_pretrained`` saves all of it,
