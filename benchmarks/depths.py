@@ -48,7 +48,7 @@ def _job(depth: int, task: str, seed: int, order: str) -> Record:
 
 def _run(job: Record, model: str, data: str) -> Record:
     if job["order"] == "random":
-        from stratatune.train.loop import Session
+        from stratatune.train.session import Session
 
         def drawn(self: Any, epoch: int) -> list[Any]:
             return random_batches(len(self.train), self.config.batch_size, 1000 * self.config.seed + epoch)

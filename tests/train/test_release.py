@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
+import stratatune as st
 from stratatune.model.saving import read_tensors
 from stratatune.study.counters import resident_bytes
 from stratatune.train import loop
+from stratatune.train.progress import Reporter
 
 PLAN = {"plan": "bft-adapter@3", "epochs": 3}
 
@@ -86,3 +91,53 @@ def test_a_stopped_run_resumes_from_a_whole_cache(run, settings, tmp_path, monke
     again = run(**changes, resume=True)
     one, other = (read_tensors(Path(result.out) / "adapter") for result in (again, whole))
     assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def bytes_alive():
+    """Bytes of all tensors that anything in Python holds, each storage once."""
+    return resident_bytes(*(one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)))
+
+
+@pytest.mark.parametrize(("precision", "together"), [("fp32", "never"), ("bf16", "always")])
+def test_trials_let_go_of_the_trunk_that_they_share(settings, small, tmp_path, monkeypatch, precision, together):
+    """Once the last of them is done with it; a shallower trial's top keeps the blocks above its own depth."""
+    config = settings(model=small, loss="words", epochs=3, precision=precision, cache=str(tmp_path / "cache"))
+    kept = config.model_dump(exclude_unset=True, exclude={"plan", "lr", "out"})
+    seen, plain = [], loop.evaluate
+    gc.collect()
+    before = bytes_alive()
+
+    def evaluate(*arguments, **words):
+        gc.collect()
+        seen.append(bytes_alive() - before)
+        return plain(*arguments, **words)
+
+    def trials(name, **axes):
+        seen.clear()
+        out = str(tmp_path / name)
+        return st.train_many(**kept, **axes, out=out, together=together, reporter=Reporter(quiet=True)), list(seen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate)
+        found, deep = trials("deep", plans=["7: bitfit"], rates=[0.001, 0.002])
+        _, mixed = trials("mixed", plans=["7: bitfit", "5: bitfit"])
+    base: Any = AutoModelForMaskedLM.from_pretrained(small).roberta
+    blocks = base.encoder.layer.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    for sizes, below in ((deep, blocks[:7]), (mixed, blocks[:5])):
+        trunk = resident_bytes(base.embeddings, *below)
+        freed = sizes[0] - max(sizes[2:])  # the first epoch's scores are of a cache that is only then complete
+        assert 0.8 * trunk < freed < 1.3 * trunk  # what else comes and goes are some hidden states
+    monkeypatch.setattr(loop, "release_trunk", lambda *_: 0)
+    for one, other in zip(found, trials("kept", plans=["7: bitfit"], rates=[0.001, 0.002])[0], strict=True):
+        mine, theirs = (read_tensors(Path(result.out) / "adapter") for result in (one, other))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        assert (one.best, one.total) == (other.best, other.total)
+
+
+def test_trials_fetch_the_trunk_for_test_data(settings, files, tmp_path):
+    """Each by itself: what they once had in common is gone."""
+    config = settings(epochs=2, test=str(files / "dev.csv"), plan="bft-adapter@3").model_dump(exclude_unset=True)
+    shared = {key: value for key, value in config.items() if key not in ("lr", "out", "cache")}
+    quiet, cache = Reporter(quiet=True), str(tmp_path / "cache")
+    for result in st.train_many(**shared, rates=[0.001, 0.002], out=str(tmp_path), cache=cache, reporter=quiet):
+        assert result.test == result.best

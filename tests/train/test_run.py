@@ -12,11 +12,11 @@ import torch
 
 from stratatune.data.readers import read
 from stratatune.model.saving import read_tensors
-from stratatune.train.loop import Session
 from stratatune.train.optimiser import build_optimiser, rate_factor
 from stratatune.train.predict import Predictor
 from stratatune.train.progress import Reporter
 from stratatune.train.run import train
+from stratatune.train.session import Session
 
 JSON_KEYS = {  # design.md, "The doors"
     *("out", "plan", "frozen_depth", "trainable", "best", "epochs", "seconds"),

@@ -78,21 +78,27 @@ def train_many(
     rates: Sequence[float] | None = None,
     eval: Any = None,
     test: Any = None,
+    together: str = "auto",
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> list[Result]:
     """Train several trials over one trunk cache: all combinations of the plans, seeds and rates that are given.
 
     The base model is loaded and the text encoded once, and the trunk runs once for each frozen depth. Trials whose
-    batches are the same (one seed) advance together over one reading of the data. Each gives the numbers that
+    batches are the same (one seed) advance side by side over one reading of the data. Each gives the numbers that
     :func:`train` would give: to the bit under one seed; under several seeds the cache is filled before the first step,
     in other batches than a single run's, so its hidden states differ by the rounding of the computation.
+
+    On a GPU, trials of one seed whose plans differ in their rates alone make their steps together, in one pass for all.
+    Then a trial's numbers are those of a single run up to rounding, and with dropout on a GPU as good as, for each
+    trial draws other masks than it would alone. ``together="never"`` lets them take turns.
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
         plans: in place of ``plan``.
         seeds: in place of ``seed``.
         rates: in place of ``lr``.
+        together: ``auto``: alike trials make their steps together on a GPU; ``never``; ``always``.
 
     Returns:
         The results, the last list's values running fastest.
@@ -106,7 +112,7 @@ def train_many(
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
     axes = {"plan": plans, "seed": seeds, "lr": rates}
     trials = settings_of(base, {name: values for name, values in axes.items() if values is not None})
-    return run(trials, tables=tables, reporter=reporter)
+    return run(trials, tables=tables, reporter=reporter, together=together)
 
 
 def _settings(

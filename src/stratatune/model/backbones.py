@@ -6,6 +6,7 @@ role, what a block is called with, how the head turns one hidden state into logi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -314,11 +315,11 @@ class Backbone:
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
-    def hold_decoder(self, dtype: torch.dtype) -> None:
-        """Keep a copy of a frozen MLM decoder in ``dtype`` for the head to read; the embeddings it is tied to stay."""
+    def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
+        """Let the head read what ``cast`` makes of a frozen MLM decoder; the embeddings it is tied to stay."""
         if self.output == "mlm":
             weight: Tensor = self._mlm_modules()["decoder"].weight
-            self._held_decoder = None if weight.requires_grad else weight.detach().to(dtype)
+            self._held_decoder = None if weight.requires_grad else cast(weight.detach())
 
     def hold_words(self, words: Tensor | None) -> None:
         """Keep a frozen MLM decoder's rows for ``words`` [C] alone, if nothing else will be asked; None: no more."""

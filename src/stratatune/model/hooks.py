@@ -77,7 +77,8 @@ def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
     A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
     """
     hidden = hidden.detach()
-    return hidden.requires_grad_(torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False))
+    wanted = torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False)
+    return hidden.requires_grad_() if wanted else hidden  # vmap (train/together.py) refuses the call, whatever it says
 
 
 class _Cut:

@@ -15,10 +15,10 @@ from stratatune.plan import Plan
 from stratatune.train import ranks
 from stratatune.train.config import RunConfig
 from stratatune.train.feed import Feed, fill
-from stratatune.train.loop import Session
 from stratatune.train.prepare import read_tables
 from stratatune.train.progress import Reporter
 from stratatune.train.run import open_session
+from stratatune.train.session import Session
 
 
 def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:

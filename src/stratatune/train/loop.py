@@ -5,88 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
-from stratatune.data.batching import Batch, collate, plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.batching import collate
 from stratatune.data.keys import readable_size
 from stratatune.model.release import release_trunk
 from stratatune.model.saving import write_text
-from stratatune.model.split import Top
 from stratatune.train import ranks
 from stratatune.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.train.config import RunConfig
 from stratatune.train.evaluate import Scores, evaluate
-from stratatune.train.feed import Feed
 from stratatune.train.machine import now
 from stratatune.train.metrics import better
-from stratatune.train.objectives import Objective
 from stratatune.train.optimiser import build_optimiser, rate_factor, set_rate
-from stratatune.train.progress import Reporter, is_main
-from stratatune.train.sharing import ReadOnce
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-@dataclass
-class Session:
-    """Everything that one run trains with.
-
-    Attributes:
-        top: the model above the frozen depth.
-        feed, eval_feed: hidden states of the training and the evaluation set.
-        train, eval: the encoded data; ``eval`` may be missing.
-        eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
-        autocast: bf16 or None.
-        settings: what a checkpoint must agree with to be resumed.
-        reload: gives the base model once more, for weights that were let go of; None: they stay.
-        away: seconds in which other trials had their turn.
-    """
-
-    config: RunConfig
-    accelerator: Accelerator
-    top: Top
-    objective: Objective
-    train: Encoded
-    feed: Feed | ReadOnce
-    eval: Encoded | None
-    eval_feed: Feed | None
-    eval_parts: tuple[int, ...]
-    pad_id: int
-    autocast: torch.dtype | None
-    out: Path
-    reporter: Reporter
-    settings: Mapping[str, Any]
-    reload: Callable[[], nn.Module] | None = None
-    away: float = 0.0
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.accelerator.device
-
-    def batches(self, epoch: int) -> list[Any]:
-        """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
-        config = self.config
-        batches = plan_batches(
-            self.train.lengths,
-            batch_size=config.batch_size,
-            token_budget=config.token_budget,
-            seed=config.seed,
-            epoch=epoch,
-        )
-        return ranks.mine(batches)
-
-    def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+from stratatune.train.progress import is_main
+from stratatune.train.session import Ask, Learnt, Session
 
 
 @dataclass
@@ -97,19 +35,19 @@ class Fitted:
     scores: Scores | None
 
 
-def steps(session: Session) -> Generator[None, None, Fitted]:
+def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     """Train the top of a model; afterwards the model holds the best epoch's tensors.
 
-    Stops behind every batch, so that several trials may take turns (``train/many.py``).
+    Stops in front of every batch, so that several trials may take turns, or learn from it together
+    (``train/many.py``): what is sent says that it was learnt from, None that the trial is to do it now.
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.
         ConfigError: ``resume`` finds a checkpoint of other settings.
     """
-    config, objective, strata = session.config, session.objective, session.top.strata
+    config, strata = session.config, session.top.strata
     trained = strata.trained()
-    optimiser = build_optimiser(strata.groups, config)
-    top, optimiser = session.top, session.accelerator.prepare(optimiser)
+    optimiser = session.accelerator.prepare(build_optimiser(strata.groups, config))
     ranks.own_chance(config.seed)
     resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
     progress, best = resumed or (Progress(), {})
@@ -120,30 +58,23 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
         _settle(session)
         batches = session.batches(progress.epoch)
-        top.train()
-        for number, batch in _batches(session, batches, progress):
-            set_rate(optimiser, rate_factor(progress.step, total_steps, config))
-            hidden = session.feed.hidden(batch)
-            with session.mixed():
-                logits = top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-            loss = objective.loss(logits, batch.labels)
-            part = ranks.weigh(loss, objective.weight(logits), int(batch.mask.sum()))
-            session.accelerator.backward(loss * part.share / _group_size(number, len(batches), config.accumulate))
-            progress.loss_sum, progress.loss_count = progress.loss_sum + part.loss, progress.loss_count + 1
-            progress.tokens += part.tokens
+        session.top.train()
+        for number, index in _timed(session, batches, progress):
+            due = (number + 1) % config.accumulate == 0 or number + 1 == len(batches)
+            factor = rate_factor(progress.step, total_steps, config)
+            among = _group_size(number, len(batches), config.accumulate)
+            ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due)
+            left = time.perf_counter()
+            done = yield ask
+            session.away += time.perf_counter() - left - (done.seconds if done else 0.0)
+            done = done or _learn(ask, trained)
+            progress.loss_sum, progress.loss_count = progress.loss_sum + done.loss, progress.loss_count + 1
+            progress.tokens += done.tokens
             progress.batch = number + 1
-            if progress.batch % config.accumulate == 0 or progress.batch == len(batches):
-                ranks.add_gradients(trained.values())
-                if config.clip:
-                    session.accelerator.clip_grad_norm_(trained.values(), config.clip)
-                optimiser.step()
-                optimiser.zero_grad()
+            if due:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                     save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
-            left = time.perf_counter()
-            yield
-            session.away += time.perf_counter() - left
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
@@ -157,6 +88,26 @@ def steps(session: Session) -> Generator[None, None, Fitted]:
 
     _restore(trained, best)
     return Fitted(progress, found or _evaluate(session, progress))
+
+
+def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
+    """The gradient of one batch and, where it is due, a step of the optimiser."""
+    session, objective, optimiser = ask.session, ask.session.objective, ask.optimiser
+    set_rate(optimiser, ask.factor)
+    batch = collate(session.train, ask.index, session.pad_id).to(session.device)
+    hidden = session.feed.hidden(batch)
+    with session.mixed():
+        logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
+    loss = objective.loss(logits, batch.labels)
+    part = ranks.weigh(loss, objective.weight(logits), int(batch.mask.sum()))
+    session.accelerator.backward(loss * part.share / ask.among)
+    if ask.due:
+        ranks.add_gradients(trained.values())
+        if session.config.clip:
+            session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+    return Learnt(part.loss, part.tokens)
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
@@ -192,7 +143,7 @@ def _group_size(number: int, batches: int, accumulate: int) -> int:
     return min(accumulate, batches - number // accumulate * accumulate)
 
 
-def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, Batch]]:
+def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
     """The batches of the epoch that are still to be done, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
@@ -201,8 +152,7 @@ def _batches(session: Session, batches: list[Any], progress: Progress) -> Iterat
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):
-            batch = collate(session.train, batches[number], session.pad_id).to(session.device)
-            yield number, batch
+            yield number, batches[number]
             bar.advance(len(batches[number]), f"loss {progress.loss_sum / max(1, progress.loss_count):.3f}")
     in_trunk = session.feed.clock.trunk_seconds - trunk_before
     progress.seconds["cache"] += in_trunk

@@ -1,7 +1,8 @@
 """Several trials over one base model, one encoding, one trunk cache and, where their batches are the same, one pass.
 
 The trials take turns: each makes a step on a batch, then the next one on the same hidden states. Each has its own
-trained tensors, optimiser, random state, metrics and run folder, so it gives the numbers that it would give alone.
+trained tensors, optimiser, random state, metrics and run folder, so it gives the numbers that it would give alone. On a
+GPU those that are alike make their steps together (``train/together.py``).
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any
 
 from torch import Tensor
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, did_you_mean
 from stratatune.train.checkpoint import random_state, set_random_state
 from stratatune.train.config import RunConfig, validate
 from stratatune.train.progress import Reporter
 from stratatune.train.run import Result, trial
+from stratatune.train.session import Ask, Learnt
 from stratatune.train.sharing import Shared
+from stratatune.train.together import CHOICES, Together
 
 
 def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -52,7 +55,11 @@ def _slug(text: str) -> str:
 
 
 def train_many(
-    trials: Sequence[Mapping[str, Any]], *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None
+    trials: Sequence[Mapping[str, Any]],
+    *,
+    tables: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    together: str = "auto",
 ) -> list[Result]:
     """Run every trial; the results stand in their order.
 
@@ -60,41 +67,68 @@ def train_many(
         trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
         reporter: says what happens; on standard error by default.
+        together: whether trials of one seed, with plans that differ in their rates alone, make their steps together:
+            ``auto`` (on a GPU), ``never`` or ``always``.
 
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
         ResourceError: no room or no permission.
     """
     reporter = reporter or Reporter()
+    if together not in CHOICES:
+        raise ConfigError([f"together: {together!r}"], did_you_mean(str(together), CHOICES))
     configs = [validate(settings) for settings in trials]
     shared = Shared(fill=len({config.seed for config in configs}) > 1)
     turns = [
-        _Turns(trial(config, tables or {}, Reporter(reporter.quiet, Path(config.out).name), shared))
+        Turns(trial(config, tables or {}, Reporter(reporter.quiet, Path(config.out).name), shared))
         for config in configs
     ]
     try:
-        while waiting := [one for one in turns if one.result is None]:
-            for one in waiting:
-                one.take()
+        for one in turns:
+            one.take()
+        shared.let_go()
+        take_turns(turns, Together(together, reporter))
     finally:
         shared.close()
     return [one.result for one in turns if one.result is not None]
 
 
-class _Turns:
+class Turns:
     """A trial that goes on where it stopped, with the random numbers that it would draw alone."""
 
-    def __init__(self, running: Generator[None, None, Result]) -> None:
+    def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
         self.running = running
         self.random: dict[str, Tensor] = {}
-        self.result: Result | None = None
+        self.ask: Ask | None = None
+        """The batch that it has come to; None before the first and behind the last."""
+        self.result: Any = None
 
-    def take(self) -> None:
-        """Until the next batch is done, or all are."""
+    def take(self, learnt: Learnt | None = None) -> None:
+        """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
         if self.random:
             set_random_state(self.random)
         try:
-            next(self.running)
+            self.ask = self.running.send(learnt)
         except StopIteration as done:
-            self.result = done.value
+            self.ask, self.result = None, done.value
         self.random = random_state()
+
+
+def take_turns(turns: Sequence[Turns], together: Together) -> None:
+    """Until all trials, each at its first batch, are at their end."""
+    while waiting := [(one, one.ask) for one in turns if one.ask is not None]:
+        for company in together.companies([ask for _, ask in waiting]):
+            members = [waiting[number] for number in company]
+            learnt = _learnt_together(members, together) if len(members) > 1 else None
+            for number, (one, _) in enumerate(members):
+                one.take(learnt and learnt[number])
+
+
+def _learnt_together(members: Sequence[tuple[Turns, Ask]], together: Together) -> list[Learnt] | None:
+    """By the first one's random numbers, which alike trials have in common; None: each is to learn by itself."""
+    set_random_state(members[0][0].random)
+    learnt = together.learn([ask for _, ask in members])
+    state = random_state()
+    for one, _ in members if learnt is not None else ():
+        one.random = state
+    return learnt

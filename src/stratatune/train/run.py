@@ -29,11 +29,12 @@ from stratatune.train.checkpoint import FILE as CHECKPOINT
 from stratatune.train.checkpoint import same_settings, saved_settings
 from stratatune.train.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.train.evaluate import evaluate
-from stratatune.train.loop import Fitted, Session, steps
+from stratatune.train.loop import Fitted, steps
 from stratatune.train.machine import environment, peak_memory
 from stratatune.train.objectives import Objective
 from stratatune.train.prepare import Tables, base_settings, class_names, read_tables, settle_objective, settle_reading
 from stratatune.train.progress import Reporter, is_main
+from stratatune.train.session import Ask, Learnt, Session
 from stratatune.train.sharing import Shared
 
 RESULT = "result.json"
@@ -100,8 +101,8 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
 def trial(
     config: RunConfig, tables: Mapping[str, Any], reporter: Reporter, shared: Shared | None = None
-) -> Generator[None, None, Result]:
-    """The run as a whole, stopping behind every batch; see :func:`train`.
+) -> Generator[Ask, Learnt | None, Result]:
+    """The run as a whole, stopping in front of every batch; see :func:`train`.
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
@@ -194,15 +195,10 @@ def open_session(
     kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
     objective = settle_objective(config, plan, **kind)
     labels = class_names(config, objective, data.train)
-    load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     read = encode if shared is None else shared.encode
-    base_of = functools.partial(
-        load,
-        config.model,
-        objective,
-        **base_settings(config, labels),
-    )
-    base = base_of()
+    load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
+    given = {"name": config.model, "objective": objective, **base_settings(config, labels)}
+    base = load(**given)
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
     reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
     model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
@@ -236,7 +232,7 @@ def open_session(
         out=out,
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype},
-        reload=None if shared is not None else lambda: base_of().model,  # other trials may need what this one does not
+        reload=lambda: load_base(**given).model,
     )
     if shared is not None:
         session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)

@@ -98,6 +98,16 @@ class Shared:
         for parameter in strata.trained().values():
             parameter.data = parameter.data.clone()
 
+    def let_go(self) -> None:
+        """Keep no weights for further trials; call when every trial has its model.
+
+        From here on the trials alone hold the tensors, so what all of them release leaves memory.
+        """
+        for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
+            del self._made[key]
+        self._tensors.clear()
+        self.casts.clear()  # by address, and others may come to stand there
+
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
