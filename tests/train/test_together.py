@@ -46,7 +46,7 @@ class Plain:
         return nn.functional.cross_entropy(logits, labels)
 
 
-def batch_of(family, kind):
+def batch_of(family, kind) -> Any:
     found = tuning.batch(family)
     mask = found["attention_mask"].bool()
     return SimpleNamespace(
@@ -112,14 +112,14 @@ def test_gradients_of_other_families_are_those_alone(family, text):
     mask = torch.arange(9) < torch.tensor([9, 6, 8])[:, None]
     ids = torch.randint(5, 50, (3, 9)).masked_fill(~mask, 1)
     read = mask.sum(1) - 2 if family in tiny.DECODERS else torch.zeros(3, dtype=torch.long)
-    batch = SimpleNamespace(input_ids=ids, token_types=None, mask=mask, read=read, labels=torch.tensor([0, 1, 2]))
+    batch: Any = SimpleNamespace(input_ids=ids, token_types=None, mask=mask, read=read, labels=torch.tensor([0, 1, 2]))
     asks = asks_of(models, [{}] * 2)
     for ask in asks:
         objective: Any = ask.session.objective
         if models[0].strata.backbone.output in ("causal", "seq2seq"):
             objective.ids = lambda batch: batch.input_ids if family in tiny.DECODERS else targets
             objective.loss = lambda logits, labels: -logits[:, 0].sum() / logits[:, 1].sum()
-    Group(asks).prove(batch, hidden_of(models[0], batch))  # pyright: ignore[reportArgumentType]
+    Group(asks).prove(batch, hidden_of(models[0], batch))
 
 
 def _tuned(make, text):
@@ -158,7 +158,7 @@ def test_steps_are_those_of_adamw_and_clipping_alone(among):
     alone = asks_of(apart, settings)
     for number in range(5 * among):
         due, factor = (number + 1) % among == 0, 0.2 * number + 0.1
-        group.learn(asks_of(once, settings, among=among, due=due, factor=factor), batch, hidden)  # pyright: ignore
+        group.learn(asks_of(once, settings, among=among, due=due, factor=factor), batch, hidden)
         for place, (ask, model) in enumerate(zip(alone, apart, strict=True)):
             trained = list(model.strata.trained().values())
             logits = ask.session.top(hidden, batch.mask, batch.read)

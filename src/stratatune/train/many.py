@@ -87,7 +87,9 @@ def train_many(
         for one in turns:
             one.take()
         shared.let_go()
-        take_turns(turns, Together(together, reporter))
+        company = Together(together, reporter)
+        while take_turns(turns, company):
+            pass
     finally:
         shared.close()
     return [one.result for one in turns if one.result is not None]
@@ -114,14 +116,18 @@ class Turns:
         self.random = random_state()
 
 
-def take_turns(turns: Sequence[Turns], together: Together) -> None:
-    """Until all trials, each at its first batch, are at their end."""
-    while waiting := [(one, one.ask) for one in turns if one.ask is not None]:
-        for company in together.companies([ask for _, ask in waiting]):
-            members = [waiting[number] for number in company]
-            learnt = _learnt_together(members, together) if len(members) > 1 else None
-            for number, (one, _) in enumerate(members):
-                one.take(learnt and learnt[number])
+def take_turns(turns: Sequence[Turns], together: Together) -> bool:
+    """Let every trial, or those that are behind, learn from the batch that it has come to; False: all are at their end.
+
+    Each must have come to its first batch.
+    """
+    waiting = [(one, one.ask) for one in turns if one.ask is not None]
+    for company in together.companies([ask for _, ask in waiting]):
+        members = [waiting[number] for number in company]
+        learnt = _learnt_together(members, together) if len(members) > 1 else None
+        for number, (one, _) in enumerate(members):
+            one.take(learnt[number] if learnt else None)
+    return bool(waiting)
 
 
 def _learnt_together(members: Sequence[tuple[Turns, Ask]], together: Together) -> list[Learnt] | None:
