@@ -77,6 +77,15 @@ def test_a_mistake_is_one_line(changes, said):
     assert all("\n" not in line for line in found)
 
 
+@pytest.mark.parametrize("key", ["plans", "seeds", "settings.lr"])
+def test_an_empty_axis_is_no_axis_left_out(tmp_path, key):
+    axis = "settings: {lr: []}" if key == "settings.lr" else f"{key}: []"
+    (tmp_path / "r.yaml").write_text(f"title: t\n{axis}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert caught.value.errors == [f"{tmp_path / 'r.yaml'}: {key}: an empty list: no run is left"]
+
+
 def test_all_mistakes_at_once():
     assert len(errors(plan=1, repot={}, report={"x_axis": 1})) == 3
 

@@ -171,7 +171,13 @@ def load_recipe(path: str | Path) -> Recipe:
     """
     from stratatune.study.inherit import inherited
 
-    return recipe_of(inherited(Path(path)), str(path))
+    data = inherited(Path(path))
+    axes = {key: data.get(key) for key in PLURALS}
+    if isinstance(further := data.get("settings"), Mapping):
+        axes |= {f"settings.{axis}": items for axis, items in further.items()}
+    if empty := [f"{path}: {key}: an empty list: no run is left" for key, items in axes.items() if items == []]:
+        raise ConfigError(empty, "put something on the axis, or leave the key out")
+    return recipe_of(data, str(path))
 
 
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
