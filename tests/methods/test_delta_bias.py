@@ -10,7 +10,7 @@ import torch
 import stratatune as st
 import tiny
 from stratatune.app.cli import run as command
-from stratatune.errors import PlanError
+from stratatune.errors import PlanError, StratatuneError
 from stratatune.model.base import load_base
 from stratatune.model.merging import merge
 from stratatune.model.tuned import apply
@@ -85,6 +85,9 @@ def test_without_a_place_in_the_config_only_in_memory(family, plan, named, tmp_p
     merged = merge(model, in_memory=True)
     torch.testing.assert_close(said(merged), wanted, rtol=0, atol=1e-10)
     assert not hasattr(merged, "strata")
+    with pytest.raises(StratatuneError) as error:  # its config no longer says what it is
+        apply(merged, "full")
+    assert "load the base again" in error.value.hint
 
 
 @pytest.mark.parametrize(("family", "norms"), STUCK)

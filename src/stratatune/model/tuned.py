@@ -190,5 +190,7 @@ def _check_count(strata: Strata) -> None:
     predicted = strata.resolved.trainable(strata.backbone.output)
     if trained != predicted:
         raise StratatuneError(
-            f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}: a fault of stratatune"
+            f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}",
+            "a plan starts from a model that is as its config says; merge(in_memory=True) makes one that is not: "
+            "load the base again; if this is the base, it is a fault of stratatune, please report it",
         )
