@@ -16,7 +16,8 @@ from stratatune.model.artefact import load
 from stratatune.model.backbones import Backbone
 from stratatune.model.base import load_base
 from stratatune.model.counting import count_backward_blocks
-from stratatune.model.measure import check_names, measured
+from stratatune.model.fitting import check_names
+from stratatune.model.measure import measured
 from stratatune.model.saving import read_tensors, save_adapter
 from stratatune.model.split import Top, Trunk
 from stratatune.model.tuned import apply
