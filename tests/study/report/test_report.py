@@ -193,6 +193,18 @@ def test_depth_along_an_axis_of_the_recipe(records):
     assert (panels["depth-0"].title, panels["depth-1"].title) == ("Trec: accuracy, %", "Rte: accuracy, %")
 
 
+def test_tasks_with_metrics_of_their_own_are_named_by_them(recipe, records):
+    def by(one, metric):
+        return replace(one, config={**one.config, "metric": metric}, result={**one.result, "best": {metric: 0.5}})
+
+    runs = [by(one, {"trec": "accuracy", "rte": "matthews"}[one.coordinates["task"]]) for one in records]
+    deep = [replace(one, coordinates={**one.coordinates, "depth": at}) for one in runs for at in (6, 12)]
+    titles = {panel.name: panel.title for figure in many(recipe, runs, "grid").figures for panel in figure.panels}
+    assert titles["cost-time"] == "Mean of the columns' scores"
+    panels, _ = drawn(deep, x="depth", figures="depth")
+    assert [panel.title for panel in panels] == ["Trec: accuracy, %", "Rte: matthews, %"]
+
+
 def test_published_costs_stand_beside_measured_ones(records):
     published = [
         {"plan": plan, "metric": metric, "value": value}

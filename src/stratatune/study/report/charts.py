@@ -82,19 +82,21 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
         y: ``train_loss``, of the last epoch, or a metric; empty: what each run is scored by.
     """
     scores: dict[str, dict[str, dict[float, list[float]]]] = {}
+    labels: dict[str, str] = {}
     for run in measured.done:
         family, at, _ = str(run.coordinates.get("plan", "")).partition("@")
         score = _height(measured, run, y)
         if (at or axis) and score is not None:
-            place = scores.setdefault(named(run, ("task",)), {}).setdefault(family, {})
+            task = named(run, ("task",))
+            labels[task] = _called(y or measured.metric_of(run))
+            place = scores.setdefault(task, {}).setdefault(family, {})
             x = run.coordinates[axis] if axis else (run.result or {})["frozen_depth"]
             place.setdefault(float(x), []).append(score)
     families = list(dict.fromkeys(family for column in scores.values() for family in column))
-    label = _called(y or next(iter(measured.metrics()), "score"))
     panels = tuple(
         Panel(
             f"depth-{number}",
-            headed(f"{task}: {label}" if len(scores) > 1 else label),
+            headed(f"{task}: {labels[task]}" if len(scores) > 1 else labels[task]),
             axis or "frozen depth",
             series,
             digits=3 if y == LOSS else 1,
@@ -129,10 +131,12 @@ def costs(measured: Measured) -> Figure | None:
     rows = [(style, row) for style, row in enumerate(measured.rows) if _place(measured, row)]
     if len(rows) < 2:
         return None
+    metrics = list(measured.metrics())
+    title = title_of(metrics[0]) if len(metrics) == 1 else "mean of the columns' scores"
     panels = tuple(
         Panel(
             f"cost-{name}",
-            headed(title_of(next(iter(measured.metrics()), "score"))),
+            headed(title),
             label,
             tuple(_point(measured, row, style, number) for style, row in rows),
             log_x=True,
