@@ -22,7 +22,7 @@ RUNS = {
     "bft-table1-small": 42,
     "bft-table2-small": 66,
     "bft-table3-small": 60,
-    "bft-table7-small": 36,
+    "bft-table7-small": 48,
     "bft-figure3-small": 24,
     "bft-figure4-small": 66,
     "spafit-table2-small": 42,
