@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, LlamaConfig
+from transformers import BertConfig
 
 from stratatune.study.expand import expand
 from stratatune.study.inherit import settled
@@ -43,7 +43,6 @@ def places(tmp_path_factory):
     (root / "data" / "glue" / "SST-2" / "train.tsv").touch()
     shape = {"num_attention_heads": 12, "hidden_size": 384, "intermediate_size": 1536}
     BertConfig(num_hidden_layers=6, **shape).save_pretrained(root / "models" / "minilm-mlm")
-    LlamaConfig(num_hidden_layers=5, **shape).save_pretrained(root / "models" / "stories260K")
     return {"data": str(root / "data"), "models": str(root / "models")}
 
 
