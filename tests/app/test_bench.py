@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from stratatune.app.verbs.benching import split_plans
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -34,6 +35,16 @@ def test_bench_prints_one_table(say, tiny_folder, tmp_path):
     said = say("bench", "--model", tiny_folder("bert"), "--plans", "2: lora", *SMALL, "--out", tmp_path / "bench")
     assert said.code == 0
     assert "predicted" in said.out and "2: lora" in said.out and "A: stock LoRA" in said.out
+
+
+def test_bench_of_a_decoder(say, tmp_path, data):
+    pytest.importorskip("peft")
+    folder = tiny.save_tiny_decoder(tmp_path / "model", "llama")
+    asked = ("bench", "--model", folder, "--train", data, "--plans", "bft-adapter@2", *SMALL, "--out", tmp_path / "out")
+    said = say(*asked, "--json")
+    assert said.code == 0 and said.json["settings"]["objective"] == "causal"
+    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "F", "bft-adapter@2"]
+    assert said.json["examples"] == 40
 
 
 def test_bench_without_peft(say, tiny_folder, tmp_path, monkeypatch):

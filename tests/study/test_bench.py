@@ -13,9 +13,10 @@ from stratatune.errors import ConfigError, ModelError
 from stratatune.plan import Plan
 from stratatune.study.arms import Ours, Setting, Stock, lengths_like, random_data, typical
 from stratatune.study.bars import svg
-from stratatune.study.bench import bench
+from stratatune.study.bench import bench, objective_of
 from stratatune.study.cost import cost
-from stratatune.study.machine import Machine, fitted
+from stratatune.study.machine import Machine
+from stratatune.study.rates import fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 PLANS = ("bft-adapter@2", "2: lora")
@@ -57,9 +58,62 @@ def test_wrong_plans(plans):
         bench(setting(), plans)
 
 
-def test_decoders_are_refused():
-    with pytest.raises(ModelError, match="measures encoders"):
-        bench(Setting({"model_type": "gpt2"}, random_data(np.array([4, 5]), 100)), ["lora"])
+def of_decoder(family, objective=None, **changes):
+    pytest.importorskip("peft")
+    config = {**tiny.tiny_decoder(family, blocks=3).config.to_dict(), "attn_implementation": "eager"}
+    data = random_data(lengths_like("sst2", 24), config["vocab_size"], causal=True)
+    return Setting(config, data, **{"batch_size": 8, "timed": 2, "objective": objective, **changes})
+
+
+@pytest.mark.parametrize(
+    ("family", "plan", "objective"),
+    [("gpt2", "bft-adapter@2", "causal"), ("llama", "1: lora", "classification"), ("gemma3_text", "lpt@1", "causal")],
+)
+def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, objective):
+    report = bench(of_decoder(family), [plan], rounds=1)
+    assert report.settings["objective"] == objective and [way.name for way in report.ways] == ["A", "B", "F", plan]
+    for way in report.ways:
+        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0 and way.saved_bytes > 0
+
+
+def test_objectives_of_a_bench():
+    decoder, encoder = {"model_type": "gpt2"}, {"model_type": "bert"}
+    assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
+    with pytest.raises(ConfigError, match="objective: 'completion'"):
+        objective_of(decoder, ["lora"], "completion")
+    with pytest.raises(ConfigError, match="no decoder"):
+        objective_of(encoder, ["lora"], "causal")
+
+
+def test_encoder_decoders_are_refused():
+    with pytest.raises(ModelError, match="measures encoders and decoders"):
+        bench(Setting({"model_type": "t5"}, random_data(np.array([4, 5]), 100)), ["lora"])
+
+
+@pytest.mark.parametrize("objective", ["causal", "classification"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoders_arms_do_the_operations_that_the_cost_model_counts(family, objective):
+    """Ours with the head at one position, those of today at every one; LoRA on GPT-2's ``c_attn`` as on q and v."""
+    from stratatune.study.counters import counted_flops
+
+    here = of_decoder(family, objective, timed=99, bf16=False)
+    ours = Ours(here, "bft-adapter@1", None)
+    ours.epoch()  # fills the cache
+    resolved, labels = ours.model.strata.resolved, 3
+    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8, labels=labels).epochs
+    assert counted_flops(ours.epoch) == counted["cached"].flops
+    assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
+    lora = Stock(here, lora=True, bucketed=False)
+    assert counted_flops(lora.epoch) == counted["A"].flops
+    assert counted_flops(lora.cut_by_length().epoch) == counted["B"].flops
+
+
+def test_the_loss_of_today_is_ours():
+    """The whole decoder of transformers with its own loss, and our top from the cache: one number."""
+    here = of_decoder("llama", "causal", bf16=False)
+    ours, stock = Ours(here, "lora", None), Stock(here, lora=False, bucketed=True)
+    for mine, theirs in zip(ours.batches(), stock.batches(), strict=True):
+        assert ours.loss(mine).item() == pytest.approx(stock.loss(theirs).item(), rel=1e-5)
 
 
 def test_the_arms_do_the_operations_that_the_cost_model_counts():

@@ -91,6 +91,36 @@ def test_bytes_kept_for_backward_are_those_of_the_formula(family, kind, plan):
     assert saved_bytes(loss_of(model), model) == pytest.approx(B * top.kept, rel=0.07)
 
 
+DECODER_PLANS = (
+    "bft-adapter@2",
+    "bft@1",
+    "late_prompt(depth=2, tokens=3, bottleneck=8)",
+    "2: lora(rank=4, alpha=4, on=o)",
+    "2: houlsby",
+    "lora",
+    "1: full",
+    "full",
+    "head",
+)
+
+
+@pytest.mark.parametrize("kind", ["causal", "classification"])
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [(family, plan) for family in ("gpt2", "llama") for plan in DECODER_PLANS]
+    + [("gpt2", "2: bitfit"), ("gpt2", "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)"), ("qwen3", "1: full")],
+)
+def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(family, kind, plan):
+    """To the last one: norms in front of their parts, grouped queries, and GPT-2's q, k and v as one tensor."""
+    model = apply(tiny.tiny_decoder(family, kind, blocks=3, attn_implementation="eager"), plan).train()
+    resolved = model.strata.resolved
+    tokens = 1 if model.strata.read_only else T
+    hidden = torch.randn(B, tokens, 32, requires_grad=resolved.trains_embeddings)
+    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.strata)
+    _, formula = example(resolved, T, kind, labels=LABELS)
+    assert counted_flops(lambda: top(hidden, mask, read).logsumexp(-1).sum().backward()) == B * formula.flops
+
+
 def test_truncation_and_the_cache_save_memory(family):
     """Against full tuning of the same four blocks: two blocks, of which the last at one position, keep a third."""
     ours, full = tuned(family, "classification", "bft-adapter@2"), tuned(family, "classification", "full")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.model.layout import Layout, branched, continued
+from stratatune.model.skeleton import Call
 
 if TYPE_CHECKING:
     from stratatune.model.backbones import Backbone
@@ -44,6 +45,13 @@ def block_arguments(backbone: Backbone, number: int, hidden: Tensor, layout: Lay
         kind = [backbone.model.config.layer_types[number]] if backbone.row.rotary_by_type else []
         found["position_embeddings"] = rotary(hidden, layout.positions, *kind)
     return found
+
+
+def decoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call]:
+    """What each block of a decoder is called with beside the hidden state [B, T, D]; ``mask`` [B, T] bool."""
+    layout = continued(mask, None, hidden.shape[1])
+    numbers = range(len(backbone.blocks))
+    return [Call(kwargs=block_arguments(backbone, number, hidden, layout)) for number in numbers]
 
 
 def model_arguments(

@@ -6,7 +6,8 @@ B  A with batches cut by length.
 S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
 All four use AdamW, clip at 1.0 and the same autocast, start from the same random weights of one shape, and see the same
-data.
+data. An encoder's F, A and B wear a classifier. A decoder's read labels as the plans do: the classifier or the
+language model of transformers, which give logits at every token, with the loss at the one that is read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from scipy.stats import norm
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.cache import TrunkCache
@@ -38,6 +40,9 @@ from stratatune.plan.table import architecture_of
 from stratatune.study.cost import random_batches
 from stratatune.train.feed import Feed
 
+PADDING, WORDS = 1, (10, 11)
+"""Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -50,6 +55,9 @@ class Setting:
     timed: int = 6
     """Batches of an epoch that are run; their mean is the epoch's."""
     device: str = "cpu"
+    objective: str | None = None
+    """``causal`` or ``classification``: how all arms read a decoder's labels. None, of an encoder: each plan as its
+    paper does."""
 
     @cached_property
     def bucketed(self) -> list[np.ndarray]:
@@ -63,17 +71,30 @@ class Setting:
         return typical(random_batches(len(self.data), self.batch_size, 0), self.data.lengths, self.timed)
 
     def model(self, kind: str, attention: str | None = None) -> nn.Module:
-        """A model of the shape with random weights, the same for every call; attention as transformers chooses it."""
-        from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
+        """A model of the shape with random fp32 weights, the same for every call; attention as transformers chooses it.
+
+        ``kind`` is ``mlm``, ``causal`` or ``classification``. A decoder keeps no keys and values, as transformers' own
+        Trainer sees to.
+        """
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoModelForMaskedLM,
+            AutoModelForSequenceClassification,
+        )
 
         torch.manual_seed(0)
         config = AutoConfig.for_model(**self.config)
-        auto = AutoModelForMaskedLM if kind == "mlm" else AutoModelForSequenceClassification
-        return auto.from_config(config, attn_implementation=attention).to(self.device)
+        if self.objective:
+            config.pad_token_id, config.use_cache = PADDING, False
+        language_models = {"mlm": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
+        auto: Any = language_models.get(kind, AutoModelForSequenceClassification)
+        wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
+        return auto.from_config(config, dtype=torch.float32, **wanted).to(self.device)
 
     def collated(self, plan: list[np.ndarray]) -> Iterator[Batch]:
         """The batches of ``plan``, on the device."""
-        return (collate(self.data, index, 1).to(self.device) for index in plan)
+        return (collate(self.data, index, PADDING).to(self.device) for index in plan)
 
     def waited(self) -> float:
         """The time, once the device has done what it was told."""
@@ -108,12 +129,12 @@ def typical(plan: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.
     return [plan[number] for number in best]
 
 
-def random_data(lengths: np.ndarray, vocab: int, seed: int = 0) -> Encoded:
-    """Random token ids of the given lengths, two classes, read at the last token but one."""
+def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, causal: bool = False) -> Encoded:
+    """Random token ids of the given lengths, two classes, read at the last token but one, for a decoder at the last."""
     random = np.random.default_rng(seed)
     ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    read = (lengths - 2).astype(np.int32)
+    read = (lengths - (1 if causal else 2)).astype(np.int32)
     return Encoded(ids, None, offsets, read, labels=random.integers(0, 2, len(lengths)))
 
 
@@ -122,7 +143,8 @@ class Stock:
 
     def __init__(self, setting: Setting, *, lora: bool, bucketed: bool, bf16: bool | None = None) -> None:
         self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
-        model = setting.model("classification")
+        self.kind = setting.objective or "classification"
+        model = setting.model(self.kind)
         if lora:
             model = with_peft(model)
         self.model = model.train()
@@ -147,8 +169,12 @@ class Stock:
 
     def loss(self, batch: Batch) -> Tensor:
         """The forward pass."""
+        given: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
         with self.setting.mixed(self.bf16):
-            logits = self.model(input_ids=batch.input_ids, attention_mask=batch.mask.long()).logits
+            if self.kind == "causal":
+                told = label_tokens(batch)
+                return self.model(**given, labels=told, shift_labels=told).loss
+            logits = self.model(**given).logits
         return nn.functional.cross_entropy(logits.float(), batch.labels)  # pyright: ignore[reportArgumentType]
 
     def step(self, batch: Batch) -> None:
@@ -157,6 +183,14 @@ class Stock:
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
+
+
+def label_tokens(batch: Batch) -> Tensor:
+    """What each position of a decoder should say next [B, T]: the label's word at the one that is read; else -100."""
+    rows = torch.arange(len(batch.read), device=batch.read.device)
+    told = torch.full_like(batch.input_ids, -100)
+    told[rows, batch.read] = torch.tensor(WORDS, device=told.device)[batch.labels]
+    return told
 
 
 def with_peft(model: Any) -> nn.Module:
@@ -170,8 +204,15 @@ def with_peft(model: Any) -> nn.Module:
     except ModuleNotFoundError as error:
         raise ResourceError("what people use today is measured with peft", 'pip install "stratatune[bench]"') from error
     row = architecture_of(model.config.model_type, model.config.to_dict())
-    paths = [next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")]
-    wanted = LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=16, target_modules=sorted(set(paths)))
+    paths = {next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")}
+    classifies = row.classifier in dict(model.named_modules())
+    wanted = LoraConfig(
+        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+        r=8,
+        lora_alpha=16,
+        target_modules=sorted(paths),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
     return get_peft_model(model, wanted)
 
 
@@ -181,7 +222,7 @@ class Ours:
     def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
-        kind = plan.objective
+        kind = setting.objective or plan.objective
         self.model = apply(setting.model(kind, attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
         strata = self.model.strata
         if setting.bf16:
@@ -189,8 +230,10 @@ class Ours:
         self.top = Top(strata)
         self.trained = list(strata.trained().values())
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
-        self.words = torch.tensor([10, 11], device=setting.device)
-        self.over_words = kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
+        if kind == "causal":
+            strata.reading = {"objective": kind, "suffixes": [[word] for word in WORDS]}
+        self.words = torch.tensor(WORDS, device=setting.device)
+        self.kind, self.over_words = kind, kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
         self.picked = self.words if kind == "mlm" else None
         self.feed = self.fresh_feed()
 
@@ -223,6 +266,9 @@ class Ours:
         hidden = self.feed.hidden(batch)
         with self.setting.mixed():
             logits = self.top(hidden, batch.mask, batch.read, self.picked if self.over_words else None)
+        assert batch.labels is not None
+        if self.kind == "causal":  # logits are log-probabilities of the words
+            return -logits.gather(1, batch.labels[:, None]).mean()
         labels = batch.labels if self.over_words else self.words[batch.labels]
         return nn.functional.cross_entropy(logits.float(), labels)  # pyright: ignore[reportArgumentType]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stratatune._compat import installed
-from stratatune.errors import ConfigError, ModelError
+from stratatune.errors import ConfigError, ModelError, did_you_mean
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.plan.table import architecture_of
 from stratatune.study.arms import Ours, Setting, Stock
@@ -20,6 +20,8 @@ from stratatune.study.cost import ARMS, Cost, cost
 from stratatune.study.machine import Machine
 
 EPOCHS = 10
+OBJECTIVES = ("causal", "classification")
+"""How the arms can read a decoder's labels."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,12 @@ def bench(
 
     Raises:
         ResourceError: peft is not installed.
-        ModelError: the model is no encoder.
+        ModelError: the model is an encoder-decoder.
+        ConfigError: no plan, a plan twice, or an objective that this model or the bench does not have.
         PlanError: a plan does not fit the model.
     """
     resolved = _checked(setting, plans)
+    setting = replace(setting, objective=objective_of(setting.config, plans, setting.objective))
     machine = Machine(setting)
     say("what the machine does on three blocks")
     _predict(machine, resolved)
@@ -110,7 +114,9 @@ def bench(
         measured = _measure(machine, resolved, rounds, Path(folder), say)
     lengths = setting.data.lengths
     costs = {
-        name: cost(plan, None, lengths, batch_size=setting.batch_size, dtype=_dtype(setting))
+        name: cost(
+            plan, None, lengths, objective=setting.objective, batch_size=setting.batch_size, dtype=_dtype(setting)
+        )
         for name, plan in resolved.items()
     }
     predicted = _predict(machine, resolved)
@@ -129,12 +135,31 @@ def bench(
 
 def _checked(setting: Setting, plans: Sequence[str]) -> dict[str, Resolved]:
     row = architecture_of(setting.config["model_type"], setting.config)
-    if row.kind != "encoder":
-        raise ModelError(f"bench measures encoders, and {row.name} is another kind", "give BERT, RoBERTa or their kin")
+    if row.kind == "encoder-decoder":
+        raise ModelError(
+            f"bench measures encoders and decoders, and {row.name} is both in one",
+            "give BERT, GPT-2, Llama or kin",
+        )
     if not plans or len(set(plans)) < len(plans):
         raise ConfigError([f"plans: {', '.join(plans) or 'none'}"], "name one plan or more, each once")
     shape = shape_of(setting.config)
     return {name: Plan.parse(name).resolve(shape) for name in plans}
+
+
+def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | None = None) -> str | None:
+    """How all arms read a decoder's labels: as ``wanted``, else as the first plan does. None, of an encoder.
+
+    Raises:
+        ConfigError: ``wanted`` is none of the two, or the model is no decoder.
+    """
+    causal = architecture_of(config["model_type"], config).causal
+    if wanted and not causal:
+        raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
+    if wanted and wanted not in OBJECTIVES:
+        raise ConfigError([f"objective: {wanted!r}"], did_you_mean(wanted, OBJECTIVES))
+    if not causal or wanted:
+        return wanted
+    return "causal" if Plan.parse(plans[0]).objective == "mlm" else "classification"
 
 
 def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
@@ -216,6 +241,7 @@ def _settings(setting: Setting, rounds: int) -> dict[str, Any]:
     return {
         "batch_size": setting.batch_size,
         "precision": _dtype(setting),
+        **({"objective": setting.objective} if setting.objective else {}),
         "timed_batches": len(setting.bucketed),
         "rounds": rounds,
         "threads": torch.get_num_threads(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.plan import Plan, Resolved, Shape, Treatment, shape_of
+from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.treatments import RoleTreatment
 from stratatune.study.flops import FP32, OURS, STOCK, Widths, example, reads_one
 
@@ -117,7 +118,8 @@ def cost(
         plan: the plan, or a plan on its model already.
         shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
         lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
-            count our loop as it is: batches cut by length, the last block at one position.
+            count our loop as it is: batches cut by length, an encoder's last block at one position. Of a decoder A, B
+            and F run the head of ``objective`` at every token, as transformers' models do; of others a classifier.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
         dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
@@ -193,9 +195,10 @@ def _epochs(
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
-        head = "classification" if theirs else objective
-        widths, last = (stock, False) if theirs else (ours, reads_one(shape))
-        return _epoch(plan, lengths, batches, parts, head, labels, last, widths)
+        if not theirs:
+            return _epoch(plan, lengths, batches, parts, objective, labels, ours, read_last=reads_one(shape))
+        head = objective if shape.causal else "classification"
+        return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
 
     whole, top = slice(0, 2), slice(1, 2)
     return {
@@ -214,10 +217,10 @@ def _epoch(
     parts: slice,
     objective: str,
     labels: int,
-    read_last: bool,
     widths: Widths,
+    **how: bool,
 ) -> Epoch:
-    """Every batch priced as its number of examples, each as long as the longest."""
+    """Every batch priced as its number of examples, each as long as the longest; ``how``: see :func:`example`."""
     from stratatune.data.batching import padding_ratio
 
     sizes: dict[int, int] = {}
@@ -226,7 +229,7 @@ def _epoch(
         sizes[longest] = sizes.get(longest, 0) + len(batch)
     flops = kept = 0.0
     for tokens, count in sizes.items():
-        one = example(plan, tokens, objective, read_last=read_last, labels=labels, widths=widths)
+        one = example(plan, tokens, objective, labels=labels, widths=widths, **how)
         flops += count * sum(part.flops for part in one[parts])
         kept += count * one[1].kept
     casts = _casts(plan, objective) if widths is STOCK else 0
@@ -238,7 +241,8 @@ def _casts(plan: Resolved, objective: str) -> int:
     shape = plan.shape
     blocks = range(plan.frozen_depth, shape.blocks)
     matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
-    return 2 * (matrices + shape.pooler + shape.classifier_dense)
+    decoder = shape.head_parts["decoder"] if shape.causal and objective in LM_OBJECTIVES else 0
+    return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
 
 
 def layer_units(resolved: Resolved) -> float:

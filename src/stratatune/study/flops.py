@@ -13,12 +13,15 @@ block over ``T`` positions takes
 
 In the first block that trains, gradients flow only behind what trains in it: the walk below follows them role by role,
 so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks whose norms stand behind
-their parts (BERT, RoBERTa and their kin). Elementwise work (biases, norms, dropout), the optimiser and the look-up of
-embeddings are left out, and so is DoRA's norm (R in out a role, but once a step and not for each token).
+their parts (BERT, RoBERTa and their kin) and for those of decoders, whose norms stand before them. Elementwise work
+(biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's norm (R in out a
+role, but once a step and not for each token).
 
 Kept for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
 attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
-what goes into the activation; and the inputs of matrices that train.
+what goes into the activation; and the inputs of matrices that train. Llama and its kin have no dropout, their norms
+keep their inputs in fp32, and their keys and values are as wide as the queries by then. GPT-2's activation, which is
+written out in torch's functions, keeps four values in place of one.
 """
 
 from __future__ import annotations
@@ -65,6 +68,10 @@ class Work:
         self.kept += other.kept
         return self
 
+    def times(self, number: int) -> Work:
+        """So many of it."""
+        return Work(number * self.forward, number * self.backward, number * self.kept)
+
     @property
     def flops(self) -> float:
         return self.forward + self.backward
@@ -75,21 +82,23 @@ def example(
     tokens: int,
     objective: str,
     *,
-    read_last: bool,
+    read_last: bool = False,
     labels: int = 0,
     words: int = 0,
     widths: Widths = OURS,
+    everywhere: bool = False,
 ) -> tuple[Work, Work]:
     """One example of ``tokens`` positions, padding included: (trunk, top).
 
     Args:
         resolved: the plan on its model.
         tokens: T.
-        objective: whose head runs, at one position.
+        objective: whose head runs, at one position unless ``everywhere`` says otherwise.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
         widths: how values are kept for backward.
+        everywhere: the head runs at every position, as transformers' own heads of decoders do.
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
@@ -108,9 +117,11 @@ def example(
         else:
             top += block.work
     for one in (one for depth, one in resolved.insertions if depth == shape.blocks):
-        top += _inserted(one, shape, 1, arrives, widths)  # there only the position that is read counts
+        behind = length if shape.causal and resolved.frozen_depth < shape.blocks else 1  # else the position read alone
+        top += _inserted(one, shape, behind, arrives, widths)
         arrives = True
-    top += head_work(resolved, objective, arrives, labels, words, widths)
+    head = head_work(resolved, objective, arrives, labels, words, widths)
+    top += head.times(tokens if everywhere else 1)
     return trunk, top
 
 
@@ -149,25 +160,39 @@ class _Block:
         self.touched = {place for place, _ in self.claims}
         self.work = Work()
         self.linears = shape.linears
+        fused = architecture_of(shape.model_type).fused.values()
+        self.joined = any("q" in roles for roles in fused)  # queries, keys and values are one tensor
+        self.rotary = shape.causal and architecture_of(shape.model_type).rotary is not None  # Llama and its kin
 
     def run(self, arrives: bool) -> bool:
         """Do it; tells whether gradients are wanted of what comes out."""
-        context = self._attention(arrives)
-        middle = self._linear("o", context) or "attn" in self.touched or arrives or "norm_attn" in self.touched
+        before = self.shape.causal  # a decoder's norms stand before its parts: what they train wants gradients there
+        context = self._attention(arrives or (before and "norm_attn" in self.touched))
+        norms = {"attn", "norm_attn", "norm_post_attn"}
+        middle = self._linear("o", context) or arrives or not norms.isdisjoint(self.touched)
         for role in CROSS_ROLES:
             middle = (role in self.linears and self._linear(role, middle)) or middle
         self._kept(middle, self.shape.hidden)
-        wide = [self._linear(role, middle) for role in ("up", "gate") if role in self.linears]
+        inner = middle or (before and "norm_ffn" in self.touched)
+        wide = [self._linear(role, inner) for role in ("up", "gate") if role in self.linears]
         if any(wide):
-            self.work.kept += self.queries * self.widths.most * self.linears["up"].outputs * (2 * len(wide) - 1)
-        leaves = self._linear("down", any(wide)) or middle or not {"norm_ffn", "ffn"}.isdisjoint(self.touched)
+            values = 4 if before and len(wide) == 1 else 2 * len(wide) - 1
+            self.work.kept += self.queries * self.widths.most * self.linears["up"].outputs * values
+        leaves = (
+            self._linear("down", any(wide))
+            or middle
+            or not {"norm_ffn", "norm_post_ffn", "ffn"}.isdisjoint(self.touched)
+        )
         self._kept(leaves, self.shape.hidden)
         self._beside()
         return leaves
 
     def _kept(self, wanted: bool, width: int) -> None:
-        """The mask of dropout and the input of a norm, with its mean and deviation."""
-        if wanted:
+        """The mask of dropout and the input of a norm, with its mean and deviation; of an RMS norm the input alone."""
+        if wanted and self.rotary:
+            norms = 2 if "norm_post_ffn" in self.shape.norms else 1
+            self.work.kept += norms * self.queries * (4 * width + 4)
+        elif wanted:
             self.work.kept += self.queries * (width * (self.widths.most + self.widths.norm) + 8)
 
     def _linear(self, role: str, arrives: bool) -> bool:
@@ -194,6 +219,9 @@ class _Block:
     def _attention(self, arrives: bool) -> bool:
         prefix = ("attn", "prefix") in self.claims
         query, key, value = (self._linear(role, arrives) for role in ("q", "k", "v"))
+        if self.joined:
+            query = key = value = query or key or value
+        query, key = query or "norm_q" in self.touched, key or "norm_k" in self.touched
         key, value = key or prefix, value or prefix
         product = 2.0 * self.length * self.queries * self.linears["q"].outputs
         scores = query or key
@@ -205,10 +233,24 @@ class _Block:
 
     def _keep_attention(self, scores: bool) -> None:
         widths, maps = self.widths, self.shape.heads * self.length * self.queries
+        if self.rotary:
+            return self._keep_rotary(scores, maps)
         heads = self.queries * self.linears["q"].outputs + self.length * (
             self.linears["k"].outputs + self.linears["v"].outputs
         )
         self.work.kept += heads * widths.heads + maps * (widths.heads + 2 * widths.scores * scores)
+
+    def _keep_rotary(self, scores: bool, maps: int) -> None:
+        """Attention without dropout: one map in fp32 and, where that is another, in the computation's own precision.
+
+        Stock models run it fused, which keeps its output and no map.
+        """
+        widths, width = self.widths, self.linears["q"].outputs
+        self.work.kept += (self.queries + 2 * self.length) * width * widths.heads
+        if widths.copies:
+            self.work.kept += self.queries * width * widths.heads
+        else:
+            self.work.kept += maps * (4 * scores + 2 * (widths.most < 4))
 
     def _beside(self) -> None:
         """What stands on no single role: parallel adapters and prefixes, forward and both gradients."""
@@ -240,6 +282,8 @@ def head_work(resolved: Resolved, objective: str, arrives: bool, labels: int, wo
         stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]
         stages += [("output", shape.hidden * labels)]
         trained, kept = {name for name, (_, trains) in layers.items() if trains} | {"output"}, 0.0
+    final = head.final_norm or (shape.causal and "norm" in head.mlm)
+    arrives = arrives or bool(shape.final_norm and final)
     work = Work(kept=kept + 4 * widths.norm * shape.hidden)
     for name, weights in stages:
         work += Work(2.0 * weights, 2.0 * weights * (arrives + (name in trained)))

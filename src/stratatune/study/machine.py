@@ -8,8 +8,8 @@ how much of each pass an arm's step takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,65 +18,20 @@ from torch import Tensor, nn
 
 from stratatune.model.backbones import Backbone
 from stratatune.model.base import attention_for_training
+from stratatune.model.decoders import decoder_calls, lm_logits
 from stratatune.model.precision import cast_frozen
 from stratatune.model.tuned import apply
 from stratatune.plan import Plan, Resolved, Treatment, shape_of
 from stratatune.plan.schema import Stratum
+from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.table import architecture_of
 from stratatune.plan.treatments import Adapter
-from stratatune.study.arms import Ours, Setting, with_peft
-from stratatune.study.flops import block_work
+from stratatune.study.arms import WORDS, Ours, Setting, with_peft
+from stratatune.study.flops import block_work, reads_one
+from stratatune.study.rates import Probe, Rate
 
 BLOCKS = 3
 Treatments = tuple[Treatment, ...]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Seconds of a pass: ``fixed + work / per_second``."""
-
-    fixed: float
-    per_second: float
-
-    def seconds(self, work: float) -> float:
-        return self.fixed + work / self.per_second
-
-
-def fitted(work: Sequence[float], seconds: Sequence[float]) -> Rate:
-    """The rate that comes nearest to the measured points, in proportion; no part of it is below zero."""
-    x, y = np.asarray(work, dtype=float), np.asarray(seconds, dtype=float)
-    slope, fixed = np.polyfit(x, y, 1, w=1 / y) if len(set(work)) > 1 else (0.0, 0.0)
-    if fixed < 0 or slope <= 0:
-        slope, fixed = float(np.mean(y / x)), 0.0
-    return Rate(float(fixed), float(1 / slope))
-
-
-@dataclass
-class Probe:
-    """Something small that is timed again in every round; the best of each point counts."""
-
-    waited: Callable[[], float]
-    work: list[float] = field(default_factory=list)
-    runs: list[Callable[[], object]] = field(default_factory=list)
-    best: list[float] = field(default_factory=list)
-
-    def add(self, work: float, run: Callable[[], object]) -> None:
-        """A point: how much work it is, and what does it."""
-        run()  # the first, which warms up, does not count
-        self.work.append(work)
-        self.runs.append(run)
-        self.best.append(float("inf"))
-
-    def go(self) -> None:
-        """Time each point once more."""
-        for number, run in enumerate(self.runs):
-            started = self.waited()
-            run()
-            self.best[number] = min(self.best[number], self.waited() - started)
-
-    @property
-    def rate(self) -> Rate:
-        return fitted(self.work, self.best)
 
 
 class Machine:
@@ -87,6 +42,8 @@ class Machine:
         self.row = architecture_of(setting.config["model_type"], setting.config)
         fields = self.row.fields
         config = {**setting.config, fields.blocks: BLOCKS, **({fields.distinct: BLOCKS} if fields.distinct else {})}
+        if isinstance(types := config.get("layer_types"), list):
+            config["layer_types"] = types[:BLOCKS]
         self.short = replace(setting, config=config)
         self.shape, self.blocks = shape_of(setting.config), range(BLOCKS)
         longest = [int(setting.data.lengths[index].max()) for index in (*setting.bucketed, *setting.random)]
@@ -103,12 +60,15 @@ class Machine:
         rate, embeddings = (self._rate((preset, part)) for part in ("blocks", "embeddings"))
         treatments = Plan.parse(preset).resolve(self.shape).blocks[0]
         passes = sum(rate.seconds(self._flops(treatments, index)) for index in batches)
-        return self.shape.blocks * passes + sum(embeddings.seconds(self._tokens(index)) for index in batches)
+        parts = [embeddings, *([self._rate((preset, "head"))] if self.setting.objective == "causal" else [])]
+        rest = sum(part.seconds(self._tokens(index)) for index in batches for part in parts)
+        return self.shape.blocks * passes + rest
 
     def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
         """Seconds of the batches under our loop, from the cache or with the trunk in front."""
-        last, rest = self.shape.blocks - 1, self._rate(("rest", plan.plan.head, plan.plan.objective)).seconds(1)
-        total = len(batches) * rest
+        objective, read_last = self.setting.objective or plan.plan.objective, reads_one(self.shape)
+        last = self.shape.blocks - read_last  # the blocks below it run in full
+        total = len(batches) * self._rate(("rest", plan.plan.head, objective)).seconds(1)
         for index in batches:
             if trunk and plan.frozen_depth:
                 forward = self._rate(("trunk",)).seconds(self._flops((), index, backward=False))
@@ -116,10 +76,11 @@ class Machine:
             for number in range(plan.frozen_depth, last):
                 rate = self._rate(("ours", plan.blocks[number]))
                 total += rate.seconds(self._of_plan(plan, number, index))
-            if plan.frozen_depth <= last:
+            if read_last and plan.frozen_depth <= last:
                 rate = self._rate(("last", plan.blocks[last]))
                 total += rate.seconds(self._of_plan(plan, last, index, queries=1))
-                total += self._inserted(plan, index) / self._rate(("ours", plan.blocks[last])).per_second
+            if plan.insertions and plan.frozen_depth < self.shape.blocks:
+                total += self._inserted(plan, index) / self._rate(("ours", plan.blocks[-1])).per_second
         return total
 
     def _inserted(self, plan: Resolved, index: np.ndarray) -> float:
@@ -158,7 +119,8 @@ class Machine:
             self._fill(probe, *name)
             probe.go()
         rate = self.probes[name].rate
-        return rate if name[0] == "rest" or name[1:] == ("embeddings",) else Rate(rate.fixed / BLOCKS, rate.per_second)
+        whole = name[0] == "rest" or name[1:] in (("embeddings",), ("head",))
+        return rate if whole else Rate(rate.fixed / BLOCKS, rate.per_second)
 
     def _fill(self, probe: Probe, kind: str, *about: Any) -> None:
         """The points of a probe, by its name."""
@@ -166,6 +128,8 @@ class Machine:
             self._rest(probe, *about)
         elif about == ("embeddings",):
             self._embeddings(probe, full=kind == "full")
+        elif about == ("head",):
+            self._language_head(probe, full=kind == "full")
         elif about == ("blocks",):
             model: Any = self.short.model("classification")
             model = with_peft(model).base_model.model if kind == "lora" else model.requires_grad_(True)  # pyright: ignore
@@ -205,7 +169,8 @@ class Machine:
             hidden = torch.randn(size, length, self.shape.hidden, device=device, dtype=dtype)
             mask = torch.ones(size, length, dtype=torch.bool, device=device)
             mask[: size // 2, max(1, length - 1) :] = False  # some padding, as always
-            read, calls = torch.zeros(size, dtype=torch.long, device=device), backbone.calls(hidden, mask)
+            read = torch.zeros(size, dtype=torch.long, device=device)
+            calls = decoder_calls(backbone, hidden, mask) if self.row.causal else backbone.calls(hidden, mask)
 
             def run(hidden: Tensor = hidden, calls: Any = calls, read: Tensor = read) -> None:
                 given = out = hidden.detach().requires_grad_(backward)
@@ -221,7 +186,7 @@ class Machine:
                     torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])
                 step()
 
-            queries = 1 if last and self.row.last_block else length
+            queries = 1 if last else length
             probe.add(BLOCKS * size * self._work(treatments, length, queries, backward), run)
 
     def _embeddings(self, probe: Probe, *, full: bool) -> None:
@@ -242,9 +207,37 @@ class Machine:
 
             probe.add(ids.numel(), run)
 
+    def _language_head(self, probe: Probe, *, full: bool) -> None:
+        """A stock decoder's final norm, logits at every token and loss, forward and backward.
+
+        Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
+        """
+        model: Any = self.short.model("causal").train().requires_grad_(full)
+        backbone = Backbone(model)
+        part = nn.ModuleList(backbone.final_norms())
+        if not self.shape.decoder_tied:
+            part.append(model.get_output_embeddings())
+        step = _optimiser_step(part, fused=False)
+        for length in self.lengths:
+            size = self.setting.batch_size
+            hidden = torch.randn(size, length, self.shape.hidden, device=self.setting.device)
+            told = torch.full((size, length), -100, device=self.setting.device)
+            told[:, -1] = WORDS[0]
+
+            def run(hidden: Tensor = hidden, told: Tensor = told) -> None:
+                with self.setting.mixed():
+                    logits = lm_logits(backbone, hidden.detach().requires_grad_())
+                    loss = model.loss_function(logits, told, self.shape.vocab, shift_labels=told)
+                loss.backward()
+                step()
+
+            probe.add(told.numel(), run)
+
     def _rest(self, probe: Probe, head: Any, objective: str) -> None:
         """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
-        inserted = (Adapter(depth=BLOCKS),) if objective == "mlm" else ()
+        inserted = (Adapter(depth=BLOCKS),) if objective in LM_OBJECTIVES else ()
+        if "decoder" in head.mlm:
+            head = head.model_copy(update={"untie": True})  # the embeddings do not train here
         arm = Ours(self.short, Plan(insertions=inserted, head=head), None)
         for batch in arm.batches():
             probe.add(1, lambda batch=batch: arm.step(batch))

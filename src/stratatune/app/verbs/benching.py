@@ -37,13 +37,22 @@ def bench(
     task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="How all ways read a decoder's labels: causal (a word behind the text) or classification; "
+            "by default as the first plan does.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; torch's own by default.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
     """Time full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), and plans: a table, a picture.
 
-    The weights are random, as they do not change the time; the model's configuration is all that is read of it.
+    The model is an encoder or a decoder. Its weights are random, as they do not change the time; its configuration is
+    all that is read of it.
     """
     _check("like", like, _LIKE)
     _check("precision", precision, _PRECISIONS)
@@ -53,7 +62,7 @@ def bench(
     from stratatune.study.bench import bench as measure
 
     data = {"task": task, "text": text, "label": label, "plan": chosen[0] if chosen else None}
-    setting = _setting(model, train, like, data, batch_size, batches, precision == "bf16", device, threads)
+    setting = _setting(model, train, like, data, objective, batch_size, batches, precision == "bf16", device, threads)
     say = door.reporter().say
     report = measure(setting, chosen, rounds=rounds, say=say)
     files = _write(out, report.to_data(), svg(report))
@@ -75,6 +84,7 @@ def _setting(
     train: str | None,
     like: str,
     data: dict[str, Any],
+    objective: str | None,
     batch_size: int,
     batches: int,
     bf16: bool,
@@ -87,6 +97,7 @@ def _setting(
     from stratatune.plan.configs import config_of
     from stratatune.plan.sizes import shape_of
     from stratatune.study.arms import Setting, lengths_like, random_data
+    from stratatune.study.bench import objective_of
     from stratatune.study.reading import encoded
 
     if threads:
@@ -95,10 +106,13 @@ def _setting(
         raise ConfigError(["device: 'cuda' is not on this machine"], "give --device cpu")
     config = dict(config_of(model))
     shape = shape_of(config)
+    if data["plan"]:
+        data["objective"] = objective = objective_of(config, [data["plan"]], objective)
     lengths = lengths_like(like, _EXAMPLES) if train is None else encoded(train, model=model, **data).lengths
     lengths = np.minimum(lengths, shape.max_tokens)
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return Setting(config, random_data(lengths, shape.vocab), batch_size, bf16, batches, here)
+    texts = random_data(lengths, shape.vocab, causal=shape.causal)
+    return Setting(config, texts, batch_size, bf16, batches, here, objective)
 
 
 def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:

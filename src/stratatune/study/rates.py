@@ -1,0 +1,56 @@
+"""Small things timed again and again, and the rate that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of a pass: ``fixed + work / per_second``."""
+
+    fixed: float
+    per_second: float
+
+    def seconds(self, work: float) -> float:
+        return self.fixed + work / self.per_second
+
+
+def fitted(work: Sequence[float], seconds: Sequence[float]) -> Rate:
+    """The rate that comes nearest to the measured points, in proportion; no part of it is below zero."""
+    x, y = np.asarray(work, dtype=float), np.asarray(seconds, dtype=float)
+    slope, fixed = np.polyfit(x, y, 1, w=1 / y) if len(set(work)) > 1 else (0.0, 0.0)
+    if fixed < 0 or slope <= 0:
+        slope, fixed = float(np.mean(y / x)), 0.0
+    return Rate(float(fixed), float(1 / slope))
+
+
+@dataclass
+class Probe:
+    """Something small that is timed again in every round; the best of each point counts."""
+
+    waited: Callable[[], float]
+    work: list[float] = field(default_factory=list)
+    runs: list[Callable[[], object]] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+
+    def add(self, work: float, run: Callable[[], object]) -> None:
+        """A point: how much work it is, and what does it."""
+        run()  # the first, which warms up, does not count
+        self.work.append(work)
+        self.runs.append(run)
+        self.best.append(float("inf"))
+
+    def go(self) -> None:
+        """Time each point once more."""
+        for number, run in enumerate(self.runs):
+            started = self.waited()
+            run()
+            self.best[number] = min(self.best[number], self.waited() - started)
+
+    @property
+    def rate(self) -> Rate:
+        return fitted(self.work, self.best)
