@@ -121,6 +121,17 @@ def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(famil
     assert counted_flops(lambda: top(hidden, mask, read).logsumexp(-1).sum().backward()) == B * formula.flops
 
 
+@pytest.mark.parametrize("plan", ["bft-adapter@2", "lora", "full"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_bytes_that_a_decoder_keeps_are_about_those_of_the_formula(family, plan):
+    model = apply(tiny.tiny_decoder(family, blocks=3, attn_implementation="eager"), plan).train()
+    hidden = torch.randn(B, T, 32, requires_grad=model.strata.resolved.trains_embeddings)
+    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.strata)
+    _, formula = example(model.strata.resolved, T, "causal", widths=FP32)
+    kept = saved_bytes(lambda: top(hidden, mask, read).logsumexp(-1).sum(), model)
+    assert kept == pytest.approx(B * formula.kept, rel=0.15)
+
+
 def test_truncation_and_the_cache_save_memory(family):
     """Against full tuning of the same four blocks: two blocks, of which the last at one position, keep a third."""
     ours, full = tuned(family, "classification", "bft-adapter@2"), tuned(family, "classification", "full")
