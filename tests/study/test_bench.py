@@ -95,8 +95,8 @@ def test_encoder_decoders_are_refused():
 def test_a_decoders_arms_do_the_operations_that_the_cost_model_counts(family, objective):
     """Ours with the head at one position, those of today at every one.
 
-    Stock LoRA on GPT-2's ``c_attn`` is one pair of matrices, as large as those of q and v; only in the first block, where
-    the first matrix wants no input gradient, does it multiply 2 r D times a token more.
+    Stock LoRA on GPT-2's ``c_attn`` is one pair of matrices, as large as those of q and v; only in the first block,
+    where the first matrix wants no input gradient, does it multiply 2 r D times a token more.
     """
     from stratatune.study.counters import counted_flops
 

@@ -21,7 +21,8 @@ Kept for backward are, for each position of a block that gradients pass: queries
 attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
 what goes into the activation; and the inputs of matrices that train. Llama and its kin have no dropout, their norms
 keep their inputs in fp32, and their keys and values are as wide as the queries by then. GPT-2's activation, which is
-written out in torch's functions, keeps four values in place of one.
+written out in torch's functions, keeps four values in place of one. What Gemma 2's soft caps of the scores keep is left
+out.
 """
 
 from __future__ import annotations
