@@ -35,7 +35,7 @@ def fields_for(strata: Strata) -> list[str]:
     return sorted({field for field in says if isinstance(field, str)})
 
 
-def homeless(strata: Strata) -> dict[str, str]:
+def unsaved(strata: Strata) -> dict[str, str]:
     """Treatment, as text -> why a saved model would lose the biases that merging makes for it."""
     found: dict[Treatment, dict[str, list[int]]] = {}
     needed = list(made(strata))

@@ -34,9 +34,9 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
         PlanError: names each treatment that no weight of the base can hold, and why; the model is as it was.
     """
     strata = _strata(model)
-    refused, unsaved = _refusals(strata), {} if in_memory else biases.homeless(strata)
-    if refused or unsaved:
-        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in {**unsaved, **refused}.items())
+    refused, lost = _refusals(strata), {} if in_memory else biases.unsaved(strata)
+    if refused or lost:
+        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in {**lost, **refused}.items())
         keep = "save_pretrained keeps it as an adapter beside the base"
         hint = keep if refused else f"{keep}; merge(model, in_memory=True) folds it in for this process alone"
         raise PlanError(f"this plan cannot be merged: {reasons}", hint)
