@@ -96,8 +96,8 @@ def remembered() -> Tensor:
 def forgetful() -> Tensor:
     """A model with a tensor that does not move along: this case must fail, or the others tell nothing."""
     model = apply(tiny.tiny_model("bert"), "lora")
-    scale = torch.ones(32)
-    model.bert.encoder.layer[2].register_forward_hook(lambda module, given, out: out * scale)
+    scale = torch.ones(64)
+    model.bert.encoder.layer[2].intermediate.register_forward_hook(lambda module, given, out: out * scale)
     with FAKE:
         return logits_of(moved(model))
 
