@@ -72,6 +72,8 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(OFFLINE) $(PY) -W ignore -m benchmarks.run
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(OFFLINE) $(PY) -W ignore -m benchmarks.gpu && $(OFFLINE) $(PY) -W ignore -m benchmarks.trials; fi
 
 docs-check: $(VENV)/.dev
 	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi

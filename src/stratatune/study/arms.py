@@ -141,10 +141,18 @@ def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, causal: bool 
 class Stock:
     """Arms F, A and B: the whole Hugging Face model, plain or under peft."""
 
-    def __init__(self, setting: Setting, *, lora: bool, bucketed: bool, bf16: bool | None = None) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        lora: bool,
+        bucketed: bool,
+        bf16: bool | None = None,
+        attention: str | None = None,
+    ) -> None:
         self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
         self.kind = setting.objective or "classification"
-        model = setting.model(self.kind)
+        model = setting.model(self.kind, attention)
         if lora:
             model = with_peft(model)
         self.model = model.train()
@@ -253,9 +261,11 @@ class Ours:
 
     def epoch(self) -> float:
         """Seconds of the timed batches, from the cache or building it."""
-        started = self.setting.waited()
-        for batch in self.batches():
-            self.step(batch)
+        started, device = self.setting.waited(), torch.device(self.setting.device)
+        self.feed.move_to(device)
+        with self.feed.ahead(self.setting.bucketed, device):
+            for batch in self.batches():
+                self.step(batch)
         return self.setting.waited() - started
 
     def batches(self) -> Iterator[Batch]:
