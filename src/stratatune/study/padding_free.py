@@ -38,9 +38,9 @@ def attend(
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
 
-        rows = [part[0].transpose(0, 1).contiguous() for part in (query, key, value)]  # [N, H, d]
+        q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))  # [N, H, d]
         ends, longest = cu_seq_lens_q, max_length_q
-        found = varlen_attn(*rows, ends, ends, longest, longest, scale=scaling)
+        found = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling)
         assert isinstance(found, Tensor)
         return found[None], None
     sizes = cu_seq_lens_q.diff().tolist()
@@ -63,7 +63,8 @@ class PaddingFree(Stock):
         place = mask.cumsum(1)[mask]  # counted from 1
         counts = mask.sum(1, dtype=torch.int32)
         ends = nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
-        base: Any = self.model.base_model.model  # under peft: transformers' classifier
+        tuned: Any = self.model
+        base = tuned.base_model.model  # under peft: transformers' classifier
         positions = place + self.setting.config["pad_token_id"]  # as RoBERTa numbers them
         given = {"position_ids": positions[None], "cu_seq_lens_q": ends, "max_length_q": mask.shape[1]}
         with self.setting.mixed(self.bf16):

@@ -94,12 +94,13 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     """The gradient of one batch and, where it is due, a step of the optimiser."""
     session, objective, optimiser = ask.session, ask.session.objective, ask.optimiser
     set_rate(optimiser, ask.factor)
-    batch = collate(session.train, ask.index, session.pad_id).to(session.device)
+    batch = collate(session.train, ask.index, session.pad_id)
+    tokens, batch = batch.tokens, batch.to(session.device)
     hidden = session.feed.hidden(batch)
     with session.mixed():
         logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
     loss = objective.loss(logits, batch.labels)
-    part = ranks.weigh(loss, objective.weight(logits), int(batch.mask.sum()))
+    part = ranks.weigh(loss, objective.weight(logits), tokens)
     session.accelerator.backward(loss * part.share / ask.among)
     if ask.due:
         ranks.add_gradients(trained.values())
@@ -107,7 +108,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
             session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
         optimiser.step()
         optimiser.zero_grad()
-    return Learnt(part.loss, part.tokens)
+    return Learnt(float(part.loss), part.tokens)
 
 
 def _remember_again(session: Session, progress: Progress) -> None:

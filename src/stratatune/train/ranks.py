@@ -40,7 +40,7 @@ class Part:
     """
 
     share: float
-    loss: float
+    loss: float | Tensor
     tokens: int
 
 
@@ -92,7 +92,7 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, loss: float) 
 def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
     """What this rank's mean ``loss`` over ``weight`` examples (or words) is in the loss of the whole batch."""
     if world() == 1:
-        return Part(1.0, loss.item(), tokens)
+        return Part(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
     return Part(weight / total, summed / total, int(all_tokens))
 

@@ -74,7 +74,8 @@ class Together:
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
         """Let trials on the same batch learn from it together; None: they cannot, and nothing has changed."""
         started, reader = time.perf_counter(), asks[0].session
-        batch = collate(reader.train, asks[0].index, reader.pad_id).to(reader.device)
+        batch = collate(reader.train, asks[0].index, reader.pad_id)
+        tokens, batch = batch.tokens, batch.to(reader.device)
         before = reader.feed.clock.trunk_seconds
         hidden = reader.feed.hidden(batch)
         in_trunk = reader.feed.clock.trunk_seconds - before
@@ -83,7 +84,6 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        tokens = batch.tokens
         return [Learnt(loss, tokens, seconds) for loss, seconds in zip(losses, charged, strict=True)]
 
     def _tried(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[float] | None:
