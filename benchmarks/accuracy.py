@@ -137,6 +137,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
     from stratatune.data.labels import LabelSet
+    from stratatune.data.tasks import TASKS as TABLE
     from stratatune.model.base import load_base
     from stratatune.train.config import validate
     from stratatune.train.metrics import score
@@ -148,7 +149,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         config = validate({k: v for k, v in settings.items() if v is not None})
         tables = read_tables(config, {})
         is_value = job["task"] == "stsb"
-        names = LabelSet.infer(tables.train.labels or []) if not is_value else None
+        names = None if is_value else LabelSet(TABLE[job["task"]].labels)  # in its order: F1 is of the second class
         set_seed(job["seed"])
         base = load_base(
             model, "regression" if is_value else "classification", num_labels=len(names or [0]), seed=job["seed"]
