@@ -8,7 +8,8 @@ P7: TREC on real weights, five seeds a precision, all from one cache of it; byte
 its files counted. P7 cold: RoBERTa-large's top at depth 18 on a cache of 10,240 examples, batches as in training,
 rounds in turn: from RAM, and from a memory map whose pages have just left the page cache; the next batches are read
 ahead as in training. P10: a model of width 16, so that a million examples fit; each size in a process of its own, and
-of its memory what the system cannot take back (RssAnon), not the page cache.
+of its memory what the system cannot take back (RssAnon), not the page cache; once as it is, and up to 1e5 examples
+once more with oneDNN told to keep no kernels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,11 @@ SMALL = {
     "model_type": "bert", "vocab_size": 1000, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "max_position_embeddings": 128,
 }  # fmt: skip
+
+
+NO_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""oneDNN compiles kernels for each shape that it meets, and keeps them."""
+MOST_BARE = 100_000
 
 
 # ---- P7: what int8 takes and costs ----
@@ -148,25 +156,37 @@ def _bytes_read() -> int:
 
 
 def p10(args: argparse.Namespace) -> list[Record]:
-    """Seconds an example and memory at each size."""
+    """Seconds an example and memory at each size; memory once more without the libraries' own caches."""
     sizes = [int(float(size)) for size in args.sizes.split(",")]
-    found = []
-    for size in sizes:
-        command = [sys.executable, "-W", "ignore", "-m", MODULE, "--one", str(size), "--disk", args.disk or ""]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True)
-        found.append(json.loads(shown.stdout.splitlines()[-1]))
-        print(f"  {found[-1]}", file=sys.stderr, flush=True)
+    found = [_in_a_process(size, args) for size in sizes]
+    bare = [_in_a_process(size, args, NO_KERNELS) for size in sizes if size <= MOST_BARE]
     large = [one for one in found if one["examples"] >= 10_000] or found
     build, cached = ([one[kind] / one["examples"] * 1e6 for one in large] for kind in ("build", "cached"))
     pace = f"build {min(build):.0f} to {max(build):.0f}, an epoch from it {min(cached):.0f} to {max(cached):.0f}"
-    first, last = large[0], found[-1]  # below, libraries still fill their own caches of kernels
+    return [
+        row("P10", f"microseconds an example, from {large[0]['examples']:.0e} on", "the same", "-", pace, MODULE),
+        _grown("P10 memory", "anonymous memory", found),
+        _grown("P10 memory bare", "the same, oneDNN keeping no kernels of shapes met", bare),
+    ]
+
+
+def _in_a_process(size: int, args: argparse.Namespace, environment: Mapping[str, str] = MappingProxyType({})) -> Record:
+    """What :func:`measure` says of a size."""
+    command = [sys.executable, "-W", "ignore", "-m", MODULE, "--one", str(size), "--disk", args.disk or ""]
+    surroundings = {**os.environ, **environment}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings)
+    found = json.loads(shown.stdout.splitlines()[-1])
+    print(f"  {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def _grown(id: str, what: str, found: list[Record]) -> Record:
+    """A row on memory, from the smallest to the largest size."""
+    first, last = found[0], found[-1]
     grown = (last["memory"] - first["memory"]) / 1e6
     told = f"{grown:+.0f} MB ({last['text'] / 1e6:.0f} MB of text as numbers; a cache of {last['cache'] / 1e6:.0f} MB)"
     span = f"{first['examples']:.0e} to {last['examples']:.0e} examples"
-    return [
-        row("P10", f"microseconds an example, from {large[0]['examples']:.0e} on", "the same", "-", pace, MODULE),
-        row("P10 memory", f"anonymous memory, {span}", "flat but for the text", "-", told, MODULE),
-    ]
+    return row(id, f"{what}, {span}", "flat but for the text", "-", told, MODULE)
 
 
 def measure(examples: int, disk: str) -> dict[str, Any]:
