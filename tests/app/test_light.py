@@ -157,3 +157,10 @@ def test_usage_error_without_debug_option_is_json():
     )
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["kind"] == "MissingParameter"
+
+
+def test_libraries_draw_no_bars_into_a_file():
+    both = "transformers.logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()"
+    code = f"from stratatune.app.cli import run; run(['list', 'presets']); import transformers, datasets; print({both})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False True"

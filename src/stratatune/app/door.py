@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -60,7 +61,13 @@ def open_door(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; notices and errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="The traceback of an error.")] = False,
 ) -> Door:
-    """The group of options that every verb has; ``--debug`` is read where errors are reported."""
+    """The group of options that every verb has; ``--debug`` is read where errors are reported.
+
+    The libraries' own bars are for a terminal alone, as ours are; they ask the environment when they are imported.
+    """
+    if quiet or not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     return Door(json, quiet)
 
 
