@@ -76,6 +76,7 @@ class Lora(RoleTreatment, frozen=True):
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight"})
+    reads_input: ClassVar[bool] = True
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
     kind: Literal["lora"] = "lora"
@@ -91,11 +92,15 @@ class Lora(RoleTreatment, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
 
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.rank
+
 
 class Full(RoleTreatment, frozen=True):
     """Trains weights and biases of the roles."""
 
     touches: ClassVar[frozenset[str]] = frozenset({"weight", "bias", "scale"})
+    reads_input: ClassVar[bool] = True
 
     kind: Literal["full"] = "full"
     on: Roles = ("all",)
@@ -110,6 +115,7 @@ class Dora(RoleTreatment, frozen=True):
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
+    reads_input: ClassVar[bool] = True
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
     kind: Literal["dora"] = "dora"
@@ -125,6 +131,9 @@ class Dora(RoleTreatment, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
 
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.rank + shape.linears[role].outputs
+
 
 class Ia3(RoleTreatment, frozen=True):
     """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
@@ -138,6 +147,9 @@ class Ia3(RoleTreatment, frozen=True):
     def role_parameters(self, shape: Shape, role: str) -> int:
         linear = shape.linears[role]
         return linear.inputs if role == "down" else linear.outputs
+
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.role_parameters(shape, role)
 
 
 class DeltaBias(RoleTreatment, frozen=True):
@@ -173,6 +185,9 @@ class Houlsby(RoleTreatment, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return (shape.linears[role].outputs * self.bottleneck,) * 2
 
+    def role_values(self, shape: Shape, role: str) -> int:
+        return shape.linears[role].outputs + 2 * self.bottleneck
+
 
 class Parallel(Treatment, frozen=True):
     """``f(x) + s (W2 relu(W1 x + b1) + b2)`` with f the block's FFN or attention (He et al. 2022, parallel adapter).
@@ -206,6 +221,10 @@ class Parallel(Treatment, frozen=True):
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
         return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
+
+    def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        enter, leave = self.ENDS[self.on]
+        return (shape.linears[enter].inputs + self.bottleneck) * positions[leave]
 
 
 class Prefix(Treatment, frozen=True):

@@ -19,10 +19,10 @@ role, but once a step and not for each token).
 
 Kept for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
 attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
-what goes into the activation; and the inputs of matrices that train. Llama and its kin have no dropout, their norms
-keep their inputs in fp32, and their keys and values are as wide as the queries by then. GPT-2's activation, which is
-written out in torch's functions, keeps four values in place of one. What Gemma 2's soft caps of the scores keep is left
-out.
+what goes into the activation; the inputs of matrices that train, and what an added module keeps of its own; but not
+what DoRA and IDPG keep once a step. Llama and its kin have no dropout, their norms keep their inputs in fp32, and their
+keys and values are as wide as the queries by then. GPT-2's activation, which is written out in torch's functions, keeps
+four values in place of one. What Gemma 2's soft caps of the scores keep is left out.
 """
 
 from __future__ import annotations
@@ -200,21 +200,20 @@ class _Block:
         """A role's own matrix and what treatments put on it; tells whether gradients are wanted of what comes out."""
         linear, work = self.linears[role], self.work
         positions = self.length if role in ("k", "v") else self.queries
-        product, inputs = 2.0 * linear.weights * positions, 0
+        product, inputs, own = 2.0 * linear.weights * positions, 0, 0
         work.forward += product
         work.backward += product * arrives
         for one in self.treatments:
             if not isinstance(one, RoleTreatment) or role not in one.roles_in(self.shape):
                 continue
+            inputs, own = inputs + one.reads_input, own + one.role_values(self.shape, role)
             if not one.adds and "weight" in one.touches:
                 work.backward += product
-                inputs += 1
             for number, weights in enumerate(one.matrices(self.shape, role) if one.adds else ()):
                 work.forward += 2.0 * weights * positions
                 work.backward += 2.0 * weights * positions * (1 + (arrives or number > 0))
-                inputs += number == 0
         shared = role in ("k", "v", "gate") and not self.widths.copies
-        work.kept += 0 if shared else inputs * positions * linear.inputs * self.widths.most
+        work.kept += positions * self.widths.most * (own + (0 if shared else inputs * linear.inputs))
         return arrives or role in self.touched
 
     def _attention(self, arrives: bool) -> bool:
@@ -259,7 +258,7 @@ class _Block:
         for one in self.treatments:
             if not isinstance(one, RoleTreatment):
                 added = 2.0 * one.multiplications(self.shape, positions)
-                self.work += Work(added, 2 * added)
+                self.work += Work(added, 2 * added, one.values(self.shape, positions) * self.widths.most)
 
 
 def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool, widths: Widths) -> Work:
