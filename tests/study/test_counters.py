@@ -87,7 +87,8 @@ def test_the_ways_of_today_do_the_operations_of_the_formula(family, plan):
 @pytest.mark.parametrize(
     "plan",
     [
-        *("bft-adapter@2", "bft@2", "2: bitfit", "lora", "2: lora(rank=24, alpha=8, on=q,k,v,o,up,down)", "1: full", "full"),
+        *("bft-adapter@2", "bft@2", "2: bitfit", "lora", "2: lora(rank=24, alpha=8, on=q,k,v,o,up,down)"),
+        *("1: full", "full"),
         *("2: houlsby", "1: houlsby(bottleneck=40, on=down)", "2: ia3", "1: delta_bias", "2: prefix(tokens=3)"),
         *("2: parallel(bottleneck=24)", "2: parallel(on=attn)", "prompt(tokens=3)"),
     ],

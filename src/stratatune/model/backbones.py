@@ -6,13 +6,10 @@ role, what a block is called with, how the head turns one hidden state into logi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from stratatune.errors import ModelError
 from stratatune.methods.fused import FusedLinear
@@ -21,6 +18,7 @@ from stratatune.model.fitting import check_forward, check_names
 from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.last_block import LAST_BLOCK, take
 from stratatune.model.measure import measured
+from stratatune.model.mlm_head import MlmHead
 from stratatune.model.passes import Passes
 from stratatune.model.seq2seq import encoder_calls
 from stratatune.model.skeleton import Call, Skeleton
@@ -55,13 +53,12 @@ class Backbone:
             check_names(self.row, model, self._prefix)
         self.embeddings = self.base.get_submodule(self.row.embeddings)
         self._names = {name for name, _ in model.named_modules()}
-        self.mlm_parts = self._mlm_layout()
+        layout = self._mlm_layout()
+        self.mlm = MlmHead(self, layout) if layout else None
         self.output = self._output()
         shape = shape_of(config)
         self.blocks = self._listed_blocks(shape)
         self.shape: Shape = measured(shape, self) if self.row.measured else shape
-        self._held_decoder: Tensor | None = None
-        self._held_words: tuple[Tensor, Tensor] | None = None
         if self.row.measured and self.row.kind != "encoder":
             check_forward(self)
 
@@ -101,7 +98,7 @@ class Backbone:
     def _output(self) -> Output:
         if self.row.kind != "encoder" and self.row.mlm_head["decoder"] in self._names:
             return "causal" if self.row.causal else "seq2seq"
-        if self.mlm_parts:
+        if self.mlm is not None:
             return "mlm"
         return "classification" if self.row.classifier in self._names else "none"
 
@@ -182,10 +179,6 @@ class Backbone:
                 if isinstance(fused, FusedLinear):
                     block.set_submodule(path, fused.joined())
 
-    def _mlm_modules(self) -> dict[str, Any]:
-        """The live modules of the MLM head by part; ``bias`` is the module whose bias [V] is the decoder's."""
-        return {name: self.model.get_submodule(path) for name, path in self.mlm_parts.items()}
-
     def head_site(self) -> Site:
         """The head's parts that this model has: those of the MLM head or the pooler, and the final norm."""
         norm = {"final_norm": self._prefix + self.row.final_norm} if self.row.final_norm else {}
@@ -198,7 +191,7 @@ class Backbone:
                 parts["norm"] = norm["final_norm"]
             return Site(self.model, {**parts, **norm}, "the head")
         pooler = {} if self.row.pooler is None else {"pooler": self.row.pooler}
-        parts = {"mlm": self.mlm_parts, "classification": pooler, "none": {}}[self.output]
+        parts = {"classification": pooler, "none": {}}[self.output] if self.mlm is None else self.mlm.paths
         return Site(self.model, {**parts, **norm}, "the head")
 
     def output_layer(self) -> list[nn.Parameter]:
@@ -215,21 +208,6 @@ class Backbone:
     def _encoder_parameters(self) -> set[int]:
         modules = (*self.embedding_modules(), self.blocks, *self.final_norms())
         return {id(parameter) for module in modules for parameter in module.parameters()}
-
-    @property
-    def can_reset_mlm_head(self) -> bool:
-        """Whether an MLM head can be built on the tied embeddings: they must be as wide as the hidden state."""
-        return self.output == "mlm" and len(set(self._mlm_modules()["dense"].weight.shape)) == 1
-
-    @torch.no_grad()
-    def reset_mlm_head(self) -> None:
-        """Make the MLM head read the hidden state as it is: dense = identity, norm and bias as new, decoder tied."""
-        part = self._mlm_modules()
-        nn.init.eye_(part["dense"].weight)
-        for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
-            if vector is not None:
-                nn.init.zeros_(vector)
-        nn.init.ones_(part["norm"].weight)
 
     @property
     def reads_all(self) -> bool:
@@ -267,45 +245,22 @@ class Backbone:
 
         ``hidden`` is [B, 1, D], the position read, with a ``mask`` of ones; or [B, T, D] where the head reads all.
         """
-        if self.output == "mlm":
-            return self._word_logits(hidden, words)
+        if self.mlm is not None:
+            return self.mlm.logits(hidden, words)
         if self.output == "classification":
             return self.skeleton.logits(hidden, mask).unsqueeze(1)
         raise ModelError(
             f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head"
         )
 
-    def _word_logits(self, hidden: Tensor, words: Tensor | None) -> Tensor:
-        part = self._mlm_modules()
-        activation = ACT2FN[self.row.mlm_activation or getattr(self.model.config, self.row.activation)]
-        for norm in self.final_norms():
-            hidden = norm(hidden)
-        hidden = part["norm"](activation(part["dense"](hidden)))
-        bias = part["bias"].bias
-        if words is None:
-            return nn.functional.linear(hidden, self._decoder(), bias)
-        return nn.functional.linear(hidden, self._decoder(words), None if bias is None else bias[words])
-
-    def _decoder(self, words: Tensor | None = None) -> Tensor:
-        """The MLM decoder as the head reads it [V, E], or the rows of ``words`` [C, E]."""
-        if words is not None and self._held_words is not None and words is self._held_words[0]:
-            return self._held_words[1]
-        weight = self._mlm_modules()["decoder"].weight if self._held_decoder is None else self._held_decoder
-        return weight if words is None else weight[words]
-
     def head_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the head computes with, a decoder held in a lower precision in place of the one it was made from."""
         if self.output == "classification":
             paths = (self.row.pooler, self.row.classifier_before, self.row.classifier)
             return [*self.final_norms(), *(self.model.get_submodule(path) for path in paths if path)]
-        if self.output == "none":
-            return []
-        if self.row.kind != "encoder":
+        if self.output != "none" and self.row.kind != "encoder":
             return [*self.final_norms(), self.model.get_submodule(self.row.mlm_head["decoder"])]
-        part = self._mlm_modules()
-        decoder = self._decoder() if self._held_words is None else self._held_words[1]
-        bias = [] if part["bias"].bias is None else [part["bias"].bias]
-        return [*self.final_norms(), part["dense"], part["norm"], *bias, decoder]
+        return [] if self.mlm is None else self.mlm.weights()
 
     def untie_decoder(self) -> str:
         """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in one line."""
@@ -314,16 +269,3 @@ class Backbone:
         self.model.config.tie_word_embeddings = False
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
-
-    def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
-        """Let the head read what ``cast`` makes of a frozen MLM decoder; the embeddings it is tied to stay."""
-        if self.output == "mlm":
-            weight: Tensor = self._mlm_modules()["decoder"].weight
-            self._held_decoder = None if weight.requires_grad else cast(weight.detach())
-
-    def hold_words(self, words: Tensor | None) -> None:
-        """Keep a frozen MLM decoder's rows for ``words`` [C] alone, if nothing else will be asked; None: no more."""
-        self._held_words = None
-        if self.output == "mlm" and words is not None and not self._mlm_modules()["decoder"].weight.requires_grad:
-            self._held_words = words, self._decoder(words).detach().clone()
-            self._held_decoder = None

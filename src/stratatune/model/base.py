@@ -187,8 +187,9 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
             f"such as {encoder[0]}",
             "it was saved for another architecture",
         )
-    if backbone.can_reset_mlm_head and any(name.startswith(backbone.mlm_parts["dense"]) for name in missing):
-        backbone.reset_mlm_head()
+    head = backbone.mlm
+    if head is not None and head.can_reset and any(name.startswith(head.paths["dense"]) for name in missing):
+        head.reset()
         base.notices.append(
             "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
         )

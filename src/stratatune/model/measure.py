@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def measured(shape: Shape, backbone: Backbone) -> Shape:
     """``shape`` with every count as it is in the live model."""
     row, speaks = backbone.row, backbone.output in ("causal", "seq2seq")
-    head = {part: backbone.model.get_submodule(path) for part, path in backbone.mlm_parts.items()}
+    paths = {} if backbone.mlm is None else backbone.mlm.paths
+    head = {part: backbone.model.get_submodule(path) for part, path in paths.items()}
     decoder = shape.decoder
     if row.decoder_blocks is not None and decoder is not None:
         above = len(list(backbone.base.get_submodule(row.decoder_blocks).children()))

@@ -25,7 +25,8 @@ def cast_frozen(strata: Strata, dtype: torch.dtype, made: Casts | None = None) -
     for module in strata.backbone.blocks.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
             module.weight.data = _cast(module.weight.data, dtype, made)
-    strata.backbone.hold_decoder(lambda weight: _cast(weight, dtype, made))
+    if strata.backbone.mlm is not None:
+        strata.backbone.mlm.hold_decoder(lambda weight: _cast(weight, dtype, made))
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, made: Casts | None) -> Tensor:

@@ -47,8 +47,8 @@ def release_trunk(strata: Strata, reload: Callable[[], nn.Module], words: Tensor
     """
     if strata.released is not None:
         return 0
-    if words is not None:
-        strata.backbone.hold_words(words)
+    if words is not None and strata.backbone.mlm is not None:
+        strata.backbone.mlm.hold_words(words)
     parameters = _only_below(strata)
     count = sum(parameter.numel() for parameter in parameters.values())
     size = sum(parameter.nbytes for parameter in parameters.values())
@@ -78,7 +78,8 @@ def recall_trunk(strata: Strata) -> None:
         )
     for name, parameter in released.parameters.items():
         parameter.data = fetched[name]
-    strata.backbone.hold_words(None)
+    if strata.backbone.mlm is not None:
+        strata.backbone.mlm.hold_words(None)
     strata.released = None
 
 
