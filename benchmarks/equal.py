@@ -6,7 +6,8 @@ For each task and seed the target is the best dev score (TREC: test) of peft LoR
 first epoch which has it. A plan's time is that of its first epoch at or above the target; a run that never gets
 there is told as such. Times are of training, the trunk pass included, evaluation left out; epochs of a run are
 equally long but for the trunk pass, which belongs to the first. All learn for five epochs; the adapter, whose epochs
-are the shortest, for ten. Rates are those that ``benchmarks.accuracy`` found; that of the top LoRA was not searched.
+are the shortest, for ten. Rates are those that ``benchmarks.accuracy`` found; those of SPAFIT
+2-3 and of the top LoRA were not searched.
 One JSON line a run: what is done is skipped.
 """
 
@@ -19,9 +20,9 @@ from benchmarks.accuracy import run_one
 from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, write_rows
 
 TOP = "3: lora(rank=16, alpha=32, on=q,k,v,o,up,down)"
-RATES = {"peft": 3e-3, "bft-adapter": 3e-3, "spafit-1-2-II": 1e-3, TOP: 1e-3}
+RATES = {"peft": 3e-3, "bft-adapter": 3e-3, "spafit-1-2-II": 1e-3, "spafit-2-3-II": 1e-3, TOP: 1e-3}
 TASKS, SEEDS = ("trec", "rte", "sst2"), (0, 1, 2)
-EPOCHS = {"peft": 5, "bft-adapter": 10, "spafit-1-2-II": 5, TOP: 5}
+EPOCHS = dict.fromkeys(RATES, 5) | {"bft-adapter": 10}
 
 
 def main() -> None:
