@@ -90,7 +90,10 @@ class Setting:
         language_models = {"mlm": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
         auto: Any = language_models.get(kind, AutoModelForSequenceClassification)
         wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
-        return auto.from_config(config, dtype=torch.float32, **wanted).to(self.device)
+        model = auto.from_config(config, dtype=torch.float32, **wanted).to(self.device)
+        if kind == "causal":
+            model.loss_type = "ForCausalLM"  # GPT-2's, which transformers does not know by its class's name
+        return model
 
     def collated(self, plan: list[np.ndarray]) -> Iterator[Batch]:
         """The batches of ``plan``, on the device."""
