@@ -25,6 +25,8 @@ class Bench:
     setting: Setting
     rounds: int
     folder: Path
+    beside: str = "ABF"
+    """The arms of today that S is timed beside."""
     arms: dict[str, Stock | Ours] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
 
@@ -64,6 +66,10 @@ class Bench:
         """The minimum over the rounds."""
         return min(self.times[name])
 
+    def against(self, seconds: float, epochs: int) -> str:
+        """How many times as long the arms of today take for so many epochs."""
+        return ", ".join(f"{epochs * self.best(name) / seconds:{_digits(name)}}x {name}" for name in self.beside)
+
     def ours(self) -> Ours:
         arm = self.arm("S")
         assert isinstance(arm, Ours)
@@ -71,12 +77,16 @@ class Bench:
 
 
 def measure_epochs(bench: Bench) -> None:
-    """Rounds of: an epoch that builds the cache, epochs from it, then B, A and F."""
+    """Rounds of: an epoch that builds the cache, epochs from it, then the arms of today."""
     ours = bench.ours()
     for _ in range(bench.rounds):
         ours.feed = ours.fresh_feed()
         bench.time("build", ours.epoch)
         for _ in range(3):
             bench.time("S", ours.epoch)
-        for name in ("B", "A", "F"):
+        for name in bench.beside:
             bench.time(name, bench.arm(name).epoch)
+
+
+def _digits(name: str) -> str:
+    return ".2f" if name == "B" else ".1f"
