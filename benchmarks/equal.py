@@ -3,12 +3,13 @@
     python -m benchmarks.equal --model MODEL --data GLUE_AND_TREC_FOLDER [--tasks trec,rte,sst2] [--seeds 0,1,2]
 
 For each task and seed the target is the best dev score (TREC: test) of peft LoRA's epochs, and its time that of the
-first epoch which has it. A plan's time is that of its first epoch at or above the target; a run that never gets
-there is told as such. Times are of training, the trunk pass included, evaluation left out; epochs of a run are
-equally long but for the trunk pass, which belongs to the first. All learn for five epochs; the adapter, whose epochs
-are the shortest, for ten. Rates are those that ``benchmarks.accuracy`` found; those of SPAFIT
-2-3 and of the top LoRA were not searched.
-One JSON line a run: what is done is skipped.
+first epoch which has it. A plan's time is that of its first epoch at or above the target; a run that never gets there
+is told as such. A second row asks both for half a point less, about what peft's own score moves by from seed to seed
+(0.4 on TREC and SST-2): the best of five epochs on one dev set is a target with that much luck in it. Times are of
+training, the trunk pass included, evaluation left out; epochs of a run are equally long but for the trunk pass, which
+belongs to the first. All learn for five epochs; the adapter, whose epochs are the shortest, for ten. Rates are those
+that ``benchmarks.accuracy`` found; those of SPAFIT 2-3 and of the top LoRA were not searched. One JSON line a run: what
+is done is skipped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, wri
 TOP = "3: lora(rank=16, alpha=32, on=q,k,v,o,up,down)"
 RATES = {"peft": 3e-3, "bft-adapter": 3e-3, "spafit-1-2-II": 1e-3, "spafit-2-3-II": 1e-3, TOP: 1e-3}
 TASKS, SEEDS = ("trec", "rte", "sst2"), (0, 1, 2)
+SLACK = 0.005
 EPOCHS = dict.fromkeys(RATES, 5) | {"bft-adapter": 10}
 
 
@@ -54,11 +56,16 @@ def time_to(run: Record, target: float) -> float | None:
 
 
 def summary(done: list[Record]) -> list[Record]:
-    """A row a task: for the plan that is there soonest and in most seeds, the mean ratio of times."""
+    """Two rows a task: at peft's score, and at half a point less."""
+    return [*_rows(done, 0.0, ""), *_rows(done, SLACK, " within half a point")]
+
+
+def _rows(done: list[Record], slack: float, name: str) -> list[Record]:
+    """A row a task: first the plan that is there soonest and in most seeds, each with its mean ratio of times."""
     rows = []
     for task in dict.fromkeys(run["task"] for run in done):
         peft = {run["seed"]: run for run in done if (run["task"], run["arm"]) == (task, "peft")}
-        told = {arm: _against(arm, task, peft, done) for arm in RATES if arm != "peft"}
+        told = {arm: _against(arm, task, peft, done, slack) for arm in RATES if arm != "peft"}
         told = {arm: found for arm, found in told.items() if found[1]}
         if not told:
             continue
@@ -69,18 +76,19 @@ def summary(done: list[Record]) -> list[Record]:
             else f"{arm}: never ({runs} seeds)"
             for arm, (ratios, runs) in sorted(told.items(), key=lambda item: item[0] != best)
         )
-        rows.append(row(f"P9 {task}", "time to equal accuracy, real weights", ">= 5x A", "-", text, "benchmarks.equal"))
+        what = f"time to equal accuracy{name}, real weights"
+        rows.append(row(f"P9 {task}{name}", what, ">= 5x A", "-", text, "benchmarks.equal"))
     return rows
 
 
-def _against(arm: str, task: str, peft: dict[int, Record], done: list[Record]) -> tuple[list[float], int]:
+def _against(arm: str, task: str, peft: dict[int, Record], done: list[Record], slack: float) -> tuple[list[float], int]:
     """Ratios of times in the seeds in which the plan gets there, and the number of seeds."""
     ratios, runs = [], 0
     for run in done:
         if (run["task"], run["arm"]) != (task, arm) or run["seed"] not in peft:
             continue
         other = peft[run["seed"]]
-        target = max(other["history"])
+        target = max(other["history"]) - slack
         runs += 1
         mine, theirs = time_to(run, target), time_to(other, target)
         if mine is not None and theirs is not None:
