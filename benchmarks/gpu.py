@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,19 +61,15 @@ class Arms:
             torch.cuda.empty_cache()
 
 
-def peak(device: str) -> float:
+def peak(setting: Setting) -> float:
     """FLOP/s of a large bf16 product."""
-    size = 8192 if device == "cuda" else 1024
-    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    size = 8192 if setting.device == "cuda" else 1024
+    one, other = (torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
     best = float("inf")
     for _ in range(30):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = setting.waited()
         torch.mm(one, other)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, setting.waited() - started)
     return 2 * size**3 / best
 
 
@@ -146,7 +141,7 @@ def rows(setting: Setting, plan: str, rounds: int) -> list[Record]:
     arms = Arms(setting, plan)
     gigabytes = {name: memory(arms, name) for name in "FABVS"}
     arms.clear()
-    seconds, work, most = times(arms, rounds), flops(setting, plan), peak(setting.device)
+    seconds, work, most = times(arms, rounds), flops(setting, plan), peak(setting)
     is_goal_s = setting.config == ROBERTA_LARGE and plan == "bft-adapter@18"
     found = [(id, what, GOALS[id] if is_goal_s else "-", figures) for id, what, figures in told(seconds)]
     tokens = float(setting.data.lengths.sum())
