@@ -5,9 +5,10 @@ A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding
 B  A with batches cut by length.
 S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
-All four use AdamW, clip at 1.0 and the same autocast, start from the same random weights of one shape, and see the same
-data. An encoder's F, A and B wear a classifier. A decoder's read labels as the plans do: the classifier or the
-language model of transformers, which give logits at every token, with the loss at the one that is read.
+All four use fused AdamW, as Trainer does, clip at 1.0 and the same autocast, start from the same random weights of one
+shape, and see the same data. An encoder's F, A and B wear a classifier. A decoder's read labels as the plans do: the
+classifier or the language model of transformers, which give logits at every token, with the loss at the one that is
+read.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Stock:
         if lora:
             model = with_peft(model)
         self.model = model.train()
-        self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def cut_by_length(self) -> Stock:
         """The same model and optimiser on batches cut by length, so that memory holds both arms."""

@@ -134,7 +134,7 @@ class Machine:
             model: Any = self.short.model("classification")
             model = with_peft(model).base_model.model if kind == "lora" else model.requires_grad_(True)  # pyright: ignore
             treatments = Plan.parse(kind).resolve(self.shape).blocks[0]
-            self._blocks(probe, Backbone(model.train()), treatments, torch.float32, fused=False)
+            self._blocks(probe, Backbone(model.train()), treatments, torch.float32)
         elif kind == "trunk":
             self._blocks(probe, self._own(()).eval().strata.backbone, (), torch.float32, backward=False)
         else:
@@ -160,11 +160,10 @@ class Machine:
         *,
         last: bool = False,
         backward: bool = True,
-        fused: bool = True,
     ) -> None:
         """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
         device, size = self.setting.device, self.setting.batch_size
-        step = _optimiser_step(backbone.blocks, fused=fused) if backward else lambda: None
+        step = _optimiser_step(backbone.blocks) if backward else lambda: None
         for length in self.lengths:
             hidden = torch.randn(size, length, self.shape.hidden, device=device, dtype=dtype)
             mask = torch.ones(size, length, dtype=torch.bool, device=device)
@@ -193,7 +192,7 @@ class Machine:
         """The embeddings forward; under full tuning backward and with the optimiser's step too."""
         model: Any = self.short.model("classification").train().requires_grad_(full)
         embeddings = Backbone(model).embeddings
-        step = _optimiser_step(embeddings, fused=False) if full else lambda: None
+        step = _optimiser_step(embeddings) if full else lambda: None
         for length in self.lengths:
             ids = torch.randint(
                 10, self.shape.vocab - 10, (self.setting.batch_size, length), device=self.setting.device
@@ -217,7 +216,7 @@ class Machine:
         part = nn.ModuleList(backbone.final_norms())
         if not self.shape.decoder_tied:
             part.append(model.get_output_embeddings())
-        step = _optimiser_step(part, fused=False)
+        step = _optimiser_step(part)
         for length in self.lengths:
             size = self.setting.batch_size
             hidden = torch.randn(size, length, self.shape.hidden, device=self.setting.device)
@@ -248,12 +247,12 @@ def _prompts(plan: Resolved, number: int) -> int:
     return sum(one.prompt for depth, one in plan.insertions if depth <= number)
 
 
-def _optimiser_step(part: nn.Module, *, fused: bool) -> Callable[[], None]:
+def _optimiser_step(part: nn.Module) -> Callable[[], None]:
     """Clip, step, zero, over what trains in ``part``."""
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     if not trained:
         return lambda: None
-    optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=fused)
+    optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def step() -> None:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
