@@ -12,10 +12,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from benchmarks.jobs import arguments, ensure, read
+from benchmarks.jobs import Record, arguments, ensure, read
 
 MODULE = "benchmarks.accuracy"
 
@@ -50,24 +53,28 @@ def main() -> None:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
-    for arm in (*PLANS, "peft"):
-        for task in SEARCH_TASKS:
-            for rate in RATES[arm]:
-                ensure(MODULE, {"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    rates = {arm: search(arm, RATES[arm], done, args) for arm in (*PLANS, "peft")}
     for task in args.tasks.split(",") if args.tasks else TASKS:
         for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
             for arm in (*PLANS, "peft"):
-                ensure(MODULE, {"arm": arm, "task": task, "lr": best_rate(arm, done), "seed": seed}, done, args)
+                ensure(MODULE, {"arm": arm, "task": task, "lr": rates[arm], "seed": seed}, done, args)
 
 
-def best_rate(arm: str, done: list[dict[str, Any]]) -> float:
+def search(arm: str, rates: Sequence[float], done: list[Record], args: Namespace, module: str = MODULE) -> float:
+    """The best of ``rates``; runs what is missing to tell."""
+    for task in SEARCH_TASKS:
+        for rate in rates:
+            ensure(module, {"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    return best_rate(arm, rates, done)
+
+
+def best_rate(arm: str, rates: Sequence[float], done: list[Record]) -> float:
     """The rate with the best mean score over the search tasks."""
 
-    def mean(rate: float) -> float:
-        scores = [r["score"] for r in done if (r["arm"], r["lr"], r["seed"]) == (arm, rate, SEARCH_SEED)]
-        return sum(scores) / len(scores)
+    def score(rate: float) -> float:
+        return mean(run["score"] for run in done if (run["arm"], run["lr"], run["seed"]) == (arm, rate, SEARCH_SEED))
 
-    return max(RATES[arm], key=mean)
+    return max(rates, key=score)
 
 
 def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``study/arms.py`` describes the arms.
 The shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of
-the minimum over the rounds. A limit is what counting operations allows with no overhead at all.
+the minimum over the rounds; of P3, the sum of what its trials took. A limit is what counting operations allows with no
+overhead at all.
 """
 
 from __future__ import annotations
@@ -44,8 +45,16 @@ def p2(bench: Bench) -> list[Record]:
 
 
 def p3(bench: Bench) -> list[Record]:
-    """Sixteen trials of five epochs on one cache, from the epochs measured above."""
-    told = bench.against(bench.best("build") + 79 * bench.best("S"), 80)
+    """Sixteen trials of five epochs, all of them run: the first builds the cache, each learns from the start."""
+    ours = bench.ours()
+    ours.feed, untrained = ours.fresh_feed(), [parameter.detach().clone() for parameter in ours.trained]
+    for _ in range(TRIALS):
+        for parameter, value in zip(ours.trained, untrained, strict=True):
+            parameter.data.copy_(value)
+        ours.optimiser = torch.optim.AdamW(ours.trained, lr=1e-4, fused=True)
+        for _ in range(5):
+            bench.time("trials", ours.epoch)
+    told = bench.against(sum(bench.times["trials"]), 5 * TRIALS)
     return [row("P3", "16 trials x 5 epochs on one cache", ">= 11x A, >= 4.2x B", "13.6x A, 4.54x B", told)]
 
 
@@ -189,6 +198,7 @@ def p8(bench: Bench) -> list[Record]:
     ]
 
 
+TRIALS = 16
 BENCHES = {"P1": p1, "P2": p2, "P3": p3, "P4": p4, "P5": p5, "P6": p6, "P8": p8}
 NEEDS_EPOCHS = {"P1", "P2", "P3"}
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import EPOCHS, PLANS, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
+from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
 from benchmarks.suggest import ROWS as SUGGEST_ROWS
@@ -77,7 +77,7 @@ def _of(records: Records, task: str) -> Records:
 
 
 def _rates(records: Records) -> str:
-    return ", ".join(f"{arm} {best_rate(arm, records):g}" for arm in (*PLANS, "peft"))
+    return ", ".join(f"{arm} {best_rate(arm, RATES[arm], records):g}" for arm in (*PLANS, "peft"))
 
 
 def _setting(task: str, rows: Records) -> str:
