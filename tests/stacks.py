@@ -1,4 +1,4 @@
-"""What tests of encoder-decoders share: a padded batch, tuned models without dropout, two ways through."""
+"""What tests of decoders and encoder-decoders share: a padded batch, tuned models without dropout, two ways through."""
 
 from __future__ import annotations
 
@@ -60,3 +60,16 @@ def checkpoint(model, reentrant):
         model.gradient_checkpointing_disable()
         if reentrant is not None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+
+
+def exact_rms_norms(patch):
+    """Let decoders' RMS norms work in the precision that they are given: transformers' own work in fp32, in fp64 too."""
+
+    def forward(self, x):
+        like_llama = hasattr(self, "variance_epsilon")
+        eps, weight = (self.variance_epsilon, self.weight) if like_llama else (self.eps, 1 + self.weight)
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+    models = [tiny.tiny_decoder(family) for family in tiny.DECODERS]
+    for norm in {type(part) for model in models for part in model.modules() if type(part).__name__.endswith("RMSNorm")}:
+        patch.setattr(norm, "forward", forward)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tiny
-from stacks import without_dropout
+from stacks import exact_rms_norms, without_dropout
 from stratatune.errors import PlanError
 from stratatune.model.artefact import load
 from stratatune.model.base import load_base
@@ -95,7 +95,8 @@ def treatments(text):
 
 
 @pytest.mark.parametrize(("family", "head", "text"), CASES)
-def test_what_a_method_promises(family, head, text):
+def test_what_a_method_promises(family, head, text, monkeypatch):
+    exact_rms_norms(monkeypatch)
     model, base = tuned(family, text, head), base_of(family, head)
     if model is None:
         return

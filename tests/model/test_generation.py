@@ -49,7 +49,7 @@ def last_logits(model, hidden, mask, read):
     from stratatune.model.decoders import lm_logits, run_blocks
 
     strata = model.strata
-    hidden, _ = run_blocks(strata, hidden, mask, torch.tensor([read]), strata.resolved.frozen_depth)
+    hidden = run_blocks(strata, hidden, mask, torch.tensor([read]), strata.resolved.frozen_depth)
     return lm_logits(strata.backbone, hidden[:, -1])
 
 

@@ -13,8 +13,9 @@ from stratatune.model.split import Top
 from stratatune.model.tuned import apply
 from stratatune.plan import Plan, shape_of
 from stratatune.study.arms import lengths_like
+from stratatune.study.block_flops import FP32, OURS
 from stratatune.study.counters import counted_flops, resident_bytes, saved_bytes
-from stratatune.study.flops import FP32, OURS, example, head_work
+from stratatune.study.flops import example, head_work, reads_one
 
 B, T, LABELS = 3, 13, 3
 SIZES = {"hidden": 64, "ffn": 256, "heads": 4, "blocks": 4, "attn_implementation": "eager"}
@@ -112,20 +113,27 @@ DECODER_PLANS = (
 )
 
 
+BESIDE = ("lora(rank=4, alpha=4, on=q)", "lora(rank=4, alpha=4, on=v)", "delta_bias(on=k)", "ia3")
+
+
 @pytest.mark.parametrize("kind", ["causal", "classification"])
 @pytest.mark.parametrize(
     ("family", "plan"),
     [(family, plan) for family in ("gpt2", "llama") for plan in DECODER_PLANS]
-    + [("gpt2", "2: bitfit"), ("gpt2", "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)"), ("qwen3", "1: full")],
+    + [("gpt2", "2: bitfit"), ("gpt2", "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)"), ("qwen3", "1: full")]
+    + [(family, f"{start}: {which}") for family in ("gpt2", "qwen3") for start in (1, 2) for which in BESIDE],
 )
 def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(family, kind, plan):
-    """To the last one: norms in front of their parts, grouped queries, and GPT-2's q, k and v as one tensor."""
+    """To the last one: norms in front of their parts, grouped queries, and GPT-2's q, k and v as one tensor.
+
+    So too where the last block runs at one position: its queries are made twice, with all keys and values and alone.
+    """
     model = apply(tiny.tiny_decoder(family, kind, blocks=3, attn_implementation="eager"), plan).train()
     resolved = model.strata.resolved
     tokens = 1 if model.strata.read_only else T
     hidden = torch.randn(B, tokens, 32, requires_grad=resolved.trains_embeddings)
     mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.strata)
-    _, formula = example(resolved, T, kind, labels=LABELS)
+    _, formula = example(resolved, T, kind, read_last=reads_one(resolved.shape, kind), labels=LABELS)
     assert counted_flops(lambda: top(hidden, mask, read).logsumexp(-1).sum().backward()) == B * formula.flops
 
 
@@ -135,7 +143,7 @@ def test_bytes_that_a_decoder_keeps_are_about_those_of_the_formula(family, plan)
     model = apply(tiny.tiny_decoder(family, blocks=3, attn_implementation="eager"), plan).train()
     hidden = torch.randn(B, T, 32, requires_grad=model.strata.resolved.trains_embeddings)
     mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.strata)
-    _, formula = example(model.strata.resolved, T, "causal", widths=FP32)
+    _, formula = example(model.strata.resolved, T, "causal", read_last=True, widths=FP32)
     kept = saved_bytes(lambda: top(hidden, mask, read).logsumexp(-1).sum(), model)
     assert kept == pytest.approx(B * formula.kept, rel=0.15)
 

@@ -235,7 +235,10 @@ class Backbone:
         return output[0] if self.row.tuple_blocks else output
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D]."""
+        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
+
+        A decoder may be asked for several: ``read`` [B, N] -> [B, N, D].
+        """
         if self.row.last_block is None:
             return take(self.run_block(number, hidden, call), read)
         return LAST_BLOCK[self.row.last_block](self.blocks[number], hidden, call, read)

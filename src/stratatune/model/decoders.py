@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from stratatune.model.last_block import take
 from stratatune.model.layout import Layout, branched, continued
 from stratatune.model.skeleton import Call
 
@@ -98,29 +99,41 @@ def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
     """What the model says at the last token of ``mask`` [B, T]: ``hidden`` [B, T, D] at depth 0 -> [B, D], normed."""
     hidden = run_plain(backbone, hidden, mask)
     last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
-    return backbone.final_norms()[0](_take(hidden, last[:, None])[:, 0])
+    return backbone.final_norms()[0](take(hidden, last)[:, 0])
 
 
-def run_blocks(strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start: int) -> tuple[Tensor, int]:
+def run_blocks(
+    strata: Strata, hidden: Tensor, mask: Tensor, read: Tensor, start: int, places: Tensor | None = None
+) -> Tensor:
     """The blocks from ``start`` on, with the insertions before, between and behind them.
 
     Args:
         hidden: [B, T, D] at depth ``start``.
         mask: [B, T] bool, real tokens.
         read: [B], the last token of the text itself.
+        places: [B, N], the tokens whose last hidden state is wanted: the last block computes no other. None: all.
 
     Returns:
-        The last hidden state [B, P + T, D], and P.
+        The last hidden state at ``places`` [B, N, D], or of every token [B, T, D].
     """
     backbone, layout, prompt = strata.backbone, branched(mask, read, strata.branches), 0
-    for depth in range(start, len(backbone.blocks) + 1):
+    depths = range(start, len(backbone.blocks))
+    for depth in depths:
         for insertion in strata.insertions_at(depth):
             hidden, _ = insertion(hidden, layout.prefix)
             layout, prompt = behind(layout, insertion), prompt + insertion.tokens
-        if depth < len(backbone.blocks):
-            # `forward`, not the module: its hooks serve callers of the whole model, and have been done here.
-            hidden = backbone.blocks[depth].forward(hidden, **block_arguments(backbone, depth, hidden, layout))
-    return hidden, prompt
+        call = Call(kwargs=block_arguments(backbone, depth, hidden, layout))
+        if depth == depths[-1] and places is not None:
+            hidden = backbone.run_block_at(depth, hidden, call, places + prompt)
+        else:
+            hidden = backbone.run_block(depth, hidden, call)
+    if places is None:
+        hidden = hidden[:, prompt:]
+    elif not depths:
+        hidden = take(hidden, places)
+    for insertion in strata.insertions_at(len(backbone.blocks)):  # none there makes prompts, so no mask is read
+        hidden, _ = insertion(hidden, hidden.new_ones(hidden.shape[:2]).bool())
+    return hidden
 
 
 def lm_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
@@ -136,32 +149,44 @@ def class_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
     return backbone.model.get_submodule(backbone.row.classifier)(backbone.final_norms()[0](hidden))
 
 
-def candidate_scores(backbone: Backbone, hidden: Tensor, read: Tensor, suffixes: Sequence[Sequence[int]]) -> Tensor:
-    """How likely each candidate is behind the text: the mean log-probability of its tokens (minus LPT's loss).
+def candidate_places(read: Tensor, suffixes: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """Where the candidates' tokens are predicted.
 
     The first token of every candidate is predicted by the text's last token, each later one by the token before it.
 
     Args:
-        hidden: [B, T, D] of the last block.
         read: [B], the text's last token.
         suffixes: the C candidates' token ids.
 
     Returns:
-        [B, C].
+        The places [B, N], and which of the N predicts each token of the candidates, one candidate after the other.
     """
-    offsets, start = [0], 1  # places of the hidden states that predict, counted from ``read``
+    offsets, start = [0], 1
     source: list[int] = []
     for suffix in suffixes:
         later = range(start, start + len(suffix) - 1)
         source += [0, *range(len(offsets), len(offsets) + len(later))]
         offsets += later
         start += len(later)
-    device = hidden.device
-    places = read[:, None] + torch.tensor(offsets, device=device)
-    logits = lm_logits(backbone, _take(hidden, places))  # [B, len(offsets), V]
-    spoken = _at_least_fp32(logits).log_softmax(dim=-1)
-    target = torch.tensor([token for suffix in suffixes for token in suffix], device=device)
-    chosen = spoken[:, torch.tensor(source, device=device), target]  # [B, sum of lengths]
+    return read[:, None] + torch.tensor(offsets, device=read.device), source
+
+
+def candidate_scores(
+    backbone: Backbone, hidden: Tensor, source: Sequence[int], suffixes: Sequence[Sequence[int]]
+) -> Tensor:
+    """How likely each candidate is behind the text: the mean log-probability of its tokens (minus LPT's loss).
+
+    Args:
+        hidden: [B, N, D] of the last block, at the places of :func:`candidate_places`.
+        source: which of the N predicts each token.
+        suffixes: the C candidates' token ids.
+
+    Returns:
+        [B, C].
+    """
+    spoken = _at_least_fp32(lm_logits(backbone, hidden)).log_softmax(dim=-1)  # [B, N, V]
+    target = torch.tensor([token for suffix in suffixes for token in suffix], device=hidden.device)
+    chosen = spoken[:, torch.tensor(source, device=hidden.device), target]  # [B, sum of lengths]
     return torch.stack([part.mean(dim=1) for part in chosen.split([len(s) for s in suffixes], dim=1)], dim=1)
 
 
@@ -194,24 +219,23 @@ def decoder_output(
     Returns:
         Class logits [B, C]; mean log-probabilities of the candidates [B, C]; or :func:`completion_scores` [B, 2].
     """
-    backbone = strata.backbone
+    backbone, places, source = strata.backbone, None, []
     if hidden.shape[1] == 1 and mask.shape[1] > 1:  # the depth is the model's, and only the position read was kept
         mask, read = mask[:, :1], torch.zeros_like(read)
-    hidden, prompt = run_blocks(strata, hidden, mask, read, start)
-    if backbone.output == "classification":
-        return class_logits(backbone, _take(hidden, read[:, None] + prompt)[:, 0])
-    hidden = hidden[:, prompt:]
+    classifies = backbone.output == "classification"
+    if strata.suffixes and not classifies:
+        places, source = candidate_places(read, strata.suffixes)
+    elif classifies or ids is None:
+        places = read[:, None]
+    hidden = run_blocks(strata, hidden, mask, read, start, places)
+    if classifies:
+        return class_logits(backbone, hidden[:, 0])
     if strata.suffixes:
-        return candidate_scores(backbone, hidden, read, strata.suffixes)
+        return candidate_scores(backbone, hidden, source, strata.suffixes)
     if ids is not None:
         return completion_scores(backbone, hidden, mask, read, ids)
-    return lm_logits(backbone, _take(hidden, read[:, None]))[:, 0]
+    return lm_logits(backbone, hidden)[:, 0]
 
 
 def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _take(hidden: Tensor, places: Tensor) -> Tensor:
-    """``hidden`` [B, T, D], ``places`` [B, N] -> [B, N, D]."""
-    return hidden[torch.arange(len(places), device=hidden.device)[:, None], places]

@@ -1,12 +1,16 @@
-"""The last block, computed only at the position that the objective reads: [B, T, D] -> [B, 1, D].
+"""The last block, computed only at the positions that the objective reads: [B, T, D] -> [B, N, D], N mostly 1.
 
-Keys and values come from every token; what follows them is computed for one, and where a family's attention can be
-asked for one query, the query too. A block's own modules are called, so whatever a treatment put into them takes part.
-A row of the backbone table names its function here; a family without one runs its last block in full.
+Keys and values come from every token; what follows them is computed for those alone, and where a family's attention can
+be asked for few queries, the queries too. A block's own modules are called, so whatever a treatment put into them takes
+part. A row of the backbone table names its function here; a family without one runs its last block in full.
+
+Encoders have a function a family. Decoders' blocks all take a key-value cache, so one function serves them: a cache
+that keeps the keys and values of the whole text, and then the block once more, at the positions read, in front of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,14 +23,14 @@ from stratatune.model.skeleton import Call
 
 
 def take(hidden: Tensor, read: Tensor) -> Tensor:
-    """One position of each row: ``hidden`` [B, T, D], ``read`` [B] -> [B, 1, D]."""
-    return hidden[torch.arange(len(read), device=hidden.device), read].unsqueeze(1)
+    """Positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
+    rows = torch.arange(len(read), device=hidden.device)
+    return hidden[rows[:, None], read if read.dim() == 2 else read[:, None]]
 
 
 def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
-    """The rows of a mask or bias [B or 1, H or 1, T, T] for the queries ``read`` [B] -> [B, H or 1, 1, T]."""
-    rows = mask.expand(len(read), *mask.shape[1:])
-    return rows[torch.arange(len(read), device=mask.device), :, read].unsqueeze(2)
+    """The rows of a mask or bias [B or 1, H or 1, T, T] for the N queries ``read`` -> [B, H or 1, N, T]."""
+    return take(mask.expand(len(read), *mask.shape[1:]).transpose(1, 2), read).transpose(1, 2)
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
@@ -88,6 +92,47 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     return layer.full_layer_layer_norm(layer.ff_chunk(attended) + attended)
 
 
+class _Kept(Exception):
+    """The keys and values of the whole text are there; nothing behind them is wanted."""
+
+
+class _KeysAndValues:
+    """Stands for a key-value cache: keeps what the first call brings and leaves the block, then hands it out."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key: Tensor, value: Tensor, *place: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        """``key``, ``value`` [B, H, T, W], rotated already."""
+        if self.kept is None:
+            self.kept = key, value
+            raise _Kept
+        return self.kept
+
+
+def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, the first time for nothing.
+
+    Under gradient checkpointing a block takes no cache, and runs in full.
+    """
+    if block.training and getattr(block, "gradient_checkpointing", False):
+        return take(block.forward(hidden, **call.kwargs), read)
+    cache = _KeysAndValues()
+    with contextlib.suppress(_Kept):
+        block.forward(hidden, **call.kwargs, past_key_values=cache)
+    there = {name: _there(value, read) for name, value in call.kwargs.items()}
+    return block.forward(take(hidden, read), **there, past_key_values=cache)
+
+
+def _there(given: Any, read: Tensor) -> Any:
+    """What a block is called with, for the queries ``read`` alone: a mask, positions [B, T] or angles [B, T, W]."""
+    if isinstance(given, tuple):
+        return tuple(_there(each, read) for each in given)
+    if not isinstance(given, Tensor):
+        return given
+    return _query_rows(given, read) if given.dim() == 4 else take(given, read)
+
+
 LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "bert": _bert,
     "distilbert": _distilbert,
@@ -95,5 +140,6 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "deberta": _deberta,
     "modernbert": _modernbert,
     "albert": _albert,
+    "cached": _cached,
 }
 """By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, read [B]) -> [B, 1, D]."""

@@ -24,6 +24,7 @@ _GPT2 = Architecture(
     position_table="wpe",
     blocks="h",
     final_norm="ln_f",
+    last_block="cached",
     roles={
         "q": "attn.c_attn.q",
         "k": "attn.c_attn.k",

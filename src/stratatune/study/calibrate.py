@@ -94,7 +94,7 @@ def _batches(setting: Setting) -> list[Batch]:
 def _top_flops(resolved: Resolved, batch: Batch, objective: Objective) -> float:
     name = objective.reading.objective
     tokens = batch.input_ids.shape[1]
-    return len(batch) * example(resolved, tokens, name, read_last=reads_one(resolved.shape))[1].flops
+    return len(batch) * example(resolved, tokens, name, read_last=reads_one(resolved.shape, name))[1].flops
 
 
 def _wait(device: torch.device) -> None:

@@ -15,7 +15,8 @@ from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.plan import Plan, Resolved, Shape, Treatment, shape_of
 from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.treatments import RoleTreatment
-from stratatune.study.flops import FP32, OURS, STOCK, Widths, example, reads_one
+from stratatune.study.block_flops import FP32, OURS, STOCK, Widths
+from stratatune.study.flops import example, reads_one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,8 +119,8 @@ def cost(
         plan: the plan, or a plan on its model already.
         shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
         lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
-            count our loop as it is: batches cut by length, an encoder's last block at one position. Of a decoder A, B
-            and F run the head of ``objective`` at every token, as transformers' models do; of others a classifier.
+            count our loop as it is: batches cut by length, the last block at one position. Of a decoder A, B and F
+            run the head of ``objective`` at every token, as transformers' models do; of others a classifier.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
         dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
@@ -196,7 +197,7 @@ def _epochs(
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
         if not theirs:
-            return _epoch(plan, lengths, batches, parts, objective, labels, ours, read_last=reads_one(shape))
+            return _epoch(plan, lengths, batches, parts, objective, labels, ours, read_last=reads_one(shape, objective))
         head = objective if shape.causal else "classification"
         return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
 

@@ -27,7 +27,8 @@ from stratatune.plan.shape import LM_OBJECTIVES
 from stratatune.plan.table import architecture_of
 from stratatune.plan.treatments import Adapter
 from stratatune.study.arms import WORDS, Ours, Setting, with_peft
-from stratatune.study.flops import block_work, reads_one
+from stratatune.study.block_flops import block_work
+from stratatune.study.flops import reads_one
 from stratatune.study.rates import Probe, Rate
 
 BLOCKS = 3
@@ -66,7 +67,8 @@ class Machine:
 
     def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
         """Seconds of the batches under our loop, from the cache or with the trunk in front."""
-        objective, read_last = self.setting.objective or plan.plan.objective, reads_one(self.shape)
+        objective = self.setting.objective or plan.plan.objective
+        read_last = reads_one(self.shape, objective)
         last = self.shape.blocks - read_last  # the blocks below it run in full
         total = len(batches) * self._rate(("rest", plan.plan.head, objective)).seconds(1)
         for index in batches:
