@@ -63,7 +63,7 @@ def checkpoint(model, reentrant):
 
 
 def exact_rms_norms(patch):
-    """Let decoders' RMS norms work in the precision that they are given: transformers' own work in fp32, in fp64 too."""
+    """Let decoders' RMS norms work in the precision of what they get: transformers' own work in fp32, in fp64 too."""
 
     def forward(self, x):
         like_llama = hasattr(self, "variance_epsilon")
