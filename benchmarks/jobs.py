@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +54,21 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
 
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:
-    """One line of the table; its command is the one that is running."""
-    command = " ".join(("python -m", module, *sys.argv[1:]))
-    return {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured, "command": command}
+    """One line of the table; its command and its machine are those that are running."""
+    told = {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured}
+    return {**told, "machine": machine(), "command": " ".join(("python -m", module, *sys.argv[1:]))}
+
+
+def machine() -> str:
+    """The processor and what it has for bf16, and the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    told = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
+    units = [unit for unit in ("amx_bf16", "avx512_bf16") if unit in told.get("flags", "").split()]
+    return ", ".join((told.get("model name") or platform.processor() or platform.machine(), *units))
 
 
 def write_rows(rows: list[Record], threads: int, out: Path = RESULTS) -> None:

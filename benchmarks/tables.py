@@ -143,11 +143,12 @@ def speed(rows: Records) -> str:
         "SST-2, where LoRA in the upper three blocks is there, one seed was run. On RTE every way, full tuning",
         "included, stays at chance with this model (accuracy.md): there is no accuracy to be equal to.",
         "",
-        "| | what | goal | limit | measured | command |",
-        "|---|---|---|---|---|---|",
+        "| | what | goal | limit | measured | machine | command |",
+        "|---|---|---|---|---|---|---|",
     ]
+    columns = ("id", "what", "goal", "limit", "measured", "machine")
     lines += [
-        f"| {' | '.join(str(row[k]) for k in ('id', 'what', 'goal', 'limit', 'measured'))} | `{row['command']}` |"
+        f"| {' | '.join(str(row.get(name, '')) for name in columns)} | `{row['command']}` |"
         for row in sorted(rows, key=_order)
     ]
     return "\n".join(lines) + "\n"
