@@ -23,11 +23,12 @@ from benchmarks.jobs import Record, arguments, ensure, read
 MODULE = "benchmarks.accuracy"
 
 TASKS = ("trec", "cola", "sst2", "mrpc", "stsb", "rte")
-PLANS = ("bft-adapter", "bft", "spafit-1-2-II", "lora", "full")
+PLANS = ("bft-adapter", "bft", "spafit-1-2-II", "upper-half", "lora", "full")
 RATES = {
     "bft-adapter": (1e-3, 3e-3),
     "bft": (3e-4, 1e-3),
     "spafit-1-2-II": (3e-4, 1e-3),
+    "upper-half": (1e-4, 3e-4, 1e-3),
     "lora": (1e-3, 3e-3),
     "peft": (1e-3, 3e-3),
     "full": (5e-5, 2e-4),

@@ -21,8 +21,8 @@ from benchmarks.accuracy import SEARCH_SEED, run_one, search
 from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, write_rows
 
 TOP = "3: lora(rank=16, alpha=32, on=q,k,v,o,up,down)"
-RATES = {"peft": (3e-3,), "bft-adapter": (3e-3,), "spafit-1-2-II": (1e-3,)}
-RATES |= dict.fromkeys(("spafit-2-3-II", TOP), (3e-4, 1e-3, 3e-3)) | {"3: full": (1e-4, 3e-4, 1e-3)}
+RATES = {"peft": (3e-3,), "bft-adapter": (3e-3,), "spafit-1-2-II": (1e-3,), "upper-half": (3e-4,)}
+RATES |= dict.fromkeys(("spafit-2-3-II", TOP), (3e-4, 1e-3, 3e-3))
 MODULE = "benchmarks.equal"
 TASKS, SEEDS = ("trec", "rte", "sst2"), (0, 1, 2)
 EPOCHS = dict.fromkeys(RATES, 5) | {"bft-adapter": 10}

@@ -25,6 +25,7 @@ ROBERTA_LARGE = {
     "bitfit": 270_336,
     "lora": 786_432,
     "full": 355_412_057,
+    "upper-half": 12 * (12 * 1024 * 1024 + 13 * 1024),
     "adapter": 1_622_784,
     "adapterdrop": 811_392,
     "prompt": 20_480,

@@ -177,6 +177,7 @@ def test_every_preset_parses_resolves_and_round_trips():
         ("s-idpg-phm", "mlm", 0),
         ("p-tuning-v2", "classification", 0),
         ("adapterdrop", "classification", 12),
+        ("upper-half", "classification", 12),
         ("bitfit", "classification", 0),
         ("frozen", "classification", 24),
         ("-1: bitfit | adapter(depth=20)", "mlm", 20),

@@ -40,6 +40,7 @@ _TABLE = (
         "every parameter trains",
         "BFT table 1 (Model Tuning), SPAFIT table 2 (Full Fine-tuning)",
     ),
+    Preset("upper-half", "1/2: full", "every parameter of the upper half of the blocks", "Lee et al. 2019 (freezing)"),
     Preset("bitfit", ": bitfit", "the biases of every block", "Ben Zaken et al. 2022; BFT table 1"),
     Preset(
         "bitfit+embeddings",
