@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import torch
@@ -62,6 +63,13 @@ def checkpoint(model, reentrant):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
 
 
+@functools.cache
+def rms_norms():
+    """The classes of decoders' RMS norms."""
+    parts = (part for family in tiny.DECODERS for part in tiny.tiny_decoder(family).modules())
+    return {type(part) for part in parts if type(part).__name__.endswith("RMSNorm")}
+
+
 def exact_rms_norms(patch):
     """Let decoders' RMS norms work in the precision of what they get: transformers' own work in fp32, in fp64 too."""
 
@@ -70,6 +78,5 @@ def exact_rms_norms(patch):
         eps, weight = (self.variance_epsilon, self.weight) if like_llama else (self.eps, 1 + self.weight)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
-    models = [tiny.tiny_decoder(family) for family in tiny.DECODERS]
-    for norm in {type(part) for model in models for part in model.modules() if type(part).__name__.endswith("RMSNorm")}:
+    for norm in rms_norms():
         patch.setattr(norm, "forward", forward)
