@@ -43,7 +43,7 @@ def write_csv(path: Path, data: list[dict[str, Any]]) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _caches_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+def caches_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
         patch.setenv("STRATATUNE_CACHE", str(tmp_path_factory.mktemp("stratatune")))
