@@ -64,6 +64,11 @@ class Reading:
         return self.objective in ("mlm", "causal")
 
     @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        return tuple(len(suffix) - 1 for suffix in self.suffixes)
+
+    @property
     def generates(self) -> bool:
         """Whether the answer is free text."""
         return self.objective in TEXT_OBJECTIVES

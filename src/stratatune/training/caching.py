@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.split import Trunk
-from stratatune.objectives.spec import Reading, pad_id
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.spec import pad_id
 from stratatune.progress import Reporter
 from stratatune.training.cache_policy import need_of, room_for
 from stratatune.training.config import RunConfig
@@ -40,7 +42,8 @@ class Caching:
     Args:
         config: the run's settings.
         attached: the tuned model.
-        reading, tokenizer: how the texts were encoded; both belong to a cache's key.
+        objective: what is asked of the model; how the texts were encoded, and by which tokenizer, belongs to a cache's
+            key.
         autocast: bf16 or None.
         reporter: told of every decision.
         shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
@@ -51,15 +54,16 @@ class Caching:
         self,
         config: RunConfig,
         attached: Attached,
-        reading: Reading,
-        tokenizer: PreTrainedTokenizerBase,
+        objective: Objective,
         autocast: torch.dtype | None,
         reporter: Reporter,
         shared: dict[str, TrunkCache] | None = None,
     ) -> None:
-        self.config, self.attached, self.reading = config, attached, reading
-        self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
-        self.one_position = attached.one_position
+        self.config, self.attached, self.objective = config, attached, objective
+        self.reading, self.tokenizer = objective.reading, objective.tokenizer
+        self.autocast, self.reporter = autocast, reporter
+        self.one_position = objective.one_position(attached)
+        self.question = functools.partial(objective.question, training=False)
         self.opened: list[TrunkCache] = []
         self.feeding: list[Feed] = []
         self.shared = shared
@@ -78,6 +82,7 @@ class Caching:
             cache,
             one_position=self.one_position,
             autocast=self.autocast,
+            question=self.question,
             kept=self.kept,
             on_full=self._go_on if self.config.cache == "auto" else None,
         )
@@ -95,6 +100,7 @@ class Caching:
         return find_scales(
             Trunk(self.attached),
             data,
+            self.question,
             one_position=self.one_position,
             autocast=self.autocast,
             pad_id=pad_id(self.tokenizer),
@@ -162,9 +168,8 @@ class Caching:
     def _timed(self, batch: Batch) -> float:
         """A run of the trunk, waited for."""
         device = next(self.attached.backbone.model.parameters()).device
-        hidden = run_trunk(
-            Trunk(self.attached), batch.to(device), one_position=self.one_position, autocast=self.autocast
-        )
+        trunk, batch = Trunk(self.attached), batch.to(device)
+        hidden = run_trunk(trunk, batch, self.question, one_position=self.one_position, autocast=self.autocast)
         return float(hidden.flatten()[0])
 
     def _go_on(self, error: ResourceError) -> None:
@@ -243,7 +248,7 @@ class Caching:
         return CacheKey(
             weights=self.attached.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
-            template=f"{self.reading.template or ''}{list(self.attached.branches) or ''}",
+            template=f"{self.reading.template or ''}{list(self.reading.branches) or ''}",
             data=data.fingerprint,
             max_length=self.reading.max_length,
             depth=self.attached.resolved.frozen_depth,

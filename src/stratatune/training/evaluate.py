@@ -62,10 +62,10 @@ def evaluate(
     with feed.ahead(batches, device):
         for index in batches:
             batch = collate(data, index, pad_id).to(device)
-            logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words, objective.ids(batch))
+            logits = top(feed.hidden(batch), batch.mask, objective.question(batch, training=False))
             if batch.labels is not None:
-                loss += objective.word_loss(logits, batch.labels).item() * len(index)
-            outputs.append(objective.predict(logits).cpu().numpy())
+                loss += objective.word_loss(logits, batch).item() * len(index)
+            outputs.append(objective.predict(logits, batch).cpu().numpy())
             order.append(index)
     top.train(was_training)
     output, loss = ranks.rows_of_all(np.concatenate(outputs), np.concatenate(order), len(data), loss)

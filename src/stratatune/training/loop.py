@@ -98,9 +98,9 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     tokens, batch = batch.tokens, batch.to(session.device)
     hidden = session.feed.hidden(batch)
     with session.mixed():
-        logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-    loss = objective.loss(logits, batch.labels)
-    part = ranks.weigh(loss, objective.weight(logits), tokens)
+        logits = session.top(hidden, batch.mask, objective.question(batch, training=True))
+    loss = objective.loss(logits, batch)
+    part = ranks.weigh(loss, objective.weight(batch), tokens)
     session.accelerator.backward(loss * part.share / ask.among)
     if ask.due:
         ranks.add_gradients(trained.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,14 @@ class Predictor:
             [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
         )
         attached = self.model.attached
-        feed = Feed(Trunk(attached), None, one_position=attached.one_position, autocast=self.autocast, kept=self.kept)
+        feed = Feed(
+            Trunk(attached),
+            None,
+            one_position=self.objective.one_position(attached),
+            autocast=self.autocast,
+            question=functools.partial(self.objective.question, training=False),
+            kept=self.kept,
+        )
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return evaluate(
                 Top(attached),

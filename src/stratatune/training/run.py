@@ -221,7 +221,7 @@ def open_session(
     for notice in (*alone, *base.notices, *model.attached.notices, *notices, *train_data.notices):
         reporter.notice(notice)
     opened = None if shared is None else shared.caches
-    caching = Caching(config, model.attached, reading, base.tokenizer, autocast, reporter, opened)
+    caching = Caching(config, model.attached, words, autocast, reporter, opened)
     feed, eval_feed = ranks.feeds(caching, {"training": train_data, "evaluation": eval_data}, pad_id(base.tokenizer))
     assert feed is not None
     session = Session(

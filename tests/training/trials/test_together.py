@@ -11,13 +11,17 @@ import pytest
 import torch
 from torch import nn
 
+import asking
 import stratatune as st
 import tiny
 import tuning
 from stratatune.errors import ConfigError
 from stratatune.methods.adapter import BottleneckAdapter
+from stratatune.model.question import Question
 from stratatune.model.saving import read_tensors
 from stratatune.model.split import Top, Trunk
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.spec import Reading
 from stratatune.progress import Reporter
 from stratatune.training.config import validate
 from stratatune.training.optimiser import build_optimiser
@@ -37,13 +41,32 @@ zero (the biases of the keys), Adam would otherwise blow up rounding to the size
 class Plain:
     """The loss of a batch with labels 0, 1, 2, 0, ...; as an objective."""
 
-    training_words = None
+    def __init__(self, attached):
+        self.classifies = attached.backbone.output == "classification"
 
-    def ids(self, batch):
-        return None
+    def question(self, batch, *, training):
+        return Question() if self.classifies else asking.at(batch.read)
 
-    def loss(self, logits, labels):
-        return nn.functional.cross_entropy(logits, labels)
+    def loss(self, logits, batch):
+        return nn.functional.cross_entropy(logits if self.classifies else logits[:, 0], batch.labels)
+
+
+class Told(Plain):
+    """The loss of free text, behind a text or by a second stack."""
+
+    def __init__(self, attached, targets):
+        super().__init__(attached)
+        reading = Reading("seq2seq" if attached.backbone.output == "seq2seq" else "completion", ("text",), None)
+        self.own, self.targets = Objective(reading, None), targets
+
+    def question(self, batch, *, training):
+        return self.own.question(self.with_targets(batch), training=training)
+
+    def loss(self, logits, batch):
+        return self.own.loss(logits, self.with_targets(batch))
+
+    def with_targets(self, batch):
+        return SimpleNamespace(**{**vars(batch), "targets": self.targets})
 
 
 def batch_of(family, kind) -> Any:
@@ -66,7 +89,7 @@ def asks_of(models, settings, *, among=1, due=True, factor=0.7):
         session: Any = SimpleNamespace(
             config=config,
             top=Top(model.attached),
-            objective=Plain(),
+            objective=Plain(model.attached),
             device=torch.device("cpu"),
             autocast=None,
             mixed=lambda: torch.autocast("cpu", enabled=False),
@@ -115,10 +138,8 @@ def test_gradients_of_other_families_are_those_alone(family, text):
     batch: Any = SimpleNamespace(input_ids=ids, token_types=None, mask=mask, read=read, labels=torch.tensor([0, 1, 2]))
     asks = asks_of(models, [{}] * 2)
     for ask in asks:
-        objective: Any = ask.session.objective
         if models[0].attached.backbone.output in ("causal", "seq2seq"):
-            objective.ids = lambda batch: batch.input_ids if family in tiny.DECODERS else targets
-            objective.loss = lambda logits, labels: -logits[:, 0].sum() / logits[:, 1].sum()
+            ask.session.objective = Told(models[0].attached, targets)
     Group(asks).prove(batch, hidden_of(models[0], batch))
 
 
@@ -161,8 +182,9 @@ def test_steps_are_those_of_adamw_and_clipping_alone(among):
         group.learn(asks_of(once, settings, among=among, due=due, factor=factor), batch, hidden)
         for place, (ask, model) in enumerate(zip(alone, apart, strict=True)):
             trained = list(model.attached.trained().values())
-            logits = ask.session.top(hidden, batch.mask, batch.read)
-            (nn.functional.cross_entropy(logits, batch.labels) / among).backward()
+            objective = ask.session.objective
+            logits = ask.session.top(hidden, batch.mask, objective.question(batch, training=True))
+            (objective.loss(logits, batch) / among).backward()
             if due:
                 for own in ask.optimiser.param_groups:
                     own["lr"] = own["initial_lr"] * factor * (place + 1)

@@ -37,12 +37,17 @@ from stratatune.errors import ResourceError
 from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
+from stratatune.objectives.objective import candidate_scores
 from stratatune.plan import Plan
 from stratatune.shapes.table import architecture_of
 
 PADDING, WORDS = 1, (10, 11)
 """Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
+
+SCORED = [0] * len(WORDS), [[word] for word in WORDS]
+"""A decoder's label words: each is one token, which the text's last one predicts."""
 
 
 @dataclass(frozen=True)
@@ -242,8 +247,6 @@ class Ours:
         self.top = Top(attached)
         self.trained = list(attached.trained().values())
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
-        if kind == "causal":
-            attached.reading = {"objective": kind, "suffixes": [[word] for word in WORDS]}
         self.words = torch.tensor(WORDS, device=setting.device)
         self.kind, self.over_words = kind, kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
         self.picked = self.words if kind == "mlm" else None
@@ -279,12 +282,20 @@ class Ours:
         """Feed and forward: as training/loop.py does them."""
         hidden = self.feed.hidden(batch)
         with self.setting.mixed():
-            logits = self.top(hidden, batch.mask, batch.read, self.picked if self.over_words else None)
+            logits = self.top(hidden, batch.mask, self.question(batch))
         assert batch.labels is not None
-        if self.kind == "causal":  # logits are log-probabilities of the words
-            return -logits.gather(1, batch.labels[:, None]).mean()
+        if self.kind == "causal":  # the log-probabilities of the words
+            scores = candidate_scores(logits, *SCORED)
+            return -scores.gather(1, batch.labels[:, None]).mean()
+        logits = logits[:, 0] if self.kind == "mlm" else logits
         labels = batch.labels if self.over_words else self.words[batch.labels]
         return nn.functional.cross_entropy(logits.float(), labels)  # pyright: ignore[reportArgumentType]
+
+    def question(self, batch: Batch) -> Question:
+        """What the plan's objective asks: a class, or the label's word at the position read."""
+        if self.kind == "classification":
+            return Question()
+        return Question(places=batch.read[:, None], rows=self.picked if self.over_words else None)
 
     def step(self, batch: Batch) -> None:
         """Feed, forward, backward, clip, step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,15 +53,21 @@ def top_rate(setting: Setting, text: str) -> float:
         cast_frozen(model.attached, setting.autocast)
     objective = Objective(setting.reading, setting.base.tokenizer).to(setting.device)
     optimiser = build_optimiser(model.attached.groups, setting.config)
-    feed = Feed(Trunk(model.attached), None, one_position=model.attached.one_position, autocast=setting.autocast)
+    feed = Feed(
+        Trunk(model.attached),
+        None,
+        one_position=objective.one_position(model.attached),
+        autocast=setting.autocast,
+        question=functools.partial(objective.question, training=False),
+    )
     top = Top(model.attached).train()
 
     def step(batch: Batch) -> float:
         hidden = feed.hidden(batch)
         started = time.perf_counter()
         with torch.autocast(setting.device.type, dtype=setting.autocast, enabled=setting.autocast is not None):
-            logits = top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-        objective.loss(logits, batch.labels).backward()
+            logits = top(hidden, batch.mask, objective.question(batch, training=True))
+        objective.loss(logits, batch).backward()
         optimiser.step()
         optimiser.zero_grad()
         _wait(setting.device)

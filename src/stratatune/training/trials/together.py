@@ -221,13 +221,13 @@ class Group:
         """Of some trials [n]: losses [n] and gradients [n, P]."""
         session = self.sessions[0]
         top, objective = session.top, session.objective
+        question = objective.question(batch, training=True)
         values = self.values[rows].detach().requires_grad_()
 
         def loss(trained: dict[str, Tensor]) -> Tensor:
             with session.mixed():
-                given = hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch)
-                logits = functional_call(top, trained, given)
-            return objective.loss(logits, batch.labels)
+                logits = functional_call(top, trained, (hidden, batch.mask, question))
+            return objective.loss(logits, batch)
 
         # The same draw for all, as each would make by itself. A GPU's fused kernels know no such thing.
         draw = "same" if hidden.device.type == "cpu" else "different"
@@ -286,8 +286,8 @@ class Group:
         """A trial's loss and gradient [P] by its own modules."""
         trained, objective = session.top.attached.trained(), session.objective
         with session.mixed():
-            logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-        loss = objective.loss(logits, batch.labels)
+            logits = session.top(hidden, batch.mask, objective.question(batch, training=True))
+        loss = objective.loss(logits, batch)
         found = torch.autograd.grad(loss, [trained[name] for name in self.shapes])
         return loss.detach(), torch.cat([one.flatten() for one in found])
 
