@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratatune._compat import attention_of
+from stratatune._compat import attention_of, cache_argument
 from stratatune.model.skeleton import Call
 
 
@@ -117,11 +117,11 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     """
     if block.training and getattr(block, "gradient_checkpointing", False):
         return take(block.forward(hidden, **call.kwargs), read)
-    cache = _KeysAndValues()
+    cache = {cache_argument(block): _KeysAndValues()}
     with contextlib.suppress(_Kept):
-        block.forward(hidden, **call.kwargs, past_key_values=cache)
+        block.forward(hidden, **call.kwargs, **cache)
     there = {name: _there(value, read) for name, value in call.kwargs.items()}
-    return block.forward(take(hidden, read), **there, past_key_values=cache)
+    return block.forward(take(hidden, read), **there, **cache)
 
 
 def _there(given: Any, read: Tensor) -> Any:
