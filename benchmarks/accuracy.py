@@ -109,9 +109,9 @@ def _settings(job: dict[str, Any], model: str, source: str, epochs: int, out: st
 
 
 def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str, Any]:
-    from stratatune.train.config import validate
-    from stratatune.train.progress import Reporter
-    from stratatune.train.run import train
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train
 
     with tempfile.TemporaryDirectory() as out:
         cache = {"cache": str(Path(out) / "cache")}  # of its own: each run pays for its trunk
@@ -147,10 +147,10 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
     from stratatune.data.labels import LabelSet
     from stratatune.data.tasks import TASKS as TABLE
     from stratatune.model.base import load_base
-    from stratatune.train.config import validate
-    from stratatune.train.metrics import score
-    from stratatune.train.prepare import read_tables
-    from stratatune.train.run import peak_memory
+    from stratatune.objectives.metrics import score
+    from stratatune.training.config import validate
+    from stratatune.training.prepare import read_tables
+    from stratatune.training.run import peak_memory
 
     with tempfile.TemporaryDirectory() as out:
         settings = _settings({**job, "arm": "lora"}, model, source, epochs, out)

@@ -32,14 +32,14 @@ import torch
 
 from benchmarks.jobs import RESULTS, Record, row, show_rows, write_rows
 from benchmarks.sides import PLAN, ROBERTA_LARGE
+from stratatune.cache.feed import Feed, fill
+from stratatune.cache.folders import list_caches
+from stratatune.cache.keys import CacheKey
+from stratatune.cache.rows import estimate_bytes
+from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import plan_batches
-from stratatune.data.cache import TrunkCache
-from stratatune.data.caches import list_caches
-from stratatune.data.keys import CacheKey
-from stratatune.data.rows import estimate_bytes
 from stratatune.model.split import Trunk
-from stratatune.study.arms import Ours, Setting, lengths_like, random_data
-from stratatune.train.feed import Feed, fill
+from stratatune.studies.bench.arms import Ours, Setting, lengths_like, random_data
 
 MODULE = "benchmarks.caching"
 CPU = torch.device("cpu")
@@ -78,9 +78,9 @@ def p7(args: argparse.Namespace) -> list[Record]:
 
 
 def _score(args: argparse.Namespace, dtype: str, seed: int, root: Path) -> float:
-    from stratatune.train.config import validate
-    from stratatune.train.progress import Reporter
-    from stratatune.train.run import train
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train
 
     with tempfile.TemporaryDirectory() as out:
         config = validate(
@@ -127,11 +127,11 @@ def _filled(arm: Ours, root: Path | None) -> Feed:
     for part in np.array_split(np.arange(len(arm.setting.data)), 20):
         tokens = int(arm.setting.data.lengths[part].sum())
         cache.put(part, torch.randn(tokens, cache.width, generator=random))
-    return Feed(Trunk(arm.model.strata), cache, read_only=False, autocast=torch.bfloat16)
+    return Feed(Trunk(arm.model.attached), cache, one_position=False, autocast=torch.bfloat16)
 
 
 def _open(arm: Ours, root: Path | None) -> TrunkCache:
-    resolved = arm.model.strata.resolved
+    resolved = arm.model.attached.resolved
     key = CacheKey("w", "t", "", "d", 512, resolved.frozen_depth, "all", "bf16", ())
     return TrunkCache.open(root, key, arm.setting.data.lengths, resolved.shape.hidden, verify=False)
 
@@ -143,7 +143,7 @@ def _without_pages(feed: Feed, arm: Ours, root: Path) -> Feed:
     for path in root.glob("*/*.bin"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return Feed(Trunk(arm.model.strata), _open(arm, root), read_only=False, autocast=torch.bfloat16)
+    return Feed(Trunk(arm.model.attached), _open(arm, root), one_position=False, autocast=torch.bfloat16)
 
 
 def _bytes_read() -> int:

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.accuracy import run_one
 from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, write_rows
+from stratatune.costs.cost import random_batches
 from stratatune.plan import shape_of
-from stratatune.study.cost import random_batches
 
 RATE, EPOCHS, SEEDS = 3e-3, 3, (0, 1, 2)
 MODULE = "benchmarks.depths"
@@ -48,7 +48,7 @@ def _job(depth: int, task: str, seed: int, order: str) -> Record:
 
 def _run(job: Record, model: str, data: str) -> Record:
     if job["order"] == "random":
-        from stratatune.train.session import Session
+        from stratatune.training.session import Session
 
         def drawn(self: Any, epoch: int) -> list[Any]:
             return random_batches(len(self.train), self.config.batch_size, 1000 * self.config.seed + epoch)

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu [--device cuda|cpu] [--shape large|base|small] [--lengths sst2|rte] [--plan bft-adapter@18]
         [--rounds 5] [--examples 10240]
 
-Beside the arms of ``study/arms.py`` stands V, ``study/padding_free.py``: A without padding, by FlashAttention. Random
-weights, batch 32, bf16 by autocast on all sides. Memory is that of an arm by itself; times are of all arms in turn, the
+Wrapper the arms of ``studies/bench/arms.py`` stands V, ``study/padding_free.py``: A without padding, by
+FlashAttention. Random weights, batch 32, bf16 by autocast on all sides. Memory is that of an arm by itself; times are
+of all arms in turn, the
 minimum over the rounds. The peak is a large bf16 product's, measured in the same run. On a CPU it shows that it runs.
 """
 
@@ -19,12 +20,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.jobs import Record, row, show_rows, write_rows
+from benchmarks.padding_free import PaddingFree
 from benchmarks.sides import ROBERTA_LARGE
 from benchmarks.trials import SHAPES
+from stratatune.costs.cost import cost
 from stratatune.plan import Plan, shape_of
-from stratatune.study.arms import Ours, Setting, Stock, lengths_like, random_data
-from stratatune.study.cost import cost
-from stratatune.study.padding_free import PaddingFree
+from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data
 
 EVERY = 10**9
 TRIALS, EPOCHS = 16, 5

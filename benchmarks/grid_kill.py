@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import gridding
-from stratatune.data.caches import list_caches
-from stratatune.study.records import RunRecord, read_records
-from stratatune.study.store import FILE, Store
+from stratatune.cache.folders import list_caches
+from stratatune.studies.grid.records import RunRecord, read_records
+from stratatune.studies.grid.store import FILE, Store
 
 EPOCHS = 3
 DEPTHS = (1, 2)

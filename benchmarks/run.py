@@ -2,7 +2,7 @@
 
     python -m benchmarks.run [--only P1,P6] [--rounds 5] [--batches 6] [--lengths rte] [--threads 1]
 
-Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``study/arms.py`` describes the arms.
+Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``studies/bench/arms.py`` describes the arms.
 The shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of
 the minimum over the rounds; of P3, the sum of what its trials took. A limit is what counting operations allows with no
 overhead at all.
@@ -20,12 +20,12 @@ from statistics import mean
 import torch
 from torch import nn
 
+from benchmarks.counters import resident_bytes, saved_bytes
 from benchmarks.jobs import Record, row, show_rows, write_rows
 from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
-from stratatune.model.release import release_trunk
-from stratatune.study.arms import Ours, Setting, Stock, lengths_like, random_data
-from stratatune.study.counters import resident_bytes, saved_bytes
+from stratatune.model.offload import offload_trunk
+from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data
 
 
 def p1(bench: Bench) -> list[Record]:
@@ -76,7 +76,7 @@ def p5(bench: Bench) -> list[Record]:
     """The share of the MLM head, and the same top with transformers' head over every position."""
     ours = bench.ours()
     batches = list(ours.batches())
-    backbone = ours.model.strata.backbone
+    backbone = ours.model.attached.backbone
 
     def head_only(words: torch.Tensor | None) -> float:
         hidden = torch.randn(32, 1, 1024, requires_grad=True)
@@ -101,7 +101,7 @@ def p5(bench: Bench) -> list[Record]:
             with bench.setting.mixed():
                 calls = backbone.calls(hidden, batch.mask)
                 for depth in range(ours.top.depth, 24):
-                    for insertion in ours.model.strata.insertions_at(depth):
+                    for insertion in ours.model.attached.insertions_at(depth):
                         hidden, _ = insertion(hidden, batch.mask)
                     hidden = backbone.run_block(depth, hidden, calls[depth])
                 logits = backbone.model.lm_head(hidden)
@@ -148,11 +148,11 @@ def p6(bench: Bench) -> list[Record]:
 
         return mean(whole(batch) for batch in arm.batches())
 
-    own = (ours.model, *ours.model.strata.top_weights())
+    own = (ours.model, *ours.model.attached.top_weights())
     mine = mean(saved_bytes(lambda batch=batch: ours.loss(batch), *own) for batch in ours.batches())
     a, f = stock("A"), stock("F")
-    release_trunk(ours.model.strata, lambda: bench.setting.model("mlm"))  # as train/loop.py does
-    weights = resident_bytes(ours.model, *ours.model.strata.top_weights()) / resident_bytes(bench.arm("A").model)
+    offload_trunk(ours.model.attached, lambda: bench.setting.model("mlm"))  # as training/loop.py does
+    weights = resident_bytes(ours.model, *ours.model.attached.top_weights()) / resident_bytes(bench.arm("A").model)
     return [
         row(
             "P6",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratatune.study.arms import Ours, Setting, Stock
+from stratatune.studies.bench.arms import Ours, Setting, Stock
 
 ROBERTA_LARGE = {
     "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,

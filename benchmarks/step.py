@@ -21,7 +21,7 @@ from benchmarks.accuracy import FOLDERS
 from benchmarks.gpu import peak
 from benchmarks.jobs import Record, row, show_rows, write_rows
 from stratatune.data.readers import read
-from stratatune.study.arms import Ours, Setting, random_data
+from stratatune.studies.bench.arms import Ours, Setting, random_data
 
 PLAN, STEPS = "upper-half", 40
 PARTS = {

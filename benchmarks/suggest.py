@@ -37,9 +37,9 @@ def settings(task: str, seed: int, model: str, data: str, out: Path) -> dict[str
 
 def sweep_one(task: str, depth: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One trained plan of the sweep. Its caches stay: both seeds share the evaluation data's."""
-    from stratatune.train.config import validate
-    from stratatune.train.progress import Reporter
-    from stratatune.train.run import train
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train
 
     with tempfile.TemporaryDirectory() as out:
         given = settings(task, seed, args.model, args.data, Path(out) / "run")
@@ -52,9 +52,9 @@ def sweep_one(task: str, depth: int, seed: int, args: argparse.Namespace) -> dic
 
 def suggest_one(task: str, args: argparse.Namespace) -> dict[str, Any]:
     """The suggestion for the same settings, from raw text to the plan."""
-    from stratatune.study.suggest import Asked, suggest
-    from stratatune.train.config import validate
-    from stratatune.train.progress import Reporter
+    from stratatune.progress import Reporter
+    from stratatune.studies.suggest.suggest import Asked, suggest
+    from stratatune.training.config import validate
 
     with tempfile.TemporaryDirectory() as out:
         config = validate(settings(task, 0, args.model, args.data, Path(out) / "run"))
@@ -95,9 +95,9 @@ def _import() -> None:
     import sklearn.pipeline  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
 
-    import stratatune.study.calibrate
-    import stratatune.study.suggest
-    import stratatune.train.run  # noqa: F401
+    import stratatune.studies.suggest.calibrate
+    import stratatune.studies.suggest.suggest
+    import stratatune.training.run  # noqa: F401
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
 from benchmarks.suggest import ROWS as SUGGEST_ROWS
 from benchmarks.suggest import SEEDS as SUGGEST_SEEDS
-from stratatune.study.probing import FOLDS
-from stratatune.study.statistics import Comparison, compare
+from stratatune.studies.statistics import Comparison, compare
+from stratatune.studies.suggest.probing import FOLDS
 
 Records = list[dict[str, Any]]
 

@@ -21,23 +21,23 @@ import torch
 from benchmarks.jobs import Record, row, show_rows, write_rows
 from benchmarks.sides import ROBERTA_LARGE
 from stratatune._compat import accelerator_for
-from stratatune.data.cache import TrunkCache
-from stratatune.data.keys import CacheKey
-from stratatune.data.reading import Reading
+from stratatune.cache.feed import Feed
+from stratatune.cache.keys import CacheKey
+from stratatune.cache.store import TrunkCache
+from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import Casts, cast_frozen
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
-from stratatune.study.arms import Setting, lengths_like, random_data
-from stratatune.train.config import validate
-from stratatune.train.feed import Feed
-from stratatune.train.loop import steps
-from stratatune.train.many import Turns, take_turns
-from stratatune.train.objectives import Objective
-from stratatune.train.progress import Reporter
-from stratatune.train.session import Session
-from stratatune.train.sharing import ReadOnce, twin
-from stratatune.train.together import Together
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.spec import Reading
+from stratatune.progress import Reporter
+from stratatune.studies.bench.arms import Setting, lengths_like, random_data
+from stratatune.training.config import validate
+from stratatune.training.loop import steps
+from stratatune.training.session import Session
+from stratatune.training.trials.many import Turns, take_turns
+from stratatune.training.trials.sharing import ReadOnce, twin
+from stratatune.training.trials.together import Together
 
 SHAPES: dict[str, Record] = {
     "large": {},
@@ -77,17 +77,17 @@ class Bench:
         accelerator = accelerator_for(args.device, (), out)
         torch.manual_seed(0)
         model = apply(twin(self.base), config.plan)
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.data = parameter.data.clone()
         autocast = torch.bfloat16 if setting.bf16 else None
         if autocast is not None:
-            cast_frozen(model.strata, autocast, self.casts)
+            cast_frozen(model.attached, autocast, self.casts)
         model.to(accelerator.device)
-        feed = Feed(Trunk(model.strata), self._filled(model), read_only=False, autocast=autocast)
+        feed = Feed(Trunk(model.attached), self._filled(model), one_position=False, autocast=autocast)
         return Session(
             config=config,
             accelerator=accelerator,
-            top=Top(model.strata),
+            top=Top(model.attached),
             objective=Objective(self.reading, None),  # pyright: ignore[reportArgumentType] - asked for label words alone
             train=setting.data,
             feed=ReadOnce(feed, self.last),
@@ -104,7 +104,7 @@ class Bench:
     def _filled(self, model: Any) -> TrunkCache:
         """A cache of random hidden states, the same for all trials."""
         if self.cache is None:
-            strata, lengths = model.strata, self.setting.data.lengths
+            strata, lengths = model.attached, self.setting.data.lengths
             width, dtype = strata.resolved.shape.hidden, "bf16" if self.setting.bf16 else "fp32"
             key = CacheKey("w", "t", "", "random", 512, strata.resolved.frozen_depth, "all", dtype, ())
             self.cache = TrunkCache.open(None, key, lengths, width)

@@ -22,11 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 
 import tiny
-from stratatune.data.kept import Kept
-from stratatune.data.resident import Resident
+from stratatune.cache.codec import Codec
+from stratatune.cache.on_device import Resident
 from stratatune.errors import PlanError
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
 from tuning import MIXES, PLANS
 
@@ -63,7 +63,7 @@ def moved(model: nn.Module) -> nn.Module:
 
 def logits_of(model: Any) -> Tensor:
     """The top of the trunk, in training and as it is used."""
-    strata = model.strata
+    strata = model.attached
     ids, mask = away(IDS), away(MASK)
     read = mask.sum(1) - 1
     extra = away(TARGETS) if strata.backbone.row.kind == "encoder-decoder" else None
@@ -90,7 +90,7 @@ def remembered() -> Tensor:
     with FAKE:
         slots, scales = [torch.zeros(5, 4, dtype=torch.int8)], torch.zeros(4)
         resident = Resident(slots, np.array([0, 0]), np.array([0, 2]), counts, torch.device(AWAY))
-        return Kept("int8", scales).unpack(resident.get_padded(np.array([1, 0])), torch.float32)
+        return Codec("int8", scales).unpack(resident.get_padded(np.array([1, 0])), torch.float32)
 
 
 def forgetful() -> Tensor:

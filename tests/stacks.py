@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import tiny
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 
 FAMILIES = ("t5", "t5-gated", "bart")
 WORDS = ("film", "book", "city", "food", "day", "night", "movie", "story")
@@ -27,7 +27,7 @@ def inputs():
 def tuned(family, plan, **settings):
     model = apply(tiny.tiny_encoder_decoder(family, **settings), plan)
     torch.manual_seed(1)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
 
@@ -49,9 +49,9 @@ def whole(model):
 
 def split(model):
     ids, mask, targets = inputs()
-    hidden = Trunk(model.strata)(ids, mask)
+    hidden = Trunk(model.attached)(ids, mask)
     hidden = torch.where(mask[..., None], hidden, 0)  # as it comes out of a cache
-    total, count = Top(model.strata)(hidden, mask, mask.sum(1), ids=targets).sum(0)
+    total, count = Top(model.attached)(hidden, mask, mask.sum(1), ids=targets).sum(0)
     return -total / count
 
 

@@ -27,7 +27,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from stratatune.plan.table import architecture_of
+from stratatune.shapes.table import architecture_of
 
 Kind = Literal["mlm", "classification"]
 Family = Literal["bert", "roberta"]

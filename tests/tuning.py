@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import tiny
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
-from stratatune.plan import BLOCK_TREATMENTS, INSERTIONS, Plan
+from stratatune.plan import BLOCK_METHODS, INSERTIONS, Plan
 
 MIXES = (
     "1: lora(on=q,v,down) + ia3(on=k,v,down) + delta_bias + houlsby + parallel + prefix(tokens=3)",
@@ -35,7 +35,7 @@ def _variants(cls: type) -> Iterator[str]:
 
 
 def _plans() -> Iterator[str]:
-    for kind, cls in BLOCK_TREATMENTS.items():
+    for kind, cls in BLOCK_METHODS.items():
         if kind != "frozen":
             yield f"1: {kind}"
             yield from (f"1: {kind}({option})" for option in _variants(cls))
@@ -47,13 +47,13 @@ def _plans() -> Iterator[str]:
 
 
 PLANS = tuple(_plans())
-"""One plan for every treatment in the registries, and for every choice that one offers."""
+"""One plan for every method in the registries, and for every choice that one offers."""
 
 
 def starts_as_the_base(text: str) -> bool:
-    """Whether the plan promises to change nothing at first: all treatments do that add no position to attend to."""
+    """Whether the plan promises to change nothing at first: all methods do that add no position to attend to."""
     plan = Plan.parse(text)
-    kinds = {one.kind for stratum in plan.strata for one in stratum.treatments}
+    kinds = {one.kind for stratum in plan.strata for one in stratum.methods}
     return "prefix" not in kinds and not any(one.prompt for one in plan.insertions)
 
 
@@ -78,7 +78,7 @@ def tuned(family: str, text: str, kind: str = "mlm", *, dtype: torch.dtype = tor
 def shake(model: Any, spread: float = 0.1) -> Any:
     """Moves everything that trains, the same way each time."""
     generator = torch.Generator().manual_seed(1)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter += spread * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
     return model
 
@@ -92,5 +92,5 @@ def whole(model: Any, inputs: dict[str, Tensor], read: Tensor) -> Tensor:
 def halves(model: Any, inputs: dict[str, Tensor], read: Tensor) -> Tensor:
     """The top of the trunk."""
     mask = inputs["attention_mask"].bool()
-    hidden = Trunk(model.strata)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
-    return Top(model.strata)(hidden, mask, read)
+    hidden = Trunk(model.attached)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
+    return Top(model.attached)(hidden, mask, read)

@@ -6,7 +6,6 @@ The names below are fetched when they are first used, so ``import stratatune`` i
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,16 +13,16 @@ if TYPE_CHECKING:
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.app.suggesting import suggest
+    from stratatune.costs.cost import cost
     from stratatune.errors import StratatuneError, UserError
+    from stratatune.exits.export import export
     from stratatune.model.artefact import load
+    from stratatune.model.attach import apply
     from stratatune.model.custom import backbone_from_names
-    from stratatune.model.exporting import export
     from stratatune.model.merging import merge, remove
-    from stratatune.model.tuned import apply
     from stratatune.plan import Plan, shape_of
-    from stratatune.study.cost import cost
-    from stratatune.train.config import RunConfig
-    from stratatune.train.predict import Predictor
+    from stratatune.training.config import RunConfig
+    from stratatune.training.predict import Predictor
 
 __all__ = [
     "Classifier",
@@ -50,15 +49,15 @@ __all__ = [
 _HOMES = {
     "Classifier": "app.estimator",
     "Plan": "plan",
-    "Predictor": "train.predict",
+    "Predictor": "training.predict",
     "Regressor": "app.estimator",
-    "RunConfig": "train.config",
+    "RunConfig": "training.config",
     "StratatuneError": "errors",
     "UserError": "errors",
-    "apply": "model.tuned",
+    "apply": "model.attach",
     "backbone_from_names": "model.custom",
-    "cost": "study.cost",
-    "export": "model.exporting",
+    "cost": "costs.cost",
+    "export": "exits.export",
     "load": "model.artefact",
     "merge": "model.merging",
     "remove": "model.merging",
@@ -66,21 +65,6 @@ _HOMES = {
     "train_many": "app.api",
     "suggest": "app.suggesting",
 }
-
-
-class _Callable(ModuleType):
-    """``stratatune.train`` names a floor of the house; called, it is the door ``st.train(...)``.
-
-    Whoever imports a module of that floor binds the floor to the name ``train`` here, so the floor itself is callable.
-    """
-
-    def __call__(self, **settings: Any) -> Any:
-        from stratatune.app.api import train
-
-        return train(**settings)
-
-
-importlib.import_module("stratatune.train").__class__ = _Callable
 
 
 def __getattr__(name: str) -> Any:

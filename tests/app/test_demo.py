@@ -30,7 +30,7 @@ def test_without_the_model(monkeypatch):
 
 
 def test_the_sentence(monkeypatch, capsys):
-    from stratatune.train.progress import Reporter
+    from stratatune.progress import Reporter
 
     assert demo.ask("given", Reporter()) == "given"
     monkeypatch.setattr("sys.stdin", io.StringIO())

@@ -58,7 +58,7 @@ def test_from_inside_a_verb(say, monkeypatch, error, code):
 
 
 def test_interrupted_training_says_resume(say, monkeypatch, data, tiny_folder, tmp_path):
-    import stratatune.train.run as run
+    import stratatune.training.run as run
 
     def stop(*_, **__):
         raise KeyboardInterrupt

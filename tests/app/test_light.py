@@ -80,7 +80,7 @@ def test_list(say, kind):
 
 
 def test_init(say, tmp_path):
-    from stratatune.train.config import load_config, validate
+    from stratatune.training.config import load_config, validate
 
     file = tmp_path / "run.yaml"
     assert say("init", file, "--json").json == {"out": str(file)}

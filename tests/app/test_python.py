@@ -6,7 +6,7 @@ import pytest
 import stratatune as st
 from stratatune.app.estimator import columns_of
 from stratatune.errors import ConfigError, DataError
-from stratatune.train.progress import Reporter
+from stratatune.progress import Reporter
 
 from .conftest import BAD, GOOD, ROWS
 
@@ -22,10 +22,10 @@ def test_every_name_is_there():
 
 
 def test_train_stays_callable_when_its_floor_is_imported():
-    import stratatune.train.config
+    import stratatune.training.config
 
     assert callable(st.train)
-    assert stratatune.train.config.RunConfig is st.RunConfig
+    assert stratatune.training.config.RunConfig is st.RunConfig
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The page docs/methods.md, made from the registries: ``PYTHONPATH=tests python tests/docs/methods_table.py``.
 
-Every treatment is put into a tiny random model of every family and merged; what is refused is told with its reason.
+Every method is put into a tiny random model of every family and merged; what is refused is told with its reason.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import tiny
 from stratatune.errors import PlanError
+from stratatune.exits.peft import refusals
+from stratatune.model.attach import apply
 from stratatune.model.merging import merge
-from stratatune.model.peft_form import refusals
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
-from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS
+from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 OPTIONS = {
@@ -27,16 +27,16 @@ HEAD = """# Methods on architectures
 Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
 **merges**: works, and `st.merge(model)` folds it into the base weights. **in memory**: works, and
 `st.merge(model, in_memory=True)` folds it in; a saved model would lose it. **works**: works, and cannot be folded.
-**-**: refused; the reasons stand below. Block treatments stand here on the upper two of four blocks (frozen depth 2; on
+**-**: refused; the reasons stand below. Block methods stand here on the upper two of four blocks (frozen depth 2; on
 ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
-encoder-decoder's two stacks block treatments stand on the upper blocks of each, insertions in the encoder; an `adapter`
+encoder-decoder's two stacks block methods stand on the upper blocks of each, insertions in the encoder; an `adapter`
 may stand in the decoder too (`stack=dec`). The last column: whether `stratatune export --to peft` has a form for it
 ([export.md](export.md)).
 """
 
 
 def plan_of(kind: str, family: str) -> str:
-    """A plan that holds this treatment alone."""
+    """A plan that holds this method alone."""
     layers = ":" if family == "albert" else "2:"
     written = f"{kind}({OPTIONS[kind]})" if kind in OPTIONS else kind
     return written if kind in INSERTIONS else f"{layers} {written}"
@@ -64,7 +64,7 @@ def outcome(kind: str, family: str, stacks: str) -> tuple[str, str]:
 
 def page() -> str:
     """The whole page."""
-    kinds = [kind for kind in (*BLOCK_TREATMENTS, *INSERTIONS) if kind != "frozen"]
+    kinds = [kind for kind in (*BLOCK_METHODS, *INSERTIONS) if kind != "frozen"]
     rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.kind))
     families = [(row.name if row.kind == "encoder-decoder" else row.model_types[0], row.kind) for row in rows]
     found = {(kind, family): outcome(kind, family, stacks) for kind in kinds for family, stacks in families}
@@ -72,7 +72,7 @@ def page() -> str:
     lines.append("|---" * (len(families) + 2) + "|")
     for kind in kinds:
         cells = [found[kind, family][0] for family, _ in families]
-        exits = not refusals(apply(tiny.tiny_bert(), plan_of(kind, "bert")).strata)
+        exits = not refusals(apply(tiny.tiny_bert(), plan_of(kind, "bert")).attached)
         lines.append(f"| `{kind}` | {' | '.join(cells)} | {'yes' if exits else 'no'} |")
     reasons = [f"* `{kind}` on {family}: {why}" for (kind, family), (_, why) in found.items() if why]
     return "\n".join([*lines, "", "## Refused, and why", "", *reasons]) + "\n"

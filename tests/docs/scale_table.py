@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stratatune.data.cache import SHARD_BYTES
-from stratatune.study.cost import cost
+from stratatune.cache.store import SHARD_BYTES
+from stratatune.costs.cost import cost
 
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 EXAMPLES, TOKENS = 10**9, 64
@@ -13,7 +13,7 @@ RATE = 400e12  # FLOP/s
 PLANS = (("roberta-large", "bft@12"), ("roberta-large", "bft-adapter@18"), ("roberta-base", "bft-adapter@9"))
 PAGE_HEAD = f"""# A billion examples: the plan on paper
 
-Made by `tests/docs/scale_table.py` from the cost model (`stratatune.study.cost`); a test holds the page to it. Nothing
+Made by `tests/docs/scale_table.py` from the cost model (`stratatune.costs.cost`); a test holds the page to it. Nothing
 here was measured, and no run of this size has been made.
 
 Assumed: {EXAMPLES:,} examples of {TOKENS} tokens, hidden states of every token kept, and a GPU that sustains

@@ -52,13 +52,13 @@ def copy_roles(ours, other, names):
     """Copies peft's tensors into ours: ``names`` maps our name on a wrapper to the end of theirs."""
     found = dict(other.named_parameters())
     copied = 0
-    for name, parameter in ours.strata.trained().items():
+    for name, parameter in ours.attached.trained().items():
         path, _, leaf = name.rpartition(".")
         if leaf in names:
             theirs = found[f"base_model.model.{path}.{names[leaf]}"]
             parameter.copy_(theirs.view(parameter.shape))
             copied += 1
-    assert copied == len(ours.strata.trained()) > 0
+    assert copied == len(ours.attached.trained()) > 0
     assert copied == sum(parameter.requires_grad for parameter in other.parameters())
 
 
@@ -81,7 +81,7 @@ def test_dora_gives_the_gradients_of_peft(family):
     for model in (ours, other):
         model(**batch(family)).logits.square().mean().backward()
     found = dict(other.named_parameters())
-    for name, parameter in ours.strata.trained().items():
+    for name, parameter in ours.attached.trained().items():
         path, _, leaf = name.rpartition(".")
         gradient = found[f"base_model.model.{path}.{names[leaf]}"].grad
         torch.testing.assert_close(parameter.grad, gradient.view(parameter.shape), rtol=1e-9, atol=1e-12)
@@ -112,7 +112,7 @@ def test_prompt_tuning(family, types):
     with torch.no_grad():
         vectors = other.prompt_encoder.default.embedding.weight
         vectors.copy_(torch.randn_like(vectors))
-        ours.strata.trained()[next(iter(ours.strata.trained()))].copy_(vectors)
+        ours.attached.trained()[next(iter(ours.attached.trained()))].copy_(vectors)
         found = ours.base_model(**inputs).last_hidden_state
         expected = _prompted(other, base, inputs, vectors, types)
     real = inputs["attention_mask"].bool()
@@ -136,7 +136,7 @@ def test_prompt_tuning_of_a_masked_model_reads_the_shifted_position(family):
     ours, inputs, read = shake(tuned(family, "prompt(tokens=4)")), batch(family), read_at("mlm")
     inputs.pop("token_type_ids", None)
     base = tiny.tiny_model(family).double()
-    (vectors,) = ours.strata.trained().values()
+    (vectors,) = ours.attached.trained().values()
     with torch.no_grad():
         words = base.get_input_embeddings()(inputs["input_ids"])
         mask = torch.nn.functional.pad(inputs["attention_mask"], (4, 0), value=1)

@@ -11,16 +11,16 @@ import stratatune as st
 import tiny
 from stratatune.app.cli import run as command
 from stratatune.errors import PlanError, StratatuneError
+from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.merging import merge
-from stratatune.model.tuned import apply
 from tuning import shake
 
 IDS = torch.randint(5, 60, (2, 7), generator=torch.Generator().manual_seed(3))
 ATTENTION, FFN = ("q_proj", "k_proj", "v_proj", "o_proj"), ("up_proj", "gate_proj", "down_proj")
 SPAFIT = "spafit-0-1-II+delta"
 NORMS = "1: lora(on=q,up) + ia3 + delta_bias(on=norms)"
-"""A vector behind an RMS norm becomes a bias of the linears that read it, with their own treatments folded in."""
+"""A vector behind an RMS norm becomes a bias of the linears that read it, with their own methods folded in."""
 
 SAVED = [  # family, plan, the config's fields that it sets, the linears that have a bias then, in every block
     ("llama", SPAFIT, ("attention_bias", "mlp_bias"), (*ATTENTION, *FFN)),
@@ -111,7 +111,7 @@ def test_modernbert_holds_them_in_its_fused_linears_and_norms(plan, tmp_path):
 def test_a_merged_llama_takes_bitfit():
     merged = merge(tuned("llama", "3: delta_bias"))
     model = apply(merged, "3: bitfit")
-    assert model.strata.resolved.trainable("causal") == 32 + 16 + 16 + 32 + 48 + 48 + 32
+    assert model.attached.resolved.trainable("causal") == 32 + 16 + 16 + 32 + 48 + 48 + 32
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Every treatment of the registries on every encoder of the table: it works, or a PlanError says why not."""
+"""Every method of the registries on every encoder of the table: it works, or a PlanError says why not."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 import tiny
 from stratatune.errors import PlanError
+from stratatune.model.attach import apply
 from stratatune.model.merging import merge, remove
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
 from tuning import MIXES, PLANS, halves, read_at, shake, whole
 
@@ -45,9 +45,9 @@ def test_works_or_says_why_not(model_type, text, kind):
     except PlanError as error:
         assert any(reason in error.message for reason in REASONS.get(model_type, ())), error
         return
-    trained = sum(parameter.numel() for parameter in model.strata.trained().values())
-    new = sum(parameter.numel() for parameter in model.strata.backbone.output_layer())
-    assert trained == model.strata.resolved.trainable(kind) + new
+    trained = sum(parameter.numel() for parameter in model.attached.trained().values())
+    new = sum(parameter.numel() for parameter in model.attached.backbone.output_layer())
+    assert trained == model.attached.resolved.trainable(kind) + new
     with torch.no_grad():
         found = whole(model, inputs, read)
         torch.testing.assert_close(halves(model, inputs, read), found, rtol=0, atol=1e-10)
@@ -59,7 +59,7 @@ def _back_to_an_ordinary_model(model, base, inputs, read, found):
     names = [name for name, _ in base.named_parameters()]
     for way, wanted in ((merge, found), (remove, whole(base, inputs, read))):
         back = copy.deepcopy(model)
-        if way is remove and model.strata.backbone.output == "classification":
+        if way is remove and model.attached.backbone.output == "classification":
             continue  # the new output layer stays as it was trained
         try:
             way(back)

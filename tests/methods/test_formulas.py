@@ -39,7 +39,7 @@ class _Weights:
     """The trained tensors by the end of their name, of one block where it is given."""
 
     def __init__(self, model):
-        self.all = {name: parameter.detach() for name, parameter in model.strata.trained().items()}
+        self.all = {name: parameter.detach() for name, parameter in model.attached.trained().items()}
 
     def __call__(self, ending, block=None):
         where = "" if block is None else f".layer.{block}."

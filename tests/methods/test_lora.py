@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 
 import tiny
 from stratatune.methods.lora import LoraLinear
-from stratatune.model.tuned import apply
+from stratatune.model.attach import apply
 
 # peft 0.21 asks transformers 5.23 by a name that it deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -48,7 +48,7 @@ def ours(family, plan):
     model = apply(tiny.tiny_model(family), plan).double()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.1)
     return model
 

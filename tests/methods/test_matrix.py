@@ -1,4 +1,4 @@
-"""What every method promises, for each treatment of the registries on each family: adding one covers it."""
+"""What every method promises, for each method of the registries on each family: adding one covers it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import tiny
 from stratatune.errors import PlanError
 from stratatune.methods.registry import INSERTIONS, METHODS
 from stratatune.model.artefact import load
+from stratatune.model.attach import apply
 from stratatune.model.merging import merge, remove
 from stratatune.model.precision import cast_frozen
-from stratatune.model.tuned import apply
-from stratatune.plan import BLOCK_TREATMENTS
+from stratatune.plan import BLOCK_METHODS
 from stratatune.plan import INSERTIONS as INSERTION_CONFIGS
 from tuning import MIXES, PLANS, batch, halves, read_at, shake, starts_as_the_base, tuned, whole
 
@@ -22,7 +22,7 @@ ALL = pytest.mark.parametrize("text", (*PLANS, *MIXES))
 
 
 def test_every_config_has_a_method_and_the_other_way_round():
-    assert set(BLOCK_TREATMENTS) - {"frozen"} == set(METHODS)
+    assert set(BLOCK_METHODS) - {"frozen"} == set(METHODS)
     assert set(INSERTION_CONFIGS) == set(INSERTIONS)
 
 
@@ -60,9 +60,9 @@ def test_attention_eager_and_sdpa_agree(family, text):
 @ALL
 def test_trains_exactly_what_the_formulas_count(family, text):
     model = tuned(family, text)
-    trained = model.strata.trained()
-    assert sum(parameter.numel() for parameter in trained.values()) == model.strata.resolved.trainable("mlm") > 0
-    grouped = [id(parameter) for group in model.strata.groups for parameter in group.parameters]
+    trained = model.attached.trained()
+    assert sum(parameter.numel() for parameter in trained.values()) == model.attached.resolved.trainable("mlm") > 0
+    grouped = [id(parameter) for group in model.attached.groups for parameter in group.parameters]
     assert len(grouped) == len(set(grouped)) and set(grouped) == {id(parameter) for parameter in trained.values()}
 
 
@@ -75,14 +75,14 @@ def _gradients(model, logits):
 @ALL
 def test_gradients_reach_what_trains_and_nothing_else(family, text):
     model, inputs, read = shake(tuned(family, text)), batch(family), read_at("mlm")
-    below = [model.strata.backbone.embeddings, *model.strata.backbone.blocks][model.strata.resolved.frozen_depth]
+    below = [model.attached.backbone.embeddings, *model.attached.backbone.blocks][model.attached.resolved.frozen_depth]
     seen = []
     handle = below.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
     by_whole = _gradients(model, whole(model, inputs, read))
     handle.remove()
     assert seen == [False]
     by_halves = _gradients(model, halves(model, inputs, read))
-    assert set(by_whole) == set(by_halves) == set(model.strata.trained())
+    assert set(by_whole) == set(by_halves) == set(model.attached.trained())
     for name, gradient in by_whole.items():
         torch.testing.assert_close(gradient, by_halves[name], rtol=1e-9, atol=1e-9)
 
@@ -108,11 +108,11 @@ def test_computes_in_bf16_with_frozen_weights_held_in_it(family, text):
     model, inputs, read = shake(tuned(family, text, dtype=torch.float32)), batch(family), read_at("mlm")
     with torch.no_grad():
         exact = halves(model, inputs, read)
-    cast_frozen(model.strata, torch.bfloat16)
+    cast_frozen(model.attached, torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = halves(model, inputs, read)
     gradients = _gradients(model, rounded.float())
-    assert set(gradients) == set(model.strata.trained())
+    assert set(gradients) == set(model.attached.trained())
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
     assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
@@ -126,7 +126,7 @@ def test_saved_and_loaded_it_says_the_same(family, text, tiny_folder, tmp_path):
     loaded = load(tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(*(whole(one, batch(family), read_at("mlm")) for one in (model, loaded)))
-    assert set(loaded.strata.trained()) == set(model.strata.trained())
+    assert set(loaded.attached.trained()) == set(model.attached.trained())
 
 
 @ALL
@@ -193,7 +193,7 @@ def test_a_copy_stands_on_its_own(family, text):
 
 def test_the_order_of_treatments_in_a_plan_changes_nothing():
     one, other = (shake(tuned("bert", f"1: {text}")) for text in ("ia3 + lora + houlsby", "houlsby + lora + ia3"))
-    assert list(one.strata.trained()) == list(other.strata.trained())
+    assert list(one.attached.trained()) == list(other.attached.trained())
     with torch.no_grad():
         assert torch.equal(*(whole(each, batch("bert"), read_at("mlm")) for each in (one, other)))
 

@@ -1,4 +1,4 @@
-"""Every treatment of the registries on every decoder and encoder-decoder of the table, under each of its heads.
+"""Every method of the registries on every decoder and encoder-decoder of the table, under each of its heads.
 
 What each promises: identity at the start, trained = counted, no gradient below the frozen depth with and without
 checkpointing, trunk and top = the whole model, saved to a folder = loaded from it, merged = unmerged or a reason,
@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import tiny
+from counting import count_backward_blocks
 from stacks import exact_rms_norms, without_dropout
 from stratatune.errors import PlanError
 from stratatune.model.artefact import load
+from stratatune.model.attach import apply
 from stratatune.model.base import load_base
-from stratatune.model.counting import count_backward_blocks
 from stratatune.model.merging import merge, remove
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
-from stratatune.plan import ARCHITECTURES, BLOCK_TREATMENTS, INSERTIONS, Plan, architecture_of
+from stratatune.plan import ARCHITECTURES, BLOCK_METHODS, INSERTIONS, Plan, architecture_of
 from tuning import MIXES, PLANS, shake, starts_as_the_base
 
 NO_BIAS = ("trains nothing in a", "has no bias")
@@ -33,7 +33,7 @@ EVERYTHING = (("gpt2", "lm"), ("llama", "lm"), ("t5", "lm"), ("bart", "classes")
 REST = [(f, "lm") for f in FAMILIES if (f, "lm") not in EVERYTHING] + [(f, "classes") for f in ("gpt2", "llama", "t5")]
 EMBEDDINGS = "embeddings full | 2: lora"
 FEW = ("1: bitfit", MIXES[0], MIXES[2], MIXES[3], EMBEDDINGS)
-"""All kinds of treatments, put together; each by itself stands in a model of every sort."""
+"""All kinds of methods, put together; each by itself stands in a model of every sort."""
 CASES = [(*case, text) for case in EVERYTHING for text in (*PLANS, *MIXES, EMBEDDINGS)] + [
     (*c, text) for c in REST for text in FEW
 ]
@@ -61,7 +61,7 @@ def whole(model):
 
 
 def halves(model):
-    strata, read = model.strata, MASK.sum(1) - 1
+    strata, read = model.attached, MASK.sum(1) - 1
     ids = None
     if strata.backbone.row.kind == "encoder-decoder":
         ids = TARGETS if strata.backbone.output == "seq2seq" else IDS
@@ -85,13 +85,13 @@ def test_every_row_of_the_table_is_here():
 
 
 def test_the_few_hold_every_kind():
-    kinds = {one.kind for text in FEW for one in treatments(text)}
-    assert kinds | {"frozen"} == {*BLOCK_TREATMENTS, *INSERTIONS}
+    kinds = {one.kind for text in FEW for one in methods(text)}
+    assert kinds | {"frozen"} == {*BLOCK_METHODS, *INSERTIONS}
 
 
-def treatments(text):
+def methods(text):
     plan = Plan.parse(text)
-    return [*(one for stratum in plan.strata for one in stratum.treatments), *plan.insertions]
+    return [*(one for stratum in plan.strata for one in stratum.methods), *plan.insertions]
 
 
 @pytest.mark.parametrize(("family", "head", "text"), CASES)
@@ -110,9 +110,9 @@ def test_what_a_method_promises(family, head, text, monkeypatch):
 
 
 def _trains_what_it_counts(model, head):
-    resolved, own = model.strata.resolved, model.strata.backbone.output_layer()
-    trained = sum(parameter.numel() for parameter in model.strata.trained().values())
-    assert trained == resolved.trainable(model.strata.backbone.output) + sum(p.numel() for p in own)
+    resolved, own = model.attached.resolved, model.attached.backbone.output_layer()
+    trained = sum(parameter.numel() for parameter in model.attached.trained().values())
+    assert trained == resolved.trainable(model.attached.backbone.output) + sum(p.numel() for p in own)
     model = without_dropout(copy.deepcopy(model))
     first = None
     for checkpointing in (False, True):
@@ -122,10 +122,10 @@ def _trains_what_it_counts(model, head):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         for run in (whole, halves):
             model.zero_grad(set_to_none=True)
-            blocks = count_backward_blocks(model.strata, lambda run=run: run(model).square().sum().backward())
+            blocks = count_backward_blocks(model.attached, lambda run=run: run(model).square().sum().backward())
             assert blocks == resolved.backprop_blocks
             found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-            assert found.keys() == model.strata.trained().keys()
+            assert found.keys() == model.attached.trained().keys()
             first = first or found
             for name, gradient in found.items():
                 torch.testing.assert_close(gradient, first[name], rtol=1e-9, atol=1e-9)
@@ -157,7 +157,7 @@ def test_saved_to_a_folder_and_loaded_it_says_the_same(family, head, text, folde
         return
     model.save_pretrained(tmp_path)
     again = load(tmp_path)  # onto a fresh base
-    assert again.strata.trained().keys() == model.strata.trained().keys()
+    assert again.attached.trained().keys() == model.attached.trained().keys()
     with torch.no_grad():
         assert torch.equal(whole(again), whole(model)) and torch.equal(halves(again), halves(model))
 

@@ -1,7 +1,7 @@
 """A run that is stopped and goes on, without a cache, is the run that was neither: for every method and architecture.
 
-Both runs are compared bit for bit. Every treatment of the registries runs on a model of each sort, and every row of the
-table with all sorts of treatments.
+Both runs are compared bit for bit. Every method of the registries runs on a model of each sort, and every row of the
+table with all sorts of methods.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import tiny
+from stratatune.cache.feed import Feed
 from stratatune.model.saving import read_tensors
-from stratatune.plan import ARCHITECTURES, BLOCK_TREATMENTS, INSERTIONS
-from stratatune.train.config import validate
-from stratatune.train.feed import Feed
-from stratatune.train.progress import Reporter
-from stratatune.train.run import train
+from stratatune.plan import ARCHITECTURES, BLOCK_METHODS, INSERTIONS
+from stratatune.progress import Reporter
+from stratatune.training.config import validate
+from stratatune.training.run import train
 
 OPTIONS = {"late_prompt": "depth=1, tokens=2", "adapter": "depth=2", "prompt": "tokens=2", "idpg": "tokens=2, phm=4"}
-KINDS = [f"{kind}({OPTIONS[kind]})" for kind in INSERTIONS] + [f"1: {k}" for k in BLOCK_TREATMENTS if k != "frozen"]
+KINDS = [f"{kind}({OPTIONS[kind]})" for kind in INSERTIONS] + [f"1: {k}" for k in BLOCK_METHODS if k != "frozen"]
 MIX = "2: lora(dropout=0.1) + delta_bias(on=o) | late_prompt(depth=1, tokens=2)"
 SORTS = (("bert", "mlm"), ("gpt2", "causal"), ("bart", "seq2seq"))
 CASES = [(*sort, plan) for sort in SORTS for plan in KINDS]

@@ -8,9 +8,9 @@ import torch
 
 import tiny
 from stratatune.model.split import Top, Trunk
-from stratatune.train.config import RunConfig
-from stratatune.train.predict import Predictor
-from stratatune.train.run import train
+from stratatune.training.config import RunConfig
+from stratatune.training.predict import Predictor
+from stratatune.training.run import train
 from tuning import MIXES, PLANS, batch, read_at, tuned
 
 
@@ -18,21 +18,21 @@ from tuning import MIXES, PLANS, batch, read_at, tuned
 def test_the_loss_falls(family, text):
     model, inputs, read = tuned(family, text, dtype=torch.float32), batch(family), read_at("mlm")
     mask, labels = inputs["attention_mask"].bool(), torch.tensor([30, 31, 32])
-    optimiser = torch.optim.AdamW(model.strata.trained().values(), lr=3e-2)
+    optimiser = torch.optim.AdamW(model.attached.trained().values(), lr=3e-2)
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # its noise is larger than what a few steps of a few vectors win
             module.p = 0.0
     losses = []
     for _ in range(15):
-        hidden = Trunk(model.strata)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
-        loss = torch.nn.functional.cross_entropy(Top(model.strata)(hidden, mask, read), labels)
+        hidden = Trunk(model.attached)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
+        loss = torch.nn.functional.cross_entropy(Top(model.attached)(hidden, mask, read), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.98 * losses[0], losses
-    assert not model.strata.backbone.blocks[0].training or model.strata.resolved.frozen_depth == 0
+    assert not model.attached.backbone.blocks[0].training or model.attached.resolved.frozen_depth == 0
 
 
 def _table():

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import tiny
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 
 PRESETS = (
     *("full", "bitfit", "lora-I", "lora-II", "lora", "spafit-0-1-I", "spafit-0-1-II"),
@@ -51,7 +51,7 @@ class Inputs:
 
     def split(self, model: Any) -> torch.Tensor:
         """The same by trunk and top."""
-        return Top(model.strata)(Trunk(model.strata)(self.ids, self.mask, self.types), self.mask, self.read)
+        return Top(model.attached)(Trunk(model.attached)(self.ids, self.mask, self.types), self.mask, self.read)
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         """A loss that reads every logit."""
@@ -88,7 +88,7 @@ def tuned() -> Any:
         model = apply(tiny.tiny_model(family, kind, **settings), plan)
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
-            for parameter in model.strata.trained().values():
+            for parameter in model.attached.trained().values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         return model
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import tiny
-from stratatune.model.counting import count_backward_blocks
-from stratatune.model.tuned import apply
+from counting import count_backward_blocks
+from stratatune.model.attach import apply
 
 REENTRANT = {"none": None, "reentrant": True, "not reentrant": False}
 
@@ -33,7 +33,7 @@ def settings():
 
 def test_backward_goes_through_the_promised_blocks(family, kind, preset, tuned, make_inputs):
     model, inputs = tuned(family, kind, preset).train(), make_inputs(family, kind)
-    resolved, trained = model.strata.resolved, model.strata.trained()
+    resolved, trained = model.attached.resolved, model.attached.trained()
     assert resolved.backprop_blocks == resolved.shape.blocks - resolved.frozen_depth
     for inputs_require_grads, mode, way in settings():
         case = f"inputs require grads: {inputs_require_grads}, checkpointing: {mode}, {way}"
@@ -45,7 +45,7 @@ def test_backward_goes_through_the_promised_blocks(family, kind, preset, tuned, 
         def run(way=way):
             inputs.loss(inputs.whole(model, kind) if way == "whole" else inputs.split(model)).backward()
 
-        assert count_backward_blocks(model.strata, run) == resolved.backprop_blocks, case
+        assert count_backward_blocks(model.attached, run) == resolved.backprop_blocks, case
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == (name in trained), f"{case}: {name}"
 
@@ -67,13 +67,13 @@ def test_checkpointing_changes_no_gradient(family, preset, tuned, make_inputs):
 def test_the_counter_counts(family, make_inputs):
     """Without a plan's cut, a frozen model whose embeddings require gradients is gone through to the bottom."""
     model, inputs = apply(tiny.tiny_model(family), "embeddings full"), make_inputs(family, "mlm")
-    assert count_backward_blocks(model.strata, lambda: inputs.loss(inputs.whole(model, "mlm")).backward()) == 4
-    assert count_backward_blocks(model.strata, lambda: inputs.whole(model, "mlm")) == 0
+    assert count_backward_blocks(model.attached, lambda: inputs.loss(inputs.whole(model, "mlm")).backward()) == 4
+    assert count_backward_blocks(model.attached, lambda: inputs.whole(model, "mlm")) == 0
 
 
 @pytest.mark.parametrize("depth", range(5))
 def test_an_adapter_at_each_depth(family, depth, tuned, make_inputs):
     model, inputs = tuned(family, "mlm", f"adapter(depth={depth})"), make_inputs(family, "mlm")
     for logits in (inputs.whole, lambda model, kind: inputs.split(model)):
-        blocks = count_backward_blocks(model.strata, lambda run=logits: inputs.loss(run(model, "mlm")).backward())
-        assert blocks == model.strata.resolved.backprop_blocks == 4 - depth
+        blocks = count_backward_blocks(model.attached, lambda run=logits: inputs.loss(run(model, "mlm")).backward())
+        assert blocks == model.attached.resolved.backprop_blocks == 4 - depth

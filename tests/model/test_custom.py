@@ -8,11 +8,11 @@ from transformers import RoFormerConfig, RoFormerForMaskedLM, RoFormerForSequenc
 
 import tiny
 from stratatune.errors import ModelError
-from stratatune.model.backbones import Backbone
+from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.custom import backbone_from_names
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
-from stratatune.plan import table
+from stratatune.shapes import table
 from tuning import shake
 
 NAMES = {
@@ -66,14 +66,14 @@ def test_every_plan_splits_where_the_model_does(make, plan):
     own = sum(parameter.numel() for parameter in Backbone(model).output_layer())
     every = model.num_parameters(only_trainable=True)  # its table of sines is none
     model = apply(model, plan)
-    resolved = model.strata.resolved
+    resolved = model.attached.resolved
     if plan == "full":
-        assert resolved.trainable(model.strata.backbone.output) == every - own
+        assert resolved.trainable(model.attached.backbone.output) == every - own
     read = torch.tensor([4, 2]) if make is RoFormerForMaskedLM else torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
         logits = model(input_ids=IDS, attention_mask=MASK.long()).logits
         whole = logits[torch.arange(2), read] if logits.dim() == 3 else logits
-        split = Top(model.strata)(Trunk(model.strata)(IDS, MASK), MASK, read)
+        split = Top(model.attached)(Trunk(model.attached)(IDS, MASK), MASK, read)
     torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
 
 
@@ -167,13 +167,13 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
     own = sum(parameter.numel() for parameter in Backbone(model).output_layer())
     assert row.causal
     model = shake(apply(model, plan))
-    resolved = model.strata.resolved
-    assert resolved.shape.parameters(model.strata.backbone.output) + own == every
+    resolved = model.attached.resolved
+    assert resolved.shape.parameters(model.attached.backbone.output) + own == every
     read, ids = MASK.sum(1) - 1, IDS.masked_fill(~MASK, 1)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=MASK.long(), use_cache=False).logits
         whole = logits[torch.arange(2), read] if logits.dim() == 3 else logits
-        split = Top(model.strata)(Trunk(model.strata)(ids, MASK), MASK, read)
+        split = Top(model.attached)(Trunk(model.attached)(ids, MASK), MASK, read)
     torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
 
 

@@ -12,19 +12,20 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, T5Config, T5ForCondi
 
 import stratatune as st
 import tiny
+from counting import count_backward_blocks
 from stacks import split, whole, without_dropout
 from stratatune.errors import ModelError, PlanError
 from stratatune.model.artefact import load
-from stratatune.model.backbones import Backbone
+from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
-from stratatune.model.counting import count_backward_blocks
 from stratatune.model.custom import backbone_from_names
 from stratatune.model.merging import merge
-from stratatune.model.tuned import apply
-from stratatune.plan import shape_of, table
-from stratatune.train.config import validate
-from stratatune.train.progress import Reporter
-from stratatune.train.run import train
+from stratatune.plan import shape_of
+from stratatune.progress import Reporter
+from stratatune.shapes import table
+from stratatune.training.config import validate
+from stratatune.training.run import train
 from tuning import shake
 
 
@@ -153,7 +154,7 @@ def test_every_weight_is_counted(model_type):
     assert row.kind == "encoder-decoder" and shape.stacks == {"enc": range(3), "dec": range(3, 6)}
     assert shape.parameters("seq2seq") == sum(parameter.numel() for parameter in model.parameters())
     tuned = apply(model, "full")
-    assert tuned.strata.resolved.trainable("seq2seq") == sum(parameter.numel() for parameter in model.parameters())
+    assert tuned.attached.resolved.trainable("seq2seq") == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -182,10 +183,10 @@ def _backward_stops(model):
     first = None
     for run in (whole, split):
         model.zero_grad(set_to_none=True)
-        blocks = count_backward_blocks(model.strata, lambda run=run: run(model).backward())
-        assert blocks == model.strata.resolved.backprop_blocks
+        blocks = count_backward_blocks(model.attached, lambda run=run: run(model).backward())
+        assert blocks == model.attached.resolved.backprop_blocks
         found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        assert found.keys() == model.strata.trained().keys()
+        assert found.keys() == model.attached.trained().keys()
         first = first or found
         for name, gradient in found.items():
             torch.testing.assert_close(gradient, first[name], atol=1e-5, rtol=1e-3)
@@ -233,7 +234,7 @@ def test_the_documented_names_are_right():
     blocks = re.findall("```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     model = tiny_stacks("mbart")
     exec(compile("\n".join(blocks), DOCS.name, "exec"), {"st": st, "model": model})
-    assert shake(apply(model, "prompt(tokens=2) | 1: lora")).strata.backbone.row.name == "mbart"
+    assert shake(apply(model, "prompt(tokens=2) | 1: lora")).attached.backbone.row.name == "mbart"
 
 
 def test_a_prompt_at_the_input_needs_the_positions_named():

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import tiny
+from counting import count_backward_blocks
 from stratatune.errors import PlanError
-from stratatune.model.counting import count_backward_blocks
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import Plan
 
 FAMILIES = ("gpt2", "llama", "gemma3_text")
@@ -43,8 +43,8 @@ def whole(model):
 
 def split(model):
     ids, mask, read = inputs()
-    model.strata.reading = {"objective": "completion"}
-    total, count = Top(model.strata)(Trunk(model.strata)(ids, mask), mask, read, ids=ids).sum(0)
+    model.attached.reading = {"objective": "completion"}
+    total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read, ids=ids).sum(0)
     return -total / count
 
 
@@ -61,14 +61,14 @@ def checkpoint(model, reentrant):
 def test_backward_goes_through_the_promised_blocks(family, plan):
     model = apply(tiny.tiny_decoder(family, tie_word_embeddings=True, **no_dropout(family)), plan).train()
     if "late_prompt" in plan:
-        model.strata.insertions[0][1].dropout.p = 0.0
-    resolved, trained, wanted = model.strata.resolved, model.strata.trained(), None
+        model.attached.insertions[0][1].dropout.p = 0.0
+    resolved, trained, wanted = model.attached.resolved, model.attached.trained(), None
     for reentrant in (None, True, False):
         checkpoint(model, reentrant)
         for run in (whole, split):
             case = f"checkpointing: {reentrant}, {run.__name__}"
             model.zero_grad(set_to_none=True)
-            count = count_backward_blocks(model.strata, lambda run=run: run(model).backward())
+            count = count_backward_blocks(model.attached, lambda run=run: run(model).backward())
             assert count == resolved.backprop_blocks, case
             found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
             assert found.keys() == trained.keys(), case
@@ -93,14 +93,14 @@ def test_an_untied_copy_is_priced_and_leaves_the_embeddings_alone(family):
     model = tiny.tiny_decoder(family) if family == "gpt2" else tiny.tiny_model("bert")
     plain, embeddings = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight
     model = apply(model, "head(mlm=norm,decoder, untie)")
-    resolved, objective = model.strata.resolved, model.strata.backbone.output
+    resolved, objective = model.attached.resolved, model.attached.backbone.output
     decoder = model.get_output_embeddings().weight
     assert decoder is not embeddings and decoder.requires_grad and not embeddings.requires_grad
     assert resolved.total(objective) == plain + decoder.numel() == sum(p.numel() for p in model.parameters())
     assert str(Plan.parse(str(resolved.plan))) == "head(mlm=norm,decoder, untie)"
-    assert "a copy of its own" in model.strata.notices[0] and resolved.backprop_blocks == 0
+    assert "a copy of its own" in model.attached.notices[0] and resolved.backprop_blocks == 0
 
 
 def test_embeddings_train_and_are_priced():
     model = apply(tiny.tiny_decoder("gpt2"), "embeddings full")
-    assert sum(p.numel() for p in model.strata.trained().values()) == model.strata.resolved.shape.embeddings
+    assert sum(p.numel() for p in model.attached.trained().values()) == model.attached.resolved.shape.embeddings

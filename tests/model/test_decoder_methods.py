@@ -9,9 +9,9 @@ import torch
 
 import tiny
 from stratatune.errors import PlanError
+from stratatune.model.attach import apply
 from stratatune.model.merging import merge, remove
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 
 MERGE = {
     "1: lora(rank=2)": True,
@@ -33,7 +33,7 @@ FAMILIES = ("gpt2", "llama", "qwen3")
 
 def shake(model):
     torch.manual_seed(1)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
 
@@ -54,7 +54,9 @@ def test_a_method_on_a_decoder(family, plan):
     mask, read = torch.ones_like(ids).bool(), torch.tensor([5, 5])
     whole = logits(model, ids)
     with torch.no_grad():
-        assert torch.allclose(Top(model.strata)(Trunk(model.strata)(ids, mask), mask, read), whole[:, -1], atol=1e-10)
+        assert torch.allclose(
+            Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read), whole[:, -1], atol=1e-10
+        )
     if "late_prompt" not in plan and "idpg" not in plan:  # those: test_generation.py
         said = model.generate(ids, attention_mask=mask.long(), max_new_tokens=4, do_sample=False)
         told = ids
@@ -89,7 +91,7 @@ def test_a_method_on_an_encoder_decoder(family, plan):
     mask = torch.ones_like(ids).bool()
     with torch.no_grad():
         loss = model(input_ids=ids, attention_mask=mask.long(), labels=targets).loss
-        total, count = Top(model.strata)(Trunk(model.strata)(ids, mask), mask, mask.sum(1), ids=targets).sum(0)
+        total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, mask.sum(1), ids=targets).sum(0)
     assert torch.allclose(loss.double(), -total.double() / count, atol=1e-5)
 
 
@@ -112,7 +114,7 @@ def test_stories260k_merges(shared, plan):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_heads_norm_of_a_decoder_is_its_final_norm(family, head, output):
     model = apply(tiny.tiny_decoder(family, output), head)
-    norm = model.strata.backbone.final_norms()[0]
-    assert [p for group in model.strata.groups if group.treatment == "head" for p in group.parameters] == list(
+    norm = model.attached.backbone.final_norms()[0]
+    assert [p for group in model.attached.groups if group.method == "head" for p in group.parameters] == list(
         norm.parameters()
     )

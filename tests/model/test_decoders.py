@@ -13,11 +13,11 @@ from transformers.pytorch_utils import Conv1D
 import tiny
 from stratatune.errors import ModelError
 from stratatune.model.artefact import load
+from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.families.decoder_layout import branched
 from stratatune.model.fused import join, separate
-from stratatune.model.layout import branched
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 
 PLANS = (
     ": lora(rank=2, on=q,v)",
@@ -44,7 +44,7 @@ def tuned(family, plan, kind="causal", *, seed=1, **config):
 
 def shake(model, seed=1):
     torch.manual_seed(seed)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
 
 
@@ -65,9 +65,9 @@ def test_top_of_trunk_is_the_whole_model(family, plan):
         window = {}
     model, (ids, mask, read) = tuned(family, plan, **window), texts()
     whole = model(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read]
-    hidden = Trunk(model.strata)(ids, mask, None, read)
+    hidden = Trunk(model.attached)(ids, mask, None, read)
     hidden = torch.where(mask[..., None], hidden, 0)  # as it comes out of a cache
-    assert torch.allclose(Top(model.strata)(hidden, mask, read), whole, atol=1e-10)
+    assert torch.allclose(Top(model.attached)(hidden, mask, read), whole, atol=1e-10)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -77,8 +77,8 @@ def test_classification_reads_the_last_token(family, attention):
     model = tuned(family, "2: full", "classification", attn_implementation=attention)
     ids, mask, read = texts()
     whole = model(input_ids=ids, attention_mask=mask.long()).logits
-    hidden = Trunk(model.strata)(ids, mask)
-    assert torch.allclose(Top(model.strata)(hidden, mask, read), whole, atol=1e-10)
+    hidden = Trunk(model.attached)(ids, mask)
+    assert torch.allclose(Top(model.attached)(hidden, mask, read), whole, atol=1e-10)
 
 
 def row_of(prefix, suffixes):
@@ -95,13 +95,13 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
     window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
     window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
     model = tuned(family, "2: full | adapter(depth=3)", attn_implementation=attention, **window)
-    model.strata.reading = {"suffixes": SUFFIXES}
+    model.attached.reading = {"suffixes": SUFFIXES}
     ids, mask, read = texts()
     rows = [row_of(ids[n, :length], SUFFIXES) for n, length in enumerate(LENGTHS)]
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
     real = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
-    hidden = Trunk(model.strata)(batch, real, None, read)
-    scores = Top(model.strata)(torch.where(real[..., None], hidden, 0), real, read)
+    hidden = Trunk(model.attached)(batch, real, None, read)
+    scores = Top(model.attached)(torch.where(real[..., None], hidden, 0), real, read)
     for n, length in enumerate(LENGTHS):
         for c, suffix in enumerate(SUFFIXES):
             alone = torch.cat([ids[n, :length], torch.tensor(suffix)])[None]
@@ -114,13 +114,13 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
 def test_a_late_prompt_in_gpt2_by_hand():
     """LPT: P vectors in front of block n from the last token before the label word; causal over P + T; no positions."""
     model = tuned("gpt2", "late_prompt(depth=2, tokens=3, bottleneck=4)")
-    model.strata.reading = {"suffixes": SUFFIXES}
+    model.attached.reading = {"suffixes": SUFFIXES}
     ids, _, _ = texts()
     prefix, read = ids[0], torch.tensor([8])
     row = row_of(prefix, SUFFIXES)[None]
     real = torch.ones_like(row).bool()
-    scores = Top(model.strata)(Trunk(model.strata)(row, real, None, read), real, read)[0]
-    gpt, generator = model.transformer, model.strata.insertions[0][1].generator
+    scores = Top(model.attached)(Trunk(model.attached)(row, real, None, read), real, read)[0]
+    gpt, generator = model.transformer, model.attached.insertions[0][1].generator
     for suffix, score in zip(SUFFIXES, scores, strict=True):
         tokens = torch.cat([prefix, torch.tensor(suffix)])
         hidden = gpt.wte(tokens) + gpt.wpe(torch.arange(len(tokens)))
@@ -148,8 +148,8 @@ def test_the_models_own_forward_reads_the_prompt_where_the_labels_begin():
     out = model(input_ids=ids, attention_mask=mask.long(), labels=labels)
     assert torch.allclose(out.loss, nn.functional.cross_entropy(out.logits[:, :-1].mT, labels[:, 1:]).float())
     loss = nn.functional.cross_entropy(out.logits[:, :-1].mT, labels[:, 1:])
-    model.strata.reading = {"objective": "completion"}
-    total, count = Top(model.strata)(Trunk(model.strata)(ids, mask), mask, read, ids=ids).sum(0)
+    model.attached.reading = {"objective": "completion"}
+    total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read, ids=ids).sum(0)
     assert torch.allclose(loss, -total / count, atol=1e-10)
 
 
@@ -181,7 +181,7 @@ def test_lora_equals_peft(family):
         r=3, lora_alpha=6, target_modules=names, layers_to_transform=[1, 2, 3], fan_in_fan_out=family == "gpt2"
     )
     other = peft.get_peft_model(tiny.tiny_decoder(family).double(), config).eval()
-    ours = {name.removesuffix(".a"): name for name in model.strata.trained() if name.endswith(".a")}
+    ours = {name.removesuffix(".a"): name for name in model.attached.trained() if name.endswith(".a")}
     tensors = dict(model.named_parameters())
     modules = dict(other.base_model.model.named_modules())
     for name in ours:
@@ -200,14 +200,14 @@ def test_a_prompt_is_words_in_front(family):
     window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
     model, base = tuned(family, "prompt(tokens=3)", **window), tiny.tiny_decoder(family, **window).double()
     ids, mask, read = texts()
-    vectors = model.strata.insertions[0][1].vectors
+    vectors = model.attached.insertions[0][1].vectors
     given = torch.cat([vectors.expand(3, -1, -1), base.get_input_embeddings()(ids)], dim=1)
     long = nn.functional.pad(mask, (3, 0), value=True).long()
     expected = base(inputs_embeds=given, attention_mask=long).logits[torch.arange(3), read + 3]
-    hidden = Trunk(model.strata)(ids, mask, None, read)
+    hidden = Trunk(model.attached)(ids, mask, None, read)
     for found in (
         model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[torch.arange(3), read],
-        Top(model.strata)(hidden, mask, read),
+        Top(model.attached)(hidden, mask, read),
     ):
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
@@ -220,7 +220,7 @@ def test_prompt_tuning_equals_peft(family):
     model = tuned(family, "prompt(tokens=3)")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     other = peft.get_peft_model(tiny.tiny_decoder(family), config).double().eval()
-    other.prompt_encoder.default.embedding.weight.copy_(model.strata.insertions[0][1].vectors)
+    other.prompt_encoder.default.embedding.weight.copy_(model.attached.insertions[0][1].vectors)
     ids, mask, read = texts()
     theirs = other(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read + 3]
     ours = model(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read]
@@ -232,7 +232,7 @@ def test_idpg_reads_the_last_token_of_the_text():
     """S-IDPG-PHM on a decoder: M(x) is the normed last hidden state of the last token, in a pass of its own."""
     model, base = tuned("llama", "idpg(tokens=2, bottleneck=8, phm=4)"), tiny.tiny_decoder("llama").double()
     ids, mask, read = texts()
-    made = model.strata.insertions[0][1]
+    made = model.attached.insertions[0][1]
     last = base.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state[torch.arange(3), read]
     prompt = made.up(nn.functional.gelu(made.down(last))).view(3, 2, -1)
     hidden = base.get_input_embeddings()(ids)
@@ -244,7 +244,7 @@ def test_idpg_reads_the_last_token_of_the_text():
 def test_the_trunk_has_no_dropout_while_the_top_trains():
     model = tuned("gpt2", "2: lora").train()
     ids, mask, read = texts()
-    assert torch.equal(*(Trunk(model.strata)(ids, mask, None, read) for _ in range(2)))
+    assert torch.equal(*(Trunk(model.attached)(ids, mask, None, read) for _ in range(2)))
 
 
 @torch.no_grad()
@@ -257,7 +257,7 @@ def test_lora_on_a_slice_of_gpt2_is_a_change_of_that_slice():
         plain.transformer.h[3].attn.c_attn.weight[:, 32 * place : 32 * (place + 1)] += (2 * b @ a).T
     ids, _, _ = texts()
     assert torch.allclose(model(input_ids=ids).logits, plain(input_ids=ids).logits, atol=1e-10)
-    assert len(model.strata.trained()) == 4
+    assert len(model.attached.trained()) == 4
 
 
 def test_fused_linears_come_apart_and_together_again():

@@ -7,10 +7,10 @@ import torch
 
 import tiny
 from stratatune.errors import ModelError
-from stratatune.model.backbones import Backbone
+from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.depths import Depths
 from stratatune.model.split import Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
 
 ENCODERS = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]

@@ -11,9 +11,9 @@ import torch
 import tiny
 from stratatune.errors import PlanError
 from stratatune.methods.fused import FusedLinear
+from stratatune.model.attach import apply
 from stratatune.model.merging import merge
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
 
 TYPES = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
@@ -28,7 +28,7 @@ def words(model, mask=MASK):
 
 
 def split(model, read=READ):
-    return Top(model.strata)(Trunk(model.strata)(IDS, MASK), MASK, read)
+    return Top(model.attached)(Trunk(model.attached)(IDS, MASK), MASK, read)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft 0.21 asks transformers 5.23 by an old name
@@ -44,7 +44,7 @@ def test_lora_is_that_of_peft(model_type):
     theirs = peft.get_peft_model(tiny.tiny_of(model_type).double(), config)
     with torch.no_grad():
         for (number, role), name in names.items():
-            wrapped, lora = ours.strata.backbone.site(number).get(role), theirs.base_model.model.get_submodule(name)
+            wrapped, lora = ours.attached.backbone.site(number).get(role), theirs.base_model.model.get_submodule(name)
             lora.lora_B["default"].weight.normal_()
             wrapped.a.copy_(lora.lora_A["default"].weight)
             wrapped.b.copy_(lora.lora_B["default"].weight)
@@ -60,11 +60,11 @@ def test_fused_linears_are_taken_apart_and_put_together(biases):
     plan = "3: lora(rank=2, alpha=4, on=q,gate)"
     model = apply(tiny.tiny_of("modernbert", **config).double(), plan)
     torch.testing.assert_close(words(model), words(base), atol=1e-12, rtol=0)  # B is zero
-    backbone = model.strata.backbone
+    backbone = model.attached.backbone
     assert isinstance(backbone.blocks[3].get_submodule("attn.Wqkv"), FusedLinear)
     assert isinstance(backbone.blocks[2].get_submodule("attn.Wqkv"), torch.nn.Linear)
     with torch.no_grad():
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.normal_()
         tuned = words(model)
         merge(model)
@@ -97,7 +97,7 @@ def test_an_insertion_between_runs_of_one_block(depth):
     """An adapter at depth d acts once, between the d-th and the next run, though every run is the same module."""
     base, model = (tiny.tiny_of("albert").double() for _ in range(2))
     model = apply(model, f"adapter(depth={depth})")
-    adapter = model.strata.insertions[0][1]
+    adapter = model.attached.insertions[0][1]
     with torch.no_grad():
         adapter.up.weight.normal_()
         hidden = base(input_ids=IDS, attention_mask=MASK.long(), output_hidden_states=True).hidden_states
@@ -129,7 +129,7 @@ def by_hand(model, state, mask):
         kinds = [block.attention_type for block in base.layers[2:]]
         assert set(kinds) == set(windows)
         calls = [((windows[kind], base.rotary_emb(state, positions, kind)), {}) for kind in kinds]
-    for block, (args, kwargs) in zip(model.strata.backbone.blocks[2:], calls, strict=True):
+    for block, (args, kwargs) in zip(model.attached.backbone.blocks[2:], calls, strict=True):
         state = block.forward(state, *args, **kwargs)
         state = state[0] if isinstance(state, tuple) else state
     return state
@@ -139,7 +139,7 @@ def by_hand(model, state, mask):
 def test_a_prompt_is_words_in_front_where_the_blocks_number_the_tokens():
     """ModernBERT's embeddings know no positions: its rotary angles and windows count the prompt as words."""
     base, model = tiny.tiny_of("modernbert").double(), apply(tiny.tiny_of("modernbert").double(), "prompt(tokens=3)")
-    vectors = model.strata.insertions[0][1].vectors.expand(2, -1, -1)
+    vectors = model.attached.insertions[0][1].vectors.expand(2, -1, -1)
     given = torch.cat([vectors, base.get_input_embeddings()(IDS)], dim=1)
     mask = torch.nn.functional.pad(MASK, (3, 0), value=True).long()
     wanted = base(inputs_embeds=given, attention_mask=mask).logits[torch.arange(2), READ + 3]
@@ -152,11 +152,11 @@ def test_positions_behind_a_late_prompt(model_type):
     """Relative positions, rotary angles and windows are those of P + T tokens, the prompt the first."""
     model = apply(tiny.tiny_of(model_type).double(), "late_prompt(depth=2, tokens=3, dropout=0)")
     with torch.no_grad():
-        insertion = model.strata.insertions[0][1]
-        prompted, mask = insertion(Trunk(model.strata)(IDS, MASK), MASK)
+        insertion = model.attached.insertions[0][1]
+        prompted, mask = insertion(Trunk(model.attached)(IDS, MASK), MASK)
         state = by_hand(model, prompted, mask)
         state = state[torch.arange(2), READ + 3].unsqueeze(1)
-        wanted = model.strata.backbone.head(state, None, torch.ones(2, 1, dtype=torch.bool))[:, 0]
+        wanted = model.attached.backbone.head(state, None, torch.ones(2, 1, dtype=torch.bool))[:, 0]
         torch.testing.assert_close(split(model), wanted, atol=1e-10, rtol=0)
         torch.testing.assert_close(words(model), wanted, atol=1e-10, rtol=0)
 
@@ -177,7 +177,7 @@ def test_checkpointing_changes_no_gradient(model_type, plan):
                 warnings.simplefilter("ignore", FutureWarning)
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         words(model).square().sum().backward()
-        found.append({name: p.grad for name, p in model.strata.trained().items() if p.grad is not None})
+        found.append({name: p.grad for name, p in model.attached.trained().items() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, atol=1e-10, rtol=1e-8)
@@ -186,7 +186,7 @@ def test_checkpointing_changes_no_gradient(model_type, plan):
 def test_mean_pooling_reads_every_token():
     """The trunk keeps all positions, even where every block is frozen; a prompt's positions are not averaged."""
     cls, mean = (tiny.tiny_of("modernbert", "classification", classifier_pooling=how) for how in ("cls", "mean"))
-    assert apply(cls, "frozen").strata.read_only and not apply(mean, "frozen").strata.read_only
+    assert apply(cls, "frozen").strata.one_position and not apply(mean, "frozen").strata.one_position
     model = apply(tiny.tiny_of("modernbert", "classification", classifier_pooling="mean"), "lpt").double()
     with torch.no_grad():
         whole = model(input_ids=IDS, attention_mask=MASK.long()).logits
@@ -207,8 +207,8 @@ def test_dropout_is_where_the_model_has_it(model_type):
     blocks = ":" if architecture_of(model_type).fields.distinct else "-1:"
     model = apply(tiny.tiny_of(model_type, **dict.fromkeys(there, 0.3)), f"{blocks} full(on=o)").train()
     torch.manual_seed(0)
-    hidden = Trunk(model.strata)(IDS, MASK)
-    backbone, last = model.strata.backbone, 3
+    hidden = Trunk(model.attached)(IDS, MASK)
+    backbone, last = model.attached.backbone, 3
     call = backbone.calls(hidden, MASK)[last]
     with torch.no_grad():
         whole = torch.stack([backbone.run_block(last, hidden, call)[torch.arange(2), READ] for _ in range(120)])

@@ -11,18 +11,18 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 import tiny
+from counting import count_backward_blocks
 from stratatune.errors import ModelError, PlanError
 from stratatune.model.artefact import load
-from stratatune.model.backbones import Backbone
+from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
-from stratatune.model.counting import count_backward_blocks
 from stratatune.model.fitting import check_names
 from stratatune.model.measure import measured
 from stratatune.model.saving import read_tensors, save_adapter
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
-from stratatune.plan.builtin import builtin_config
+from stratatune.shapes.builtin import builtin_config
 
 ENCODERS = [row for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder"]
 
@@ -69,7 +69,7 @@ def tuned(variant: str, kind: str, plan: str, dtype: torch.dtype = torch.float32
     model = apply(copy.deepcopy(base(variant, kind)).to(dtype), plan)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator).to(dtype) * 0.1)
     return model
 
@@ -108,10 +108,10 @@ def test_cached_is_uncached(variant, kind, inputs):
     for plan in ("bft-adapter", "bft", "frozen"):
         model = tuned(variant, kind, plan, torch.float64)
         with torch.no_grad():
-            hidden = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
+            hidden = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
             kept = torch.nn.functional.pad(hidden * inputs.mask[..., None], (0, 0, 0, 3))
             mask = torch.nn.functional.pad(inputs.mask, (0, 3))
-            again = Top(model.strata)(kept[1:], mask[1:], inputs.read[1:])
+            again = Top(model.attached)(kept[1:], mask[1:], inputs.read[1:])
             torch.testing.assert_close(again, inputs.split(model)[1:], atol=1e-12, rtol=0)
 
 
@@ -123,21 +123,21 @@ def test_gradients_stop_at_the_frozen_depth(variant, kind, plan, inputs):
     whole = inputs.gradients(model, inputs.whole(model, kind))
     split = inputs.gradients(model, inputs.split(model))
     assert whole.keys() == split.keys()
-    assert whole.keys() <= model.strata.trained().keys()
+    assert whole.keys() <= model.attached.trained().keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(split[name], gradient, atol=1e-10, rtol=1e-8)
-    if not model.strata.resolved.shape.distinct:
+    if not model.attached.resolved.shape.distinct:
         run = lambda: inputs.loss(inputs.whole(model, kind)).backward()  # noqa: E731
-        assert count_backward_blocks(model.strata, run) == model.strata.resolved.backprop_blocks
+        assert count_backward_blocks(model.attached, run) == model.attached.resolved.backprop_blocks
 
 
 def test_everything_that_full_says_trains(variant, kind, inputs):
     """Every parameter trains; the embeddings and each table beside them get a gradient."""
     model = tuned(variant, kind, "full")
-    trained = model.strata.trained()
+    trained = model.attached.trained()
     assert trained.keys() == dict(model.named_parameters()).keys()
     inputs.loss(inputs.split(model)).backward()
-    for module in model.strata.backbone.embedding_modules():
+    for module in model.attached.backbone.embedding_modules():
         assert any(parameter.grad is not None for parameter in module.parameters())
 
 
@@ -149,10 +149,10 @@ def test_saved_and_loaded_is_equal(variant, kind, inputs, tmp_path):
     assert not loaded.notices
     model = apply(loaded.model, "bft-adapter" if kind == "mlm" else ": lora")
     with torch.no_grad():
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    save_adapter(model.strata, tmp_path / "adapter")
-    assert read_tensors(tmp_path / "adapter").keys() == model.strata.trained().keys()
+    save_adapter(model.attached, tmp_path / "adapter")
+    assert read_tensors(tmp_path / "adapter").keys() == model.attached.trained().keys()
     with torch.no_grad():
         assert torch.equal(inputs.whole(load(tmp_path / "adapter"), kind), inputs.whole(model, kind))
 

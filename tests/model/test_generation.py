@@ -7,8 +7,8 @@ import torch
 
 import tiny
 from stratatune.errors import PlanError
+from stratatune.model.attach import apply
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 
 PLANS = (
     "1: lora(rank=2, on=q,v) | adapter(depth=2)",
@@ -24,7 +24,7 @@ def tuned(family, plan, **config):
     model = tiny.tiny_decoder(family, **config).double()
     apply(model, plan)
     torch.manual_seed(1)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.2)
     model.generation_config.eos_token_id = None
     return model.eval()
@@ -36,8 +36,8 @@ def by_hand(model, text, read):
     ids = text.clone()
     for _ in range(NEW):
         mask = torch.ones_like(ids).bool()
-        top = Top(model.strata)
-        hidden = Trunk(model.strata)(ids, mask)
+        top = Top(model.attached)
+        hidden = Trunk(model.attached)(ids, mask)
         scores = [top(hidden.clone(), mask, torch.tensor([read]), ids=torch.cat([ids[:, 1:], torch.tensor([[0]])], 1))]
         assert scores[0].shape == (1, 2)
         logits = last_logits(model, hidden, mask, read)
@@ -46,9 +46,9 @@ def by_hand(model, text, read):
 
 
 def last_logits(model, hidden, mask, read):
-    from stratatune.model.decoders import lm_logits, run_blocks
+    from stratatune.model.families.decoder import lm_logits, run_blocks
 
-    strata = model.strata
+    strata = model.attached
     hidden = run_blocks(strata, hidden, mask, torch.tensor([read]), strata.resolved.frozen_depth)
     return lm_logits(strata.backbone, hidden[:, -1])
 

@@ -6,15 +6,15 @@ import copy
 
 import pytest
 import torch
+from benchmarks.counters import resident_bytes
 
 import tiny
 from stratatune.errors import ModelError
+from stratatune.model.attach import apply
+from stratatune.model.offload import offload_trunk, reload_trunk
 from stratatune.model.precision import cast_frozen
-from stratatune.model.release import recall_trunk, release_trunk
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import ARCHITECTURES
-from stratatune.study.counters import resident_bytes
 
 ENCODERS = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
 MODELS = {
@@ -41,17 +41,17 @@ def test_the_top_reads_nothing_that_left(name):
         if name.startswith("albert") and plan.startswith("2:"):
             continue  # its blocks are the same weights
         model = apply(copy.deepcopy(base), plan)
-        strata, whole, read = model.strata, resident_bytes(model), torch.tensor([4, 2, 6])
+        strata, whole, read = model.attached, resident_bytes(model), torch.tensor([4, 2, 6])
         ids = None if MODELS[name][1] == "causal" else IDS
         hidden, count = Trunk(strata)(IDS, MASK, None, read), strata.parameter_count()
         wanted = Top(strata)(hidden, MASK, read, None, ids)
-        freed = release_trunk(strata, lambda: copy.deepcopy(base))
+        freed = offload_trunk(strata, lambda: copy.deepcopy(base))
         assert resident_bytes(model) == whole - freed and strata.parameter_count() == count
         assert (freed > 0) == (MODELS[name][1] != "seq2seq")
         assert torch.equal(Top(strata)(hidden, MASK, read, None, ids), wanted)
-        assert release_trunk(strata, lambda: copy.deepcopy(base)) == 0
+        assert offload_trunk(strata, lambda: copy.deepcopy(base)) == 0
         assert torch.equal(Trunk(strata)(IDS, MASK, None, read), hidden), "the trunk fetches what it needs"
-        assert strata.released is None and resident_bytes(model) == whole
+        assert strata.offloaded is None and resident_bytes(model) == whole
         for one, other in zip(model.parameters(), apply(copy.deepcopy(base), plan).parameters(), strict=True):
             assert one.requires_grad or torch.equal(one, other)
 
@@ -63,12 +63,12 @@ def test_an_mlm_head_keeps_the_rows_that_it_reads():
     for low, asked in ((False, None), (False, words), (True, None), (True, words)):
         model = apply(copy.deepcopy(base), "bft-adapter@3")
         if low:
-            cast_frozen(model.strata, torch.bfloat16)
-        strata, decoder = model.strata, model.get_output_embeddings().weight
+            cast_frozen(model.attached, torch.bfloat16)
+        strata, decoder = model.attached, model.get_output_embeddings().weight
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             hidden = Trunk(strata)(IDS, MASK)
             wanted = Top(strata)(hidden, MASK, read, words)
-            release_trunk(strata, lambda: copy.deepcopy(base), asked)
+            offload_trunk(strata, lambda: copy.deepcopy(base), asked)
             assert torch.equal(Top(strata)(hidden, MASK, read, words), wanted)
             assert (decoder.numel() == 0) == (low or asked is not None)
             assert len(strata.top_weights()[-1]) == (120 if asked is None else 2)
@@ -79,20 +79,20 @@ def test_an_mlm_head_keeps_the_rows_that_it_reads():
 def test_nothing_goes_where_everything_is_read_again():
     for plan in ("full", "embeddings full | head", "lora", "prompt(tokens=2)"):
         model = apply(tiny.tiny_of("bert"), plan)
-        assert release_trunk(model.strata, lambda: tiny.tiny_of("bert")) == 0
+        assert offload_trunk(model.attached, lambda: tiny.tiny_of("bert")) == 0
         assert all(parameter.numel() for parameter in model.parameters())
 
 
 def test_another_base_model_is_refused():
     base = tiny.tiny_of("bert")
     model = apply(copy.deepcopy(base), "bft-adapter@2")
-    release_trunk(model.strata, lambda: tiny.tiny_of("bert", seed=1))
+    offload_trunk(model.attached, lambda: tiny.tiny_of("bert", seed=1))
     with pytest.raises(ModelError, match="has changed since this run began"):
-        recall_trunk(model.strata)
+        reload_trunk(model.attached)
 
 
 def test_what_left_cannot_be_computed_with():
     model = apply(tiny.tiny_of("bert"), "bft-adapter@2")
-    release_trunk(model.strata, lambda: tiny.tiny_of("bert"))
+    offload_trunk(model.attached, lambda: tiny.tiny_of("bert"))
     with pytest.raises((RuntimeError, IndexError)):
         model(input_ids=IDS, attention_mask=MASK.long())

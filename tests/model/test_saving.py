@@ -11,8 +11,8 @@ import tiny
 from stratatune.errors import ModelError, ResourceError
 from stratatune.model import saving
 from stratatune.model.artefact import load, load_artefact
+from stratatune.model.attach import apply
 from stratatune.model.base import load_base
-from stratatune.model.tuned import apply
 
 
 def from_folder(folder, kind, plan, labels=3):
@@ -21,7 +21,7 @@ def from_folder(folder, kind, plan, labels=3):
     model = apply(base.model, plan, also_train=base.new)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for parameter in model.strata.trained().values():
+        for parameter in model.attached.trained().values():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model.eval()
 
@@ -39,7 +39,7 @@ def test_reload_gives_the_same_bits(family, kind, preset, tiny_folder, tmp_path,
     model, inputs = from_folder(tiny_folder(family, kind), kind, preset), make_inputs(family, kind)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
-    assert saving.read_tensors(tmp_path).keys() == model.strata.trained().keys()
+    assert saving.read_tensors(tmp_path).keys() == model.attached.trained().keys()
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json", ".md"}
 
 
@@ -48,7 +48,7 @@ def test_layers_that_the_checkpoint_lacks_train_and_are_saved(family, plan, tiny
     """A masked-LM checkpoint brings no pooler and no classifier: both are new, so both train, and both come back."""
     folder, inputs = tiny_folder(family, "mlm"), make_inputs(family, "classification")
     model = from_folder(folder, "classification", plan)
-    new = {name for name in model.strata.trained() if "pooler" in name or "classifier" in name}
+    new = {name for name in model.attached.trained() if "pooler" in name or "classifier" in name}
     assert len(new) == 4  # BERT: pooler and classifier; RoBERTa: the classifier's dense layer and its output
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(load(tmp_path), inputs), logits(model, inputs))
@@ -66,8 +66,8 @@ def test_a_head_built_on_the_embeddings_comes_back(family, tiny_folder, tmp_path
 def test_the_pretrained_pooler_is_frozen_unless_named(tiny_folder):
     folder = tiny_folder("bert", "classification")
     frozen, named = (from_folder(folder, "classification", plan) for plan in ("lora", ": lora | head(pooler)"))
-    assert not any("pooler" in name for name in frozen.strata.trained())
-    assert sum("pooler" in name for name in named.strata.trained()) == 2
+    assert not any("pooler" in name for name in frozen.attached.trained())
+    assert sum("pooler" in name for name in named.attached.trained()) == 2
 
 
 def test_another_base_is_refused(family, tiny_folder, tmp_path):
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_artefact_before_it(tiny_folder, tmp_path, monkey
 
     monkeypatch.setattr(saving, "save_file", full)
     with torch.no_grad():
-        next(iter(model.strata.trained().values())).add_(1.0)
+        next(iter(model.attached.trained().values())).add_(1.0)
     with pytest.raises(ResourceError, match="No space left") as error:
         model.save_pretrained(tmp_path)
     assert one_line(error)

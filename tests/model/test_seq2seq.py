@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import tiny
+from counting import count_backward_blocks
 from stacks import FAMILIES, checkpoint, inputs, split, tuned, whole, without_dropout
 from stratatune.errors import ModelError, PlanError
-from stratatune.model.counting import count_backward_blocks
+from stratatune.model.attach import apply
 from stratatune.model.split import Trunk
-from stratatune.model.tuned import apply
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
-from stratatune.train.generate import rouge
+from stratatune.training.generate import rouge
 
 FROZEN_DEPTHS = {
     "enc 1: lora(rank=2) | dec 2: lora(rank=2, on=cross_q,cross_v)": 1,
@@ -112,7 +112,7 @@ def test_built_in_shapes_are_those_of_the_hub(name, parameters):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_top_of_trunk_is_the_whole_model_and_backward_stops(family, plan):
     model = tuned(family, plan)
-    resolved = model.strata.resolved
+    resolved = model.attached.resolved
     assert resolved.frozen_depth == FROZEN_DEPTHS[plan]
     assert torch.allclose(whole(model), split(model), atol=1e-5)
     if plan == "head(mlm=norm)" and family == "bart":
@@ -124,10 +124,10 @@ def test_top_of_trunk_is_the_whole_model_and_backward_stops(family, plan):
         for run in (whole, split):
             case = f"checkpointing: {reentrant}, {run.__name__}"
             model.zero_grad(set_to_none=True)
-            count = count_backward_blocks(model.strata, lambda run=run: run(model).backward())
+            count = count_backward_blocks(model.attached, lambda run=run: run(model).backward())
             assert count == resolved.backprop_blocks, case
             found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-            assert found.keys() == model.strata.trained().keys(), case
+            assert found.keys() == model.attached.trained().keys(), case
             wanted = wanted or found
             for name, gradient in found.items():
                 torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-3, msg=f"{case}: {name}")
@@ -162,7 +162,7 @@ def test_the_first_block_of_the_encoder_trains(family, loss):
     """Nothing behind the blocks (T5's last norm of the encoder) may be cut off with the frozen embeddings."""
     model = tuned(family, "enc 0: lora(rank=2) | dec 1: lora(rank=2)")
     loss(model).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.strata.trained().values())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.attached.trained().values())
 
 
 # ---- references ---------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_prompt_is_words_in_front_of_the_encoder(family):
     model = apply(tiny.tiny_encoder_decoder(family).double(), "prompt(tokens=4)")
     base = tiny.tiny_encoder_decoder(family).double()
     ids, mask, targets = inputs()
-    given = torch.cat([model.strata.insertions[0][1].vectors.expand(3, -1, -1), base.get_input_embeddings()(ids)], 1)
+    given = torch.cat([model.attached.insertions[0][1].vectors.expand(3, -1, -1), base.get_input_embeddings()(ids)], 1)
     long = nn.functional.pad(mask, (4, 0), value=True).long()
     theirs = base(inputs_embeds=given, attention_mask=long, labels=targets, use_cache=False).logits
     ours = model.eval()(input_ids=ids, attention_mask=mask.long(), labels=targets, use_cache=False).logits
@@ -190,5 +190,5 @@ def test_a_prompt_is_words_in_front_of_the_encoder(family):
 def test_the_trunk_has_no_dropout_while_the_top_trains(family, plan):
     model = apply(tiny.tiny_encoder_decoder(family), plan).train()
     ids, mask, _ = inputs()
-    assert torch.equal(*(Trunk(model.strata)(ids, mask) for _ in range(2)))
-    assert model.strata.backbone.blocks[-1].training
+    assert torch.equal(*(Trunk(model.attached)(ids, mask) for _ in range(2)))
+    assert model.attached.backbone.blocks[-1].training

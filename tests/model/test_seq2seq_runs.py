@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 import tiny
+from counting import count_backward_blocks
 from stacks import FAMILIES, WORDS, inputs, whole, without_dropout
 from stratatune.errors import ModelError
 from stratatune.model.artefact import load
+from stratatune.model.attach import apply
 from stratatune.model.base import load_base
-from stratatune.model.counting import count_backward_blocks
 from stratatune.model.split import Top, Trunk
-from stratatune.model.tuned import apply
-from stratatune.train.config import validate
-from stratatune.train.predict import Predictor
-from stratatune.train.run import train
+from stratatune.training.config import validate
+from stratatune.training.predict import Predictor
+from stratatune.training.run import train
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ def test_an_artefact_comes_back(tmp_path):
     tiny.tiny_encoder_decoder("t5").save_pretrained(tmp_path / "base")
     tiny.roberta_tokenizer().save_pretrained(tmp_path / "base")
     model = apply(load_base(str(tmp_path / "base"), "seq2seq").model, "dec 2: full").eval()
-    model.strata.trained()["decoder.block.3.layer.0.layer_norm.weight"].data.mul_(2)
+    model.attached.trained()["decoder.block.3.layer.0.layer_norm.weight"].data.mul_(2)
     model.save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
         assert torch.equal(whole(model), whole(load(tmp_path / "adapter")))
@@ -72,7 +72,7 @@ def test_an_artefact_comes_back(tmp_path):
 def classes(family, plan):
     model = apply(tiny.tiny_encoder_decoder(family, "classification"), plan)
     torch.manual_seed(1)
-    for parameter in model.strata.trained().values():
+    for parameter in model.attached.trained().values():
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     return model.eval()
 
@@ -98,7 +98,7 @@ CLASSES = {
 def test_classes_by_trunk_and_top_are_the_whole_models(family, plan):
     model = without_dropout(classes(family, plan))
     ids, mask = texts()
-    strata = model.strata
+    strata = model.attached
     assert strata.backbone.output == "classification" and strata.resolved.frozen_depth == CLASSES[plan]
     assert strata.resolved.total("classification") + sum(p.numel() for p in strata.backbone.output_layer()) == sum(
         p.numel() for p in model.parameters()

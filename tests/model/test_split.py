@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from stratatune.data.cache import TrunkCache
-from stratatune.data.keys import CacheKey
+from stratatune.cache.keys import CacheKey
+from stratatune.cache.store import TrunkCache
 from stratatune.model.split import Top, Trunk, take
 
 
 def remembered(model, inputs):
     """What a fp32 trunk cache gives back for the trunk's hidden state: [B, T, D], or [B, 1, D] if that is all."""
-    resolved = model.strata.resolved
-    read_only = resolved.frozen_depth == resolved.shape.blocks
-    hidden = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
-    rows = take(hidden, inputs.read)[:, 0] if read_only else hidden[inputs.mask]
-    key = CacheKey("w", "t", "", "d", 64, resolved.frozen_depth, "read" if read_only else "all", "fp32", ())
+    resolved = model.attached.resolved
+    one_position = resolved.frozen_depth == resolved.shape.blocks
+    hidden = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
+    rows = take(hidden, inputs.read)[:, 0] if one_position else hidden[inputs.mask]
+    key = CacheKey("w", "t", "", "d", 64, resolved.frozen_depth, "read" if one_position else "all", "fp32", ())
     cache = TrunkCache.open(None, key, inputs.mask.sum(1).numpy(), resolved.shape.hidden)
     cache.put(np.arange(len(inputs.ids)), rows)
     return cache.get_padded(np.arange(len(inputs.ids)))
@@ -34,11 +34,11 @@ def test_whole_model_split_and_cache_agree(family, kind, preset, tuned, make_inp
     model, inputs = tuned(family, kind, preset), make_inputs(family, kind)
     whole = inputs.whole(model, kind)
     of_whole = inputs.gradients(model, whole)
-    assert of_whole.keys() == model.strata.trained().keys()
+    assert of_whole.keys() == model.attached.trained().keys()
 
     ways = {"split": inputs.split(model)}
-    if not model.strata.resolved.trains_embeddings:
-        ways["cache"] = Top(model.strata)(remembered(model, inputs), inputs.mask, inputs.read)
+    if not model.attached.resolved.trains_embeddings:
+        ways["cache"] = Top(model.attached)(remembered(model, inputs), inputs.mask, inputs.read)
     for way, logits in ways.items():
         torch.testing.assert_close(logits, whole, atol=1e-5, rtol=0, msg=lambda text, way=way: f"{way}: {text}")
         assert relative(inputs.gradients(model, logits), of_whole) < 1e-5, way
@@ -70,16 +70,16 @@ def test_padding_never_shows(family, preset, tuned, make_inputs):
     for row, length in enumerate(inputs.mask.sum(1).tolist()):
         types = None if inputs.types is None else inputs.types[row : row + 1, :length]
         mask = inputs.mask[row : row + 1, :length]
-        hidden = Trunk(model.strata)(inputs.ids[row : row + 1, :length], mask, types)
-        alone = Top(model.strata)(hidden, mask, inputs.read[row : row + 1])
+        hidden = Trunk(model.attached)(inputs.ids[row : row + 1, :length], mask, types)
+        alone = Top(model.attached)(hidden, mask, inputs.read[row : row + 1])
         torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=0)
 
 
 def test_label_words_alone_give_the_same_logits(family, preset, tuned, make_inputs):
     model, inputs = tuned(family, "mlm", preset), make_inputs(family, "mlm")
     words = torch.tensor([7, 50, 21])
-    hidden = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
-    few = Top(model.strata)(hidden, inputs.mask, inputs.read, words)
+    hidden = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
+    few = Top(model.attached)(hidden, inputs.mask, inputs.read, words)
     torch.testing.assert_close(few, inputs.whole(model, "mlm")[:, words], atol=1e-5, rtol=0)
 
 
@@ -97,18 +97,18 @@ def test_two_insertions_and_a_prompt_above_a_prompt(family, tuned, make_inputs):
     model, inputs = tuned(family, "mlm", plan), make_inputs(family, "mlm")
     whole = inputs.whole(model, "mlm")
     torch.testing.assert_close(inputs.split(model), whole, atol=1e-5, rtol=0)
-    assert inputs.gradients(model, whole).keys() == model.strata.trained().keys()
+    assert inputs.gradients(model, whole).keys() == model.attached.trained().keys()
 
 
 def test_the_trunk_knows_no_dropout_and_no_graph(family, tuned, make_inputs):
     model, inputs = tuned(family, "mlm", "bft"), make_inputs(family, "mlm")
-    quiet = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
+    quiet = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
     model.train()
-    loud = Trunk(model.strata)(inputs.ids, inputs.mask, inputs.types)
+    loud = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
     assert torch.equal(quiet, loud) and not loud.requires_grad
 
 
 def test_no_parameter_is_in_two_groups(family, kind, preset, tuned):
-    strata = tuned(family, kind, preset).strata
+    strata = tuned(family, kind, preset).attached
     grouped = [id(parameter) for group in strata.groups for parameter in group.parameters]
     assert sorted(grouped) == sorted(id(parameter) for parameter in strata.trained().values())

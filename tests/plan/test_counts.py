@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from stratatune.plan import BUILTIN, Plan, architecture_of, shape_of
-from stratatune.plan.builtin import builtin_config
+from stratatune.shapes.builtin import builtin_config
 
 ROBERTA_LARGE = {
     "lpt": 791_680,
@@ -130,10 +130,10 @@ def _tuned_like(plan, model, row, objective):
     base = model.get_submodule(row.base)
     if plan.embeddings:
         trained |= set(base.get_submodule(row.embeddings).parameters())
-    for block, treatments in zip(
+    for block, methods in zip(
         base.get_submodule(row.blocks), plan.resolve(shape_of(TINY | {"model_type": row.name})).blocks, strict=True
     ):
-        for one in treatments:
+        for one in methods:
             for role in set(one.roles()) & set(row.roles):
                 module = block.get_submodule(row.roles[role])
                 trained |= {module.bias} if one.kind == "bitfit" else set(module.parameters())

@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from stratatune.errors import PlanError
 from stratatune.plan import Plan, architecture_of, shape_of
-from stratatune.plan.builtin import builtin_config
-from stratatune.plan.builtin_decoders import DECODERS
+from stratatune.shapes.builtin import builtin_config
+from stratatune.shapes.builtin_decoders import DECODERS
 
 GPT2 = {"n_layer": 3, "n_embd": 12, "n_head": 2, "n_positions": 18, "vocab_size": 37}
 LLAMA = {

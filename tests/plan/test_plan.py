@@ -55,7 +55,7 @@ layers = st.one_of(
     st.integers(-9, 99).map(str),
 )
 fulls = st.builds(Full, on=roles, lr=rates)
-treatments = st.one_of(
+methods = st.one_of(
     st.builds(Frozen),
     st.builds(BitFit, on=roles, lr=rates),
     st.builds(Lora, rank=counts, alpha=alphas, dropout=chances, on=linear_roles, lr=rates),
@@ -76,7 +76,7 @@ insertions = st.one_of(
         LatePrompt, depth=depths, tokens=counts, bottleneck=counts, generator=generators, dropout=chances, lr=rates
     ),
 )
-strata = st.builds(Stratum, layers=layers, treatments=st.lists(treatments, min_size=1, max_size=3).map(tuple))
+strata = st.builds(Stratum, layers=layers, methods=st.lists(methods, min_size=1, max_size=3).map(tuple))
 heads = st.builds(
     Head, mlm=st.lists(st.sampled_from(["dense", "norm", "bias", "decoder"])).map(tuple), pooler=st.booleans(), lr=rates
 )
@@ -225,7 +225,7 @@ def refused(text):
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("5:10 bitfitt", "'bitfitt' is not a treatment at character 6", "did you mean 'bitfit'?"),
+        ("5:10 bitfitt", "'bitfitt' is not a method at character 6", "did you mean 'bitfit'?"),
         (": lora(rnk=3)", "'rnk' is not an option of 'lora' at character 8", "did you mean 'rank'?"),
         (": lora(rank=0)", "rank=0 is not legal at character 13", "greater than or equal to 1"),
         (": lora(rank=8.5)", "rank=8.5 is not legal at character 13", "a whole number"),
@@ -236,7 +236,7 @@ def refused(text):
         (": lora(rank=8", "the end follows an option of 'lora' at character 14", "')'"),
         (": lora(rank)", "')' follows 'rank'", "rank="),
         (": lora(rank=8, rank=9)", "'rank' is given twice", "once"),
-        (": bitfit lora", "'lora' follows a treatment at character 10", "'+'"),
+        (": bitfit lora", "'lora' follows a method at character 10", "'+'"),
         (": bitfit |", "the end begins no segment at character 11", "layers such as 5:10"),
         ("lora(rank=3)", "'lora' names no layers at character 1", "': lora'"),
         (": adapter(depth=3)", "'adapter' stands at a depth", "| adapter(depth=12)"),
@@ -244,7 +244,7 @@ def refused(text):
         ("adapter(depth=5/4)", "'5/4' is not a depth", "3/4"),
         ("5-10 bitfit", "layers '5-10' are not a slice", "5:10"),
         ("1/2 bitfit", "layers '1/2' name no single block", "1/2:"),
-        ("embeddings bitfit", "'bitfit' is not a treatment of the embeddings at character 12", "full"),
+        ("embeddings bitfit", "'bitfit' is not a method of the embeddings at character 12", "full"),
         ("embeddings full(on=q)", "embeddings have no roles", "embeddings full"),
         ("head(pooler) | head(pooler)", "'head' is said twice at character 16", "one segment"),
         ("head(mlm=dens)", "'dens' is not a part of the masked-LM head at character 10", "did you mean 'dense'?"),
@@ -342,12 +342,12 @@ def test_what_may_stand_together():
     ("data", "message"),
     [
         ({"strat": []}, "unknown key strat"),
-        ({"strata": [{"layers": 310, "treatments": [{"kind": "bitfit"}]}]}, "layers 310 are not text"),
-        ({"strata": [{"layers": ":", "treatments": [{"kind": "bitfi"}]}]}, "'bitfi' is not a treatment"),
-        ({"strata": [{"layers": ":", "treatments": [{"kind": "lora", "rank": 0}]}]}, "rank=0 is not legal"),
-        ({"strata": [{"layers": ":", "treatments": []}]}, "strata.0.treatments"),
-        ({"strata": [{"layers": ":"}]}, "strata.0.treatments"),
-        ({"insertions": [{"kind": "bitfit"}]}, "'bitfit' is not a treatment here"),
+        ({"strata": [{"layers": 310, "methods": [{"kind": "bitfit"}]}]}, "layers 310 are not text"),
+        ({"strata": [{"layers": ":", "methods": [{"kind": "bitfi"}]}]}, "'bitfi' is not a method"),
+        ({"strata": [{"layers": ":", "methods": [{"kind": "lora", "rank": 0}]}]}, "rank=0 is not legal"),
+        ({"strata": [{"layers": ":", "methods": []}]}, "strata.0.methods"),
+        ({"strata": [{"layers": ":"}]}, "strata.0.methods"),
+        ({"insertions": [{"kind": "bitfit"}]}, "'bitfit' is not a method here"),
         ({"embeddings": {"kind": "full", "on": "q"}}, "embeddings have no roles"),
         ({"strata": 3}, "plan: strata"),
         (3, "a text or a mapping"),
@@ -378,7 +378,7 @@ def test_summary_is_plain_data():
 
 
 def test_importing_the_plan_floor_imports_no_torch():
-    code = "import sys, stratatune.plan, stratatune.plan.svg, stratatune.study.cost; print(*sys.modules)"
+    code = "import sys, stratatune.plan, stratatune.plan.svg, stratatune.costs.cost; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "rich", "huggingface_hub", "numpy"} & set(loaded)
 

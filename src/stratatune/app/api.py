@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratatune.plan import Plan
-    from stratatune.train.progress import Reporter
-    from stratatune.train.run import Result
+    from stratatune.progress import Reporter
+    from stratatune.training.run import Result
 
 IN_MEMORY = "in-memory"
 """What stands in the configuration for data that has no path."""
@@ -43,7 +43,7 @@ def train(
         ConfigError: with every mistake in the settings.
     """
     from stratatune.app.reporting import leave_report
-    from stratatune.train.progress import Reporter
+    from stratatune.progress import Reporter
 
     reporter = reporter or Reporter()
     result = trained(model=model, train=train, plan=plan, eval=eval, test=test, reporter=reporter, **settings)
@@ -62,8 +62,8 @@ def trained(
     **settings: Any,
 ) -> Result:
     """:func:`train` without the report: for those who keep no run folder."""
-    from stratatune.train.config import validate
-    from stratatune.train.run import train as run
+    from stratatune.training.config import validate
+    from stratatune.training.run import train as run
 
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
     return run(validate({**base, "plan": plan}), tables=tables, reporter=reporter)
@@ -106,8 +106,8 @@ def train_many(
     Raises:
         ConfigError: with every mistake in the settings.
     """
-    from stratatune.train.many import settings_of
-    from stratatune.train.many import train_many as run
+    from stratatune.training.trials.many import settings_of
+    from stratatune.training.trials.many import train_many as run
 
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
     axes = {"plan": plans, "seed": seeds, "lr": rates}

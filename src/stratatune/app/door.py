@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.failures import Interrupted, closed_pipe
-from stratatune.train.progress import Reporter, is_main
+from stratatune.progress import Reporter, is_main
 
 app = typer.Typer(
     name="stratatune", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}

@@ -1,4 +1,4 @@
-"""``Classifier`` and ``Regressor``: a run in scikit-learn's manners, over ``train/run.py`` and ``train/predict.py``."""
+"""``Classifier`` and ``Regressor``: a run with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sklearn.exceptions import NotFittedError
 from stratatune.app.api import trained
 from stratatune.errors import DataError, ResourceError, did_you_mean
 from stratatune.plan import shape_of
-from stratatune.train.config import RunConfig
-from stratatune.train.predict import Predictor
-from stratatune.train.progress import Reporter
+from stratatune.progress import Reporter
+from stratatune.training.config import RunConfig
+from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from stratatune.train.run import Result
+    from stratatune.training.run import Result
 
 Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
@@ -81,7 +81,7 @@ class _TextEstimator(BaseEstimator):
     def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
         """The fitted estimator whose run is in ``folder``."""
         predictor = Predictor(folder, base=base)
-        record = predictor.model.strata
+        record = predictor.model.attached
         made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path)
         made._use(predictor)
         return made

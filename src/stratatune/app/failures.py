@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from stratatune.errors import StratatuneError
-from stratatune.train.failures import failure_of
+from stratatune.explain import failure_of
 
 _CLOSED_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 

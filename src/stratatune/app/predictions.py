@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ConfigError, ResourceError, did_you_mean
 
 if TYPE_CHECKING:
-    from stratatune.train.predict import Prediction
+    from stratatune.training.predict import Prediction
 
 Columns = dict[str, Sequence[Any]]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from stratatune.errors import ResourceError
 
 if TYPE_CHECKING:
-    from stratatune.train.progress import Reporter
+    from stratatune.progress import Reporter
 
 
 def leave_report(folder: str | Path, reporter: Reporter) -> None:
     """Write ``report.html`` into a run folder; what hinders that is said and hinders nothing else."""
-    from stratatune.study import report
+    from stratatune.studies import report
 
     out = Path(folder) / report.FILE
     try:

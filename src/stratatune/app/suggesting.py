@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stratatune.study.suggestion import Asked, Suggestion
-    from stratatune.train.config import RunConfig
-    from stratatune.train.progress import Reporter
+    from stratatune.progress import Reporter
+    from stratatune.studies.suggest.suggestion import Asked, Suggestion
+    from stratatune.training.config import RunConfig
 
 
 def suggest(
@@ -49,8 +49,8 @@ def suggest(
         UserError: settings or data that make no sense, or budgets that no plan keeps.
     """
     from stratatune.app.api import IN_MEMORY
-    from stratatune.study.suggest import suggest as find
-    from stratatune.train.config import validate
+    from stratatune.studies.suggest.suggest import suggest as find
+    from stratatune.training.config import validate
 
     in_memory = not isinstance(train, str | os.PathLike)
     source = IN_MEMORY if in_memory else os.fspath(train)
@@ -77,8 +77,8 @@ def asked_for(
     Raises:
         ConfigError: with every mistake in them.
     """
-    from stratatune.study.suggestion import Asked
-    from stratatune.train.config import parse_bytes
+    from stratatune.studies.suggest.suggestion import Asked
+    from stratatune.training.config import parse_bytes
 
     if "plan" in config.model_fields_set:
         raise ConfigError([f"plan: {config.plan!r}; the plan is what suggest finds"], "leave --plan out")

@@ -2,8 +2,8 @@
 
 LPT puts the template at the end, `` It was {w} .``: everything from the label word on is the candidate's *suffix*.
 One row holds the text and behind it the tokens of every candidate but its last, which predicts nothing
-(``model/layout.py`` keeps the candidates apart). So with one-token words at the end of the template a row is the text
-alone.
+(``model/families/decoder_layout.py`` keeps the candidates apart). So with one-token words at the end of the template
+a row is the text alone.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""How each treatment works on a live model: one file a method, one line in the registry."""
+"""How each method works on a live model: one file a method, one line in the registry."""

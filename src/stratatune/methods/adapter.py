@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from stratatune.methods.site import Place
-from stratatune.plan.treatments import Adapter
+from stratatune.plan.methods import Adapter
 
 REFUSES_MERGE = (
     "an adapter between two blocks is a non-linear map of the hidden state; no weight of the base can hold it"

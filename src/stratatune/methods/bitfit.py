@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from stratatune.methods.beside import own_bias
 from stratatune.methods.site import Site, train
-from stratatune.plan.treatments import BitFit
+from stratatune.methods.wrapping import own_bias
+from stratatune.plan.methods import BitFit
 
 
 def attach(config: BitFit, site: Site) -> list[nn.Parameter]:

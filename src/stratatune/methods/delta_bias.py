@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, can_hold_bias, own_bias, own_weight, wrap
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import DeltaBias
+from stratatune.methods.wrapping import Wrapper, can_hold_bias, own_bias, own_weight, wrap
+from stratatune.plan.methods import DeltaBias
 
 
-class AddedBias(Beside):
+class AddedBias(Wrapper):
     """``y = f(x) + d``, d [out], which starts at zero; f is a linear or a norm, with a bias or without."""
 
     def __init__(self, base: nn.Module) -> None:

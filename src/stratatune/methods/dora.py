@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_weight, widths, wrap
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Dora
+from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
+from stratatune.plan.methods import Dora
 
 
-class DoraLinear(Beside):
+class DoraLinear(Wrapper):
     """``y = g (W + (alpha / R) B A) x + b`` with ``g = magnitude / ||W + (alpha / R) B A||``, a number for each output.
 
     A [R, in], B [out, R], magnitude [out]; the norm is taken over a row and gets no gradient (section 4.3). B starts at

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from stratatune.methods.beside import innermost
 from stratatune.methods.site import Site, train
-from stratatune.plan.treatments import Full
+from stratatune.methods.wrapping import innermost
+from stratatune.plan.methods import Full
 
 
 def attach(config: Full, site: Site) -> list[nn.Parameter]:

@@ -32,7 +32,7 @@ class FusedLinear(nn.Module):
         return torch.cat([self.get_submodule(role)(x) for role in self.roles], dim=-1)
 
     def joined(self) -> nn.Linear:
-        """One linear again, once every part is a plain linear (treatments merged); a part without a bias adds zeros."""
+        """One linear again, once every part is a plain linear (methods merged); a part without a bias adds zeros."""
         parts: list[Any] = [self.get_submodule(role) for role in self.roles]
         weight = torch.cat([part.weight.data for part in parts])
         if all(part.bias is None for part in parts):

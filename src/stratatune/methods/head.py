@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from stratatune.methods.site import Site, train
-from stratatune.plan.treatments import Head
+from stratatune.plan.methods import Head
 
 
 def attach(config: Head, site: Site) -> list[nn.Parameter]:

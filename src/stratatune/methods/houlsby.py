@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_weight, widths, wrap
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Houlsby
+from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
+from stratatune.plan.methods import Houlsby
 
 REFUSES_MERGE = "an adapter behind a projection is a non-linear map; no weight of the base can hold it"
 
 
-class HoulsbyAdapter(Beside):
+class HoulsbyAdapter(Wrapper):
     """``y + W2 gelu(W1 y + b1) + b2`` with ``y = f(x)``, W1 [M, D], W2 [D, M] (Houlsby et al., figure 2, with GELU).
 
     It stands before the block's dropout, skip connection and norm. W2 and b2 start at zero, so that the model starts as

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_bias, own_weight, widths, wrap
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Ia3
+from stratatune.methods.wrapping import Wrapper, own_bias, own_weight, widths, wrap
+from stratatune.plan.methods import Ia3
 
 INPUT_ROLES = ("down",)
 """Roles of which the input is scaled: the FFN's inner activation, as the paper has it. All others at their output."""
 
 
-class ScaledOutput(Beside):
+class ScaledOutput(Wrapper):
     """``y = s * (W x + b)``, s [out], which starts at one (keys and values: eq. of section 3.3)."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -36,7 +36,7 @@ class ScaledOutput(Beside):
             bias.mul_(self.vector)
 
 
-class ScaledInput(Beside):
+class ScaledInput(Wrapper):
     """``y = W (s * x) + b``, s [in], which starts at one (the FFN's inner activation)."""
 
     def __init__(self, base: nn.Module) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stratatune.methods.late_prompt import put_first
 from stratatune.methods.site import Place
-from stratatune.plan.treatments import Idpg
+from stratatune.plan.methods import Idpg
 
 REFUSES_MERGE = (
     "an instance-dependent prompt lengthens the sequence with vectors made from the text; no weight can hold it"

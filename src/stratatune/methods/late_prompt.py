@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.methods.site import Place
-from stratatune.plan.treatments import LatePrompt
+from stratatune.plan.methods import LatePrompt
 
 REFUSES_MERGE = "a late prompt lengthens the sequence with vectors that depend on the input; no weight can hold it"
 _SPREAD = 0.02

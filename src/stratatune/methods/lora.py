@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_weight, widths, wrap
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Lora
+from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
+from stratatune.plan.methods import Lora
 
 
-class LoraLinear(Beside):
+class LoraLinear(Wrapper):
     """``y = W x + b + (alpha / R) B A dropout(x)``, A [R, in], B [out, R]; B starts at zero, so ``y`` is unchanged.
 
     Args:

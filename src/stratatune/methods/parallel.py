@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from stratatune.methods.beside import Beside, own_weight, widths
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Parallel
+from stratatune.methods.wrapping import Wrapper, own_weight, widths
+from stratatune.plan.methods import Parallel
 
 REFUSES_MERGE = "a parallel adapter is a non-linear map of the input; no weight of the base can hold it"
 
@@ -27,7 +27,7 @@ class Handoff:
         return x
 
 
-class Entry(Beside):
+class Entry(Wrapper):
     """``f(x)``, which remembers x until the exit has used it."""
 
     def __init__(self, base: nn.Module, handoff: Handoff) -> None:
@@ -44,7 +44,7 @@ class Entry(Beside):
         raise NotImplementedError(REFUSES_MERGE)
 
 
-class ParallelExit(Beside):
+class ParallelExit(Wrapper):
     """``f(z) + s (W2 relu(W1 x + b1) + b2)`` with x the part's input, W1 [M, in], W2 [D, M].
 
     W1 starts as LoRA's A, W2 and the biases at zero, as in the paper's code; so the model starts as the base model is.

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from stratatune._compat import AttentionFunction, attend_through
 from stratatune.errors import PlanError
-from stratatune.methods.beside import own_weight, widths
 from stratatune.methods.site import Site
-from stratatune.plan.treatments import Prefix
+from stratatune.methods.wrapping import own_weight, widths
+from stratatune.plan.methods import Prefix
 
 REFUSES_MERGE = "a prefix adds positions to attend to; no weight of the base can hold them"
 NAME = "prefix"

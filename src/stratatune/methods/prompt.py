@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stratatune.methods.late_prompt import put_first
 from stratatune.methods.site import Place
-from stratatune.plan.treatments import Prompt
+from stratatune.plan.methods import Prompt
 
 REFUSES_MERGE = (
     "a prompt lengthens the sequence; no weight of the base can hold it (its vectors are no words' embeddings)"

@@ -1,6 +1,6 @@
-"""The table of methods: what each kind of treatment does to a live model.
+"""The table of methods: what each kind of method does to a live model.
 
-A treatment's configuration (pure data, no torch) stands in ``plan/treatments.py``. Here is what it does. Adding one is
+A method's configuration (pure data, no torch) stands in ``plan/methods.py``. Here is what it does. Adding one is
 one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
 are written once over these tables.
 """
@@ -51,11 +51,11 @@ def _nothing(config: Any, site: Site) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """A treatment of a block.
+    """A method of a block.
 
     Attributes:
         attach: ``(config, site) -> parameters``. Edits the block in place, marks what trains and returns it. What it
-            puts on a role is a :class:`stratatune.methods.beside.Beside`, which knows how to fold itself.
+            puts on a role is a :class:`stratatune.methods.wrapping.Wrapper`, which knows how to fold itself.
         refuses_merge: ``(config, site) -> reason`` why it cannot be folded into the base weights; empty when it can.
         makes_biases: ``(config, site) -> roles`` whose modules must be given a bias before it can be folded.
         detach: ``(config, site) -> None``. Takes away what it put elsewhere than on a role.
@@ -93,7 +93,7 @@ class InsertionMethod:
     refuses_merge: str
 
 
-# The order is that in which treatments of one block are attached, so from the model's own module outwards.
+# The order is that in which methods of one block are attached, so from the model's own module outwards.
 METHODS: Mapping[str, Method] = {
     "full": Method(full.attach),
     "bitfit": Method(bitfit.attach),
@@ -114,7 +114,7 @@ INSERTIONS: Mapping[str, InsertionMethod] = {
 }
 
 
-def in_order(treatments: Iterable[Any]) -> list[Any]:
-    """Treatments of one block in the order in which they are attached, whatever their order in the plan."""
+def in_order(methods: Iterable[Any]) -> list[Any]:
+    """Methods of one block in the order in which they are attached, whatever their order in the plan."""
     order = list(METHODS)
-    return sorted(treatments, key=lambda one: order.index(one.kind))
+    return sorted(methods, key=lambda one: order.index(one.kind))

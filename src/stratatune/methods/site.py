@@ -1,4 +1,4 @@
-"""A place where a treatment is put: some roles of one block (or of the head) of a live model.
+"""A place where a method is put: some roles of one block (or of the head) of a live model.
 
 Methods never look for modules by name. They are handed a :class:`Site` and ask it for a role; which module plays that
 role is one row of the backbone table.
@@ -59,7 +59,7 @@ class Site:
     read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def get(self, role: str) -> nn.Module:
-        """The module that plays ``role`` now (a wrapper, when a treatment put one there)."""
+        """The module that plays ``role`` now (a wrapper, when a method put one there)."""
         return self.module.get_submodule(self.roles[role])
 
     def parent(self, role: str) -> nn.Module:

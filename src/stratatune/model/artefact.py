@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, PlanError
+from stratatune.model.attach import Tuned, apply
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_record, read_tensors
-from stratatune.model.tuned import Tuned, apply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     _same_base(model, record)
     _fill(model, tensors)
-    model.strata.reading = record["reading"]
+    model.attached.reading = record["reading"]
     return Artefact(model.eval(), loaded.tokenizer, record)
 
 
@@ -62,10 +62,10 @@ def load(folder: str | Path, base: str | None = None) -> Tuned:
 
 
 def _same_base(model: Tuned, record: dict[str, Any]) -> None:
-    saved, strata = record["base"], model.strata
+    saved, attached = record["base"], model.attached
     for part, was, given in (
-        ("weights", saved["hash"], strata.base_hash),
-        ("a pretrained head", saved["head"], strata.head_hash),
+        ("weights", saved["hash"], attached.base_hash),
+        ("a pretrained head", saved["head"], attached.head_hash),
     ):
         if was != given:
             raise ModelError(
@@ -76,7 +76,7 @@ def _same_base(model: Tuned, record: dict[str, Any]) -> None:
 
 
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
-    parameters = model.strata.trained()
+    parameters = model.attached.trained()
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         raise ModelError(

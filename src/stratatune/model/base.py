@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from stratatune.errors import ModelError
-from stratatune.model.backbones import Backbone
+from stratatune.model.backbone import Backbone
 from stratatune.plan import architecture_of, shape_of
-from stratatune.plan.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -12,44 +12,44 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stratatune.methods.beside import give_bias
 from stratatune.methods.registry import METHODS
-from stratatune.model.strata import Strata
-from stratatune.plan.treatments import Treatment
+from stratatune.methods.wrapping import give_bias
+from stratatune.model.attached import Attached
+from stratatune.plan.methods import MethodConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def made(strata: Strata) -> Iterator[tuple[Treatment, int, str]]:
-    """(treatment, block, role) for every role whose module must be given a bias before the plan is folded in."""
-    for number in strata.resolved.shape.owners:
-        for one in strata.resolved.blocks[number]:
-            roles = METHODS[one.kind].makes_biases(one, strata.backbone.site(number))
+def made(attached: Attached) -> Iterator[tuple[MethodConfig, int, str]]:
+    """(method, block, role) for every role whose module must be given a bias before the plan is folded in."""
+    for number in attached.resolved.shape.owners:
+        for one in attached.resolved.blocks[number]:
+            roles = METHODS[one.kind].makes_biases(one, attached.backbone.site(number))
             yield from ((one, number, role) for role in roles)
 
 
-def fields_for(strata: Strata) -> list[str]:
+def fields_for(attached: Attached) -> list[str]:
     """The config's fields that give these roles a bias, where it has such fields."""
-    says = (strata.backbone.row.biases.get(role) for _, _, role in made(strata))
+    says = (attached.backbone.row.biases.get(role) for _, _, role in made(attached))
     return sorted({field for field in says if isinstance(field, str)})
 
 
-def unsaved(strata: Strata) -> dict[str, str]:
-    """Treatment, as text -> why a saved model would lose the biases that merging makes for it."""
-    found: dict[Treatment, dict[str, list[int]]] = {}
-    needed = list(made(strata))
-    built = _biases_of(strata.backbone.model, fields_for(strata)) if needed else {}
+def unsaved(attached: Attached) -> dict[str, str]:
+    """MethodConfig, as text -> why a saved model would lose the biases that merging makes for it."""
+    found: dict[MethodConfig, dict[str, list[int]]] = {}
+    needed = list(made(attached))
+    built = _biases_of(attached.backbone.model, fields_for(attached)) if needed else {}
     for one, number, role in needed:
-        if _bias_name(strata, number, role) not in built:
-            found.setdefault(one, {}).setdefault(f"{role} ({_path(strata, number, role)})", []).append(number)
-    return {str(one): _told(strata, roles) for one, roles in found.items()}
+        if _bias_name(attached, number, role) not in built:
+            found.setdefault(one, {}).setdefault(f"{role} ({_path(attached, number, role)})", []).append(number)
+    return {str(one): _told(attached, roles) for one, roles in found.items()}
 
 
-def make(strata: Strata) -> None:
+def make(attached: Attached) -> None:
     """Give each role that needs one a bias of zeros, so that the plan can be folded in."""
-    for _, number, role in list(made(strata)):
-        give_bias(strata.backbone.site(number).get(role))
+    for _, number, role in list(made(attached)):
+        give_bias(attached.backbone.site(number).get(role))
 
 
 def settle(model: PreTrainedModel, fields: Iterable[str]) -> None:
@@ -73,22 +73,22 @@ def _biases_of(model: PreTrainedModel, fields: Iterable[str]) -> set[str]:
     return {name for name, _ in bare.named_parameters() if name.endswith(".bias")}
 
 
-def _path(strata: Strata, number: int, role: str) -> str:
+def _path(attached: Attached, number: int, role: str) -> str:
     """Where the role stands in a block of the model as its own code makes it."""
-    row = strata.backbone.row
-    return (row.decoder_roles if number >= strata.backbone.encoder_blocks else row.roles)[role]
+    row = attached.backbone.row
+    return (row.decoder_roles if number >= attached.backbone.encoder_blocks else row.roles)[role]
 
 
-def _bias_name(strata: Strata, number: int, role: str) -> str:
-    block = strata.backbone.blocks[number]
-    name = next(name for name, module in strata.backbone.model.named_modules() if module is block)
-    return f"{name}.{_path(strata, number, role)}.bias"
+def _bias_name(attached: Attached, number: int, role: str) -> str:
+    block = attached.backbone.blocks[number]
+    name = next(name for name, module in attached.backbone.model.named_modules() if module is block)
+    return f"{name}.{_path(attached, number, role)}.bias"
 
 
-def _told(strata: Strata, roles: dict[str, list[int]]) -> str:
+def _told(attached: Attached, roles: dict[str, list[int]]) -> str:
     numbers = sorted({number for listed in roles.values() for number in listed})
-    blocks = ", ".join(strata.backbone.site(number).name for number in numbers)
+    blocks = ", ".join(attached.backbone.site(number).name for number in numbers)
     return (
-        f"no field of a {strata.resolved.shape.model_type} config gives a bias to {', '.join(roles)} in {blocks}, "
+        f"no field of a {attached.resolved.shape.model_type} config gives a bias to {', '.join(roles)} in {blocks}, "
         "so a saved model would be loaded without them"
     )

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, did_you_mean
-from stratatune.model.backbones import Backbone
+from stratatune.model.backbone import Backbone
 from stratatune.model.fitting import check_names
-from stratatune.plan.architectures import Architecture, Config, Fields
-from stratatune.plan.seq2seq import BART_FIELDS, T5_FIELDS
-from stratatune.plan.table import add_architecture, forget_architecture
-from stratatune.plan.treatments import ROLES
+from stratatune.plan.methods import ROLES
+from stratatune.shapes.architectures import Architecture, Config, Fields
+from stratatune.shapes.encoder_decoders import BART_FIELDS, T5_FIELDS
+from stratatune.shapes.table import add_architecture, forget_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

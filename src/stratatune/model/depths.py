@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stratatune.errors import ModelError
-from stratatune.model.backbones import Backbone
-from stratatune.model.last_block import take
+from stratatune.model.backbone import Backbone
+from stratatune.model.families.last_block import take
 
 READ, MEAN = "read", "mean"
 

@@ -10,7 +10,7 @@ import xxhash
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from stratatune.model.backbones import Backbone
+    from stratatune.model.backbone import Backbone
 
 _NO_ARITHMETIC = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),

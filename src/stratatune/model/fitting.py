@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.errors import ModelError, nearest
-from stratatune.model.decoders import lm_logits, run_plain
-from stratatune.model.seq2seq import embed_vectors, encode_whole, run_encoder
-from stratatune.plan.architectures import Architecture
+from stratatune.model.families.decoder import lm_logits, run_plain
+from stratatune.model.families.encoder_decoder import embed_vectors, encode_whole, run_encoder
+from stratatune.shapes.architectures import Architecture
 
 if TYPE_CHECKING:
-    from stratatune.model.backbones import Backbone
+    from stratatune.model.backbone import Backbone
 
 _HINTS = {
     "decoder": "a block is called with attention_mask, position_ids and, where rotary= is named, position_embeddings; "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from stratatune.methods.site import SideBySide, Site
-from stratatune.plan.architectures import Architecture
+from stratatune.shapes.architectures import Architecture
 
 
 def separate(block: nn.Module, row: Architecture) -> None:

@@ -13,55 +13,59 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stratatune.model.backbones import Backbone
-from stratatune.model.decoder_hooks import install_insertions
+from stratatune.model.attached import Attached
+from stratatune.model.backbone import Backbone
+from stratatune.model.families.decoder_hooks import install_insertions
+from stratatune.model.families.encoder_decoder_hooks import install_behind_encoder
 from stratatune.model.inputs import Inputs
 from stratatune.model.passes import Call
-from stratatune.model.seq2seq_hooks import install_behind_encoder
 from stratatune.model.skeleton import Call as BlockCall
-from stratatune.model.strata import Strata
 
 
-def install(strata: Strata) -> None:
-    """Register the hooks; they live and die with the blocks, or until ``strata.hooks`` are removed."""
-    handles = strata.hooks
-    backbone = strata.backbone
-    handles += [*backbone.passes.handles, *_stop_backward(strata)]
-    if strata.resolved.moved:
-        handles += Inputs(backbone).shift(strata.resolved.moved)
+def install(attached: Attached) -> None:
+    """Register the hooks; they live and die with the blocks, or until ``attached.hooks`` are removed."""
+    handles = attached.hooks
+    backbone = attached.backbone
+    handles += [*backbone.passes.handles, *_stop_backward(attached)]
+    if attached.resolved.moved:
+        handles += Inputs(backbone).shift(attached.resolved.moved)
     if backbone.row.causal:
-        handles += install_insertions(strata)
-    elif strata.insertions:
-        handles += _install_insertions(strata)
+        handles += install_insertions(attached)
+    elif attached.insertions:
+        handles += _install_insertions(attached)
 
 
-def _install_insertions(strata: Strata) -> list[RemovableHandle]:
+def _install_insertions(attached: Attached) -> list[RemovableHandle]:
     """The hooks of the insertions into an encoder, or into an encoder-decoder."""
-    backbone, flow, two_stacks = strata.backbone, _Flow(strata.backbone), strata.backbone.row.decoder_blocks is not None
+    backbone, flow, two_stacks = (
+        attached.backbone,
+        _Flow(attached.backbone),
+        attached.backbone.row.decoder_blocks is not None,
+    )
     encoder = backbone.base.get_submodule("encoder") if two_stacks else backbone.base
     handles, last = [encoder.register_forward_pre_hook(flow.begin, with_kwargs=True)], len(backbone.blocks) - 1
     prompt = 0  # positions put in front so far
     for depth in range(backbone.encoder_blocks):
-        for insertion in strata.insertions_at(depth):
+        for insertion in attached.insertions_at(depth):
             handles.append(backbone.passes.before(depth, _Insert(insertion, flow)))
             prompt += insertion.tokens
         if prompt:
             handles.append(backbone.passes.before(depth, _Recall(flow, depth)))
-    for depth, insertion in strata.insertions:
+    for depth, insertion in attached.insertions:
         if depth > (backbone.encoder_blocks if two_stacks else last):
             handles.append(backbone.passes.after(depth - 1, _Append(insertion)))
     if two_stacks:
-        handles += install_behind_encoder(strata, flow.seen)
+        handles += install_behind_encoder(attached, flow.seen)
     elif prompt:
         handles.append(backbone.passes.after(last, _Strip(prompt)))
     return handles
 
 
-def _stop_backward(strata: Strata) -> list[RemovableHandle]:
+def _stop_backward(attached: Attached) -> list[RemovableHandle]:
     """Cut behind the module whose output is the hidden state at the frozen depth."""
-    if strata.resolved.trains_embeddings:
+    if attached.resolved.trains_embeddings:
         return []
-    backbone, depth, handles = strata.backbone, strata.resolved.frozen_depth, []
+    backbone, depth, handles = attached.backbone, attached.resolved.frozen_depth, []
     border = backbone.encoder_blocks
     if depth > border:  # the decoder reads a frozen encoder, whatever makes that one's embeddings require gradients
         handles.append(backbone.passes.after(border - 1, _Cut(None)))
@@ -78,7 +82,9 @@ def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
     """
     hidden = hidden.detach()
     wanted = torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False)
-    return hidden.requires_grad_() if wanted else hidden  # vmap (train/together.py) refuses the call, whatever it says
+    return (
+        hidden.requires_grad_() if wanted else hidden
+    )  # vmap (training/trials/together.py) refuses the call, whatever it says
 
 
 class _Cut:

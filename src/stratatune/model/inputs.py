@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.errors import PlanError
-from stratatune.model import decoders, fitting, seq2seq
-from stratatune.model.backbones import Backbone
+from stratatune.model import fitting
+from stratatune.model.backbone import Backbone
+from stratatune.model.families import decoder as decoders
+from stratatune.model.families import encoder_decoder as seq2seq
 
 
 class Inputs:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from stratatune.errors import ModelError
-from stratatune.plan.shape import Linear, Norm, Shape
+from stratatune.shapes.shape import Linear, Norm, Shape
 
 if TYPE_CHECKING:
-    from stratatune.model.backbones import Backbone
+    from stratatune.model.backbone import Backbone
 
 
 def measured(shape: Shape, backbone: Backbone) -> Shape:

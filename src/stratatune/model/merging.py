@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stratatune.errors import PlanError
-from stratatune.methods.beside import unwrap
 from stratatune.methods.registry import INSERTIONS, METHODS
+from stratatune.methods.wrapping import unwrap
 from stratatune.model import biases
-from stratatune.model.strata import Strata
-from stratatune.model.tuned import Tuned, insertion_name
+from stratatune.model.attach import Tuned, insertion_name
+from stratatune.model.attached import Attached
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,25 +31,25 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
         and ``from_pretrained`` needs nothing of this package.
 
     Raises:
-        PlanError: names each treatment that no weight of the base can hold, and why; the model is as it was.
+        PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
     """
-    strata = _strata(model)
-    refused, lost = _refusals(strata), {} if in_memory else biases.unsaved(strata)
+    attached = _strata(model)
+    refused, lost = _refusals(attached), {} if in_memory else biases.unsaved(attached)
     if refused or lost:
-        reasons = "; ".join(f"{treatment}: {reason}" for treatment, reason in {**lost, **refused}.items())
+        reasons = "; ".join(f"{method}: {reason}" for method, reason in {**lost, **refused}.items())
         keep = "save_pretrained keeps it as an adapter beside the base"
         hint = keep if refused else f"{keep}; merge(model, in_memory=True) folds it in for this process alone"
         raise PlanError(f"this plan cannot be merged: {reasons}", hint)
-    fields = biases.fields_for(strata)
-    biases.make(strata)
-    plain = _plain(model, strata, fold=True)
+    fields = biases.fields_for(attached)
+    biases.make(attached)
+    plain = _plain(model, attached, fold=True)
     if fields:
         biases.settle(plain, fields)
     return plain
 
 
 def remove(model: PreTrainedModel) -> PreTrainedModel:
-    """Take every treatment off again, in place; the base weights were never touched, so they are the same bit for bit.
+    """Take every method off again, in place; the base weights were never touched, so they are the same bit for bit.
 
     A task's own new output layer stays as it was trained: no base model brings one.
 
@@ -59,67 +59,67 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         PlanError: names what trained weights of the base itself, which are gone; the model is as it was.
     """
-    strata = _strata(model)
-    changed = _changed(strata)
+    attached = _strata(model)
+    changed = _changed(attached)
     if changed:
         raise PlanError(
             f"this plan cannot be taken off: it trained weights of the base itself ({', '.join(changed)})",
             "load the base model again; delta_bias in place of bitfit leaves the base as it is",
         )
-    return _plain(model, strata, fold=False)
+    return _plain(model, attached, fold=False)
 
 
 def take_off(model: Tuned) -> PreTrainedModel:
     """As :func:`remove`, but what trained of the base's own weights stays as it was trained."""
-    return _plain(model, model.strata, fold=False)
+    return _plain(model, model.attached, fold=False)
 
 
-def _strata(model: PreTrainedModel) -> Strata:
+def _strata(model: PreTrainedModel) -> Attached:
     if not isinstance(model, Tuned):
         raise PlanError("this model has no plan", "give one that apply or load returned")
-    return model.strata
+    return model.attached
 
 
-def _refusals(strata: Strata) -> dict[str, str]:
-    """Treatment, as text -> why it cannot be merged; of equal ones in many blocks the first."""
+def _refusals(attached: Attached) -> dict[str, str]:
+    """MethodConfig, as text -> why it cannot be merged; of equal ones in many blocks the first."""
     found: dict[str, str] = {}
-    for number, treatments in enumerate(strata.resolved.blocks):
-        site = strata.backbone.site(number)
-        for one in treatments:
+    for number, methods in enumerate(attached.resolved.blocks):
+        site = attached.backbone.site(number)
+        for one in methods:
             reason = METHODS[one.kind].refuses_merge(one, site)
             if reason:
                 found.setdefault(str(one), reason)
-    for _, one in strata.resolved.insertions:
+    for _, one in attached.resolved.insertions:
         found.setdefault(str(one), INSERTIONS[one.kind].refuses_merge)
     return found
 
 
-def _changed(strata: Strata) -> list[str]:
+def _changed(attached: Attached) -> list[str]:
     """What of the plan trains the base model's own weights, as text."""
-    plan = strata.resolved.plan
-    changed = {str(one): None for block in strata.resolved.blocks for one in block if not one.adds}
+    plan = attached.resolved.plan
+    changed = {str(one): None for block in attached.resolved.blocks for one in block if not one.adds}
     if plan.embeddings is not None:
         changed["embeddings"] = None
-    if strata.resolved.head_trainable(strata.backbone.output):
+    if attached.resolved.head_trainable(attached.backbone.output):
         changed[str(plan.head)] = None
     return list(changed)
 
 
-def _plain(model: PreTrainedModel, strata: Strata, *, fold: bool) -> PreTrainedModel:
+def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrainedModel:
     """Put the model's own modules back everywhere, drop hooks and insertions, and give it its own class again."""
-    blocks = strata.backbone.blocks
-    for number in strata.resolved.shape.owners:
-        site = strata.backbone.site(number)
-        for one in strata.resolved.blocks[number]:
+    blocks = attached.backbone.blocks
+    for number in attached.resolved.shape.owners:
+        site = attached.backbone.site(number)
+        for one in attached.resolved.blocks[number]:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
-    strata.backbone.put_together()
-    for depth, one in strata.resolved.insertions:
+    attached.backbone.put_together()
+    for depth, one in attached.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
-    for handle in strata.hooks:
+    for handle in attached.hooks:
         handle.remove()
     training = model.training
     model.__class__ = type(model).__bases__[1]
-    del model.strata  # pyright: ignore[reportAttributeAccessIssue]
+    del model.attached  # pyright: ignore[reportAttributeAccessIssue]
     model.requires_grad_(True)
     return model.train(training)

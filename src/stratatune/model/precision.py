@@ -10,23 +10,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stratatune.model.strata import Strata
+from stratatune.model.attached import Attached
 
 Casts = dict[tuple[int, tuple[int, ...]], Tensor]
 """Converted weights, by the address and the shape of the original ones."""
 
 
-def cast_frozen(strata: Strata, dtype: torch.dtype, made: Casts | None = None) -> None:
+def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = None) -> None:
     """Hold the frozen matrices of the blocks, and the decoder as the head reads it, in ``dtype``.
 
     Only for models that are run under autocast to ``dtype``; embeddings, norms and biases stay as they are. Models over
     the same tensors, which something must keep alive, share what is in ``made``.
     """
-    for module in strata.backbone.blocks.modules():
+    for module in attached.backbone.blocks.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
             module.weight.data = _cast(module.weight.data, dtype, made)
-    if strata.backbone.mlm is not None:
-        strata.backbone.mlm.hold_decoder(lambda weight: _cast(weight, dtype, made))
+    if attached.backbone.mlm is not None:
+        attached.backbone.mlm.hold_decoder(lambda weight: _cast(weight, dtype, made))
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, made: Casts | None) -> Tensor:

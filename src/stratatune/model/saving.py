@@ -18,7 +18,7 @@ from torch import Tensor
 
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError, ResourceError
-from stratatune.model.strata import Strata
+from stratatune.model.attached import Attached
 
 FORMAT = 1
 _AGAIN = "train again, or take the folder from a backup"
@@ -26,16 +26,16 @@ _KEYS = ("plan", "base", "output", "num_labels", "also_train", "reading")
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
-def save_adapter(strata: Strata, folder: Path) -> None:
+def save_adapter(attached: Attached, folder: Path) -> None:
     """Write the trained tensors, the record and a card into ``folder``; each file appears whole or not at all.
 
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
     """
-    record = describe(strata)
+    record = describe(attached)
     with told_about(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / TENSORS, strata.trained(), {"format": "pt"})
+    write_tensors(folder / TENSORS, attached.trained(), {"format": "pt"})
     write_text(folder / CARD, _card(record))
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
@@ -80,26 +80,26 @@ def _appearing_whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def describe(strata: Strata) -> dict[str, Any]:
+def describe(attached: Attached) -> dict[str, Any]:
     """The record of an artefact: plan, base model and its fingerprint, and how text becomes a label."""
-    model, resolved = strata.backbone.model, strata.resolved
+    model, resolved = attached.backbone.model, attached.resolved
     return {
         "format": FORMAT,
         "stratatune": VERSION,
         "plan": str(resolved.plan),
         "frozen_depth": resolved.frozen_depth,
-        "trainable": sum(parameter.numel() for parameter in strata.trained().values()),
+        "trainable": sum(parameter.numel() for parameter in attached.trained().values()),
         "base": {
             "name": model.config._name_or_path,
             "model_type": model.config.model_type,
-            "hash": strata.base_hash,
-            "head": strata.head_hash,
+            "hash": attached.base_hash,
+            "head": attached.head_hash,
             "attention": model.config._attn_implementation,
         },
-        "output": strata.backbone.output,
+        "output": attached.backbone.output,
         "num_labels": model.config.num_labels,
-        "also_train": strata.also_train,
-        "reading": strata.reading,
+        "also_train": attached.also_train,
+        "reading": attached.reading,
     }
 
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from stratatune.model.decoders import decoder_output, model_arguments
+from stratatune.model.attached import Attached
+from stratatune.model.families.decoder import decoder_output, model_arguments
+from stratatune.model.families.encoder_decoder import encode_whole, read_text
+from stratatune.model.families.last_block import take
 from stratatune.model.hooks import cut
-from stratatune.model.last_block import take
-from stratatune.model.release import recall_trunk
-from stratatune.model.seq2seq import encode_whole, read_text
-from stratatune.model.strata import Strata
+from stratatune.model.offload import reload_trunk
 
 
 class _Reached(Exception):
@@ -35,14 +35,14 @@ class Trunk:
     Where the embeddings themselves train, the depth is 0 and they take part in the backward pass.
 
     Args:
-        strata: what :func:`stratatune.apply` put into the model.
+        attached: what :func:`stratatune.apply` put into the model.
     """
 
-    def __init__(self, strata: Strata) -> None:
-        self.strata = strata
-        self.backbone = strata.backbone
-        self.depth = strata.resolved.frozen_depth
-        self.trains = strata.resolved.trains_embeddings
+    def __init__(self, attached: Attached) -> None:
+        self.attached = attached
+        self.backbone = attached.backbone
+        self.depth = attached.resolved.frozen_depth
+        self.trains = attached.resolved.trains_embeddings
 
     def __call__(
         self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, read: Tensor | None = None
@@ -54,7 +54,7 @@ class Trunk:
         if self.backbone.row.kind == "encoder-decoder" and self.depth >= self.backbone.encoder_blocks:
             with torch.no_grad():
                 return encode_whole(self.backbone, input_ids, mask)
-        recall_trunk(self.strata)
+        reload_trunk(self.attached)
         handle = self._stop()
         known = token_types is not None and self.backbone.row.token_types
         extra = {"token_type_ids": token_types} if known else {}
@@ -74,7 +74,7 @@ class Trunk:
 
     def _mask(self, mask: Tensor, read: Tensor | None) -> dict[str, object]:
         if self.backbone.row.causal:
-            return model_arguments(self.backbone, mask, read, self.strata.branches)
+            return model_arguments(self.backbone, mask, read, self.attached.branches)
         return {"attention_mask": mask.long()}
 
     def _stop(self) -> torch.utils.hooks.RemovableHandle:
@@ -99,14 +99,14 @@ class Top(nn.Module):
     Shares its modules with the tuned model, so training one trains the other.
 
     Args:
-        strata: what :func:`stratatune.apply` put into the model.
+        attached: what :func:`stratatune.apply` put into the model.
     """
 
-    def __init__(self, strata: Strata) -> None:
+    def __init__(self, attached: Attached) -> None:
         super().__init__()
-        self.strata = strata
-        self.depth = strata.resolved.frozen_depth
-        self.model = strata.backbone.model
+        self.attached = attached
+        self.depth = attached.resolved.frozen_depth
+        self.model = attached.backbone.model
 
     def forward(
         self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None, ids: Tensor | None = None
@@ -124,36 +124,38 @@ class Top(nn.Module):
 
         Returns:
             Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary. Of
-            a decoder what :func:`stratatune.model.decoders.decoder_output` says.
+            a decoder what :func:`stratatune.model.families.decoder.decoder_output` says.
         """
-        if self.strata.backbone.row.kind == "encoder-decoder":
+        if self.attached.backbone.row.kind == "encoder-decoder":
             assert ids is not None
-            if self.depth <= self.strata.backbone.encoder_blocks and not self.strata.resolved.trains_embeddings:
-                hidden = cut(hidden, self.strata.backbone.blocks[min(self.depth, len(self.strata.backbone.blocks) - 1)])
-            return read_text(self.strata, hidden, mask, ids)
-        if self.strata.backbone.row.causal:
-            if self.depth < len(self.strata.backbone.blocks) and not self.strata.resolved.trains_embeddings:
-                hidden = cut(hidden, self.strata.backbone.blocks[self.depth])
-            return decoder_output(self.strata, hidden, mask, read, ids, self.depth)
+            if self.depth <= self.attached.backbone.encoder_blocks and not self.attached.resolved.trains_embeddings:
+                hidden = cut(
+                    hidden, self.attached.backbone.blocks[min(self.depth, len(self.attached.backbone.blocks) - 1)]
+                )
+            return read_text(self.attached, hidden, mask, ids)
+        if self.attached.backbone.row.causal:
+            if self.depth < len(self.attached.backbone.blocks) and not self.attached.resolved.trains_embeddings:
+                hidden = cut(hidden, self.attached.backbone.blocks[self.depth])
+            return decoder_output(self.attached, hidden, mask, read, ids, self.depth)
         hidden = self.blocks(hidden, mask, read)
-        for insertion in self.strata.insertions_at(len(self.strata.backbone.blocks)):
+        for insertion in self.attached.insertions_at(len(self.attached.backbone.blocks)):
             hidden, _ = insertion(hidden, mask[:, : hidden.shape[1]])
-        mask = mask if self.strata.backbone.reads_all else torch.ones_like(mask[:, :1])
-        return self.strata.backbone.head(hidden, words, mask)[:, 0]
+        mask = mask if self.attached.backbone.reads_all else torch.ones_like(mask[:, :1])
+        return self.attached.backbone.head(hidden, words, mask)[:, 0]
 
     def blocks(self, hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
         """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D].
 
         Where the head reads every token, all of them: -> [B, T, D] without a late prompt's positions.
         """
-        backbone, depths = self.strata.backbone, range(self.depth, len(self.strata.backbone.blocks))
+        backbone, depths = self.attached.backbone, range(self.depth, len(self.attached.backbone.blocks))
         if not depths:
             return hidden if backbone.reads_all or hidden.shape[1] == 1 else take(hidden, read)
         calls, tokens = backbone.calls(hidden, mask), hidden.shape[1]
-        if not self.strata.resolved.trains_embeddings:
+        if not self.attached.resolved.trains_embeddings:
             hidden = cut(hidden, backbone.blocks[self.depth])
         for depth in depths:
-            for insertion in self.strata.insertions_at(depth):
+            for insertion in self.attached.insertions_at(depth):
                 hidden, mask = insertion(hidden, mask)
                 read = read + insertion.tokens
                 calls = backbone.calls(hidden, mask) if insertion.tokens else calls

@@ -1,16 +1,8 @@
 """What to do at which depth, as pure data: no torch, no transformers, no weights."""
 
-from stratatune.plan.architectures import Architecture, Fields
-from stratatune.plan.builtin import BUILTIN
 from stratatune.plan.layers import Depth
-from stratatune.plan.presets import PRESETS, Preset, list_presets, preset_names
-from stratatune.plan.resolved import Resolved, Run
-from stratatune.plan.schema import Plan, Stratum
-from stratatune.plan.shape import Linear, Norm, Shape
-from stratatune.plan.sizes import shape_of
-from stratatune.plan.table import ARCHITECTURES, architecture_of
-from stratatune.plan.treatments import (
-    BLOCK_TREATMENTS,
+from stratatune.plan.methods import (
+    BLOCK_METHODS,
     GROUPS,
     INSERTIONS,
     ROLES,
@@ -27,15 +19,23 @@ from stratatune.plan.treatments import (
     Insertion,
     LatePrompt,
     Lora,
+    MethodConfig,
     Parallel,
     Prefix,
     Prompt,
-    Treatment,
 )
+from stratatune.plan.presets import PRESETS, Preset, list_presets, preset_names
+from stratatune.plan.resolved import Resolved, Run
+from stratatune.plan.schema import Plan, Stratum
+from stratatune.shapes.architectures import Architecture, Fields
+from stratatune.shapes.builtin import BUILTIN
+from stratatune.shapes.shape import Linear, Norm, Shape
+from stratatune.shapes.sizes import shape_of
+from stratatune.shapes.table import ARCHITECTURES, architecture_of
 
 __all__ = [
     "ARCHITECTURES",
-    "BLOCK_TREATMENTS",
+    "BLOCK_METHODS",
     "BUILTIN",
     "GROUPS",
     "INSERTIONS",
@@ -68,7 +68,7 @@ __all__ = [
     "Run",
     "Shape",
     "Stratum",
-    "Treatment",
+    "MethodConfig",
     "architecture_of",
     "list_presets",
     "preset_names",

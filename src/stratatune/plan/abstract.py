@@ -1,6 +1,6 @@
-"""What every treatment is made of: the roles of a block, the kinds of option values, and the three abstract treatments.
+"""What every method is made of: the roles of a block, the kinds of option values, and the three abstract methods.
 
-The treatments themselves stand in ``treatments.py`` (of a block) and ``insertions.py`` (at a depth).
+The methods themselves stand in ``methods.py`` (of a block) and ``insertions.py`` (at a depth).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan.layers import Depth, depth_at, refusal
 from stratatune.plan.options import Options
-from stratatune.plan.shape import Shape
+from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
 """Norms of a block. Most have the one before (or behind) attention and the one of the feed-forward part; some decoders
@@ -59,7 +59,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
 
 
 def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses norms, for treatments that stand beside a weight matrix."""
+    """Refuses norms, for methods that stand beside a weight matrix."""
     norms = [role for role in expand(roles) if role in NORM_ROLES]
     if norms:
         raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
@@ -89,7 +89,7 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(role for role in ROLES if role in roles)
 
 
-class Treatment(Options, frozen=True):
+class MethodConfig(Options, frozen=True):
     """What happens to a block, or at one depth. Abstract."""
 
     adds: ClassVar[bool] = False
@@ -104,7 +104,7 @@ class Treatment(Options, frozen=True):
         """
 
     def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
-        """(place, part) of a block that it changes; two treatments of one block may not claim the same."""
+        """(place, part) of a block that it changes; two methods of one block may not claim the same."""
         return frozenset()
 
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
@@ -112,15 +112,15 @@ class Treatment(Options, frozen=True):
         return 0
 
     def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        """Values that it keeps for the backward pass of a block, beside what each role's own treatments keep."""
+        """Values that it keeps for the backward pass of a block, beside what each role's own methods keep."""
         return 0
 
 
-class RoleTreatment(Treatment, frozen=True):
-    """A treatment of some roles of a block. Abstract."""
+class RoleMethod(MethodConfig, frozen=True):
+    """A method of some roles of a block. Abstract."""
 
     touches: ClassVar[frozenset[str]]
-    """Which of a role's ``weight`` and ``bias`` it changes; two treatments of one role may not touch the same."""
+    """Which of a role's ``weight`` and ``bias`` it changes; two methods of one role may not touch the same."""
     reads_input: ClassVar[bool] = False
     """Whether a matrix that trains reads what the role reads, so that the backward pass wants it."""
 
@@ -173,7 +173,7 @@ class RoleTreatment(Treatment, frozen=True):
         return sum(sum(self.matrices(shape, role)) * positions.get(role, 0) for role in roles)
 
 
-class Insertion(Treatment, frozen=True):
+class Insertion(MethodConfig, frozen=True):
     """A module put between two blocks. Abstract."""
 
     adds: ClassVar[bool] = True

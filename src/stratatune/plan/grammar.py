@@ -1,8 +1,8 @@
 """The text form of a plan, read by hand so that an error can point at its place.
 
     plan      = segment { "|" segment }
-    segment   = [ "enc" | "dec" ] LAYERS treatment { "+" treatment } | "embeddings" treatment | insertion | head
-    treatment = KIND [ "(" option { "," option } ")" ]
+    segment   = [ "enc" | "dec" ] LAYERS method { "+" method } | "embeddings" method | insertion | head
+    method = KIND [ "(" option { "," option } ")" ]
     option    = NAME "=" value { "," value } | FLAG
 
     0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | head(pooler)
@@ -20,8 +20,8 @@ from typing import NoReturn, TypeVar
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan.layers import canonical_layers
+from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
 from stratatune.plan.options import OptionError, Options
-from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS, Full, Head, Insertion, Treatment
 
 _TOKEN = re.compile(
     r"""\s*(?: (?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?)
@@ -59,7 +59,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 class Parts:
     """What a text says, in its order."""
 
-    strata: list[tuple[str, str, list[Treatment]]] = field(default_factory=list)
+    strata: list[tuple[str, str, list[MethodConfig]]] = field(default_factory=list)
     insertions: list[Insertion] = field(default_factory=list)
     embeddings: Full | None = None
     head: Head | None = None
@@ -111,28 +111,28 @@ class _Parser:
             if not self.accept("|"):
                 self.fail(
                     self.token,
-                    f"{self.token} follows a treatment",
-                    "legal: '+' and a treatment, '|' and a segment, the end",
+                    f"{self.token} follows a method",
+                    "legal: '+' and a method, '|' and a segment, the end",
                 )
 
     def segment(self, parts: Parts) -> None:
         token = self.token
         if token.kind == "number" or token.text == ":":
-            parts.strata.append(("", self.layers(), self.treatments()))
+            parts.strata.append(("", self.layers(), self.methods()))
         elif token.text in STACKS:
             self.take()
             if not (self.token.kind == "number" or self.token.text == ":"):
                 self.fail(self.token, f"{self.token} follows {token}", f"legal: layers, as in {token.text} 0:3")
-            parts.strata.append((token.text, self.layers(), self.treatments()))
+            parts.strata.append((token.text, self.layers(), self.methods()))
         elif token.text == "embeddings":
             self.once(parts.embeddings)
-            parts.embeddings = self.options(self.take_kind({"full": Full}, "a treatment of the embeddings"), Full)
+            parts.embeddings = self.options(self.take_kind({"full": Full}, "a method of the embeddings"), Full)
         elif token.text == "head":
             self.once(parts.head)
             parts.head = self.options(self.take(), Head)
         elif token.text in INSERTIONS:
             parts.insertions.append(self.options(self.take(), INSERTIONS[token.text]))
-        elif token.text in BLOCK_TREATMENTS:
+        elif token.text in BLOCK_METHODS:
             self.fail(
                 token,
                 f"{token} names no layers",
@@ -164,19 +164,19 @@ class _Parser:
         except PlanError as error:
             self.fail(first, error.message, error.hint)
 
-    def treatments(self) -> list[Treatment]:
-        found = [self.treatment()]
+    def methods(self) -> list[MethodConfig]:
+        found = [self.method()]
         while self.accept("+"):
-            found.append(self.treatment())
+            found.append(self.method())
         return found
 
-    def treatment(self) -> Treatment:
+    def method(self) -> MethodConfig:
         token = self.take()
         if token.text in INSERTIONS:
             self.fail(token, *_own_segment(token))
-        if token.text not in BLOCK_TREATMENTS:
-            self.fail(token, f"{token} is not a treatment", did_you_mean(token.text, BLOCK_TREATMENTS))
-        return self.options(token, BLOCK_TREATMENTS[token.text])
+        if token.text not in BLOCK_METHODS:
+            self.fail(token, f"{token} is not a method", did_you_mean(token.text, BLOCK_METHODS))
+        return self.options(token, BLOCK_METHODS[token.text])
 
     def options(self, kind: _Token, cls: type[_OptionsT]) -> _OptionsT:
         """The brackets after a kind, and the object that they make."""
@@ -236,7 +236,7 @@ class _Parser:
 
 
 def _own_segment(token: _Token) -> tuple[str, str]:
-    """What to say of an insertion among the treatments of a stratum."""
+    """What to say of an insertion among the methods of a stratum."""
     at_input = not INSERTIONS[token.text].model_fields["depth"].is_required()
     option = "tokens=20" if at_input else "depth=12"
     where = "at the input" if at_input else "at a depth"

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from stratatune.errors import PlanError
 from stratatune.plan.abstract import Chance, Count, Insertion
-from stratatune.plan.shape import Shape
+from stratatune.shapes.shape import Shape
 
 
 class Adapter(Insertion, frozen=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stratatune.plan.resolved import Resolved, Run
-from stratatune.plan.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_OBJECTIVES
 
 Kind = Literal["head", "trained", "inserted", "passes", "cached"]
 _WIDTH, _LABEL, _BOX, _COUNT = 80, 10, 8, 13
@@ -64,8 +64,8 @@ def _run(resolved: Resolved, run: Run) -> Cell:
     stack, border = resolved.place(run)
     first, last = run.start - border, run.stop - 1 - border
     label = stack + (f"{first}..{last}" if run.blocks > 1 else str(first))
-    if run.treatments:
-        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape.at(run.start))) for one in run.treatments)
+    if run.methods:
+        rows = tuple((str(one), run.blocks * one.parameters(resolved.shape.at(run.start))) for one in run.methods)
         return Cell("trained", label, rows, run.blocks)
     if run.stop <= resolved.frozen_depth:
         return Cell("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)

@@ -57,7 +57,7 @@ _TABLE = (
     Preset(
         "adapter",
         ": houlsby",
-        "Houlsby's adapter, twice in every block (the treatment adapter(depth=...) is BFT's, once between two blocks)",
+        "Houlsby's adapter, twice in every block (the method adapter(depth=...) is BFT's, once between two blocks)",
         "Houlsby et al. 2019; BFT table 1",
     ),
     Preset("adapterdrop", "1/2: houlsby", "adapter in the upper half", "Rücklé et al. 2021; BFT table 1"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
-from stratatune.plan.shape import LM_OBJECTIVES, Shape
-from stratatune.plan.treatments import ROLES, Frozen, Full, Insertion, RoleTreatment, Treatment
+from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig, RoleMethod
+from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
 if TYPE_CHECKING:
     from stratatune.plan.schema import Plan, Stratum
@@ -20,11 +20,11 @@ OBJECTIVES = ("mlm", "classification")
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring blocks ``start..stop-1`` with the same treatments."""
+    """Neighbouring blocks ``start..stop-1`` with the same methods."""
 
     start: int
     stop: int
-    treatments: tuple[Treatment, ...]
+    methods: tuple[MethodConfig, ...]
 
     @property
     def blocks(self) -> int:
@@ -32,8 +32,8 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The treatments as text; ``frozen`` when nothing trains."""
-        return " + ".join(map(str, self.treatments)) or "frozen"
+        """The methods as text; ``frozen`` when nothing trains."""
+        return " + ".join(map(str, self.methods)) or "frozen"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Resolved:
 
     plan: Plan
     shape: Shape
-    blocks: tuple[tuple[Treatment, ...], ...]
+    blocks: tuple[tuple[MethodConfig, ...], ...]
     """What trains in each block; ``()`` is frozen."""
     insertions: tuple[tuple[int, Insertion], ...]
     """Absolute depth and what is inserted there, from the input up."""
@@ -60,7 +60,7 @@ class Resolved:
         """The largest depth such that nothing below it trains or is inserted: 0..L."""
         if self.trains_embeddings:
             return 0
-        trained = (number for number, treatments in enumerate(self.blocks) if treatments)
+        trained = (number for number, methods in enumerate(self.blocks) if methods)
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
 
     @property
@@ -129,11 +129,11 @@ class Resolved:
         """The blocks from the input up, equal neighbours together; cut where something is inserted."""
         cuts = {depth for depth, _ in self.insertions} | {stack.start for stack in self.shape.stacks.values()}
         found: list[Run] = []
-        for number, treatments in enumerate(self.blocks):
-            if found and found[-1].treatments == treatments and number not in cuts:
-                found[-1] = Run(found[-1].start, number + 1, treatments)
+        for number, methods in enumerate(self.blocks):
+            if found and found[-1].methods == methods and number not in cuts:
+                found[-1] = Run(found[-1].start, number + 1, methods)
             else:
-                found.append(Run(number, number + 1, treatments))
+                found.append(Run(number, number + 1, methods))
         return found
 
     def run_trainable(self, run: Run) -> int:
@@ -168,13 +168,13 @@ class Resolved:
                 {
                     "layers": self.layers(run),
                     "blocks": run.blocks,
-                    "treatments": run.text,
+                    "methods": run.text,
                     "trainable": self.run_trainable(run),
                 }
                 for run in self.runs()
             ],
             "insertions": [
-                {"depth": depth, "treatment": str(one), "trainable": one.parameters(shape)}
+                {"depth": depth, "method": str(one), "trainable": one.parameters(shape)}
                 for depth, one in self.insertions
             ],
             "head": {
@@ -193,12 +193,12 @@ class Resolved:
 
 def resolve(plan: Plan, shape: Shape) -> Resolved:
     """Puts a plan on a shape; see ``Plan.resolve``."""
-    claims: list[list[tuple[Stratum, Treatment]]] = [[] for _ in range(shape.blocks)]
+    claims: list[list[tuple[Stratum, MethodConfig]]] = [[] for _ in range(shape.blocks)]
     for stratum in plan.strata:
         for stack in _stacks(stratum, shape):
             _check_roles(stratum, shape.at(stack.start))
             for number in span(stratum.layers, len(stack), str(stratum)):
-                claims[stack.start + number] += [(stratum, one) for one in stratum.treatments]
+                claims[stack.start + number] += [(stratum, one) for one in stratum.methods]
     for number, claimed in enumerate(claims):
         for (first, one), (second, other) in combinations(claimed, 2):
             _check_pair(number, shape.at(number), (first, one), (second, other))
@@ -224,9 +224,9 @@ def _stacks(stratum: Stratum, shape: Shape) -> list[range]:
 
 
 def _check_roles(stratum: Stratum, shape: Shape) -> None:
-    for one in stratum.treatments:
+    for one in stratum.methods:
         one.parameters(shape)  # raises when the shape cannot take it
-        if isinstance(one, RoleTreatment) and not one.roles_in(shape):
+        if isinstance(one, RoleMethod) and not one.roles_in(shape):
             no_bias = "; none of these roles has a bias: delta_bias gives them one" if one.touches == {"bias"} else ""
             raise PlanError(
                 f"{stratum}: {one} trains nothing in a {shape.model_type} block",
@@ -234,11 +234,11 @@ def _check_roles(stratum: Stratum, shape: Shape) -> None:
             )
 
 
-def _check_shared(blocks: tuple[tuple[Treatment, ...], ...], shape: Shape) -> None:
+def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) -> None:
     """Refuses to treat blocks apart that are the same weights."""
-    for number, treatments in enumerate(blocks):
+    for number, methods in enumerate(blocks):
         owner = shape.owner(number)
-        if set(treatments) != set(blocks[owner]):
+        if set(methods) != set(blocks[owner]):
             says = [" + ".join(map(str, blocks[block])) or "frozen" for block in (owner, number)]
             raise PlanError(
                 f"block {number} is {says[1]} and block {owner} is {says[0]}, "
@@ -248,8 +248,8 @@ def _check_shared(blocks: tuple[tuple[Treatment, ...], ...], shape: Shape) -> No
             )
 
 
-def _check_pair(number: int, shape: Shape, a: tuple[Stratum, Treatment], b: tuple[Stratum, Treatment]) -> None:
-    """Refuses two treatments of one block that contradict each other.
+def _check_pair(number: int, shape: Shape, a: tuple[Stratum, MethodConfig], b: tuple[Stratum, MethodConfig]) -> None:
+    """Refuses two methods of one block that contradict each other.
 
     Raises:
         PlanError: names the block, both segments and the role.
@@ -264,13 +264,13 @@ def _check_pair(number: int, shape: Shape, a: tuple[Stratum, Treatment], b: tupl
         raise PlanError(f"{where}: {one.kind} and {other.kind} both train {role}", _advice(one, other))
 
 
-def _clash(shape: Shape, one: Treatment, other: Treatment) -> list[str]:
+def _clash(shape: Shape, one: MethodConfig, other: MethodConfig) -> list[str]:
     """Places of which both would change the same part, in the block's order."""
     places = {place for place, _ in one.claims(shape) & other.claims(shape)}
     return sorted(places, key=lambda place: ROLES.index(place) if place in ROLES else -1)
 
 
-def _advice(one: Treatment, other: Treatment) -> str:
+def _advice(one: MethodConfig, other: MethodConfig) -> str:
     if one.kind == other.kind:
         return "say it once, or on different roles (on=...)"
     if isinstance(one, Full) or isinstance(other, Full):

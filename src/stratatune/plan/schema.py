@@ -5,45 +5,48 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.plan import grammar, presets
 from stratatune.plan.layers import canonical_layers
+from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
 from stratatune.plan.resolved import Resolved, resolve
-from stratatune.plan.shape import Shape
-from stratatune.plan.treatments import BLOCK_TREATMENTS, INSERTIONS, Full, Head, Insertion, Treatment
+from stratatune.shapes.shape import Shape
 
 NOTHING = "frozen"
 """The text of a plan that trains nothing but the task's new output layer."""
 
 
-def _by_kind(value: Any, legal: Mapping[str, type[Treatment]]) -> Treatment:
-    """A treatment from data that names its kind; one that is made already passes."""
-    if not isinstance(value, Treatment | Mapping):
-        raise PlanError(f"{value!r} is not a treatment", "write it as {kind: bitfit, ...}")
-    kind = value.kind if isinstance(value, Treatment) else str(value.get("kind", ""))
+def _by_kind(value: Any, legal: Mapping[str, type[MethodConfig]]) -> MethodConfig:
+    """A method from data that names its kind; one that is made already passes."""
+    if not isinstance(value, MethodConfig | Mapping):
+        raise PlanError(f"{value!r} is not a method", "write it as {kind: bitfit, ...}")
+    kind = value.kind if isinstance(value, MethodConfig) else str(value.get("kind", ""))
     if kind not in legal:
-        raise PlanError(f"{kind!r} is not a treatment here", did_you_mean(kind, legal))
+        raise PlanError(f"{kind!r} is not a method here", did_you_mean(kind, legal))
     return legal[kind].model_validate(value)
 
 
-BlockTreatment = Annotated[SerializeAsAny[Treatment], BeforeValidator(lambda value: _by_kind(value, BLOCK_TREATMENTS))]
-DepthTreatment = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda value: _by_kind(value, INSERTIONS))]
+BlockMethod = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(lambda value: _by_kind(value, BLOCK_METHODS))]
+DepthMethod = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda value: _by_kind(value, INSERTIONS))]
 
 
-class Stratum(BaseModel, frozen=True, extra="forbid"):
+class Stratum(BaseModel, frozen=True, extra="forbid", validate_by_name=True):
     """Some blocks and what happens to each of them."""
 
     stack: Literal["", "enc", "dec"] = ""
     """Of an encoder-decoder, the stack that ``layers`` counts in; without one they are meant in each of both."""
     layers: Annotated[str, BeforeValidator(canonical_layers)]
     """A slice of blocks: "5:10", "10:", "-1:", ":", "1/2:"."""
-    treatments: Annotated[tuple[BlockTreatment, ...], Field(min_length=1)]
+    methods: Annotated[
+        tuple[BlockMethod, ...],
+        Field(min_length=1, validation_alias=AliasChoices("methods", "treatments")),  # "treatments" until 0.1
+    ]
 
     def __str__(self) -> str:
         where = f"{self.stack} {self.layers}" if self.stack else self.layers
-        return f"{where} {' + '.join(map(str, self.treatments))}"
+        return f"{where} {' + '.join(map(str, self.methods))}"
 
 
 def _whole(full: Full | None) -> Full | None:
@@ -60,7 +63,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     """
 
     strata: tuple[Stratum, ...] = ()
-    insertions: tuple[DepthTreatment, ...] = ()
+    insertions: tuple[DepthMethod, ...] = ()
     embeddings: Annotated[Full | None, AfterValidator(_whole)] = None
     head: Head = Head()
 
@@ -83,7 +86,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     def _from_parts(cls, parts: grammar.Parts) -> Plan:
         return cls(
             strata=tuple(
-                Stratum(stack=stack, layers=layers, treatments=tuple(found))  # pyright: ignore[reportArgumentType]
+                Stratum(stack=stack, layers=layers, methods=tuple(found))  # pyright: ignore[reportArgumentType]
                 for stack, layers, found in parts.strata
             ),
             insertions=tuple(parts.insertions),
@@ -131,7 +134,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         """The plan on a model of this shape.
 
         Raises:
-            PlanError: a place lies outside the model (the legal range is named), or two treatments clash.
+            PlanError: a place lies outside the model (the legal range is named), or two methods clash.
         """
         return resolve(self, shape)
 

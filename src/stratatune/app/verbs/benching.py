@@ -13,8 +13,8 @@ from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from stratatune.study.arms import Setting
-    from stratatune.study.bench import Report
+    from stratatune.studies.bench.arms import Setting
+    from stratatune.studies.bench.bench import Report
 
 _LIKE, _PRECISIONS = ("sst2", "rte"), ("bf16", "fp32")
 _EXAMPLES = 10_240
@@ -58,8 +58,8 @@ def bench(
     _check("precision", precision, _PRECISIONS)
     _check("device", device, ("auto", "cpu", "cuda"))
     chosen = split_plans(plans)
-    from stratatune.study.bars import svg
-    from stratatune.study.bench import bench as measure
+    from stratatune.studies.bench.bars import svg
+    from stratatune.studies.bench.bench import bench as measure
 
     data = {"task": task, "text": text, "label": label, "plan": chosen[0] if chosen else None}
     setting = _setting(model, train, like, data, objective, batch_size, batches, precision == "bf16", device, threads)
@@ -94,11 +94,11 @@ def _setting(
     import numpy as np
     import torch
 
-    from stratatune.plan.configs import config_of
-    from stratatune.plan.sizes import shape_of
-    from stratatune.study.arms import Setting, lengths_like, random_data
-    from stratatune.study.bench import objective_of
-    from stratatune.study.reading import encoded
+    from stratatune.shapes.configs import config_of
+    from stratatune.shapes.sizes import shape_of
+    from stratatune.studies.bench.arms import Setting, lengths_like, random_data
+    from stratatune.studies.bench.bench import objective_of
+    from stratatune.studies.encoded import encoded
 
     if threads:
         torch.set_num_threads(threads)
@@ -131,8 +131,8 @@ def table(report: Report) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    from stratatune.study.bench import EPOCHS
-    from stratatune.study.cost import ARMS
+    from stratatune.costs.cost import ARMS
+    from stratatune.studies.bench.bench import EPOCHS
 
     padding = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in report.padding.items())
     shown = Table(

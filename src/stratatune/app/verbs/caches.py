@@ -13,8 +13,8 @@ from stratatune.app.verbs.training import run_settings
 from stratatune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stratatune.data.caches import CacheInfo
-    from stratatune.train.config import RunConfig
+    from stratatune.cache.folders import CacheInfo
+    from stratatune.training.config import RunConfig
 
 group = typer.Typer(no_args_is_help=False)
 app.add_typer(group, name="cache", help="The trunk caches: ls, build, verify, rm.")
@@ -26,7 +26,7 @@ Root = Annotated[
 
 
 def _root(root: Path | None) -> Path:
-    from stratatune.data.keys import default_root
+    from stratatune.cache.keys import default_root
 
     return default_root() if root is None else root.expanduser()
 
@@ -34,8 +34,8 @@ def _root(root: Path | None) -> Path:
 @verb(of=group)
 def ls(door: Door, root: Root = None) -> Answer:
     """The trunk caches, the most recently used first."""
-    from stratatune.data.caches import list_caches
-    from stratatune.data.keys import readable_size
+    from stratatune.cache.folders import list_caches
+    from stratatune.cache.keys import readable_size
 
     infos = list_caches(_root(root))
     note = f"{len(infos)} in {_root(root)}, {readable_size(sum(info.bytes for info in infos))}"
@@ -60,7 +60,7 @@ def _row(info: CacheInfo) -> dict[str, Any]:
 
 
 def _line(info: CacheInfo) -> str:
-    from stratatune.data.keys import readable_size
+    from stratatune.cache.keys import readable_size
 
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
     if info.key is None:
@@ -73,7 +73,7 @@ def _line(info: CacheInfo) -> str:
 @verb(of=group, interrupted="the same command goes on where it stopped", settings=run_settings)
 def build(door: Door, settings: RunConfig) -> Answer:
     """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
-    from stratatune.train.building import build_cache
+    from stratatune.training.build import build_cache
 
     data = build_cache(settings, door.reporter())
     return Answer(
@@ -90,7 +90,7 @@ def verify(
     root: Root = None,
 ) -> Answer:
     """Read every byte of the caches and compare checksums; exit code 1 when one is damaged."""
-    from stratatune.data.caches import verify_cache
+    from stratatune.cache.folders import verify_cache
 
     checked = {info.digest: verify_cache(info.folder) for info in _chosen(_root(root), digest)}
     lines = [f"{name}  {'sound' if not problems else '; '.join(problems)}" for name, problems in checked.items()]
@@ -108,8 +108,8 @@ def rm(
     root: Root = None,
 ) -> Answer:
     """Remove one trunk cache, or all."""
-    from stratatune.data.caches import remove_cache
-    from stratatune.data.keys import readable_size
+    from stratatune.cache.folders import remove_cache
+    from stratatune.cache.keys import readable_size
 
     if everything == (digest is not None):
         raise ConfigError(["cache rm: which one?"], "name a digest (`stratatune cache ls`), or say --all")
@@ -124,7 +124,7 @@ def _chosen(root: Path, digest: str | None) -> list[CacheInfo]:
     Raises:
         ConfigError: none or several begin so.
     """
-    from stratatune.data.caches import list_caches
+    from stratatune.cache.folders import list_caches
 
     infos = list_caches(root)
     if digest is None:

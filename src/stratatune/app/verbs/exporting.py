@@ -28,9 +28,9 @@ def export(
 ) -> Answer:
     """Write a trained run as a stock peft adapter, or merged into a plain transformers folder.
 
-    A plan that has no such form is refused, with the reason for each of its treatments that has none.
+    A plan that has no such form is refused, with the reason for each of its methods that has none.
     """
-    from stratatune.train.settings import check_folder
+    from stratatune.training.settings import check_folder
 
     if to not in FORMS:
         raise ConfigError([f"to: {to!r}"], did_you_mean(to, FORMS))
@@ -38,8 +38,8 @@ def export(
         raise ConfigError([wrong])
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError([f"out: {out} is not empty"], "give a new folder")
+    from stratatune.exits.export import write
     from stratatune.model.artefact import load_artefact
-    from stratatune.model.exporting import write
 
     artefact = load_artefact(run, base)
     data = {"out": str(out), "to": to, "plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}

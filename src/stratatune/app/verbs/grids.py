@@ -13,9 +13,9 @@ from stratatune.app.door import Answer, Door, app, verb
 from stratatune.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from stratatune.study.engines import Engine
-    from stratatune.study.expand import Planned
-    from stratatune.study.records import RunRecord
+    from stratatune.studies.grid.engines import Engine
+    from stratatune.studies.grid.expand import Planned
+    from stratatune.studies.grid.records import RunRecord
 
 
 class _RunByDefault(TyperGroup):
@@ -55,9 +55,9 @@ def run(
 
     `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`.
     """
-    from stratatune.study.expand import expand
-    from stratatune.study.inherit import settled
-    from stratatune.study.recipe import load_recipe
+    from stratatune.studies.grid.expand import expand
+    from stratatune.studies.grid.inherit import settled
+    from stratatune.studies.grid.recipe import load_recipe
 
     if jobs is not None and jobs < 1:
         raise ConfigError([f"--jobs {jobs}: no number of runs"], "legal: 1 or more")
@@ -73,9 +73,9 @@ def run(
     if out is None:
         raise ConfigError(["--out: missing; where the runs go"], "write --out runs/NAME, or --dry-run")
     from stratatune.app.reporting import leave_report
-    from stratatune.study.grid import run_grid
-    from stratatune.study.report import report_on
-    from stratatune.study.report.plain import plain
+    from stratatune.studies.grid.grid import run_grid
+    from stratatune.studies.report import report_on
+    from stratatune.studies.report.plain import plain
 
     made, out, reporter = _engine(engine, address, jobs), out.expanduser(), door.reporter()
     tally = run_grid(runs, asked, out, made, retry_failed=retry_failed, reporter=reporter)
@@ -90,10 +90,10 @@ def run(
 
 
 def _engine(name: str, address: str | None, jobs: int | None) -> Engine:
-    from stratatune.study.engines import LocalEngine
+    from stratatune.studies.grid.engines import LocalEngine
 
     if name == "ray":
-        from stratatune.study.ray_engine import RayEngine
+        from stratatune.studies.grid.ray_engine import RayEngine
 
         return RayEngine(address, jobs)
     if name != "local":
@@ -122,8 +122,8 @@ def _only(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def _told(runs: Sequence[Planned], out: Path | None) -> Answer:
     """What would run: a line a run, and how many trunks they share."""
-    from stratatune.study.records import read_records
-    from stratatune.study.store import FILE
+    from stratatune.studies.grid.records import read_records
+    from stratatune.studies.grid.store import FILE
 
     there = read_records(out)[1] if out and (out / FILE).is_file() else []
     status = {record.id: record.status for record in there}
@@ -143,7 +143,7 @@ def _at(coordinates: Any) -> str:
 @verb(of=group)
 def ls(door: Door, folder: Folder) -> Answer:
     """The runs of a grid, where each stands and what it scored."""
-    from stratatune.study.export import row_of
+    from stratatune.studies.grid.export import row_of
 
     records = _records(folder)
     lines = [f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}" for one in records]
@@ -153,8 +153,8 @@ def ls(door: Door, folder: Folder) -> Answer:
 
 
 def _records(folder: Path) -> list[RunRecord]:
-    from stratatune.study.records import read_records
-    from stratatune.study.store import FILE
+    from stratatune.studies.grid.records import read_records
+    from stratatune.studies.grid.store import FILE
 
     if not (folder / FILE).is_file():
         raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
@@ -175,7 +175,7 @@ def show(
     run: Annotated[str, typer.Argument(metavar="ID", help="The beginning of a run's id.", show_default=False)],
 ) -> Answer:
     """One run: its settings, its result or its error, its folder and the command that trains it again."""
-    from stratatune.train.settings import dump
+    from stratatune.training.settings import dump
 
     (record,) = _chosen(_records(folder), [run], folder)
     data = {name: value for name, value in vars(record).items() if name not in ("folder", "history")}
@@ -193,7 +193,7 @@ def rm(
     everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> Answer:
     """Remove runs from a grid, their folders too; the recipe run again would train them anew."""
-    from stratatune.study.grid import remove_runs
+    from stratatune.studies.grid.grid import remove_runs
 
     records = _records(folder)
     if failed + everything + bool(runs) != 1:
@@ -231,8 +231,8 @@ def export(
     format: Annotated[str | None, _option("csv or parquet; the file's ending by default.", "WORD")] = None,
 ) -> Answer:
     """The runs of a grid as one table, a row a run."""
-    from stratatune.study.export import FORMATS
-    from stratatune.study.export import export as write
+    from stratatune.studies.grid.export import FORMATS
+    from stratatune.studies.grid.export import export as write
 
     form = (format or out.suffix.removeprefix(".")).lower()
     if form not in FORMATS:

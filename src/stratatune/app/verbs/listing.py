@@ -47,9 +47,9 @@ def _flat(value: Any) -> str:
 
 
 def _methods() -> list[Row]:
-    from stratatune.plan import BLOCK_TREATMENTS, INSERTIONS
+    from stratatune.plan import BLOCK_METHODS, INSERTIONS
 
-    places = {**dict.fromkeys(BLOCK_TREATMENTS, "a stratum"), **dict.fromkeys(INSERTIONS, "a depth")}
+    places = {**dict.fromkeys(BLOCK_METHODS, "a stratum"), **dict.fromkeys(INSERTIONS, "a depth")}
     return [
         {
             "name": kind,
@@ -57,7 +57,7 @@ def _methods() -> list[Row]:
             "stands_in": places[kind],
             "options": _options(config),
         }
-        for kind, config in {**BLOCK_TREATMENTS, **INSERTIONS}.items()
+        for kind, config in {**BLOCK_METHODS, **INSERTIONS}.items()
     ]
 
 
@@ -66,7 +66,7 @@ def _first_sentence(doc: str | None) -> str:
 
 
 def _options(config: Any) -> Row:
-    """The options of a treatment with their defaults; a depth has none and must be named."""
+    """The options of a method with their defaults; a depth has none and must be named."""
     fields = {name: field for name, field in config.model_fields.items() if name != "kind"}
     return {name: "(must be named)" if field.is_required() else _plain(field.default) for name, field in fields.items()}
 
@@ -111,7 +111,7 @@ _HEADS = {
 
 def _backbones() -> list[Row]:
     from stratatune.plan import ARCHITECTURES, BUILTIN, architecture_of
-    from stratatune.plan.builtin import builtin_config
+    from stratatune.shapes.builtin import builtin_config
 
     configs = {name: builtin_config(name) or {} for name in BUILTIN}
     rows = {name: architecture_of(str(config["model_type"]), config).name for name, config in configs.items()}
@@ -136,7 +136,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
 ) -> Answer:
     """Write a commented YAML file with every setting at its default, for `stratatune train`."""
-    from stratatune.train.config import commented_yaml
+    from stratatune.training.config import commented_yaml
 
     if file.exists() and not force:
         raise ConfigError([f"{file} is there already"], "name another file, or write over it with --force")

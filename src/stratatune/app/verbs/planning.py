@@ -13,8 +13,8 @@ from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError, ResourceError, did_you_mean
 
 if TYPE_CHECKING:
+    from stratatune.costs.cost import Cost
     from stratatune.plan import Resolved
-    from stratatune.study.cost import Cost
 
 OBJECTIVES = ("auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression")
 
@@ -49,15 +49,15 @@ def plan(
 
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
+    from stratatune.costs.cost import cost
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
-    from stratatune.study.cost import cost
 
     head = settled(objective, Plan.parse(plan).objective)
     resolved = Plan.parse(plan).resolve(shape_of(model))
     given = None
     if lengths is not None:
-        from stratatune.study.reading import lengths_in
+        from stratatune.studies.encoded import lengths_in
 
         given = lengths_in(lengths, model=model, plan=plan, task=task, text=text, label=label)
     costs = cost(
@@ -111,8 +111,8 @@ def _epochs(costs: Cost) -> list[str]:
     """What epochs over the lengths cost beside A, B and F."""
     if not costs.epochs:
         return []
-    from stratatune.data.keys import readable_size
-    from stratatune.study.cost import ARMS
+    from stratatune.cache.keys import readable_size
+    from stratatune.costs.cost import ARMS
 
     own, drawn = costs.epochs["cached"], costs.epochs["A"].padding
     lines = [

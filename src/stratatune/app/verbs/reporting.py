@@ -23,7 +23,7 @@ def report(
 ) -> Answer:
     """Write what runs came to: tables with intervals, figures, plans, costs and commands, in one file."""
     from stratatune.errors import ConfigError, did_you_mean
-    from stratatune.study.report import FILE, FORMATS, report_on, text_of, write
+    from stratatune.studies.report import FILE, FORMATS, report_on, text_of, write
 
     if format not in FORMATS:
         raise ConfigError([f"--format: {format!r}"], did_you_mean(format, FORMATS))

@@ -11,8 +11,8 @@ from stratatune.app.door import Answer, Door, verb
 from stratatune.app.verbs.training import run_settings
 
 if TYPE_CHECKING:
-    from stratatune.study.suggestion import Suggestion
-    from stratatune.train.config import RunConfig
+    from stratatune.studies.suggest.suggestion import Suggestion
+    from stratatune.training.config import RunConfig
 
 
 @verb(interrupted="with --out the same command goes on with the trials of --refine", settings=run_settings)
@@ -37,7 +37,7 @@ def suggest(
     Takes the options of `train`; --out gets suggestion.json, suggestion.svg and run.yaml for `stratatune train`.
     """
     from stratatune.app.suggesting import asked_for, out_of
-    from stratatune.study.suggest import suggest
+    from stratatune.studies.suggest.suggest import suggest
 
     asked = asked_for(settings, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(settings)

@@ -10,8 +10,8 @@ import typer
 from stratatune.app.door import Answer, Door, verb
 
 if TYPE_CHECKING:
-    from stratatune.train.config import RunConfig
-    from stratatune.train.run import Result
+    from stratatune.training.config import RunConfig
+    from stratatune.training.run import Result
 
 _MODEL, _DATA, _OPTIMISER, _MACHINE = "Model and plan", "Data", "Training", "Machine"
 
@@ -64,7 +64,7 @@ def run_settings(
 
 
 def _config(file: Path | None, given: dict[str, Any], overrides: list[str]) -> RunConfig:
-    from stratatune.train.config import load_config, merge, validate
+    from stratatune.training.config import load_config, merge, validate
 
     if "label_words" in given:
         given["label_words"] = _words(given["label_words"])
@@ -90,8 +90,8 @@ def _words(text: str) -> dict[str, str]:
 def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
     from stratatune.app.reporting import leave_report
-    from stratatune.train.progress import is_main
-    from stratatune.train.run import train
+    from stratatune.progress import is_main
+    from stratatune.training.run import train
 
     reporter = door.reporter()
     result = train(settings, reporter=reporter)

@@ -35,7 +35,7 @@ def demo(
     reporter.say(f"\n{steps.table(results)}\n\nthe adapter of {first}: {folder / first / 'adapter'}\n")
     sentence = steps.ask(text, reporter)
 
-    from stratatune.train.predict import Predictor
+    from stratatune.training.predict import Predictor
 
     predictor = Predictor(folder / first)
     row = next(rows_of(columns_of(predictor.predict([sentence]), predictor.labels)))

@@ -16,7 +16,7 @@ from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from stratatune.train.predict import Predictor
+    from stratatune.training.predict import Predictor
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.", show_default=False)]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
@@ -83,7 +83,7 @@ def eval_(
 
 
 def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:
-    from stratatune.study.forgetting import forgetting
+    from stratatune.studies.forgetting import forgetting
 
     return forgetting(run, text, base=where["base"], device=where["device"])
 
@@ -144,14 +144,14 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def _predictor(run: str, where: dict[str, Any]) -> Predictor:
-    from stratatune.train.predict import Predictor
+    from stratatune.training.predict import Predictor
 
     return Predictor(run, **where)
 
 
 def _check_data(data: str) -> None:
     """Refuses a file that is not there before torch is imported."""
-    from stratatune.train.settings import check_source
+    from stratatune.training.settings import check_source
 
     if wrong := check_source("data", data, files=True):
         raise DataError(wrong, "check the path")

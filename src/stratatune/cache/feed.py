@@ -1,0 +1,198 @@
+"""Where the top gets its input from: the trunk, or what the trunk said earlier.
+
+A :class:`Feed` gives the hidden state at the frozen depth for a batch. With a cache it takes what is there and, where
+something is missing, runs the trunk once and writes it down, so epoch one trains while it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stratatune.cache.codec import Codec
+from stratatune.cache.on_device import room_on
+from stratatune.cache.prefetch import Ahead
+from stratatune.cache.store import TrunkCache
+from stratatune.data.batching import Batch, collate, plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.errors import ResourceError
+from stratatune.model.split import Trunk, take
+
+
+@dataclass
+class FeedClock:
+    """What feeding cost: seconds in the trunk, and how many examples came from where."""
+
+    trunk_seconds: float = 0.0
+    computed: int = 0
+    remembered: int = 0
+
+
+class Feed:
+    """Hidden states at the frozen depth for the batches of one data set.
+
+    Args:
+        trunk: the model below the frozen depth.
+        cache: remembers what the trunk said; None: it runs every time.
+        one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
+        autocast: bf16 or None; the trunk runs in it.
+        kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
+            not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
+        on_full: told why a cache cannot be written any more, and the trunk runs for what is missing; None: an error.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        cache: TrunkCache | None,
+        *,
+        one_position: bool,
+        autocast: torch.dtype | None,
+        kept: Codec | None = None,
+        on_full: Callable[[ResourceError], None] | None = None,
+    ) -> None:
+        self.trunk = trunk
+        self.cache = cache
+        self.one_position = one_position
+        self.autocast = autocast
+        self.kept = kept or (Codec() if cache is None else cache.kept)
+        self.given = torch.float32  # what blocks without autocast take
+        if autocast is not None and self.kept.stored in (autocast, torch.int8):
+            self.given = autocast
+        self.on_full = on_full
+        self.clock = FeedClock()
+        self._ahead: Ahead | None = None
+
+    @contextlib.contextmanager
+    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
+        """While this is open, batches that come [B] and are remembered are read before hidden() is asked for them."""
+        self.close()
+        if self.cache is not None:
+            self._ahead = Ahead(self._read, self._unpack, coming, device)
+        try:
+            yield
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is remembered, so that the trunk need not run again."""
+        return self.cache is not None and self.cache.complete
+
+    def move_to(self, device: torch.device) -> int:
+        """Take a complete cache into the memory of ``device`` where it has room; gives the bytes that went there."""
+        if self.cache is None or not self.cache.complete or self.cache.resident is not None:
+            return 0
+        if not 0 < self.cache.bytes <= room_on(device):
+            return 0
+        self.cache.move_to(device)
+        return self.cache.bytes
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
+        if self.cache is None:
+            return self._rounded(self._computed(batch))
+        index = batch.index.numpy()
+        if self._ahead is not None and (read := self._ahead.take(index)) is not None:
+            self.clock.remembered += len(index)
+            return read
+        if not self.cache.has(index).all():
+            hidden = self._computed(batch)
+            self._remember(index, batch, hidden)
+            if not self.cache.has(index).all():  # another run is writing it, or the disk is full
+                return self._rounded(hidden)
+        else:
+            self.clock.remembered += len(index)
+        # Read back even what was just computed: every epoch sees the same numbers, and zeros for padding.
+        return self._unpack(self.cache.get_padded(index).to(batch.input_ids.device, non_blocking=True))
+
+    def _read(self, index: np.ndarray) -> Tensor | None:
+        assert self.cache is not None
+        return self.cache.get_padded(index) if self.cache.has(index).all() else None
+
+    def _unpack(self, rows: Tensor) -> Tensor:
+        return self.kept.unpack(rows, self.given)
+
+    def _computed(self, batch: Batch) -> Tensor:
+        started = time.perf_counter()
+        hidden = run_trunk(self.trunk, batch, one_position=self.one_position, autocast=self.autocast)
+        self.clock.trunk_seconds += time.perf_counter() - started
+        self.clock.computed += len(batch.index)
+        return hidden
+
+    def _rounded(self, hidden: Tensor) -> Tensor:
+        return hidden if self.trunk.trains else self.kept.rounded(hidden, self.given)
+
+    def flush(self) -> None:
+        """Write what the cache has pending."""
+        if self.cache is not None:
+            with self._going_on(self.cache):
+                self.cache.flush()
+
+    def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
+        if self.cache is not None and self.cache.writable:
+            with self._going_on(self.cache):
+                self.cache.put(index, real_rows(hidden, batch).cpu())
+
+    @contextlib.contextmanager
+    def _going_on(self, cache: TrunkCache) -> Iterator[None]:
+        """A cache that can no longer be written is an error only where it was asked for by name."""
+        try:
+            yield
+        except ResourceError as error:
+            if self.on_full is None:
+                raise
+            cache.stop_writing()
+            self.on_full(error)
+
+    def beside(self, cache: TrunkCache) -> Feed:
+        """The same trunk, writing into another cache; one clock for both."""
+        found = Feed(
+            self.trunk,
+            cache,
+            one_position=self.one_position,
+            autocast=self.autocast,
+            kept=self.kept,
+            on_full=self.on_full,
+        )
+        found.clock = self.clock
+        return found
+
+
+def run_trunk(trunk: Trunk, batch: Batch, *, one_position: bool, autocast: torch.dtype | None) -> Tensor:
+    """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
+    with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
+        hidden = trunk(batch.input_ids, batch.mask, batch.token_types, batch.read)
+    return take(hidden, batch.read) if one_position else hidden
+
+
+def real_rows(hidden: Tensor, batch: Batch) -> Tensor:
+    """The rows that a cache keeps of ``hidden`` [B, T, D] or [B, 1, D]: [sum T, D] without padding, or [B, D]."""
+    return hidden[:, 0] if hidden.shape[1] == 1 else hidden[batch.mask]
+
+
+def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
+    """Run the trunk over everything that the cache behind ``feed`` still lacks, the longest examples first."""
+    assert feed.cache is not None
+    for index in building_batches(data):
+        if not feed.cache.has(index).all():
+            feed.hidden(collate(data, index, pad_id).to(device))
+        advance(len(index))
+    feed.flush()
+
+
+def building_batches(data: Encoded) -> list[np.ndarray]:
+    """The batches in which the trunk runs over a whole data set: by length, the longest first."""
+    return plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)

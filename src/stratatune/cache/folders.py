@@ -1,0 +1,125 @@
+"""Trunk caches from outside: what ``stratatune cache`` shows and does, and the size limit. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stratatune.cache.keys import KEY_FILE, CacheKey
+from stratatune.cache.shards import file_errors, read_identity, read_shards, take_lock
+from stratatune.errors import CacheError
+
+_DIGEST = re.compile(r"[0-9a-f]{24}")
+_REMOVED = ".removed-"  # a cache on its way out
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """One cache as a listing shows it."""
+
+    folder: Path
+    key: CacheKey | None  # None when key.json is missing or unreadable
+    examples: int  # N
+    present: int  # examples in whole shards
+    bytes: int  # of all its files
+    last_used: float  # seconds since 1970, of the last opening
+
+    @property
+    def digest(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example is in a whole shard."""
+        return self.key is not None and self.present == self.examples
+
+
+def list_caches(root: Path) -> list[CacheInfo]:
+    """Every cache under ``root``, the most recently used first; reads sidecars but no rows."""
+    folders = [path for path in root.iterdir() if _DIGEST.fullmatch(path.name)] if root.is_dir() else []
+    return sorted((_info(folder) for folder in folders), key=lambda info: -info.last_used)
+
+
+def _info(folder: Path) -> CacheInfo:
+    size = _folder_bytes(folder)
+    try:
+        identity = read_identity(folder)
+    except CacheError:
+        identity = None
+    if identity is None:
+        return CacheInfo(folder, None, 0, 0, size, folder.stat().st_mtime)
+    shards, _ = read_shards(folder, identity, verify=False)
+    present = len(np.unique(np.concatenate([shard.examples for shard in shards]))) if shards else 0
+    return CacheInfo(folder, identity.key, identity.examples, present, size, (folder / KEY_FILE).stat().st_mtime)
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a writer may rename or sweep it just now
+            total += path.stat().st_size
+    return total
+
+
+def verify_cache(folder: Path) -> list[str]:
+    """Reads every byte of a cache and gives its problems, one line each; an empty list is a sound cache."""
+    try:
+        identity = read_identity(folder)
+    except CacheError as error:
+        return [error.message]
+    if identity is None:
+        return [f"{folder} has no {KEY_FILE}"]
+    problems = [] if identity.key.digest == folder.name else [f"{folder} holds the cache {identity.key.digest}"]
+    _, bad = read_shards(folder, identity, verify=True)
+    return problems + [f"{path}: {fault}" for path, fault in bad.items()]
+
+
+def remove_cache(root: Path, digest_or_prefix: str) -> int:
+    """Deletes the one cache whose digest starts so, and gives the bytes freed. Who reads it now may read on.
+
+    Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
+    """
+    infos = list_caches(root)
+    found = [info for info in infos if info.digest.startswith(digest_or_prefix)] if digest_or_prefix else []
+    if len(found) != 1:
+        some = ", ".join(info.digest for info in found or infos) or "none"
+        raise CacheError(f"{len(found)} trunk caches in {root} match {digest_or_prefix!r}", f"there are: {some}")
+    _remove(found[0].folder)
+    return found[0].bytes
+
+
+def _remove(folder: Path) -> None:
+    """Renames the folder out of sight, which cannot half happen, and then deletes it and what a killed removal left."""
+    with file_errors(folder, 0):
+        lock = take_lock(folder)
+        if lock is None:
+            raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
+        try:
+            folder.rename(folder.with_name(_REMOVED + folder.name))
+        finally:
+            lock.release()
+    for gone in folder.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def evict(root: Path, limit_bytes: int, keep: str = "") -> int:
+    """Deletes complete caches, the least recently used first, until all under ``root`` take at most ``limit_bytes``.
+
+    The cache ``keep``, caches being written and incomplete ones (a run may resume them) stay. Gives the bytes freed.
+    """
+    infos = list_caches(root)
+    excess, freed = sum(info.bytes for info in infos) - limit_bytes, 0
+    for info in reversed(infos):
+        if freed >= excess:
+            break
+        if info.complete and info.digest != keep:
+            with contextlib.suppress(CacheError):  # in use
+                _remove(info.folder)
+                freed += info.bytes
+    return freed

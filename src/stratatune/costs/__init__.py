@@ -1,0 +1,1 @@
+"""What a plan will take: FLOPs, bytes and seconds. No torch."""

@@ -1,0 +1,280 @@
+"""What a plan costs, by formula, before anything runs. No torch.
+
+:func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
+epoch takes in batches of them, padding included, beside the three ways of today: A, B and F. ``cost/flops.py`` has the
+formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from stratatune.costs.block_flops import FP32, OURS, STOCK, Widths
+from stratatune.costs.flops import example, reads_one
+from stratatune.errors import DataError, PlanError, did_you_mean
+from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
+from stratatune.plan.methods import RoleMethod
+from stratatune.shapes.shape import LM_OBJECTIVES
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+ARMS = {
+    "A": "stock LoRA on all blocks, random batches, dynamic padding",
+    "B": "A with batches cut by length",
+    "F": "full tuning, random batches, dynamic padding",
+}
+"""What people do today, beside which a plan is put."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of one way to train.
+
+    Attributes:
+        steps: batches.
+        flops: of all of them.
+        saved_bytes: kept between forward and backward of a step, the mean over the steps.
+        padding: tokens computed over tokens of text.
+    """
+
+    steps: int
+    flops: float
+    saved_bytes: float
+    padding: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Predicted costs per token of the text; a plan's prompt tokens are costs, not tokens."""
+
+    tokens: int
+    """T, the tokens of an example."""
+    flops_per_token: float
+    """A training step that runs the trunk: forward through all blocks, backward through the top."""
+    flops_per_token_cached: float
+    """A training step from the cache: the top only. The same as above where nothing can be cached."""
+    flops_per_token_full: float
+    """Full tuning of the same model."""
+    flops_per_token_lora: float
+    """LoRA (rank 8, q and v) on all blocks of the same model."""
+    cache_bytes_per_token: int
+    """The trunk cache; 0 when nothing is cached."""
+    epochs: Mapping[str, Epoch] = field(default_factory=dict)
+    """Where lengths were given: an epoch of ``A``, ``B``, ``F`` and the plan (``first``: trunk and top; ``cached``)."""
+    cache_bytes: int = 0
+    """The whole trunk cache, where lengths were given."""
+
+    @property
+    def speedup_vs_full(self) -> float:
+        return self.flops_per_token_full / self.flops_per_token
+
+    @property
+    def speedup_vs_full_cached(self) -> float:
+        return self.flops_per_token_full / self.flops_per_token_cached
+
+    @property
+    def speedup_vs_lora(self) -> float:
+        return self.flops_per_token_lora / self.flops_per_token
+
+    @property
+    def speedup_vs_lora_cached(self) -> float:
+        return self.flops_per_token_lora / self.flops_per_token_cached
+
+    def ratio(self, arm: str, epochs: int = 0) -> float:
+        """How many times the plan's work an arm does: an epoch from the cache, or ``epochs``, the first builds it."""
+        own = self.epochs["cached"].flops
+        if epochs:
+            own = (self.epochs["first"].flops + (epochs - 1) * own) / epochs
+        return self.epochs[arm].flops / own
+
+    def to_data(self) -> dict[str, Any]:
+        """Every number by its name, for ``--json``."""
+        ratios = ("speedup_vs_full", "speedup_vs_full_cached", "speedup_vs_lora", "speedup_vs_lora_cached")
+        told = {**asdict(self), **{name: getattr(self, name) for name in ratios}}
+        if not self.epochs:
+            return {name: value for name, value in told.items() if name not in ("epochs", "cache_bytes")}
+        predicted = {f"cached_vs_{arm}": self.ratio(arm) for arm in ARMS}
+        return {**told, **predicted, **{f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}}
+
+
+def cost(
+    plan: Plan | Resolved | str,
+    shape: Shape | str | None = None,
+    lengths: Sequence[int] | np.ndarray | None = None,
+    *,
+    tokens: int = 64,
+    objective: str | None = None,
+    dtype: str = "bf16",
+    read_last: bool = False,
+    batch_size: int = 32,
+    labels: int = 2,
+) -> Cost:
+    """The costs of a plan on a model.
+
+    Args:
+        plan: the plan, or a plan on its model already.
+        shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
+        lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
+            count our loop as it is: batches cut by length, the last block at one position. Of a decoder A, B and F
+            run the head of ``objective`` at every token, as transformers' models do; of others a classifier.
+        tokens: T, the tokens of an example, for the costs of one token.
+        objective: whose head runs (at one position of an example); the plan's own when None.
+        dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
+        read_last: whether the last block computes queries, output and FFN only at the position that the head reads, as
+            our own loop does. Without it, the count is that of the papers: 2.0x and 2.4x over full tuning at depths 12
+            and 18 of 24 (BFT table 1).
+        batch_size: examples of a batch of the epochs.
+        labels: outputs of a classifier in the epochs.
+
+    Raises:
+        PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, or a plan comes without a model.
+        DataError: ``lengths`` is empty or holds a length below 1.
+    """
+    if tokens < 1:
+        raise PlanError(f"tokens={tokens} is not a length", "legal: 1 or more")
+    if dtype not in BYTES:
+        raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, BYTES))
+    resolved = _resolved(plan, shape)
+    objective = objective or resolved.plan.objective
+    trunk, top = example(resolved, tokens, objective, read_last=read_last)
+    full, lora = (_whole(name, resolved.shape, tokens, objective) for name in ("full", "lora"))
+    found = Cost(
+        tokens=tokens,
+        flops_per_token=(trunk.flops + top.flops) / tokens,
+        flops_per_token_cached=top.flops / tokens,
+        flops_per_token_full=full / tokens,
+        flops_per_token_lora=lora / tokens,
+        cache_bytes_per_token=_cache_bytes(resolved, tokens, BYTES[dtype]),
+    )
+    if lengths is None:
+        return found
+    checked = _checked(lengths)
+    kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
+    whole = int(kept) * resolved.shape.hidden * BYTES[dtype] if resolved.frozen_depth else 0
+    epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32")
+    return replace(found, epochs=epochs, cache_bytes=whole)
+
+
+def _resolved(plan: Plan | Resolved | str, shape: Shape | str | None) -> Resolved:
+    if isinstance(plan, Resolved):
+        return plan
+    if shape is None:
+        raise PlanError(f"{plan}: what it costs depends on the model", 'name one: cost(plan, "roberta-large")')
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    return plan.resolve(shape_of(shape) if isinstance(shape, str) else shape)
+
+
+def _checked(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    found = np.asarray(lengths, dtype=np.int64)
+    if found.ndim != 1 or not len(found) or found.min() < 1:
+        raise DataError("lengths: one number of tokens an example, 1 or more each", "give the lengths of a data set")
+    return found
+
+
+def random_batches(count: int, size: int, epoch: int) -> list[np.ndarray]:
+    """Batches as a plain loader draws them: [B] example numbers each, in random order."""
+    import numpy as np
+
+    order = np.random.default_rng(epoch).permutation(count)
+    return [order[start : start + size] for start in range(0, count, size)]
+
+
+def _epochs(
+    resolved: Resolved, lengths: np.ndarray, objective: str, size: int, labels: int, *, low: bool
+) -> dict[str, Epoch]:
+    from stratatune.data.batching import plan_batches
+
+    shape = resolved.shape
+    cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
+    lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
+    ours, stock = (OURS, STOCK) if low else (FP32, FP32)
+
+    def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
+        if not theirs:
+            return _epoch(plan, lengths, batches, parts, objective, labels, ours, read_last=reads_one(shape, objective))
+        head = objective if shape.causal else "classification"
+        return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
+
+    whole, top = slice(0, 2), slice(1, 2)
+    return {
+        "A": counted(lora, drawn, whole, True),
+        "B": counted(lora, cut, whole, True),
+        "F": counted(full, drawn, whole, True),
+        "first": counted(resolved, cut, whole, False),
+        "cached": counted(resolved, cut, top, False),
+    }
+
+
+def _epoch(
+    plan: Resolved,
+    lengths: np.ndarray,
+    batches: list[np.ndarray],
+    parts: slice,
+    objective: str,
+    labels: int,
+    widths: Widths,
+    **how: bool,
+) -> Epoch:
+    """Every batch priced as its number of examples, each as long as the longest; ``how``: see :func:`example`."""
+    from stratatune.data.batching import padding_ratio
+
+    sizes: dict[int, int] = {}
+    for batch in batches:
+        longest = int(lengths[batch].max())
+        sizes[longest] = sizes.get(longest, 0) + len(batch)
+    flops = kept = 0.0
+    for tokens, count in sizes.items():
+        one = example(plan, tokens, objective, labels=labels, widths=widths, **how)
+        flops += count * sum(part.flops for part in one[parts])
+        kept += count * one[1].kept
+    casts = _casts(plan, objective) if widths is STOCK else 0
+    return Epoch(len(batches), flops, kept / len(batches) + casts, padding_ratio(batches, lengths))
+
+
+def _casts(plan: Resolved, objective: str) -> int:
+    """Bytes of the copies in bf16 that autocast makes of the weights that a backward pass reads."""
+    shape = plan.shape
+    blocks = range(plan.frozen_depth, shape.blocks)
+    matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
+    decoder = shape.head_parts["decoder"] if shape.causal and objective in LM_OBJECTIVES else 0
+    return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
+
+
+def layer_units(resolved: Resolved) -> float:
+    """Passes through a block in one step, the coarse count of the papers: 72 for full tuning of 24 blocks.
+
+    One for each block's forward, one for each activation gradient, and for each block's weight gradient the share of
+    its weights that train.
+    """
+    shape, trained = resolved.shape, 0.0
+    for number, methods in enumerate(resolved.blocks):
+        at = shape.at(number)
+        weights = sum(_trained_weights(at, one) for one in methods)
+        trained += weights / sum(linear.weights for linear in at.linears.values())
+    return shape.blocks + resolved.backprop_blocks + trained
+
+
+def _whole(preset: str, shape: Shape, tokens: int, objective: str) -> float:
+    """A step of a preset on the same model, nothing cached, every position computed."""
+    return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, objective, read_last=False))
+
+
+def _trained_weights(shape: Shape, one: MethodConfig) -> int:
+    """The model's own weights, in the matrices of a block, that a method trains."""
+    if one.adds or not isinstance(one, RoleMethod) or "weight" not in one.touches:
+        return 0
+    return sum(shape.linears[role].weights for role in one.roles_in(shape) if role in shape.linears)
+
+
+def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:
+    """Bytes of cache for each token; of an example only the position that is read when all blocks are frozen."""
+    if resolved.frozen_depth == 0:
+        return 0
+    row = resolved.shape.hidden * width
+    return -(-row // tokens) if resolved.frozen_depth == resolved.shape.blocks else row

@@ -1,0 +1,196 @@
+"""A plan put into a model: :func:`apply` attaches every method and gives back the same Hugging Face model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from stratatune.errors import PlanError, StratatuneError
+from stratatune.methods import head as head_method
+from stratatune.methods.registry import INSERTIONS, METHODS, in_order
+from stratatune.methods.site import Place, train
+from stratatune.model.attached import Attached
+from stratatune.model.backbone import Backbone
+from stratatune.model.fingerprint import fingerprint, head_fingerprint
+from stratatune.model.hooks import install
+from stratatune.model.inputs import Inputs
+from stratatune.model.saving import save_adapter
+from stratatune.plan import Plan, Resolved
+from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
+from stratatune.shapes.shape import LM_OBJECTIVES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    _AnyModel = PreTrainedModel
+else:
+    _AnyModel = object
+
+
+class Tuned(_AnyModel):
+    """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
+
+    attached: Attached
+
+    def train(self, mode: bool = True) -> Any:
+        """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
+        super().train(mode)
+        self.attached.set_dropout(mode)
+        return self
+
+    def print_trainable_parameters(self) -> None:
+        """One line: how many parameters train, of how many, and how far the backward pass goes."""
+        resolved = self.attached.resolved
+        trained = sum(parameter.numel() for parameter in self.attached.trained().values())
+        total = sum(parameter.numel() for parameter in self.parameters())
+        print(
+            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f} || "
+            f"backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
+        )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own.
+
+        Raises:
+            PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
+        """
+        if kwargs.get("use_cache") is False and self.attached.backbone.row.causal and self._prompts_from_text():
+            raise PlanError(
+                "a late prompt is made once from the text and then lives in the key-value cache",
+                "generate without use_cache=False",
+            )
+        return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _prompts_from_text(self) -> bool:
+        return any(one.prompt and not one.positions for _, one in self.attached.resolved.insertions)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
+        save_adapter(self.attached, Path(save_directory))
+
+
+@functools.cache
+def _tuned_class(cls: type) -> type:
+    """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
+    return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = ()) -> Tuned:
+    """Attach a plan to a model, in place.
+
+    Args:
+        model: a Hugging Face model of a family in the backbone table.
+        plan: a plan, a preset's name or a plan's text.
+        also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
+            whatever the plan says, as a task's own output layer always does.
+
+    Returns:
+        The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
+        trained, and ``model.attached`` tells what was attached.
+
+    Raises:
+        PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
+            pass stops at the frozen depth.
+        ModelError: the model's family has no row in the backbone table.
+    """
+    if isinstance(model, Tuned):
+        raise PlanError("this model has a plan already", "load the base model again and apply the new plan to that")
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    backbone = Backbone(model)
+    resolved = plan.resolve(backbone.shape)
+    _refuse_broken_promises(resolved, backbone)
+    attached = Attached(resolved, backbone, base_hash=fingerprint(backbone), also_train=sorted(set(also_train)))
+    model.requires_grad_(False)
+    _attach(attached)
+    _check_count(attached)
+    attached.head_hash = head_fingerprint(backbone)
+    return _become_tuned(model, attached)
+
+
+def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
+    problems = resolved.problems(backbone.output)
+    if problems:
+        raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
+    if resolved.moved:
+        Inputs(backbone).check()
+
+
+def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
+    model.__class__ = _tuned_class(type(model))
+    tuned = cast("Tuned", model)
+    tuned.attached = attached
+    install(attached)
+    return tuned.train(tuned.training)
+
+
+def _attach(attached: Attached) -> None:
+    resolved, backbone = attached.resolved, attached.backbone
+    if resolved.trains_embeddings:
+        parameters = train(p for module in backbone.embedding_modules() for p in module.parameters())
+        attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
+    for number in resolved.shape.owners:
+        for method in in_order(resolved.blocks[number]):
+            _attach_to_block(attached, method, number)
+    inputs, before = Inputs(backbone), 0
+    for depth, method in resolved.insertions:
+        words: Any = backbone.model.get_input_embeddings()
+        place = Place(depth, resolved.shape.hidden, before, words, inputs.embed, inputs.read)
+        _insert(attached, method, place)
+        before += method.prompt
+    _attach_head(attached)
+
+
+def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
+    on_roles = isinstance(method, RoleMethod)
+    attached.backbone.take_apart(number, method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES)
+    site = attached.backbone.site(number)
+    parameters = METHODS[method.kind].attach(method, site)
+    attached.add(method.kind, site.name, parameters, method.lr)
+
+
+def _insert(attached: Attached, method: Insertion, place: Place) -> None:
+    """Build an insertion and hang it into the block before which it stands, so that ``.to()`` finds it.
+
+    At the model's depth it hangs in the last block, and stands behind it.
+    """
+    blocks, depth = attached.backbone.blocks, place.depth
+    weight = next(blocks.parameters())
+    module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, weight.dtype)
+    module.causal, module.positions = attached.backbone.row.causal, method.positions
+    blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(method.kind, depth), module)
+    attached.insertions.append((depth, module))
+    attached.add(method.kind, f"depth {depth}", module.parameters(), method.lr)
+
+
+def insertion_name(kind: str, depth: int) -> str:
+    """The name under which an insertion hangs in its block."""
+    return f"{kind}_at_{depth}"
+
+
+def _attach_head(attached: Attached) -> None:
+    backbone, head = attached.backbone, attached.resolved.plan.head
+    if attached.resolved.unties and backbone.output in LM_OBJECTIVES:
+        attached.notices.append(backbone.untie_decoder())
+    attached.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
+    named = dict(backbone.model.named_parameters())
+    unknown = [name for name in attached.also_train if name not in named]
+    if unknown:
+        raise StratatuneError(f"also_train names {unknown[0]!r}, which the model does not have")
+    new = [*backbone.output_layer(), *(named[name] for name in attached.also_train)]
+    parameters = train(p for p in dict.fromkeys(new) if not p.requires_grad)
+    attached.add("output", "head", parameters, head.lr)
+
+
+def _check_count(attached: Attached) -> None:
+    """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}
+    trained = sum(p.numel() for p in attached.trained().values() if id(p) not in new)
+    predicted = attached.resolved.trainable(attached.backbone.output)
+    if trained != predicted:
+        raise StratatuneError(
+            f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}",
+            "a plan starts from a model that is as its config says; merge(in_memory=True) makes one that is not: "
+            "load the base again; if this is the base, it is a fault of stratatune, please report it",
+        )

@@ -1,0 +1,123 @@
+"""What a plan put into a model: which parameters train, in what role, and where the insertions stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stratatune.model.backbone import Backbone
+from stratatune.plan import Resolved
+
+if TYPE_CHECKING:
+    from stratatune.model.offload import Offloaded
+
+
+@dataclass
+class Group:
+    """Parameters that one method of one place trains, and the rate it asks for (None: the run's)."""
+
+    method: str
+    place: str
+    parameters: list[nn.Parameter]
+    lr: float | None = None
+
+
+@dataclass
+class Attached:
+    """What :func:`apply` put into a model: the answer to every question about what trains where.
+
+    Attributes:
+        resolved: the plan against this model's depth.
+        backbone: the model seen through its row of the backbone table.
+        base_hash: fingerprint of the encoder before anything was attached.
+        head_hash: fingerprint of what the head keeps of the base model, that is, of its frozen parts.
+        groups: what trains, in the order of attaching.
+        insertions: (depth, module) in the order of depth.
+        also_train: names of parameters that train because the checkpoint did not bring them.
+        hooks: what ``model/hooks.py`` registered.
+        notices: what the user should know of what was attached, one line each.
+        offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
+        reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
+    """
+
+    resolved: Resolved
+    backbone: Backbone
+    base_hash: str
+    head_hash: str = ""
+    groups: list[Group] = field(default_factory=list)
+    insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
+    also_train: list[str] = field(default_factory=list)
+    hooks: list[RemovableHandle] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    offloaded: Offloaded | None = None
+    reading: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
+        """Note what a method trains. A tensor of two places (a tied decoder) is of the first that named it."""
+        taken = {id(parameter) for group in self.groups for parameter in group.parameters}
+        new = [parameter for parameter in parameters if id(parameter) not in taken]
+        self.groups.append(Group(method, place, new, lr))
+
+    def insertions_at(self, depth: int) -> list[Any]:
+        """The insertion modules at ``depth``."""
+        return [module for at, module in self.insertions if at == depth]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter by its name in the model; what is saved is exactly this."""
+        return {
+            name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
+        }
+
+    def parameter_count(self) -> int:
+        """All parameters of the model, those that are not in memory too."""
+        gone = 0 if self.offloaded is None else self.offloaded.count
+        return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
+
+    @property
+    def suffixes(self) -> tuple[tuple[int, ...], ...]:
+        """The candidates' token ids that a decoder scores behind a text (objective ``causal``); else empty."""
+        return tuple(tuple(suffix) for suffix in self.reading.get("suffixes") or ())
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        return tuple(len(suffix) - 1 for suffix in self.suffixes)
+
+    @property
+    def one_position(self) -> bool:
+        """Whether only one position matters of the hidden state at the frozen depth.
+
+        That depth is then the model's own, and the head reads one position.
+        """
+        if self.backbone.row.kind == "encoder-decoder" or self.backbone.reads_all:
+            return False
+        whole = self.resolved.frozen_depth == len(self.backbone.blocks)
+        return whole and not sum(self.branches) and self.reading.get("objective") != "completion"
+
+    def set_dropout(self, training: bool) -> None:
+        """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
+
+        Dropout also stands around the blocks (behind GPT-2's and T5's embeddings), so whole stacks are set, and then
+        the top's blocks and the insertions again. Where the embeddings train, nothing is frozen below.
+        """
+        if self.resolved.trains_embeddings:
+            return
+        depth, backbone = self.resolved.frozen_depth, self.backbone
+        for module in backbone.stacks(depth):
+            module.eval()
+        below = {id(block) for block in backbone.blocks[:depth]}
+        for block in backbone.blocks[depth:]:
+            if id(block) not in below:  # shared by all depths, where blocks share weights
+                block.train(training)
+        for _, insertion in self.insertions:
+            insertion.train(training)
+
+    def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
+        """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
+        blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
+        inserted = [module for _, module in self.insertions]
+        return [*blocks, *inserted, *self.backbone.head_weights()]

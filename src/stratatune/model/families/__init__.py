@@ -1,0 +1,1 @@
+"""How a family of models is walked: encoders, decoders, encoder-decoders."""

@@ -1,0 +1,155 @@
+"""What makes a tuned decoder's own ``forward`` and ``generate`` do what the plan says.
+
+In-block methods need nothing, and an adapter runs on whatever tokens come by. A prompt is made once, from the text
+that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
+above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions
+of those blocks are made anew here, since the model counts without the prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stratatune._compat import cache_argument, given_cache
+from stratatune.errors import PlanError
+from stratatune.model.attached import Attached
+from stratatune.model.families.decoder import behind, block_arguments, window_of
+from stratatune.model.families.decoder_layout import Layout, continued
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+_IGNORED = -100  # a label that no loss is taken of
+
+
+@dataclass
+class Flow:
+    """One forward call of the model, from its first hook to its last; nothing is kept between calls.
+
+    Attributes:
+        mask: [B, K] real tokens, those in the key-value cache included; None: all are real.
+        read: [B] the last token that a generator may read, where labels say which; None: the last real one.
+        past: how many tokens the key-value cache holds, prompts left out.
+    """
+
+    mask: Tensor | None = None
+    read: Tensor | None = None
+    past: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this call brings the text, and so the prompts."""
+        return self.past == 0
+
+
+def install_insertions(attached: Attached) -> list[RemovableHandle]:
+    """Register the hooks of a decoder's insertions; they live until they are removed."""
+    backbone, flow = attached.backbone, Flow()
+    if not attached.insertions:
+        return []
+    handles = [
+        backbone.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
+        backbone.base.register_forward_pre_hook(_Begin(flow, attached), with_kwargs=True),
+    ]
+    prompt = 0
+    for depth, block in enumerate(backbone.blocks):
+        found = attached.insertions_at(depth)
+        prompt += sum(one.tokens for one in found)
+        if found or prompt:
+            handles.append(block.register_forward_pre_hook(_Before(flow, attached, depth, prompt), with_kwargs=True))
+    last = backbone.blocks[-1]
+    for insertion in attached.insertions_at(len(backbone.blocks)):
+        handles.append(last.register_forward_hook(_Behind(insertion)))
+    if prompt:
+        handles.append(last.register_forward_hook(lambda _, args, out: out[:, prompt:] if flow.first else out))
+    return handles
+
+
+class _Behind:
+    """Runs an insertion behind the last block; none there makes prompts, so no mask is read."""
+
+    def __init__(self, insertion: Any) -> None:
+        self.insertion = insertion
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self.insertion(output, output.new_ones(output.shape[:2]).bool())[0]
+
+
+class _Labels:
+    """Notes where the text ends and its completion begins, when the caller gives labels of tokens.
+
+    Where every token is a label, the prompt is made from the first one: it must not know what is to be told.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        self.flow.read = None
+        if isinstance(labels, Tensor) and labels.ndim == 2:
+            self.flow.read = ((labels != _IGNORED).int().argmax(dim=1) - 1).clamp(min=0)
+
+
+class _Begin:
+    """Notes mask and cache of a call, and tells the model positions that leave the prompts out."""
+
+    def __init__(self, flow: Flow, attached: Attached) -> None:
+        self.flow = flow
+        self.lowest = sum(one.tokens for one in attached.insertions_at(0))
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
+        held = cache.get_seq_length() if cache is not None else 0
+        self.flow.past = held - self.lowest if held else 0
+        self.flow.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        if self.flow.first or not self.lowest or kwargs.get("position_ids") is not None or self.flow.mask is None:
+            return None
+        places = (self.flow.mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        return args, {**kwargs, "position_ids": places[:, self.flow.past :]}
+
+
+class _Before:
+    """In front of a block: the insertions of its depth, then a mask and positions that know of the prompts so far."""
+
+    def __init__(self, flow: Flow, attached: Attached, depth: int, prompt: int) -> None:
+        self.flow, self.attached, self.depth, self.prompt = flow, attached, depth, prompt
+        self.insertions = attached.insertions_at(depth)
+        self.below: list[Any] = [one for at, one in attached.insertions if at < depth]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        (hidden, *rest), kwargs = args, dict(kwargs)
+        layout = self._layout(hidden)
+        for insertion in self.insertions:
+            if insertion.tokens == 0 or self.flow.first:
+                hidden, _ = insertion(hidden, layout.prefix[:, -hidden.shape[1] :])
+            layout = behind(layout, insertion, rows=self.flow.first)
+        if not self.prompt:
+            return (hidden, *rest), kwargs
+        if rest:  # GPT-2 gives cache and mask by place
+            kwargs[cache_argument(module)] = rest[0]
+        return self._with_arguments(hidden, kwargs, layout)
+
+    def _layout(self, hidden: Tensor) -> Layout:
+        """The layout of the tokens of this call behind the prompts of the blocks below."""
+        computed = hidden.shape[1] - (sum(one.tokens for one in self.below) if self.flow.first else 0)
+        mask = self.flow.mask
+        if mask is None:
+            mask = hidden.new_ones(hidden.shape[0], self.flow.past + computed).bool()
+        layout = continued(mask, self.flow.read, computed)
+        for insertion in self.below:
+            layout = behind(layout, insertion, rows=self.flow.first)
+        return layout
+
+    def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
+        backbone = self.attached.backbone
+        window = window_of(backbone, self.depth)
+        if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
+            raise PlanError(
+                f"block {self.depth} looks back {window} positions; its cache forgets the rest, the prompt with it",
+                "generate less, or use a model without sliding windows",
+            )
+        found = block_arguments(backbone, self.depth, hidden, layout)
+        return (hidden,), {**kwargs, **found}

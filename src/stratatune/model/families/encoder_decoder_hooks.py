@@ -1,0 +1,55 @@
+"""What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says of its two stacks.
+
+In the encoder the hooks are those of any encoder (``model/hooks.py``). What differs: a prompt stays in front of the
+encoder's output, so the decoder's mask over that output is made longer; and an adapter may stand behind the encoder or
+between the decoder's blocks, where it runs on whatever tokens come by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stratatune.model.attached import Attached
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def install_behind_encoder(attached: Attached, seen: Callable[[Tensor], Tensor]) -> list[RemovableHandle]:
+    """Register the hooks at and above the border between the stacks.
+
+    ``seen`` gives which positions of a hidden state [B, P + T, D] of the encoder are real.
+    """
+    backbone, border = attached.backbone, attached.backbone.encoder_blocks
+    base: Any = backbone.base
+    handles = [base.encoder.register_forward_hook(_Output(one, seen)) for one in attached.insertions_at(border)]
+    if any(one.tokens for _, one in attached.insertions):
+        handles.append(base.decoder.register_forward_pre_hook(_SeePrompt(), with_kwargs=True))
+    return handles
+
+
+class _Output:
+    """Runs an insertion on what the encoder puts out."""
+
+    def __init__(self, insertion: nn.Module, seen: Callable[[Tensor], Tensor]) -> None:
+        self.insertion, self.seen = insertion, seen
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        hidden, _ = self.insertion(output[0], self.seen(output[0]))
+        if isinstance(output, tuple):
+            return (hidden, *output[1:])
+        return type(output)(**{**output, "last_hidden_state": hidden})
+
+
+class _SeePrompt:
+    """Lets the decoder see the P positions in front of the encoder's output, which no caller's mask knows of."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        mask, encoded = kwargs.get("encoder_attention_mask"), kwargs.get("encoder_hidden_states")
+        if mask is None or encoded is None:
+            return args, kwargs
+        prompt = encoded.shape[1] - mask.shape[1]
+        return args, {**kwargs, "encoder_attention_mask": nn.functional.pad(mask, (prompt, 0), value=1)}

@@ -1,0 +1,145 @@
+"""The last block, computed only at the positions that the objective reads: [B, T, D] -> [B, N, D], N mostly 1.
+
+Keys and values come from every token; what follows them is computed for those alone, and where a family's attention can
+be asked for few queries, the queries too. A block's own modules are called, so whatever a method put into them takes
+part. A row of the backbone table names its function here; a family without one runs its last block in full.
+
+Encoders have a function a family. Decoders' blocks all take a key-value cache, so one function serves them: a cache
+that keeps the keys and values of the whole text, and then the block once more, at the positions read, in front of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune._compat import attention_of, cache_argument
+from stratatune.model.skeleton import Call
+
+
+def take(hidden: Tensor, read: Tensor) -> Tensor:
+    """Positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
+    rows = torch.arange(len(read), device=hidden.device)
+    return hidden[rows[:, None], read if read.dim() == 2 else read[:, None]]
+
+
+def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
+    """The rows of a mask or bias [B or 1, H or 1, T, T] for the N queries ``read`` -> [B, H or 1, N, T]."""
+    return take(mask.expand(len(read), *mask.shape[1:]).transpose(1, 2), read).transpose(1, 2)
+
+
+def _heads(x: Tensor, size: int) -> Tensor:
+    """[B, T, H * size] -> [B, H, T, size]."""
+    return x.view(*x.shape[:2], -1, size).transpose(1, 2)
+
+
+def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    """A family's own attention function for one query a row -> [B, 1, D]."""
+    size = attention.attention_head_size
+    inputs = (take(hidden, read), hidden, hidden)
+    query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
+    dropout = attention.dropout.p if attention.training else 0.0
+    mask = None if call.mask is None else _query_rows(call.mask, read)
+    context, _ = attention_of(attention)(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
+    return context.reshape(len(read), 1, -1)
+
+
+def _bert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    attention = block.attention.self
+    context = _attend(attention, (attention.query, attention.key, attention.value), hidden, call, read)
+    attended = block.attention.output(context, take(hidden, read))
+    return block.output(block.intermediate(attended), attended)
+
+
+def _distilbert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    attention = block.attention
+    context = _attend(attention, (attention.q_lin, attention.k_lin, attention.v_lin), hidden, call, read)
+    attended = block.sa_layer_norm(attention.out_lin(context) + take(hidden, read))
+    return block.output_layer_norm(block.ffn(attended) + attended)
+
+
+def _mpnet(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    mask, bias = call.args[:2]  # [B, 1, T, T] or None, [B, H, T, T]
+    attention, here = block.attention.attn, take(hidden, read)
+    size = attention.attention_head_size
+    projected = (attention.q(here), attention.k(hidden), attention.v(hidden))
+    query, key, value = (_heads(x, size) for x in projected)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(size) + _query_rows(bias, read)
+    scores = scores if mask is None else scores + _query_rows(mask, read)
+    context = (attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).reshape(here.shape)
+    attended = block.attention.LayerNorm(block.attention.dropout(attention.o(context)) + here)
+    return block.output(block.intermediate(attended), attended)
+
+
+def _deberta(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    attended = take(block.attention(hidden, *call.args, **call.kwargs)[0], read)
+    return block.output(block.intermediate(attended), attended)
+
+
+def _modernbert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    attended = take(hidden + block.attn(block.attn_norm(hidden), *call.args, **call.kwargs)[0], read)
+    return attended + block.mlp(block.mlp_norm(attended))
+
+
+def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    layer = block.albert_layers[0]
+    attended = take(layer.attention(hidden, *call.args, **call.kwargs)[0], read)
+    return layer.full_layer_layer_norm(layer.ff_chunk(attended) + attended)
+
+
+class _TextKept(Exception):
+    """The keys and values of the whole text are there; nothing behind them is wanted."""
+
+
+class _KeysAndValues:
+    """Stands for a key-value cache: keeps what the first call brings and leaves the block, then hands it out."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key: Tensor, value: Tensor, *place: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        """``key``, ``value`` [B, H, T, W], rotated already."""
+        if self.kept is None:
+            self.kept = key, value
+            raise _TextKept
+        return self.kept
+
+
+def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, the first time for nothing.
+
+    Under gradient checkpointing a block takes no cache, and runs in full.
+    """
+    if block.training and getattr(block, "gradient_checkpointing", False):
+        return take(block.forward(hidden, **call.kwargs), read)
+    cache = {cache_argument(block): _KeysAndValues()}
+    with contextlib.suppress(_TextKept):
+        block.forward(hidden, **call.kwargs, **cache)
+    there = {name: _there(value, read) for name, value in call.kwargs.items()}
+    return block.forward(take(hidden, read), **there, **cache)
+
+
+def _there(given: Any, read: Tensor) -> Any:
+    """What a block is called with, for the queries ``read`` alone: a mask, positions [B, T] or angles [B, T, W]."""
+    if isinstance(given, tuple):
+        return tuple(_there(each, read) for each in given)
+    if not isinstance(given, Tensor):
+        return given
+    return _query_rows(given, read) if given.dim() == 4 else take(given, read)
+
+
+LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
+    "bert": _bert,
+    "distilbert": _distilbert,
+    "mpnet": _mpnet,
+    "deberta": _deberta,
+    "modernbert": _modernbert,
+    "albert": _albert,
+    "cached": _cached,
+}
+"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, read [B]) -> [B, 1, D]."""

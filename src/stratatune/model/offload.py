@@ -1,0 +1,100 @@
+"""The weights below the frozen depth leave memory while nothing reads them, and come back from the base model.
+
+Once the trunk has said all it will be asked, its blocks and the embeddings are dead weight. Offloaded, a parameter
+stays where it is, with no values: whoever computes with it fails at once instead of computing something else. What
+the top
+needs as well stays: embeddings tied to a head that reads them whole, blocks that run above the depth too, tables of
+relative positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stratatune.errors import ModelError
+from stratatune.model.attached import Attached
+from stratatune.model.fingerprint import hash_of
+
+
+@dataclass(frozen=True)
+class Offloaded:
+    """What a model has let go of.
+
+    Attributes:
+        parameters: by their names in the model, now without values.
+        count: how many values they had.
+        bytes: how many bytes.
+        digest: hash of those.
+        reload: gives the base model once more, as it was before the plan was attached.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    count: int
+    bytes: int
+    digest: str
+    reload: Callable[[], nn.Module]
+
+
+def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
+    """Let go of the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
+
+    Args:
+        attached: a tuned model whose trunk has run for everything that it will be asked.
+        reload: gives the base model once more, for when the trunk must run after all.
+        words: the label words [C], where an MLM head will be asked for nothing else: then it keeps their rows alone.
+    """
+    if attached.offloaded is not None:
+        return 0
+    if words is not None and attached.backbone.mlm is not None:
+        attached.backbone.mlm.hold_words(words)
+    parameters = _only_below(attached)
+    count = sum(parameter.numel() for parameter in parameters.values())
+    size = sum(parameter.nbytes for parameter in parameters.values())
+    digest = hash_of(parameters.items())
+    if parameters:
+        attached.offloaded = Offloaded(parameters, count, size, digest, reload)
+    for parameter in parameters.values():
+        parameter.data = parameter.data.new_empty(0)
+    return size
+
+
+def reload_trunk(attached: Attached) -> None:
+    """Fetch what was offloaded from the base model; nothing to do when nothing was.
+
+    Raises:
+        ModelError: the base model is gone, or is another one by now.
+    """
+    offloaded = attached.offloaded
+    if offloaded is None:
+        return
+    base = dict(offloaded.reload().named_parameters())
+    fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
+    if hash_of(fetched.items()) != offloaded.digest:
+        raise ModelError(
+            f"the base model {attached.backbone.model.config._name_or_path!r} has changed since this run began",
+            "put it back as it was, and go on with --resume",
+        )
+    for name, parameter in offloaded.parameters.items():
+        parameter.data = fetched[name]
+    if attached.backbone.mlm is not None:
+        attached.backbone.mlm.hold_words(None)
+    attached.offloaded = None
+
+
+def _only_below(attached: Attached) -> dict[str, nn.Parameter]:
+    """The parameters that nothing at or above the frozen depth reads, by name.
+
+    None of an encoder-decoder: its decoder embeds by the encoder's matrix, and T5's first block holds the position
+    biases of all.
+    """
+    depth, backbone = attached.resolved.frozen_depth, attached.backbone
+    if depth == 0 or attached.resolved.trains_embeddings or backbone.row.kind == "encoder-decoder":
+        return {}
+    parts = ([part] if isinstance(part, Tensor) else part.parameters() for part in attached.top_weights())
+    kept = {id(one) for part in parts for one in part}
+    below = [backbone.embeddings, *backbone.blocks[:depth]]
+    found = {id(one) for module in below for one in module.parameters() if not one.requires_grad} - kept
+    return {name: one for name, one in backbone.model.named_parameters() if id(one) in found}

@@ -1,0 +1,1 @@
+"""How data become targets, a loss, predictions and scores."""

@@ -1,0 +1,292 @@
+"""What can happen to a block: one small frozen config per method, with its parameter count by formula.
+
+Shape legend: ``D`` hidden, ``R`` rank, ``m`` bottleneck, ``P`` prompt tokens, ``L`` blocks.
+A new method is one class here (or in ``insertions.py``) and one entry in ``BLOCK_METHODS`` or ``INSERTIONS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from stratatune.errors import PlanError
+from stratatune.plan.abstract import (
+    GROUPS,
+    HEAD_PARTS,
+    NORM_ROLES,
+    ROLES,
+    Chance,
+    Count,
+    HeadParts,
+    Insertion,
+    LinearRoles,
+    MethodConfig,
+    RoleMethod,
+    Roles,
+    canonical_roles,
+    expand,
+)
+from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
+from stratatune.plan.layers import refusal
+from stratatune.plan.options import Options
+from stratatune.shapes.shape import LM_OBJECTIVES, Shape
+
+__all__ = [
+    "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
+    "Dora", "Frozen", "Full", "Head", "Houlsby", "Ia3", "Idpg", "Insertion", "LatePrompt", "Lora",
+    "Options", "Parallel", "Prefix", "Prompt", "RoleMethod", "MethodConfig", "expand",
+]  # fmt: skip
+
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _adapted_roles(value: object) -> tuple[str, ...]:
+    """The two places of a Houlsby adapter."""
+    roles = canonical_roles(value)
+    if not set(expand(roles)) <= {"o", "down"}:
+        raise refusal("a Houlsby adapter stands behind a projection into the hidden state", "legal: o, down")
+    return roles
+
+
+class Frozen(MethodConfig, frozen=True):
+    """Nothing trains. The same as not naming the blocks, said aloud."""
+
+    kind: Literal["frozen"] = "frozen"
+
+    def parameters(self, shape: Shape) -> int:
+        return 0
+
+
+class BitFit(RoleMethod, frozen=True):
+    """Trains the biases of the roles, the norms' included (Ben Zaken et al. 2022; SPAFIT's group 2)."""
+
+    touches: ClassVar[frozenset[str]] = frozenset({"bias"})
+
+    kind: Literal["bitfit"] = "bitfit"
+    on: Roles = ("all",)
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        return shape.part(role).biases
+
+
+class Lora(RoleMethod, frozen=True):
+    """``W x + (alpha / R) B A x`` with A [R, in], B [out, R] trained (Hu et al. 2022): R * (in + out) per role."""
+
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"weight"})
+    reads_input: ClassVar[bool] = True
+    printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+
+    kind: Literal["lora"] = "lora"
+    rank: Count = 8
+    alpha: Scale = 16.0
+    dropout: Chance = 0.0
+    on: LinearRoles = ("q", "v")
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        linear = shape.linears[role]
+        return self.rank * (linear.inputs + linear.outputs)
+
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
+
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.rank
+
+
+class Full(RoleMethod, frozen=True):
+    """Trains weights and biases of the roles."""
+
+    touches: ClassVar[frozenset[str]] = frozenset({"weight", "bias", "scale"})
+    reads_input: ClassVar[bool] = True
+
+    kind: Literal["full"] = "full"
+    on: Roles = ("all",)
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        part = shape.part(role)
+        return part.weights + part.biases
+
+
+class Dora(RoleMethod, frozen=True):
+    """``g (W + (alpha / R) B A) x + b``, g = magnitude / row norms of it (Liu et al. 2024): R (in + out) + out."""
+
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
+    reads_input: ClassVar[bool] = True
+    printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
+
+    kind: Literal["dora"] = "dora"
+    rank: Count = 8
+    alpha: Scale = 16.0
+    dropout: Chance = 0.0
+    on: LinearRoles = ("q", "v")
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        linear = shape.linears[role]
+        return self.rank * (linear.inputs + linear.outputs) + linear.outputs
+
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
+
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.rank + shape.linears[role].outputs
+
+
+class Ia3(RoleMethod, frozen=True):
+    """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
+
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"scale"})
+
+    kind: Literal["ia3"] = "ia3"
+    on: LinearRoles = ("k", "v", "down")
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        linear = shape.linears[role]
+        return linear.inputs if role == "down" else linear.outputs
+
+    def role_values(self, shape: Shape, role: str) -> int:
+        return self.role_parameters(shape, role)
+
+
+class DeltaBias(RoleMethod, frozen=True):
+    """A vector added to what a role puts out, beside the frozen bias or in its absence (SPAFIT section 7)."""
+
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"bias"})
+
+    kind: Literal["delta_bias"] = "delta_bias"
+    on: Roles = ("all",)
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        return shape.linears[role].outputs if role in shape.linears else shape.norms[role].size
+
+
+class Houlsby(RoleMethod, frozen=True):
+    """``y + W2 gelu(W1 y + b1) + b2`` behind the attention's and the FFN's last projection, before the skip connection.
+
+    Twice a block (Houlsby et al. 2019); D m + m + m D + D each. On ``down`` alone: Pfeiffer's adapter.
+    """
+
+    adds: ClassVar[bool] = True
+    touches: ClassVar[frozenset[str]] = frozenset({"output"})
+
+    kind: Literal["houlsby"] = "houlsby"
+    bottleneck: Count = 16
+    on: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_adapted_roles)] = ("o", "down")
+
+    def role_parameters(self, shape: Shape, role: str) -> int:
+        width, narrow = shape.linears[role].outputs, self.bottleneck
+        return 2 * width * narrow + narrow + width
+
+    def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
+        return (shape.linears[role].outputs * self.bottleneck,) * 2
+
+    def role_values(self, shape: Shape, role: str) -> int:
+        return shape.linears[role].outputs + 2 * self.bottleneck
+
+
+class Parallel(MethodConfig, frozen=True):
+    """``f(x) + s (W2 relu(W1 x + b1) + b2)`` with f the block's FFN or attention (He et al. 2022, parallel adapter).
+
+    D m + m + m D + D.
+    """
+
+    adds: ClassVar[bool] = True
+    ENDS: ClassVar[Mapping[str, tuple[str, str]]] = {"ffn": ("up", "down"), "attn": ("q", "o")}
+    """The role that takes f's input, and the one that puts out its result."""
+
+    kind: Literal["parallel"] = "parallel"
+    bottleneck: Count = 16
+    scale: Scale = 4.0
+    on: Literal["ffn", "attn"] = "ffn"
+
+    def parameters(self, shape: Shape) -> int:
+        enter, leave = self.ENDS[self.on]
+        if enter in shape.reused:
+            raise PlanError(
+                f"{self}: in {shape.model_type}, {enter} reads a table of positions besides the hidden state, "
+                "so it is no entry to the attention",
+                "use parallel on the ffn, or lora on q,k,v,o",
+            )
+        ins, outs, narrow = shape.linears[enter].inputs, shape.linears[leave].outputs, self.bottleneck
+        return ins * narrow + narrow + narrow * outs + outs
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        return frozenset({(self.on, "beside")})
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
+        return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
+
+    def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        enter, leave = self.ENDS[self.on]
+        return (shape.linears[enter].inputs + self.bottleneck) * positions[leave]
+
+
+class Prefix(MethodConfig, frozen=True):
+    """P trained keys and P trained values that every token of the block attends to besides the tokens (P-tuning v2).
+
+    P (width of the keys + width of the values): 2 P D where every head has its own.
+    """
+
+    adds: ClassVar[bool] = True
+
+    kind: Literal["prefix"] = "prefix"
+    tokens: Count = 20
+
+    def parameters(self, shape: Shape) -> int:
+        return self.tokens * (shape.linears["k"].outputs + shape.linears["v"].outputs)
+
+    def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
+        return frozenset({("attn", "prefix")})
+
+    def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
+        return 2 * self.tokens * shape.linears["q"].outputs * positions["q"]
+
+
+class Head(Options, frozen=True):
+    """What trains of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
+
+    kind: Literal["head"] = "head"
+    mlm: HeadParts = ()
+    pooler: bool = False
+    final_norm: bool = False
+    """The norm after the last block, where the architecture has one. (A decoder's ``mlm=norm`` is the same one.)"""
+    untie: bool = False
+    """Train a copy of a decoder that is tied to the embeddings, which stay as they are."""
+
+    def parameters(self, shape: Shape, objective: str) -> int:
+        """Trained parameters of the parts that the head has under ``objective``."""
+        final = shape.final_norm if self.final_norm else 0
+        parts: tuple[str, ...] = self.mlm
+        if (shape.causal or shape.decoder is not None) and "norm" in parts:
+            final, parts = shape.final_norm, tuple(part for part in parts if part != "norm")
+        if objective in LM_OBJECTIVES:
+            return final + sum(shape.head_parts[part] for part in parts)
+        return final + (shape.pooler if self.pooler else 0)
+
+
+BLOCK_METHODS: dict[str, type[MethodConfig]] = {
+    "frozen": Frozen,
+    "bitfit": BitFit,
+    "delta_bias": DeltaBias,
+    "lora": Lora,
+    "dora": Dora,
+    "ia3": Ia3,
+    "houlsby": Houlsby,
+    "parallel": Parallel,
+    "prefix": Prefix,
+    "full": Full,
+}
+"""Methods that stand in a stratum, by kind."""
+INSERTIONS: dict[str, type[Insertion]] = {
+    "adapter": Adapter,
+    "late_prompt": LatePrompt,
+    "prompt": Prompt,
+    "idpg": Idpg,
+}
+"""Methods that name a depth (or stand at the input), by kind."""

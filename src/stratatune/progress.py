@@ -1,0 +1,106 @@
+"""What the user sees while it runs: a bar on a terminal, plain lines elsewhere; always on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def is_main() -> bool:
+    """Whether this process prints and writes files: the first of those that train one model together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Bar(Protocol):
+    """A running count of examples."""
+
+    def advance(self, examples: int, note: str = "") -> None:
+        """Count ``examples`` more; ``note`` stands beside the bar."""
+        ...
+
+
+class Reporter:
+    """Says things to the user.
+
+    Args:
+        quiet: say nothing but notices that matter.
+        name: of the trial that speaks, where several run at once; bars, which would then lie over each other, are left
+            out.
+    """
+
+    def __init__(self, quiet: bool = False, name: str = "") -> None:
+        self.quiet, self.name = quiet or not is_main(), name
+        self.notices: list[str] = []
+
+    def say(self, text: str) -> None:
+        """A line of ordinary progress."""
+        if not self.quiet:
+            print(f"{self.name}: {text}" if self.name else text, file=sys.stderr, flush=True)
+
+    def notice(self, text: str) -> None:
+        """A line that the user should know even when quiet; kept for the run's record."""
+        self.notices.append(text)
+        if is_main():
+            print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
+
+    def notice_once(self, texts: Iterable[str]) -> None:
+        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds anew."""
+        for text in texts:
+            if text not in self.notices:
+                self.notice(text)
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Bar]:
+        """A bar over ``total`` examples."""
+        if self.quiet or self.name:
+            yield _Silent()
+        elif sys.stderr.isatty():
+            yield from _terminal_bar(label, total)
+        else:
+            yield _Lines(label, total)
+
+
+class _Silent:
+    def advance(self, examples: int, note: str = "") -> None:
+        """Count nothing."""
+
+
+class _Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total, self.done = label, total, 0
+        self.said = time.monotonic()
+
+    def advance(self, examples: int, note: str = "") -> None:
+        self.done += examples
+        if time.monotonic() - self.said >= _SECONDS_BETWEEN_LINES:
+            self.said = time.monotonic()
+            print(f"{self.label}: {self.done}/{self.total} {note}", file=sys.stderr, flush=True)
+
+
+def _terminal_bar(label: str, total: int) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total, note="")
+
+        class _Rich:
+            def advance(self, examples: int, note: str = "") -> None:
+                progress.update(task, advance=examples, note=note)
+
+        yield _Rich()

@@ -1,0 +1,51 @@
+"""Where a model's config comes from: a folder, the built-in table, or the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stratatune.errors import ModelError, nearest
+from stratatune.shapes.architectures import Config
+from stratatune.shapes.builtin import BUILTIN, builtin_config
+
+
+def config_of(model: str) -> Config:
+    """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return _read(folder / "config.json")
+    built_in = builtin_config(model)
+    if built_in is not None:
+        return built_in
+    if folder.is_dir():
+        raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
+    return _download(model)
+
+
+def _read(path: Path) -> Config:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "it should be the JSON that transformers saves") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object", "it should be the JSON that transformers saves")
+    return config
+
+
+def _download(model: str) -> Config:
+    """config.json of a hub repository (or of the local hub cache, when offline)."""
+    near = nearest(model, BUILTIN)
+    hint = f"did you mean {near!r}? " if near else ""
+    hint += f"give a folder with config.json, a hub id, or one of: {', '.join(BUILTIN)}"
+    try:
+        from huggingface_hub import hf_hub_download
+
+        path = hf_hub_download(model, "config.json")
+    except ImportError as error:
+        raise ModelError(f"model {model!r} is not here, and huggingface_hub is not installed", hint) from error
+    except (OSError, ValueError) as error:  # not found, no access, offline, not a legal id: the hub's errors are these
+        raise ModelError(
+            f"model {model!r} is neither here nor reachable on the hub ({type(error).__name__})", hint
+        ) from error
+    return _read(Path(path))

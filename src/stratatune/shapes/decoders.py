@@ -1,0 +1,134 @@
+"""Rows of the backbone table for decoders: GPT-2, Llama and its kin. Data only, like the table itself.
+
+Every block is pre-norm; a final norm follows the last one and the language-model head reads it. ``head(mlm=norm)`` is
+that final norm, ``head(mlm=decoder)`` the output matrix; a decoder's head has no dense layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stratatune.shapes.architectures import Architecture, Fields
+
+_LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
+_NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
+_NO_BIAS = dict.fromkeys((*_LINEARS, *_NORMS), False)
+
+_GPT2 = Architecture(
+    name="gpt2",
+    model_types=("gpt2",),
+    kind="decoder",
+    base="transformer",
+    embeddings="wte",
+    more_embeddings=("wpe",),
+    position_table="wpe",
+    blocks="h",
+    final_norm="ln_f",
+    last_block="cached",
+    roles={
+        "q": "attn.c_attn.q",
+        "k": "attn.c_attn.k",
+        "v": "attn.c_attn.v",
+        "o": "attn.c_proj",
+        "up": "mlp.c_fc",
+        "down": "mlp.c_proj",
+        "norm_attn": "ln_1",
+        "norm_ffn": "ln_2",
+    },
+    fused={"attn.c_attn": ("q", "k", "v")},
+    mlm_head={"norm": "transformer.ln_f", "decoder": "lm_head"},
+    mlm_module="lm_head",
+    pooler=None,
+    classifier="score",
+    classifier_dense=False,
+    classifier_bias=False,
+    classifier_output="score",
+    embedding_tables=("vocab", "positions"),
+    embedding_norm=False,
+    ffn_multiple=4,
+    fields=Fields(
+        blocks="n_layer", hidden="n_embd", ffn="n_inner", heads="n_head", positions="n_positions", types=None
+    ),
+)
+
+_LLAMA = replace(
+    _GPT2,
+    name="llama",
+    model_types=("llama",),
+    base="model",
+    embeddings="embed_tokens",
+    more_embeddings=(),
+    position_table=None,
+    blocks="layers",
+    final_norm="norm",
+    rotary="rotary_emb",
+    roles={
+        "q": "self_attn.q_proj",
+        "k": "self_attn.k_proj",
+        "v": "self_attn.v_proj",
+        "o": "self_attn.o_proj",
+        "up": "mlp.up_proj",
+        "gate": "mlp.gate_proj",
+        "down": "mlp.down_proj",
+        "norm_attn": "input_layernorm",
+        "norm_ffn": "post_attention_layernorm",
+    },
+    fused={},
+    mlm_head={"norm": "model.norm", "decoder": "lm_head"},
+    embedding_tables=("vocab",),
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias") | dict.fromkeys(("up", "gate", "down"), "mlp_bias"),
+    norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
+    tied=False,
+    ffn_multiple=0,
+    fields=Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),
+)
+
+_MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS)
+
+_QWEN2 = replace(
+    _LLAMA,
+    name="qwen2",
+    model_types=("qwen2",),
+    biases=_NO_BIAS | dict.fromkeys("qkv", True),
+)
+
+_HEAD_NORMS = {"norm_q": "self_attn.q_norm", "norm_k": "self_attn.k_norm"}
+
+_QWEN3 = replace(
+    _LLAMA,
+    name="qwen3",
+    model_types=("qwen3",),
+    roles={**_LLAMA.roles, **_HEAD_NORMS},
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+)
+
+_GEMMA = replace(
+    _LLAMA,
+    name="gemma",
+    model_types=("gemma",),
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    tied=True,
+)
+
+_GEMMA2 = replace(
+    _GEMMA,
+    name="gemma2",
+    model_types=("gemma2",),
+    roles={
+        **_LLAMA.roles,
+        "norm_post_attn": "post_attention_layernorm",
+        "norm_ffn": "pre_feedforward_layernorm",
+        "norm_post_ffn": "post_feedforward_layernorm",
+    },
+)
+
+_GEMMA3 = replace(
+    _GEMMA2,
+    name="gemma3",
+    model_types=("gemma3_text",),
+    roles={**_GEMMA2.roles, **_HEAD_NORMS},
+    rotary_by_type=True,
+)
+
+DECODERS: tuple[Architecture, ...] = (_GPT2, _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA, _GEMMA2, _GEMMA3)
+"""Rows of the table whose blocks see only what stands before."""

@@ -1,0 +1,156 @@
+"""A shape from a config: no weights are read and no torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from stratatune.errors import ModelError
+from stratatune.shapes.architectures import Architecture, Config
+from stratatune.shapes.configs import config_of
+from stratatune.shapes.shape import Linear, Norm, Shape
+from stratatune.shapes.stacks import encoder_decoder_shape
+from stratatune.shapes.table import architecture_of
+
+HEAD_NORMS = ("norm_q", "norm_k")
+"""Norms over the features of one head."""
+
+
+def shape_of(model: str | Config) -> Shape:
+    """The shape of a model.
+
+    Args:
+        model: a folder with config.json, a built-in name (``roberta-large``), a hub id (only its config.json is
+            downloaded), or a config as a mapping.
+
+    Raises:
+        ModelError: there is no such model, or its architecture is not in the table.
+    """
+    if not isinstance(model, str):
+        return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)
+    return _from_config(model, config_of(model))
+
+
+def _from_config(name: str, config: Config) -> Shape:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise ModelError(
+            f"the config of {name or 'this model'} names no model_type", "give the config.json that transformers saves"
+        )
+    row = architecture_of(model_type, config)
+    reason = row.refuses(config)
+    if reason:
+        raise ModelError(f"{name or row.name} cannot be tuned here: {reason}", f"other {row.name} models can")
+    if row.kind == "encoder-decoder":
+        return encoder_decoder_shape(name, row, config)
+    sizes = _sizes(name, row, config)
+    hidden = sizes["hidden"]
+    return Shape(
+        name=name,
+        model_type=model_type,
+        blocks=sizes["blocks"],
+        hidden=hidden,
+        ffn=sizes["ffn"],
+        heads=sizes["heads"],
+        vocab=sizes["vocab"],
+        max_tokens=sizes["positions"] - row.position_offset,
+        linears=_linears(row, sizes, config),
+        norms={
+            role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
+            for role in row.roles
+            if role.startswith("norm")
+        },
+        embeddings=_embeddings(row, sizes, config),
+        head_parts=_head_parts(row, sizes, config),
+        pooler=_pooler(row, sizes, config),
+        decoder_tied=bool(config.get("tie_word_embeddings", row.tied)),
+        final_norm=_final_norm(row, hidden, config),
+        causal=row.causal,
+        classifier_bias=row.classifier_bias,
+        classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
+        distinct=sizes["distinct"],
+        reused=row.reused,
+        embedding_width=0 if sizes["embedding"] == hidden else sizes["embedding"],
+        lacks=row.lacks,
+    )
+
+
+def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
+    """Parameters of a norm."""
+    return 2 * size if row.has_bias(role, config) else size
+
+
+def _final_norm(row: Architecture, hidden: int, config: Config) -> int:
+    """Parameters of the norm behind the last block."""
+    return _norm(row, hidden, "final_norm", config) if row.final_norm else 0
+
+
+def _embeddings(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
+    """Parameters of the embeddings and of what feeds the blocks beside them."""
+    width = sizes["embedding"]
+    tables = [name for name in row.embedding_tables if config.get(row.table_if.get(name, ""), True)]
+    norm = _norm(row, width, "embeddings", config) if row.embedding_norm else 0
+    return sum(sizes[table] for table in tables) * width + norm + sum(count(config) for count in row.beside.values())
+
+
+def _head_parts(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, int]:
+    """Parameters of the parts of the masked-LM head: dense D -> E, norm, decoder E -> V and its bias.
+
+    A causal decoder's has the final norm and the decoder alone.
+    """
+    width, vocab = sizes["embedding"], sizes["vocab"]
+    if row.causal:
+        return {"dense": 0, "norm": _final_norm(row, sizes["hidden"], config), "bias": 0, "decoder": vocab * width}
+    return {
+        "dense": sizes["hidden"] * width + (width if row.has_bias("dense", config) else 0),
+        "norm": _norm(row, width, "norm", config),
+        "bias": vocab if row.has_bias("decoder", config) else 0,
+        "decoder": vocab * width,
+    }
+
+
+def _pooler(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
+    """Parameters of the pretrained pooler: dense D -> D and, in some models, a norm."""
+    if not row.pooler:
+        return 0
+    hidden = sizes["hidden"]
+    dense = hidden * hidden + (hidden if row.has_bias("pooler", config) else 0)
+    return dense + (_norm(row, hidden, "norm", config) if row.pooler_norm else 0)
+
+
+def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
+    """The config's sizes under our names; raises ModelError that lists every one that is missing or not a count."""
+    wanted = {ours: theirs for ours, theirs in vars(row.fields).items() if theirs is not None}
+    optional = {"kv_heads", "head_dim", "distinct", *(["ffn"] if row.ffn_multiple else [])}
+    sizes = {ours: config.get(theirs) for ours, theirs in wanted.items()}
+    wrong = [
+        wanted[k]
+        for k, v in sizes.items()
+        if not (isinstance(v, int) and (v > 0 or (k == "types" and v == 0))) and not (k in optional and v is None)
+    ]
+    if wrong:
+        raise ModelError(
+            f"the config of {name or row.name} lacks {', '.join(wrong)}", f"a {row.name} config holds them as counts"
+        )
+    found = {ours: value for ours, value in sizes.items() if isinstance(value, int)}
+    found.setdefault("ffn", row.ffn_multiple * found["hidden"])
+    found.setdefault("kv_heads", found["heads"])
+    found.setdefault("head_dim", found["hidden"] // found["heads"])
+    found.setdefault("embedding", found["hidden"])
+    found.setdefault("distinct", 1 if row.fields.distinct else 0)
+    return found
+
+
+def _linears(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, Linear]:
+    """Every linear role of one block, from the sizes of attention and of the feed-forward part."""
+    hidden, ffn, width = sizes["hidden"], sizes["ffn"], sizes["heads"] * sizes["head_dim"]
+    keys = sizes["kv_heads"] * sizes["head_dim"]
+    ends = {
+        "q": (hidden, width),
+        "k": (hidden, keys),
+        "v": (hidden, keys),
+        "o": (width, hidden),
+        "up": (hidden, ffn),
+        "gate": (hidden, ffn),
+        "down": (ffn, hidden),
+    }
+    return {role: Linear(*ends[role], row.has_bias(role, config)) for role in ends if role in row.roles}

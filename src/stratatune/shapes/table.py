@@ -1,0 +1,47 @@
+"""The backbone table: every architecture that is known, and the look-up by a config's ``model_type``."""
+
+from __future__ import annotations
+
+from stratatune.errors import ModelError, did_you_mean
+from stratatune.shapes.architectures import BERT, ROBERTA, Architecture, Config
+from stratatune.shapes.decoders import DECODERS
+from stratatune.shapes.encoder_decoders import ENCODER_DECODERS
+from stratatune.shapes.encoders import ENCODERS
+
+ARCHITECTURES: tuple[Architecture, ...] = (BERT, ROBERTA, *ENCODERS, *DECODERS, *ENCODER_DECODERS)
+"""The table: encoders, decoders, encoder-decoders. A new architecture is one more row."""
+
+_ADDED: dict[str, Architecture] = {}
+
+
+def add_architecture(row: Architecture) -> None:
+    """Adds a user's row for this process; it comes before the table's own row of the same model type."""
+    _ADDED.update(dict.fromkeys(row.model_types, row))
+
+
+def forget_architecture(model_type: str) -> None:
+    """Takes a user's row of that model type away again."""
+    _ADDED.pop(model_type, None)
+
+
+def architecture_of(model_type: str, config: Config | None = None) -> Architecture:
+    """The row for a config's ``model_type``; of several layouts the one that the config has.
+
+    Raises:
+        ModelError: no row lists that type.
+    """
+    if model_type in _ADDED:
+        return _ADDED[model_type]
+    for row in ARCHITECTURES:
+        if model_type in row.model_types and _applies(row, config or {}):
+            return row
+    legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
+    raise ModelError(
+        f"model type {model_type!r} is not in the table of architectures",
+        f"{did_you_mean(model_type, legal)}; or add it with stratatune.backbone_from_names(model, blocks=..., "
+        "embeddings=..., roles={'q': ..., 'k': ..., 'v': ..., 'o': ..., 'up': ..., 'down': ..., ...})",
+    )
+
+
+def _applies(row: Architecture, config: Config) -> bool:
+    return row.applies is None or str(config.get(row.applies[0], "")).startswith(row.applies[1])

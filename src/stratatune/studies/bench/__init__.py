@@ -1,0 +1,1 @@
+"""``stratatune bench``: plans beside what people use today."""

@@ -1,0 +1,294 @@
+"""The sides of every comparison, each as ``epoch() -> seconds`` over the same token ids on the same machine.
+
+F  full tuning: all parameters train, random batches, dynamic padding.
+A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: what people do today.
+B  A with batches cut by length.
+S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
+
+All four use fused AdamW, as Trainer does, clip at 1.0 and the same autocast, start from the same random weights of one
+shape, and see the same data. An encoder's F, A and B wear a classifier. A decoder's read labels as the plans do: the
+classifier or the language model of transformers, which give logits at every token, with the loss at the one that is
+read.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import norm
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from stratatune.cache.feed import Feed
+from stratatune.cache.keys import CacheKey
+from stratatune.cache.store import TrunkCache
+from stratatune.costs.cost import random_batches
+from stratatune.data.batching import Batch, collate, plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.errors import ResourceError
+from stratatune.model.attach import apply
+from stratatune.model.base import attention_for_training
+from stratatune.model.precision import cast_frozen
+from stratatune.model.split import Top, Trunk
+from stratatune.plan import Plan
+from stratatune.shapes.table import architecture_of
+
+PADDING, WORDS = 1, (10, 11)
+"""Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all arms of one comparison share."""
+
+    config: dict[str, Any]
+    data: Encoded
+    batch_size: int = 32
+    bf16: bool = True
+    timed: int = 6
+    """Batches of an epoch that are run; their mean is the epoch's."""
+    device: str = "cpu"
+    objective: str | None = None
+    """``causal`` or ``classification``: how all arms read a decoder's labels. None, of an encoder: each plan as its
+    paper does."""
+
+    @cached_property
+    def bucketed(self) -> list[np.ndarray]:
+        """Batches cut by length."""
+        plan = plan_batches(self.data.lengths, batch_size=self.batch_size, seed=0, epoch=0)
+        return typical(plan, self.data.lengths, self.timed)
+
+    @cached_property
+    def random(self) -> list[np.ndarray]:
+        """Batches of a random order."""
+        return typical(random_batches(len(self.data), self.batch_size, 0), self.data.lengths, self.timed)
+
+    def model(self, kind: str, attention: str | None = None) -> nn.Module:
+        """A model of the shape with random fp32 weights, the same for every call; attention as transformers chooses it.
+
+        ``kind`` is ``mlm``, ``causal`` or ``classification``. A decoder keeps no keys and values, as transformers' own
+        Trainer sees to.
+        """
+        from transformers import (
+            AutoConfig,
+            AutoModelForCausalLM,
+            AutoModelForMaskedLM,
+            AutoModelForSequenceClassification,
+        )
+
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(**self.config)
+        if self.objective:
+            config.pad_token_id, config.use_cache = PADDING, False
+        language_models = {"mlm": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
+        auto: Any = language_models.get(kind, AutoModelForSequenceClassification)
+        wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
+        model = auto.from_config(config, dtype=torch.float32, **wanted).to(self.device)
+        if kind == "causal":
+            model.loss_type = "ForCausalLM"  # GPT-2's, which transformers does not know by its class's name
+        return model
+
+    def collated(self, plan: list[np.ndarray]) -> Iterator[Batch]:
+        """The batches of ``plan``, on the device."""
+        return (collate(self.data, index, PADDING).to(self.device) for index in plan)
+
+    def waited(self) -> float:
+        """The time, once the device has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def mixed(self, bf16: bool | None = None) -> torch.autocast:
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16 if bf16 is None else bf16)
+
+
+def lengths_like(name: str, count: int, seed: int = 0) -> np.ndarray:
+    """Token counts like SST-2's phrases or RTE's pairs, special tokens included: quantiles of a log-normal, shuffled.
+
+    SST-2's own: mean 13.4, median 10, 95 % up to 33; random batches of 32 padded to 3.03 times the tokens. These: 13.2,
+    10.5, 33; 3.04. Quantiles, not draws, so that a small sample has the same mean and the same padding as a large one.
+    """
+    median, sigma, low, high = {"sst2": (10.5, 0.70, 4, 46), "rte": (62.0, 0.55, 16, 290)}[name]
+    quantiles = median * np.exp(sigma * norm.ppf((np.arange(count) + 0.5) / count))
+    return np.random.default_rng(seed).permutation(np.clip(np.round(quantiles), low, high)).astype(np.int64)
+
+
+def typical(plan: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.ndarray]:
+    """``count`` batches of an epoch whose padded tokens come nearest to the epoch's mean, of 500 random choices.
+
+    A small data set will not do in their place: batches cut by length out of few examples are padded far more.
+    """
+    padded = np.array([len(index) * lengths[index].max() for index in plan])
+    random = np.random.default_rng(0)
+    choices = [random.choice(len(plan), min(count, len(plan)), replace=False) for _ in range(500)]
+    best = min(choices, key=lambda choice: abs(padded[choice].mean() - padded.mean()))
+    return [plan[number] for number in best]
+
+
+def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, causal: bool = False) -> Encoded:
+    """Random token ids of the given lengths, two classes, read at the last token but one, for a decoder at the last."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    read = (lengths - (1 if causal else 2)).astype(np.int32)
+    return Encoded(ids, None, offsets, read, labels=random.integers(0, 2, len(lengths)))
+
+
+class Stock:
+    """Arms F, A and B: the whole Hugging Face model, plain or under peft."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        lora: bool,
+        bucketed: bool,
+        bf16: bool | None = None,
+        attention: str | None = None,
+    ) -> None:
+        self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
+        self.kind = setting.objective or "classification"
+        model = setting.model(self.kind, attention)
+        if lora:
+            model = with_peft(model)
+        self.model = model.train()
+        self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def cut_by_length(self) -> Stock:
+        """The same model and optimiser on batches cut by length, so that memory holds both arms."""
+        other = copy.copy(self)
+        other.bucketed = True
+        return other
+
+    def epoch(self) -> float:
+        """Seconds of the timed batches of an epoch."""
+        started = self.setting.waited()
+        for batch in self.batches():
+            self.step(batch)
+        return self.setting.waited() - started
+
+    def batches(self) -> Iterator[Batch]:
+        plan = self.setting.bucketed if self.bucketed else self.setting.random
+        return self.setting.collated(plan)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The forward pass."""
+        given: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
+        with self.setting.mixed(self.bf16):
+            if self.kind == "causal":
+                told = label_tokens(batch)
+                return self.model(**given, labels=told, shift_labels=told).loss
+            logits = self.model(**given).logits
+        return nn.functional.cross_entropy(logits.float(), batch.labels)  # pyright: ignore[reportArgumentType]
+
+    def step(self, batch: Batch) -> None:
+        """Forward, backward, clip, step."""
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+
+def label_tokens(batch: Batch) -> Tensor:
+    """What each position of a decoder should say next [B, T]: the label's word at the one that is read; else -100."""
+    rows = torch.arange(len(batch.read), device=batch.read.device)
+    told = torch.full_like(batch.input_ids, -100)
+    told[rows, batch.read] = torch.tensor(WORDS, device=told.device)[batch.labels]
+    return told
+
+
+def with_peft(model: Any) -> nn.Module:
+    """Stock LoRA on the queries and values of every block, by the names that the backbone table has for them.
+
+    Raises:
+        ResourceError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ModuleNotFoundError as error:
+        raise ResourceError("what people use today is measured with peft", 'pip install "stratatune[bench]"') from error
+    row = architecture_of(model.config.model_type, model.config.to_dict())
+    paths = {next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")}
+    classifies = row.classifier in dict(model.named_modules())
+    wanted = LoraConfig(
+        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+        r=8,
+        lora_alpha=16,
+        target_modules=sorted(paths),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+    return get_peft_model(model, wanted)
+
+
+class Ours:
+    """Arm S: a plan's top from the trunk cache."""
+
+    def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
+        self.setting, self.root = setting, cache
+        plan = Plan.parse(plan) if isinstance(plan, str) else plan
+        kind = setting.objective or plan.objective
+        self.model = apply(setting.model(kind, attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
+        attached = self.model.attached
+        if setting.bf16:
+            cast_frozen(attached, torch.bfloat16)
+        self.top = Top(attached)
+        self.trained = list(attached.trained().values())
+        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        if kind == "causal":
+            attached.reading = {"objective": kind, "suffixes": [[word] for word in WORDS]}
+        self.words = torch.tensor(WORDS, device=setting.device)
+        self.kind, self.over_words = kind, kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
+        self.picked = self.words if kind == "mlm" else None
+        self.feed = self.fresh_feed()
+
+    def fresh_feed(self) -> Feed:
+        """A feed with an empty cache behind it."""
+        resolved = self.model.attached.resolved
+        dtype = "bf16" if self.setting.bf16 else "fp32"
+        one_position = resolved.frozen_depth == resolved.shape.blocks
+        key = CacheKey(
+            "w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if one_position else "all", dtype, ()
+        )  # pyright: ignore[reportArgumentType]
+        store = None
+        if not resolved.trains_embeddings:
+            store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
+        autocast = torch.bfloat16 if self.setting.bf16 else None
+        return Feed(Trunk(self.model.attached), store, one_position=one_position, autocast=autocast)
+
+    def epoch(self) -> float:
+        """Seconds of the timed batches, from the cache or building it."""
+        started, device = self.setting.waited(), torch.device(self.setting.device)
+        self.feed.move_to(device)
+        with self.feed.ahead(self.setting.bucketed, device):
+            for batch in self.batches():
+                self.step(batch)
+        return self.setting.waited() - started
+
+    def batches(self) -> Iterator[Batch]:
+        return self.setting.collated(self.setting.bucketed)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Feed and forward: as training/loop.py does them."""
+        hidden = self.feed.hidden(batch)
+        with self.setting.mixed():
+            logits = self.top(hidden, batch.mask, batch.read, self.picked if self.over_words else None)
+        assert batch.labels is not None
+        if self.kind == "causal":  # logits are log-probabilities of the words
+            return -logits.gather(1, batch.labels[:, None]).mean()
+        labels = batch.labels if self.over_words else self.words[batch.labels]
+        return nn.functional.cross_entropy(logits.float(), labels)  # pyright: ignore[reportArgumentType]
+
+    def step(self, batch: Batch) -> None:
+        """Feed, forward, backward, clip, step."""
+        self.loss(batch).backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()

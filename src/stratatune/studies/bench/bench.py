@@ -1,0 +1,252 @@
+"""A user's own machine and data: the ways of today and chosen plans, in turn, beside what was predicted."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratatune._compat import installed
+from stratatune.costs.cost import ARMS, Cost, cost
+from stratatune.errors import ConfigError, ModelError, did_you_mean
+from stratatune.plan import Plan, Resolved, shape_of
+from stratatune.shapes.table import architecture_of
+from stratatune.studies.bench.arms import Ours, Setting, Stock
+from stratatune.studies.bench.machine import Machine
+
+EPOCHS = 10
+OBJECTIVES = ("causal", "classification")
+"""How the arms can read a decoder's labels."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train, measured.
+
+    Attributes:
+        name: A, B, F or a plan.
+        what: it, in words.
+        seconds: an epoch of all the data, by the mean step of the batches that were run; the best round.
+        predicted: the same, from what the machine does on three blocks.
+        first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B and F as every epoch.
+        flops: of an epoch, by the cost model.
+        saved_bytes: kept for backward in a step, by the cost model.
+        cache_bytes: of the trunk cache.
+    """
+
+    name: str
+    what: str
+    seconds: float
+    predicted: float
+    first: float
+    predicted_first: float
+    flops: float
+    saved_bytes: float
+    cache_bytes: int = 0
+
+    def epochs(self, number: int, *, predicted: bool = False) -> float:
+        """Seconds of the first epoch and those after it."""
+        first, other = (self.predicted_first, self.predicted) if predicted else (self.first, self.seconds)
+        return first + (number - 1) * other
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a bench found."""
+
+    model: str
+    examples: int
+    tokens: float
+    """Mean tokens of an example."""
+    padding: dict[str, float]
+    """Tokens computed over tokens of text: random batches, and batches cut by length."""
+    settings: dict[str, Any]
+    ways: tuple[Way, ...]
+
+    def way(self, name: str) -> Way:
+        """A way by its name."""
+        return next(way for way in self.ways if way.name == name)
+
+    def ratio(self, name: str, arm: str, epochs: int = 0, *, predicted: bool = False) -> float:
+        """How many times as long ``arm`` takes as the plan ``name``: an epoch from the cache, or ``epochs`` epochs."""
+        one, other = self.way(name), self.way(arm)
+        if epochs:
+            return other.epochs(epochs, predicted=predicted) / one.epochs(epochs, predicted=predicted)
+        return other.predicted / one.predicted if predicted else other.seconds / one.seconds
+
+    def to_data(self) -> dict[str, Any]:
+        """For ``--json``."""
+        data = asdict(self)
+        for way in data["ways"]:
+            way["epoch_vs"] = {arm: self.ratio(way["name"], arm) for arm in ARMS}
+            way["ten_epochs_vs"] = {arm: self.ratio(way["name"], arm, EPOCHS) for arm in ARMS}
+        return data
+
+
+def bench(
+    setting: Setting, plans: Sequence[str], *, rounds: int = 3, say: Callable[[str], object] = lambda line: None
+) -> Report:
+    """Measure A, B, F and the plans.
+
+    Args:
+        setting: the model, the data, the precision, and how many batches of an epoch are run.
+        plans: names or texts of plans.
+        rounds: how often each way has its turn; the best counts.
+        say: told what was measured.
+
+    Raises:
+        ResourceError: peft is not installed.
+        ModelError: the model is an encoder-decoder.
+        ConfigError: no plan, a plan twice, or an objective that this model or the bench does not have.
+        PlanError: a plan does not fit the model.
+    """
+    resolved = _checked(setting, plans)
+    setting = replace(setting, objective=objective_of(setting.config, plans, setting.objective))
+    machine = Machine(setting)
+    say("what the machine does on three blocks")
+    _predict(machine, resolved)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = _measure(machine, resolved, rounds, Path(folder), say)
+    lengths = setting.data.lengths
+    costs = {
+        name: cost(
+            plan, None, lengths, objective=setting.objective, batch_size=setting.batch_size, dtype=_dtype(setting)
+        )
+        for name, plan in resolved.items()
+    }
+    predicted = _predict(machine, resolved)
+    ways = [_stock_way(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
+    ways += [_plan_way(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
+    one = next(iter(costs.values())).epochs
+    return Report(
+        model=machine.shape.name,
+        examples=len(lengths),
+        tokens=float(lengths.mean()),
+        padding={"random": one["A"].padding, "cut by length": one["B"].padding},
+        settings=_settings(setting, rounds),
+        ways=tuple(ways),
+    )
+
+
+def _checked(setting: Setting, plans: Sequence[str]) -> dict[str, Resolved]:
+    row = architecture_of(setting.config["model_type"], setting.config)
+    if row.kind == "encoder-decoder":
+        raise ModelError(
+            f"bench measures encoders and decoders, and {row.name} is both in one",
+            "give BERT, GPT-2, Llama or kin",
+        )
+    if not plans or len(set(plans)) < len(plans):
+        raise ConfigError([f"plans: {', '.join(plans) or 'none'}"], "name one plan or more, each once")
+    shape = shape_of(setting.config)
+    return {name: Plan.parse(name).resolve(shape) for name in plans}
+
+
+def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | None = None) -> str | None:
+    """How all arms read a decoder's labels: as ``wanted``, else as the first plan does. None, of an encoder.
+
+    Raises:
+        ConfigError: ``wanted`` is none of the two, or the model is no decoder.
+    """
+    causal = architecture_of(config["model_type"], config).causal
+    if wanted and not causal:
+        raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
+    if wanted and wanted not in OBJECTIVES:
+        raise ConfigError([f"objective: {wanted!r}"], did_you_mean(wanted, OBJECTIVES))
+    if not causal or wanted:
+        return wanted
+    return "causal" if Plan.parse(plans[0]).objective == "mlm" else "classification"
+
+
+def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
+    """Seconds of the timed batches, by way, as :func:`_measure` names them."""
+    setting = machine.setting
+    found = {"A": machine.stock("lora", setting.random), "B": machine.stock("lora", setting.bucketed)}
+    found["F"] = machine.stock("full", setting.random)
+    for name, plan in plans.items():
+        found[name] = machine.plan(plan, setting.bucketed, trunk=False)
+        found[f"{name}, first"] = machine.plan(plan, setting.bucketed, trunk=True)
+    return found
+
+
+def _measure(
+    machine: Machine, plans: dict[str, Resolved], rounds: int, folder: Path, say: Callable[[str], object]
+) -> dict[str, float]:
+    """Seconds of the timed batches, by way; ``NAME, first``: with an empty cache. A and B share one model."""
+    setting = machine.setting
+    lora = Stock(setting, lora=True, bucketed=False)
+    stock = {"A": lora, "B": lora.cut_by_length(), "F": Stock(setting, lora=False, bucketed=False)}
+    ours = {name: Ours(setting, str(plan.plan), folder) for name, plan in plans.items()}
+    best: dict[str, float] = {}
+
+    def time(name: str, epoch: Callable[[], float]) -> None:
+        seconds = epoch()
+        say(f"{name}: {seconds:.3f} s")
+        best[name] = min(best.get(name, seconds), seconds)
+
+    for number in range(rounds + 1):
+        if number == 1:
+            best.clear()  # the first round warms up
+        for name, arm in ours.items():
+            arm.feed = arm.fresh_feed()
+            time(f"{name}, first", arm.epoch)
+            time(name, arm.epoch)
+        for name, arm in stock.items():
+            time(name, arm.epoch)
+        machine.again()
+    return best
+
+
+Seconds = dict[str, float]
+
+
+def _stock_way(arm: str, setting: Setting, measured: Seconds, predicted: Seconds, costs: Cost) -> Way:
+    scale, epoch = _scale(setting), costs.epochs[arm]
+    seconds, thought = scale * measured[arm], scale * predicted[arm]
+    return Way(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
+
+
+def _plan_way(name: str, plan: Resolved, setting: Setting, measured: Seconds, predicted: Seconds, costs: Cost) -> Way:
+    depth, blocks = plan.frozen_depth, plan.shape.blocks
+    what = f"from the trunk cache at depth {depth} of {blocks}" if depth else "trains from block 0, so nothing to cache"
+    scale, cached = _scale(setting), costs.epochs["cached"]
+    first = f"{name}, first"
+    return Way(
+        name,
+        what,
+        seconds=scale * measured[name],
+        predicted=scale * predicted[name],
+        first=scale * measured[first],
+        predicted_first=scale * predicted[first],
+        flops=cached.flops,
+        saved_bytes=cached.saved_bytes,
+        cache_bytes=costs.cache_bytes,
+    )
+
+
+def _scale(setting: Setting) -> float:
+    """From the timed batches to an epoch."""
+    return -(-len(setting.data) // setting.batch_size) / len(setting.bucketed)
+
+
+def _dtype(setting: Setting) -> str:
+    return "bf16" if setting.bf16 else "fp32"
+
+
+def _settings(setting: Setting, rounds: int) -> dict[str, Any]:
+    return {
+        "batch_size": setting.batch_size,
+        "precision": _dtype(setting),
+        **({"objective": setting.objective} if setting.objective else {}),
+        "timed_batches": len(setting.bucketed),
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name()
+        if setting.device == "cuda"
+        else platform.processor() or platform.machine(),
+        **{library: installed(library) for library in ("stratatune", "torch", "transformers", "peft")},
+    }

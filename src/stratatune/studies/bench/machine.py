@@ -1,0 +1,264 @@
+"""What this machine achieves on three blocks of a model, and from that how long a step of each arm should take.
+
+A pass over three blocks (more than a processor's own memory holds of the weights) is timed at a few lengths and fitted,
+for each block, as a fixed part (casts of weights, the optimiser, calls) and a rate (FLOP/s). Nothing is taken from the
+arms that the prediction stands beside: the whole model is never run here. The formulas of ``cost/flops.py`` then say
+how much of each pass an arm's step takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stratatune.costs.block_flops import block_work
+from stratatune.costs.flops import reads_one
+from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
+from stratatune.model.base import attention_for_training
+from stratatune.model.families.decoder import decoder_calls, lm_logits
+from stratatune.model.precision import cast_frozen
+from stratatune.plan import MethodConfig, Plan, Resolved, shape_of
+from stratatune.plan.methods import Adapter
+from stratatune.plan.schema import Stratum
+from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.table import architecture_of
+from stratatune.studies.bench.arms import WORDS, Ours, Setting, with_peft
+from stratatune.studies.bench.rates import Probe, Rate
+
+BLOCKS = 3
+Methods = tuple[MethodConfig, ...]
+
+
+class Machine:
+    """The probes of one setting, made when they are asked for first, and the predictions that follow from them."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.row = architecture_of(setting.config["model_type"], setting.config)
+        fields = self.row.fields
+        config = {**setting.config, fields.blocks: BLOCKS, **({fields.distinct: BLOCKS} if fields.distinct else {})}
+        if isinstance(types := config.get("layer_types"), list):
+            config["layer_types"] = types[:BLOCKS]
+        self.short = replace(setting, config=config)
+        self.shape, self.blocks = shape_of(setting.config), range(BLOCKS)
+        longest = [int(setting.data.lengths[index].max()) for index in (*setting.bucketed, *setting.random)]
+        self.lengths = sorted({int(np.quantile(longest, q)) for q in (0.1, 0.5, 1.0)})
+        self.probes: dict[Hashable, Probe] = {}
+
+    def again(self) -> None:
+        """Time everything that was asked for once more."""
+        for probe in self.probes.values():
+            probe.go()
+
+    def stock(self, preset: str, batches: list[np.ndarray]) -> float:
+        """Seconds of the batches under full tuning or stock LoRA (``full``, ``lora``)."""
+        rate, embeddings = (self._rate((preset, part)) for part in ("blocks", "embeddings"))
+        methods = Plan.parse(preset).resolve(self.shape).blocks[0]
+        passes = sum(rate.seconds(self._flops(methods, index)) for index in batches)
+        parts = [embeddings, *([self._rate((preset, "head"))] if self.setting.objective == "causal" else [])]
+        rest = sum(part.seconds(self._tokens(index)) for index in batches for part in parts)
+        return self.shape.blocks * passes + rest
+
+    def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
+        """Seconds of the batches under our loop, from the cache or with the trunk in front."""
+        objective = self.setting.objective or plan.plan.objective
+        read_last = reads_one(self.shape, objective)
+        last = self.shape.blocks - read_last  # the blocks below it run in full
+        total = len(batches) * self._rate(("rest", plan.plan.head, objective)).seconds(1)
+        for index in batches:
+            if trunk and plan.frozen_depth:
+                forward = self._rate(("trunk",)).seconds(self._flops((), index, backward=False))
+                total += plan.frozen_depth * forward + self._rate(("lora", "embeddings")).seconds(self._tokens(index))
+            for number in range(plan.frozen_depth, last):
+                rate = self._rate(("ours", plan.blocks[number]))
+                total += rate.seconds(self._of_plan(plan, number, index))
+            if read_last and plan.frozen_depth <= last:
+                rate = self._rate(("last", plan.blocks[last]))
+                total += rate.seconds(self._of_plan(plan, last, index, queries=1))
+            if plan.insertions and plan.frozen_depth < self.shape.blocks:
+                total += self._inserted(plan, index) / self._rate(("ours", plan.blocks[-1])).per_second
+        return total
+
+    def _inserted(self, plan: Resolved, index: np.ndarray) -> float:
+        """FLOPs of the insertions."""
+        length, count = int(self.setting.data.lengths[index].max()), len(index)
+        again = self.shape.blocks * self._flops((), index, backward=False)
+        each = (
+            6.0 * count * one.multiplications_at(self.shape, length) + one.rereads * again for _, one in plan.insertions
+        )
+        return sum(each)
+
+    def _of_plan(self, plan: Resolved, number: int, index: np.ndarray, *, queries: int = 0) -> float:
+        """FLOPs of a batch in block ``number`` of a plan, prompts included; into the first no gradient need flow."""
+        length = int(self.setting.data.lengths[index].max()) + _prompts(plan, number)
+        inserted = any(depth <= number for depth, _ in plan.insertions)
+        arrives = number > plan.frozen_depth or inserted or plan.trains_embeddings
+        work = block_work(self.shape, plan.blocks[number], length, queries or length, arrives=arrives)
+        return len(index) * work.flops
+
+    def _flops(self, methods: Methods, index: np.ndarray, *, backward: bool = True) -> float:
+        """Of a batch in one block that gradients pass: all, or forward alone."""
+        length = int(self.setting.data.lengths[index].max())
+        return len(index) * self._work(methods, length, length, backward)
+
+    def _work(self, methods: Methods, length: int, queries: int, backward: bool) -> float:
+        work = block_work(self.shape, methods, length, queries)
+        return work.flops if backward else work.forward
+
+    def _tokens(self, index: np.ndarray) -> float:
+        return len(index) * float(self.setting.data.lengths[index].max())
+
+    def _rate(self, name: tuple[Any, ...]) -> Rate:
+        """Of one block, or of what has no blocks."""
+        if name not in self.probes:
+            self.probes[name] = probe = Probe(self.setting.waited)
+            self._fill(probe, *name)
+            probe.go()
+        rate = self.probes[name].rate
+        whole = name[0] == "rest" or name[1:] in (("embeddings",), ("head",))
+        return rate if whole else Rate(rate.fixed / BLOCKS, rate.per_second)
+
+    def _fill(self, probe: Probe, kind: str, *about: Any) -> None:
+        """The points of a probe, by its name."""
+        if kind == "rest":
+            self._rest(probe, *about)
+        elif about == ("embeddings",):
+            self._embeddings(probe, full=kind == "full")
+        elif about == ("head",):
+            self._language_head(probe, full=kind == "full")
+        elif about == ("blocks",):
+            model: Any = self.short.model("classification")
+            model = with_peft(model).base_model.model if kind == "lora" else model.requires_grad_(True)  # pyright: ignore
+            methods = Plan.parse(kind).resolve(self.shape).blocks[0]
+            self._blocks(probe, Backbone(model.train()), methods, torch.float32)
+        elif kind == "trunk":
+            self._blocks(probe, self._own(()).eval().attached.backbone, (), torch.float32, backward=False)
+        else:
+            dtype = torch.bfloat16 if self.setting.bf16 else torch.float32
+            (methods,) = about
+            backbone = self._own(methods).train().attached.backbone
+            backbone.blocks.train()  # also where nothing in them trains: gradients pass them
+            self._blocks(probe, backbone, methods, dtype, last=kind == "last")
+
+    def _own(self, methods: Methods) -> Any:
+        plan = Plan(strata=(Stratum(layers=":", methods=methods),) if methods else ())  # pyright: ignore
+        model = apply(self.short.model("classification", attention_for_training()), plan)  # pyright: ignore
+        if self.setting.bf16:
+            cast_frozen(model.attached, torch.bfloat16)
+        return model
+
+    def _blocks(
+        self,
+        probe: Probe,
+        backbone: Backbone,
+        methods: Methods,
+        dtype: torch.dtype,
+        *,
+        last: bool = False,
+        backward: bool = True,
+    ) -> None:
+        """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
+        device, size = self.setting.device, self.setting.batch_size
+        step = _optimiser_step(backbone.blocks) if backward else lambda: None
+        for length in self.lengths:
+            hidden = torch.randn(size, length, self.shape.hidden, device=device, dtype=dtype)
+            mask = torch.ones(size, length, dtype=torch.bool, device=device)
+            mask[: size // 2, max(1, length - 1) :] = False  # some padding, as always
+            read = torch.zeros(size, dtype=torch.long, device=device)
+            calls = decoder_calls(backbone, hidden, mask) if self.row.causal else backbone.calls(hidden, mask)
+
+            def run(hidden: Tensor = hidden, calls: Any = calls, read: Tensor = read) -> None:
+                given = out = hidden.detach().requires_grad_(backward)
+                with self.setting.mixed(), torch.set_grad_enabled(backward):
+                    outputs = []
+                    for number in self.blocks:
+                        if last:
+                            outputs.append(backbone.run_block_at(number, given, calls[number], read))
+                        else:
+                            out = backbone.run_block(number, out, calls[number])
+                outputs = outputs or [out]
+                if backward:
+                    torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])
+                step()
+
+            queries = 1 if last else length
+            probe.add(BLOCKS * size * self._work(methods, length, queries, backward), run)
+
+    def _embeddings(self, probe: Probe, *, full: bool) -> None:
+        """The embeddings forward; under full tuning backward and with the optimiser's step too."""
+        model: Any = self.short.model("classification").train().requires_grad_(full)
+        embeddings = Backbone(model).embeddings
+        step = _optimiser_step(embeddings) if full else lambda: None
+        for length in self.lengths:
+            ids = torch.randint(
+                10, self.shape.vocab - 10, (self.setting.batch_size, length), device=self.setting.device
+            )
+
+            def run(ids: Tensor = ids) -> None:
+                out = embeddings(ids)
+                if full:
+                    out.backward(torch.ones_like(out))
+                step()
+
+            probe.add(ids.numel(), run)
+
+    def _language_head(self, probe: Probe, *, full: bool) -> None:
+        """A stock decoder's final norm, logits at every token and loss, forward and backward.
+
+        Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
+        """
+        model: Any = self.short.model("causal").train().requires_grad_(full)
+        backbone = Backbone(model)
+        part = nn.ModuleList(backbone.final_norms())
+        if not self.shape.decoder_tied:
+            part.append(model.get_output_embeddings())
+        step = _optimiser_step(part)
+        for length in self.lengths:
+            size = self.setting.batch_size
+            hidden = torch.randn(size, length, self.shape.hidden, device=self.setting.device)
+            told = torch.full((size, length), -100, device=self.setting.device)
+            told[:, -1] = WORDS[0]
+
+            def run(hidden: Tensor = hidden, told: Tensor = told) -> None:
+                with self.setting.mixed():
+                    logits = lm_logits(backbone, hidden.detach().requires_grad_())
+                    loss = model.loss_function(logits, told, self.shape.vocab, shift_labels=told)
+                loss.backward()
+                step()
+
+            probe.add(told.numel(), run)
+
+    def _rest(self, probe: Probe, head: Any, objective: str) -> None:
+        """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
+        inserted = (Adapter(depth=BLOCKS),) if objective in LM_OBJECTIVES else ()
+        if "decoder" in head.mlm:
+            head = head.model_copy(update={"untie": True})  # the embeddings do not train here
+        arm = Ours(self.short, Plan(insertions=inserted, head=head), None)
+        for batch in arm.batches():
+            probe.add(1, lambda batch=batch: arm.step(batch))
+
+
+def _prompts(plan: Resolved, number: int) -> int:
+    """Positions that prompts have put before the text when it reaches block ``number``."""
+    return sum(one.prompt for depth, one in plan.insertions if depth <= number)
+
+
+def _optimiser_step(part: nn.Module) -> Callable[[], None]:
+    """Clip, step, zero, over what trains in ``part``."""
+    trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+    if not trained:
+        return lambda: None
+    optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step

@@ -1,0 +1,64 @@
+"""The data of a study that trains nothing to keep: encoded as a run of the same settings would, without the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from stratatune.data.encode import Encoded
+
+
+def encoded(source: str, **settings: Any) -> Encoded:
+    """The training data of a run.
+
+    Args:
+        source: a file, a folder or a hub id.
+        settings: of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``, ``max_length``.
+
+    Raises:
+        UserError: a mistake in the settings or the data, or a model without a tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    from stratatune.objectives.spec import encode
+    from stratatune.plan import Plan, shape_of
+    from stratatune.training.config import validate
+    from stratatune.training.prepare import read_tables, settle_objective, settle_reading
+
+    config = validate({**{name: value for name, value in settings.items() if value is not None}, "train": source})
+    table, plan = read_tables(config, {}).train, Plan.parse(config.plan)
+    shape = shape_of(config.model)
+    objective = settle_objective(config, plan, decoder=shape.causal)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{config.model} brings no tokenizer to encode {source} with", "give a folder or a hub id that has one"
+        ) from error
+    longest = plan.resolve(shape).max_tokens
+    reading, _ = settle_reading(config, objective, table, tokenizer, longest, decoder=shape.causal)
+    return encode(table, reading, tokenizer)
+
+
+def lengths_in(source: str, **settings: Any) -> list[int]:
+    """Tokens of each example: of a text file of numbers, one a line, or of a data file once it is encoded.
+
+    Raises:
+        UserError: as :func:`encoded`.
+        DataError: a number below 1.
+    """
+    from pathlib import Path
+
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".txt":
+        words = path.read_text(encoding="utf-8").split()
+        odd = [word for word in words if not word.isdigit() or int(word) < 1]
+        if odd or not words:
+            raise DataError(
+                f"{source}: {odd[0]!r} is no length" if odd else f"{source} is empty",
+                "write the tokens of an example on each line, or name a data file (csv, jsonl, parquet)",
+            )
+        return [int(word) for word in words]
+    return encoded(source, **settings).lengths.tolist()

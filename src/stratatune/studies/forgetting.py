@@ -1,0 +1,174 @@
+"""What tuning costs the language model: its loss on plain text before and after (SPAFIT's question of forgetting).
+
+The tuned blocks are read by the base model's own language-model head, whatever head they were trained under.
+Encoders: the loss at 15 % of the tokens, drawn once by the seed and masked, the same for both models. Decoders: the
+loss of every next token. Encoder-decoders: the loss of telling text in which spans are hidden, drawn once by the seed
+(``corruption.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stratatune._compat import accelerator_for
+from stratatune.data.readers import read
+from stratatune.errors import DataError, ModelError
+from stratatune.model.attach import apply
+from stratatune.model.base import load_base
+from stratatune.model.saving import read_record, read_tensors
+from stratatune.objectives.spec import pad_id
+from stratatune.plan import architecture_of, shape_of
+from stratatune.studies.corruption import Corrupt, corruption_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SHARE = 0.15
+_BATCH_SIZE = 16
+_IGNORED = -100
+_Row = tuple[list[int], list[int]]
+"""Tokens and which of them are special; or source and target."""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Tokens [B, T] with what is to be told hidden, its labels (-100 elsewhere), and the mask of real tokens.
+
+    Labels are [B, T] where they stand at the tokens, [B, U] where a decoder tells them.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+def forgetting(
+    run: str | Path, source: Any, *, base: str | None = None, device: str = "auto", max_length: int = 128, seed: int = 0
+) -> dict[str, Any]:
+    """The language-model loss of a trained run against its base model's, on plain text.
+
+    Args:
+        run: a run's folder, or its ``adapter`` folder.
+        source: plain text: a file, one text a line or a text column, or a list of texts.
+        base: where the base model is now, when it has moved.
+        device: as in a run's settings.
+        max_length: longer texts are cut to this many tokens.
+        seed: of what is masked or hidden.
+
+    Returns:
+        ``objective`` (``mlm``, ``causal``, ``span corruption`` or ``text infilling``), ``base`` and ``tuned`` (mean
+        loss of a token), ``difference`` (tuned minus base; above 0 something was forgotten), ``tokens`` (how many were
+        told).
+
+    Raises:
+        ModelError: nothing trained is there, the base model is missing, or an encoder-decoder's tokenizer has neither
+            sentinels nor a mask.
+        DataError: the text cannot be read, or is too short to tell anything.
+    """
+    folder = Path(run)
+    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    record, tensors = read_record(folder), read_tensors(folder)
+    name = base or record["base"]["name"]
+    shape = shape_of(name)
+    loaded = load_base(name, "seq2seq" if shape.decoder is not None else "causal" if shape.causal else "mlm")
+    where = accelerator_for(device, (), folder).device
+    texts = read(source, need_labels=False).texts[0]
+    rows, random = _encoded(texts, loaded.tokenizer, max_length), np.random.default_rng(seed)
+    if shape.decoder is not None:
+        objective, corrupt = corruption_of(loaded.tokenizer)
+        samples = _corrupted(rows, loaded.tokenizer, corrupt, random)
+    else:
+        objective = "causal" if shape.causal else "mlm"
+        samples = _in_place(rows, loaded.tokenizer, objective, random)
+    told = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
+    if not told:
+        raise DataError(f"{source}: no token to tell", "give longer texts, or more of them")
+    model = loaded.model.to(where).eval()  # pyright: ignore[reportArgumentType]
+    before = _loss(model, samples) / told
+    after = _loss(_tuned(model, record, tensors), samples) / told
+    return {"objective": objective, "base": before, "tuned": after, "difference": after - before, "tokens": told}
+
+
+def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Tensor]) -> PreTrainedModel:
+    """The base model with what was trained; a classification head that trained has no place here."""
+    named = dict(model.named_parameters())
+    tuned = apply(model, record["plan"], also_train=[name for name in record["also_train"] if name in named])
+    for name, parameter in tuned.attached.trained().items():
+        # A class with another head may hold the stacks under a name: transformer.encoder... of T5's classifier.
+        saved = tensors.get(name, tensors.get(f"{model.base_model_prefix}.{name}"))
+        if saved is not None:
+            parameter.data.copy_(saved)
+        elif tuned.attached.backbone.in_encoder(parameter):
+            raise ModelError(f"{name} trained, but the saved tensors do not hold it", "the folder is damaged")
+    return tuned.eval()
+
+
+def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[_Row]:
+    call: Any = tokenizer
+    found = call(list(texts), truncation=True, max_length=max_length, return_special_tokens_mask=True, verbose=False)
+    return list(zip(found["input_ids"], found["special_tokens_mask"], strict=True))
+
+
+def _in_place(
+    rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, objective: str, random: np.random.Generator
+) -> list[_Sample]:
+    """Samples whose labels stand at the tokens: masked ones (``mlm``), or all but the first (``causal``)."""
+    made = []
+    for batch in _batches(rows):
+        tokens, mask = _padded([ids for ids, _ in batch], pad_id(tokenizer))
+        if objective == "causal":
+            labels = tokens.masked_fill(~mask, _IGNORED)
+            labels[:, 0] = _IGNORED
+        else:
+            drawn = torch.from_numpy(random.random(tokens.shape) < SHARE)
+            plain = _padded([special for _, special in batch], 1)[0] == 0
+            labels = tokens.masked_fill(~(drawn & plain), _IGNORED)
+            tokens = tokens.masked_fill(labels != _IGNORED, int(tokenizer.mask_token_id))  # pyright: ignore[reportArgumentType]
+        made.append(_Sample(tokens, labels, mask))
+    return made
+
+
+def _corrupted(
+    rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, corrupt: Corrupt, random: np.random.Generator
+) -> list[_Sample]:
+    """Samples of an encoder-decoder: sources with spans hidden, and targets."""
+    pairs = [pair for ids, special in rows if (pair := corrupt(ids, special, random))[1]]
+    made = []
+    for batch in _batches(pairs):
+        tokens, mask = _padded([source for source, _ in batch], pad_id(tokenizer))
+        made.append(_Sample(tokens, _padded([target for _, target in batch], _IGNORED)[0], mask))
+    return made
+
+
+def _batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
+    return [rows[start : start + _BATCH_SIZE] for start in range(0, len(rows), _BATCH_SIZE)]
+
+
+def _padded(rows: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor]:
+    """Rows as one tensor [B, T], and which of it is theirs [B, T] bool."""
+    width = max(map(len, rows))
+    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows]), mask
+
+
+@torch.no_grad()
+def _loss(model: PreTrainedModel, samples: Sequence[_Sample]) -> float:
+    """Summed loss over the labels, by the model's own forward."""
+    total, kind = 0.0, architecture_of(model.config.model_type).kind
+    for sample in samples:
+        ids, labels, mask = (part.to(model.device) for part in (sample.ids, sample.labels, sample.mask))
+        # They are what an encoder-decoder's decoder reads, and tell a decoder's late prompt where the text ends.
+        given = {} if kind == "encoder" else {"labels": labels}
+        logits = model(input_ids=ids, attention_mask=mask.long(), **given).logits
+        if kind == "decoder":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        total += F.cross_entropy(logits.float().mT, labels, ignore_index=_IGNORED, reduction="sum").item()
+    return total

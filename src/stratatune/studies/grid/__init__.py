@@ -1,0 +1,1 @@
+"""``stratatune grid``: the runs of a recipe."""

@@ -1,0 +1,223 @@
+"""From a recipe to its runs: every combination of its axes, each with its settings, its id and the trunk it shares.
+
+Every mistake is found here, before anything runs and without torch: settings, files, and plans that do not fit a model.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
+from stratatune.plan import Plan, Resolved, shape_of
+from stratatune.studies.grid.inherit import folder_of
+from stratatune.studies.grid.recipe import HINT, Item, Recipe, Value, agrees
+from stratatune.studies.grid.records import coordinates_of, run_id
+from stratatune.training.config import RunConfig, validate
+
+_OURS = ("out", "resume")  # the grid's own to give
+_SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
+_SHARED += ("train", "eval", "eval_split", "train_samples", "max_length", "precision", "cache", "cache_dtype", "device")
+"""The settings that decide which trunk cache a run reads."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that a recipe asks for.
+
+    Attributes:
+        id: the hash of its settings, see :func:`stratatune.studies.grid.records.run_id`.
+        number: its place in the recipe's order.
+        config: its settings; ``out`` and ``resume`` are left to the grid.
+        coordinates: where it stands on each axis.
+        trunk: the name of the trunk cache that it reads; runs of equal names share one. Empty: none on disk.
+    """
+
+    id: str
+    number: int
+    config: RunConfig
+    coordinates: dict[str, Value]
+    trunk: str
+
+
+def expand(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Mapping[str, str] | None = None,
+    models: Mapping[str, str] | None = None,
+    only: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Planned]:
+    """The runs of a recipe, in its order.
+
+    Args:
+        recipe: the recipe.
+        folder: of its file: its ``data`` folders are relative to it.
+        data: other folders for those under ``data``, by name; the name may be empty where there is one.
+        models: other places for the models, by their names.
+        only: leave the runs out that do not stand at one of these names of an axis.
+
+    Raises:
+        ConfigError: a folder that is not there, settings that are wrong, or no run at all; one line each.
+    """
+    roots = _roots(recipe, folder, data or {})
+    recipe = _moved(recipe, models or {})
+    errors = [*_wrong_keys(recipe), *_wrong_only(recipe, only or {})]
+    if errors:
+        raise ConfigError(errors, HINT)
+    making = _Making(recipe, roots)
+    found = [run for one in _combinations(recipe, only or {}) if (run := making.run(*one)) is not None]
+    if making.errors:
+        raise ConfigError([f"{line}  ({place})" for line, place in making.errors.items()], HINT)
+    if not found:
+        raise ConfigError(["no run is left of this recipe"], "look at its pairs and exclude, and at --only")
+    return found
+
+
+def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The folders under ``data``, as absolute paths."""
+    names = list(recipe.data)
+    if "" in given and len(names) == 1:
+        given = {**given, names[0]: given[""]}
+    odd = [name for name in given if name not in names and not (name == "" and len(names) == 1)]
+    if odd:
+        said = f"--data: the recipe has no folder {odd[0]!r}" if odd[0] else "--data: which folder?"
+        raise ConfigError([said], f"write --data NAME=DIR; names: {', '.join(names) or 'none'}")
+    roots, errors = {}, []
+    for name, default in recipe.data.items():
+        path = Path(given[name]).expanduser() if name in given else folder_of(default, folder) if default else None
+        if path is None or not path.is_dir():
+            errors.append(f"data: {name}: " + (f"there is no folder {path}" if path else "no folder is given"))
+        roots[name] = str(path and path.resolve())
+    if errors:
+        raise ConfigError(errors, f"say where the data are: --data {'DIR' if len(names) == 1 else 'NAME=DIR'}")
+    return roots
+
+
+def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
+    """The recipe with other places for its models."""
+    known = {str(item.name): item for item in recipe.models}
+    alone = str(recipe.base.get("model", ""))
+    if not known and alone:
+        known = {Path(alone).name: Item.of(alone, "model")}
+    errors = [f"--model: the recipe has no model {name!r}" for name in models if name not in known]
+    if errors:
+        raise ConfigError(errors, f"write --model NAME=PLACE; names: {', '.join(known) or 'none'}")
+    if not models:
+        return recipe
+    moved = {
+        name: {**item.settings, "model": models.get(name, item.settings.get("model"))} for name, item in known.items()
+    }
+    if not recipe.models:
+        return recipe.model_copy(update={"base": {**recipe.base, **next(iter(moved.values()))}})
+    items = tuple(Item(name=item.name, settings=moved[str(item.name)]) for item in recipe.models)
+    return recipe.model_copy(update={"models": items})
+
+
+def _wrong_keys(recipe: Recipe) -> Iterator[str]:
+    """Settings that do not exist, each where it stands; an axis may have a name of its own if a text asks for it."""
+    legal = [name for name in RunConfig.model_fields if name not in _OURS]
+    free = {axis for axis in recipe.settings if axis not in RunConfig.model_fields}
+    places = [("base", recipe.base, set())]
+    places += [(f"{axis} {item.name}", item.settings, free & {axis}) for axis, on in recipe.axes.items() for item in on]
+    for place, settings, own in places:
+        for name in settings:
+            if name in _OURS:
+                yield f"{place}: {name}: the grid gives it"
+            elif name not in legal and name not in own:
+                near = nearest(name, legal)
+                yield f"{place}: {name}: unknown setting" + (f"; did you mean {near!r}?" if near else "")
+    texts = json.dumps([settings for _, settings, _ in places])
+    for axis in sorted(free):
+        if any(axis in item.settings for item in recipe.settings[axis]) and f"{{{axis}}}" not in texts:
+            near = nearest(axis, legal)
+            asked = f"did you mean {near!r}? " if near else ""
+            yield f"settings.{axis}: no such setting, and no text has {{{axis}}} in it; {asked}".rstrip("; ")
+
+
+def _wrong_only(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    for axis, names in only.items():
+        if axis not in recipe.axes or not recipe.axes[axis]:
+            there = [name for name, items in recipe.axes.items() if items]
+            yield f"--only: the recipe has no axis {axis!r}; {did_you_mean(axis, there)}"
+            continue
+        there = [str(item.name) for item in recipe.axes[axis]]
+        yield from (
+            f"--only: {axis} has no {name!r}; {did_you_mean(name, there)}" for name in names if name not in there
+        )
+
+
+def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[int, dict[str, Item]]]:
+    """The items that make each run, and its place in the whole recipe's order, whatever ``only`` leaves out."""
+    number = 0
+    axes = {axis: items for axis, items in recipe.axes.items() if items}
+    for items in itertools.product(*axes.values()):
+        at = dict(zip(axes, items, strict=True))
+        names = {axis: item.name for axis, item in at.items()}
+        kept = not recipe.pairs or any(agrees(names, pair) for pair in recipe.pairs)
+        kept = kept and not any(agrees(names, gone) for gone in recipe.exclude)
+        if kept and all(str(names[axis]) in wanted for axis, wanted in only.items()):
+            yield number, at
+        number += kept
+
+
+class _Making:
+    """Makes runs one by one and gathers the mistakes: line to the first run that has it."""
+
+    def __init__(self, recipe: Recipe, roots: Mapping[str, str]) -> None:
+        self.recipe, self.roots = recipe, roots
+        self.errors: dict[str, str] = {}
+        self._seen: dict[str, str] = {}
+        self._shape = functools.cache(shape_of)
+
+    def run(self, number: int, at: Mapping[str, Item]) -> Planned | None:
+        names = {axis: item.name for axis, item in at.items()}
+        place = " ".join(f"{axis}={name}" for axis, name in names.items()) or "its only run"
+        try:
+            config = validate(self._settings(at, names))
+            resolved = Plan.parse(config.plan).resolve(self._shape(config.model))
+        except UserError as error:
+            lines = error.errors if isinstance(error, ConfigError) else [" ".join(str(error).split())]
+            for line in lines:
+                self.errors.setdefault(line, place)
+            return None
+        plain = config.model_dump(mode="json")
+        found = Planned(run_id(plain), number, config, {**coordinates_of(plain), **names}, _trunk(config, resolved))
+        twin = self._seen.setdefault(found.id, place)
+        if twin != place:
+            self.errors.setdefault(f"the same run as {twin}", place)
+        return found
+
+    def _settings(self, at: Mapping[str, Item], names: Mapping[str, Value]) -> dict[str, Any]:
+        merged = dict(self.recipe.base)
+        for item in at.values():
+            merged |= item.settings
+        words = {**self.roots, **names}
+        return {name: _filled(value, words) for name, value in merged.items() if name in RunConfig.model_fields}
+
+
+def _filled(value: Any, words: Mapping[str, Value]) -> Any:
+    """``value`` with ``{name}`` replaced in every text where the name is known: a template's ``{a}`` stays."""
+    if isinstance(value, str):
+        return re.sub(r"\{(\w+)\}", lambda found: str(words.get(found[1], found[0])), value)
+    if isinstance(value, Mapping):
+        return {key: _filled(one, words) for key, one in value.items()}
+    return [_filled(one, words) for one in value] if isinstance(value, list) else value
+
+
+def _trunk(config: RunConfig, resolved: Resolved) -> str:
+    """What the cache's key will depend on, told from the settings alone, as a hash; empty where none is written."""
+    if config.cache in ("off", "ram") or resolved.trains_embeddings or resolved.frozen_depth == 0:
+        return ""
+    parts: list[Any] = [config.model_dump(mode="json", include=set(_SHARED))]
+    parts += [resolved.frozen_depth, resolved.moved, resolved.plan.objective]
+    if config.train_samples is not None or isinstance(config.eval_split, float):
+        parts.append(config.seed)  # which draws the rows
+    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,67 @@
+"""The runs of a grid as one table, a row a run: for spreadsheets, pandas and whatever draws one's own figures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from stratatune.errors import ResourceError
+from stratatune.studies.grid.records import RunRecord
+
+FORMATS = ("csv", "parquet")
+_FACTS = ("trainable", "total", "frozen_depth", "backprop_blocks", "epochs", "best_epoch")
+_MEASURED = ("tokens_per_second", "peak_memory_bytes", "cache_hit")
+
+
+def row_of(record: RunRecord) -> dict[str, Any]:
+    """One run: ``id``, ``status``, its coordinates, ``best_*`` and ``test_*`` metrics, counts, times and its error."""
+    result: Mapping[str, Any] = record.result or {}
+    return {
+        "id": record.id,
+        "status": record.status,
+        **record.coordinates,
+        **{f"{kind}_{name}": value for kind in ("best", "test") for name, value in result.get(kind, {}).items()},
+        **{name: result[name] for name in (*_FACTS, *_MEASURED) if name in result},
+        **{f"seconds_{kind}": value for kind, value in result.get("seconds", {}).items()},
+        "error": record.error,
+        "folder": str(record.folder),
+    }
+
+
+def export(records: Sequence[RunRecord], out: Path, form: Literal["csv", "parquet"]) -> None:
+    """Write the table; a column that a run has no value for is empty there.
+
+    Raises:
+        ResourceError: ``out`` cannot be written.
+    """
+    rows = [row_of(record) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [name for name in names if name not in ("error", "folder")] + ["error", "folder"]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (_csv if form == "csv" else _parquet)(rows, names, out)
+    except OSError as error:
+        raise ResourceError(f"{out}: {error.strerror or error}", "name a file that you may write") from error
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: _of_one_type([row.get(name) for row in rows]) for name in names}
+    parquet.write_table(pyarrow.table(columns), out)
+
+
+def _of_one_type(values: list[Any]) -> list[Any]:
+    """Text for all where an axis has both names and numbers; numbers stay numbers."""
+    kinds = {type(value) for value in values if value is not None}
+    return values if len(kinds) < 2 or kinds == {int, float} else [None if v is None else str(v) for v in values]

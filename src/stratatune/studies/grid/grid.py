@@ -1,0 +1,232 @@
+"""A grid: every run of a recipe, once, however often it is stopped and begun again.
+
+The book (:mod:`stratatune.studies.grid.store`) says which runs are done; a run that was stopped goes on from its
+checkpoint. Runs that read one trunk cache stand together, and the trunk runs for all of them, alone, before the first
+begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from stratatune.errors import ConfigError
+from stratatune.progress import Reporter
+from stratatune.studies.grid.engines import Engine, Outcome
+from stratatune.studies.grid.expand import Planned
+from stratatune.studies.grid.recipe import Recipe
+from stratatune.studies.grid.records import RUNS
+from stratatune.studies.grid.store import Store
+
+LOCK = "grid.lock"
+TRUNKS = "trunks"  # logs of the trunk passes; the caches themselves are where `cache` says
+ATTEMPTS = 3
+"""How often a run is begun in one go when its process or machine is lost."""
+
+
+@dataclass
+class Tally:
+    """What :func:`run_grid` did.
+
+    Attributes:
+        ran: runs that ended in this go, done or failed; ``skipped`` were done before.
+        failed: id to the error, of this go and, where they were left alone, of those before.
+        caches: trunk caches that were built in this go.
+    """
+
+    ran: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    caches: int = 0
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def grid_lock(folder: Path) -> Iterator[None]:
+    """The right to change the grid in ``folder``.
+
+    Raises:
+        ConfigError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            [f"{folder}: another process is working on this grid"], f"`stratatune grid ls {folder}` shows how far it is"
+        ) from None
+
+
+def run_grid(
+    runs: Sequence[Planned],
+    recipe: Recipe,
+    folder: Path,
+    engine: Engine,
+    *,
+    retry_failed: bool = False,
+    reporter: Reporter,
+) -> Tally:
+    """Train every run that is not done yet; one that fails is written down and does not stop the rest.
+
+    Raises:
+        ConfigError: another process works on the folder, or its book is of another version.
+        ResourceError: the folder cannot be written.
+    """
+    started = time.perf_counter()
+    with grid_lock(folder), Store.create(folder) as store:
+        going = _Going(runs, folder, store, engine, reporter)
+        store.tell(recipe=recipe.model_dump_json())
+        going.plan(retry_failed)
+        try:
+            with reporter.bar(recipe.title, going.left) as bar:
+                while (outcome := going.next()) is not None:
+                    if going.ended(outcome):
+                        bar.advance(1)
+        finally:
+            engine.stop()
+            going.give_back()
+    going.tally.seconds = round(time.perf_counter() - started, 3)
+    return going.tally
+
+
+class _Going:
+    """The jobs of one go: which may start, which are under way, and what the book is told."""
+
+    def __init__(self, runs: Sequence[Planned], folder: Path, store: Store, engine: Engine, reporter: Reporter) -> None:
+        self.runs = {run.id: run for run in runs}
+        self.folder, self.store, self.engine, self.reporter = folder, store, engine, reporter
+        self.tally = Tally()
+        self._waiting: list[dict[str, Any]] = []
+        self._under_way: dict[str, dict[str, Any]] = {}
+        self._building: set[str] = set()  # trunks whose cache is not there yet
+        self._begun: dict[str, int] = {}
+
+    @property
+    def left(self) -> int:
+        """Runs to do."""
+        return sum(job["kind"] == "run" for job in self._waiting)
+
+    def plan(self, retry_failed: bool) -> None:
+        """Write the runs down and line up those that are to be done, by the trunk they share."""
+        self.store.plan({**_written(run), "config": self._config(run)} for run in self.runs.values())
+        for row in self.store.runs():
+            if row["status"] == "running" or (row["status"] == "failed" and retry_failed and row["id"] in self.runs):
+                self.store.stopped(row["id"], "waiting")
+        rows = {row["id"]: row for row in self.store.runs()}
+        to_do = [run for run in self.runs.values() if rows[run.id]["status"] == "waiting"]
+        self.tally.skipped = sum(rows[run]["status"] == "done" for run in self.runs)
+        self.tally.failed = {run: rows[run]["error"] for run in self.runs if rows[run]["status"] == "failed"}
+        built = {name for name, row in self.store.caches().items() if _stands(row)}
+        for trunk, sharing in _by_trunk(to_do).items():
+            if len(sharing) > 1 and trunk and trunk not in built:
+                self._building.add(trunk)
+                config = {**self._config(sharing[0]), "out": str(self.folder / TRUNKS / trunk)}
+                self._waiting.append({"kind": "cache", "name": trunk, "config": config})
+            self._waiting += [{"kind": "run", "name": run.id, "config": self._config(run)} for run in sharing]
+
+    def _config(self, run: Planned) -> dict[str, Any]:
+        return {**run.config.model_dump(mode="json"), "out": str((self.folder / RUNS / run.id).resolve())}
+
+    def next(self) -> Outcome | None:
+        """Start what can be started, then wait for one to end; None when nothing is left."""
+        while len(self._under_way) < self.engine.slots and (job := self._startable()) is not None:
+            self._waiting.remove(job)
+            self._under_way[job["name"]] = job
+            self._begun[job["name"]] = self._begun.get(job["name"], 0) + 1
+            if job["kind"] == "run":
+                self.store.started(job["name"])
+            self.engine.start(job)
+        return self.engine.wait() if self._under_way else None
+
+    def _startable(self) -> dict[str, Any] | None:
+        for job in self._waiting:
+            if job["kind"] == "cache" or self.runs[job["name"]].trunk not in self._building:
+                return job
+        return None
+
+    def ended(self, outcome: Outcome) -> bool:
+        """Write down how a job ended; whether a run has come to its end by it."""
+        job = self._under_way.pop(outcome["name"])
+        if outcome["status"] == "lost":
+            if self._begun[job["name"]] < ATTEMPTS:
+                self.reporter.notice(f"{self._called(job)}: {outcome['error']}; it goes on from its checkpoint")
+                self._waiting.insert(0, job)
+                return False
+            error = f"{outcome['error']}, {ATTEMPTS} times"
+            outcome = {"name": job["name"], "status": "failed", "error": error}
+        if job["kind"] == "cache":
+            self._built(outcome)
+            return False
+        self._run_ended(job, outcome)
+        return True
+
+    def _built(self, outcome: Outcome) -> None:
+        """The runs that wait for a cache may start; without one each would run the trunk by itself, and say why."""
+        self._building.discard(outcome["name"])
+        self.store.cached(outcome["name"], outcome["status"], result=outcome.get("result"), error=outcome.get("error"))
+        if outcome["status"] == "done":
+            self.tally.caches += len([one for one in outcome["result"]["caches"] if one.get("computed")])
+        else:
+            self.reporter.notice(f"no shared trunk cache: {outcome['error']}")
+
+    def _run_ended(self, job: Mapping[str, Any], outcome: Outcome) -> None:
+        name, error = outcome["name"], outcome.get("error")
+        self.store.stopped(name, outcome["status"], result=outcome.get("result"), error=error)
+        self.tally.ran += 1
+        if error:
+            self.tally.failed[name] = error
+            self.reporter.notice(f"{self._called(job)} failed: {error}")
+        else:
+            best = outcome["result"]["best"]
+            said = "  ".join(f"{metric} {value:.4f}" for metric, value in best.items())
+            self.reporter.say(f"{self._called(job)}  {said}")
+
+    def _called(self, job: Mapping[str, Any]) -> str:
+        if job["kind"] == "cache":
+            return f"trunk {job['name']}"
+        run = self.runs[job["name"]]
+        return f"{run.id[:8]}  " + " ".join(f"{axis}={name}" for axis, name in run.coordinates.items())
+
+    def give_back(self) -> None:
+        """What was under way when the grid was stopped waits again."""
+        for job in self._under_way.values():
+            if job["kind"] == "run":
+                self.store.stopped(job["name"], "waiting")
+
+
+def _written(run: Planned) -> dict[str, Any]:
+    return {"id": run.id, "number": run.number, "coordinates": run.coordinates}
+
+
+def _by_trunk(runs: Sequence[Planned]) -> dict[str, list[Planned]]:
+    """Runs that share a trunk together, in the order of the first of each; those without one each by itself."""
+    groups: dict[str, list[Planned]] = {}
+    for run in runs:
+        groups.setdefault(run.trunk or f"-{run.id}", []).append(run)
+    return groups
+
+
+def _stands(cache: Mapping[str, Any]) -> bool:
+    """Whether a cache that was built is still there."""
+    records = (cache["result"] or {}).get("caches", []) if cache["status"] == "done" else []
+    return bool(records) and all(Path(one["folder"]).is_dir() for one in records if one)
+
+
+def remove_runs(folder: Path, runs: Sequence[str]) -> None:
+    """Take runs out of the book and delete their folders.
+
+    Raises:
+        ConfigError: another process works on the folder.
+    """
+    with grid_lock(folder), Store.open(folder) as store:
+        store.forget(runs)
+        for run in runs:
+            shutil.rmtree(folder / RUNS / run, ignore_errors=True)

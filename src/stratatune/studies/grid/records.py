@@ -1,0 +1,146 @@
+"""What runs came to, read back from a run folder or a grid folder: what reports, exports and listings are made from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from stratatune.errors import ConfigError
+from stratatune.studies.grid.recipe import PLURALS, Recipe, Value, recipe_of
+from stratatune.studies.grid.store import FILE, Store
+from stratatune.training.config import NO_NUMBER, load_config
+
+Status = Literal["waiting", "running", "done", "failed"]
+RUNS = "runs"
+"""Where a grid folder has its run folders."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run.
+
+    Attributes:
+        id: the hash of its settings, see :func:`run_id`.
+        config: its settings, as in ``config.yaml``.
+        status: ``running`` is also what a run is left as by a process that was killed.
+        coordinates: ``model``, ``plan``, ``task``, ``seed`` and every other axis of the recipe, by name.
+        result: ``Result.to_json()`` of a finished run.
+        history: the lines of ``metrics.jsonl``.
+        environment: ``env.json``.
+        error: of a failed run, one line.
+        folder: the run folder.
+        command: what trains this run again.
+    """
+
+    id: str
+    config: dict[str, Any]
+    status: Status
+    coordinates: dict[str, Value]
+    result: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    environment: dict[str, Any]
+    error: str | None
+    folder: Path
+    command: str
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """16 hex characters from all settings that a number may depend on: not ``out``, the cache's place and the like."""
+    said = {name: value for name, value in config.items() if name not in NO_NUMBER}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
+    """The runs in a run folder (one, and no recipe) or a grid folder (all, with the recipe it was made from).
+
+    Raises:
+        ConfigError: neither is there, a file is damaged, or the grid is of another version.
+    """
+    path = Path(path).expanduser()
+    if (path / FILE).is_file():
+        with Store.open(path) as store:
+            recipe = store.about("recipe")
+            rows = store.runs()
+        return recipe_of(json.loads(recipe), str(path)) if recipe else None, [_of_grid(path, row) for row in rows]
+    if (path / "config.yaml").is_file():
+        return None, [_of_folder(path)]
+    raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "give one that `train` or `grid` wrote")
+
+
+def read_caches(path: str | Path) -> list[dict[str, Any]]:
+    """The trunk caches that a grid built, as ``train.building.build_cache`` tells of them; none of a run.
+
+    Raises:
+        ConfigError: as :func:`read_records`.
+    """
+    path = Path(path).expanduser()
+    if not (path / FILE).is_file():
+        return []
+    with Store.open(path) as store:
+        return [row["result"] for row in store.caches().values() if row["status"] == "done" and row["result"]]
+
+
+def _of_grid(grid: Path, row: Mapping[str, Any]) -> RunRecord:
+    folder = grid / RUNS / row["id"]
+    return RunRecord(
+        id=row["id"],
+        config=row["config"],
+        status=row["status"],
+        coordinates=row["coordinates"],
+        result=row["result"],
+        history=_lines(folder / "metrics.jsonl"),
+        environment=_json(folder / "env.json") or {},
+        error=row["error"],
+        folder=folder,
+        command=_command(folder),
+    )
+
+
+def _of_folder(folder: Path) -> RunRecord:
+    config = load_config(folder / "config.yaml")
+    result = _json(folder / "result.json")
+    return RunRecord(
+        id=run_id(config),
+        config=config,
+        status="done" if result else "running",
+        coordinates=coordinates_of(config),
+        result=result,
+        history=_lines(folder / "metrics.jsonl"),
+        environment=_json(folder / "env.json") or {},
+        error=None,
+        folder=folder,
+        command=_command(folder),
+    )
+
+
+def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
+    """Those that every run has; the data's name stands for a task that has none."""
+    named = {axis: config.get(axis) for axis in PLURALS.values()}
+    named["model"] = Path(str(config["model"])).name
+    named["task"] = named["task"] or Path(str(config["train"])).stem
+    return {axis: value for axis, value in named.items() if value is not None}
+
+
+def _command(folder: Path) -> str:
+    return f"stratatune train {shlex.quote(str(folder / 'config.yaml'))} --out NEW"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: {error}"], "the file is damaged; train the run again") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: {error}"], "the file is damaged; train the run again") from error

@@ -1,0 +1,80 @@
+"""Reports: what runs came to, as one HTML file, as Markdown or as LaTeX. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stratatune._compat import VERSION
+from stratatune.errors import ResourceError
+from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.report import drawing
+from stratatune.studies.report.html import html
+from stratatune.studies.report.latex import latex
+from stratatune.studies.report.many import many
+from stratatune.studies.report.markdown import markdown
+from stratatune.studies.report.parts import Panel, Report
+from stratatune.studies.report.single import single
+
+FILE = "report.html"
+"""The report in a run folder or a grid folder."""
+FORMATS: Mapping[str, Callable[[Report, str], str]] = {
+    "html": lambda report, _: html(report),
+    "md": markdown,
+    "latex": latex,
+}
+"""A format's name to what writes it: the report, and where its figures' files lie seen from it."""
+
+
+def report_on(folder: str | Path, note: str = "") -> Report:
+    """The report of a run folder or of a grid folder, ``note`` below its title.
+
+    Raises:
+        ConfigError: it is neither, or damaged.
+    """
+    folder = Path(folder).expanduser()
+    recipe, records = read_records(folder)
+    name = folder.resolve().name
+    alone = recipe is None and len(records) == 1
+    report = single(records[0]) if alone else many(recipe, records, name, read_caches(folder))
+    about = " ".join(filter(None, [report.about, note]))
+    return replace(report, about=about, made_by=f"Written by stratatune {VERSION}: stratatune report {name}")
+
+
+def text_of(report: Report, format: str) -> str:
+    """The report alone; Markdown and LaTeX then have no figures.
+
+    Raises:
+        ResourceError: a library that it needs is not installed.
+    """
+    return FORMATS[format](report, "")
+
+
+def write(report: Report, format: str, out: Path) -> list[Path]:
+    """Write a report; the figures of Markdown (SVG) and LaTeX (PDF) go into a folder beside it.
+
+    Returns:
+        The files, the report first.
+
+    Raises:
+        ResourceError: a file cannot be written, or a library that it needs is not installed.
+    """
+    panels = [panel for figure in report.figures for panel in figure.panels] if format != "html" else []
+    folder = out.with_name(f"{out.stem}-figures")
+    files = {out: FORMATS[format](report, folder.name if panels else "").encode()}
+    files |= {folder / f"{panel.name}.{'svg' if format == 'md' else 'pdf'}": _drawn(panel, format) for panel in panels}
+    try:
+        if panels:
+            folder.mkdir(parents=True, exist_ok=True)
+        for path, content in files.items():
+            path.write_bytes(content)
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write {out}: {error.strerror or error}", "give --out a file you may write"
+        ) from error
+    return list(files)
+
+
+def _drawn(panel: Panel, format: str) -> bytes:
+    return drawing.pdf(panel) if format == "latex" else drawing.standalone(panel).encode()

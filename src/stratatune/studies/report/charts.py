@@ -1,0 +1,168 @@
+"""Figures from runs: learning curves, accuracy by depth, accuracy against what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from stratatune.studies.grid.recipe import LOSS, TIMES
+from stratatune.studies.grid.records import RunRecord
+from stratatune.studies.report.measured import MEAN, Measured, named, scale, title_of
+from stratatune.studies.report.parts import Figure, Panel, Series
+from stratatune.studies.statistics import Interval, interval
+
+_BAND = "Lines are means over seeds, bands reach from the lowest to the highest."
+
+
+def curves(measured: Measured, x: str = "step", y: str = "") -> Figure | None:
+    """Training loss and score after each evaluation: a pair of panels a column (BFT figure 3).
+
+    Args:
+        measured: the runs.
+        x: one of :data:`~stratatune.studies.grid.recipe.TIMES`.
+        y: ``train_loss`` or a metric: that alone.
+    """
+    panels: list[Panel] = []
+    for number, column in enumerate(measured.columns):
+        runs = [one for one in measured.done if measured.column(one) == column and len(one.history) > 1]
+        place = f"{column}: " if len(measured.columns) > 1 else ""
+        for what in (y,) if y else (LOSS, measured.metric_of(runs[0])) if runs else ():
+            key = what if what == LOSS else f"eval_{what}"
+            series = tuple(_courses(measured, runs, x, key, scale(what)))
+            if series:
+                name, title = f"curve-{number}-{key}", headed(place + _called(what))
+                panels.append(Panel(name, title, TIMES[x], series, digits=1 if scale(what) > 1 else 3))
+    note = _BAND if len(measured.seeds()) > 1 else ""
+    said = (
+        f"Training loss, and the score on the evaluation data, by {x}." if not y else f"{headed(_called(y))}, by {x}."
+    )
+    return Figure("curves", said, tuple(panels), note) if panels else None
+
+
+def _called(what: str) -> str:
+    return "training loss" if what == LOSS else title_of(what)
+
+
+def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, factor: float) -> Iterable[Series]:
+    """A line a row: at each evaluation the mean over seeds, of x too, as seconds differ from seed to seed."""
+    for style, row in enumerate(measured.rows):
+        by_step: dict[int, list[tuple[float, float]]] = {}
+        for run in runs:
+            if measured.row(run) == row:
+                for at, line in zip(_times(run, x), run.history, strict=False):
+                    if isinstance(line.get(key), int | float):
+                        by_step.setdefault(int(line["step"]), []).append((at, factor * line[key]))
+        points = [tuple(zip(*by_step[step], strict=True)) for step in sorted(by_step)]
+        if points:
+            yield _series(row, {fmean(xs): ys for xs, ys in points}, style)
+
+
+def _times(run: RunRecord, x: str) -> Sequence[float]:
+    """Where the lines of the history stand on ``x``; runs of before 0.1 know nothing of seconds."""
+    return (run.result or {}).get("elapsed", ()) if x == "seconds" else [line[x] for line in run.history]
+
+
+def _series(name: str, by_x: Mapping[float, Sequence[float]], style: int) -> Series:
+    places = sorted(by_x)
+    values = [by_x[x] for x in places]
+    bounds = (tuple(map(min, values)), tuple(map(max, values))) if any(len(v) > 1 for v in values) else ((), ())
+    return Series(name, tuple(map(float, places)), tuple(map(fmean, values)), *bounds, style=style)
+
+
+def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
+    """The score by the depth at which a plan is inserted, a panel a task (BFT figure 4); None where it is not varied.
+
+    The depth is the place on ``axis``, which may be any axis of numbers; without one it is the frozen depth that the
+    run found, and plans that differ in their ``@depth`` alone make one line.
+
+    Args:
+        measured: the runs.
+        axis: the coordinate that is x.
+        y: ``train_loss``, of the last epoch, or a metric; empty: what each run is scored by.
+    """
+    scores: dict[str, dict[str, dict[float, list[float]]]] = {}
+    labels: dict[str, str] = {}
+    for run in measured.done:
+        family, at, _ = str(run.coordinates.get("plan", "")).partition("@")
+        score = _height(measured, run, y)
+        if (at or axis) and score is not None:
+            task = named(run, ("task",))
+            labels[task] = _called(y or measured.metric_of(run))
+            place = scores.setdefault(task, {}).setdefault(family, {})
+            x = run.coordinates[axis] if axis else (run.result or {})["frozen_depth"]
+            place.setdefault(float(x), []).append(score)
+    families = list(dict.fromkeys(family for column in scores.values() for family in column))
+    panels = tuple(
+        Panel(
+            f"depth-{number}",
+            headed(f"{task}: {labels[task]}" if len(scores) > 1 else labels[task]),
+            axis or "frozen depth",
+            series,
+            digits=3 if y == LOSS else 1,
+        )
+        for number, (task, found) in enumerate(scores.items())
+        if (series := tuple(_series(f, by, families.index(f)) for f, by in found.items() if len(by) > 1))
+    )
+    what = "The score" if not y else headed(_called(y))
+    said = f"{what} by the depth of insertion: nothing below it trains, so a deeper plan is a cheaper one."
+    if axis not in ("", "depth"):
+        said = f"{what} by {axis}."
+    return Figure("depth", said, panels, _BAND if len(measured.seeds()) > 1 else "") if panels else None
+
+
+def _height(measured: Measured, run: RunRecord, y: str) -> float | None:
+    """What stands over a run in a depth curve; None where it has no such number."""
+    if y == LOSS:
+        return run.history[-1].get(LOSS) if run.history else None
+    score = measured.score(run, y)
+    return score if score == score else None  # noqa: PLR0124  NaN: it has no score
+
+
+_COSTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float]], ...] = (
+    ("time", "seconds of a run", lambda result: result["seconds"]["cache"] + result["seconds"]["train"]),
+    ("memory", "peak memory, MB", lambda result: result["peak_memory_bytes"] / 1e6),
+    ("parameters", "trained parameters", lambda result: result["trainable"]),
+)
+
+
+def costs(measured: Measured) -> Figure | None:
+    """The score of each row against time, memory and parameters; None where one row has a score."""
+    rows = [(style, row) for style, row in enumerate(measured.rows) if _place(measured, row)]
+    if len(rows) < 2:
+        return None
+    metrics = list(measured.metrics())
+    title = title_of(metrics[0]) if len(metrics) == 1 else "mean of the columns' scores"
+    panels = tuple(
+        Panel(
+            f"cost-{name}",
+            headed(title),
+            label,
+            tuple(_point(measured, row, style, number) for style, row in rows),
+            log_x=True,
+        )
+        for name, label, number in _COSTS
+    )
+    over = f", mean over {len(measured.columns)} columns" if len(measured.columns) > 1 else ""
+    note = "Time is training, trunk passes of the run itself in it, a cache built before not; bars are 95 % intervals."
+    return Figure("costs", f"The score against what it costs{over}; up and to the left is better.", panels, note)
+
+
+def headed(text: str) -> str:
+    """With a capital letter first, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def _point(measured: Measured, row: str, style: int, number: Callable[[Mapping[str, Any]], float]) -> Series:
+    place = _place(measured, row)
+    assert place is not None
+    bounds = ((place.low,), (place.high,)) if place.low is not None and place.high is not None else ((), ())
+    return Series(row, (measured.mean_over(row, number),), (place.mean,), *bounds, style=style, joined=False)
+
+
+def _place(measured: Measured, row: str) -> Interval | None:
+    """The mean over columns, or over what there is where no replicate has all of them."""
+    whole = measured.cell(row, MEAN)
+    if whole is None and (found := list(measured.pairs(row).values())):
+        return interval(found) if len(measured.columns) == 1 else None
+    return whole

@@ -1,0 +1,80 @@
+"""A report's tables and findings as LaTeX for a paper: ``booktabs``, figures as PDF files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stratatune.studies.report.parts import Cell, Figure, Finding, Part, Report, Table, Text
+
+_SIGNS = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "×": r"$\times$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "<": "$<$",
+    ">": "$>$",
+    "·": r"$\cdot$",
+    "–": "--",
+}
+
+
+def latex(report: Report, figures: str = "") -> str:
+    """Sections to ``\\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
+
+    Args:
+        report: what is written.
+        figures: where the panels' PDF files lie, seen from the document; without it none is included.
+    """
+    lines = [f"% {report.title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]
+    for section in report.sections:
+        body = [line for part in section.parts for line in _part(part, figures)]
+        if body:
+            lines += ["", rf"\subsection*{{{escaped(section.title)}}}", *body]
+    return "\n".join(lines) + "\n"
+
+
+def _part(part: Part, figures: str) -> Iterator[str]:
+    """Commands and folded parts belong to no paper."""
+    if isinstance(part, Table):
+        yield from _table(part)
+    elif isinstance(part, Finding):
+        yield rf"\paragraph{{{escaped(part.verdict)}}} {escaped(part.claim)} ({escaped(part.numbers.rstrip('.'))})."
+    elif isinstance(part, Figure) and figures:
+        yield r"\begin{figure}\centering"
+        yield from (rf"\includegraphics[width=.32\linewidth]{{{figures}/{panel.name}.pdf}}" for panel in part.panels)
+        yield from (rf"\caption{{{escaped(part.caption)}}}", r"\end{figure}")
+    elif isinstance(part, Text):
+        yield escaped(part.text) + r"\par"
+
+
+def _table(table: Table) -> Iterator[str]:
+    columns = "".join("r" if one.number else "l" for one in table.columns)
+    yield from (r"\begin{table}\centering\small", rf"\caption{{{escaped(table.caption)}}}")
+    yield from (rf"\begin{{tabular}}{{{columns}}}", r"\toprule")
+    yield _row([Cell(one.title, (one.below,) if one.below else ()) for one in table.columns])
+    yield r"\midrule"
+    yield from map(_row, table.rows)
+    yield from (r"\bottomrule", r"\end{tabular}")
+    if table.note:
+        yield rf"\par\smallskip\footnotesize {escaped(table.note)}"
+    yield r"\end{table}"
+
+
+def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
+    """A row, and where cells have quieter lines, a row of these below it."""
+    rows = [" & ".join(rf"\textbf{{{escaped(c.text)}}}" if c.strong else escaped(c.text) for c in cells) + r" \\"]
+    for number in range(max((len(cell.below) for cell in cells), default=0)):
+        quiet = [escaped(cell.below[number]) if number < len(cell.below) else "" for cell in cells]
+        if any(quiet):
+            rows.append(" & ".join(rf"{{\scriptsize {text}}}" if text else "" for text in quiet) + r" \\")
+    return "\n".join(rows)
+
+
+def escaped(text: str) -> str:
+    """The text with LaTeX's own signs written out."""
+    return "".join(_SIGNS.get(sign, sign) for sign in text)

@@ -1,0 +1,92 @@
+"""A report as Markdown, as GitHub shows it; figures are files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stratatune.studies.report.parts import (
+    Cell,
+    Code,
+    Column,
+    Figure,
+    Finding,
+    Folded,
+    Part,
+    Picture,
+    Report,
+    Table,
+    Text,
+)
+
+
+def markdown(report: Report, figures: str = "") -> str:
+    """The text.
+
+    Args:
+        report: what is written.
+        figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are told.
+    """
+    lines = [f"# {report.title}", ""]
+    if report.about:
+        lines += [report.about, ""]
+    lines += ["| | | |", "|---|---|---|"]
+    lines += [_row([Cell(fact.label), Cell(fact.value), Cell(fact.note)]) for fact in report.facts]
+    for section in report.sections:
+        lines += ["", f"## {section.title}"]
+        for part in section.parts:
+            lines += ["", *_part(part, figures)]
+    return "\n".join((*lines, "", report.made_by)).rstrip() + "\n"
+
+
+def _part(part: Part, figures: str) -> Iterator[str]:
+    if isinstance(part, Table):
+        yield from _table(part)
+    elif isinstance(part, Finding):
+        yield f"- **{part.verdict}**: {_text(part.claim)}  "
+        yield f"  {_text(part.numbers)}"
+    elif isinstance(part, Figure):
+        for panel in part.panels:
+            yield from (
+                (f"![{_text(panel.told)}]({figures}/{panel.name}.svg)",) if figures else (_text(panel.told), "")
+            )
+        yield ""
+        yield f"*{_text(' '.join(filter(None, [part.caption, part.note])))}*"
+    elif isinstance(part, Code | Picture):
+        yield from ("```", *(part.text if isinstance(part, Code) else part.plain).splitlines(), "```")
+    elif isinstance(part, Text):
+        yield _text(part.text)
+    elif isinstance(part, Folded):
+        yield from ("<details>", f"<summary>{_text(part.title)}</summary>")
+        for inner in part.parts:
+            yield from ("", *_part(inner, figures))
+        yield from ("", "</details>")
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield from (_text(table.caption), "")
+    yield _row([Cell(one.title, (one.below,) if one.below else ()) for one in table.columns])
+    yield "|" + "|".join(map(_rule, table.columns)) + "|"
+    yield from map(_row, table.rows)
+    if table.note:
+        yield from ("", _text(table.note))
+
+
+def _rule(column: Column) -> str:
+    return "---:" if column.number else "---"
+
+
+def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(cell: Cell) -> str:
+    text = f"`{cell.text}`" if cell.code and cell.text else _text(cell.text)
+    text = f"**{text}**" if cell.strong else text
+    return "<br>".join((text, *map(_text, cell.below)))
+
+
+def _text(text: str) -> str:
+    """Without what Markdown would read as its own."""
+    for sign in ("\\", "|", "*", "_", "<", "`"):
+        text = text.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
+    return text

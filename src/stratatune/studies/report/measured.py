@@ -1,0 +1,180 @@
+"""Runs as numbers: who is a row, who a column, what the score is, and the means that go into tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from stratatune.data.tasks import TASKS
+from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune.studies.grid.records import RunRecord
+from stratatune.studies.statistics import Comparison, Interval, compare, interval
+
+_BOUNDED = frozenset({"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman"})
+_PLAIN = ("model", "plan", "task")
+MEAN = "mean"
+"""The column over all others."""
+
+
+def metric_of(record: RunRecord) -> str:
+    """What the run was selected by: its own setting, its task's, or the first that it reports."""
+    best = (record.result or {}).get("best") or {}
+    task = TASKS.get(record.config.get("task") or "")
+    named = record.config.get("metric") or (task.metric if task else "")
+    return named if named in best or not best else next(iter(best))
+
+
+def scale(metric: str) -> float:
+    """What a score is multiplied by to be printed: percent where it lies between -1 and 1."""
+    return 100.0 if metric in _BOUNDED else 1.0
+
+
+def title_of(metric: str) -> str:
+    """The metric's name with its unit."""
+    names = {"acc_f1": "mean of accuracy and F1", "f1": "F1", "mse": "mean squared error"}
+    return names.get(metric, metric) + (", %" if metric in _BOUNDED else "")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The runs of a report, asked by row and column.
+
+    Attributes:
+        records: every run, failed and unfinished ones too, in the order of the grid.
+        row_axes: the coordinates that make a row; the plan, and whatever else was varied, unless said otherwise.
+        column_axes: those that make a column; the task unless said otherwise.
+        metric: in place of each task's own.
+    """
+
+    records: tuple[RunRecord, ...]
+    row_axes: tuple[str, ...] = ()
+    column_axes: tuple[str, ...] = ()
+    metric: str = ""
+
+    @classmethod
+    def of(
+        cls, records: Iterable[RunRecord], rows: Sequence[str] = (), columns: Sequence[str] = (), metric: str = ""
+    ) -> Measured:
+        """With the axes that are not given found in the runs."""
+        records = tuple(records)
+        across = tuple(columns) or ("task",)
+        named = dict.fromkeys(name for record in records for name in record.coordinates)
+        varied = [name for name in named if len({str(record.coordinates.get(name)) for record in records}) > 1]
+        given = ("plan", "seed", *across)
+        down = tuple(rows) or ("plan", *(name for name in varied if name not in given))
+        return cls(records, down, across, metric)
+
+    @property
+    def done(self) -> tuple[RunRecord, ...]:
+        """Those with a result."""
+        return tuple(record for record in self.records if record.status == "done" and record.result)
+
+    @property
+    def failed(self) -> tuple[RunRecord, ...]:
+        """Those with an error."""
+        return tuple(record for record in self.records if record.status == "failed")
+
+    def row(self, record: RunRecord) -> str:
+        """The name of its row: model, plan and task as they are, other axes as ``name value``."""
+        return named(record, self.row_axes)
+
+    def column(self, record: RunRecord) -> str:
+        """The name of its column."""
+        return named(record, self.column_axes)
+
+    @property
+    def heading(self) -> str:
+        """What the rows are."""
+        return " · ".join(self.row_axes)
+
+    @cached_property
+    def rows(self) -> tuple[str, ...]:
+        """Every row, in the order of the grid."""
+        return tuple(dict.fromkeys(map(self.row, self.records)))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column, in the order of the grid."""
+        return tuple(dict.fromkeys(map(self.column, self.records)))
+
+    def seeds(self) -> tuple[Any, ...]:
+        """Every seed."""
+        return tuple(sorted({record.coordinates.get("seed", record.config.get("seed")) for record in self.records}))
+
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric by which a run is scored."""
+        return tuple(dict.fromkeys(self.metric_of(record) for record in self.done))
+
+    def metric_of(self, record: RunRecord) -> str:
+        """What a run is scored by."""
+        return self.metric or metric_of(record)
+
+    def score(self, record: RunRecord, metric: str = "") -> float:
+        """As printed; of the test data where the run has some, else of the evaluation data; NaN without either."""
+        result, name = record.result or {}, metric or self.metric_of(record)
+        value = (result.get("test") or result.get("best") or {}).get(name)
+        return float("nan") if value is None else scale(name) * value
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str], dict[str, float]]:
+        """Scores by row and column, then by what tells its runs apart."""
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for record in self.done:
+            score = self.score(record)
+            if score == score:  # noqa: PLR0124  NaN: it has no score
+                found.setdefault((self.row(record), self.column(record)), {})[self._replicate(record)] = score
+        return found
+
+    def _replicate(self, record: RunRecord) -> str:
+        """What tells the runs of one cell apart: the seed, and whatever is neither row nor column."""
+        inside = (*self.row_axes, *self.column_axes)
+        return str(sorted((name, str(value)) for name, value in record.coordinates.items() if name not in inside))
+
+    def scores(self, row: str, column: str) -> dict[str, float]:
+        """The scores of a cell; of the mean, those of replicates that every column has."""
+        if column != MEAN:
+            return self._cells.get((row, column), {})
+        across = [self.scores(row, one) for one in self.columns]
+        shared = [name for name in across[0] if all(name in other for other in across)] if across else []
+        return {name: fmean(other[name] for other in across) for name in shared}
+
+    def cell(self, row: str, column: str) -> Interval | None:
+        """The mean of a cell with its interval; None where nothing is done."""
+        found = self.scores(row, column)
+        return interval(list(found.values())) if found else None
+
+    def pairs(self, row: str) -> dict[tuple, float]:
+        """A row's scores by column and replicate."""
+        return {(column, name): score for column in self.columns for name, score in self.scores(row, column).items()}
+
+    def against(self, row: str, other: str) -> Comparison | None:
+        """``row`` less ``other`` over the columns and seeds that both have."""
+        return compare(self.pairs(row), self.pairs(other), smaller=self.smaller)
+
+    @property
+    def smaller(self) -> bool:
+        """Whether small scores are the good ones."""
+        return bool(self.metrics()) and all(name in SMALLER_IS_BETTER for name in self.metrics())
+
+    def of_row(self, row: str) -> tuple[RunRecord, ...]:
+        """The finished runs of a row."""
+        return tuple(record for record in self.done if self.row(record) == row)
+
+    def mean_over(self, row: str, number: Callable[[Mapping[str, Any]], float]) -> float:
+        """The mean of a number of the results of a row."""
+        return fmean(number(record.result or {}) for record in self.of_row(row))
+
+
+def named(record: RunRecord, axes: Iterable[str]) -> str:
+    """Where a run stands on some axes."""
+    parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
+    return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
+
+
+def _word(value: Any, *, path: bool) -> str:
+    """A coordinate as a name: of a path its end."""
+    text = "" if value is None else str(value)
+    return text.rstrip("/").rsplit("/", 1)[-1] if path else text

@@ -1,0 +1,137 @@
+"""The report of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stratatune.studies.grid.records import RunRecord
+from stratatune.studies.report import charts, costs
+from stratatune.studies.report.measured import Measured, metric_of, scale, title_of
+from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, Section, Table, Text
+from stratatune.studies.report.plans import picture
+from stratatune.studies.report.wording import listed, number, seconds, size
+from stratatune.training.config import RunConfig
+
+
+def single(run: RunRecord) -> Report:
+    """Sections of a run that is done, failed or under way."""
+    measured = Measured.of([run])
+    sections = [
+        Section("Learning curves", tuple(_curves(measured))),
+        Section("Plan", tuple(filter(None, [picture(run)]))),
+        Section("Cost", tuple(_cost(measured, run))),
+        Section("Notices", tuple(Text(line) for line in (run.result or {}).get("notices", ()))),
+        Section("Command", (Code(run.command),)),
+        Section("Settings", tuple(_settings(run.config))),
+        Section("Environment", tuple(environment([run]))),
+    ]
+    if run.error:
+        sections.insert(0, Section("Error", (Code(run.error),)))
+    model, task = str(run.config["model"]).rstrip("/").rsplit("/", 1)[-1], run.config.get("task")
+    title = f"{run.config['plan']} on {task or _end(run.config.get('train'))}"
+    about = f"{model}, seed {run.config.get('seed', 0)}, run folder {run.folder.name}."
+    return Report(title, about, tuple(_facts(run)), tuple(section for section in sections if section.parts))
+
+
+def _end(path: Any) -> str:
+    return str(path).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _facts(run: RunRecord) -> list[Fact]:
+    result = run.result
+    if not result:
+        return [Fact("status", run.status)]
+    metric, spent = metric_of(run), result["seconds"]
+    blocks = result["frozen_depth"] + result["backprop_blocks"]
+    facts = [
+        Fact(f"{title_of(metric)} ({where})", number(scale(metric) * scores[metric], 2), note)
+        for where, scores, note in (
+            ("evaluation", result["best"], f"epoch {result['best_epoch']} of {result['epochs']}"),
+            ("test", result["test"], "of the same epoch"),
+        )
+        if metric in scores
+    ]
+    share = 100 * result["trainable"] / max(1, result["total"])
+    return [
+        *facts,
+        Fact("trained parameters", f"{result['trainable']:,}", f"{share:.2f} % of {result['total']:,}"),
+        Fact("backward through", f"{result['backprop_blocks']} of {blocks}", "blocks"),
+        Fact("time", seconds(spent["cache"] + spent["train"]), f"trunk {seconds(spent['cache'])} of it"),
+        Fact("peak memory", size(result["peak_memory_bytes"]), f"{result['tokens_per_second']:,.0f} tokens/s"),
+    ]
+
+
+def _curves(measured: Measured) -> list[Part]:
+    figure = charts.curves(measured)
+    return [figure] if figure else []
+
+
+def _cost(measured: Measured, run: RunRecord) -> list[Part]:
+    """Where the time went, and what the trunk cache spared."""
+    result = run.result
+    if not result:
+        return []
+    spent = result["seconds"]
+    total = max(sum(spent.values()), 1e-9)
+    rows = tuple(
+        (Cell(said), Cell(seconds(spent[kind])), Cell(f"{100 * spent[kind] / total:.0f} %"))
+        for kind, said in (("cache", "running the frozen trunk"), ("train", "training the top"), ("eval", "evaluation"))
+    )
+    columns = (Column("part", False), Column("time"), Column("share"))
+    return [Table("Where the time went.", columns, rows), Text(_cache(measured, run))]
+
+
+def _cache(measured: Measured, run: RunRecord) -> str:
+    result = run.result or {}
+    depth = result["frozen_depth"]
+    if not depth:
+        return "This plan trains at the bottom: there is no frozen trunk to remember."
+    if result["cache_hit"]:
+        return f"The {depth} blocks below never ran for training: all of it was in the trunk cache."
+    if not costs.remembers(run):
+        return f"No trunk cache: the {depth} frozen blocks ran in every epoch."
+    saved = costs.spared(measured, run)
+    more = f", which spared about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""
+    return f"The {depth} frozen blocks ran once for each example{more}."
+
+
+def _settings(config: Mapping[str, Any]) -> list[Part]:
+    """Those that are not the default, then all of them, folded up."""
+    fields = RunConfig.model_fields
+    told = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
+    columns = (Column("setting", False), Column("value", False))
+
+    def table(settings: Mapping[str, Any], caption: str) -> Table:
+        rows = tuple((Cell(name), Cell(str(value), code=True)) for name, value in settings.items())
+        return Table(caption, columns, rows)
+
+    every = table(config, "As in config.yaml.")
+    return [table(told, "Those that are not the default."), Folded("All settings", (every,))]
+
+
+def _default(field: Any) -> Any:
+    """As plain data, the way a file has it."""
+    value = field.get_default(call_default_factory=True)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def environment(records: list[RunRecord]) -> list[Part]:
+    """What the numbers may depend on besides the settings; where runs differ, every value."""
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, value in _flat(record.environment):
+            found.setdefault(name, {})[str(value)] = None
+    if not found:
+        return []
+    said = [f"{name} {' or '.join(values)}" for name, values in found.items()]
+    odd = [name for name, values in found.items() if len(values) > 1]
+    warning = [Text(f"Not the same in all runs: {listed(odd)}.")] if odd else []
+    return [Text("; ".join(said) + "."), *warning]
+
+
+def _flat(environment: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in environment.items():
+        flat += value.items() if isinstance(value, Mapping) else [(name, value)]
+    return [(name, value) for name, value in flat if value not in (None, "")]

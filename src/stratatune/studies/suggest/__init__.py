@@ -1,0 +1,1 @@
+"""``stratatune suggest``: which plan for this model and these data."""

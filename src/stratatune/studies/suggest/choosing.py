@@ -1,0 +1,116 @@
+"""From probes to a plan: at which depth, and why. No torch.
+
+The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
+the depth at which that is done, the first whose probe at this position is within one standard error of the best
+depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
+read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure
+4); further down more blocks run and train each step for nothing that a probe can see. One standard error is Breiman's
+rule: what cannot be told from the best counts as good as it. Never below 1 nor above L - 1.
+
+SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
+the tokens tells no more than the embeddings do (within one standard error), and BitFit trains from f to there.
+
+Where no depth tells the labels better than the control by two standard errors, the probes say nothing, and the papers'
+depths stand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stratatune.studies.suggest.probing import Probe
+
+_LORA_SHARE = 16
+"""SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
+_BOTTLENECK = 16
+"""BFT's adapter."""
+_PROMPT_SHARE = 8
+INSERTIONS = ("adapter", "late_prompt")
+"""What BFT inserts; the adapter is its better and cheaper one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the probes of one reading say.
+
+    Attributes:
+        told: whether any depth tells the labels better than the control does.
+        depth: where to insert, or where LoRA starts.
+        frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
+        gathered: the probe of depth r, where the position read first tells as much as anywhere.
+        best: the best probe of that position.
+    """
+
+    told: bool
+    depth: int
+    frozen: int
+    gathered: Probe
+    best: Probe
+
+
+def find(probes: Sequence[Probe]) -> Found:
+    """The rule of this module over the probes of every depth 0..L."""
+    read = [one for one in probes if one.reading == "read"]
+    mean = [one for one in probes if one.reading == "mean"] or read
+    best = max(read, key=lambda one: one.score)
+    gathered = next(one for one in read if one.score >= best.score - best.error)
+    blocks = len(read) - 1
+    told = best.score - best.control > 2 * math.hypot(best.error, best.control_error)
+    depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if told else max(1, round(0.75 * blocks))
+    flat = [one.depth for one in mean if one.score <= mean[0].score + mean[0].error]
+    frozen = _run(flat) if told else round(blocks / 4)
+    return Found(told, depth, min(max(1, frozen), depth), gathered, best)
+
+
+def _run(depths: Sequence[int]) -> int:
+    """The last of the depths that follow one another from 0."""
+    return next((n - 1 for n, depth in enumerate(depths) if depth != n), len(depths) - 1)
+
+
+def width_of(family: str, hidden: int, classes: int) -> int:
+    """The adapter's bottleneck, or LoRA's rank: the papers', or as many directions as there are classes.
+
+    BFT's 16; SPAFIT's share of the hidden size, 4 at least. A power of two.
+    """
+    own = _BOTTLENECK if family == "bft" else max(4, _power(hidden // _LORA_SHARE))
+    return max(own, _power(classes))
+
+
+def _power(least: int) -> int:
+    return 1 << max(0, math.ceil(math.log2(max(1, least))))
+
+
+def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: str = "adapter") -> str:
+    """A plan of a family.
+
+    Args:
+        family: ``bft`` or ``spafit``.
+        depth: of the insertion, or where LoRA starts.
+        width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
+        gap: blocks with BitFit below LoRA.
+        insertion: one of :data:`INSERTIONS`.
+    """
+    if family == "bft":
+        if width == _BOTTLENECK:
+            return f"bft-adapter@{depth}" if insertion == "adapter" else f"bft@{depth}"
+        inserted = {
+            "adapter": f"adapter(depth={depth}, bottleneck={width})",
+            "late_prompt": f"late_prompt(depth={depth}, bottleneck={_PROMPT_SHARE * width})",
+        }
+        return f"{inserted[insertion]} | head(mlm=dense,norm,bias)"
+    frozen = max(1, depth - gap)
+    bitfit = [f"{frozen}:{depth} bitfit"] if frozen < depth else []
+    lora = f"lora(rank={width}, alpha={2 * width}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
+    return " | ".join([f"0:{frozen} frozen", *bitfit, f"{depth}: {lora}"])
+
+
+def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:
+    """The candidate plans of a family by their depth.
+
+    SPAFIT's frozen part moves with the depth, so that BitFit keeps its share.
+    """
+    gap, width = found.depth - found.frozen, width_of(family, hidden, classes)
+    depths = range(1, blocks + 1) if family == "bft" else range(gap + 1, blocks)
+    return {depth: plan_text(family, depth, width, gap=gap) for depth in depths}

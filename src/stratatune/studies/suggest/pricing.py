@@ -1,0 +1,124 @@
+"""What each candidate plan would take on this machine, and which of them a budget leaves. No torch.
+
+FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
+lengths, put up to all rows. Seconds are FLOPs over rates that were measured on this machine. Memory is the weights, for
+each trained parameter its gradient and AdamW's two moments (12 bytes), and what a step keeps for backward; a cache lies
+on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from stratatune.costs.cost import cost
+from stratatune.plan import Plan, Shape
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_OPTIMISER_BYTES, _WEIGHT_BYTES = 12, 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the user's run will do.
+
+    Attributes:
+        lengths: [n] tokens of the sample's examples.
+        rows: examples of the whole training set.
+        epochs, batch_size: of the run.
+        objective: whose head runs.
+        dtype: of computation and cache.
+        classes: of the task; 1 for numbers.
+    """
+
+    lengths: np.ndarray
+    rows: int
+    epochs: int
+    batch_size: int
+    objective: str
+    dtype: str
+    classes: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured FLOP/s of the trunk's forward, and of a training step of the top."""
+
+    trunk: float
+    top: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan and what its run would take.
+
+    Attributes:
+        plan: as text.
+        depth: where it inserts, or where its LoRA starts.
+        frozen_depth: how many blocks the trunk has.
+        trainable: parameters, without the task's own output layer.
+        flops: of all epochs, the first of which fills the cache.
+        seconds: the same in time; evaluation is left out.
+        memory_bytes: most that is in use.
+        cache_bytes: of the trunk cache, on disk.
+        over: the budgets that it does not keep, as text; empty where it keeps them.
+    """
+
+    plan: str
+    depth: int
+    frozen_depth: int
+    trainable: int
+    flops: float
+    seconds: float
+    memory_bytes: int
+    cache_bytes: int
+    over: str = ""
+
+
+def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Candidate:
+    """What a run of the plan ``text`` would take.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    resolved = Plan.parse(text).resolve(shape)
+    found = cost(
+        resolved,
+        lengths=work.lengths,
+        objective=work.objective,
+        dtype=work.dtype,
+        batch_size=work.batch_size,
+        labels=work.classes,
+    )
+    share = work.rows / len(work.lengths)
+    first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
+    trained = resolved.trainable(work.objective)
+    weights = _WEIGHT_BYTES * resolved.total(work.objective)
+    return Candidate(
+        plan=text,
+        depth=depth,
+        frozen_depth=resolved.frozen_depth,
+        trainable=trained,
+        flops=first + (work.epochs - 1) * cached,
+        seconds=(first - cached) / rates.trunk + work.epochs * cached / rates.top,
+        memory_bytes=round(weights + _OPTIMISER_BYTES * trained + found.epochs["cached"].saved_bytes),
+        cache_bytes=round(found.cache_bytes * share),
+    )
+
+
+def within(candidate: Candidate, seconds: float | None, memory: int | None) -> Candidate:
+    """The candidate with the budgets that it does not keep named in ``over``."""
+    over = []
+    if seconds is not None and candidate.seconds > seconds:
+        over.append(f"{candidate.seconds:,.0f} s of {seconds:,.0f} s")
+    if memory is not None and candidate.memory_bytes > memory:
+        over.append(f"{candidate.memory_bytes / 1e6:,.0f} MB of {memory / 1e6:,.0f} MB")
+    return replace(candidate, over=", ".join(over))
+
+
+def nearest_kept(candidates: list[Candidate], depth: int) -> Candidate | None:
+    """The candidate at ``depth``, or where it is over a budget the nearest above it (a deeper trunk costs less)."""
+    kept = sorted((one for one in candidates if not one.over and one.depth >= depth), key=lambda one: one.depth)
+    return kept[0] if kept else None

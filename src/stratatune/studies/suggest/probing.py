@@ -1,0 +1,179 @@
+"""Where in a model a task's information appears: a linear probe at every depth of a sample, read in one pass.
+
+A probe is ridge regression on one indicator a class (on the value itself where labels are numbers), its inputs
+standardised on the training folds. Its regularisation is chosen inside each training fold by the exact leave-one-out
+error, its score is that of the folds left out, and the standard error is taken over the folds. Each probe learns the
+labels in a random order as well: what that control scores is what the sample's size alone gives away.
+
+The score of classes is the area under the ROC curve, each class against the others, the mean of them: the share of
+pairs, one text of a class and one of another, that the probe puts in the right order. 0.5 is chance whatever the
+balance of classes; accuracy and its kin stand still where a weak probe of unbalanced classes always names the larger.
+The score of numbers is Pearson's correlation.
+
+Shapes: N examples, L blocks, K readings of a depth, D hidden.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.errors import DataError
+from stratatune.objectives.metrics import score
+
+if TYPE_CHECKING:
+    import torch
+
+    from stratatune.data.encode import Encoded
+    from stratatune.model.backbone import Backbone
+    from stratatune.progress import Reporter
+
+FOLDS = 5
+FEWEST = 8 * FOLDS
+"""Examples below which a fold says nothing."""
+_ALPHAS = np.logspace(0, 5, 11)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe of one depth scored.
+
+    Attributes:
+        depth: 0 (the embeddings) to L.
+        reading: ``read`` (the position that the objective reads) or ``mean`` (over the real tokens).
+        score: mean over the folds: area under the ROC curve, or Pearson's correlation where labels are numbers.
+        error: its standard error over the folds.
+        control: the same of labels in a random order.
+        control_error: its standard error.
+    """
+
+    depth: int
+    reading: str
+    score: float
+    error: float
+    control: float
+    control_error: float
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a sample gave.
+
+    Attributes:
+        features: fp32 [N, L + 1, K, D].
+        readings: K names.
+        seconds: that it took.
+    """
+
+    features: np.ndarray
+    readings: tuple[str, ...]
+    seconds: float
+
+
+def read_depths(
+    backbone: Backbone,
+    encoded: Encoded,
+    pad_id: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    reporter: Reporter,
+) -> Pass:
+    """Every depth of every example in one pass; it takes N (L + 1) K D 4 bytes of memory."""
+    import torch
+
+    from stratatune.data.batching import collate, plan_batches
+    from stratatune.model.depths import Depths
+
+    depths, features, started = Depths(backbone), None, time.perf_counter()
+    with reporter.bar("every depth of the sample", len(encoded)) as bar:
+        for index in plan_batches(encoded.lengths, batch_size=batch_size, seed=0, epoch=0, shuffle=False):
+            batch = collate(encoded, index, pad_id).to(device)
+            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                rows = depths(batch.input_ids, batch.mask, batch.token_types, batch.read)
+            if features is None:
+                features = np.empty((len(encoded), *rows.shape[1:]), np.float32)
+            features[index] = rows.cpu().numpy()
+            bar.advance(len(index))
+    assert features is not None
+    return Pass(features, depths.readings, time.perf_counter() - started)
+
+
+def probe(found: Pass, labels: np.ndarray, *, seed: int, reporter: Reporter) -> list[Probe]:
+    """Probe every depth and reading.
+
+    Args:
+        found: what the pass gave.
+        labels: class numbers int64 [N], or values float [N].
+        seed: of the folds and of the control's order.
+
+    Raises:
+        DataError: fewer than 40 examples.
+    """
+    if len(labels) < FEWEST:
+        raise DataError(f"{len(labels)} examples are too few to probe", f"give at least {FEWEST} labelled rows")
+    folds, shuffled = list(_folds(labels, seed)), np.random.default_rng(seed).permutation(labels)
+    probes: list[Probe] = []
+    depths = found.features.shape[1]
+    with reporter.bar("probes", depths * len(found.readings)) as bar:
+        for depth in range(depths):
+            for number, reading in enumerate(found.readings):
+                scores = _scores(found.features[:, depth, number], labels, shuffled, folds)
+                mean, error = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
+                probes.append(Probe(depth, reading, *map(float, (mean[0], error[0], mean[1], error[1]))))
+                bar.advance(1)
+    return probes
+
+
+def _folds(labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Five folds, each class spread over them where it has that many examples."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    by_class = labels.dtype.kind != "f" and np.bincount(labels).max() >= FOLDS
+    kind: Any = StratifiedKFold if by_class else KFold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # its few examples are spread as can be
+        yield from kind(FOLDS, shuffle=True, random_state=seed).split(labels, labels)
+
+
+def _scores(
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    shuffled: np.ndarray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Scores [folds, 2] of the labels and of the control; one decomposition of the inputs serves both."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    targets = np.concatenate([_targets(labels), _targets(shuffled)], axis=1)  # [N, 2 C]
+    found = []
+    for train, test in folds:
+        fitted = make_pipeline(StandardScaler(), RidgeCV(_ALPHAS, alpha_per_target=True))
+        outputs = np.split(fitted.fit(inputs[train], targets[train]).predict(inputs[test]), 2, axis=1)
+        truths = (labels[test], shuffled[test])
+        found.append([_score(truth, output) for truth, output in zip(truths, outputs, strict=True)])
+    return np.array(found)
+
+
+def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
+    """``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values; classes that the fold lacks take no part."""
+    from sklearn.metrics import roc_auc_score
+
+    if truth.dtype.kind == "f":
+        return score(truth, outputs[:, 0], is_value=True)["pearson"]
+    there = [number for number in range(outputs.shape[1]) if 0 < (truth == number).sum() < len(truth)]
+    areas = [roc_auc_score(truth == number, outputs[:, number]) for number in there]
+    return float(np.mean(areas)) if areas else 0.5
+
+
+def _targets(labels: np.ndarray) -> np.ndarray:
+    """One indicator a class [N, C], or the values [N, 1]."""
+    return labels[:, None] if labels.dtype.kind == "f" else np.eye(int(labels.max()) + 1)[labels]

@@ -1,0 +1,80 @@
+"""Why a plan was proposed, in a few lines. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from stratatune.studies.suggest.pricing import Candidate
+from stratatune.studies.suggest.probing import Probe
+
+if TYPE_CHECKING:
+    from stratatune.studies.suggest.suggest import View
+
+_POSITION = {"mlm": "[MASK]", "causal": "the last token", "classification": "[CLS]", "regression": "[CLS]"}
+
+
+def reasons(views: Sequence[View]) -> Iterator[str]:
+    """Lines for the views, the chosen family's first."""
+    view, chosen = views[0], views[0].chosen
+    assert chosen is not None
+    yield _told(view)
+    yield _depth(view)
+    if chosen.depth != view.found.depth:
+        yield f"at depth {view.found.depth} it would be over the budget, so depth {chosen.depth} stands in for it"
+    yield _saved(view, chosen)
+    left_out = [one for one in view.candidates if one.over]
+    if left_out:
+        named = "; ".join(f"depth {one.depth}: {one.over}" for one in left_out[:4])
+        yield f"{len(left_out)} of {len(view.candidates)} candidates are over the budget ({named}{_more(left_out)})"
+    for other in views[1:]:
+        beaten = "told no better, or costs more" if other.chosen else "no plan of it keeps the budgets"
+        yield f"{other.family}, read at {_position(other)}: {_number(other.found.best)} at the best depth; {beaten}"
+
+
+def _told(view: View) -> str:
+    found, best = view.found, view.found.best
+    control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
+    if not found.told:
+        return f"no depth tells the labels at {_position(view)}: {_number(best)} at best, {control}"
+    return f"at {_position(view)} the information is there from depth {found.gathered.depth} on: " + (
+        f"{_number(found.gathered)} ({_measure(view)}; best {_number(best)} at depth {best.depth}; {control})"
+    )
+
+
+def _depth(view: View) -> str:
+    found, where = view.found, "insert" if view.family == "bft" else "start LoRA"
+    if not found.told:
+        return f"so the probes cannot choose, and the paper's place stands: {where} at depth {found.depth}"
+    line = (
+        f"so {where} below that, at depth {found.depth}: block {found.depth} and those above still gather what changes"
+    )
+    if view.family == "spafit":
+        line += f"; blocks below depth {found.frozen} tell no more than the embeddings, so they are frozen"
+    return line
+
+
+def _saved(view: View, chosen: Candidate) -> str:
+    shallow = view.candidates[0]
+    saved = f"{100 * (1 - chosen.flops / shallow.flops):.0f} % less work than depth {shallow.depth}, "
+    return (
+        f"a trunk of {chosen.frozen_depth} blocks runs once: {saved if chosen != shallow else ''}"
+        f"about {chosen.seconds:,.0f} s here, {chosen.memory_bytes / 1e6:,.0f} MB of memory, "
+        f"{chosen.cache_bytes / 1e6:,.0f} MB of cache, {chosen.trainable:,} parameters train"
+    )
+
+
+def _position(view: View) -> str:
+    return "the last token" if view.decoder else _POSITION[view.objective]
+
+
+def _measure(view: View) -> str:
+    return "Pearson's correlation" if view.value else "area under the ROC curve"
+
+
+def _number(one: Probe) -> str:
+    return f"{one.score:.2f} ± {one.error:.2f}"
+
+
+def _more(listed: Sequence[Candidate]) -> str:
+    return "; ..." if len(listed) > 4 else ""

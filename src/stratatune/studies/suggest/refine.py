@@ -1,0 +1,230 @@
+"""``suggest --refine``: successive halving over real short trials, by Optuna (extra ``search``).
+
+A trial is a plan and a rate. It trains on a ninth of the rows, on a third, on all (``--samples`` at most); after each
+it goes on only if it stands among the best third of those that came as far (asynchronous successive halving). The
+first trial is the rule's own plan, then a tree-structured Parzen estimator draws. Trials of one depth share their trunk
+caches. With a folder the study is a SQLite file there, and a stopped search goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import ConfigError, ResourceError
+from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
+from stratatune.studies.suggest.suggestion import Suggestion, View
+from stratatune.training.config import NO_NUMBER
+
+if TYPE_CHECKING:
+    import optuna
+
+    from stratatune.progress import Reporter
+    from stratatune.training.config import RunConfig
+
+FILE = "refine.sqlite"
+RUNGS = (1, 3, 9)
+"""Shares of the rows, over the last."""
+_WIDTHS = (4, 8, 16, 32, 64)
+_RATES = (1e-4, 1e-2)
+_EPOCHS = 2
+
+
+def check_search() -> None:
+    """Refuse before anything is read, where no search can be made.
+
+    Raises:
+        ResourceError: Optuna is not installed.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ResourceError("--refine needs optuna", 'pip install "stratatune[search]"') from error
+
+
+def refine(
+    found: Suggestion, *, trials: int, folder: Path | None, tables: Mapping[str, Any], reporter: Reporter
+) -> Suggestion:
+    """The suggestion after a search: the best trial that saw all rows, and every trial in :attr:`Suggestion.trials`.
+
+    Args:
+        found: what the rule proposes.
+        trials: how many the study shall hold in the end, those of an earlier search counted.
+        folder: of the study; None: in memory, gone afterwards.
+        tables: data in memory, as for a run.
+        reporter: told of each trial.
+
+    Raises:
+        ResourceError: Optuna is not installed, or the folder cannot be written.
+        ConfigError: ``folder`` holds another search.
+    """
+    check_search()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _place(folder) as place:
+        search = _Search(found, place, tables)
+        study = _study(found, place if folder else None, search)
+        done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        left = trials - sum(trial.state in done for trial in study.trials)
+        if not any(trial.state in done for trial in study.trials):
+            study.enqueue_trial(search.start(), user_attrs={"rule": True})
+        for _ in range(max(0, left)):
+            study.optimize(search.run, n_trials=1)
+            last = study.trials[-1]
+            reporter.say(f"trial {last.number}: {last.user_attrs['plan']} at {last.params['lr']:.1e}  {_scores(last)}")
+        return _settled(found, study, search)
+
+
+class _Search:
+    """The space of a search and how one of its points is scored."""
+
+    def __init__(self, found: Suggestion, place: Path, tables: Mapping[str, Any]) -> None:
+        self.found, self.place, self.tables = found, place, tables
+        self.view: View = found.views[0]
+        self.depths = sorted(one.depth for one in self.view.candidates if not one.over and one.depth < found.blocks)
+        self.depths = self.depths or [found.depth]
+        self.default = width_of(self.view.family, self.view.hidden, self.view.classes)
+        limited = any(one.over for one in self.view.candidates)
+        self.widths = sorted({one for one in _WIDTHS if one <= self.default or not limited} | {self.default})
+        self.smaller = self.view.metric in SMALLER_IS_BETTER
+
+    def start(self) -> dict[str, Any]:
+        """The rule's own plan as a point."""
+        rate = min(max(self.found.config.lr, _RATES[0]), _RATES[1])
+        point = {"depth": self.found.depth, "width": self.default, "lr": rate}
+        return {**point, "insertion": INSERTIONS[0]} if self.view.family == "bft" else point
+
+    def run(self, trial: optuna.Trial) -> float:
+        """Train the trial's plan rung by rung; the score of the last."""
+        import optuna
+
+        insertion = trial.suggest_categorical("insertion", INSERTIONS) if self.view.family == "bft" else ""
+        depth = trial.suggest_int("depth", self.depths[0], self.depths[-1])
+        width = trial.suggest_categorical("width", self.widths)
+        rate = trial.suggest_float("lr", *_RATES, log=True)
+        gap = self.view.found.depth - self.view.found.frozen
+        text = plan_text(self.view.family, depth, width, gap=gap, insertion=insertion)
+        trial.set_user_attr("plan", text)
+        score = 0.0
+        for rung in RUNGS:
+            score = self._train(text, rate, rung)
+            trial.report(score, rung)
+            if rung < RUNGS[-1] and trial.should_prune():
+                raise optuna.TrialPruned
+        return score
+
+    def _train(self, text: str, rate: float, rung: int) -> float:
+        from stratatune.progress import Reporter
+        from stratatune.training.run import train
+
+        out = self.place / "trial"
+        shutil.rmtree(out, ignore_errors=True)
+        config = self.settings(text, rate, rung, out)
+        result = train(config, tables=self.tables, reporter=Reporter(quiet=True))
+        shutil.rmtree(out, ignore_errors=True)
+        return result.best[self.view.metric]
+
+    def settings(self, text: str, rate: float, rung: int, out: Path) -> RunConfig:
+        """The run of a rung. Where no evaluation data are named, a fifth of the training data is held out."""
+        given = self.found.config
+        rows = max(1, self.found.samples * rung // RUNGS[-1])
+        changed: dict[str, Any] = {"plan": text, "lr": rate, "train_samples": rows, "out": str(out), "test": None}
+        changed |= {"epochs": min(given.epochs, _EPOCHS), "metric": self.view.metric}
+        if given.eval is None and given.eval_split is None:
+            changed["eval_split"] = 0.2
+        if given.cache == "auto":
+            changed["cache"] = str(self.place / "cache")
+        return given.model_copy(update=changed)
+
+
+@contextmanager
+def _place(folder: Path | None) -> Iterator[Path]:
+    """Where trials run and caches lie: the folder, or one that goes afterwards."""
+    from stratatune.model.saving import told_about
+
+    if folder is None:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+        return
+    with told_about(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.Study:
+    """The study, gone on with where the folder has one."""
+    import optuna
+
+    name = _name(found, search)
+    storage = None if folder is None else f"sqlite:///{folder / FILE}"
+    if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
+        raise ConfigError([f"out: {folder} holds a search of other settings"], "give another --out, or remove it")
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        load_if_exists=True,
+        direction="minimize" if search.smaller else "maximize",
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=RUNGS[0], reduction_factor=RUNGS[1] // RUNGS[0]),
+    )
+    # Another seed each time it goes on, or the sampler would draw its first points again.
+    study.sampler = optuna.samplers.TPESampler(seed=found.config.seed + len(study.trials))
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a search that was killed
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def _name(found: Suggestion, search: _Search) -> str:
+    """A hash of everything that a trial's score depends on besides its point."""
+    config = {k: v for k, v in found.config.model_dump(mode="json").items() if k not in (*NO_NUMBER, "plan")}
+    told = json.dumps([config, search.view.family, found.samples, search.depths, search.widths], sort_keys=True)
+    return blake2b(told.encode(), digest_size=8).hexdigest()
+
+
+def _scores(trial: optuna.trial.FrozenTrial) -> str:
+    return " ".join(f"{value:.4f}" for _, value in sorted(trial.intermediate_values.items()))
+
+
+def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggestion:
+    """The best trial's plan and rate in place of the rule's."""
+    import optuna
+
+    best, sign = study.best_trial, -1 if search.smaller else 1
+    ended = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
+    ended.sort(key=lambda one: (len(one.intermediate_values), sign * _last(one)), reverse=True)
+    own = next(one for one in ended if one.user_attrs.get("rule"))
+    plan, rate = best.user_attrs["plan"], best.params["lr"]
+    line = (
+        f"{len(ended)} trials by successive halving: {plan} at rate {rate:.1e} is best, {search.view.metric} "
+        f"{_last(best):.4f}; the rule's own plan at {own.params['lr']:.1e} came to {_last(own):.4f} with "
+        f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
+    )
+    config = found.config.model_copy(update={"plan": plan, "lr": rate})
+    told = tuple(_told(one) for one in ended)
+    why = (*found.why, line)
+    return replace(found, plan=plan, depth=best.params["depth"], why=why, config=config, trials=told)
+
+
+def _last(trial: optuna.trial.FrozenTrial) -> float:
+    """The score of the highest rung that the trial came to."""
+    return trial.intermediate_values[max(trial.intermediate_values)]
+
+
+def _told(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """A trial as plain data."""
+    return {
+        "number": trial.number,
+        "plan": trial.user_attrs["plan"],
+        "lr": trial.params["lr"],
+        "scores": {f"{rung}/{RUNGS[-1]}": value for rung, value in sorted(trial.intermediate_values.items())},
+        "state": trial.state.name.lower(),
+    }

@@ -1,0 +1,155 @@
+"""What a suggestion is: what was asked, what was seen, what is proposed; and the files it is written into. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.studies.suggest.choosing import Found
+from stratatune.studies.suggest.pricing import Candidate
+from stratatune.studies.suggest.probing import FEWEST, Probe
+
+if TYPE_CHECKING:
+    from stratatune.training.config import RunConfig
+
+Family = Literal["bft", "spafit", "any"]
+FAMILIES: dict[str, tuple[str, ...]] = {"bft": ("bft",), "spafit": ("spafit",), "any": ("bft", "spafit")}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user wants of the suggestion.
+
+    Attributes:
+        family: BFT's insertion under a hard prompt, SPAFIT's attached under a classifier, or the better of both.
+        samples: examples that are read at most.
+        budget_seconds: of the run's training on this machine.
+        budget_memory: bytes of the run.
+        refine: whether short real trials follow, and how many ``trials``.
+    """
+
+    family: Family = "bft"
+    samples: int = 500
+    budget_seconds: float | None = None
+    budget_memory: int | None = None
+    refine: bool = False
+    trials: int = 16
+
+    def check(self) -> None:
+        """ConfigError with every mistake."""
+        wrong = []
+        if self.family not in FAMILIES:
+            wrong.append(f"family: {self.family!r}; {did_you_mean(self.family, FAMILIES)}")
+        if self.samples < FEWEST:
+            wrong.append(f"samples: {self.samples}; {FEWEST} or more")
+        if self.trials < 1:
+            wrong.append(f"trials: {self.trials}; 1 or more")
+        for name in ("budget_seconds", "budget_memory"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                wrong.append(f"{name}: {value:g}; more than 0")
+        if wrong:
+            raise ConfigError(wrong, "`stratatune suggest --help` says what each means")
+
+
+@dataclass(frozen=True)
+class View:
+    """A model's depths as one family reads them.
+
+    Attributes:
+        family: ``bft`` or ``spafit``.
+        objective: under which the text was read; ``decoder``: from left to right.
+        metric: that decides in training.
+        value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
+        hidden: D.
+        probes: of every depth and reading.
+        found: what the rule makes of them.
+        candidates: by depth.
+        chosen: the one proposed; None when a budget leaves none.
+        spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
+        feature_bytes: memory that all depths of the sample took.
+    """
+
+    family: str
+    objective: str
+    decoder: bool
+    metric: str
+    value: bool
+    classes: int
+    hidden: int
+    probes: tuple[Probe, ...]
+    found: Found
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+    spent: Mapping[str, float]
+    feature_bytes: int
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The plan proposed, and why.
+
+    Attributes:
+        model: as given.
+        plan: the plan to train.
+        family: whose it is.
+        depth: where it inserts, or where its LoRA starts.
+        why: a few lines.
+        blocks: L.
+        samples, rows: examples read, and of the training data.
+        views: what was seen, the chosen family's first.
+        config: the run's settings with the plan in them.
+        trials: of ``--refine``, best first; empty without.
+    """
+
+    model: str
+    plan: str
+    family: str
+    depth: int
+    why: tuple[str, ...]
+    blocks: int
+    samples: int
+    rows: int
+    views: tuple[View, ...]
+    config: RunConfig
+    trials: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate at :attr:`depth`, and what it would take."""
+        return next(one for one in self.views[0].candidates if one.depth == self.depth)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; the run's settings are in the YAML file beside it."""
+        views = [asdict(view) for view in self.views]
+        told = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
+        return {**{name: getattr(self, name) for name in told}, "views": views}
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, which ``stratatune train`` takes.
+
+        Returns:
+            Each file's path by its name.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+        """
+        from stratatune.model.saving import told_about, write_text
+        from stratatune.studies.suggest.depth_picture import svg
+        from stratatune.training.config import to_yaml
+
+        run = self.config.model_copy(update={"out": str(folder / "run")})
+        files = {
+            "suggestion.json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
+            "suggestion.svg": svg(self),
+            "run.yaml": to_yaml(run),
+        }
+        with told_about(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_text(folder / name, text)
+        return {name: str(folder / name) for name in files}

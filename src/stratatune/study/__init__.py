@@ -1,1 +1,0 @@
-"""Many runs: what they would cost, what they did cost, which to choose."""

@@ -1,1 +1,0 @@
-"""The run: its configuration, the loop, evaluation, checkpoints and tracking."""

@@ -1,0 +1,1 @@
+"""One run: its configuration, the loop, evaluation, checkpoints and tracking."""

@@ -1,0 +1,74 @@
+"""The trunk pass alone: ``stratatune cache build``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stratatune.cache.feed import Feed, fill
+from stratatune.cache.keys import default_root
+from stratatune.data.encode import Encoded
+from stratatune.errors import ConfigError
+from stratatune.plan import Plan
+from stratatune.progress import Reporter
+from stratatune.training import distributed as ranks
+from stratatune.training.config import RunConfig
+from stratatune.training.prepare import read_tables
+from stratatune.training.run import open_session
+from stratatune.training.session import Session
+
+
+def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
+    """Run the trunk over the training and the evaluation data of a run, and train nothing.
+
+    Returns:
+        ``caches`` (one record a data set: ``digest``, ``folder``, ``examples``, ``computed``, ``bytes``), ``depth`` and
+        ``seconds``.
+
+    Raises:
+        ConfigError: the settings leave nothing to remember (``cache`` off or ram, or a plan that trains from the
+            embeddings or block 0 on).
+        UserError: a mistake in the settings or the data.
+        ResourceError: no room or no permission.
+    """
+    if config.cache in ("off", "ram"):
+        raise ConfigError([f"cache: {config.cache!r} keeps nothing on disk"], "give --cache auto or a folder")
+    if config.cache == "auto":  # what is asked for by name is built, or it is an error
+        config = config.model_copy(update={"cache": str(default_root())})
+    data = read_tables(config, {})
+    started = time.perf_counter()
+    session, caching = open_session(config, Plan.parse(config.plan), data, Path(config.out), reporter)
+    try:
+        named = (("training", session.train, session.feed), ("evaluation", session.eval, session.eval_feed))
+        records = [
+            _fill(session, name, part, feed)
+            for name, part, feed in named
+            if part is not None and isinstance(feed, Feed)
+        ]
+    finally:
+        caching.close()
+    depth = session.top.attached.resolved.frozen_depth
+    if not any(records):
+        raise ConfigError(
+            [f"plan: the frozen depth is {depth}: there is no trunk to remember"], "the notes above say why"
+        )
+    return {"caches": records, "depth": depth, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, Any]:
+    """Everything that a data set's cache still lacks; an empty record when it has none."""
+    cache = feed.cache
+    if cache is None:
+        return {}
+    with session.reporter.bar(f"trunk over the {name} data", len(data)) as bar:
+        fill(feed, data, session.pad_id, session.device, bar.advance)
+    return {
+        "digest": cache.key.digest,
+        "folder": str(cache.folder),
+        "examples": len(data),
+        "computed": int(ranks.added(np.array([feed.clock.computed]))[0]),
+        "bytes": cache.bytes,
+    }

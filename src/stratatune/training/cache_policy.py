@@ -1,0 +1,90 @@
+"""What ``--cache auto`` asks this machine and this run before it chooses (``choosing.py``)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from stratatune.cache.keys import Dtype
+from stratatune.cache.policy import Need, Room, mean_passes
+from stratatune.cache.rows import rows_per_example
+from stratatune.cache.shards import free_bytes
+from stratatune.data.batching import Batch, collate
+from stratatune.data.encode import Encoded
+
+_PROBE_BYTES = 8 << 20
+_EXAMPLES = 16
+
+
+def need_of(
+    data: Mapping[str, tuple[Encoded, int]],
+    width: int,
+    positions: str,
+    dtypes: tuple[Dtype, ...],
+    run: Callable[[Batch], object],
+    pad_id: int,
+) -> Need:
+    """What ``data`` (encoded, and how often it is asked for) need; the trunk is timed by ``run`` on a few examples."""
+    parts = [
+        (int(rows_per_example(one.lengths, positions).sum()) * width, passes)
+        for one, passes in data.values()
+        if passes > 1
+    ]
+    tokens = sum(int(one.lengths.sum()) for one, passes in data.values() if passes > 1)
+    if not parts:
+        return Need(0, 1, 0.0, dtypes)
+    longest = max((one for one, _ in data.values()), key=len)
+    return Need(sum(size for size, _ in parts), mean_passes(parts), tokens * _pace(longest, run, pad_id), dtypes)
+
+
+def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
+    """Seconds that the trunk takes for a token, of examples of about median length."""
+    order = np.argsort(data.lengths, kind="stable")
+    middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
+    run(collate(data, middle[:1], pad_id))  # what is made on first use is no part of the pace
+    started = time.perf_counter()
+    run(collate(data, middle, pad_id))
+    return (time.perf_counter() - started) / int(data.lengths[middle].sum())
+
+
+def room_for(root: Path, limit: int) -> Room:
+    """What this machine has for a cache under ``root`` (which need not exist yet)."""
+    speed = disk_speed(root)
+    return Room(limit, free_bytes(root) if speed else 0, free_memory(), speed)
+
+
+def free_memory() -> int:
+    """Bytes of memory that may be used: of the machine, or of the container that this runs in."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, free)
+
+
+def disk_speed(root: Path) -> float:
+    """Bytes a second that the disk of ``root`` writes or reads, the slower, without the page cache; 0: not writable."""
+    data = os.urandom(_PROBE_BYTES)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            started = time.perf_counter()
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            written = time.perf_counter()
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            file.read()
+            slower = max(written - started, time.perf_counter() - written)
+    except OSError:
+        return 0.0
+    return _PROBE_BYTES / max(slower, 1e-9)

@@ -1,0 +1,271 @@
+"""Whether, where and how a run remembers its trunk: the policy over ``cache/store.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stratatune._compat import numeric_versions
+from stratatune.cache.calibrate import find_scales
+from stratatune.cache.codec import Codec
+from stratatune.cache.feed import Feed, run_trunk
+from stratatune.cache.folders import evict
+from stratatune.cache.keys import KEY_FILE, CacheKey, Dtype, default_root, readable_size
+from stratatune.cache.policy import Choice, choose, passes_of
+from stratatune.cache.rows import estimate_bytes
+from stratatune.cache.shards import check_space
+from stratatune.cache.store import TrunkCache
+from stratatune.data.batching import Batch
+from stratatune.data.encode import Encoded
+from stratatune.errors import ResourceError
+from stratatune.model.attached import Attached
+from stratatune.model.split import Trunk
+from stratatune.objectives.spec import Reading, pad_id
+from stratatune.progress import Reporter
+from stratatune.training.cache_policy import need_of, room_for
+from stratatune.training.config import RunConfig
+
+_CLIPPED_TOLD = 1e-4
+"""The share of clipped values from which on the user is told."""
+
+
+class Caching:
+    """Opens a feed for each data set of a run, with a cache behind it where the settings and the machine allow one.
+
+    Args:
+        config: the run's settings.
+        attached: the tuned model.
+        reading, tokenizer: how the texts were encoded; both belong to a cache's key.
+        autocast: bf16 or None.
+        reporter: told of every decision.
+        shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
+            closes them all.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        attached: Attached,
+        reading: Reading,
+        tokenizer: PreTrainedTokenizerBase,
+        autocast: torch.dtype | None,
+        reporter: Reporter,
+        shared: dict[str, TrunkCache] | None = None,
+    ) -> None:
+        self.config, self.attached, self.reading = config, attached, reading
+        self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
+        self.one_position = attached.one_position
+        self.opened: list[TrunkCache] = []
+        self.feeding: list[Feed] = []
+        self.shared = shared
+        self.choice: Choice | None = None
+        """What ``auto`` came to."""
+        self.kept: Codec | None = None
+        """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
+
+    def feed(self, data: Encoded, name: str) -> Feed:
+        """The hidden states of ``data``, remembered where possible. The training data come first."""
+        cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
+        if self.kept is None:
+            self.kept = self._settled(data) if cache is None else cache.kept
+        feed = Feed(
+            Trunk(self.attached),
+            cache,
+            one_position=self.one_position,
+            autocast=self.autocast,
+            kept=self.kept,
+            on_full=self._go_on if self.config.cache == "auto" else None,
+        )
+        self.feeding.append(feed)
+        return feed
+
+    def _settled(self, data: Encoded) -> Codec:
+        return Codec(self.dtype, self._scales(data) if self.dtype == "int8" else None)
+
+    def _scales(self, data: Encoded) -> Tensor:
+        """int8's: those of the training data for all others."""
+        if self.kept is not None and self.kept.scales is not None:
+            return self.kept.scales
+        self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
+        return find_scales(
+            Trunk(self.attached),
+            data,
+            one_position=self.one_position,
+            autocast=self.autocast,
+            pad_id=pad_id(self.tokenizer),
+            device=next(self.attached.backbone.model.parameters()).device,
+        )
+
+    def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
+        """A feed for each data set by its name; when one cannot be opened, the others are closed."""
+        try:
+            self._choose({name: one for name, one in data.items() if one is not None})
+            return [None if one is None else self.feed(one, name) for name, one in data.items()]
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def dtype(self) -> Dtype:
+        """The precision in which hidden states are kept: what was chosen, else the first of those that may be."""
+        return self._dtypes()[0] if self.choice is None else self.choice.dtype
+
+    def _dtypes(self) -> tuple[Dtype, ...]:
+        """The settings' own, or that of the computation and what ``auto`` may take in its place."""
+        if self.config.cache_dtype != "auto":
+            return (self.config.cache_dtype,)
+        own: Dtype = "fp32" if self.autocast is None else "bf16"
+        return (own, "int8") if self.config.cache == "auto" else (own,)
+
+    def _choose(self, data: Mapping[str, Encoded]) -> None:
+        """Settle what ``auto`` means for this run, and say why in one line."""
+        if self.config.cache != "auto" or self.choice is not None or not self._wanted():
+            return
+        training = next(iter(data.values()))
+        found: list[Dtype] = [dtype for dtype in self._dtypes() if self._begun(training, dtype)]
+        if found:
+            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run has begun it")
+        else:
+            need = need_of(
+                {name: (one, self._passes(name)) for name, one in data.items()},
+                self.attached.resolved.shape.hidden,
+                "read" if self.one_position else "all",
+                self._dtypes(),
+                self._timed,
+                pad_id(self.tokenizer),
+            )
+            self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
+        told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
+        told(self.choice.why)
+
+    def _passes(self, name: str) -> int:
+        """How often the examples of a data set are asked for; where trials share a cache, by another one too."""
+        passes = passes_of(name, self.config.epochs, self.config.eval_every)
+        return passes if self.shared is None else 2 * passes
+
+    def _again(self, data: Encoded, name: str) -> bool:
+        """Whether the data are worth remembering under ``auto``: asked for again, or there already."""
+        if self.config.cache != "auto":
+            return True
+        worth = self._passes(name) > 1 and self.choice is not None and self.choice.place != "none"
+        return worth or self._begun(data, self.dtype)
+
+    def _begun(self, data: Encoded, dtype: Dtype) -> bool:
+        """Whether the folder of caches holds one of ``data``, whole or not."""
+        return (default_root() / self.key(data, dtype).digest / KEY_FILE).exists()
+
+    def _timed(self, batch: Batch) -> float:
+        """A run of the trunk, waited for."""
+        device = next(self.attached.backbone.model.parameters()).device
+        hidden = run_trunk(
+            Trunk(self.attached), batch.to(device), one_position=self.one_position, autocast=self.autocast
+        )
+        return float(hidden.flatten()[0])
+
+    def _go_on(self, error: ResourceError) -> None:
+        self.reporter.notice(f"{error.message}; what is remembered stays in use, the trunk runs for the rest")
+
+    def close(self) -> None:
+        """Stop reading, write what is pending and let other runs write."""
+        for feed in self.feeding:
+            feed.close()
+        for cache in self.opened:
+            self._tell_clipped(cache)
+            try:
+                cache.close()
+            except ResourceError as error:
+                if self.config.cache != "auto":
+                    raise
+                self.reporter.notice(error.message)
+
+    def _tell_clipped(self, cache: TrunkCache) -> None:
+        values = cache.bytes  # of int8: one a value
+        if cache.clipped > _CLIPPED_TOLD * values:
+            share = f"{cache.clipped / values:.2%} of the values in the trunk cache"
+            self.reporter.notice(f"int8: {share} lay beyond their channel's scale and were clipped to it")
+
+    def _wanted(self) -> bool:
+        """Whether there is anything worth remembering."""
+        choice, resolved = self.config.cache, self.attached.resolved
+        if resolved.trains_embeddings:
+            if choice not in ("auto", "off"):
+                self.reporter.notice("no trunk cache: the embeddings train, so nothing below the top stays as it is")
+            return False
+        return choice != "off" and (choice != "auto" or resolved.frozen_depth > 0)
+
+    def _open(self, data: Encoded, name: str) -> TrunkCache | None:
+        key = self.key(data)
+        if self.shared is not None and key.digest in self.shared:
+            return self.shared[key.digest]
+        size = estimate_bytes(data.lengths, self.attached.resolved.shape.hidden, key.dtype, key.positions)
+        root = self._root()
+        what = f"trunk cache of the {name} data (depth {key.depth}, {key.dtype}, {readable_size(size)})"
+        if size > self.config.cache_limit_bytes:
+            self.reporter.notice(f"no {what}: over the limit of {self.config.cache_limit}; the trunk runs every epoch")
+            return None
+        try:
+            if root is not None:
+                # Older caches make room; the data sets of one run are kept together.
+                evict(root, max(0, self.config.cache_limit_bytes - size), keep=key.digest)
+                check_space(root, size)
+            width = self.attached.resolved.shape.hidden
+            cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
+        except ResourceError as error:
+            if self.config.cache != "auto":
+                raise
+            self.reporter.notice(f"no {what}: {error.message}; the trunk runs every epoch")
+            return None
+        for notice in cache.notices:
+            self.reporter.notice(notice)
+        state = (
+            "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
+        )
+        self.reporter.say(f"{what}: {state}{'' if root is None else f', in {root / key.digest}'}")
+        if self.shared is None:
+            self.opened.append(cache)
+        else:
+            self.shared[key.digest] = cache
+        return cache
+
+    def _root(self) -> Path | None:
+        if self.config.cache == "auto":
+            return None if self.choice is not None and self.choice.place == "ram" else default_root()
+        return None if self.config.cache == "ram" else Path(self.config.cache).expanduser()
+
+    def key(self, data: Encoded, dtype: Dtype | None = None) -> CacheKey:
+        """Everything that the remembered numbers depend on; ``dtype`` in place of the chosen one."""
+        computed = "fp32" if self.autocast is None else "bf16"
+        return CacheKey(
+            weights=self.attached.base_hash,
+            tokenizer=tokenizer_hash(self.tokenizer),
+            template=f"{self.reading.template or ''}{list(self.attached.branches) or ''}",
+            data=data.fingerprint,
+            max_length=self.reading.max_length,
+            depth=self.attached.resolved.frozen_depth,
+            positions="read" if self.one_position else "all",
+            dtype=dtype or self.dtype,
+            versions=(*numeric_versions(), ("computed", computed), *self._moved(), *self._scaled()),
+            model=self.attached.backbone.model.config._name_or_path,
+        )
+
+    def _scaled(self) -> list[tuple[str, str]]:
+        """Other data than those trained on are kept with the scales of those."""
+        scales = None if self.kept is None else self.kept.scales
+        return [] if scales is None else [("scales", xxhash.xxh3_64(scales.numpy().tobytes()).hexdigest())]
+
+    def _moved(self) -> list[tuple[str, str]]:
+        """A prompt at the input moves the text on, so the embeddings say something else."""
+        moved = self.attached.resolved.moved
+        return [("moved", str(moved))] if moved else []
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
+    return xxhash.xxh3_128(text.encode()).hexdigest()

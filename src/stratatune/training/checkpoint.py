@@ -1,0 +1,161 @@
+"""Stopping and going on: everything the loop needs, in one safetensors file that appears whole or not at all.
+
+A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random
+state and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from stratatune.errors import ConfigError, ModelError
+from stratatune.model.saving import write_tensors
+from stratatune.progress import is_main
+from stratatune.training import distributed as ranks
+
+FILE = "checkpoint.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Progress:
+    """Where a run is, and what it has seen.
+
+    Attributes:
+        epoch: epochs finished.
+        batch: batches finished of the epoch under way.
+        step: optimiser steps made.
+        best: the best score so far, None before the first evaluation.
+        best_epoch: the epoch (1-based) that gave it.
+        stale: evaluations since then.
+        loss_sum, loss_count: the running training loss of the epoch under way.
+        tokens: real tokens trained on so far.
+        seconds: time spent by kind: ``cache``, ``train``, ``eval``.
+        history: one record an evaluation.
+        elapsed: seconds of ``cache`` and ``train`` until each of them.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"cache": 0.0, "train": 0.0, "eval": 0.0})
+    history: list[dict[str, Any]] = field(default_factory=list)
+    elapsed: list[float] = field(default_factory=list)
+
+
+def save_checkpoint(
+    folder: Path,
+    progress: Progress,
+    trained: Mapping[str, nn.Parameter],
+    best: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the checkpoint of a run into ``folder``.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written; the checkpoint before it stays as it was.
+    """
+    tensors = {f"model/{name}": parameter.detach() for name, parameter in trained.items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for name, parameter in trained.items():
+        moments = optimiser.state.get(parameter, {})
+        tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
+    tensors |= {f"random/{device}": state for device, state in ranks.gathered(random_state()).items()}
+    if not is_main():
+        return
+    record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
+    write_tensors(folder / FILE, tensors, {"record": record})
+
+
+def load_checkpoint(
+    folder: Path, trained: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, settings: Mapping[str, Any]
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Put a run back to where its checkpoint was written; None when there is none.
+
+    Returns:
+        The progress and the best epoch's tensors.
+
+    Raises:
+        ConfigError: the checkpoint belongs to other settings.
+        ModelError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    with _opened(path) as file:
+        record = json.loads(file.metadata()["record"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    same_settings(record["settings"], settings, folder)
+    for name, parameter in trained.items():
+        parameter.data.copy_(tensors[f"model/{name}"])
+        moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
+        if moments:
+            optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
+    own = f"/{ranks.rank()}" if ranks.rank() else ""
+    states = {name: tensors.get(f"random/{name}{own}") for name in ("cpu", "cuda")}
+    set_random_state({name: state for name, state in states.items() if state is not None})
+    best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
+    return Progress(**record["progress"]), best
+
+
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the checkpoint in ``folder``; None where there is none. Reads no tensor."""
+    if not (folder / FILE).is_file():
+        return None
+    with _opened(folder / FILE) as file:
+        return json.loads(file.metadata()["record"])["settings"]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", "remove it to start this run afresh") from error
+
+
+def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        ConfigError: names every setting that differs.
+    """
+    odd = sorted(key for key in saved.keys() | now.keys() if saved.get(key) != now.get(key))
+    if odd:
+        lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]
+        raise ConfigError(
+            lines, f"--resume goes on with the settings of {folder}; give another --out for other settings"
+        )
+
+
+def random_state() -> dict[str, Tensor]:
+    """Where torch's random numbers are, by device."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Go on from there."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,295 @@
+"""A run's configuration: one frozen, closed model, and the ways in (a YAML file, ``--set``) and out of it.
+
+Nothing here imports torch: every mistake is found, all at once, before a model or the data is touched.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
+from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
+
+__all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
+
+Logger = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_CACHE_WORDS = ("auto", "off", "ram")
+NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
+"""Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a text such as ``10GB`` (10^10), ``512MiB`` (2^29) or ``1000``; ValueError otherwise."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not found or found[2].upper() not in _UNITS:
+        raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+class RunConfig(BaseModel):
+    """All settings of one run. :func:`validate` makes one from plain data and reports every mistake in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
+
+    model: str = Field(description="The base model: a hub id or a folder.")
+    revision: str | None = Field(None, description="The hub revision of the model: a branch, a tag or a commit.")
+    trust_remote_code: bool = Field(False, description="Whether code that comes with a hub model may run.")
+    attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
+    plan: str = Field("bft-adapter", description="What trains at which depth: a preset's name or a plan's text.")
+    objective: Literal["auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression"] = Field(
+        "auto",
+        description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
+        "reads label words behind the text, completion any text (the label column) behind it, or the text itself. "
+        "Encoder-decoders: seq2seq, any text.",
+    )
+    loss: Literal["vocab", "words"] = Field(
+        "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."
+    )
+
+    task: str | None = Field(
+        None, description="A named task (`stratatune list tasks`): its columns, label words, template and metric."
+    )
+    text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
+    label: str | None = Field(None, description="The label column; null means the task's.")
+    template: str | None = Field(None, description="Under mlm: a template's name or text; null means the task's.")
+    label_words: dict[str, str] = Field(
+        default_factory=dict, description="Under mlm: label to word; empty means the task's, or the labels themselves."
+    )
+
+    train: str = Field(description="Training data: a file, a folder or a hub id.")
+    eval: str | None = Field(None, description="Evaluation data; null means the task's own split, where there is one.")
+    eval_split: float | str | None = Field(
+        None, description="In place of `eval`: the name of a split, or the fraction of `train` to hold out."
+    )
+    test: str | None = Field(None, description="Test data, scored once with the best weights.")
+    train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
+    max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
+    out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
+
+    epochs: int = Field(10, gt=0, description="Passes over the training data.")
+    batch_size: int | None = Field(32, gt=0, description="Examples in a batch; null when token_budget is given.")
+    token_budget: int | None = Field(
+        None, gt=0, validate_default=True, description="Tokens in a batch, padding included, in place of batch_size."
+    )
+    accumulate: int = Field(1, gt=0, description="Batches whose gradients are added up before a step.")
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate; a method's own rate wins.")
+    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW's decay; none on biases and norms.")
+    warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
+    schedule: Literal["linear", "constant"] = Field("linear", description="The rate after warm-up: to zero, or as is.")
+    clip: float = Field(1.0, ge=0, description="The largest norm of the gradient; 0 clips nothing.")
+    adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seeds new weights, the order of examples and dropout.")
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="Of the computation: auto is bf16 where the device has it in hardware."
+    )
+    cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
+    cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="How the cache keeps hidden states; auto: as they are computed, or under `cache: auto` in int8 "
+        "where that does not fit. int8 has a scale for each channel, found on a sample of the training data.",
+    )
+    cache_limit: str = Field("10GB", description="The largest cache; beyond it the trunk runs again each epoch.")
+
+    metric: str | None = Field(None, description="The metric that decides which epoch is best; null means the task's.")
+    eval_every: int = Field(1, gt=0, description="Epochs between evaluations.")
+    early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without a gain; 0: never.")
+    checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0: one at the end of each epoch.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in `out`.")
+    loggers: tuple[Logger, ...] = Field((), description="Trackers beside metrics.jsonl, through Accelerate.")
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """``cache_limit`` as a number."""
+        return parse_bytes(self.cache_limit)
+
+    @field_validator("model", "train", "eval", "test", "out", "cache")
+    @classmethod
+    def _home_is_a_folder(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
+
+    @field_validator("text", "loggers", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("text")
+    @classmethod
+    def _two_columns_at_most(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 2:
+            raise ValueError("one or two columns")
+        return value
+
+    @field_validator("label_words", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: Any) -> Any:
+        return {str(label): word for label, word in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _plan_parses(cls, value: Any) -> Any:
+        from stratatune.plan import Plan
+
+        try:
+            if isinstance(value, str):
+                Plan.parse(value)
+            elif isinstance(value, Mapping):
+                return str(Plan.from_data(dict(value)))
+            return str(value) if isinstance(value, Plan) else value
+        except UserError as error:
+            raise ValueError(_sentence(error)) from error
+
+    @field_validator("task")
+    @classmethod
+    def _task_exists(cls, value: str | None) -> str | None:
+        from stratatune.data.tasks import task
+
+        try:
+            return None if value is None else task(value).name
+        except UserError as error:
+            raise ValueError(_sentence(error)) from error
+
+    @field_validator("batch_size", "token_budget")
+    @classmethod
+    def _one_batch_measure(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if info.field_name == "token_budget" and "batch_size" in info.data:
+            if value and info.data["batch_size"]:
+                raise ValueError("give batch_size or token_budget, not both (the other one null)")
+            if not value and not info.data["batch_size"]:
+                raise ValueError("give batch_size or token_budget")
+        return value
+
+    @field_validator("eval_split")
+    @classmethod
+    def _fraction(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
+        if isinstance(value, float):
+            if not 0 < value < 1:
+                raise ValueError("a split's name, or a fraction between 0 and 1")
+            if info.data.get("eval"):
+                raise ValueError("eval is given too; a fraction of train is held out only without it")
+        return value
+
+    @field_validator("cache")
+    @classmethod
+    def _cache_word(cls, value: str) -> str:
+        word = nearest(value.lower(), _CACHE_WORDS)
+        if not value or (word and value not in _CACHE_WORDS):
+            raise ValueError("auto, off, ram or a folder" + (f"; did you mean {word!r}, or ./{value}?" if word else ""))
+        return value
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _cache_limit_parses(cls, value: str) -> str:
+        parse_bytes(value)
+        return value
+
+
+def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
+    """The configuration that ``data`` describes.
+
+    Args:
+        data: plain data, as from a YAML file; a ``token_budget`` takes the place of the default ``batch_size``.
+        check_files: whether the files named must exist; not so for a configuration read back from a finished run.
+
+    Raises:
+        ConfigError: with every mistake, one line each: ``path: value; what is legal``.
+    """
+    values = dict(data)
+    if values.get("token_budget") is not None:
+        values.setdefault("batch_size", None)
+    errors: list[str] = []
+    config = None
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        errors = list({_path(item): _line(item) for item in reversed(error.errors())}.values())[::-1]
+    if check_files:
+        errors += _file_errors(values)
+    if config is None or errors:
+        raise ConfigError(errors, "`stratatune init` writes a file with every setting and its meaning")
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as it is written into the run folder; reads back to an equal one."""
+    return dump(config.model_dump(mode="json"))
+
+
+_HEADINGS = {
+    "model": "The model and the plan",
+    "task": "What the data mean; all of it comes from the task where there is one",
+    "train": "Where the data are",
+    "epochs": "The optimiser",
+    "device": "The machine and the trunk cache",
+    "metric": "Evaluation, checkpoints and tracking",
+}
+
+
+def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
+    """A YAML file with every setting at its default, each under its description: what ``stratatune init`` writes."""
+    required = {"model": model, "train": train}
+    lines = ["# A run of stratatune: `stratatune train THIS-FILE`. Any line that stays at its default may go."]
+    for name, field in RunConfig.model_fields.items():
+        if name in _HEADINGS:
+            lines += ["", f"# ---- {_HEADINGS[name]} ----"]
+        lines += textwrap.wrap(
+            (field.description or "") + _choices(field.annotation), 118, initial_indent="# ", subsequent_indent="# "
+        )
+        value = required[name] if field.is_required() else field.get_default(call_default_factory=True)
+        lines.append(dump({name: list(value) if isinstance(value, tuple) else value}).strip())
+    return "\n".join(lines) + "\n"
+
+
+def _choices(annotation: Any) -> str:
+    return f" One of: {', '.join(get_args(annotation))}." if get_origin(annotation) is Literal else ""
+
+
+def _file_errors(values: Mapping[str, Any]) -> list[str]:
+    """Files that are named and not there, and folders that cannot be written. Needs no valid configuration."""
+    found: list[str] = []
+    for key in ("model", "train", "eval", "test"):
+        if isinstance(values.get(key), str):
+            found.append(check_source(key, values[key], files=key != "model"))
+    for key in ("out", "cache"):
+        value = values.get(key)
+        if isinstance(value, str) and (key == "out" or looks_like_path(value, files=False)):
+            found.append(check_folder(key, value))
+    return [line for line in found if line]
+
+
+def _path(item: Mapping[str, Any]) -> str:
+    """``label_words.yes`` of an error's location; a union's branches are no part of it."""
+    where = item["loc"]
+    keep = where if where and where[0] in ("label_words", "text", "loggers") else where[:1]
+    return ".".join(str(part) for part in keep)
+
+
+def _line(item: Mapping[str, Any]) -> str:
+    path, kind, value, context = _path(item), item["type"], item["input"], item.get("ctx", {})
+    if kind == "missing":
+        return f"{path}: missing; {RunConfig.model_fields[path].description}"
+    if kind == "extra_forbidden":
+        near = nearest(path, RunConfig.model_fields)
+        return f"{path}: unknown setting" + (f"; did you mean {near!r}?" if near else "")
+    legal = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if kind == "literal_error":
+        legal = did_you_mean(str(value), _literals(context["expected"]))
+    return f"{path}: {value!r}; {legal}"
+
+
+def _literals(expected: str) -> Sequence[str]:
+    """The words in pydantic's ``'a', 'b' or 'c'``."""
+    return re.findall(r"'([^']*)'", expected)
+
+
+def _sentence(error: UserError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message

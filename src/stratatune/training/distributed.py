@@ -1,0 +1,182 @@
+"""Several processes that train one model, as ``torchrun`` and ``accelerate launch`` start them: who does what.
+
+Every rank holds the whole model and takes its share of each batch's examples. Their gradients are added up before the
+optimiser steps, each weighted by its share, so that the numbers are those of one process with the same batches, up to
+the order of the sum. Only what trains is added up: of an adapter that is little, and one message a step carries it all.
+Rank 0 writes the files. With one process all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.distributed as together
+from torch import Tensor, nn
+
+from stratatune.cache.feed import Feed, building_batches
+from stratatune.cache.shards import part_root
+from stratatune.cache.store import TrunkCache
+from stratatune.data.batching import collate, shard
+from stratatune.progress import is_main
+
+if TYPE_CHECKING:
+    from stratatune.data.encode import Encoded
+    from stratatune.training.caching import Caching
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's part of a batch.
+
+    Attributes:
+        share: of the batch's loss, 0..1; the shares of all ranks add up to 1.
+        loss: the mean loss of the whole batch.
+        tokens: real tokens of the whole batch.
+    """
+
+    share: float
+    loss: float | Tensor
+    tokens: int
+
+
+def world() -> int:
+    """How many processes train together; 1 before they have met."""
+    return together.get_world_size() if together.is_available() and together.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return together.get_rank() if world() > 1 else 0
+
+
+def left_alone() -> str:
+    """A notice where ``accelerate launch`` was asked for several processes and started this one alone; else empty."""
+    asked = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if world() > 1 or not asked or "WORLD_SIZE" in os.environ:
+        return ""
+    return (
+        "accelerate launch started one process: with --cpu it starts several through MPI alone; "
+        "use torchrun, or --multi_gpu, which takes the processor where there is no GPU"
+    )
+
+
+def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """This rank's examples of each batch [B]; a batch with fewer examples than ranks is everybody's.
+
+    Every ``world``-th example: batches are sorted by length, so all ranks get about as many tokens.
+    """
+    ranks, own = world(), rank()
+    return [batch[own::ranks] if len(batch) >= ranks else batch for batch in batches]
+
+
+def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The batches that this rank scores, every ``world``-th; all where there are fewer than ranks."""
+    return shard(list(batches), rank(), world(), even=False) if len(batches) >= world() else batches
+
+
+def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, loss: float) -> tuple[np.ndarray, float]:
+    """What all ranks scored: their ``values`` [n, ...] of the examples ``order`` [n] as one [count, ...], and the sum
+    of their losses."""
+    whole = np.zeros((count, *values.shape[1:]), values.dtype)
+    whole[order] = values
+    if len(order) == count:
+        return whole, loss
+    return added(whole), float(added(np.array([loss]))[0])
+
+
+def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
+    """What this rank's mean ``loss`` over ``weight`` examples (or words) is in the loss of the whole batch."""
+    if world() == 1:
+        return Part(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+    total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
+    return Part(weight / total, summed / total, int(all_tokens))
+
+
+def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Every rank's gradients added up, in place; one message for each dtype."""
+    if world() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+        same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in same])
+        together.all_reduce(flat)
+        for gradient, summed in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+
+def added(values: np.ndarray) -> np.ndarray:
+    """The sum of every rank's ``values``, of one shape on all of them."""
+    if world() == 1:
+        return values
+    tensor = torch.from_numpy(np.ascontiguousarray(values)).to(_device())
+    together.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
+    found = dict(states)
+    for name, state in states.items() if world() > 1 else ():
+        others = [torch.empty_like(state, device=_device()) for _ in range(world())]
+        together.all_gather(others, state.to(_device()))
+        found |= {f"{name}/{number}" if number else name: other.cpu() for number, other in enumerate(others)}
+    return found
+
+
+def own_chance(seed: int) -> None:
+    """Dropout of its own for every rank; one process keeps the numbers that it has."""
+    if world() > 1:
+        torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
+
+
+def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> list[Feed | None]:
+    """A feed for each data set; with several ranks, from caches on disk that all of them fill before the first step."""
+    if world() == 1:
+        return caching.feeds(data)
+    opened = caching.feeds(data) if is_main() else None  # the first writes; the others read what it has begun
+    choice = [caching.choice]
+    together.broadcast_object_list(choice)
+    caching.choice = choice[0]
+    found = opened if opened is not None else caching.feeds(data)
+    together.barrier()
+    for feed, encoded in zip(found, data.values(), strict=True):
+        if feed is not None and encoded is not None:
+            _fill(feed, encoded, pad_id, caching.attached.backbone.model.device)
+    return found
+
+
+def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
+    """Every rank runs the trunk over its share of what a cache on disk lacks and writes a part of its own; the first
+    rank adopts the parts, and then all read the whole."""
+    cache = feed.cache
+    if cache is None or cache.folder is None or not added(np.array([int(cache.writable)])).any():
+        return
+    lacking = [index for index in building_batches(data) if not cache.has(index).all()]
+    own = feed
+    if not is_main():
+        root, scales = part_root(cache.folder, rank()), cache.kept.scales
+        find = None if scales is None else lambda: scales
+        own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
+    together.barrier()  # nobody writes before all know what is lacking
+    for index in shard(lacking, rank(), world(), even=False):
+        own.hidden(collate(data, index, pad_id).to(device))
+    own.flush()
+    if own.cache is not None and own is not feed:
+        own.cache.close()
+    together.barrier()
+    if is_main():
+        cache.refresh()
+    together.barrier()
+    if not is_main():
+        cache.refresh()
+
+
+def _device() -> torch.device:
+    """Where tensors must be to be sent."""
+    return torch.device("cuda" if together.get_backend() == "nccl" else "cpu")

@@ -1,0 +1,41 @@
+"""What a number may depend on besides the settings: the machine, and how much of it was in use."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+
+from stratatune._compat import installed
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once all that a GPU was told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def environment() -> dict[str, Any]:
+    """What a number may depend on besides the settings."""
+    libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": {name: installed(name) for name in libraries},
+    }

@@ -1,0 +1,308 @@
+"""One run from settings to artefact: read, attach, cache, train, evaluate, save."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stratatune._compat import accelerator_for
+from stratatune.data.encode import concatenate
+from stratatune.errors import ConfigError, ModelError
+from stratatune.model.attach import apply
+from stratatune.model.base import load_base
+from stratatune.model.precision import cast_frozen
+from stratatune.model.saving import save_adapter, told_about, write_text
+from stratatune.model.split import Top
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.spec import encode, pad_id
+from stratatune.plan import Plan, shape_of
+from stratatune.plan.picture import terminal
+from stratatune.progress import Reporter, is_main
+from stratatune.training import distributed as ranks
+from stratatune.training.caching import Caching
+from stratatune.training.checkpoint import FILE as CHECKPOINT
+from stratatune.training.checkpoint import same_settings, saved_settings
+from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
+from stratatune.training.evaluate import evaluate
+from stratatune.training.loop import Fitted, steps
+from stratatune.training.machine import environment, peak_memory
+from stratatune.training.prepare import (
+    Tables,
+    base_settings,
+    class_names,
+    read_tables,
+    settle_objective,
+    settle_reading,
+)
+from stratatune.training.session import Ask, Learnt, Session
+from stratatune.training.trials.sharing import Shared
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; ``stratatune train --json`` prints it.
+
+    Attributes:
+        best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
+        epochs: epochs trained, and the best one.
+        seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
+        elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
+        tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
+        cache_hit: the trunk cache of the training data was complete before the first step.
+        processes: how many trained together; times and memory are those of the first.
+    """
+
+    out: str
+    plan: str
+    objective: str
+    frozen_depth: int
+    backprop_blocks: int
+    trainable: int
+    total: int
+    best: dict[str, float]
+    best_epoch: int
+    test: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+    tokens_per_second: float
+    peak_memory_bytes: int
+    cache_hit: bool
+    processes: int = 1
+    elapsed: list[float] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
+    """Run everything that ``config`` says; the run folder then holds adapter, settings, metrics and environment.
+
+    Args:
+        config: the settings.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        reporter: says what happens; on standard error by default.
+
+    Raises:
+        UserError: a mistake in the settings or the data, before anything is trained.
+        ResourceError: no room or no permission.
+    """
+    running = trial(config, tables or {}, reporter or Reporter())
+    while True:
+        try:
+            next(running)
+        except StopIteration as done:
+            return done.value
+
+
+def trial(
+    config: RunConfig, tables: Mapping[str, Any], reporter: Reporter, shared: Shared | None = None
+) -> Generator[Ask, Learnt | None, Result]:
+    """The run as a whole, stopping in front of every batch; see :func:`train`.
+
+    Trials over the same data have :class:`Shared` in common, and close it.
+    """
+    plan = Plan.parse(config.plan)
+    out = _open_folder(config)
+    finished = _finished(config, out)
+    if finished is not None:
+        reporter.notice(f"{out} holds a finished run: nothing is left to do")
+        return finished
+    shape = shape_of(config.model)
+    reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
+    data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
+    for notice in data.notices:
+        reporter.notice(notice)
+    if is_main():
+        write_text(out / "config.yaml", to_yaml(config))
+        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+    session, caching = open_session(_as_begun(config, out), plan, data, out, reporter, shared)
+    hit = session.feed.cache is not None and session.feed.cache.complete
+    processes = ranks.world()
+    try:
+        fitted = yield from steps(session)
+        test = _test_scores(session, caching, data)
+    finally:
+        caching.close()
+        session.accelerator.end_training()
+    return _finish(session, caching, fitted, test, hit, processes)
+
+
+def _open_folder(config: RunConfig) -> Path:
+    """Make the run folder, or refuse one that holds another run's work.
+
+    Raises:
+        ConfigError: it holds a run, and ``resume`` was not asked for.
+        ResourceError: it cannot be written.
+    """
+    out = Path(config.out).expanduser()
+    if not config.resume:
+        for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
+            if (out / name).exists():
+                raise ConfigError(
+                    [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
+                )
+    elif (saved := saved_settings(out)) is not None:
+        same_settings(saved, _settings(_as_begun(config, out)), out)
+    with told_about(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if is_main():
+            write_text(out / ".writable", "")
+            (out / ".writable").unlink()
+    return out
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What a run and its resumption must agree on."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
+
+
+def _as_begun(config: RunConfig, out: Path) -> RunConfig:
+    """A run goes on in the precision that ``auto`` came to when it began, whatever fits by now."""
+    begun = (saved_settings(out) or {}).get("cache_dtype") if config.resume else None
+    return config.model_copy(update={"cache_dtype": begun}) if begun and config.cache_dtype == "auto" else config
+
+
+def _finished(config: RunConfig, out: Path) -> Result | None:
+    """The result of a run that was finished before it was resumed; None when there is something left to do.
+
+    Raises:
+        ConfigError: it was a run of other settings.
+        ModelError: its files are damaged.
+    """
+    if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
+        return None
+    try:
+        result = Result(**json.loads((out / RESULT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
+    same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
+    return result
+
+
+def open_session(
+    config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter, shared: Shared | None = None
+) -> tuple[Session, Caching]:
+    """Load the base model, attach the plan, encode the data, open the caches; ``shared`` by the trials of one call."""
+    accelerator = accelerator_for(config.device, config.loggers, out)
+    autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
+    torch.manual_seed(config.seed)
+    shape = shape_of(config.model)
+    kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
+    objective = settle_objective(config, plan, **kind)
+    labels = class_names(config, objective, data.train)
+    read = encode if shared is None else shared.encode
+    load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
+    given = {"name": config.model, "objective": objective, **base_settings(config, labels)}
+    base = load(**given)
+    longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
+    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
+    model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
+    model.attached.reading = reading.to_data()
+    if shared is not None:
+        shared.part(model.attached)
+    if autocast is not None:
+        cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
+    words = Objective(reading, base.tokenizer).to(accelerator.device)
+    train_data = read(data.train, reading, base.tokenizer)
+    eval_data = concatenate([read(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
+    alone = [line] if (line := ranks.left_alone()) else []
+    for notice in (*alone, *base.notices, *model.attached.notices, *notices, *train_data.notices):
+        reporter.notice(notice)
+    opened = None if shared is None else shared.caches
+    caching = Caching(config, model.attached, reading, base.tokenizer, autocast, reporter, opened)
+    feed, eval_feed = ranks.feeds(caching, {"training": train_data, "evaluation": eval_data}, pad_id(base.tokenizer))
+    assert feed is not None
+    session = Session(
+        config=config,
+        accelerator=accelerator,
+        top=Top(model.attached),
+        objective=words,
+        train=train_data,
+        feed=feed,
+        eval=eval_data,
+        eval_feed=eval_feed,
+        eval_parts=tuple(len(part) for part in data.eval),
+        pad_id=pad_id(base.tokenizer),
+        autocast=autocast,
+        out=out,
+        reporter=reporter,
+        settings={**_settings(config), "cache_dtype": caching.dtype},
+        reload=lambda: load_base(**given).model,
+    )
+    if shared is not None:
+        session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)
+    return session, caching
+
+
+def in_bf16(precision: str, device: torch.device) -> bool:
+    """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, float]:
+    """Score the test data once, with the selected weights."""
+    if data.test is None:
+        return {}
+    encoded = encode(data.test, session.objective.reading, session.objective.tokenizer)
+    with session.mixed():
+        scores = evaluate(
+            session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
+        )
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
+    return scores.metrics
+
+
+def _finish(
+    session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
+) -> Result:
+    """Save the adapter and the result; the checkpoint, no longer needed, goes."""
+    attached, progress = session.top.attached, fitted.progress
+    best = fitted.scores.metrics if fitted.scores else {}
+    metric = session.objective.reading.metric
+    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading["precision"] = "bf16" if session.autocast else "fp32"
+    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
+    if is_main():
+        save_adapter(attached, session.out / "adapter")
+    busy = progress.seconds["cache"] + progress.seconds["train"]
+    result = Result(
+        out=str(session.out),
+        plan=str(attached.resolved.plan),
+        objective=session.objective.reading.objective,
+        frozen_depth=attached.resolved.frozen_depth,
+        backprop_blocks=attached.resolved.backprop_blocks,
+        trainable=sum(parameter.numel() for parameter in attached.trained().values()),
+        total=attached.parameter_count(),
+        best=best,
+        best_epoch=progress.best_epoch,
+        test=test,
+        epochs=progress.epoch,
+        seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
+        tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
+        peak_memory_bytes=peak_memory(session.device),
+        cache_hit=hit,
+        processes=processes,
+        elapsed=progress.elapsed,
+        labels=list(session.objective.reading.labels),
+        notices=session.reporter.notices,
+    )
+    if is_main():
+        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+        (session.out / CHECKPOINT).unlink(missing_ok=True)
+    return result

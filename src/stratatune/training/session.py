@@ -1,0 +1,131 @@
+"""What a run trains with, and what a trial asks for before each batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from stratatune.cache.feed import Feed
+from stratatune.data.batching import plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.model.split import Top
+from stratatune.objectives.objective import Objective
+from stratatune.plan import Plan
+from stratatune.progress import Reporter
+from stratatune.training import distributed as ranks
+from stratatune.training.config import RunConfig
+from stratatune.training.trials.sharing import ReadOnce
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Session:
+    """Everything that one run trains with.
+
+    Attributes:
+        top: the model above the frozen depth.
+        feed, eval_feed: hidden states of the training and the evaluation set.
+        train, eval: the encoded data; ``eval`` may be missing.
+        eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
+        autocast: bf16 or None.
+        settings: what a checkpoint must agree with to be resumed.
+        reload: gives the base model once more, for weights that were let go of; None: they stay.
+        away: seconds in which other trials had their turn.
+    """
+
+    config: RunConfig
+    accelerator: Accelerator
+    top: Top
+    objective: Objective
+    train: Encoded
+    feed: Feed | ReadOnce
+    eval: Encoded | None
+    eval_feed: Feed | None
+    eval_parts: tuple[int, ...]
+    pad_id: int
+    autocast: torch.dtype | None
+    out: Path
+    reporter: Reporter
+    settings: Mapping[str, Any]
+    reload: Callable[[], nn.Module] | None = None
+    away: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.accelerator.device
+
+    def batches(self, epoch: int) -> list[Any]:
+        """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
+        config = self.config
+        batches = plan_batches(
+            self.train.lengths,
+            batch_size=config.batch_size,
+            token_budget=config.token_budget,
+            seed=config.seed,
+            epoch=epoch,
+        )
+        return ranks.mine(batches)
+
+    def mixed(self) -> torch.autocast:
+        """The precision of the computation."""
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    @cached_property
+    def likeness(self) -> str:
+        """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        plan = _without_rates(Plan.parse(self.config.plan).to_data())
+        settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
+        return json.dumps({**settings, "plan": plan}, sort_keys=True)
+
+
+OF_THE_OPTIMISER = ("lr", "weight_decay", "warmup", "schedule", "clip", "adam_eps")
+"""Settings that say what becomes of a gradient, and not what is computed."""
+
+
+def _without_rates(data: Any) -> Any:
+    """A plan's data without any method's own rate."""
+    if isinstance(data, Mapping):
+        return {key: _without_rates(value) for key, value in data.items() if key != "lr"}
+    return [_without_rates(value) for value in data] if isinstance(data, list) else data
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A batch that a trial is about to learn from, itself or by ``training/trials/together.py`` in its place.
+
+    Attributes:
+        optimiser: the trial's own.
+        position: epoch and number of the batch in it, both 0-based.
+        index: numbers of the batch's examples [B].
+        factor: what the rates are multiplied with.
+        among: how many batches share its optimiser step.
+        due: the optimiser steps behind this batch.
+    """
+
+    session: Session
+    optimiser: Any
+    position: tuple[int, int]
+    index: np.ndarray
+    factor: float
+    among: int
+    due: bool
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A batch was learnt from: its mean loss, its real tokens, and the seconds to be charged, where others did it."""
+
+    loss: float
+    tokens: int
+    seconds: float = 0.0

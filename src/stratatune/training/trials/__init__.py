@@ -1,0 +1,1 @@
+"""Several runs over one base model, one encoding and one trunk cache."""

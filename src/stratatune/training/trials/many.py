@@ -1,0 +1,140 @@
+"""Several trials over one base model, one encoding, one trunk cache and, where their batches are the same, one pass.
+
+The trials take turns: each makes a step on a batch, then the next one on the same hidden states. Each has its own
+trained tensors, optimiser, random state, metrics and run folder, so it gives the numbers that it would give alone. On a
+GPU those that are alike make their steps together (``training/trials/together.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.progress import Reporter
+from stratatune.training.checkpoint import random_state, set_random_state
+from stratatune.training.config import RunConfig, validate
+from stratatune.training.run import Result, trial
+from stratatune.training.session import Ask, Learnt
+from stratatune.training.trials.sharing import Shared
+from stratatune.training.trials.together import CHOICES, Together
+
+
+def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The settings of every trial: all combinations along ``axes``, each with a folder of its own below ``out``.
+
+    Raises:
+        ConfigError: an axis without values, or one value given twice.
+    """
+    errors = [f"{name}: no values" for name, values in axes.items() if not len(values)]
+    errors += [f"{name}: {list(values)}; each value once" for name, values in axes.items() if _repeats(values)]
+    if errors or not axes:
+        raise ConfigError(errors or ["plans, seeds, rates: none is given"], "give one list or more of what differs")
+    root = Path(str(base.get("out", RunConfig.model_fields["out"].default)))
+    found = []
+    for values in itertools.product(*axes.values()):
+        varied = dict(zip(axes, values, strict=True))
+        named = [_slug(f"{value}" if name == "plan" else f"{name}-{value}") for name, value in varied.items()]
+        found.append({**base, **varied, "out": str(root / "_".join(named))})
+    return found
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    told = [_slug(str(value)) for value in values]
+    return len(set(told)) < len(told)
+
+
+def _slug(text: str) -> str:
+    """``text`` as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
+
+
+def train_many(
+    trials: Sequence[Mapping[str, Any]],
+    *,
+    tables: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    together: str = "auto",
+) -> list[Result]:
+    """Run every trial; the results stand in their order.
+
+    Args:
+        trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
+        tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
+        reporter: says what happens; on standard error by default.
+        together: whether trials of one seed, with plans that differ in their rates alone, make their steps together:
+            ``auto`` (on a GPU), ``never`` or ``always``.
+
+    Raises:
+        UserError: a mistake in the settings or the data, before anything is trained.
+        ResourceError: no room or no permission.
+    """
+    reporter = reporter or Reporter()
+    if together not in CHOICES:
+        raise ConfigError([f"together: {together!r}"], did_you_mean(str(together), CHOICES))
+    configs = [validate(settings) for settings in trials]
+    shared = Shared(fill=len({config.seed for config in configs}) > 1)
+    turns = [
+        Turns(trial(config, tables or {}, Reporter(reporter.quiet, Path(config.out).name), shared))
+        for config in configs
+    ]
+    try:
+        for one in turns:
+            one.take()
+        shared.let_go()
+        company = Together(together, reporter)
+        while take_turns(turns, company):
+            pass
+    finally:
+        shared.close()
+    return [one.result for one in turns if one.result is not None]
+
+
+class Turns:
+    """A trial that goes on where it stopped, with the random numbers that it would draw alone."""
+
+    def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
+        self.running = running
+        self.random: dict[str, Tensor] = {}
+        self.ask: Ask | None = None
+        """The batch that it has come to; None before the first and behind the last."""
+        self.result: Any = None
+
+    def take(self, learnt: Learnt | None = None) -> None:
+        """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
+        if self.random:
+            set_random_state(self.random)
+        try:
+            self.ask = self.running.send(learnt)
+        except StopIteration as done:
+            self.ask, self.result = None, done.value
+        self.random = random_state()
+
+
+def take_turns(turns: Sequence[Turns], together: Together) -> bool:
+    """Let every trial, or those that are behind, learn from the batch that it has come to; False: all are at their end.
+
+    Each must have come to its first batch.
+    """
+    waiting = [(one, one.ask) for one in turns if one.ask is not None]
+    for company in together.companies([ask for _, ask in waiting]):
+        members = [waiting[number] for number in company]
+        learnt = _learnt_together(members, together) if len(members) > 1 else None
+        for number, (one, _) in enumerate(members):
+            one.take(learnt[number] if learnt else None)
+    return bool(waiting)
+
+
+def _learnt_together(members: Sequence[tuple[Turns, Ask]], together: Together) -> list[Learnt] | None:
+    """By the first one's random numbers, which alike trials have in common; None: each is to learn by itself."""
+    set_random_state(members[0][0].random)
+    learnt = together.learn([ask for _, ask in members])
+    state = random_state()
+    for one, _ in members if learnt is not None else ():
+        one.random = state
+    return learnt

@@ -1,0 +1,168 @@
+"""What several trials have in common: one base model, one encoding of the data, one cache, one reading of a batch.
+
+A trial gets modules of its own over the base model's tensors, so a method of one trial is in no other's model, and
+sixteen trials hold the frozen weights once. Only what a trial trains is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stratatune.cache.feed import Feed, FeedClock, fill
+from stratatune.cache.store import TrunkCache
+from stratatune.data.batching import Batch
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.model.attached import Attached
+from stratatune.model.base import Base, Objective, load_base
+from stratatune.model.precision import Casts
+from stratatune.objectives.spec import Reading, encode
+from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.training.config import RunConfig
+from stratatune.training.prepare import Tables, read_tables
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+
+class Shared:
+    """Made once, asked for by every trial of one call.
+
+    Args:
+        fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
+            for the same examples in different company, and the trunk would run for both.
+    """
+
+    def __init__(self, fill: bool = False) -> None:
+        self.fill = fill
+        self.caches: dict[str, TrunkCache] = {}
+        """By a key's digest: within a process one cache object reads and writes for all."""
+        self.casts: Casts = {}
+        """Frozen weights in the precision of the computation."""
+        self._made: dict[Hashable, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made when ``key`` is asked for first."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def load_base(self, name: str, objective: Objective, *, device: torch.device, **settings: Any) -> Base:
+        """As :func:`stratatune.model.base.load_base`: a model of its own over tensors that all trials share.
+
+        A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
+        """
+        seed = None if objective in LM_OBJECTIVES else settings["seed"]
+        base = self.once(
+            ("base", objective, seed), lambda: self._loaded(load_base(name, objective, **settings), device)
+        )
+        return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
+
+    def _loaded(self, base: Base, device: torch.device) -> Base:
+        for name, parameter in base.model.to(device).named_parameters():  # pyright: ignore[reportArgumentType]
+            known = self._tensors.setdefault(name, parameter.data)
+            if known is not parameter.data and torch.equal(known, parameter.data):
+                parameter.data = known
+        return base
+
+    def read_tables(self, config: RunConfig, given: Mapping[str, Any]) -> Tables:
+        """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
+        drawn = config.train_samples is not None or isinstance(config.eval_split, float)
+        return self.once(("tables", config.seed if drawn else None), lambda: read_tables(config, given))
+
+    def encode(self, table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """As :func:`stratatune.objectives.spec.encode`, once for each way of reading."""
+        return self.once(("encoded", id(table), repr(reading)), lambda: encode(table, reading, tokenizer))
+
+    def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
+        """A trial's feed of its training data, which reads a batch once for all whose batches are the same."""
+        if feed.trunk.trains:
+            return feed
+        if self.fill and feed.cache is not None and not feed.cache.complete:
+            fill(feed, data, pad_id, device, lambda examples: None)
+        return ReadOnce(feed, self.once(("read", digest), dict))
+
+    @staticmethod
+    def part(attached: Attached) -> None:
+        """Give a trial's trained parameters memory of their own."""
+        for parameter in attached.trained().values():
+            parameter.data = parameter.data.clone()
+
+    def let_go(self) -> None:
+        """Keep no weights for further trials; call when every trial has its model.
+
+        From here on the trials alone hold the tensors, so what all of them release leaves memory.
+        """
+        for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
+            del self._made[key]
+        self._tensors.clear()
+        self.casts.clear()  # by address, and others may come to stand there
+
+    def close(self) -> None:
+        """Write what is pending in the caches and let other runs write."""
+        for cache in self.caches.values():
+            cache.close()
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with modules of its own and the same tensors."""
+    tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, tensors)
+
+
+class ReadOnce:
+    """A feed that asks another one, unless the trial before it has just asked for the same batch.
+
+    Args:
+        feed: the trial's own.
+        last: what the trials over one cache asked for last, by their batch.
+    """
+
+    def __init__(self, feed: Feed, last: dict[bytes, Tensor]) -> None:
+        self.feed, self.last = feed, last
+
+    @property
+    def cache(self) -> TrunkCache | None:
+        """The cache behind it."""
+        return self.feed.cache
+
+    @property
+    def clock(self) -> FeedClock:
+        """What feeding cost this trial."""
+        return self.feed.clock
+
+    @property
+    def complete(self) -> bool:
+        """As :attr:`Feed.complete`."""
+        return self.feed.complete
+
+    def flush(self) -> None:
+        """As :meth:`Feed.flush`."""
+        self.feed.flush()
+
+    def move_to(self, device: torch.device) -> int:
+        """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
+        return self.feed.move_to(device)
+
+    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Nothing: the trials read in turn, each batch once."""
+        return contextlib.nullcontext()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """As :meth:`Feed.hidden`."""
+        key = batch.index.numpy().tobytes()
+        if key not in self.last:
+            self.last.clear()
+            self.last[key] = self.feed.hidden(batch)
+        return self.last[key]

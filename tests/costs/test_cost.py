@@ -1,0 +1,148 @@
+"""Predicted costs: the papers' speedups and the limits that the design states."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratatune.costs.cost import cost, layer_units
+from stratatune.errors import DataError, PlanError
+from stratatune.plan import Plan, shape_of
+
+LARGE = shape_of("roberta-large")
+
+
+def resolved(text, shape=LARGE):
+    return Plan.parse(text).resolve(shape)
+
+
+@pytest.mark.parametrize(
+    ("plan", "units"), [("full", 72), ("lora", 48), ("bft@12", 36), ("bft-adapter@18", 30), ("head", 24)]
+)
+def test_layer_units_are_those_of_the_paper(plan, units):
+    assert layer_units(resolved(plan)) == units
+
+
+@pytest.mark.parametrize(("depth", "speedup"), [(12, 2.0), (18, 2.4)])
+def test_speedups_over_full_tuning_are_those_of_bft(depth, speedup):
+    assert round(cost(resolved(f"bft-adapter@{depth}")).speedup_vs_full, 1) == speedup
+    prompt = cost(resolved(f"late_prompt(depth={depth}, tokens=1)"))  # one: five prompts in 64 tokens have a price
+    assert round(prompt.speedup_vs_full, 1) == speedup
+
+
+def test_a_block_by_hand():
+    """Full tuning of one block: f = 24 D^2 + 4 T D, activation gradient 24 D^2 + 8 T D, weight gradient 24 D^2."""
+    one = shape_of(
+        {
+            "model_type": "bert",
+            "vocab_size": 10,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 16,
+            "type_vocab_size": 2,
+        }
+    )
+    pooler = 2 * 3 * 64 / 15
+    found = cost(resolved("full", one), tokens=15).flops_per_token
+    assert found == pytest.approx(3 * 24 * 64 + 12 * 15 * 8 + pooler)
+    adapter = cost(resolved("adapter(depth=0, bottleneck=4)", one), tokens=15, objective="classification")
+    assert adapter.flops_per_token == pytest.approx(2 * 24 * 64 + 12 * 15 * 8 + 6 * 64 + pooler * 2 / 3)
+
+
+def test_the_cache_leaves_the_top():
+    found = cost(resolved("bft-adapter"))
+    assert found.flops_per_token_cached < found.flops_per_token / 2
+    assert found.cache_bytes_per_token == 2 * 1024
+    assert cost(resolved("bft-adapter"), dtype="fp32").cache_bytes_per_token == 4 * 1024
+    assert cost(resolved("head")).cache_bytes_per_token == 2 * 1024 // 64
+    full = cost(resolved("full"))
+    assert full.cache_bytes_per_token == 0 and full.flops_per_token == full.flops_per_token_cached
+    assert full.speedup_vs_full == full.speedup_vs_full_cached == 1
+
+
+def test_the_limit_of_the_cache_against_lora_at_depth_18():
+    """Five blocks and the keys and values of the sixth, against 24 whose first has no gradients to pass on: 4.62x."""
+    found = cost(resolved("lpt-adapter@18"), objective="classification", read_last=True)
+    assert found.speedup_vs_lora_cached == pytest.approx(4.62, abs=0.01)
+
+
+def test_prompts_cost_more_than_nothing():
+    assert (
+        cost(resolved("lpt@12"), tokens=15).flops_per_token
+        > cost(resolved("lpt-adapter@12"), tokens=15).flops_per_token
+    )
+
+
+def test_prompts_prefixes_and_generators_by_hand():
+    """Against a plan that trains nothing but lets the gradient through all blocks (a table of one row at the input)."""
+    blocks, hidden, tokens = LARGE.blocks, LARGE.hidden, 40
+
+    def flops(plan):
+        return round(cost(resolved(plan), tokens=tokens, objective="classification").flops_per_token * tokens)
+
+    def passes(length):  # forward and activation gradient of all blocks
+        return blocks * (2 * 24 * hidden**2 * length + 12 * length**2 * hidden)
+
+    head = 6 * hidden**2  # the classifier's dense layer, which is new
+    forward = blocks * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
+    assert flops("frozen") == forward + head - 2 * hidden**2
+    assert flops("prompt") == head + passes(tokens + 20)
+    spared = 3 * 2 * hidden**2 * tokens  # into the first block goes nothing that wants a gradient
+    prefixes = 3 * 4 * blocks * 20 * tokens * hidden - 2 * tokens**2 * hidden
+    assert flops("p-tuning-v2") == head + passes(tokens) + prefixes - spared
+    generator = 6 * (hidden * 256 + 256 * 5 * hidden) - 2 * hidden * 256
+    assert flops("s-idpg-phm") == head + passes(tokens + 5) + forward + generator
+    assert flops("ia3") == head + passes(tokens) - spared - 2 * tokens**2 * hidden  # its queries want none either
+    adapted = 6 * blocks * 2 * 2 * hidden * 16 * tokens
+    first = 5 * 2 * hidden**2 + 8 * tokens * hidden  # all of the attention, and the feed-forward part has its own
+    assert flops("adapter") < head + passes(tokens) + adapted
+    assert flops("adapter") >= head + passes(tokens) + adapted - first * tokens
+    half = "late_prompt(depth=12, generator={})"
+    pooling = flops(half.format("appg")) - flops(half.format("table"))
+    assert pooling == 6 * hidden * 128 * (tokens + 5) - 2 * hidden * 128 * tokens
+
+
+def test_what_an_epoch_costs():
+    """Ten batches of one length have no padding, whatever their order; then A and B are the same."""
+    found = cost("bft-adapter@18", "roberta-large", [32] * 320)
+    a, b, full, cached = (found.epochs[name] for name in ("A", "B", "F", "cached"))
+    assert a == b and a.padding == cached.padding == 1 and a.steps == 10
+    assert found.cache_bytes == 320 * 32 * 1024 * 2
+    assert found.ratio("F") == full.flops / cached.flops > found.ratio("B") > 4
+    assert found.ratio("B", 10) == pytest.approx(10 * b.flops / (found.epochs["first"].flops + 9 * cached.flops))
+
+
+def test_padding_is_worked_out_from_the_lengths():
+    found = cost("bft-adapter@18", "roberta-large", [4, 60] * 320)
+    assert found.epochs["A"].padding == pytest.approx(60 / 32, rel=0.02) and found.epochs["B"].padding == 1
+    assert found.ratio("A") > 1.8 * found.ratio("B")
+
+
+def test_the_limits_of_memory():
+    """At the shape of the benchmarks: the limits that issue states, 17x below F and 12x below A, are passed."""
+    found = cost("bft-adapter@18", "roberta-large", [13] * 320)
+    ours, lora, full = (found.epochs[name].saved_bytes for name in ("cached", "A", "F"))
+    assert full > 10 * ours and lora > 7 * ours
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0], [[1, 2]]])
+def test_wrong_lengths(lengths):
+    with pytest.raises(DataError, match="1 or more"):
+        cost("lora", "roberta-large", lengths)
+
+
+def test_a_plan_needs_a_model():
+    with pytest.raises(PlanError, match="depends on the model"):
+        cost("lora")
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"dtype": "fp8"}])
+def test_wrong_settings(wrong):
+    with pytest.raises(PlanError, match="legal"):
+        cost(resolved("lora"), **wrong)
+
+
+def test_every_number_is_told():
+    told = cost(resolved("bft-adapter")).to_data()
+    assert {"flops_per_token", "speedup_vs_full", "cache_bytes_per_token", "speedup_vs_lora"} <= set(told)

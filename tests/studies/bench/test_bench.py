@@ -1,0 +1,164 @@
+"""A bench on a tiny model: every way measured and predicted. What is fast is never asserted, only what is told."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+import tiny
+from stratatune.costs.cost import cost
+from stratatune.errors import ConfigError, ModelError
+from stratatune.plan import Plan
+from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data, typical
+from stratatune.studies.bench.bars import svg
+from stratatune.studies.bench.bench import bench, objective_of
+from stratatune.studies.bench.machine import Machine
+from stratatune.studies.bench.rates import fitted
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+PLANS = ("bft-adapter@2", "2: lora")
+
+
+def setting(family="bert", **changes):
+    pytest.importorskip("peft")
+    config = tiny.tiny_model(family, "mlm").config.to_dict()
+    data = random_data(lengths_like("sst2", 96), config["vocab_size"])
+    return Setting(config, data, **{"batch_size": 8, "timed": 2, **changes})
+
+
+def test_every_way_is_measured_and_predicted(family):
+    said = []
+    report = bench(setting(family), PLANS, rounds=1, say=said.append)
+    assert [way.name for way in report.ways] == ["A", "B", "F", *PLANS]
+    for way in report.ways:
+        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0 and way.saved_bytes > 0
+    assert report.ratio("A", "A") == 1
+    assert report.ratio("2: lora", "F", 10) == pytest.approx(
+        report.way("F").epochs(10) / report.way("2: lora").epochs(10)
+    )
+    assert any(line.startswith("bft-adapter@2, first:") for line in said)
+    told = json.loads(json.dumps(report.to_data()))
+    assert told["ways"][3]["epoch_vs"].keys() == {"A", "B", "F"}
+    drawn = ElementTree.fromstring(svg(report))
+    bars = [one for one in drawn.iter() if one.tag.endswith("rect")]
+    assert len(bars) == 2 * len(report.ways) and "http" not in svg(report).replace("http://www.w3.org", "")
+
+
+def test_plans_that_train_everything_have_no_cache():
+    report = bench(setting(), ["full"], rounds=1)
+    assert report.way("full").cache_bytes == 0
+
+
+@pytest.mark.parametrize("plans", [[], ["bft", "bft"]])
+def test_wrong_plans(plans):
+    with pytest.raises(ConfigError, match="plans:"):
+        bench(setting(), plans)
+
+
+def of_decoder(family, objective=None, **changes):
+    pytest.importorskip("peft")
+    config = {**tiny.tiny_decoder(family, blocks=3).config.to_dict(), "attn_implementation": "eager"}
+    data = random_data(lengths_like("sst2", 24), config["vocab_size"], causal=True)
+    return Setting(config, data, **{"batch_size": 8, "timed": 2, "objective": objective, **changes})
+
+
+@pytest.mark.parametrize(
+    ("family", "plan", "objective"),
+    [("gpt2", "bft-adapter@2", "causal"), ("llama", "1: lora", "classification"), ("gemma3_text", "lpt@1", "causal")],
+)
+def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, objective):
+    report = bench(of_decoder(family), [plan], rounds=1)
+    assert report.settings["objective"] == objective and [way.name for way in report.ways] == ["A", "B", "F", plan]
+    for way in report.ways:
+        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0 and way.saved_bytes > 0
+
+
+def test_objectives_of_a_bench():
+    decoder, encoder = {"model_type": "gpt2"}, {"model_type": "bert"}
+    assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
+    with pytest.raises(ConfigError, match="objective: 'completion'"):
+        objective_of(decoder, ["lora"], "completion")
+    with pytest.raises(ConfigError, match="no decoder"):
+        objective_of(encoder, ["lora"], "causal")
+
+
+def test_encoder_decoders_are_refused():
+    with pytest.raises(ModelError, match="measures encoders and decoders"):
+        bench(Setting({"model_type": "t5"}, random_data(np.array([4, 5]), 100)), ["lora"])
+
+
+@pytest.mark.parametrize("objective", ["causal", "classification"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoders_arms_do_the_operations_that_the_cost_model_counts(family, objective):
+    """Ours with the head at one position, those of today at every one.
+
+    Stock LoRA on GPT-2's ``c_attn`` is one pair of matrices, as large as those of q and v; only in the first block,
+    where the first matrix wants no input gradient, does it multiply 2 r D times a token more.
+    """
+    from benchmarks.counters import counted_flops
+
+    here = of_decoder(family, objective, timed=99, bf16=False)
+    ours = Ours(here, "bft-adapter@1", None)
+    ours.epoch()  # fills the cache
+    resolved, labels = ours.model.attached.resolved, 3
+    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8, labels=labels).epochs
+    assert counted_flops(ours.epoch) == counted["cached"].flops
+    assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
+    lora = Stock(here, lora=True, bucketed=False)
+    for name, arm, batches in (("A", lora, here.random), ("B", lora.cut_by_length(), here.bucketed)):
+        tokens = sum(len(index) * int(here.data.lengths[index].max()) for index in batches)
+        more = 2 * 8 * resolved.shape.hidden * tokens if family == "gpt2" else 0
+        assert counted_flops(arm.epoch) == counted[name].flops + more
+
+
+def test_the_loss_of_today_is_ours():
+    """The whole decoder of transformers with its own loss, and our top from the cache: one number."""
+    here = of_decoder("llama", "causal", bf16=False)
+    ours, stock = Ours(here, "lora", None), Stock(here, lora=False, bucketed=True)
+    for mine, theirs in zip(ours.batches(), stock.batches(), strict=True):
+        assert ours.loss(mine).item() == pytest.approx(stock.loss(theirs).item(), rel=1e-5)
+
+
+def test_the_arms_do_the_operations_that_the_cost_model_counts():
+    """Over the timed batches: what is measured and what is predicted are the same work."""
+    from benchmarks.counters import counted_flops
+
+    here = setting(timed=99, bf16=False)
+    ours = Ours(here, PLANS[0], None)
+    ours.epoch()  # fills the cache
+    counted = cost(ours.model.attached.resolved, None, here.data.lengths, batch_size=8, labels=3).epochs
+    assert counted_flops(ours.epoch) == counted["cached"].flops
+    assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
+
+
+def test_a_rate_is_a_fixed_part_and_a_slope():
+    rate = fitted([100, 200, 400], [1.5, 2.0, 3.0])
+    assert rate.fixed == pytest.approx(1.0) and rate.per_second == pytest.approx(200)
+    assert rate.seconds(300) == pytest.approx(2.5)
+    assert fitted([100, 200], [1.0, 3.0]).fixed == 0  # nothing takes less than no time
+    assert fitted([5, 5], [1.0, 3.0]).seconds(5) == pytest.approx(2.0)
+
+
+def test_predictions_follow_the_formulas(monkeypatch):
+    """With one rate for everything and no fixed part, a prediction is the work over the rate."""
+    from stratatune.studies.bench import machine
+
+    here = setting(timed=99)
+    monkeypatch.setattr(Machine, "_rate", lambda self, name: machine.Rate(0.0, 1e9))
+    made = Machine(here)
+    plan = Plan.parse("2: lora").resolve(made.shape)
+    counted = cost(plan, None, here.data.lengths, batch_size=8).epochs
+    from_cache = made.plan(plan, here.bucketed, trunk=False)
+    assert from_cache == pytest.approx(counted["cached"].flops / 1e9, rel=0.02)  # but for the head
+    assert made.stock("full", here.random) == pytest.approx(counted["F"].flops / 1e9, rel=0.02)
+
+
+def test_typical_batches_are_as_long_as_the_epochs():
+    lengths = lengths_like("rte", 3200)
+    plan = np.array_split(np.random.default_rng(0).permutation(3200), 100)
+    padded = [len(index) * lengths[index].max() for index in plan]
+    few = [len(index) * lengths[index].max() for index in typical(plan, lengths, 6)]
+    assert np.mean(few) == pytest.approx(np.mean(padded), rel=0.01)

@@ -1,0 +1,205 @@
+"""The cost model held to what is counted while models run: operations, bytes kept, padding. Never seconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.counters import counted_flops, resident_bytes, saved_bytes
+from torch import nn
+
+import tiny
+from stratatune.costs.block_flops import FP32, OURS
+from stratatune.costs.flops import example, head_work, reads_one
+from stratatune.data.batching import padding_ratio, plan_batches
+from stratatune.model.attach import apply
+from stratatune.model.split import Top
+from stratatune.plan import Plan, shape_of
+from stratatune.studies.bench.arms import lengths_like
+
+B, T, LABELS = 3, 13, 3
+SIZES = {"hidden": 64, "ffn": 256, "heads": 4, "blocks": 4, "attn_implementation": "eager"}
+PLANS = (
+    "bft-adapter@2",
+    "bft-adapter+ffd@2",
+    "bft@2",
+    "adapter(depth=4, bottleneck=8)",
+    "late_prompt(depth=2, tokens=3, bottleneck=8)",
+    "spafit-1-2-II",
+    "2: bitfit",
+    "3: bitfit(on=down)",
+    "2: lora(rank=4, alpha=4, on=o)",
+    "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)",
+    "2: houlsby",
+    "lora",
+    "1: full",
+    "full",
+    "head",
+)
+
+
+def tuned(family, kind, plan):
+    return apply(tiny.tiny_model(family, kind, **SIZES), plan).train()
+
+
+def loss_of(model, tokens=T, words=None):
+    """A function that runs the top, as from a cache, and gives a loss."""
+    hidden = torch.randn(B, tokens, 64, requires_grad=model.attached.resolved.trains_embeddings)
+    mask, read = torch.ones(B, tokens, dtype=torch.bool), torch.full((B,), tokens - 2)
+    top = Top(model.attached)
+    return lambda: top(hidden, mask, read, words).logsumexp(-1).sum()
+
+
+@pytest.mark.parametrize("kind", ["mlm", "classification"])
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_step_from_the_cache_does_the_operations_of_the_formula(family, kind, plan):
+    """To the last one: truncation, the first block's own gradients, and the last block at one position."""
+    model = tuned(family, kind, plan)
+    loss = loss_of(model)
+    _, top = example(model.attached.resolved, T, kind, read_last=True, labels=LABELS)
+    assert counted_flops(lambda: loss().backward()) == B * top.flops
+
+
+def stock(family, lora):
+    """Arms F and A: the whole model of transformers, plain or under peft."""
+    model = tiny.tiny_model(family, "classification", **SIZES)
+    if not lora:
+        return model.requires_grad_(True).train()
+    peft = pytest.importorskip("peft")
+    wanted = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])
+    return peft.get_peft_model(model, wanted).train()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("plan", [": lora", "full"])
+def test_the_ways_of_today_do_the_operations_of_the_formula(family, plan):
+    model = stock(family, "lora" in plan)
+    resolved = Plan.parse(plan).resolve(shape_of(tiny.tiny_model(family, "classification", **SIZES).config.to_dict()))
+    ids, mask = torch.randint(5, 100, (B, T)), torch.ones(B, T, dtype=torch.long)
+
+    def step():
+        model(input_ids=ids, attention_mask=mask).logits.logsumexp(-1).sum().backward()
+
+    parts = example(resolved, T, "classification", read_last=False, labels=LABELS)
+    assert counted_flops(step) == B * sum(part.flops for part in parts)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "classification"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *("bft-adapter@2", "bft@2", "2: bitfit", "lora", "2: lora(rank=24, alpha=8, on=q,k,v,o,up,down)"),
+        *("1: full", "full"),
+        *("2: houlsby", "1: houlsby(bottleneck=40, on=down)", "2: ia3", "1: delta_bias", "2: prefix(tokens=3)"),
+        *("2: parallel(bottleneck=24)", "2: parallel(on=attn)", "prompt(tokens=3)"),
+    ],
+)
+def test_bytes_kept_for_backward_are_those_of_the_formula(family, kind, plan):
+    model = tuned(family, kind, plan)
+    _, top = example(model.attached.resolved, T, kind, read_last=True, labels=LABELS, widths=FP32)
+    assert saved_bytes(loss_of(model), model) == pytest.approx(B * top.kept, rel=0.07)
+
+
+DECODER_PLANS = (
+    "bft-adapter@2",
+    "bft@1",
+    "late_prompt(depth=2, tokens=3, bottleneck=8)",
+    "2: lora(rank=4, alpha=4, on=o)",
+    "2: houlsby",
+    "lora",
+    "1: full",
+    "full",
+    "head",
+)
+
+
+BESIDE = ("lora(rank=4, alpha=4, on=q)", "lora(rank=4, alpha=4, on=v)", "delta_bias(on=k)", "ia3")
+
+
+@pytest.mark.parametrize("kind", ["causal", "classification"])
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [(family, plan) for family in ("gpt2", "llama") for plan in DECODER_PLANS]
+    + [("gpt2", "2: bitfit"), ("gpt2", "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)"), ("qwen3", "1: full")]
+    + [(family, f"{start}: {which}") for family in ("gpt2", "qwen3") for start in (1, 2) for which in BESIDE],
+)
+def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(family, kind, plan):
+    """To the last one: norms in front of their parts, grouped queries, and GPT-2's q, k and v as one tensor.
+
+    So too where the last block runs at one position: its queries are made twice, with all keys and values and alone.
+    """
+    model = apply(tiny.tiny_decoder(family, kind, blocks=3, attn_implementation="eager"), plan).train()
+    resolved = model.attached.resolved
+    tokens = 1 if model.attached.one_position else T
+    hidden = torch.randn(B, tokens, 32, requires_grad=resolved.trains_embeddings)
+    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.attached)
+    _, formula = example(resolved, T, kind, read_last=reads_one(resolved.shape, kind), labels=LABELS)
+    assert counted_flops(lambda: top(hidden, mask, read).logsumexp(-1).sum().backward()) == B * formula.flops
+
+
+@pytest.mark.parametrize("plan", ["bft-adapter@2", "lora", "full"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_bytes_that_a_decoder_keeps_are_about_those_of_the_formula(family, plan):
+    model = apply(tiny.tiny_decoder(family, blocks=3, attn_implementation="eager"), plan).train()
+    hidden = torch.randn(B, T, 32, requires_grad=model.attached.resolved.trains_embeddings)
+    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.attached)
+    _, formula = example(model.attached.resolved, T, "causal", read_last=True, widths=FP32)
+    kept = saved_bytes(lambda: top(hidden, mask, read).logsumexp(-1).sum(), model)
+    assert kept == pytest.approx(B * formula.kept, rel=0.15)
+
+
+def test_truncation_and_the_cache_save_memory(family):
+    """Against full tuning of the same four blocks: two blocks, of which the last at one position, keep a third."""
+    ours, full = tuned(family, "classification", "bft-adapter@2"), tuned(family, "classification", "full")
+    mine, theirs = (saved_bytes(loss_of(model), model) for model in (ours, full))
+    assert 3 * mine < theirs
+    assert resident_bytes(*ours.attached.top_weights()) < 0.6 * resident_bytes(full)
+
+
+def test_the_last_block_computes_one_position(family):
+    """From T to 2 T tokens its operations grow by keys and values alone, and what attends to them."""
+    model = tuned(family, "classification", "bft-adapter@3")
+    short, long = (counted_flops(loss_of(model, tokens)) for tokens in (T, 2 * T))
+    keys_and_values, attention, adapter = 2 * 2 * 64 * 64, 2 * 2 * 64, 2 * 2 * 64 * 16
+    assert long - short == B * T * (keys_and_values + attention + adapter)
+
+
+@pytest.mark.parametrize("size", [{"batch_size": 32}, {"token_budget": 512}])
+def test_batches_cut_by_length_hold_little_padding(size):
+    lengths = lengths_like("sst2", 20_000)
+    assert padding_ratio(plan_batches(lengths, **size, seed=0, epoch=0), lengths) < 1.1
+    order = np.random.default_rng(0).permutation(len(lengths))
+    assert padding_ratio(np.split(order, 625), lengths) > 2.5
+
+
+LARGE = Plan.parse("bft-adapter@18").resolve(shape_of("roberta-large"))
+
+
+@pytest.mark.parametrize(("tokens", "words", "share"), [(64, 0, 0.02), (13, 2, 0.003)])
+def test_the_head_takes_a_small_share_of_a_step(tokens, words, share):
+    """Over the vocabulary at 64 tokens; at SST-2's 13 tokens the loss over label words alone keeps it small."""
+    _, top = example(LARGE, tokens, "mlm", read_last=True, words=words)
+    head = head_work(LARGE, "mlm", arrives=True, labels=0, words=words, widths=OURS)
+    assert head.flops < share * top.flops
+
+
+@pytest.mark.parametrize("words", [None, [5, 6]])
+def test_the_heads_share_is_counted_on_a_twin(family, words):
+    """The operations of the head alone, of a model with RoBERTa's ratio of vocabulary to width, as by the formula."""
+    model = tuned(family, "mlm", "bft-adapter@2")
+    hidden = torch.randn(B, 1, 64, requires_grad=True)
+    rows = None if words is None else torch.tensor(words)
+    mask = torch.ones(B, 1, dtype=torch.bool)
+
+    def head() -> None:
+        model.attached.backbone.head(hidden, rows, mask).logsumexp(-1).sum().backward()
+
+    formula = head_work(model.attached.resolved, "mlm", True, labels=0, words=len(words or ()), widths=OURS)
+    assert counted_flops(head) == B * formula.flops
+
+
+def test_each_storage_is_counted_once():
+    layer = nn.Linear(8, 8)
+    x = torch.randn(4, 8, requires_grad=True)
+    assert saved_bytes(lambda: layer(x).relu().sum(), layer) == 2 * 4 * 8 * 4  # the input and the output of relu
+    assert resident_bytes(layer, layer.weight) == (64 + 8) * 4

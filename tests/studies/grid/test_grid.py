@@ -1,0 +1,173 @@
+"""Grids on this machine: each run once, caches built once, failures kept, what is killed goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import gridding
+from stratatune.app.cli import run as command
+from stratatune.cache.folders import list_caches
+from stratatune.studies.grid.grid import grid_lock
+from stratatune.studies.grid.records import read_caches, read_records
+from stratatune.studies.grid.store import Store
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
+
+
+@pytest.fixture
+def say(capsys):
+    """``say("grid", ...)``: exit code, standard output as JSON, standard error."""
+
+    def said(*arguments):
+        capsys.readouterr()
+        code = command([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out), err
+
+    return said
+
+
+def test_a_grid_from_first_to_last(tmp_path, say):
+    recipe, out = gridding.write_recipe(tmp_path), tmp_path / "grid"
+    code, answer, _ = say("grid", recipe, "--dry-run")
+    assert (code, answer["trunks"], len(answer["runs"])) == (0, 1, 4)
+    assert not out.exists()
+
+    code, answer, err = say("grid", recipe, "--out", out, "--jobs", 2)
+    assert (code, answer["ran"], answer["skipped"], answer["failed"]) == (0, 4, 0, []), err
+    assert answer["caches"] == 2  # of the training and of the evaluation data
+
+    _, again, _ = say("grid", recipe, "--out", out)
+    assert (again["ran"], again["skipped"], again["caches"]) == (0, 4, 0)
+
+    asked, records = read_records(out)
+    assert asked.title == "tiny"
+    (built,) = read_caches(out)
+    assert (built["depth"], len(built["caches"])) == (2, 2)
+    assert "2 of 2 done" in (out / "report.html").read_text()
+    assert all(one.status == "done" and one.result["cache_hit"] for one in records)
+    assert [one.coordinates["plan"] for one in records] == ["bft-adapter@2"] * 2 + ["lpt@2"] * 2
+    assert all(gridding.epochs_of(one.folder) == [1] for one in records)
+    assert all(one.environment["libraries"]["torch"] for one in records)
+    assert all(info.complete for info in list_caches(tmp_path / "caches"))
+
+    _, rows, _ = say("grid", "ls", out)
+    assert {row["status"] for row in rows} == {"done"}
+    _, shown, _ = say("grid", "show", out, records[0].id[:6])
+    assert shown["result"] == records[0].result
+    table = tmp_path / "runs.parquet"
+    assert say("grid", "export", out, "--out", table)[1]["n"] == 4
+    from pyarrow import parquet
+
+    assert parquet.read_table(table)["best_accuracy"].to_pylist() == [one.result["best"]["accuracy"] for one in records]
+
+    _, removed, _ = say("grid", "rm", out, records[0].id)
+    assert removed == {"removed": [records[0].id]} and not records[0].folder.exists()
+    assert say("grid", recipe, "--out", out, "--only", "seed=0")[1]["ran"] == 1
+
+
+def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
+    """A run with a mistake, and one whose process is killed each time it is begun; the third is as if it were alone."""
+    (tmp_path / "dying.py").write_text(
+        "import os\n"
+        "import stratatune.studies.grid.worker as worker\n"
+        "def work(job, work=worker.work):\n"
+        "    if job['config']['seed'] == 1: os.kill(os.getpid(), 9)\n"
+        "    return work(job)\n"
+        "worker.work = work\n"
+        "worker.main()\n"
+    )
+    monkeypatch.setattr("stratatune.studies.grid.engines.COMMAND", (sys.executable, str(tmp_path / "dying.py")))
+    plans = [{"name": "bad", "plan": "lpt@2", "template": "<mask> {c}"}, "bft-adapter@2"]
+    pairs = [{"plan": "bad", "seed": 0}, {"plan": "bft-adapter@2"}]
+    recipe, out = gridding.write_recipe(tmp_path, plans=plans, pairs=pairs), tmp_path / "grid"
+
+    code, answer, err = say("grid", recipe, "--out", out)
+    assert (code, answer["ran"], len(answer["failed"])) == (1, 3, 2)
+    mistake, killed = (one["error"] for one in answer["failed"])
+    assert "{c}" in mistake and "\n" not in mistake and mistake in err
+    assert "killed by signal 9" in killed and killed.endswith("3 times")
+    assert err.count("it goes on from its checkpoint") == 2
+    assert "Traceback" in (out / "runs" / answer["failed"][0]["id"] / "error.txt").read_text()
+
+    code, answer, _ = say("grid", recipe, "--out", out)
+    assert (code, answer["ran"], answer["skipped"], len(answer["failed"])) == (1, 0, 1, 2)
+    code, answer, _ = say("grid", recipe, "--out", out, "--retry-failed", "--only", "plan=bad")
+    assert (code, answer["ran"], answer["skipped"], len(answer["failed"])) == (1, 1, 0, 1)
+    assert len(say("grid", "rm", out, "--failed")[1]["removed"]) == 2
+
+
+def test_killed_and_begun_again(tmp_path):
+    """SIGKILL at any moment: book, run folders and caches come out like those of a grid that was never killed."""
+    recipe = gridding.write_recipe(tmp_path, seeds=list(range(5)), base={"epochs": 3})
+    out, kills = tmp_path / "grid", 0
+    line = [sys.executable, "-m", "stratatune", "grid", str(recipe), "--out", str(out), "--json"]
+    for done_before_kill in (0, 4):
+        grid = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+        while grid.poll() is None and _done(out) <= done_before_kill:
+            time.sleep(0.02)
+        kills += grid.poll() is None
+        os.killpg(grid.pid, signal.SIGKILL)
+        grid.communicate()
+    assert kills == 2
+    finished = {record.id: (record.folder / "result.json").stat().st_mtime_ns for record in _finished(out)}
+    said = subprocess.run(line, capture_output=True, text=True, check=True)
+    answer = json.loads(said.stdout)
+    assert answer["ran"] + answer["skipped"] == 10 and not answer["failed"]
+    _, records = read_records(out)
+    assert {record.status for record in records} == {"done"}
+    assert all(gridding.epochs_of(record.folder) == [1, 2, 3] for record in records)
+    assert all(record.result["cache_hit"] for record in records)
+    assert all((out / "runs" / name / "result.json").stat().st_mtime_ns == at for name, at in finished.items())
+    assert len(list_caches(tmp_path / "caches")) == 2
+
+
+def _finished(out):
+    return [record for record in read_records(out)[1] if record.status == "done"]
+
+
+def _done(out):
+    return len(list(out.glob("runs/*/result.json")))
+
+
+def test_one_process_at_a_time(tmp_path, say):
+    recipe, out = gridding.write_recipe(tmp_path), tmp_path / "grid"
+    with grid_lock(out):
+        code, answer, err = say("grid", recipe, "--out", out)
+    assert code == 2
+    assert "another process is working on this grid" in answer["error"]["message"]
+    assert err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["grid", "{recipe}"], "--out: missing"),
+        (["grid", "{recipe}", "--out", "g", "--engine", "loca"], "--engine 'loca'"),
+        (["grid", "{recipe}", "--out", "g", "--address", "x"], "only Ray has one"),
+        (["grid", "{recipe}", "--out", "g", "--jobs", "0"], "--jobs 0"),
+        (["grid", "{recipe}", "--only", "seed"], "--only seed: write AXIS=NAME"),
+        (["grid", "no.yaml", "--out", "g"], "no.yaml: no such file"),
+        (["grid", "ls", "nowhere"], "nowhere: holds no grid"),
+        (["grid", "rm", "{grid}"], "which runs?"),
+        (["grid", "show", "{grid}", "zz"], "0 runs of"),
+        (["grid", "export", "{grid}", "--out", "x.xls"], "--format 'xls'"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line(tmp_path, say, arguments, said):
+    recipe = gridding.write_recipe(tmp_path)
+    Store.create(tmp_path / "grid").close()
+    named = [one.format(recipe=recipe, grid=tmp_path / "grid") for one in arguments]
+    code, answer, err = say(*named)
+    assert code == 2
+    assert said in answer["error"]["message"]
+    assert err.count("error:") == 1 and "Traceback" not in err

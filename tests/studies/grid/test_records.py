@@ -1,0 +1,104 @@
+"""Reading runs back, and the book of a grid."""
+
+import json
+import sqlite3
+
+import pytest
+
+from stratatune.errors import ConfigError
+from stratatune.studies.grid.records import read_records, run_id
+from stratatune.studies.grid.store import FILE, Store
+from stratatune.training.config import RunConfig, to_yaml
+
+RECIPE = {"title": "t", "plans": ["lpt"]}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A book of two runs, one done and one waiting."""
+    with Store.create(tmp_path / "grid") as store:
+        store.tell(recipe=json.dumps(RECIPE))
+        store.plan(
+            {"id": str(number), "number": number, "coordinates": {"seed": number}, "config": {"seed": number}}
+            for number in (1, 0)
+        )
+        store.started("1")
+        store.stopped("1", "done", result={"best": {"accuracy": 0.5}})
+    return tmp_path / "grid"
+
+
+def test_a_grid_folder(grid):
+    folder = grid / "runs" / "1"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    recipe, records = read_records(grid)
+    assert recipe is not None and recipe.title == "t"
+    assert [(one.id, one.status, one.coordinates) for one in records] == [
+        ("0", "waiting", {"seed": 0}),
+        ("1", "done", {"seed": 1}),
+    ]
+    assert records[1].result == {"best": {"accuracy": 0.5}}
+    assert records[1].history == [{"epoch": 1}, {"epoch": 2}]
+    assert str(folder / "config.yaml") in records[1].command
+
+
+def test_a_run_folder(tmp_path):
+    config = RunConfig(model="m/base", train="data/films.csv", seed=3)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    recipe, (record,) = read_records(tmp_path)
+    assert recipe is None
+    assert record.status == "running"
+    assert record.coordinates == {"model": "base", "plan": "bft-adapter", "task": "films", "seed": 3}
+    assert record.id == run_id(config.model_dump(mode="json"))
+    (tmp_path / "result.json").write_text('{"best": {}}')
+    assert read_records(tmp_path)[1][0].status == "done"
+
+
+def test_the_id_leaves_out_what_changes_no_number():
+    config = RunConfig(model="m", train="t").model_dump(mode="json")
+    assert run_id({**config, "out": "elsewhere", "cache": "ram", "resume": True, "loggers": ["aim"]}) == run_id(config)
+    assert run_id({**config, "lr": 0.5}) != run_id(config)
+
+
+def test_planning_again_keeps_what_was_done(grid):
+    with Store.create(grid) as store:
+        store.plan([{"id": "1", "number": 7, "coordinates": {"seed": "one"}, "config": {}}])
+        row = store.runs()[-1]
+    assert (row["number"], row["coordinates"], row["status"], row["starts"]) == (7, {"seed": "one"}, "done", 1)
+    assert row["config"] == {"seed": 1}
+
+
+def test_a_book_that_was_killed_before_it_was_begun(tmp_path):
+    (tmp_path / FILE).touch()
+    with Store.create(tmp_path) as store:
+        assert store.runs() == []
+
+
+def test_another_version(grid):
+    with sqlite3.connect(grid / FILE) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    for opening in (Store.open, Store.create, read_records):
+        with pytest.raises(ConfigError, match="is of version 99; this stratatune reads 1"):
+            opening(grid)
+
+
+def test_no_grid(tmp_path):
+    with pytest.raises(ConfigError, match="neither a run folder nor a grid folder"):
+        read_records(tmp_path)
+    (tmp_path / FILE).write_text("no database" * 100)
+    with pytest.raises(ConfigError, match="file is not a database"):
+        read_records(tmp_path)
+    with sqlite3.connect(tmp_path / "other") as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    (tmp_path / "other").replace(tmp_path / FILE)
+    with pytest.raises(ConfigError, match="is no grid of ours"):
+        Store.create(tmp_path)
+
+
+def test_a_damaged_file(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: m\ntrain: t\n")
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"result\.json"):
+        read_records(tmp_path)

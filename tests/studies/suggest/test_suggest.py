@@ -1,0 +1,295 @@
+"""Suggest: a signal planted at a known depth is found there, budgets leave plans out, and what is written trains."""
+
+from __future__ import annotations
+
+import json
+import random
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+import tiny
+from stratatune.errors import ConfigError, DataError, ModelError, ResourceError
+from stratatune.plan import Plan, shape_of
+from stratatune.progress import Reporter
+from stratatune.studies.suggest.choosing import find
+from stratatune.studies.suggest.pricing import Rates, Work, nearest_kept, price, within
+from stratatune.studies.suggest.probing import Pass, Probe, probe
+from stratatune.studies.suggest.suggest import suggest
+from stratatune.studies.suggest.suggestion import Asked
+from stratatune.training.config import load_config, validate
+
+FILLER = "the a film book story day night city person man woman she saw it was one two three red blue big old".split()
+QUIET = Reporter(quiet=True)
+
+
+def rows(count=160, *, signal=True, seed=0):
+    """Texts of filler; one word of each, somewhere in it, tells the label, unless there is no signal."""
+    chance = random.Random(seed)
+    found = []
+    for number in range(count):
+        words, label = chance.choices(FILLER, k=chance.randint(4, 9)), number % 2
+        words.insert(chance.randint(0, len(words)), "great" if label and signal else "terrible" if signal else "fine")
+        found.append({"text": " ".join(words), "label": ("no", "yes")[label], "score": label + chance.random()})
+    return found
+
+
+def table(count=160, **wanted):
+    return Dataset.from_list(rows(count, **wanted))
+
+
+def planted(folder, block, blocks=5, family="bert"):
+    """A model in which no token learns of another, but for block ``block``, which gives every token the mean of all.
+
+    The feed-forward parts are silent everywhere, so the position read first knows the label at depth ``block`` + 1.
+    """
+    model = tiny.tiny_bert("mlm", blocks=blocks)
+    with torch.no_grad():
+        for number, layer in enumerate(model.bert.encoder.layer):
+            attention = layer.attention
+            for part in (layer.output.dense, attention.output.dense, attention.self.query, attention.self.key):
+                part.weight.zero_()
+                part.bias.zero_()
+            if number == block:
+                attention.output.dense.weight.copy_(4 * torch.eye(32))
+                attention.self.value.weight.copy_(torch.eye(32))
+    model.save_pretrained(folder)
+    tiny.tiny_tokenizer(family).save_pretrained(folder)
+    return str(folder)
+
+
+def asked(model, source="in-memory", **settings):
+    given = {"model": model, "train": source, "text": "text", "label": "label", "device": "cpu", "batch_size": 16}
+    return validate({**given, **settings})
+
+
+def curve(values, error=0.01, control=0.5, reading="read"):
+    return [Probe(depth, reading, value, error, control, error) for depth, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("block", [0, 2, 4])
+def test_a_signal_planted_at_a_depth_is_found_there(block, tmp_path):
+    found = suggest(asked(planted(tmp_path, block)), Asked(), tables={"train": table()}, reporter=QUIET)
+    view = found.views[0]
+    read = [one.score for one in view.probes if one.reading == "read"]
+    assert max(read[: block + 1]) < 0.75 and min(read[block + 1 :]) > 0.95
+    assert view.found.gathered.depth == block + 1
+    assert found.plan == f"bft-adapter@{min(4, max(1, block))}"
+    mean = [one.score for one in view.probes if one.reading == "mean"]
+    assert min(mean) > 0.95  # the tokens themselves hold it from the embeddings on
+    assert all(abs(one.control - 0.5) < 0.2 for one in view.probes)
+
+
+def test_without_a_signal_the_papers_depth_stands(tmp_path):
+    tables = {"train": table(signal=False)}
+    found = suggest(asked(planted(tmp_path, 2)), Asked(), tables=tables, reporter=QUIET)
+    assert not found.views[0].found.told
+    assert found.plan == "bft-adapter@4"  # three quarters of five blocks
+    assert "no depth tells the labels" in found.why[0]
+
+
+def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path):
+    found = suggest(asked(planted(tmp_path, 3)), Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
+    resolved = Plan.parse(found.plan).resolve(shape_of(str(tmp_path)))
+    assert found.views[0].objective == "classification"
+    assert resolved.frozen_depth == found.views[0].found.frozen
+    lora = [number for number, block in enumerate(resolved.blocks) if any(one.kind == "lora" for one in block)]
+    assert lora == [3, 4]
+
+
+def test_any_takes_the_cheaper_where_both_read_alike(tmp_path):
+    found = suggest(asked(planted(tmp_path, 1)), Asked(family="any"), tables={"train": table()}, reporter=QUIET)
+    first, second = found.views
+    assert {first.family, second.family} == {"bft", "spafit"}
+    assert abs(first.found.best.score - second.found.best.score) < 0.01
+    assert first.chosen.flops < second.chosen.flops
+    assert found.plan == first.chosen.plan
+    assert any(line.startswith(f"{second.family}, read at") for line in found.why)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_decoder_is_read_at_its_last_token(name, tmp_path):
+    tiny.save_tiny_decoder(tmp_path, name)
+    found = suggest(asked(str(tmp_path)), Asked(samples=64), tables={"train": table(80)}, reporter=QUIET)
+    view = found.views[0]
+    assert (view.objective, {one.reading for one in view.probes}) == ("causal", {"read"})
+    assert view.feature_bytes == 64 * 5 * 32 * 4
+    assert (found.samples, found.rows) == (64, 80)
+
+
+def test_numbers_are_probed_by_correlation(tmp_path):
+    config = asked(planted(tmp_path, 1), label="score", objective="regression")
+    found = suggest(config, Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
+    best = found.views[0].found.best
+    assert best.score > 0.8 and abs(best.control) < 0.3
+    assert "Pearson" in found.why[0]
+
+
+def test_budgets_leave_plans_out(tmp_path):
+    model = planted(tmp_path, 1)
+    free = suggest(asked(model), Asked(), tables={"train": table()}, reporter=QUIET).views[0].candidates
+    memory = (free[1].memory_bytes + free[2].memory_bytes) // 2  # of depths 2 and 3
+    found = suggest(asked(model), Asked(budget_memory=memory), tables={"train": table()}, reporter=QUIET)
+    assert found.plan == "bft-adapter@3"
+    assert [bool(one.over) for one in found.views[0].candidates] == [True, True, False, False, False]
+    assert any("over the budget" in line for line in found.why)
+    with pytest.raises(ConfigError, match="even bft-adapter@5 takes"):
+        suggest(asked(model), Asked(budget_memory=1000), tables={"train": table()}, reporter=QUIET)
+
+
+def test_prices_are_the_cost_models():
+    lengths, shape = np.array([5, 9, 12, 7] * 10), shape_of("bert-base-uncased")
+    work = Work(lengths, rows=400, epochs=3, batch_size=8, objective="mlm", dtype="fp32", classes=2)
+    priced = {d: price(f"bft-adapter@{d}", d, shape, work, Rates(2e9, 1e9)) for d in (3, 9)}
+    assert priced[9].flops < priced[3].flops and priced[9].memory_bytes < priced[3].memory_bytes
+    assert priced[9].cache_bytes == 10 * lengths.sum() * 768 * 4
+    twice = price("bft-adapter@9", 9, shape, Work(lengths, 800, 3, 8, "mlm", "fp32", 2), Rates(2e9, 1e9))
+    assert twice.flops == pytest.approx(2 * priced[9].flops)
+    kept = [within(one, priced[9].seconds, None) for one in priced.values()]
+    assert [bool(one.over) for one in kept] == [True, False]
+    assert nearest_kept(kept, 3) == kept[1]
+    assert nearest_kept(kept, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "depth"),
+    [
+        ((0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.9), 3),  # gathered at 4
+        ((0.5, 0.6, 0.7, 0.8, 0.895, 0.9, 0.9), 3),  # within one standard error of the best
+        ((0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9), 1),
+        ((0.5, 0.5, 0.5, 0.5, 0.5, 0.7, 0.9), 5),
+        ((0.5, 0.51, 0.5, 0.49, 0.5, 0.51, 0.5), 4),  # nothing is told: three quarters
+    ],
+)
+def test_the_rule(values, depth):
+    assert find(curve(values)).depth == depth
+
+
+def test_the_frozen_part_ends_where_the_mean_begins_to_rise():
+    probes = [*curve((0.5, 0.6, 0.7, 0.8, 0.9)), *curve((0.7, 0.7, 0.705, 0.75, 0.8), reading="mean")]
+    assert find(probes).frozen == 2
+
+
+def test_the_probe_against_its_parts():
+    """Depth 1 holds the class, depth 0 noise; the folds and the control come from the seed alone."""
+    random_, labels = np.random.default_rng(0), np.arange(90) % 3
+    features = random_.normal(size=(90, 2, 1, 6)).astype(np.float32)
+    features[:, 1, 0, :3] += 6 * np.eye(3, dtype=np.float32)[labels]
+    given = Pass(features, ("read",), 0.0)
+    blind, seeing = probe(given, labels, seed=1, reporter=QUIET)
+    assert abs(blind.score - 0.5) < 3 * blind.error + 0.1
+    assert seeing.score > 0.99 and abs(seeing.control - 0.5) < 0.2
+    assert [blind, seeing] == probe(given, labels, seed=1, reporter=QUIET)
+
+
+def test_a_class_of_one_example_does_not_stop_it():
+    labels = np.array([0, 1] * 30 + [2])
+    features = np.random.default_rng(0).normal(size=(61, 1, 1, 4)).astype(np.float32)
+    assert np.isfinite(probe(Pass(features, ("read",), 0.0), labels, seed=0, reporter=QUIET)[0].score)
+
+
+def test_what_is_written_can_be_trained(tmp_path):
+    import stratatune as st
+
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+    out = tmp_path / "out"
+    model = planted(tmp_path / "model", 2)
+    found = st.suggest(model=model, train=data, text="text", label="label", out=str(out), epochs=1, device="cpu")
+    assert json.loads((out / "suggestion.json").read_text())["plan"] == found.plan == "bft-adapter@2"
+    picture = (out / "suggestion.svg").read_text()
+    ElementTree.fromstring(picture)
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "") and "prefers-color-scheme:dark" in picture
+    config = validate(load_config(out / "run.yaml"))
+    assert (config.plan, config.out, config.epochs) == (found.plan, str(out / "run"), 1)
+    from stratatune.training.run import train
+
+    assert train(config, reporter=QUIET).frozen_depth == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted", "line"),
+    [
+        ({}, {"family": "bfd"}, "family: 'bfd'; did you mean 'bft'"),
+        ({}, {"samples": 10}, "samples: 10; 40 or more"),
+        ({}, {"budget_seconds": 0}, "budget_seconds: 0; more than 0"),
+        ({}, {"budget_memory": "much"}, "budget_memory: 'much'; a number with a unit"),
+        ({"plan": "lora"}, {}, "plan: 'lora'; the plan is what suggest finds"),
+    ],
+)
+def test_bad_input(settings, wanted, line, tiny_folder):
+    import stratatune as st
+
+    with pytest.raises(ConfigError) as raised:
+        st.suggest(model=tiny_folder("bert"), train=table(), **settings, **wanted)
+    assert raised.value.errors == [raised.value.errors[0]] and raised.value.errors[0].startswith(line)
+
+
+def test_bad_data(tiny_folder, tmp_path):
+    with pytest.raises(DataError, match="30 examples are too few to probe"):
+        suggest(asked(str(tiny_folder("bert"))), Asked(), tables={"train": table(30)}, reporter=QUIET)
+    with pytest.raises(DataError, match="label"):
+        suggest(asked(str(tiny_folder("bert")), label="lable"), Asked(), tables={"train": table()}, reporter=QUIET)
+    with pytest.raises(ModelError, match="free text"):
+        config = asked(str(tiny_folder("bert")), objective="completion")
+        suggest(config, Asked(), tables={"train": table()}, reporter=QUIET)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search of four trials, stopped in its second, and gone on with; gives (model, folder, suggestion)."""
+    folder = tmp_path_factory.mktemp("search")
+    model = planted(folder / "model", 1, blocks=4)
+    config = asked(model, epochs=1, lr=3e-3)
+    from stratatune.studies.suggest import refine as module
+
+    trained, plain = [], module._Search._train
+
+    def stopping(self, text, rate, rung):
+        trained.append((text, rate, rung))
+        if len({(text, rate) for text, rate, _ in trained}) == 2 and not (folder / "stopped").exists():
+            (folder / "stopped").touch()
+            raise KeyboardInterrupt
+        return plain(self, text, rate, rung)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Search, "_train", stopping)
+        given = {"tables": {"train": table(90)}, "folder": folder / "out", "reporter": QUIET}
+        with pytest.raises(KeyboardInterrupt):
+            suggest(config, Asked(refine=True, trials=4), **given)
+        found = suggest(config, Asked(refine=True, trials=4), **given)
+    return config, folder / "out", found, trained
+
+
+def test_a_search_goes_on_and_starts_from_the_rule(searched):
+    config, folder, found, trained = searched
+    assert len(found.trials) == 4 and (folder / "refine.sqlite").exists()
+    assert trained[0][0] == "bft-adapter@1" == found.views[0].chosen.plan
+    assert trained[0][1] == 3e-3
+    whole = [one for one in trained if one[2] == 9]
+    assert len(whole) == len(set(whole)) < len({one[:2] for one in trained})  # some did not come to all rows
+    best = found.trials[0]
+    assert best["state"] == "complete" and (found.plan, found.config.lr) == (best["plan"], best["lr"])
+    assert best["scores"]["9/9"] == max(one["scores"].get("9/9", 0) for one in found.trials)
+    assert "trials by successive halving" in found.why[-1]
+    assert not (folder / "trial").exists() and not (folder / "cache").exists()
+
+
+def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
+    config, folder, found, trained = searched
+    count = len(trained)
+    given = {"tables": {"train": table(90)}, "folder": folder, "reporter": QUIET}
+    again = suggest(config, Asked(refine=True, trials=4), **given)
+    assert len(trained) == count and again.trials == found.trials
+    with pytest.raises(ConfigError, match="holds a search of other settings"):
+        suggest(config.model_copy(update={"epochs": 2}), Asked(refine=True, trials=4), **given)
+
+
+def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ResourceError, match="--refine needs optuna") as raised:
+        suggest(asked(str(tiny_folder("bert"))), Asked(refine=True), tables={"train": table()}, reporter=QUIET)
+    assert "stratatune[search]" in raised.value.hint

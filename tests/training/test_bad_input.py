@@ -1,0 +1,132 @@
+"""Bad data through a whole run: the right kind of error, in one line, with a hint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stratatune.errors import ConfigError, DataError, ModelError, PlanError, ResourceError, StratatuneError
+from stratatune.model import saving
+
+GOOD = "text,label\na great film,positive\na bad film,negative\na good story,positive\na worst story,negative\n"
+LONG = "text,label\n" + ("a " * 300 + "great film,positive\n") + "a bad film,negative\n"
+
+
+def refused(run, kind, match, **changes):
+    with pytest.raises(kind, match=match) as error:
+        run(**changes)
+    assert isinstance(error.value, StratatuneError) and "\n" not in error.value.message + error.value.hint
+    return error.value
+
+
+CASES = {
+    "one class only": ("text,label\na,same\nb,same\n", {}, DataError, "every label is 'same'"),
+    "label missing": (
+        "text,label\na great film,x\nbad,\nfine,y\n",
+        {},
+        DataError,
+        r"label.* empty in 1 of 3 rows \(row 2",
+    ),
+    "no rows": ("text,label\n", {}, DataError, "no rows|has no|empty"),
+    "empty file": ("", {}, DataError, "empty|no rows|no columns"),
+    "wrong column": (GOOD, {"text": "txet"}, DataError, "no column 'txet'"),
+    "label word of several tokens": (
+        GOOD,
+        {"label_words": {"positive": "great", "negative": "zyzzyva"}},
+        DataError,
+        "'zyzzyva' of label 'negative' is not one token",
+    ),
+    "label word for no label": (GOOD, {"label_words": {"positive": "great", "bad": "bad"}}, ConfigError, "label_words"),
+    "words as numbers": (GOOD, {"objective": "regression", "plan": "lora"}, DataError, "'positive' is not a number"),
+    "labels all one number": (
+        "text,label\na,1\nb,1\n",
+        {"objective": "regression", "plan": "lora"},
+        DataError,
+        "every label is 1",
+    ),
+    "metric of another kind": (GOOD, {"metric": "pearson"}, ConfigError, "metric: 'pearson'"),
+    "classes for numbers": (
+        "sentence1,sentence2,score\na film,a story,1.5\na film,a film,5\n",
+        {"task": "stsb", "text": (), "label": None, "objective": "classification"},
+        ConfigError,
+        "numbers, not classes",
+    ),
+    "no mask in the template": (GOOD, {"template": "no mask {a}"}, ConfigError, "template"),
+    "range outside the model": (GOOD, {"plan": "3:9 bitfit"}, PlanError, "9"),
+    "tied decoder": (GOOD, {"plan": "adapter(depth=2) | head(mlm=decoder)"}, PlanError, "tied"),
+    "longer than the batch": (GOOD, {"batch_size": None, "token_budget": 4}, DataError, "token budget"),
+    "template longer than the model": (GOOD, {"max_length": 4}, DataError, "leaves room"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_in_one_line(case, run, tmp_path):
+    content, changes, kind, match = CASES[case]
+    (tmp_path / "train.csv").write_text(content)
+    refused(run, kind, match, **{"train": str(tmp_path / "train.csv"), "eval": None, **changes})
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_label_of_the_evaluation_that_training_never_saw(run, tmp_path):
+    (tmp_path / "dev.csv").write_text("text,label\na great film,positive\na fine film,neutral\n")
+    error = refused(run, DataError, "row 2: label 'neutral' was not seen in training", eval=str(tmp_path / "dev.csv"))
+    assert "positive" in error.hint
+
+
+def test_text_longer_than_the_model_is_cut_with_a_notice(family, run, tmp_path):
+    (tmp_path / "long.csv").write_text(LONG)
+    result = run(family=family, train=str(tmp_path / "long.csv"), epochs=1)
+    assert any("1 of 2 texts" in notice and "cut to 64 tokens" in notice for notice in result.notices)
+
+
+def test_a_base_that_is_not_there(settings, run, tmp_path):
+    refused(run, (ModelError, ConfigError), "nowhere", model=str(tmp_path / "nowhere"))
+
+
+def test_an_unwritable_folder(run, tmp_path, monkeypatch):
+    plain = Path.mkdir
+
+    def shut(self, *arguments, **words):
+        if self == tmp_path / "run":
+            raise PermissionError(13, "Permission denied")
+        return plain(self, *arguments, **words)
+
+    monkeypatch.setattr(Path, "mkdir", shut)
+    refused(run, ResourceError, "cannot write .*Permission denied")
+
+
+def test_a_disk_that_is_full_at_the_end(run, tmp_path, monkeypatch):
+    """Every small file is written with the same care: the result's own can find the disk full, too."""
+    plain = Path.write_text
+
+    def fills(self, text, **words):
+        if self.name == ".result.json.part":
+            raise OSError(28, os.strerror(28))
+        return plain(self, text, **words)
+
+    monkeypatch.setattr(Path, "write_text", fills)
+    refused(run, ResourceError, "No space left")
+    monkeypatch.undo()
+    assert run(resume=True).best  # the checkpoint is still there
+    assert saving.read_record(tmp_path / "run" / "adapter")
+
+
+def test_a_failed_start_leaves_the_caches_free(run, tmp_path, monkeypatch):
+    """An evaluation cache that cannot be opened must not keep the training cache locked."""
+    from stratatune.training import caching
+
+    plain, count = caching.TrunkCache.open, [0]
+
+    def second_fails(*arguments, **words):
+        count[0] += 1
+        if count[0] == 2:
+            raise ResourceError("no room")
+        return plain(*arguments, **words)
+
+    monkeypatch.setattr(caching.TrunkCache, "open", second_fails)
+    refused(run, ResourceError, "no room", cache=str(tmp_path / "cache"))
+    monkeypatch.undo()
+    result = run(cache=str(tmp_path / "cache"))
+    assert not any("another process" in notice for notice in result.notices)

@@ -1,0 +1,221 @@
+"""A run's configuration: every mistake at once, each with its place, its value and what is legal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stratatune.errors import ConfigError
+from stratatune.training.config import RunConfig, commented_yaml, load_config, merge, parse_bytes, to_yaml, validate
+
+MINIMAL = {"model": "roberta-large", "train": "stanfordnlp/sst2"}
+
+
+def errors_of(**changes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        validate({**MINIMAL, **changes})
+    return caught.value.errors
+
+
+def test_minimal_run_has_the_stated_defaults():
+    config = validate(MINIMAL)
+    assert (config.epochs, config.batch_size, config.lr, config.warmup) == (10, 32, 1e-3, 0.06)
+    assert (config.objective, config.loss, config.cache, config.precision) == ("auto", "vocab", "auto", "fp32")
+
+
+def test_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        validate(MINIMAL).epochs = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_setting_says_what_it_means():
+    assert [name for name, field in RunConfig.model_fields.items() if not field.description] == []
+
+
+def test_all_errors_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        validate({"epochs": -1, "schedule": "linaer", "batchsize": 3, "lr": "fast", "cache_limit": "lots"})
+    lines = {line.split(":")[0]: line for line in caught.value.errors}
+    assert set(lines) == {"model", "train", "epochs", "schedule", "batchsize", "lr", "cache_limit"}
+    assert lines["epochs"] == "epochs: -1; greater than 0"
+    assert lines["schedule"] == "schedule: 'linaer'; did you mean 'linear'? legal: linear, constant"
+    assert lines["batchsize"] == "batchsize: unknown setting; did you mean 'batch_size'?"
+    assert lines["model"].startswith("model: missing; ")
+    assert all("\n" not in line for line in caught.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"cache": "rma"}, "cache: 'rma'; auto, off, ram or a folder; did you mean 'ram', or ./rma?"),
+        ({"eval_split": 1.5}, "eval_split: 1.5; a split's name, or a fraction between 0 and 1"),
+        ({"text": "a,b,c"}, "text: 'a,b,c'; one or two columns"),
+        ({"label_words": {"1": ["a", "b"]}}, "label_words.1: ['a', 'b']; a valid string"),
+        ({"loggers": ["tensorbord"]}, "loggers.0: 'tensorbord'; did you mean 'tensorboard'?"),
+        ({"task": "sst3"}, "task: 'sst3'; no task 'sst3'"),
+        ({"plan": "bft-adaptor"}, "plan: 'bft-adaptor'; "),
+        ({"seed": True, "epochs": 2.5}, "epochs: 2.5; "),
+    ],
+)
+def test_a_mistake_names_place_value_and_fix(changes, line):
+    assert any(found.startswith(line) for found in errors_of(**changes)), errors_of(**changes)
+
+
+def test_batch_size_and_token_budget_exclude_each_other():
+    assert validate({**MINIMAL, "token_budget": 4096}).batch_size is None
+    assert "not both" in errors_of(batch_size=8, token_budget=4096)[0]
+    assert errors_of(batch_size=None)[0].startswith("token_budget: None; give batch_size or token_budget")
+
+
+def test_a_fraction_is_held_out_only_without_eval():
+    assert validate({**MINIMAL, "eval_split": 0.1}).eval_split == 0.1
+    assert validate({**MINIMAL, "eval": "stanfordnlp/sst2", "eval_split": "dev"}).eval_split == "dev"
+    assert "held out" in errors_of(eval="stanfordnlp/sst2", eval_split=0.1)[0]
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n")
+    path = str(tmp_path / "trian.csv")
+    line = errors_of(train=path, epochs=0)[-1]  # beside another mistake
+    assert line == f"train: {path!r}; no such file or folder; did you mean {str(tmp_path / 'train.csv')!r}?"
+    assert "there is no folder" in errors_of(eval=str(tmp_path / "data" / "dev.csv"))[0]
+    assert "no such file" in errors_of(train="nowhere.tsv")[0]
+    assert "no such file" in errors_of(model="./nowhere")[0]
+    assert validate({**MINIMAL, "train": path}, check_files=False).train == path
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "train.csv").write_text("text,label\n")
+    assert validate({**MINIMAL, "train": "~/train.csv"}).train == str(tmp_path / "train.csv")
+
+
+def test_a_plan_may_be_a_mapping_or_an_object():
+    from stratatune.plan import Plan
+
+    plan = Plan.parse("bft-adapter")
+    for form in (plan, plan.to_data()):
+        assert Plan.parse(validate({**MINIMAL, "plan": form}).plan) == plan
+    assert errors_of(plan=None) == ["plan: None; a valid string"]
+
+
+@pytest.mark.parametrize("name", ["roberta-large", "FacebookAI/roberta-large", "org/llama-3.1"])
+def test_a_hub_id_is_no_path(name):
+    assert validate({**MINIMAL, "model": name, "train": name}).model == name
+
+
+def test_an_output_folder_that_cannot_be_made_is_found_early(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is a file" in errors_of(out=str(tmp_path / "file"))[0]
+    assert "is a file" in errors_of(out=str(tmp_path / "file" / "run"))[0]
+    validate({**MINIMAL, "out": str(tmp_path / "new" / "run"), "cache": str(tmp_path / "cache")})
+    assert not (tmp_path / "new").exists()
+
+
+def test_yaml_reads_words_as_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("cache: off\nlr: 1e-3\nlabel: no\nlabel_words: {true: Yes, 0: No, null: 1}\nrevision: 12345678\n")
+    data = load_config(path)
+    assert data["cache"] == "off" and data["lr"] == 1e-3 and data["label"] == "no"
+    assert data["label_words"] == {"true": "Yes", "0": "No", "null": "1"}
+    assert validate({**MINIMAL, **data}).revision == "12345678"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plan: 10: lora\n", "mapping values are not allowed"),
+        ("lr: 1\nlr: 2\n", "'lr' is given twice on line 2"),
+        ("- a\n- b\n", "lines of `name: value`"),
+        ("a: [1\n", "on line"),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(tmp_path, text, line):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert line in caught.value.message and "\n" not in caught.value.message
+
+
+def test_a_missing_config_names_the_nearest(tmp_path):
+    (tmp_path / "run.yaml").write_text("\ufeffepochs: 3\n", encoding="utf-8")
+    assert load_config(tmp_path / "run.yaml") == {"epochs": 3}
+    with pytest.raises(ConfigError, match=r"run\.yml: no such file; did you mean .*run\.yaml"):
+        load_config(tmp_path / "run.yml")
+
+
+def test_overrides_are_yaml_scalars_put_over_a_copy():
+    base = {"lr": 1.0, "label_words": {"0": "bad"}}
+    plan, template = "0:5 frozen | 10: lora(rank=64, on=q)", "[MASK] is it ."
+    merged = merge(
+        base,
+        [
+            "lr=5e-4",
+            "label_words.1=yes",
+            "eval=null",
+            "text=[a, b]",
+            "cache=off",
+            f"plan={plan}",
+            f"template={template}",
+        ],
+    )
+    assert merged["lr"] == 5e-4 and merged["label_words"] == {"0": "bad", "1": "yes"}
+    assert merged["eval"] is None and merged["text"] == ["a", "b"] and merged["cache"] == "off"
+    assert merged["plan"] == plan and merged["template"] == template
+    assert base == {"lr": 1.0, "label_words": {"0": "bad"}}
+
+
+def test_bad_overrides_come_at_once():
+    with pytest.raises(ConfigError) as caught:
+        merge({"lr": 1.0}, ["epochs", "lr.peak=3", "=4"])
+    assert len(caught.value.errors) == 3
+    assert caught.value.errors[1] == "--set lr.peak=3: lr is 1.0 and has no parts"
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(word=st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1), lr=st.floats(1e-12, 1e3))
+def test_config_round_trips_through_yaml(tmp_path, word, lr):
+    data = {"label_words": {"yes": word, word: "no"}, "revision": word, "template": "1e5", "text": ["a", "b"], "lr": lr}
+    config = validate({**MINIMAL, **data})
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert validate(load_config(path)) == config
+
+
+def test_token_budget_round_trips(tmp_path):
+    config = validate({**MINIMAL, "token_budget": 2048})
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    assert validate(load_config(tmp_path / "run.yaml")) == config
+
+
+def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("text,label\n")
+    text = commented_yaml()
+    (tmp_path / "run.yaml").write_text(text)
+    assert list(yaml.safe_load(text)) == list(RunConfig.model_fields)
+    assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
+    assert max(len(line) for line in text.splitlines()) <= 120
+    assert "# The rate after warm-up: to zero, or as is. One of: linear, constant.\nschedule: linear\n" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("10GB", 10**10), ("8 GiB", 8 * 2**30), ("1.5mb", 1_500_000), ("1000", 1000)]
+)
+def test_bytes_read_as_people_write_them(text, count):
+    assert parse_bytes(text) == count
+    assert validate({**MINIMAL, "cache_limit": text}).cache_limit_bytes == count
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys; from stratatune.training.config import validate; validate({'model': 'm', 'train': 't'});"
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,151 @@
+"""Two processes that train one model give the numbers of one process with the same batches."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stratatune.cache.folders import verify_cache
+from stratatune.cache.shards import read_identity, read_shards
+from stratatune.progress import Reporter
+from stratatune.training import distributed as ranks
+from stratatune.training.build import build_cache
+from stratatune.training.config import to_yaml
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "stratatune")
+# With --cpu accelerate starts one process, unless through MPI; --multi_gpu starts two, and here they find no GPU.
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stratatune")
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """``launch(config, "--resume")``: two processes on the CPU, under way."""
+
+    def started(config, *more, by=TORCHRUN, verb=("train",)):
+        path = tmp_path / "run.yaml"
+        path.write_text(to_yaml(config))
+        line = [sys.executable, "-m", *by, *verb, str(path), "--json", "--quiet", *more]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
+
+    return started
+
+
+def kill(processes):
+    """The launcher and, at once, the processes that it started: alone they would go on."""
+    for one in [*psutil.Process(processes.pid).children(recursive=True), processes]:
+        one.kill()
+    processes.communicate()
+
+
+def same(one, two):
+    """Two run folders: the same history and the same tensors, up to the order in which numbers were summed."""
+    histories = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert len(histories[0]) == len(histories[1])
+    for left, right in zip(*histories, strict=True):
+        assert left == pytest.approx(right, abs=1e-6)
+    left, right = (load_file(run / "adapter" / "adapter.safetensors") for run in (one, two))
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("by", "killed"),
+    [(TORCHRUN, False), (TORCHRUN, True), (ACCELERATE, False)],
+    ids=["torchrun", "killed", "accelerate"],
+)
+def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, by, killed):
+    """47 examples in batches of 9: shards of 5 and 4, a last batch of 2; also killed half-way, and resumed."""
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = str(tiny_folder("bert", "mlm", **plain))
+    changes = {
+        "model": model,
+        "plan": "bft-adapter@2",
+        "batch_size": 9,
+        "train_samples": 47,
+        "epochs": 20,
+        "accumulate": 2,
+    }
+    alone = run(**changes, out=str(tmp_path / "alone"))
+    config = settings(**changes, cache=str(tmp_path / "cache"), out=str(tmp_path / "together"))
+    out = tmp_path / "together"
+    processes = launch(config, by=by)
+    if killed:
+        while processes.poll() is None and not (out / "checkpoint.safetensors").exists():
+            time.sleep(0.01)
+        kill(processes)
+        assert not (out / "result.json").exists()
+        processes = launch(config, "--resume")
+    answer = json.loads(processes.communicate(timeout=300)[0])
+    assert processes.returncode == 0
+    assert answer["best"] == pytest.approx(alone.best, abs=1e-6)
+    assert answer["cache_hit"]
+    assert (answer["processes"], alone.processes) == (2, 1)
+    same(tmp_path / "alone", out)
+
+
+@pytest.mark.parametrize(
+    ("by", "dtype"), [(TORCHRUN, "fp32"), (TORCHRUN, "int8"), (ACCELERATE, "fp32")], ids=["fp32", "int8", "accelerate"]
+)
+def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_path, by, dtype):
+    """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
+    config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2")
+    processes = launch(config, by=by, verb=("cache", "build"))
+    records = json.loads(processes.communicate(timeout=300)[0])["caches"]
+    assert processes.returncode == 0
+    assert [record["computed"] for record in records] == [48, 21], "every example once, by one of the two"
+    alone = build_cache(
+        settings(cache=str(tmp_path / "alone"), cache_dtype=dtype, plan="bft-adapter@2"), Reporter(True)
+    )
+    for one, two in zip(records, alone["caches"], strict=True):
+        assert one["digest"] == two["digest"] and one["bytes"] == two["bytes"]
+        folder = Path(one["folder"])
+        assert rows_of(folder) == rows_of(Path(two["folder"]))
+        assert verify_cache(folder) == [] and not list(folder.glob("rank-*"))
+
+
+def rows_of(folder):
+    """The examples of a cache and all its rows, in no order: two builds may shard them as they like."""
+    identity = read_identity(folder)
+    found = read_shards(folder, identity, verify=True)[0]
+    rows = [np.fromfile(shard.path, np.uint8).reshape(-1, identity.row_bytes) for shard in found]
+    examples = np.concatenate([shard.examples for shard in found])
+    return sorted(examples.tolist()), sorted(map(bytes, np.concatenate(rows)))
+
+
+def test_a_launcher_that_started_one_process_is_told_of(monkeypatch):
+    """As ``accelerate launch --cpu --num_processes 2`` leaves the environment."""
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks.left_alone() == ""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    assert ranks.left_alone() == ""  # one was asked for
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "started one process" in ranks.left_alone()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.left_alone() == ""
+
+
+def test_shares(monkeypatch):
+    """Every example of a batch is some rank's, once; a batch too small for all is everybody's."""
+    batches = [np.arange(9), np.arange(9, 11), np.arange(11, 12)]
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    parts = []
+    for number in range(2):
+        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
+        parts.append(ranks.mine(batches))
+    assert [sorted(np.concatenate(pair).tolist()) for pair in list(zip(*parts, strict=True))[:2]] == [
+        list(range(9)),
+        [9, 10],
+    ]
+    assert [part[2].tolist() for part in parts] == [[11], [11]]

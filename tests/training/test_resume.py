@@ -1,0 +1,219 @@
+"""Stopped anywhere, a run goes on to the same bits; a damaged or foreign checkpoint is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stratatune.cache.feed import Feed
+from stratatune.errors import ConfigError, ModelError, ResourceError
+from stratatune.model import saving
+from stratatune.model.saving import read_tensors
+from stratatune.progress import Reporter
+from stratatune.training import checkpoint
+from stratatune.training.config import to_yaml
+from stratatune.training.run import train
+
+BATCHES = 6  # of an epoch: 48 rows, 8 a batch
+DROPOUT = {"plan": "bft+ffd", "epochs": 3, "checkpoint_every": 2}
+
+
+def outcome(folder):
+    folder = Path(folder)
+    return read_tensors(folder / "adapter"), (folder / "metrics.jsonl").read_text()
+
+
+def assert_same(one, other):
+    (tensors, log), (wanted, wanted_log) = outcome(one), outcome(other)
+    assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    assert log == wanted_log
+
+
+class Stop(KeyboardInterrupt):
+    """A user's Ctrl-C."""
+
+
+@pytest.fixture
+def stopped(settings, monkeypatch, tmp_path):
+    """Gives ``stopped(batch, **changes)``: starts a run and stops it in front of that training batch of all epochs."""
+
+    def start(batch, **changes):
+        config, seen, plain = settings(**changes), [0], Feed.hidden
+
+        def hidden(self, given):
+            if given.labels is not None and len(given) == 8:  # evaluation takes larger batches
+                if seen[0] == batch:
+                    raise Stop
+                seen[0] += 1
+            return plain(self, given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Feed, "hidden", hidden)
+            with pytest.raises(Stop):
+                train(config, reporter=Reporter(quiet=True))
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("cache", "batch"),
+    [*(("off", 3), ("off", 9)), *(("ram", 3), ("ram", 6), ("ram", 9)), *(("disk", 0), ("disk", 3), ("disk", 17))],
+)
+def test_interrupted_and_resumed_is_uninterrupted(cache, batch, run, stopped, tmp_path):
+    def changes(name):
+        return {**DROPOUT, "cache": str(tmp_path / f"cache-{name}") if cache == "disk" else cache}
+
+    whole = run(**changes("whole"), out=str(tmp_path / "whole"))
+    stopped(batch, **changes("cut"))
+    again = run(**changes("cut"), resume=True)
+    assert_same(again.out, whole.out)
+    assert not (tmp_path / "run" / checkpoint.FILE).exists()
+
+
+@pytest.mark.parametrize("family", ["roberta"])
+@pytest.mark.parametrize("plan", ["full", "spafit-0-1-I", "head"])
+def test_every_kind_of_plan_resumes(family, plan, run, stopped, tmp_path):
+    changes = {"family": family, "plan": plan, "epochs": 3, "checkpoint_every": 4, "objective": "mlm"}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(10, **changes)
+    assert_same(run(**changes, resume=True).out, whole.out)
+
+
+@pytest.mark.parametrize("cache", ["off", "ram", "disk"])
+def test_int8_resumes_with_the_same_scales(cache, run, stopped, tmp_path):
+    def changes(name):
+        place = str(tmp_path / f"cache-{name}") if cache == "disk" else cache
+        return {**DROPOUT, "cache_dtype": "int8", "cache": place}
+
+    whole = run(**changes("whole"), out=str(tmp_path / "whole"))
+    stopped(9, **changes("cut"))
+    assert_same(run(**changes("cut"), resume=True).out, whole.out)
+
+
+def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
+    changes = {"plan": "bft", "epochs": 6, "accumulate": 4, "early_stopping": 3, "checkpoint_every": 1}
+    whole = run(**changes, out=str(tmp_path / "whole"))
+    stopped(15, **changes)
+    again = run(**changes, resume=True)
+    assert_same(again.out, whole.out)
+    assert (again.epochs, again.best_epoch) == (whole.epochs, whole.best_epoch)
+
+
+KILLED = """
+import os, signal, sys
+from stratatune.model import saving
+from stratatune.cache import feed
+from stratatune.training.config import load_config, validate
+from stratatune.progress import Reporter
+from stratatune.training.run import train
+
+place, count = sys.argv[2], int(sys.argv[3])
+
+def deadly(function, partly=None):
+    left = [count]
+    def call(*arguments, **words):
+        left[0] -= 1
+        if left[0] < 0:
+            if partly:
+                partly(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **words)
+    return call
+
+if place == "feed":
+    feed.Feed.hidden = deadly(feed.Feed.hidden)
+elif place == "cache":
+    feed.Feed._remember = deadly(feed.Feed._remember)
+else:
+    saving.save_file = deadly(saving.save_file, lambda tensors, path: path.write_bytes(b"half of it"))
+train(validate(load_config(sys.argv[1])), reporter=Reporter(quiet=True))
+"""
+
+
+@pytest.mark.parametrize(("place", "count"), [("cache", 3), ("feed", 11), ("save", 2), ("save", 12)])
+def test_killed_and_resumed_is_uninterrupted(place, count, settings, run, tmp_path):
+    """SIGKILL in the cache's build, in training, in saving a checkpoint (2) and in saving the adapter (12)."""
+    config = settings(**DROPOUT, cache=str(tmp_path / "cache"))
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml"), place, str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+    again = run(**DROPOUT, cache=str(tmp_path / "cache"), resume=True)
+    whole = run(**DROPOUT, cache=str(tmp_path / "whole-cache"), out=str(tmp_path / "whole"))
+    assert_same(again.out, whole.out)
+    assert not list(Path(again.out).rglob("*.part"))
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_path):
+    stopped(8, **DROPOUT)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match="lr: was 0.003, is now 0.01") as error:
+        run(**DROPOUT, lr=0.01, seed=4, resume=True)
+    assert len(error.value.errors) == 2 and all("\n" not in line for line in error.value.errors)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+
+def test_a_stopped_run_is_not_overwritten(run, stopped):
+    stopped(8, **DROPOUT)
+    with pytest.raises(ConfigError, match="holds a run that was stopped"):
+        run(**DROPOUT)
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_does_nothing(run, tmp_path):
+    result = run(epochs=1)
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        run(epochs=1)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    again = run(epochs=1, resume=True)
+    assert again == result and stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ConfigError, match="epochs: was 1, is now 2"):
+        run(epochs=2, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", "cut"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(content, run, stopped, tmp_path):
+    stopped(8, **DROPOUT)
+    path = tmp_path / "run" / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:-100] if content == "cut" else content)
+    with pytest.raises(ModelError, match="cannot be read") as error:
+        run(**DROPOUT, resume=True)
+    assert "\n" not in error.value.message
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(settings, run, tmp_path, monkeypatch):
+    whole = run(**DROPOUT, out=str(tmp_path / "whole"))
+    plain, left = saving.save_file, [3]
+
+    def fills(tensors, path, **words):
+        left[0] -= 1
+        if left[0] < 0:
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        plain(tensors, path, **words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save_file", fills)
+        with pytest.raises(ResourceError, match="No space left on device") as error:
+            run(**DROPOUT)
+    assert "\n" not in error.value.message and not list((tmp_path / "run").rglob("*.part"))
+    assert_same(run(**DROPOUT, resume=True).out, whole.out)
+
+
+def test_a_checkpoint_holds_no_pickle_and_its_own_progress(stopped, tmp_path):
+    from safetensors import safe_open
+
+    stopped(9, **DROPOUT)
+    with safe_open(tmp_path / "run" / checkpoint.FILE, "pt") as file:
+        progress = json.loads(file.metadata()["record"])["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 2, 8)
