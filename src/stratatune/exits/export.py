@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from stratatune.errors import PlanError, did_you_mean
 from stratatune.exits.peft import export_peft
+from stratatune.files import write_errors
 from stratatune.model.attach import Tuned
 from stratatune.model.merging import merge
-from stratatune.model.saving import told_about
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,7 @@ def export(model: PreTrainedModel, folder: str | Path, to: Form = "peft") -> Non
 
     Raises:
         PlanError: the plan has no such form, with the reason for each method that has none.
-        StratatuneError: peft is not installed.
+        ResourceError: peft is not installed.
         ResourceError: the folder cannot be written.
     """
     if not isinstance(model, Tuned):
@@ -50,5 +50,5 @@ def write(model: Tuned, folder: Path, to: str) -> None:
     if labels and len(labels) == plain.config.num_labels:
         plain.config.id2label = dict(enumerate(labels))
         plain.config.label2id = {label: number for number, label in enumerate(labels)}
-    with told_about(folder):
+    with write_errors(folder):
         plain.save_pretrained(folder)

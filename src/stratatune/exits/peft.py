@@ -20,14 +20,15 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from stratatune.errors import PlanError, StratatuneError
+from stratatune._compat import needs_extra
+from stratatune.errors import PlanError
+from stratatune.files import write_errors
 from stratatune.methods.dora import DoraLinear
 from stratatune.methods.lora import LoraLinear
 from stratatune.methods.wrapping import standing
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.merging import take_off
-from stratatune.model.saving import told_about
 from stratatune.shapes.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
@@ -64,13 +65,11 @@ def export_peft(model: Tuned, folder: Path) -> None:
 
     Raises:
         PlanError: the plan has no such form, with each reason; the model is as it was.
-        StratatuneError: peft is not installed.
+        ResourceError: peft is not installed.
         ResourceError: the folder cannot be written.
     """
-    try:
+    with needs_extra("peft", "export --to peft"):
         import peft
-    except ImportError as error:
-        raise StratatuneError("export --to peft needs peft", "pip install 'stratatune[peft]'") from error
     attached = model.attached
     reasons = refusals(attached)
     if reasons:
@@ -91,7 +90,7 @@ def export_peft(model: Tuned, folder: Path) -> None:
         )
         made: Any = peft.get_peft_model(plain, config, autocast_adapter_dtype=False)
         _fill(made.base_model.model, form)
-        with told_about(folder):
+        with write_errors(folder):
             made.save_pretrained(str(folder))
 
 

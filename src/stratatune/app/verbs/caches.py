@@ -35,7 +35,7 @@ def _root(root: Path | None) -> Path:
 def ls(door: Door, root: Root = None) -> Answer:
     """The trunk caches, the most recently used first."""
     from stratatune.cache.folders import list_caches
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     infos = list_caches(_root(root))
     note = f"{len(infos)} in {_root(root)}, {readable_size(sum(info.bytes for info in infos))}"
@@ -60,7 +60,7 @@ def _row(info: CacheInfo) -> dict[str, Any]:
 
 
 def _line(info: CacheInfo) -> str:
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
     if info.key is None:
@@ -109,7 +109,7 @@ def rm(
 ) -> Answer:
     """Remove one trunk cache, or all."""
     from stratatune.cache.folders import remove_cache
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     if everything == (digest is not None):
         raise ConfigError(["cache rm: which one?"], "name a digest (`stratatune cache ls`), or say --all")

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ConfigError
+from stratatune.files import write_text
 
 Row = dict[str, Any]
 
@@ -140,10 +141,5 @@ def init(
 
     if file.exists() and not force:
         raise ConfigError([f"{file} is there already"], "name another file, or write over it with --force")
-    try:
-        file.write_text(commented_yaml(model, train), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {file}: {error.strerror}", "name a file in a folder that you may write"
-        ) from error
+    write_text(file, commented_yaml(model, train), "name a file in a folder that you may write to")
     return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")
