@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, app, verb
-from stratatune.app.verbs.training import run_settings
+from stratatune.app.run_options import run_options
 from stratatune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _line(info: CacheInfo) -> str:
     return f"{info.digest}  {readable_size(info.bytes):>8}  {used}  {what}"
 
 
-@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_settings)
+@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_options)
 def build(door: Door, settings: RunConfig) -> Answer:
     """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
     from stratatune.training.build import build_cache
