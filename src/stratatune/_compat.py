@@ -6,12 +6,13 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,6 +28,26 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Around the import of a library that an extra of this package brings.
+
+    Args:
+        extra: its name in pyproject.toml.
+        what: what the user asked for, as the subject of "needs NAME".
+
+    Raises:
+        ResourceError: the library is not installed, with the line that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or extra).partition(".")[0]
+        raise ResourceError(
+            f"{what} needs {name}, which is not installed", f'pip install "stratatune[{extra}]"'
+        ) from error
 
 
 VERSION = installed("stratatune") or "0.0.0"

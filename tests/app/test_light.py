@@ -108,7 +108,7 @@ def test_version(say):
         (["plan", "lora", "--model", "roberta-bas"], "'roberta-bas' is neither here"),
         (["plan", "lora", "--model", "roberta-base", "--objective", "mlmm"], "objective: 'mlmm'"),
         (["plan", "lora", "--model", "roberta-base", "--cache-dtype", "int3"], "int3"),
-        (["list", "things"], "'things' is not one of"),
+        (["list", "things"], "list: 'things'"),
         (["cache", "rm"], "which one?"),
         (["cache", "rm", "abc"], "0 trunk caches"),
         (["train"], "missing"),
