@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -210,6 +211,13 @@ def _predicting(batch: Batch) -> Tensor:
 
 def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def rounding(self, values: np.ndarray, precision: torch.dtype) -> float:
+        """One unit of ``precision`` in the predicted ``values`` [N]: of the range that two label words span, else of
+        the largest value."""
+        low, high = self.reading.value_range or (0.0, 0.0)
+        scale = high - low if self.reading.by_words else float(np.abs(values).max(initial=0.0))
+        return torch.finfo(precision).eps * scale
 
 
 def _by_label(reading: Reading) -> dict[str, str]:
