@@ -145,6 +145,13 @@ class Objective:
         low, high = self.reading.value_range
         return low + (high - low) * scores.softmax(dim=1)[:, 1]
 
+    def rounding(self, values: np.ndarray, precision: torch.dtype) -> float:
+        """One unit of ``precision`` in the predicted ``values`` [N]: of the range that two label words span, else of
+        the largest value."""
+        low, high = self.reading.value_range or (0.0, 0.0)
+        scale = high - low if self.reading.by_words else float(np.abs(values).max(initial=0.0))
+        return torch.finfo(precision).eps * scale
+
 
 def candidate_places(suffixes: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """Where the candidates' tokens are predicted.
@@ -211,13 +218,6 @@ def _predicting(batch: Batch) -> Tensor:
 
 def _at_least_fp32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def rounding(self, values: np.ndarray, precision: torch.dtype) -> float:
-        """One unit of ``precision`` in the predicted ``values`` [N]: of the range that two label words span, else of
-        the largest value."""
-        low, high = self.reading.value_range or (0.0, 0.0)
-        scale = high - low if self.reading.by_words else float(np.abs(values).max(initial=0.0))
-        return torch.finfo(precision).eps * scale
 
 
 def _by_label(reading: Reading) -> dict[str, str]:
