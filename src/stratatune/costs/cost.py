@@ -242,7 +242,7 @@ def _casts(plan: Resolved, objective: str) -> int:
     shape = plan.shape
     blocks = range(plan.frozen_depth, shape.blocks)
     matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
-    decoder = shape.head_parts["decoder"] if shape.causal and objective in LM_OBJECTIVES else 0
+    decoder = shape.head_parts["decoder"] if objective in LM_OBJECTIVES else 0
     return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbone import Backbone
+from stratatune.model.insertions import Insertions
 from stratatune.plan import Resolved
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Attached:
     base_hash: str
     head_hash: str = ""
     groups: list[Group] = field(default_factory=list)
-    insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
+    insertions: Insertions = field(default_factory=Insertions)
     also_train: list[str] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Attached:
 
     def insertions_at(self, depth: int) -> list[Any]:
         """The insertion modules at ``depth``."""
-        return [module for at, module in self.insertions if at == depth]
+        return self.insertions.at(depth)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this."""
@@ -83,9 +84,8 @@ class Attached:
 
         Where one is asked of each text, no other matters of the hidden state at that depth.
         """
-        if self.backbone.row.kind == "encoder-decoder" or self.backbone.reads_all:
-            return False
-        return self.resolved.frozen_depth == len(self.backbone.blocks)
+        alone = self.backbone.family.leaves_the_head(self.resolved.frozen_depth)
+        return alone and not self.backbone.head.pools_all
 
     def set_dropout(self, training: bool) -> None:
         """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
@@ -96,7 +96,7 @@ class Attached:
         if self.resolved.trains_embeddings:
             return
         depth, backbone = self.resolved.frozen_depth, self.backbone
-        for module in backbone.stacks(depth):
+        for module in backbone.family.stacks(depth):
             module.eval()
         below = {id(block) for block in backbone.blocks[:depth]}
         for block in backbone.blocks[depth:]:
@@ -109,4 +109,4 @@ class Attached:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
         blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
         inserted = [module for _, module in self.insertions]
-        return [*blocks, *inserted, *self.backbone.head_weights()]
+        return [*blocks, *inserted, *self.backbone.head.weights()]

@@ -1,28 +1,26 @@
-"""Loading a base model and its tokenizer from a folder or a hub, with the head that an objective needs."""
+"""Loading a base model and its tokenizer from a folder or a hub, with the head that an objective reads."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoTokenizer
 
 from stratatune.errors import ModelError
 from stratatune.model.backbone import Backbone
-from stratatune.plan import architecture_of, shape_of
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.model.heads.head import Head
+from stratatune.model.heads.registry import HEADS, head_named
+from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.configs import config_of
+from stratatune.shapes.sizes import shape_of
+from stratatune.shapes.table import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +29,6 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
-Objective = Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, fp32, with the head of the objective.
+        model: in eval mode, fp32, with the head asked for.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -53,60 +50,68 @@ class Base:
 
 def load_base(
     name: str,
-    objective: Objective,
+    head: str,
     *,
     num_labels: int = 2,
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
     attention: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
-    """Load ``name`` (a folder or a hub id) with the head of ``objective``.
+    """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
-    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
+    A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it.
 
     Raises:
-        ModelError: no such model, no row for its family, or it cannot be loaded.
+        ModelError: no such model or head, no row for its family, a head that its family does not wear, or a model that
+            cannot be loaded.
     """
-    shape = shape_of(name)  # the family is known, or one clear line says what is; costs only the config
+    config = config_of(name)  # the family is known, or one clear line says what is; costs only the config
+    shape_of(config)
+    row, worn = architecture_of(str(config["model_type"]), config), head_named(head)
+    _check_head(row, worn)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings = {"dtype": torch.float32, "attn_implementation": attention or attention_for_training(), **options}
-    causal, two_stacks = shape.causal, shape.decoder is not None
-    _check_objective(objective, causal=causal, two_stacks=two_stacks)
-    if objective not in LM_OBJECTIVES:
-        settings["num_labels"] = 1 if objective == "regression" else num_labels
-        settings["problem_type"] = "regression" if objective == "regression" else "single_label_classification"
-    language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    if two_stacks:
-        language_model = AutoModelForSeq2SeqLM
-    loader: Any = language_model if objective in LM_OBJECTIVES else AutoModelForSequenceClassification
+    settings |= worn.settings(num_labels)
+    loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
-        own = _own_head(model, info["unexpected_keys"]) if objective == "mlm" else {}
+        own = worn.own_setting(row, info["unexpected_keys"])
         if own:
             model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    base = Base(model.eval(), tokenizer, notices=notices)
-    if causal:
-        _settle_padding(base)
-    _settle_new_parameters(base, set(info["missing_keys"]))
+    base = Base(model.eval(), tokenizer or load_tokenizer(name, **options), notices=notices)
+    backbone = Backbone(base.model)
+    backbone.family.prepare(base.tokenizer)
+    _settle_new_parameters(base, backbone, set(info["missing_keys"]))
     return base
 
 
-def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
-    """The setting with which the model has a place for the masked-LM head that its checkpoint holds; else empty.
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``name`` (a folder or a hub id).
 
-    The published DeBERTa-v2 and v3 checkpoints keep their head under names that transformers reads with
-    ``legacy=False`` alone, and their configs do not say so: a new head would take its place (transformers #18674).
+    Raises:
+        ModelError: it brings none.
     """
-    setting = architecture_of(model.config.model_type, model.config.to_dict()).mlm_setting
-    if setting is None or not any(name.startswith(setting[0]) for name in unused):
-        return {}
-    return {setting[1]: setting[2]}
+    with _told(name), _quiet():
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _check_head(row: Architecture, head: type[Head]) -> None:
+    """Refuse a head that a family does not wear."""
+    if row.family in head.families:
+        return
+    worn = [one.name for one in HEADS.values() if row.family in one.families]
+    article = "an" if row.family[0] in "aeiou" else "a"
+    raise ModelError(
+        f"head {head.name}: {row.name} is {article} {row.family}, which has none", f"its heads: {', '.join(worn)}"
+    )
 
 
 def attention_for_training() -> str | None:
@@ -116,34 +121,6 @@ def attention_for_training() -> str | None:
     own eager attention stays in the precision of the computation (7 % of a step of RoBERTa-large's top in bf16).
     """
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
-
-
-def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
-    if two_stacks and objective in ("mlm", "causal", "completion"):
-        raise ModelError(
-            f"this model is an encoder-decoder, and the objective is {objective}",
-            "use --objective seq2seq (labels are told as text), classification or regression",
-        )
-    if not two_stacks and objective == "seq2seq":
-        raise ModelError(
-            "this model is no encoder-decoder, and the objective is seq2seq", "use T5 or BART, or another objective"
-        )
-    if causal and objective == "mlm":
-        raise ModelError("a decoder has no mask to read at (objective mlm)", "use --objective causal or classification")
-    if not causal and objective in ("causal", "completion"):
-        raise ModelError(
-            f"objective {objective} needs a decoder, and this model is an encoder",
-            "use --objective mlm or classification",
-        )
-
-
-def _settle_padding(base: Base) -> None:
-    """Give a decoder's tokenizer a padding token where it has none (the end of text; padding is masked everywhere)."""
-    tokenizer, config = base.tokenizer, base.model.config
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
 
 
 @contextlib.contextmanager
@@ -174,9 +151,8 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _settle_new_parameters(base: Base, missing: set[str]) -> None:
+def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) -> None:
     """Decide what happens to parameters that the checkpoint lacks: they train, or the head is built anew."""
-    backbone = Backbone(base.model)
     named = dict(base.model.named_parameters())
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}
@@ -187,12 +163,9 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
             f"such as {encoder[0]}",
             "it was saved for another architecture",
         )
-    head = backbone.mlm
-    if head is not None and head.can_reset and any(name.startswith(head.paths["dense"]) for name in missing):
-        head.reset()
-        base.notices.append(
-            "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
-        )
+    built = backbone.head.build(missing)
+    if built:
+        base.notices.append(built)
     elif missing:
         base.new = sorted(missing)
         base.notices.append(f"new in this model, so they train: {', '.join(base.new)}")

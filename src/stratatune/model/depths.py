@@ -29,14 +29,14 @@ class Depths:
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        if backbone.row.kind == "encoder-decoder":
+        if len(backbone.row.stacks) > 1:
             raise ModelError(
                 f"{type(backbone.model).__name__} tells its labels as texts: no depth of it can be read for them",
                 "use an encoder or a decoder",
             )
         self.backbone = backbone
         self.count = len(backbone.blocks) + 1
-        self.readings = (READ,) if backbone.row.causal else (READ, MEAN)
+        self.readings = (READ,) if backbone.family.causal else (READ, MEAN)
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None, read: Tensor) -> Tensor:

@@ -18,15 +18,13 @@ _NO_ARITHMETIC = (
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
 """Config fields that say nothing about what the encoder computes."""
-_NO_DECODER_ARITHMETIC = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-"""Those that say nothing about what a decoder's blocks compute (padding is masked, and moves no position)."""
 
 
 def fingerprint(backbone: Backbone) -> str:
     """Hash of what the encoder computes: its type, the settings that change its arithmetic, and its weights."""
-    silent = (*_NO_ARITHMETIC, *(_NO_DECODER_ARITHMETIC if backbone.row.causal else ()))
+    silent = (*_NO_ARITHMETIC, *backbone.family.silent_fields)
     settings = {k: v for k, v in sorted(backbone.model.config.to_dict().items()) if k not in silent}
-    modules = (*backbone.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.final_norms())
+    modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
     return hash_of((named for module in modules for named in module.state_dict().items()), str(settings))
 
 

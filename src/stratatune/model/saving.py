@@ -22,7 +22,7 @@ from stratatune.model.attached import Attached
 
 FORMAT = 1
 _AGAIN = "train again, or take the folder from a backup"
-_KEYS = ("plan", "base", "output", "num_labels", "also_train", "reading")
+_KEYS = ("plan", "base", "head", "num_labels", "also_train", "reading")
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -66,7 +66,7 @@ def describe(attached: Attached) -> dict[str, Any]:
             "head": attached.head_hash,
             "attention": model.config._attn_implementation,
         },
-        "output": attached.backbone.output,
+        "head": attached.backbone.head.name,
         "num_labels": model.config.num_labels,
         "also_train": attached.also_train,
         "reading": attached.reading,
@@ -95,6 +95,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{path} has format {record.get('format')}, this version reads {FORMAT}",
             "use the version it was written with",
         )
+    if "output" in record:  # 0.1 said so
+        record.setdefault("head", record["output"])
     missing = [key for key in _KEYS if key not in record]
     if missing:
         raise ModelError(f"{path} is damaged: {missing[0]!r} is missing", _AGAIN)
@@ -121,7 +123,7 @@ def _card(record: dict[str, Any]) -> str:
         "Plan": f"`{record['plan']}`",
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
-        "Objective": reading.get("objective", record["output"]),
+        "Objective": reading.get("objective", record["head"]),
         "Labels": ", ".join(map(str, reading.get("labels") or [])) or "-",
         "Template": f"`{reading['template']}`" if reading.get("template") else "-",
         "Score": reading.get("score", "-"),
