@@ -182,7 +182,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
     _refuse(frame, missing, f"label column {name!r} is empty")
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
-    if task.kind == "regression":
+    if task.numeric:
         return numbers(values, frame.place, frame.rows)  # type: ignore[arg-type]
     classes = [task.class_of(label_text(value)) for value in values]  # type: ignore[arg-type]
     if None in classes:

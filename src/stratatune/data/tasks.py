@@ -57,6 +57,11 @@ class Task:
         """Whether the task reads two texts."""
         return len(self.text) == 2
 
+    @property
+    def numeric(self) -> bool:
+        """Whether its labels are numbers, not classes."""
+        return not self.labels
+
     def class_of(self, written: str) -> str | None:
         """The class name for a label as a file writes it, or None where it is no label of this task."""
         word = written.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -59,27 +59,19 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
 CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _acc_f1, "matthews": _matthews}
 VALUE_METRICS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman, "mse": _mean_squared_error}
 TEXT_METRICS = ("loss", "perplexity")
-SMALLER_IS_BETTER = frozenset({"mse", *TEXT_METRICS})
 
 
-def check_metric(name: str, is_value: bool, is_text: bool = False) -> None:
-    """Refuse a metric that does not exist for this kind of label.
+def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
+    """``name``, where it is a metric for this kind of label.
 
     Raises:
-        ConfigError: with the legal names.
+        ConfigError: it is none; with the legal names.
     """
-    legal = TEXT_METRICS if is_text else VALUE_METRICS if is_value else CLASS_METRICS
     if name not in legal:
-        kind = "text" if is_text else "numbers" if is_value else "classes"
         raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
+    return name
 
 
-def score(truth: np.ndarray, guess: np.ndarray, is_value: bool) -> dict[str, float]:
-    """Every metric for this kind of label: class numbers [N] against class numbers [N], or values against values."""
-    metrics = VALUE_METRICS if is_value else CLASS_METRICS
+def scores(metrics: Mapping[str, Score], truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    """Every one of the metrics: class numbers [N] against class numbers [N], or values against values."""
     return {name: metric(truth, guess) for name, metric in metrics.items()}
-
-
-def better(new: float, old: float | None, metric: str) -> bool:
-    """Whether ``new`` is strictly better than ``old``."""
-    return old is None or (new < old if metric in SMALLER_IS_BETTER else new > old)

@@ -21,14 +21,17 @@ class Kind(str, Enum):
     presets = "presets"
     tasks = "tasks"
     backbones = "backbones"
+    objectives = "objectives"
 
 
 @verb("list")
 def list_(
-    door: Door, kind: Annotated[Kind, typer.Argument(help="methods, presets, tasks or backbones.", show_default=False)]
+    door: Door,
+    kind: Annotated[Kind, typer.Argument(help="methods, presets, tasks, backbones or objectives.", show_default=False)],
 ) -> Answer:
-    """What there is: methods, presets, tasks or backbones."""
-    rows = {"methods": _methods, "presets": _presets, "tasks": _tasks, "backbones": _backbones}[kind.value]()
+    """What there is: methods, presets, tasks, backbones or objectives."""
+    tables = {"methods": _methods, "presets": _presets, "tasks": _tasks, "backbones": _backbones}
+    rows = {**tables, "objectives": _objectives}[kind.value]()
     return Answer(rows, "\n".join(_shown(row) for row in rows))
 
 
@@ -124,6 +127,23 @@ def _backbones() -> list[Row]:
             "built_in_shapes": [name for name in BUILTIN if rows[name] == row.name],
         }
         for row in ARCHITECTURES
+    ]
+
+
+def _objectives() -> list[Row]:
+    from stratatune.objectives.registry import OBJECTIVES
+
+    return [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "families": sorted(one.families),
+            "head": one.head,
+            "reads": one.reads,
+            "metrics": list(one.metrics),
+            "options": {option: kind.__name__ for option, kind in one.options.items()},
+        }
+        for one in OBJECTIVES.values()
     ]
 
 
