@@ -147,8 +147,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
     from stratatune.data.labels import LabelSet
     from stratatune.data.tasks import TASKS as TABLE
     from stratatune.model.base import load_base
-    from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-    from stratatune.objectives.metrics import scores as measured
+    from stratatune.objectives.metrics import class_scores, value_scores
     from stratatune.training.config import validate
     from stratatune.training.prepare import Outline, read_tables
     from stratatune.training.run import peak_memory
@@ -179,7 +178,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
 
         def measure(output: Any) -> dict[str, float]:
             guess = output.predictions[:, 0] if is_value else output.predictions.argmax(axis=1)
-            return measured(VALUE_METRICS if is_value else CLASS_METRICS, np.asarray(output.label_ids), guess)
+            return (value_scores if is_value else class_scores)(np.asarray(output.label_ids), guess)
 
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=32, per_device_eval_batch_size=64, num_train_epochs=epochs,

@@ -154,8 +154,8 @@ class Candidates(Objective):
         parts = chosen.split([len(suffix) for suffix in self.suffixes], dim=1)
         return torch.stack([part.mean(dim=1) for part in parts], dim=1)
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        return self.answers.score(output, data)
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.answers.answers(using.output(table))

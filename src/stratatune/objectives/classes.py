@@ -96,8 +96,8 @@ class Classes(Objective):
         """``logits`` [B, C] -> probabilities [B, C]."""
         return self.answers.predict(logits)
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        return self.answers.score(output, data)
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.answers.answers(using.output(table))

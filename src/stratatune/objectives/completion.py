@@ -98,8 +98,8 @@ class Completion(Objective):
         """The summed log-probability of each completion, and how many tokens it has [B, 2]."""
         return likelihoods(logits, _next_tokens(batch)).float().cpu().numpy()
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        return text_scores(output)
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return text_scores(output), []
 
     def answer(self, table: Table, using: Using) -> Answers:
         written = using.generate(table.texts[0])

@@ -134,8 +134,8 @@ class LabelWords(Objective):
         """``logits`` [B, 1, C] -> probabilities [B, C], or values [B] for numbers."""
         return self.answers.predict(logits[:, 0])
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        return self.answers.score(output, data)
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.answers.answers(using.output(table))

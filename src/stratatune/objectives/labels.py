@@ -12,7 +12,15 @@ from stratatune.data.encode import Encoded
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
-from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS, check_metric, scores
+from stratatune.objectives.metrics import (
+    CLASS_METRICS,
+    CORRELATIONS,
+    VALUE_METRICS,
+    check_metric,
+    class_scores,
+    no_correlation,
+    value_scores,
+)
 from stratatune.objectives.objective import Answers, Asked
 
 if TYPE_CHECKING:
@@ -48,10 +56,10 @@ class ClassLabels:
         """``logits`` [B, C] -> probabilities [B, C]."""
         return logits.float().softmax(dim=1).cpu().numpy()
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         """``output`` [N, C] against the data's classes."""
         assert data.labels is not None
-        return scores(CLASS_METRICS, data.labels, output.argmax(axis=1))
+        return class_scores(data.labels, output.argmax(axis=1)), []
 
     def answers(self, output: np.ndarray) -> Answers:
         """``output`` [N, C] as a label and a probability for each class."""
@@ -95,10 +103,16 @@ class NumberLabels:
         """``logits`` [B, 2] of the words of both ends -> values [B]."""
         return (self.low + (self.high - self.low) * logits.float().softmax(dim=1)[:, 1]).cpu().numpy()
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        """``output`` [N] against the data's values."""
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """``output`` [N], read from the words of both ends, against the data's values."""
+        return self.scored(output, data, unit * (self.high - self.low))
+
+    def scored(self, output: np.ndarray, data: Encoded, rounding: float) -> tuple[dict[str, float], list[str]]:
+        """The same of predictions that are rounded to multiples of ``rounding``."""
         assert data.labels is not None
-        return scores(VALUE_METRICS, data.labels, output)
+        why = no_correlation(data.labels, output, rounding)
+        notices = [f"{' and '.join(CORRELATIONS)} are 0: {why}"] if why else []
+        return value_scores(data.labels, output, rounding), notices
 
     def answers(self, output: np.ndarray) -> Answers:
         """``output`` [N] as a column of values."""

@@ -82,8 +82,8 @@ class Numbers(Objective):
         """``logits`` [B, 1] -> values [B]."""
         return logits[:, 0].float().cpu().numpy()
 
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        return self.answers.score(output, data)
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
 
     def answer(self, table: Table, using: Using) -> Answers:
         return self.answers.answers(using.output(table))

@@ -239,8 +239,11 @@ class Objective(abc.ABC):
         return np.ones(len(data), np.int64)
 
     @abc.abstractmethod
-    def score(self, output: np.ndarray, data: Encoded) -> dict[str, float]:
-        """Metrics of the predictions of a data set with targets, by their names."""
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """Metrics of the predictions of a data set with targets, by their names, and what is to be said of them.
+
+        ``unit`` is that of the precision of the computation: the distance from 1 to the next number.
+        """
 
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:

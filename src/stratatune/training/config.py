@@ -238,12 +238,21 @@ def to_yaml(config: RunConfig) -> str:
 
 _HEADINGS = {
     "model": "The model and the plan",
-    "task": "What the data mean; all of it comes from the task where there is one",
+    "task": "What the data mean (the task's own, where one is named)",
     "train": "Where the data are",
     "epochs": "The optimiser",
     "device": "The machine and the trunk cache",
     "metric": "Evaluation, checkpoints and tracking",
 }
+
+
+def headings() -> dict[str, str]:
+    """The heading under which each setting stands, in their order."""
+    found, heading = dict[str, str](), ""
+    for name in RunConfig.model_fields:
+        heading = _HEADINGS.get(name, heading)
+        found[name] = heading
+    return found
 
 
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
@@ -254,7 +263,7 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
         if name in _HEADINGS:
             lines += ["", f"# ---- {_HEADINGS[name]} ----"]
         lines += textwrap.wrap(
-            (field.description or "") + _choices(name, field.annotation),
+            (field.description or "") + choices(name),
             118,
             initial_indent="# ",
             subsequent_indent="# ",
@@ -264,12 +273,18 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
     return "\n".join(lines) + "\n"
 
 
-def _choices(name: str, annotation: Any) -> str:
+def words(name: str) -> tuple[str, ...]:
     """The legal words of a setting that has such: those of its type, or the names in the table of objectives."""
     from stratatune.objectives.registry import names
 
-    words = names() if name == "objective" else get_args(annotation) if get_origin(annotation) is Literal else ()
-    return f" One of: {', '.join(words)}." if words else ""
+    annotation = RunConfig.model_fields[name].annotation
+    return names() if name == "objective" else get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def choices(name: str) -> str:
+    """The same as a sentence; empty where a setting has none."""
+    found = words(name)
+    return f" One of: {', '.join(found)}." if found else ""
 
 
 def _file_errors(values: Mapping[str, Any]) -> list[str]:

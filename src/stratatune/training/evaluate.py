@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ import torch
 from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
-from stratatune.objectives.objective import Objective
 from stratatune.training import distributed as ranks
 from stratatune.training.forward import Forward
 
@@ -26,11 +25,13 @@ class Scores:
         metrics: by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
         output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
+        notices: what the user should know of the metrics, one line each.
     """
 
     metrics: dict[str, float]
     loss: float | None
     output: np.ndarray
+    notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
         """For a line of ``metrics.jsonl``."""
@@ -67,18 +68,22 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     output, totals = ranks.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
     if not data.targets:
         return Scores({}, None, output)
-    metrics = _mean_score(objective, data, output, offsets, parts)
-    return Scores(metrics, metrics["loss"] if "loss" in metrics else float(totals[0] / totals[1]), output)
+    metrics, notices = _mean_score(forward, data, output, offsets, parts)
+    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / totals[1])
+    return Scores(metrics, loss, output, notices)
 
 
 def _mean_score(
-    objective: Objective, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
-) -> dict[str, float]:
+    forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+) -> tuple[dict[str, float], list[str]]:
+    """Each metric's mean over the parts, and what is to be said of any of them."""
+    objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
-        return objective.score(output, data)
+        return objective.score(output, data, unit)
     found, start = [], 0
     for size in parts:
-        index = np.arange(start, start + size)
-        found.append(objective.score(output[offsets[start] : offsets[start + size]], data.subset(index)))
+        rows = output[offsets[start] : offsets[start + size]]
+        found.append(objective.score(rows, data.subset(np.arange(start, start + size)), unit))
         start += size
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    notices = sorted({notice for _, said in found for notice in said})
+    return {name: float(np.mean([metrics[name] for metrics, _ in found])) for name in found[0][0]}, notices

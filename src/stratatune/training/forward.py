@@ -73,6 +73,11 @@ class Forward:
         """What is asked of a batch in use; the trunk needs to know no more."""
         return functools.partial(self.objective.question, training=False)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.autocast or self.attached.backbone.model.dtype
+
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stratatune.cache.keys import readable_size
+from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
-from stratatune.model.saving import write_text
 from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
@@ -24,6 +23,7 @@ from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.units import readable_size
 
 
 @dataclass
@@ -187,6 +187,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     started = time.perf_counter()
     scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
     progress.seconds["eval"] += time.perf_counter() - started
+    session.reporter.notice_once(scores.notices)
     return scores
 
 

@@ -104,7 +104,7 @@ class Predictor:
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None) -> dict[str, Any]:
-        """Metrics on labelled data: ``{"metrics": {...}, "n": N}``.
+        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...]}``.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
@@ -114,7 +114,7 @@ class Predictor:
         parts = tuple(self._read(source, part, need_labels=True) for part in splits)
         scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
-        return {"metrics": metrics, "n": sum(map(len, parts))}
+        return {"metrics": metrics, "n": sum(map(len, parts)), "notices": scores.notices}
 
     def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
         plain, objective = isinstance(source, list), self.objective

@@ -15,10 +15,11 @@ import torch
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError
+from stratatune.files import make_folder, write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
-from stratatune.model.saving import save_adapter, told_about, write_text
+from stratatune.model.saving import save_adapter
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed as ranks
@@ -145,11 +146,10 @@ def _open_folder(config: RunConfig) -> Path:
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
-    with told_about(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if is_main():
-            write_text(out / ".writable", "")
-            (out / ".writable").unlink()
+    make_folder(out)
+    if is_main():
+        write_text(out / ".writable", "")
+        (out / ".writable").unlink()
     return out
 
 
@@ -241,7 +241,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     if data.test is None:
         return {}
     encoded = session.objective.encode(data.test, caching.tokenizer)
-    return evaluate(session.forward, encoded, caching.feed(encoded, "test")).metrics
+    scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
+    return scores.metrics
 
 
 def _finish(
