@@ -103,7 +103,7 @@ class _TextEstimator(BaseEstimator):
 
     def _use(self, predictor: Predictor) -> None:
         self.predictor_ = predictor
-        self.n_columns_ = len(predictor.reading.text)
+        self.n_columns_ = predictor.text_columns
 
     def _fitted(self) -> Predictor:
         if not hasattr(self, "predictor_"):
@@ -127,7 +127,7 @@ class Classifier(ClassifierMixin, _TextEstimator):
         """Train on texts and their labels of any kind."""
         self.classes_ = np.unique(np.asarray(y))
         # An encoder-decoder would tell labels as text, and here they are classes.
-        told = {"objective": "classification"} if shape_of(self.model).decoder is not None else {}
+        told = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
         self._fit(X, [_name(label) for label in np.asarray(y)], **told)
         return self
 

@@ -95,9 +95,9 @@ def refusals(attached: Attached) -> list[str]:
         found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
     if _uses(attached, "dora") and attached.backbone.row.fused:
         found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
-    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.head.parts == "lm":
+    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.head.speaks:
         found["embeddings full: peft trains a copy, and the decoder stays tied to the base's"] = None
-    if resolved.unties and attached.backbone.head.parts == "lm":
+    if resolved.unties and attached.backbone.head.speaks:
         found["head(untie): the base that peft loads ties the decoder again"] = None
     for number, path in _mixed(attached):
         found[f"block {number}: lora and full on roles of {path}, which is one module"] = None

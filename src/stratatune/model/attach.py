@@ -119,7 +119,7 @@ def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
 def _attach(attached: Attached) -> None:
     resolved, backbone = attached.resolved, attached.backbone
     if resolved.trains_embeddings:
-        parameters = train(p for module in backbone.embedding_modules() for p in module.parameters())
+        parameters = train(p for module in backbone.body.embedding_modules() for p in module.parameters())
         attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
     for number in resolved.shape.owners:
         for method in in_order(resolved.blocks[number]):
@@ -135,7 +135,8 @@ def _attach(attached: Attached) -> None:
 
 def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
     on_roles = isinstance(method, RoleMethod)
-    attached.backbone.family.take_apart(number, method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES)
+    roles = method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES
+    attached.backbone.family.take_apart(number, roles)
     site = attached.backbone.site(number)
     parameters = METHODS[method.kind].attach(method, site)
     attached.add(method.kind, site.name, parameters, method.lr)
@@ -162,7 +163,7 @@ def insertion_name(kind: str, depth: int) -> str:
 
 def _attach_head(attached: Attached) -> None:
     backbone, head = attached.backbone, attached.resolved.plan.head
-    if attached.resolved.unties and backbone.head.parts == "lm":
+    if attached.resolved.unties and backbone.head.speaks:
         attached.notices.append(backbone.head.untie())
     attached.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
     named = dict(backbone.model.named_parameters())

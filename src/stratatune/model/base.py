@@ -68,8 +68,8 @@ def load_base(
         ModelError: no such model or head, no row for its family, a head that its family does not wear, or a model that
             cannot be loaded.
     """
-    config = config_of(name)  # the family is known, or one clear line says what is; costs only the config
-    shape_of(config)
+    config = config_of(name)
+    shape_of({**config, "_name_or_path": name})  # the family is known and its sizes are there, or one line says why
     row, worn = architecture_of(str(config["model_type"]), config), head_named(head)
     _check_head(row, worn)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}

@@ -22,7 +22,7 @@ def measured(body: Body, head: Head) -> Shape:
         replace(_stack(one, body, body.blocks[-1], stack.roles), blocks=count)
         for one, stack, count in zip(filter(None, [shape.decoder]), more, counts, strict=True)
     ]
-    speaks = head.parts == "lm" and shape.normed_by_final
+    speaks = head.speaks and shape.normed_by_final
     return replace(
         _stack(shape, body, body.blocks[len(body.blocks) - 1 - sum(counts)], first.roles),
         blocks=len(body.blocks),
@@ -73,7 +73,7 @@ def _norm(module: nn.Module) -> Norm:
 
 def _masked_lm_head(body: Body, head: Head) -> Mapping[str, int]:
     """Of a masked-LM head that the model has; else what its config says."""
-    if head.parts != "lm":
+    if not head.speaks:
         return body.shape.head_parts
     modules = {part: body.part(path) for part, path in head.paths.items()}
     bias = dict(modules["bias"].named_parameters()).get("bias")

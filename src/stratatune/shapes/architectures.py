@@ -68,6 +68,8 @@ class Architecture:
 
     family: ClassVar[str]
     """``encoder``, ``decoder`` or ``encoder-decoder``: what heads and objectives serve."""
+    heads: ClassVar[str]
+    """The heads that such a model can wear, for people."""
     name: str
     model_types: tuple[str, ...]
     """``config.model_type`` of every model with this layout."""
@@ -159,6 +161,7 @@ class EncoderArchitecture(Architecture):
     """A row of an encoder: every token sees the whole text."""
 
     family: ClassVar[str] = "encoder"
+    heads: ClassVar[str] = "masked-LM, classification, token and span heads"
     walked_by: str = "encoder"
     mlm_head: Mapping[str, str]
     """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model; empty: none.
@@ -176,6 +179,8 @@ class EncoderArchitecture(Architecture):
     """The config's field for that activation."""
     position_offset: int = 0
     """Rows of the position table that no token uses: max tokens = positions - offset."""
+    embedding_norm: bool = True
+    """Whether the embeddings end in a norm."""
     table_if: Mapping[str, str] = field(default_factory=dict)
     """Table to the config field (true unless it says otherwise) without which it is not there."""
     projection: str | None = None
@@ -193,6 +198,7 @@ class DecoderArchitecture(Architecture):
     """A row of a decoder: a token sees only what stands before it. Every block is pre-norm, a final norm follows."""
 
     family: ClassVar[str] = "decoder"
+    heads: ClassVar[str] = "language-model, classification, token and span heads"
     walked_by: str = "decoder"
     lm_head: str
     """The output matrix, from the ``...ForCausalLM`` model."""
@@ -210,6 +216,7 @@ class EncoderDecoderArchitecture(Architecture):
     the encoder's."""
 
     family: ClassVar[str] = "encoder-decoder"
+    heads: ClassVar[str] = "language-model and classification heads"
     walked_by: str = "encoder-decoder"
     lm_head: str
     """The output matrix, from the ``...ForConditionalGeneration`` model."""

@@ -130,8 +130,9 @@ class Shape:
 
     def at(self, number: int) -> Shape:
         """The shape of the stack in which block ``number`` stands."""
-        if self.decoder is None or number < self.border:
+        if number < self.border:
             return self
+        assert self.decoder is not None
         return self.decoder
 
     @property

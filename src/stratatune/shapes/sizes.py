@@ -66,7 +66,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
     return replace(
         found,
         max_tokens=sizes["positions"] - row.position_offset,
-        embeddings=found.embeddings + _norm(row, width, "embeddings", config),
+        embeddings=found.embeddings + (_norm(row, width, "embeddings", config) if row.embedding_norm else 0),
         head_parts={
             "dense": hidden * width + (width if row.has_bias("dense", config) else 0),
             "norm": _norm(row, width, "norm", config),

@@ -14,7 +14,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *ENCODER_DECODE
 _ADDED: dict[str, Architecture] = {}
 
 
-def add_architecture(row: Architecture) -> None:
+def register(row: Architecture) -> None:
     """Adds a user's row for this process; it comes before the table's own row of the same model type."""
     _ADDED.update(dict.fromkeys(row.model_types, row))
 

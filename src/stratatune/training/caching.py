@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,13 +22,11 @@ from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.hashing import fast_digest
-from stratatune.model.attached import Attached
 from stratatune.model.split import Trunk
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.spec import pad_id
 from stratatune.progress import Reporter
 from stratatune.training.cache_policy import need_of, room_for
 from stratatune.training.config import RunConfig
+from stratatune.training.forward import Forward
 from stratatune.units import Dtype, readable_size
 
 _CLIPPED_TOLD = 1e-4
@@ -42,10 +38,8 @@ class Caching:
 
     Args:
         config: the run's settings.
-        attached: the tuned model.
-        objective: what is asked of the model; how the texts were encoded, and by which tokenizer, belongs to a cache's
-            key.
-        autocast: bf16 or None.
+        forward: the tuned model under its objective; how this writes its prompts belongs to a cache's key.
+        tokenizer: how the texts were encoded; it belongs there too.
         reporter: told of every decision.
         shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
             closes them all.
@@ -54,17 +48,14 @@ class Caching:
     def __init__(
         self,
         config: RunConfig,
-        attached: Attached,
-        objective: Objective,
-        autocast: torch.dtype | None,
+        forward: Forward,
+        tokenizer: PreTrainedTokenizerBase,
         reporter: Reporter,
         shared: dict[str, TrunkCache] | None = None,
     ) -> None:
-        self.config, self.attached, self.objective = config, attached, objective
-        self.reading, self.tokenizer = objective.reading, objective.tokenizer
-        self.autocast, self.reporter = autocast, reporter
-        self.one_position = objective.one_position(attached)
-        self.question = functools.partial(objective.question, training=False)
+        self.config, self.forward, self.attached = config, forward, forward.attached
+        self.tokenizer, self.autocast, self.reporter = tokenizer, forward.autocast, reporter
+        self.one_position = forward.one_position
         self.opened: list[TrunkCache] = []
         self.feeding: list[Feed] = []
         self.shared = shared
@@ -78,15 +69,7 @@ class Caching:
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
         if self.kept is None:
             self.kept = self._settled(data) if cache is None else cache.kept
-        feed = Feed(
-            Trunk(self.attached),
-            cache,
-            one_position=self.one_position,
-            autocast=self.autocast,
-            question=self.question,
-            kept=self.kept,
-            on_full=self._go_on if self.config.cache == "auto" else None,
-        )
+        feed = self.forward.feed(cache, self.kept, self._go_on if self.config.cache == "auto" else None)
         self.feeding.append(feed)
         return feed
 
@@ -101,11 +84,11 @@ class Caching:
         return find_scales(
             Trunk(self.attached),
             data,
-            self.question,
+            self.forward.question,
             one_position=self.one_position,
             autocast=self.autocast,
-            pad_id=pad_id(self.tokenizer),
-            device=next(self.attached.backbone.model.parameters()).device,
+            pad_id=self.forward.pad_id,
+            device=self.forward.device,
         )
 
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
@@ -144,7 +127,7 @@ class Caching:
                 "read" if self.one_position else "all",
                 self._dtypes(),
                 self._timed,
-                pad_id(self.tokenizer),
+                self.forward.pad_id,
             )
             self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
         told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
@@ -168,9 +151,8 @@ class Caching:
 
     def _timed(self, batch: Batch) -> float:
         """A run of the trunk, waited for."""
-        device = next(self.attached.backbone.model.parameters()).device
-        trunk, batch = Trunk(self.attached), batch.to(device)
-        hidden = run_trunk(trunk, batch, self.question, one_position=self.one_position, autocast=self.autocast)
+        trunk, batch = Trunk(self.attached), batch.to(self.forward.device)
+        hidden = run_trunk(trunk, batch, self.forward.question, one_position=self.one_position, autocast=self.autocast)
         return float(hidden.flatten()[0])
 
     def _go_on(self, error: ResourceError) -> None:
@@ -249,9 +231,9 @@ class Caching:
         return CacheKey(
             weights=self.attached.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
-            template=f"{self.reading.template or ''}{list(self.reading.branches) or ''}",
+            template=self.forward.objective.prompt,
             data=data.fingerprint,
-            max_length=self.reading.max_length,
+            max_length=self.forward.objective.max_length,
             depth=self.attached.resolved.frozen_depth,
             positions="read" if self.one_position else "all",
             dtype=dtype or self.dtype,

@@ -15,18 +15,6 @@ from stratatune.files import write_text
 Row = dict[str, Any]
 
 
-@verb("list")
-def list_(
-    door: Door,
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
-) -> Answer:
-    """Show what there is: methods, presets, tasks, backbones, exits."""
-    if what not in _LISTS:
-        raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
-    rows = _LISTS[what]()
-    return Answer(rows, "\n".join(_shown(row) for row in rows))
-
-
 def _shown(row: Row) -> str:
     """One thing: its name and what it is, then each further fact on a line of its own."""
     name, what, *facts = row.items()
@@ -97,13 +85,6 @@ def _tasks() -> list[Row]:
     ]
 
 
-_HEADS = {
-    "encoder": "masked-LM head and classification head",
-    "decoder": "language-model head and classification head",
-    "encoder-decoder": "language-model head",
-}
-
-
 def _backbones() -> list[Row]:
     from stratatune.plan import ARCHITECTURES, BUILTIN, architecture_of
     from stratatune.shapes.builtin import builtin_config
@@ -113,12 +94,29 @@ def _backbones() -> list[Row]:
     return [
         {
             "name": row.name,
-            "summary": f"{len(row.roles)} roles a block, {_HEADS[row.kind]}",
+            "summary": f"{len(row.roles)} roles a block, {row.heads}",
             "model_types": list(row.model_types),
             "roles": list(row.roles),
             "built_in_shapes": [name for name in BUILTIN if rows[name] == row.name],
         }
         for row in ARCHITECTURES
+    ]
+
+
+def _objectives() -> list[Row]:
+    from stratatune.objectives.registry import OBJECTIVES
+
+    return [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "families": sorted(one.families),
+            "head": one.head,
+            "reads": one.reads,
+            "metrics": list(one.metrics),
+            "options": {option: kind.__name__ for option, kind in one.options.items()},
+        }
+        for one in OBJECTIVES.values()
     ]
 
 
@@ -136,9 +134,22 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
     "presets": _presets,
     "tasks": _tasks,
     "backbones": _backbones,
+    "objectives": _objectives,
     "exits": _exits,
 }
 """What can be listed: its word, and the rows, each a name and a summary before the other facts."""
+
+
+@verb("list")
+def list_(
+    door: Door,
+    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
+) -> Answer:
+    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
+    if what not in _LISTS:
+        raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
+    rows = _LISTS[what]()
+    return Answer(rows, "\n".join(_shown(row) for row in rows))
 
 
 @verb()

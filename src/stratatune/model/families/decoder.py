@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _HINT = (
-    "a block is called with attention_mask, position_ids and, where rotary= is named, position_embeddings; a decoder of "
-    "another kind needs code of its own"
+    "a block is called with attention_mask, position_ids and, where rotary= is named, position_embeddings; "
+    "a decoder of another kind needs code of its own"
 )
 
 
@@ -47,6 +47,8 @@ class Decoder(Family):
     causal: ClassVar[bool] = True
     silent_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
     """Padding is masked, and moves no position."""
+    depth_readings: ClassVar[tuple[str, ...]] = ("read",)
+    """No other token has seen the whole text."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body)
@@ -142,7 +144,7 @@ class Decoder(Family):
         """A few tokens go through the model's own forward and through its blocks as the row has them called."""
 
         def both_ways() -> tuple[Tensor, Tensor]:
-            ids, speaks = some_tokens(self.body), head.parts == "lm"
+            ids, speaks = some_tokens(self.body), head.speaks
             with entering(self.body.blocks[0]) as seen:
                 wanted = (self.body.model if speaks else self.body.base)(input_ids=ids, use_cache=False)[0]
             mask = torch.ones_like(ids).bool()

@@ -88,9 +88,7 @@ class Encoder(Family):
         places = self.pooled(mask) if one else head.places(question, mask)
         return head.logits(self._blocks(hidden, mask, depth, inserted, places), mask, question)
 
-    def _blocks(
-        self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, places: Tensor | None
-    ) -> Tensor:
+    def _blocks(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, places: Tensor | None) -> Tensor:
         """The blocks from ``depth`` on, without the positions that prompts take.
 
         The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of

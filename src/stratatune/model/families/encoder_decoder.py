@@ -34,8 +34,8 @@ from stratatune.model.skeleton import Call
 from stratatune.shapes.architectures import EncoderDecoderArchitecture
 
 _HINT = (
-    "a block of the encoder is called with the hidden state, the mask and, where position_bias= is named, that bias; its "
-    "last one's output goes through behind_encoder=; other kinds need code of their own"
+    "a block of the encoder is called with the hidden state, the mask and, where position_bias= is named, that bias; "
+    "its last one's output goes through behind_encoder=; other kinds need code of their own"
 )
 
 
@@ -108,9 +108,7 @@ class EncoderDecoder(Family):
         given = head.for_targets(question.targets)
         return model(encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False, **given).logits
 
-    def _rest_of_encoder(
-        self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions
-    ) -> tuple[Tensor, Tensor]:
+    def _rest_of_encoder(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions) -> tuple[Tensor, Tensor]:
         """The encoder from ``depth`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
         border, calls = self.body.border, self.calls(hidden, mask)
         for number in range(depth, border):
@@ -168,8 +166,8 @@ class EncoderDecoder(Family):
 
     def _check_all_named(self) -> None:
         """Every weight must be the embeddings', a block's or the head's: the others would not be counted."""
-        body = self.body
-        tops = [module for name, module in body.model.named_modules() if name in (self.row.lm_head, self.row.classifier)]
+        body, heads = self.body, (self.row.lm_head, self.row.classifier)
+        tops = [module for name, module in body.model.named_modules() if name in heads]
         modules = (*body.embedding_modules(), body.blocks, *body.final_norms(), *tops)
         named = {id(parameter) for module in modules for parameter in module.parameters()}
         left = [name for name, parameter in body.model.named_parameters() if id(parameter) not in named]

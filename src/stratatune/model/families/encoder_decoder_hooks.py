@@ -19,9 +19,7 @@ from stratatune.model.insertions import Insertions
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def install_behind_encoder(
-    body: Body, inserted: Insertions, seen: Callable[[Tensor], Tensor]
-) -> list[RemovableHandle]:
+def install_behind_encoder(body: Body, inserted: Insertions, seen: Callable[[Tensor], Tensor]) -> list[RemovableHandle]:
     """Register the hooks at and above the border between the stacks.
 
     ``seen`` gives which positions of a hidden state [B, P + T, D] of the encoder are real.

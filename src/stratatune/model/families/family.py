@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """What a family asks of a head."""
 
-    parts: ClassVar[str]
+    @property
+    def speaks(self) -> bool:
+        """Whether it is a language-model head."""
+        ...
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
         """Where the last hidden state is wanted; None: of every token."""
@@ -45,6 +48,7 @@ class Family(abc.ABC):
     Class attributes:
         causal: whether a token sees only what stands before it.
         silent_fields: fields of a config that say nothing about what the blocks compute.
+        depth_readings: what of a depth tells of the whole text (``model/depths.py``).
 
     Args:
         body: the model and its parts.
@@ -52,6 +56,7 @@ class Family(abc.ABC):
 
     causal: ClassVar[bool] = False
     silent_fields: ClassVar[tuple[str, ...]] = ()
+    depth_readings: ClassVar[tuple[str, ...]] = ("read", "mean")
 
     def __init__(self, body: Body) -> None:
         self.body = body
@@ -143,7 +148,7 @@ class Family(abc.ABC):
         return
 
     def check_forward(self, head: Reader) -> None:
-        """Refuse a row that a user added, where the model does more around its blocks than the row says (ModelError)."""
+        """Refuse a user's row, where the model does more around its blocks than the row says (ModelError)."""
         return
 
     # --- its input -------------------------------------------------------------------------------------------------

@@ -63,13 +63,19 @@ class Head(abc.ABC):
         return question.places
 
     @property
+    def speaks(self) -> bool:
+        """Whether it is a language-model head."""
+        return self.parts == "lm"
+
+    @property
     def pools_all(self) -> bool:
         """Whether it reads every token, whatever the question (mean pooling)."""
         return False
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
         """What a model with a second stack is given for its targets [B, U]."""
-        raise ModelError(f"head {self.name}: a model with a second stack has no such head", "use sequence or seq2seq_lm")
+        name = type(self.body.model).__name__
+        raise ModelError(f"head {self.name}: {name} has a second stack", "use sequence or seq2seq_lm")
 
     # --- its parameters --------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -33,6 +32,7 @@ class MaskedLm(Head):
     def __init__(self, body: Body, family: Family) -> None:
         super().__init__(body, family)
         self.row = cast("EncoderArchitecture", body.row)
+        self._paths = _layout(body)
         self._held: Tensor | None = None
         self._held_words: tuple[Tensor, Tensor] | None = None
 
@@ -40,10 +40,10 @@ class MaskedLm(Head):
     def is_worn(cls, body: Body) -> bool:
         return bool(_layout(body))
 
-    @cached_property
+    @property
     def paths(self) -> Mapping[str, str]:
         """Part of the head -> its module; ``bias`` is the module whose bias [V] is the decoder's."""
-        return _layout(self.body)
+        return self._paths
 
     def _modules(self) -> dict[str, Any]:
         return {name: self.body.part(path) for name, path in self.paths.items()}

@@ -36,5 +36,6 @@ class NoHead(Head):
         """
         if self.body.prefix:
             name = type(self.body.model).__name__
-            raise ModelError(f"{name} has no head that is known here", "load it with a masked-LM or a classification head")
+            hint = "load it with a masked-LM or a classification head"
+            raise ModelError(f"{name} has no head that is known here", hint)
         return self.body.normed(hidden)

@@ -14,9 +14,7 @@ from stratatune.model.heads.sequence import Sequence
 from stratatune.model.heads.span import Span
 from stratatune.model.heads.token import Token
 
-HEADS: dict[str, type[Head]] = {
-    one.name: one for one in (MaskedLm, Lm, Seq2SeqLm, Token, Span, Sequence, NoHead)
-}
+HEADS: dict[str, type[Head]] = {one.name: one for one in (MaskedLm, Lm, Seq2SeqLm, Token, Span, Sequence, NoHead)}
 """By name. A live model wears the first that says so: the narrower ones come first."""
 
 _BEFORE = {"mlm": "masked_lm", "causal": "lm", "seq2seq": "seq2seq_lm", "classification": "sequence"}
@@ -33,6 +31,11 @@ def head_named(name: str) -> type[Head]:
     if found is None:
         raise ModelError(f"head {name!r} is not in the table of heads", did_you_mean(name, HEADS))
     return found
+
+
+def lm_head_for(family: str) -> str:
+    """The name of the language-model head that models of ``family`` wear."""
+    return next(one.name for one in HEADS.values() if one.parts == "lm" and family in one.families)
 
 
 def head_of(body: Body, family: Family) -> Head:

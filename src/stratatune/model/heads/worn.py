@@ -13,5 +13,4 @@ def wears(body: Body, auto: str) -> bool:
     """Whether the model is what ``auto``, as ``AutoModelForTokenClassification``, makes of its config."""
     mapping: Any = getattr(transformers, auto)._model_mapping
     config = type(body.model.config)
-    made = mapping[config] if config in mapping else ()  # one class, or several
-    return isinstance(body.model, made)
+    return isinstance(body.model, mapping.get(config, ()))  # one class, or several

@@ -135,7 +135,7 @@ def bench(
 
 def _checked(setting: Setting, plans: Sequence[str]) -> dict[str, Resolved]:
     row = architecture_of(setting.config["model_type"], setting.config)
-    if row.kind == "encoder-decoder":
+    if len(row.stacks) > 1:
         raise ModelError(
             f"bench measures encoders and decoders, and {row.name} is both in one",
             "give BERT, GPT-2, Llama or kin",
@@ -152,7 +152,7 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     Raises:
         ConfigError: ``wanted`` is none of the two, or the model is no decoder.
     """
-    causal = architecture_of(config["model_type"], config).causal
+    causal = shape_of(config).causal
     if wanted and not causal:
         raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
     if wanted and wanted not in OBJECTIVES:
