@@ -199,7 +199,7 @@ class Objective(abc.ABC):
         return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
 
     @classmethod
-    def strata(cls, table: Table) -> Sequence[Any] | None:
+    def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
 
