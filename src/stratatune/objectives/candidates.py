@@ -89,7 +89,7 @@ class Candidates(Objective):
     def to_data(self) -> dict[str, Any]:
         return {
             **self.common(),
-            **labels_data(self.answers),
+            **labels_data(self.label_kind),
             "template": self.template,
             "label_words": list(self.words),
             "loss": "vocab" if self.by_likelihood else "words",
@@ -116,7 +116,7 @@ class Candidates(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_candidates(table, Template.parse(self.template), tokenizer, self.max_length, self.suffixes)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The places at which a candidate's token is predicted.

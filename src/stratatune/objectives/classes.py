@@ -70,7 +70,7 @@ class Classes(Objective):
         return cls(**common_from(data), label_kind=ClassLabels(tuple(data["labels"])))
 
     def to_data(self) -> dict[str, Any]:
-        return {**self.common(), **labels_data(self.answers)}
+        return {**self.common(), **labels_data(self.label_kind)}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ class Classes(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         return pooled(batch)

@@ -88,7 +88,7 @@ class LabelWords(Objective):
     def to_data(self) -> dict[str, Any]:
         return {
             **self.common(),
-            **labels_data(self.answers),
+            **labels_data(self.label_kind),
             "template": self.template,
             "label_words": list(self.words),
             "loss": "vocab" if self.whole_vocabulary else "words",
@@ -108,7 +108,7 @@ class LabelWords(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_template(table, Template.parse(self.template), tokenizer, self.max_length)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question
