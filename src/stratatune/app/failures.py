@@ -28,7 +28,7 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
     for line in failure.lines:
         print(f"error: {line}", file=sys.stderr)
     if failure.hint:
-        print(f"hint: {failure.hint}", file=sys.stderr, flush=True)
+        print(f"hint: {failure.hint}", *failure.picture, sep="\n", file=sys.stderr, flush=True)
     return failure.exit_code
 
 

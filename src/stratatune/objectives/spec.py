@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from stratatune.data.causal import Suffixes, encode_candidates, encode_completion, encode_last, encode_pairs
 from stratatune.data.encode import Encoded, encode_plain, encode_template
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table
+from stratatune.data.tasks import TASKS
 from stratatune.data.templates import Template
+from stratatune.errors import ModelError, shown
+from stratatune.outside import first_mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,14 +80,41 @@ class Reading:
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Reading:
-        """Back from JSON; keys that this version does not know are ignored."""
+        """Back from JSON; keys that this version does not know are ignored.
+
+        Raises:
+            ModelError: a value of another kind than was written.
+        """
         known = {field.name for field in dataclasses.fields(cls)} & data.keys()
-        values: dict[str, Any] = {key: _tuples(data[key]) for key in known}
-        return cls(**values)
+        try:
+            # By way of JSON, where strict still takes an array for a tuple.
+            read = TypeAdapter(cls).validate_json(json.dumps({key: data[key] for key in known}), strict=True)
+            wrong = _disagreement(read)
+        except ValidationError as error:
+            wrong = first_mistake(error)
+        if wrong:
+            raise ModelError(
+                f"the adapter's record is damaged: reading.{wrong}", "train again, or take the folder from a backup"
+            )
+        return read
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _disagreement(reading: Reading) -> str:
+    """Which field does not go with the others; empty when all do."""
+    classes = 2 if reading.value_range is not None else len(reading.labels)
+    if not 1 <= len(reading.text) <= 2 or not all(reading.text):
+        return "text: one or two columns"
+    if reading.max_length < 1:
+        return "max_length: below 1"
+    if not reading.generates and classes < 2:
+        return "labels: fewer than two classes"
+    if reading.by_words and (reading.template is None or len(reading.label_words) != classes):
+        return "label_words: a template and one word for each label"
+    if reading.objective == "causal" and len(reading.suffixes) != classes:
+        return "suffixes: one for each label"
+    if reading.decoder and reading.objective == "mlm":
+        return "decoder: a decoder has no mask to read at"
+    return "" if reading.task is None or reading.task in TASKS else f"task: {shown(reading.task)}"
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
