@@ -86,17 +86,15 @@ class Reading:
             ModelError: a value of another kind than was written.
         """
         known = {field.name for field in dataclasses.fields(cls)} & data.keys()
+        damaged = "train again, or take the folder from a backup"
         try:
             # By way of JSON, where strict still takes an array for a tuple.
-            read = TypeAdapter(cls).validate_json(json.dumps({key: data[key] for key in known}), strict=True)
-            wrong = _disagreement(read)
+            reading = TypeAdapter(cls).validate_json(json.dumps({key: data[key] for key in known}), strict=True)
         except ValidationError as error:
-            wrong = first_mistake(error)
-        if wrong:
-            raise ModelError(
-                f"the adapter's record is damaged: reading.{wrong}", "train again, or take the folder from a backup"
-            )
-        return read
+            raise ModelError(f"the adapter's record is damaged: reading.{first_mistake(error)}", damaged) from error
+        if wrong := _disagreement(reading):
+            raise ModelError(f"the adapter's record is damaged: reading.{wrong}", damaged)
+        return reading
 
 
 def _disagreement(reading: Reading) -> str:

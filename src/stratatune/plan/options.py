@@ -107,6 +107,7 @@ def _option_error(cls: type[Options], error: ValidationError) -> OptionError:
 
 
 def _plain(value: object) -> str:
-    listed = isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value)
-    text = ",".join(map(str, value)) if listed else str(value) if isinstance(value, str) else shown(value)
+    text = str(value) if isinstance(value, str) else shown(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value):
+        text = ",".join(map(str, value))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stratatune.cache.keys import readable_size
 from stratatune.data.batching import collate
+from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
-from stratatune.model.saving import write_text
 from stratatune.objectives.metrics import better
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
@@ -25,6 +24,7 @@ from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.units import readable_size
 
 
 @dataclass
@@ -200,6 +200,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
             session.eval_parts,
         )
     progress.seconds["eval"] += time.perf_counter() - started
+    session.reporter.notice_once(scores.notices)
     return scores
 
 

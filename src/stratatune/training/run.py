@@ -15,10 +15,11 @@ import torch
 from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
 from stratatune.errors import ConfigError, ModelError
+from stratatune.files import make_folder, write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
-from stratatune.model.saving import save_adapter, told_about, write_text
+from stratatune.model.saving import save_adapter
 from stratatune.model.split import Top
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import encode, pad_id
@@ -155,11 +156,10 @@ def _open_folder(config: RunConfig) -> Path:
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
-    with told_about(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if is_main():
-            write_text(out / ".writable", "")
-            (out / ".writable").unlink()
+    make_folder(out)
+    if is_main():
+        write_text(out / ".writable", "")
+        (out / ".writable").unlink()
     return out
 
 
@@ -264,6 +264,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
         scores = evaluate(
             session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
         )
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics
 
 

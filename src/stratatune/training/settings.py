@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer, ComposerError
 
 from stratatune.errors import ConfigError, nearest, shown
 from stratatune.outside import path_exists, regular_file, wrong_path
@@ -33,11 +34,11 @@ _MOST_BYTES, _MOST_VALUES, _DEEPEST = 2**20, 20_000, 20
 """Of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
 
 
-class _Refused(yaml.composer.ComposerError):
+class _Refused(ComposerError):
     """YAML that a file of settings has no need of."""
 
 
-class _Bounded(yaml.composer.Composer):
+class _Bounded(Composer):
     """Refuses what no file of settings needs and what can grow without end: aliases, tags, depth, many values."""
 
     _values = _depth = 0

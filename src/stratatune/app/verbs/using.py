@@ -71,6 +71,7 @@ def eval_(
         answer |= _predictor(run, where).score(data, split=split)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told.append(f"{shown}  (n = {answer['n']:,})")
+        door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
         answer["forgetting"] = lost = _forgetting(run, forgetting, where)
@@ -128,7 +129,7 @@ def _answer(prediction: Any, classes: tuple[str, ...], out: str | None, form: Fo
         rows = list(predictions.rows_of(columns))
         return Answer({**data, "predictions": rows}, "\n".join(shown(row) for row in rows))
     if out == "-":
-        return Answer(data, predictions.as_text(columns, form.value))
+        return Answer(data, predictions.as_text(columns, form.value), exact=True)
     predictions.write(columns, out)
     return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
 
