@@ -91,7 +91,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = read_json(path)
         if not isinstance(record, dict):
             raise Unreadable("it holds no record")
-        if record.get("format") != FORMAT:
+        if record.get("format") != FORMAT or record["format"] is True:
             raise ModelError(
                 f"{path} has format {shown(record.get('format'))}, this version reads {FORMAT}",
                 "use the version it was written with",

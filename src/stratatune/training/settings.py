@@ -44,7 +44,8 @@ class _Bounded(Composer):
     _values = _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()
+        parser: Any = self  # a loader is a parser too
+        event = parser.peek_event()
         self._values, self._depth = self._values + 1, self._depth + 1
         if wrong := self._refused(event):
             raise _Refused(None, None, wrong, event.start_mark)
