@@ -59,12 +59,12 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
     for part in filter(None, (part.strip() for part in rest.rstrip().removesuffix(")").split(","))):
         option, _, value = (piece.strip() for piece in part.partition("="))
         if option not in legal:
-            raise ConfigError([f"objective: {name} has no option {option!r}"], did_you_mean(option, legal))
+            raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, legal))
         try:
             options[option] = legal[option](value)
         except ValueError as error:
             kind = legal[option].__name__
-            raise ConfigError([f"objective: {name}({option}={value}); {kind} is wanted"]) from error
+            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
     return name, options
 
 

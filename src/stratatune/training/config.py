@@ -165,8 +165,8 @@ class RunConfig(BaseModel):
         try:
             written(value)
         except ConfigError as error:
-            _, _, rest = error.message.partition("; ")
-            raise ValueError(rest or error.hint) from error
+            _, _, what = error.message.partition("; ")
+            raise ValueError("; ".join(part for part in (what, error.hint) if part)) from error
         return value
 
     @field_validator("task")

@@ -218,8 +218,8 @@ class Group:
 
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of some trials [n]: losses [n] and gradients [n, P]."""
-        session = self.sessions[0]
-        forward, objective = session.forward, session.objective
+        forward = self.sessions[0].forward
+        objective = forward.objective
         question = objective.question(batch, training=True)
         values = self.values[rows].detach().requires_grad_()
 
