@@ -65,9 +65,17 @@ class Objective:
             return F.cross_entropy(logits.float(), self.words[labels])
         return self.word_loss(logits, labels)
 
-    def weight(self, logits: Tensor) -> float:
-        """What :meth:`loss` is a mean over: examples, or the words of free text."""
-        return max(1.0, logits[:, 1].detach().sum().item()) if self.reading.generates else float(len(logits))
+    def weight(self, batch: Batch) -> float:
+        """How many terms :meth:`loss` is a mean over: examples, or the tokens of the answers; 0 where there are none.
+
+        A step over several batches weighs each by this, so that it is the step over all their examples at once.
+        """
+        if not self.reading.generates:
+            return float(len(batch))
+        if batch.targets is not None:
+            return float((batch.targets >= 0).sum())
+        column = torch.arange(1, batch.mask.shape[1], device=batch.mask.device)
+        return float((batch.mask[:, 1:] & (column > batch.read[:, None])).sum())
 
     def word_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over classes, label words or values only: ``logits`` [B, C], ``labels`` [B]."""

@@ -38,7 +38,7 @@ class Progress:
         best: the best score so far, None before the first evaluation.
         best_epoch: the epoch (1-based) that gave it.
         stale: evaluations since then.
-        loss_sum, loss_count: the running training loss of the epoch under way.
+        loss_sum, loss_count: the training loss of the epoch under way: a sum, and how many terms it is over.
         tokens: real tokens trained on so far.
         seconds: time spent by kind: ``cache``, ``train``, ``eval``.
         history: one record an evaluation.
@@ -52,7 +52,7 @@ class Progress:
     best_epoch: int = 0
     stale: int = 0
     loss_sum: float = 0.0
-    loss_count: int = 0
+    loss_count: float = 0.0
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"cache": 0.0, "train": 0.0, "eval": 0.0})
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -34,12 +34,14 @@ class Part:
     """One rank's part of a batch.
 
     Attributes:
-        share: of the batch's loss, 0..1; the shares of all ranks add up to 1.
+        own: how many terms this rank's mean loss is over.
+        weight: how many terms the whole batch's is over, 1 at least.
         loss: the mean loss of the whole batch.
         tokens: real tokens of the whole batch.
     """
 
-    share: float
+    own: float
+    weight: float
     loss: float | Tensor
     tokens: int
 
@@ -90,11 +92,11 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, loss: float) 
 
 
 def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
-    """What this rank's mean ``loss`` over ``weight`` examples (or words) is in the loss of the whole batch."""
+    """What this rank's mean ``loss`` over ``weight`` examples (or tokens) is in the loss of the whole batch."""
     if world() == 1:
-        return Part(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+        return Part(weight, max(1.0, weight), loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return Part(weight / total, summed / total, int(all_tokens))
+    return Part(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

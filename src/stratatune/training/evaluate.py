@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from stratatune.cache.feed import Feed
 from stratatune.data.batching import collate, plan_batches
 from stratatune.data.encode import Encoded
+from stratatune.errors import NotFiniteError
 from stratatune.model.split import Top
 from stratatune.objectives.metrics import score
 from stratatune.objectives.objective import Objective
@@ -51,6 +53,9 @@ def evaluate(
     """Run the model over ``data`` without dropout; metrics only where it has labels.
 
     ``parts`` are the lengths of the data sets of which ``data`` is made; each metric is then the mean over them.
+
+    Raises:
+        NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
     was_training = top.training
     top.eval()
@@ -69,11 +74,30 @@ def evaluate(
             order.append(index)
     top.train(was_training)
     output, loss = ranks.rows_of_all(np.concatenate(outputs), np.concatenate(order), len(data), loss)
+    check_outputs(output, loss)
     if objective.reading.generates:
         return _told(output)
     if data.labels is None:
         return Scores({}, None, output)
-    return Scores(_mean_score(data.labels, output, parts or (len(data),)), loss / len(data), output)
+    metrics = _mean_score(data.labels, output, parts or (len(data),))
+    check_outputs(output, loss, metrics)
+    return Scores(metrics, loss / len(data), output)
+
+
+def check_outputs(output: np.ndarray, loss: float, metrics: Mapping[str, float] | None = None) -> None:
+    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], a row an example.
+
+    Raises:
+        NotFiniteError: it says for how many examples, or which metric.
+    """
+    hint = "the model's weights are damaged or have diverged, or the precision is too narrow for them"
+    odd = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    if len(odd):
+        said = f"the model's output is NaN or infinite for {len(odd)} of {len(output)} examples, first for {odd[0] + 1}"
+        raise NotFiniteError(said, hint)
+    for name, value in {"loss": loss, **(metrics or {})}.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the {name} over {len(output)} examples is {value}", hint)
 
 
 def _told(output: np.ndarray) -> Scores:

@@ -14,7 +14,7 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
-from stratatune.errors import ConfigError, ModelError
+from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
@@ -31,6 +31,7 @@ from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate
+from stratatune.training.finite import first_not_finite
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import (
@@ -97,6 +98,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
         ResourceError: no room or no permission.
+        NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
     running = trial(config, tables or {}, reporter or Reporter())
     while True:
@@ -133,6 +135,8 @@ def trial(
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
+    except NotFiniteError as error:
+        raise _with_kept(error, session, caching) from error
     finally:
         caching.close()
         session.accelerator.end_training()
@@ -267,18 +271,31 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     return scores.metrics
 
 
+def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
+    """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    if not error.kept or first_not_finite(session.top.attached.trained().items()):
+        return error
+    _save(session, caching, {})
+    return NotFiniteError(error.message, f"{error.hint}; {session.out / 'adapter'} holds the tensors of {error.kept}")
+
+
+def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
+    """Save the adapter, with all that its numbers depend on."""
+    attached, metric = session.top.attached, session.objective.reading.metric
+    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading["precision"] = "bf16" if session.autocast else "fp32"
+    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
+    if is_main():
+        save_adapter(attached, session.out / "adapter")
+
+
 def _finish(
     session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
 ) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
-    metric = session.objective.reading.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
-    attached.reading["precision"] = "bf16" if session.autocast else "fp32"
-    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
-    if is_main():
-        save_adapter(attached, session.out / "adapter")
+    _save(session, caching, best)
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -302,6 +319,6 @@ def _finish(
         notices=session.reporter.notices,
     )
     if is_main():
-        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result
