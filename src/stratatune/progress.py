@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,8 +13,17 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def is_main() -> bool:
-    """Whether this process prints and writes files: the first of those that train one model together."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints and writes files: the first of those that train one model together.
+
+    ``RANK`` alone says nothing: schedulers and notebooks leave it behind.
+    """
+    return launched() <= 1 or os.environ.get("RANK", "0") == "0"
+
+
+def launched() -> int:
+    """How many processes a launcher says that it started, by ``WORLD_SIZE``; 1 without one."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() else 1
 
 
 class Bar(Protocol):
@@ -48,6 +57,12 @@ class Reporter:
         self.notices.append(text)
         if is_main():
             print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
+
+    def notice_once(self, texts: Iterable[str]) -> None:
+        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds anew."""
+        for text in texts:
+            if text not in self.notices:
+                self.notice(text)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Bar]:

@@ -164,21 +164,11 @@ def test_what_is_checked_of_outputs():
 
 @pytest.mark.parametrize("way", ["always", "never"])
 def test_a_trial_that_diverges_leaves_the_others_alone(settings, tmp_path, way):
-    kept = settings(epochs=2, clip=0.0, warmup=0.0).model_dump(
-        exclude={"plan", "seed", "lr", "out"}, exclude_unset=True
-    )
-    alone = st.train_many(
-        **kept, plan="2: lora", rates=[0.001, 0.003], out=str(tmp_path / "alone"), together=way, reporter=Reporter(True)
-    )
+    kept = settings(epochs=2, clip=0.0, warmup=0.0).model_dump(exclude={"seed", "lr", "out"}, exclude_unset=True)
+    kept |= {"plan": "2: lora", "together": way, "reporter": Reporter(quiet=True)}
+    alone = st.train_many(**kept, rates=[0.001, 0.003], out=str(tmp_path / "alone"))
     with pytest.raises(NotFiniteError, match="1 of 3 trials") as caught:
-        st.train_many(
-            **kept,
-            plan="2: lora",
-            rates=[0.001, 1e30, 0.003],
-            out=str(tmp_path / "many"),
-            together=way,
-            reporter=Reporter(True),
-        )
+        st.train_many(**kept, rates=[0.001, 1e30, 0.003], out=str(tmp_path / "many"))
     assert "lr-1e+30" in caught.value.message and "\n" not in caught.value.message
     for result in alone:
         other = tmp_path / "many" / Path(result.out).name

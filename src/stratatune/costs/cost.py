@@ -17,11 +17,11 @@ from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
 from stratatune.plan.methods import RoleMethod
 from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
     "B": "A with batches cut by length",
@@ -136,8 +136,8 @@ def cost(
     """
     if tokens < 1:
         raise PlanError(f"tokens={tokens} is not a length", "legal: 1 or more")
-    if dtype not in BYTES:
-        raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, BYTES))
+    if dtype not in DTYPE_BYTES:
+        raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, DTYPE_BYTES))
     resolved = _resolved(plan, shape)
     objective = objective or resolved.plan.objective
     trunk, top = example(resolved, tokens, objective, read_last=read_last)
@@ -148,13 +148,13 @@ def cost(
         flops_per_token_cached=top.flops / tokens,
         flops_per_token_full=full / tokens,
         flops_per_token_lora=lora / tokens,
-        cache_bytes_per_token=_cache_bytes(resolved, tokens, BYTES[dtype]),
+        cache_bytes_per_token=_cache_bytes(resolved, tokens, DTYPE_BYTES[dtype]),
     )
     if lengths is None:
         return found
     checked = _checked(lengths)
     kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
-    whole = int(kept) * resolved.shape.hidden * BYTES[dtype] if resolved.frozen_depth else 0
+    whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32")
     return replace(found, epochs=epochs, cache_bytes=whole)
 

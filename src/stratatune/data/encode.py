@@ -5,7 +5,6 @@ Shapes: N examples, T tokens of one example; ``offsets`` [N+1] cut the flat arra
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template, mask_of
 from stratatune.errors import DataError
+from stratatune.hashing import Part, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,13 +57,13 @@ class Encoded:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of what the trunk sees and where it is read; labels take no part, so that runs share a cache."""
-        digest = hashlib.blake2b(digest_size=16)
+        parts: list[Part] = []
         for name in ("ids", "types", "offsets", "read"):
             array = getattr(self, name)
-            digest.update(f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};".encode())
+            parts.append(f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};")
             if array is not None:
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+                parts.append(np.ascontiguousarray(array).data)
+        return digest(*parts, size=16)
 
     def flat(self, index: np.ndarray) -> np.ndarray:
         """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""

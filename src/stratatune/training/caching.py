@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import xxhash
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +14,7 @@ from stratatune.cache.calibrate import find_scales
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed, run_trunk
 from stratatune.cache.folders import evict
-from stratatune.cache.keys import KEY_FILE, CacheKey, Dtype, default_root, readable_size
+from stratatune.cache.keys import KEY_FILE, CacheKey, default_root
 from stratatune.cache.policy import Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import check_space
@@ -23,12 +22,14 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
+from stratatune.hashing import fast_digest
 from stratatune.model.attached import Attached
 from stratatune.model.split import Trunk
 from stratatune.objectives.spec import Reading, pad_id
 from stratatune.progress import Reporter
 from stratatune.training.cache_policy import need_of, room_for
 from stratatune.training.config import RunConfig
+from stratatune.units import Dtype, readable_size
 
 _CLIPPED_TOLD = 1e-4
 """The share of clipped values from which on the user is told."""
@@ -256,7 +257,7 @@ class Caching:
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
         scales = None if self.kept is None else self.kept.scales
-        return [] if scales is None else [("scales", xxhash.xxh3_64(scales.numpy().tobytes()).hexdigest())]
+        return [] if scales is None else [("scales", fast_digest([scales.numpy().tobytes()], bits=64))]
 
     def _moved(self) -> list[tuple[str, str]]:
         """A prompt at the input moves the text on, so the embeddings say something else."""
@@ -268,4 +269,4 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
-    return xxhash.xxh3_128(text.encode()).hexdigest()
+    return fast_digest([text])

@@ -226,12 +226,21 @@ def to_yaml(config: RunConfig) -> str:
 
 _HEADINGS = {
     "model": "The model and the plan",
-    "task": "What the data mean; all of it comes from the task where there is one",
+    "task": "What the data mean (the task's own, where one is named)",
     "train": "Where the data are",
     "epochs": "The optimiser",
     "device": "The machine and the trunk cache",
     "metric": "Evaluation, checkpoints and tracking",
 }
+
+
+def headings() -> dict[str, str]:
+    """The heading under which each setting stands, in their order."""
+    found, heading = dict[str, str](), ""
+    for name in RunConfig.model_fields:
+        heading = _HEADINGS.get(name, heading)
+        found[name] = heading
+    return found
 
 
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:

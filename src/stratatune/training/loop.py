@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stratatune.cache.keys import readable_size
 from stratatune.data.batching import collate
 from stratatune.errors import NotFiniteError
+from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
-from stratatune.model.saving import write_text
 from stratatune.objectives.metrics import better
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
+from stratatune.training.facts import facts_of
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.units import readable_size
 
 
 @dataclass
@@ -45,7 +46,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.
-        ConfigError: ``resume`` finds a checkpoint of other settings.
+        ConfigError: ``resume`` finds a checkpoint of other settings, data or base model.
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
@@ -53,7 +54,9 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     trained = attached.trained()
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
     ranks.own_chance(config.seed)
-    resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
+    facts, resumed = facts_of(session), None
+    if config.resume:
+        resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings, facts)
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     _remember_again(session, progress)
@@ -85,7 +88,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             if due:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
-                    save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+                    save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings, facts)
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
@@ -100,7 +103,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             if progress.stale == 0:
                 best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
                 found = scores
-        save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+        save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings, facts)
 
     _restore(trained, best)
     return Fitted(progress, found or _evaluate(session, progress))
@@ -234,6 +237,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
             session.eval_parts,
         )
     progress.seconds["eval"] += time.perf_counter() - started
+    session.reporter.notice_once(scores.notices)
     return scores
 
 

@@ -15,10 +15,11 @@ import torch
 from stratatune._compat import accelerator_for
 from stratatune.data.encode import concatenate
 from stratatune.errors import ConfigError, ModelError, NotFiniteError
+from stratatune.files import write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
-from stratatune.model.saving import save_adapter, told_about, write_text
+from stratatune.model.saving import save_adapter
 from stratatune.model.split import Top
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import encode, pad_id
@@ -32,6 +33,7 @@ from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate
 from stratatune.training.finite import first_not_finite
+from stratatune.training.folder import alone_in
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import (
@@ -115,12 +117,23 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    plan = Plan.parse(config.plan)
-    out = _open_folder(config)
+    if line := ranks.check_launch():
+        reporter.notice(line)
+    plan, out = Plan.parse(config.plan), Path(config.out).expanduser()
+    _check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
+    with alone_in(out):
+        _check_folder(config, out)  # another may have been there in between
+        return (yield from _run(config, plan, tables, out, reporter, shared))
+
+
+def _run(
+    config: RunConfig, plan: Plan, tables: Mapping[str, Any], out: Path, reporter: Reporter, shared: Shared | None
+) -> Generator[Ask, Learnt | None, Result]:
+    """The run in its folder, which is its own."""
     shape = shape_of(config.model)
     reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
     data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
@@ -143,14 +156,13 @@ def trial(
     return _finish(session, caching, fitted, test, hit, processes)
 
 
-def _open_folder(config: RunConfig) -> Path:
-    """Make the run folder, or refuse one that holds another run's work.
+def _check_folder(config: RunConfig, out: Path) -> None:
+    """Refuse a run folder that holds another run's work.
 
     Raises:
-        ConfigError: it holds a run, and ``resume`` was not asked for.
-        ResourceError: it cannot be written.
+        ConfigError: it holds a run, and ``resume`` was not asked for; or one of other settings.
+        ModelError: its checkpoint is damaged.
     """
-    out = Path(config.out).expanduser()
     if not config.resume:
         for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
             if (out / name).exists():
@@ -159,12 +171,6 @@ def _open_folder(config: RunConfig) -> Path:
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
-    with told_about(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if is_main():
-            write_text(out / ".writable", "")
-            (out / ".writable").unlink()
-    return out
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -200,6 +206,7 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Load the base model, attach the plan, encode the data, open the caches; ``shared`` by the trials of one call."""
     accelerator = accelerator_for(config.device, config.loggers, out)
+    ranks.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     shape = shape_of(config.model)
@@ -268,6 +275,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
         scores = evaluate(
             session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
         )
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics
 
 

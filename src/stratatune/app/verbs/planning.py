@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError, ResourceError, did_you_mean
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
@@ -87,12 +88,7 @@ def in_colour() -> bool:
 def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     from stratatune.plan.svg import svg
 
-    try:
-        path.write_text(svg(resolved, objective), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {path}: {error.strerror}", "give --svg a file in a folder that you may write"
-        ) from error
+    write_text(path, svg(resolved, objective), "give --svg a file in a folder that you may write to")
     return str(path)
 
 
@@ -111,8 +107,8 @@ def _epochs(costs: Cost) -> list[str]:
     """What epochs over the lengths cost beside A, B and F."""
     if not costs.epochs:
         return []
-    from stratatune.cache.keys import readable_size
     from stratatune.costs.cost import ARMS
+    from stratatune.units import readable_size
 
     own, drawn = costs.epochs["cached"], costs.epochs["A"].padding
     lines = [

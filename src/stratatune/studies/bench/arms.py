@@ -27,13 +27,13 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from stratatune._compat import needs_extra
 from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.costs.cost import random_batches
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
-from stratatune.errors import ResourceError
 from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
@@ -211,10 +211,8 @@ def with_peft(model: Any) -> nn.Module:
     Raises:
         ResourceError: peft is not installed.
     """
-    try:
+    with needs_extra("bench", "arms A and B of the bench, stock LoRA,"):
         from peft import LoraConfig, TaskType, get_peft_model
-    except ModuleNotFoundError as error:
-        raise ResourceError("what people use today is measured with peft", 'pip install "stratatune[bench]"') from error
     row = architecture_of(model.config.model_type, model.config.to_dict())
     paths = {next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")}
     classifies = row.classifier in dict(model.named_modules())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,28 @@ def folder_of(written: str, beside: Path) -> Path:
     if not written.startswith(_PACKAGE):
         return beside / Path(written).expanduser()
     module, _, inside = written.removeprefix(_PACKAGE).partition("/")
+    place = _package_folder(module)
+    if place is None:
+        raise ConfigError([f"data: {written}: no package {module!r} is installed"], 'pip install "stratatune[demo]"')
+    return place / inside
+
+
+def _package_folder(module: str) -> Path | None:
+    """Where an installed package lies, found without running any of its code; None where there is none.
+
+    A finder is asked for the first name alone: for ``a.b`` it would import ``a``.
+    """
+    top, *inner = module.split(".")
+    if not all(name.isidentifier() for name in (top, *inner)):
+        return None
     try:
-        return Path(str(files(module))) / inside
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            [f"data: {written}: no package {module!r} is installed"], 'pip install "stratatune[demo]"'
-        ) from error
+        spec = find_spec(top)
+    except ValueError:  # a module that was made by hand, such as __main__
+        return None
+    for found in (spec.submodule_search_locations or ()) if spec else ():
+        if (place := Path(found).joinpath(*inner)).is_dir():
+            return place
+    return None
 
 
 def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from stratatune.costs.cost import cost
 from stratatune.plan import Plan, Shape
+from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
 
-_OPTIMISER_BYTES, _WEIGHT_BYTES = 12, 4
+_OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradient
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Cand
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
     trained = resolved.trainable(work.objective)
-    weights = _WEIGHT_BYTES * resolved.total(work.objective)
+    weights = DTYPE_BYTES["fp32"] * resolved.total(work.objective)
     return Candidate(
         plan=text,
         depth=depth,

@@ -138,7 +138,7 @@ class Suggestion:
         Raises:
             ResourceError: the folder cannot be written.
         """
-        from stratatune.model.saving import told_about, write_text
+        from stratatune.files import make_folder, write_text
         from stratatune.studies.suggest.depth_picture import svg
         from stratatune.training.config import to_yaml
 
@@ -148,8 +148,7 @@ class Suggestion:
             "suggestion.svg": svg(self),
             "run.yaml": to_yaml(run),
         }
-        with told_about(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, text in files.items():
             write_text(folder / name, text)
         return {name: str(folder / name) for name in files}

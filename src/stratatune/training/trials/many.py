@@ -92,6 +92,8 @@ def train_many(
         while take_turns(turns, company):
             pass
     finally:
+        for one in turns:
+            one.running.close()
         shared.close()
     if failed := [
         f"{config.out}: {one.error.message}" for config, one in zip(configs, turns, strict=True) if one.error
