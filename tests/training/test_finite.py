@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 import stratatune as st
 from stratatune.errors import NotFiniteError
 from stratatune.model.saving import read_tensors
-from stratatune.objectives.objective import Objective
 from stratatune.progress import Reporter
 from stratatune.training.evaluate import check_outputs
+from stratatune.training.forward import Forward
 from stratatune.training.predict import Predictor
 from stratatune.training.trials import together
 
@@ -72,15 +72,15 @@ def test_a_rate_that_is_far_too_large_is_named(run, tmp_path, plan):
 
 
 def poisoned(monkeypatch, bad: int, value: float = math.nan, evaluation: bool = False):
-    """The loss of training batch number ``bad`` (0-based, of all epochs), or of an evaluation, is ``value``."""
-    seen, name = [0], "predict" if evaluation else "loss"
-    plain = getattr(Objective, name)
+    """The loss of training batch number ``bad`` (0-based, of all epochs), or an evaluation's logits, are ``value``."""
+    seen, name = [0], "__call__" if evaluation else "loss"
+    plain = getattr(Forward, name)
 
-    def instead(self, *given):
-        seen[0] += 1
-        return plain(self, *given) * (value if seen[0] == bad + 1 else 1.0)
+    def instead(self, *given, **how):
+        seen[0] += not how.get("training", False)
+        return plain(self, *given, **how) * (value if seen[0] == bad + 1 and not how.get("training") else 1.0)
 
-    monkeypatch.setattr(Objective, name, instead)
+    monkeypatch.setattr(Forward, name, instead)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -106,14 +106,14 @@ def test_within_an_accumulated_step(run, monkeypatch, tmp_path, place):
 
 
 def test_a_gradient_that_is_not_finite_though_the_loss_is(run, monkeypatch):
-    plain = Objective.loss
+    plain = Forward.loss
 
-    def loss(self, logits, labels):
-        found = plain(self, logits, labels)
+    def loss(self, batch, feed):
+        found = plain(self, batch, feed)
         found.register_hook(lambda gradient: gradient * math.inf)
         return found
 
-    monkeypatch.setattr(Objective, "loss", loss)
+    monkeypatch.setattr(Forward, "loss", loss)
     for clip in (0.0, 1.0):
         assert "the gradient's norm is" in refused(run, clip=clip).message
 
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_not_finite_though_the_loss_is(run, monkeypatch):
 def test_outputs_of_an_evaluation(run, monkeypatch, tmp_path):
     poisoned(monkeypatch, 1, evaluation=True)  # that of epoch 2: the 21 examples are one batch
     error = refused(run, epochs=3)
-    assert "21 of 21 examples" in error.message and "after epoch 2, step 12" in error.message
+    assert "21 of 21 rows" in error.message and "after epoch 2, step 12" in error.message
     assert "holds the tensors of epoch 1" in error.hint
     assert [line["epoch"] for line in strict(tmp_path / "run")] == [1]
 
@@ -144,19 +144,17 @@ def test_a_prediction_is_no_nan(run, tmp_path):
     with torch.no_grad():
         next(iter(predictor.model.attached.trained().values())).fill_(math.nan)
     assert path.exists()
-    with pytest.raises(NotFiniteError, match="NaN or infinite for 2 of 2 examples, first for 1"):
+    with pytest.raises(NotFiniteError, match="NaN or infinite for 2 of 2 rows, the first is 1"):
         predictor.predict(["good film", "bad film"])
 
 
 def test_what_is_checked_of_outputs():
     fine = np.array([[0.1, 0.9], [0.5, 0.5]])
-    check_outputs(fine, 0.3, {"accuracy": 1.0})
-    with pytest.raises(NotFiniteError, match="1 of 2 examples, first for 2"):
-        check_outputs(np.array([0.0, np.inf]), 0.3)
-    with pytest.raises(NotFiniteError, match="the loss over 2 examples is nan"):
-        check_outputs(fine, math.nan)
-    with pytest.raises(NotFiniteError, match="the pearson over 2 examples is nan"):
-        check_outputs(fine, 0.3, {"pearson": math.nan})
+    check_outputs(fine, {"accuracy": 1.0})
+    with pytest.raises(NotFiniteError, match="1 of 2 rows, the first is 2"):
+        check_outputs(np.array([0.0, np.inf]))
+    with pytest.raises(NotFiniteError, match="the pearson over 2 rows is nan"):
+        check_outputs(fine, {"loss": 0.5, "pearson": math.nan})
 
 
 # ---- trials ----

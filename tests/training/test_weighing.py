@@ -10,12 +10,10 @@ import torch
 from torch.nn import functional as F
 
 import tiny
-from stratatune.data.batching import collate
 from stratatune.model.saving import read_tensors
-from stratatune.plan import Plan
 from stratatune.progress import Reporter
 from stratatune.training import distributed as ranks
-from stratatune.training.prepare import read_tables
+from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
 
 ONE_STEP = {"epochs": 1, "warmup": 0.0, "schedule": "constant", "clip": 0.0, "adam_eps": 1e3, "weight_decay": 0.0}
@@ -124,14 +122,13 @@ def test_shares_of_processes_add_up_in_fp64(monkeypatch):
 
 @pytest.mark.parametrize(("family", "objective"), [("gpt2", "completion"), ("t5", "seq2seq")])
 def test_what_bears_loss_is_counted_from_the_batch(settings, told, still, tmp_path, family, objective):
-    """As the logits' own count says."""
-    config = settings(model=still(family), train=told, eval=None, objective=objective, plan="lora", cache="off")
-    tables = read_tables(config, {})
-    session, caching = open_session(config, Plan.parse("lora"), tables, tmp_path, Reporter(quiet=True))
+    """As the likelihoods' own count says."""
+    outline = Outline(settings(model=still(family), train=told, eval=None, objective=objective, plan="lora"))
+    tables = read_tables(outline.config, {}, outline.kind)
+    session, caching = open_session(outline, tables, tmp_path, Reporter(quiet=True))
     for index in (np.arange(6), np.array([1]), np.array([3, 0])):
-        batch = collate(session.train, index, session.pad_id)
+        batch = session.forward.batch(session.train, index)
         with torch.no_grad():
-            given = session.feed.hidden(batch), batch.mask, batch.read, None, session.objective.ids(batch)
-            logits = session.top(*given)
-        assert session.objective.weight(batch) == float(logits[:, 1].sum())
+            logits = session.forward(batch, session.feed, training=False)
+        assert session.objective.weight(batch) == session.objective.predict(logits, batch)[:, 1].sum()
     caching.close()

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,9 @@ from stratatune.model.saving import write_tensors
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
 from stratatune.training.facts import same_facts
+
+if TYPE_CHECKING:
+    from stratatune.training.session import Session
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -62,17 +65,13 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path,
+    session: Session,
     progress: Progress,
     trained: Mapping[str, nn.Parameter],
     best: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
-    settings: Mapping[str, Any],
-    facts: Mapping[str, Any],
 ) -> None:
-    """Write the checkpoint of a run into ``folder``, with a checksum over its tensors and all that it says.
-
-    ``facts`` are what the numbers depend on besides the settings, see :func:`stratatune.training.facts.facts_of`.
+    """Write the checkpoint of a run into its folder, with a checksum over its tensors and all that it says.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written; the checkpoint before it stays as it was.
@@ -85,9 +84,9 @@ def save_checkpoint(
     tensors |= {f"random/{device}": state for device, state in ranks.gathered(random_state()).items()}
     if not is_main():
         return
-    said = {"progress": dataclasses.asdict(progress), "settings": dict(settings), "facts": dict(facts)}
+    said = {"progress": dataclasses.asdict(progress), "settings": session.settings, "facts": session.facts}
     record = json.dumps(said, allow_nan=False)
-    write_tensors(folder / FILE, tensors, {"record": record, "checksum": _checksum(tensors, record)})
+    write_tensors(session.out / FILE, tensors, {"record": record, "checksum": _checksum(tensors, record)})
 
 
 def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
@@ -95,11 +94,7 @@ def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
 
 
 def load_checkpoint(
-    folder: Path,
-    trained: Mapping[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    settings: Mapping[str, Any],
-    facts: Mapping[str, Any],
+    session: Session, trained: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
     """Put a run back to where its checkpoint was written; None when there is none.
 
@@ -110,7 +105,7 @@ def load_checkpoint(
         ConfigError: the checkpoint belongs to other settings, other data or another base model.
         ModelError: the file is damaged.
     """
-    path = folder / FILE
+    path = session.out / FILE
     if not path.is_file():
         return None
     with _opened(path) as file:
@@ -119,8 +114,8 @@ def load_checkpoint(
         if file.metadata()["checksum"] != _checksum(tensors, text):
             raise ValueError("it is damaged, its checksum differs")
         record = json.loads(text)
-    same_settings(record["settings"], settings, folder)
-    same_facts(record["facts"], facts, folder)
+    same_settings(record["settings"], session.settings, session.out)
+    same_facts(record["facts"], session.facts, session.out)
     if odd := [name for name, parameter in trained.items() if not _fits(parameter, tensors.get(f"model/{name}"))]:
         raise ModelError(f"{path} does not fit this model: {odd[0]}", "remove it to start this run afresh")
     for name, parameter in trained.items():

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stratatune.data.batching import collate
 from stratatune.errors import NotFiniteError
 from stratatune.training.session import Ask, Learnt, Session
 
@@ -61,17 +60,17 @@ def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
         yield cause
         return
     yield _smaller(session)
-    if session.autocast is not None:
+    if session.forward.autocast is not None:
         yield "the values are beyond what bf16 computes well: try --precision fp32"
 
 
 def _of_batch(session: Session, index: np.ndarray) -> str:
     """What is wrong with the batch itself; empty where nothing is."""
-    batch = collate(session.train, index, session.pad_id)
-    if batch.labels is not None and not batch.labels.isfinite().all():
+    batch = session.forward.batch(session.train, index)
+    if not all(targets.isfinite().all() for targets in batch.targets.values()):
         return "a label of the batch is NaN or infinite"
     frozen = not session.top.attached.resolved.trains_embeddings
-    if frozen and not session.feed.hidden(batch.to(session.device)).isfinite().all():
+    if frozen and not session.feed.hidden(batch).isfinite().all():
         return "the frozen part of the model gives values that are not finite: try --precision fp32, or another base"
     return ""
 

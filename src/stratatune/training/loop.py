@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stratatune.data.batching import collate
 from stratatune.errors import NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
-from stratatune.objectives.metrics import better
+from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
-from stratatune.training.facts import facts_of
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
@@ -54,9 +52,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     trained = attached.trained()
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
     ranks.own_chance(config.seed)
-    facts, resumed = facts_of(session), None
-    if config.resume:
-        resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings, facts)
+    resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     _remember_again(session, progress)
@@ -88,7 +84,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             if due:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
-                    save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings, facts)
+                    save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
@@ -103,7 +99,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             if progress.stale == 0:
                 best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
                 found = scores
-        save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings, facts)
+        save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
     _restore(trained, best)
     return Fitted(progress, found or _evaluate(session, progress))
@@ -113,13 +109,9 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     """The gradient of one batch and, where it is due, a step of the optimiser."""
     session, objective = ask.session, ask.session.objective
     set_rate(ask.optimiser, ask.factor)
-    batch = collate(session.train, ask.index, session.pad_id)
-    tokens, batch = batch.tokens, batch.to(session.device)
-    hidden = session.feed.hidden(batch)
-    with session.mixed():
-        logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-    loss = objective.loss(logits, batch.labels)
-    part = ranks.weigh(loss, objective.weight(batch), tokens)
+    batch = session.forward.batch(session.train, ask.index)
+    loss = session.forward.loss(batch, session.feed)
+    part = ranks.weigh(loss, objective.weight(batch), batch.tokens)
     session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
@@ -150,7 +142,7 @@ def _remember_again(session: Session, progress: Progress) -> None:
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
         if not cache.has(index).all():
-            session.feed.hidden(collate(session.train, index, session.pad_id).to(session.device))
+            session.feed.hidden(session.forward.batch(session.train, index))
 
 
 def _settle(session: Session) -> None:
@@ -160,7 +152,8 @@ def _settle(session: Session) -> None:
     if moved:
         session.reporter.say(f"the trunk cache is in the memory of {session.device}: {readable_size(moved)}")
     if session.reload and all(feed.complete for feed in feeds):
-        words = session.objective.words if session.objective.training_words is not None else None
+        rows = session.objective.only_rows
+        words = None if rows is None else numbers_on(rows, session.device)
         freed = offload_trunk(session.top.attached, session.reload, words)
         if freed:
             session.reporter.say(f"the trunk is remembered: {readable_size(freed)} of its weights leave memory")
@@ -200,8 +193,8 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
     if name := first_not_finite(session.top.attached.trained().items()):
         raise NotFiniteError(f"{name} holds NaN or infinite values")
     scores = _evaluate(session, progress)
-    metric = session.objective.reading.metric
-    if scores is None or better(scores.metrics[metric], progress.best, metric):
+    metric = session.objective.metric
+    if scores is None or session.objective.better(scores.metrics[metric], progress.best):
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
@@ -226,16 +219,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()
-    with session.mixed():
-        scores = evaluate(
-            session.top,
-            session.objective,
-            session.eval,
-            session.eval_feed,
-            session.pad_id,
-            session.device,
-            session.eval_parts,
-        )
+    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
     progress.seconds["eval"] += time.perf_counter() - started
     session.reporter.notice_once(scores.notices)
     return scores

@@ -29,7 +29,7 @@ class Work:
         lengths: [n] tokens of the sample's examples.
         rows: examples of the whole training set.
         epochs, batch_size: of the run.
-        objective: whose head runs.
+        objective: what is learnt; ``head``: what it reads.
         dtype: of computation and cache.
         classes: of the task; 1 for numbers.
     """
@@ -39,6 +39,7 @@ class Work:
     epochs: int
     batch_size: int
     objective: str
+    head: str
     dtype: str
     classes: int
 
@@ -95,8 +96,8 @@ def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Cand
     )
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
-    trained = resolved.trainable(work.objective)
-    weights = DTYPE_BYTES["fp32"] * resolved.total(work.objective)
+    trained = resolved.trainable(work.head)
+    weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
     return Candidate(
         plan=text,
         depth=depth,
