@@ -61,6 +61,18 @@ class CacheError(StratatuneError):
     """A trunk cache that is stale, corrupt or cannot be written."""
 
 
+class NotFiniteError(StratatuneError):
+    """A loss, a gradient or an output that is NaN or infinite: there is nothing to go on with.
+
+    Args:
+        kept: which trained tensors the model still holds, such as ``epoch 2``; empty: none that were trained.
+    """
+
+    def __init__(self, message: str, hint: str = "", kept: str = "") -> None:
+        super().__init__(message, hint)
+        self.kept = kept
+
+
 class ResourceError(StratatuneError):
     """The machine ran out of something: disk, memory, permission."""
 

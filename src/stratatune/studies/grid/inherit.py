@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,30 @@ def folder_of(written: str, beside: Path) -> Path:
     if not written.startswith(_PACKAGE):
         return beside / Path(written).expanduser()
     module, _, inside = written.removeprefix(_PACKAGE).partition("/")
-    try:
-        return Path(str(files(module))) / inside
-    except (ImportError, ValueError, TypeError) as error:  # none, no name, a module that is no package
+    place = _package_folder(module)
+    if place is None:
         raise ConfigError(
             [f"data: {shown(written)}: no package {shown(module)} is installed"], 'pip install "stratatune[demo]"'
-        ) from error
+        )
+    return place / inside
+
+
+def _package_folder(module: str) -> Path | None:
+    """Where an installed package lies, found without running any of its code; None where there is none.
+
+    A finder is asked for the first name alone: for ``a.b`` it would import ``a``.
+    """
+    top, *inner = module.split(".")
+    if not all(name.isidentifier() for name in (top, *inner)):
+        return None
+    try:
+        spec = find_spec(top)
+    except ValueError:  # a module that was made by hand, such as __main__
+        return None
+    for found in (spec.submodule_search_locations or ()) if spec else ():
+        if (place := Path(found).joinpath(*inner)).is_dir():
+            return place
+    return None
 
 
 def _is_folder(path: Path) -> bool:
