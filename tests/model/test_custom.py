@@ -16,6 +16,8 @@ from stratatune.model.split import Trunk
 from stratatune.shapes import table
 from tuning import shake
 
+pytestmark = pytest.mark.filterwarnings("ignore:backbone_from_names:DeprecationWarning")
+
 NAMES = {
     "embeddings": "embeddings",
     "blocks": "encoder.layer",
@@ -110,7 +112,7 @@ def test_names_are_checked_when_the_model_comes():
 def test_an_unknown_architecture_says_what_to_name():
     with pytest.raises(ModelError, match="model type 'roformer' is not in the table") as error:
         apply(roformer(), "lora")
-    assert "backbone_from_names(model, blocks=..., embeddings=..., roles={" in error.value.hint
+    assert "add_architecture(EncoderArchitecture(...))" in error.value.hint
 
 
 # ---- decoders -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from stratatune.training.config import validate
 from stratatune.training.run import train
 from tuning import shake
 
+pytestmark = pytest.mark.filterwarnings("ignore:backbone_from_names:DeprecationWarning")
+
 
 class SagaConfig(T5Config):
     """T5's, under a name that nobody knows."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
+from stratatune.outside import path_exists
 from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.configs import config_of
 from stratatune.shapes.sizes import shape_of
@@ -29,6 +29,7 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
+_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin")
 
 
 @dataclass
@@ -72,9 +73,16 @@ def load_base(
     shape_of({**config, "_name_or_path": name})  # the family is known and its sizes are there, or one line says why
     row, worn = architecture_of(str(config["model_type"]), config), head_named(head)
     _check_head(row, worn)
+    _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = {"dtype": torch.float32, "attn_implementation": attention or attention_for_training(), **options}
-    settings |= worn.settings(num_labels)
+    # Weights that are pickled are never read: pickle can run code.
+    settings: dict[str, Any] = {
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "attn_implementation": attention or attention_for_training(),
+        **options,
+        **worn.settings(num_labels),
+    }
     loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
@@ -123,12 +131,26 @@ def attention_for_training() -> str | None:
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
+def _check_weights(folder: Path) -> None:
+    """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not read",
+            "save them once as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)",
+        )
+
+
 @contextlib.contextmanager
 def _told(name: str) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (StratatuneError, MemoryError):
+        raise
+    except Exception as error:  # whatever transformers raises here is about this folder, or this id
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

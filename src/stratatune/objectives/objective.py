@@ -199,7 +199,7 @@ class Objective(abc.ABC):
         return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
 
     @classmethod
-    def strata(cls, table: Table) -> Sequence[Any] | None:
+    def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
 
@@ -223,7 +223,7 @@ class Objective(abc.ABC):
 
     def weight(self, batch: Batch) -> float:
         """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
-        return float(len(batch))
+        return float(batch.examples)
 
     # --- using -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Objective(abc.ABC):
 
     def rows(self, data: Encoded) -> np.ndarray:
         """How many rows of :meth:`predict` each example has [N]: one, unless a subclass says otherwise."""
-        return np.ones(len(data), np.int64)
+        return np.ones(data.examples, np.int64)
 
     @abc.abstractmethod
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:

@@ -71,7 +71,7 @@ class TextToText(Objective):
         return read_table(source, text=text, label=label, split=split, need_labels=need_labels)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

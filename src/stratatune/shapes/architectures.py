@@ -75,7 +75,8 @@ class Architecture:
     """``config.model_type`` of every model with this layout."""
     walked_by: str
     """The entry of ``model/families/registry.py`` that runs such a model."""
-    base: str
+    base: str = ""
+    """Of a user's row nothing: the model itself knows its own."""
     embeddings: str
     """The module, below ``base``, whose output is depth 0."""
     more_embeddings: tuple[str, ...] = ()
@@ -247,4 +248,4 @@ class EncoderDecoderArchitecture(Architecture):
         """With both stacks, and what stands around the encoder's blocks."""
         stacks = (("encoder", "encoder"), ("decoder", "decoder"), ("decoder_blocks", self.decoder_blocks))
         behind = (("behind_encoder", path) for path in self.behind_blocks)
-        return (*stacks, *super().named, ("position_norm", self.position_norm), *behind)
+        return (*stacks, *behind, ("position_norm", self.position_norm), *super().named)

@@ -39,7 +39,7 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
     raise ModelError(
         f"model type {model_type!r} is not in the table of architectures",
         f"{did_you_mean(model_type, legal)}; or describe it with stratatune.add_architecture(EncoderArchitecture(...)) "
-        "of stratatune.shapes.architectures (DecoderArchitecture, EncoderDecoderArchitecture)",
+        "of stratatune.shapes.architectures, whose names say where its blocks, roles and head are",
     )
 
 

@@ -220,4 +220,4 @@ class _Behind:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args[:1], {**kwargs, "past_key_values_length": self.count}
+        return (args[0], self.count, *args[2:]), kwargs  # transformers 5.24 gave the argument another name
