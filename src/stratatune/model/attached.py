@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -13,8 +13,24 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions
 from stratatune.plan import Resolved
 
-if TYPE_CHECKING:
-    from stratatune.model.offload import Offloaded
+
+@dataclass(frozen=True)
+class Offloaded:
+    """What a model has let go of.
+
+    Attributes:
+        parameters: by their names in the model, now without values.
+        count: how many values they had.
+        bytes: how many bytes.
+        digest: hash of those.
+        reload: gives the base model once more, as it was before the plan was attached.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    count: int
+    bytes: int
+    digest: str
+    reload: Callable[[], nn.Module]
 
 
 @dataclass
@@ -97,7 +113,8 @@ class Attached:
             return
         depth, backbone = self.resolved.frozen_depth, self.backbone
         for module in backbone.family.stacks(depth):
-            module.eval()
+            nn.Module.train(module, False)  # it may be the tuned model itself, whose own `train` is this
+        backbone.model.training = training
         below = {id(block) for block in backbone.blocks[:depth]}
         for block in backbone.blocks[depth:]:
             if id(block) not in below:  # shared by all depths, where blocks share weights

@@ -9,33 +9,13 @@ relative positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from stratatune.errors import ModelError
-from stratatune.model.attached import Attached
+from stratatune.model.attached import Attached, Offloaded
 from stratatune.model.fingerprint import hash_of
-
-
-@dataclass(frozen=True)
-class Offloaded:
-    """What a model has let go of.
-
-    Attributes:
-        parameters: by their names in the model, now without values.
-        count: how many values they had.
-        bytes: how many bytes.
-        digest: hash of those.
-        reload: gives the base model once more, as it was before the plan was attached.
-    """
-
-    parameters: Mapping[str, nn.Parameter]
-    count: int
-    bytes: int
-    digest: str
-    reload: Callable[[], nn.Module]
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +28,11 @@ class Span(Head):
     @classmethod
     def is_worn(cls, body: Body) -> bool:
         return wears(body, cls.auto)
+
+    @classmethod
+    def settings(cls, num_labels: int) -> dict[str, Any]:
+        """A beginning and an end, whatever the labels."""
+        return {"num_labels": 2}
 
     @property
     def new_layers(self) -> tuple[str, ...]:
