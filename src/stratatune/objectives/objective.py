@@ -42,6 +42,7 @@ class Asked:
         task: the named task, where there is one.
         template, label_words, loss, metric, max_length: the settings of these names.
         table: the training data; None while an objective is chosen, before the data are read.
+        others: the evaluation and test data, for what every part must know, such as the names of the labels.
         tokenizer: the model's; likewise.
     """
 
@@ -57,6 +58,7 @@ class Asked:
     metric: str | None = None
     max_length: int = 256
     table: Table | None = None
+    others: tuple[Table, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -248,6 +250,10 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""
+
+    def for_probes(self, data: Encoded, seed: int) -> Encoded:
+        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target."""
+        return data
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
