@@ -177,7 +177,7 @@ def _label_column(
             return frame, name
     found = [name for name in LABELS if name in frame.names and name not in texts]
     if len(found) == 1:
-        return (frame if task else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
+        return (frame if task or not needed else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
     if needed:
         raise DataError(
             f"{frame.place}: which column holds the label? columns: {', '.join(frame.names)}",
@@ -226,7 +226,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _plain(value: Any, place: str, name: str) -> str | float | None:
-    """One cell: text, or a number that was one in the file; None where it is missing. Dates are as ISO 8601 has them."""
+    """One cell: text, or a number that was one in the file; None where it is missing; a date as ISO 8601 has it."""
     if isinstance(value, str):
         return str(value)
     if is_missing(value):

@@ -15,16 +15,18 @@ def _accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     return float((truth == guess).mean())
 
 
-def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """F1 of class 1 when there are two classes, else the mean over classes."""
+def _binary_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    average = "binary" if max(truth.max(), guess.max()) <= 1 else "macro"
-    return float(f1_score(truth, guess, average=average, zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    return float(f1_score(truth, guess, average="binary", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
-def _acc_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    return (_accuracy(truth, guess) + _f1(truth, guess)) / 2
+def _macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    """The mean over the classes of the data, whatever is guessed: one that no row has is in no mean."""
+    from sklearn.metrics import f1_score
+
+    there = np.unique(truth)
+    return float(f1_score(truth, guess, labels=there, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def _matthews(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -56,7 +58,20 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean((truth - guess) ** 2))
 
 
-CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _acc_f1, "matthews": _matthews}
+def class_metrics(classes: int) -> dict[str, Score]:
+    """The metrics of a task with so many classes; their number decides what F1 is, not what was guessed.
+
+    Of two classes it is that of class 1, as GLUE has it; of more it is the mean over the classes.
+    """
+    f1 = _binary_f1 if classes == 2 else _macro_f1
+
+    def acc_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+        return (_accuracy(truth, guess) + f1(truth, guess)) / 2
+
+    return {"accuracy": _accuracy, "f1": f1, "acc_f1": acc_f1, "matthews": _matthews}
+
+
+CLASS_METRICS: tuple[str, ...] = tuple(class_metrics(2))
 VALUE_METRICS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman, "mse": _mean_squared_error}
 TEXT_METRICS = ("loss", "perplexity")
 SMALLER_IS_BETTER = frozenset({"mse", *TEXT_METRICS})
@@ -74,9 +89,9 @@ def check_metric(name: str, is_value: bool, is_text: bool = False) -> None:
         raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
 
 
-def score(truth: np.ndarray, guess: np.ndarray, is_value: bool) -> dict[str, float]:
-    """Every metric for this kind of label: class numbers [N] against class numbers [N], or values against values."""
-    metrics = VALUE_METRICS if is_value else CLASS_METRICS
+def score(truth: np.ndarray, guess: np.ndarray, is_value: bool, classes: int = 2) -> dict[str, float]:
+    """Every metric for this kind of label: class numbers [N] of ``classes`` against others [N], or values likewise."""
+    metrics = VALUE_METRICS if is_value else class_metrics(classes)
     return {name: metric(truth, guess) for name, metric in metrics.items()}
 
 

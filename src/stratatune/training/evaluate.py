@@ -86,5 +86,6 @@ def _mean_score(truth: np.ndarray, output: np.ndarray, parts: Sequence[int]) -> 
     is_value = output.ndim == 1
     guess = output if is_value else output.argmax(axis=1)
     ends = np.cumsum(parts)[:-1]
-    scores = [score(t, g, is_value) for t, g in zip(np.split(truth, ends), np.split(guess, ends), strict=True)]
+    classes = 0 if is_value else output.shape[1]
+    scores = [score(t, g, is_value, classes) for t, g in zip(np.split(truth, ends), np.split(guess, ends), strict=True)]
     return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}

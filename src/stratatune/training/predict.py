@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +12,39 @@ import torch
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed
-from stratatune.data.encode import concatenate
+from stratatune.data.encode import Encoded, concatenate
+from stratatune.data.every_row import EveryRow
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table, read
 from stratatune.data.tasks import TASKS
+from stratatune.data.written import Written
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
 from stratatune.model.split import Top, Trunk
+from stratatune.objectives.by_class import by_class
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import Reading, encode, pad_id
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.generate import generate_texts, rouge
 
+_PLAIN = Written()
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of N texts, rows in the order given.
+    """What a model says of N texts: one prediction for each row of the source, in its order.
+
+    Rows that were left out (``bad_rows: skip``) have none: their label is None, their numbers are NaN.
 
     Attributes:
-        table: the texts.
+        table: the texts, and in ``table.whole`` the other columns of the source.
         labels: N class names, or what was generated for each text; None where the label is a number.
         probabilities: [N, C] in the order of the model's classes, or None.
         values: [N] numbers, or None where the label is a class.
     """
 
     table: Table
-    labels: list[str] | None
+    labels: list[str | None] | None
     probabilities: np.ndarray | None
     values: np.ndarray | None
 
@@ -72,19 +79,27 @@ class Predictor:
         """The class names, empty where the label is a number."""
         return self.reading.labels
 
-    def predict(self, source: Any, *, split: str | None = None) -> Prediction:
+    def predict(self, source: Any, *, split: str | None = None, written: Written = _PLAIN) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
+
+        Args:
+            source: what `stratatune.data.readers.read` takes.
+            split: of a folder, a hub id or a DatasetDict.
+            written: how a text file is written, and what becomes of blank texts.
 
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
         """
-        table = self._read(source, split, need_labels=False)
+        table = self._read(source, split, written, need_labels=False)
+        return _for_every_row(self._predicted(table))
+
+    def _predicted(self, table: Table) -> Prediction:
         if self.reading.generates:
-            return Prediction(table, self.generate(table.texts[0]), None, None)
-        output = self._scores((table,), with_labels=False).output
+            return Prediction(table, [*self.generate(table.texts[0])], None, None)
+        output = self._scored((table,), with_labels=False)[1].output
         if self.reading.value_range is not None:
             return Prediction(table, None, None, output)
-        return Prediction(table, LabelSet(self.labels).decode(output.argmax(axis=1)), output, None)
+        return Prediction(table, [*LabelSet(self.labels).decode(output.argmax(axis=1))], output, None)
 
     def generate(self, texts: list[str], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
         """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
@@ -95,8 +110,10 @@ class Predictor:
         with torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return generate_texts(self.model, self.tokenizer, texts, self.reading.max_length, settings)
 
-    def score(self, source: Any, *, split: str | None = None) -> dict[str, Any]:
-        """Metrics on labelled data: ``{"metrics": {...}, "n": N}``.
+    def score(self, source: Any, *, split: str | None = None, written: Written = _PLAIN) -> dict[str, Any]:
+        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "by_class": {...}}``.
+
+        ``by_class`` is that of :func:`stratatune.objectives.by_class.by_class`, over all rows; missing without classes.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
@@ -104,23 +121,25 @@ class Predictor:
         task = TASKS.get(self.reading.task or "")
         need = not self.reading.generates or self.reading.label is not None
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, need_labels=need) for part in splits)
-        scores = self._scores(parts, with_labels=True)
+        parts = tuple(self._read(source, part, written, need_labels=need) for part in splits)
+        data, scores = self._scored(parts, with_labels=True)
         metrics = {**scores.metrics, "loss": scores.loss}
         if self.reading.objective == "seq2seq":
             said = self.generate([text for part in parts for text in part.texts[0]])
             metrics |= rouge(said, [str(label) for part in parts for label in part.labels or ()])
-        return {"metrics": metrics, "n": sum(map(len, parts))}
+        found = by_class(self.labels, data.labels, scores.output)
+        return {"metrics": metrics, "n": sum(map(len, parts)), **({"by_class": found} if found else {})}
 
-    def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
-        plain = isinstance(source, list)
+    def _read(self, source: Any, split: str | None, written: Written, *, need_labels: bool) -> Table:
         table = read(
             source,
-            text=None if plain else self.reading.text,
+            text=self.reading.text,
             label=self.reading.label if need_labels else None,
-            task=None if plain else self.reading.task,
+            task=self.reading.task,
             split=split,
             need_labels=need_labels,
+            written=written,
+            keep_whole=not need_labels,
         )
         if len(table.texts) != len(self.reading.text):
             raise DataError(
@@ -128,14 +147,14 @@ class Predictor:
             )
         return table
 
-    def _scores(self, parts: tuple[Table, ...], *, with_labels: bool) -> Scores:
+    def _scored(self, parts: tuple[Table, ...], *, with_labels: bool) -> tuple[Encoded, Scores]:
         data = concatenate(
             [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
         )
         attached = self.model.attached
         feed = Feed(Trunk(attached), None, one_position=attached.one_position, autocast=self.autocast, kept=self.kept)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return evaluate(
+            return data, evaluate(
                 Top(attached),
                 self.objective,
                 data,
@@ -146,8 +165,21 @@ class Predictor:
             )
 
 
+def _for_every_row(found: Prediction) -> Prediction:
+    """``found`` with a row for each of the source, those that were left out included."""
+    every = EveryRow.of(found.table)
+    if every is None:
+        return found
+    return Prediction(
+        every.source(),
+        None if found.labels is None else every.values(found.labels),
+        None if found.probabilities is None else every.array(found.probabilities),
+        None if found.values is None else every.array(found.values),
+    )
+
+
 def _unlabelled(table: Table) -> Table:
-    return Table(table.texts, None, table.columns, None, table.source, table.rows, table.notices)
+    return replace(table, labels=None, label_column=None)
 
 
 def _is_one_file(source: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from stratatune.data.causal import TEMPLATES, check_order, suffixes_of
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table, read
+from stratatune.data.splitting import hold_out
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.data.templates import Template, auto_label_words
@@ -54,7 +55,8 @@ def read_tables(config: RunConfig, given: Mapping[str, Any]) -> Tables:
     train = _read(given.get("train", config.train), config, task, "train")
     parts = _eval_parts(config, given, task)
     if not parts and isinstance(config.eval_split, float):
-        train, held_out = _hold_out(train, config.eval_split, config.seed)
+        classes = not (_text_objective(config) or _is_value(config.objective, task))
+        train, held_out = hold_out(train, config.eval_split, config.seed, classes=classes)
         parts = (held_out,)
     if config.train_samples is not None:
         train = _sample(train, config.train_samples, config.seed, classes=not _text_objective(config))
@@ -63,12 +65,24 @@ def read_tables(config: RunConfig, given: Mapping[str, Any]) -> Tables:
 
 
 def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Table:
-    objective = _text_objective(config)
+    objective, asked = _text_objective(config), _split_of(source, config, split)
+    given: dict[str, Any] = {"text": config.text or None, "label": config.label, "written": config.written}
     if objective:
         told = config.label is not None or objective == "seq2seq"
-        table = read(source, text=config.text or None, label=config.label, split=split, need_labels=told)
+        table = read(source, split=asked, need_labels=told, **given)
         return table if told else replace(table, labels=None, label_column=None)
-    return read(source, text=config.text or None, label=config.label, task=task, split=split)
+    return read(source, task=task, split=asked, **given)
+
+
+def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
+    """``split``, or None for a file that is named: it is used whole, unless ``eval_split`` names a split of it."""
+    if not _is_file(source):
+        return split
+    return split if config.eval is None and isinstance(config.eval_split, str) and source == config.train else None
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, str) and Path(source).expanduser().is_file()
 
 
 def _text_objective(config: RunConfig) -> str:
@@ -81,28 +95,30 @@ def _text_objective(config: RunConfig) -> str:
 def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) -> tuple[Table, ...]:
     """The evaluation data: what is named, else the task's own dev splits where ``train`` is a folder or a hub id."""
     source = given.get("eval", config.eval)
-    if source is None and not isinstance(config.eval_split, str) and (task is None or "train" in given):
+    is_one = task is None or "train" in given or _is_file(config.train)
+    if source is None and not isinstance(config.eval_split, str) and is_one:
         return ()
     if source is None:
         source = config.train
-        if Path(source).is_file():
-            return ()
+        if _is_file(source):
+            _check_cut(config, task)
     if isinstance(config.eval_split, str):
         return (_read(source, config, task, config.eval_split),)
-    one_file = not isinstance(source, str) or Path(source).is_file()
+    one_file = not isinstance(source, str) or _is_file(source)
     splits = ("dev",) if one_file or task is None else task.dev_splits
     return tuple(_read(source, config, task, split) for split in splits)
 
 
-def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    order = np.random.default_rng(seed).permutation(len(table))
-    cut = max(1, round(share * len(table)))
-    if cut >= len(table):
-        raise DataError(
-            f"{table.source} has {len(table)} rows: none is left to train on",
-            "hold out less (eval_split), or give --eval",
+def _check_cut(config: RunConfig, task: Task | None) -> None:
+    """Refuse a split, by its name, of a file that has none: a task's one `.all` file alone has splits."""
+    legal = task.cuts if task and Path(config.train).suffix == ".all" else ()
+    if config.eval_split not in legal:
+        raise ConfigError(
+            [f"eval_split: {config.eval_split!r}; {config.train} is one file"],
+            f"its splits: {', '.join(legal)}"
+            if legal
+            else "name a file with --eval, or hold out a fraction such as 0.1",
         )
-    return table.select(np.sort(order[cut:])), table.select(np.sort(order[:cut]))
 
 
 def _sample(table: Table, count: int, seed: int, *, classes: bool = True) -> Table:

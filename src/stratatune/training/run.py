@@ -20,6 +20,7 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter, told_about, write_text
 from stratatune.model.split import Top
+from stratatune.objectives.by_class import by_class
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import encode, pad_id
 from stratatune.plan import Plan, shape_of
@@ -58,6 +59,8 @@ class Result:
         elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
+        by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
+            as :func:`stratatune.objectives.by_class.by_class` gives them; empty where labels are no classes.
         processes: how many trained together; times and memory are those of the first.
     """
 
@@ -79,6 +82,7 @@ class Result:
     processes: int = 1
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    by_class: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -255,20 +259,32 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, float]:
-    """Score the test data once, with the selected weights."""
+def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
+    """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
-        return {}
+        return {}, {}
     encoded = encode(data.test, session.objective.reading, session.objective.tokenizer)
     with session.mixed():
         scores = evaluate(
             session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
         )
-    return scores.metrics
+    return scores.metrics, by_class(session.objective.reading.labels, encoded.labels, scores.output)
+
+
+def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
+    """The scores of each class on the evaluation data, in the selected epoch."""
+    if session.eval is None or fitted.scores is None:
+        return {}
+    return by_class(session.objective.reading.labels, session.eval.labels, fitted.scores.output)
 
 
 def _finish(
-    session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
+    session: Session,
+    caching: Caching,
+    fitted: Fitted,
+    test: tuple[dict[str, float], dict[str, Any]],
+    hit: bool,
+    processes: int,
 ) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
@@ -279,6 +295,7 @@ def _finish(
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
         save_adapter(attached, session.out / "adapter")
+    classes = {"evaluation": _by_class(session, fitted), "test": test[1]}
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -290,7 +307,7 @@ def _finish(
         total=attached.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,
-        test=test,
+        test=test[0],
         epochs=progress.epoch,
         seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
         tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
@@ -299,6 +316,7 @@ def _finish(
         processes=processes,
         elapsed=progress.elapsed,
         labels=list(session.objective.reading.labels),
+        by_class={name: found for name, found in classes.items() if found},
         notices=session.reporter.notices,
     )
     if is_main():

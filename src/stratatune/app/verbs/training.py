@@ -40,6 +40,11 @@ def run_settings(
     task: Annotated[str | None, _option(_DATA, "A named task (`stratatune list tasks`).", "TASK")] = None,
     text: Annotated[str | None, _option(_DATA, "The text column, or two.", "COL[,COL]")] = None,
     label: Annotated[str | None, _option(_DATA, "The label column.", "COL")] = None,
+    bad_rows: Annotated[
+        str | None, _option(_DATA, "Rows with a blank text or no label: refuse, skip or empty.", "WORD")
+    ] = None,
+    delimiter: Annotated[str | None, _option(_DATA, "Between columns of csv and tsv; recognised.", "CHAR")] = None,
+    encoding: Annotated[str | None, _option(_DATA, "Of text files; UTF-8 by default.", "NAME")] = None,
     train_samples: Annotated[int | None, _option(_DATA, "Train on this many rows only.", "N")] = None,
     out: Annotated[str | None, _option(_OPTIMISER, "The run folder (runs/latest).", "DIR")] = None,
     epochs: Annotated[int | None, _option(_OPTIMISER, "Passes over the training data.", "N")] = None,
