@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.data.labels import is_missing
-from stratatune.errors import ConfigError, ResourceError, did_you_mean
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.files import write_bytes, write_errors
 
 if TYPE_CHECKING:
     from stratatune.training.predict import Prediction
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Columns = dict[str, Sequence[Any]]
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_HINT = "give --out a file in a folder that is there and has room"
 _DIGITS = 6  # of a probability as text; parquet keeps every bit
 
 
@@ -40,7 +42,7 @@ class Output:
 
     Attributes:
         given: the columns of the input by name.
-        predicted: ``label`` and ``p_<class>``, ``value`` or ``generated``.
+        predicted: what the objective answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
     """
 
     given: Columns
@@ -60,7 +62,7 @@ class Output:
         return _rows({}, self.predicted)
 
 
-def output_of(prediction: Prediction, classes: Sequence[str]) -> Output:
+def output_of(prediction: Prediction) -> Output:
     """A prediction as columns, those of its source kept.
 
     What is predicted keeps its names (``label``, ``p_<class>``, ``value``, ``generated``), so that a column of the
@@ -69,21 +71,12 @@ def output_of(prediction: Prediction, classes: Sequence[str]) -> Output:
     """
     table = prediction.table
     texts: Columns = dict(zip(table.columns, table.texts, strict=True))
-    predicted = {_beside(name, texts): values for name, values in _predicted(prediction, classes).items()}
+    predicted = {_beside(name, texts): values for name, values in prediction.columns.items()}
     given: Columns = {}
     for name in table.whole.names if table.whole else table.columns:
         free = name if name in texts else _given(name, {*predicted, *texts, *given})
         given[free] = texts[name] if name in texts else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
     return Output(given, predicted)
-
-
-def _predicted(prediction: Prediction, classes: Sequence[str]) -> Columns:
-    if prediction.labels is not None and prediction.probabilities is None:
-        return {"generated": prediction.labels}
-    if prediction.labels is None or prediction.probabilities is None:
-        return {"value": [] if prediction.values is None else prediction.values.tolist()}
-    chances = {f"p_{name}": prediction.probabilities[:, at].tolist() for at, name in enumerate(classes)}
-    return {"label": prediction.labels, **chances}
 
 
 def _beside(name: str, texts: Columns) -> str:
@@ -152,24 +145,17 @@ def write(output: Output, out: str) -> None:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        if form == "parquet":
-            _write_parquet(output, partial)
-        else:
-            partial.write_text(as_text(output, form), encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(out, error) from error
+    write_bytes(path, _parquet(output) if form == "parquet" else as_text(output, form).encode(), _HINT)
 
 
-def _write_parquet(output: Output, path: Path) -> None:
+def _parquet(output: Output) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
+    buffer = pyarrow.BufferOutputStream()
     arrays = {name: _array(values) for name, values in output.columns.items()}
-    pyarrow.parquet.write_table(pyarrow.table(arrays), path)
+    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 def _array(values: Sequence[Any]) -> Any:
@@ -192,17 +178,10 @@ def check_writable(out: str) -> None:
     """
     format_of(out)
     path = Path(out).expanduser()
-    probe = path.with_name(f".{path.name}.part")
-    try:
+    with write_errors(out, _HINT):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise cannot_write(out, error) from error
-
-
-def cannot_write(out: str, error: OSError) -> ResourceError:
-    """The failure to write ``out``, in one line."""
-    reason = error.strerror or str(error)
-    return ResourceError(f"cannot write {out}: {reason}", "give --out a file in a folder that is there and has room")
+        if path.is_file() or not path.exists():
+            probe = path.with_name(f".{path.name[:200]}.probe")
+            probe.touch()
+            probe.unlink()

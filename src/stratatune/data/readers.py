@@ -18,7 +18,7 @@ from stratatune.data.labels import Labels, is_missing, label_text, numbers
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
-from stratatune.data.written import BadRows, Written
+from stratatune.data.written import AS_USUAL, BadRows, Written
 from stratatune.errors import DataError, nearest
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
@@ -32,7 +32,6 @@ PAIRS = (
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
-_PLAIN = Written()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
 _BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
@@ -79,7 +78,7 @@ def read(
     task: str | Task | None = None,
     split: str | None = None,
     need_labels: bool = True,
-    written: Written = _PLAIN,
+    written: Written = AS_USUAL,
     keep_whole: bool = False,
 ) -> Table:
     """Read ``source`` into a Table.
@@ -211,7 +210,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
     _refuse(frame, missing, f"label column {name!r} is empty", _BAD_LABELS)
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
-    if task.kind == "regression":
+    if task.numeric:
         return numbers(values, frame.place, frame.rows)  # type: ignore[arg-type]
     classes = [task.class_of(label_text(value)) for value in values]  # type: ignore[arg-type]
     if None in classes:

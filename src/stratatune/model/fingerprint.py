@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
-import xxhash
 from torch import Tensor
+
+from stratatune.hashing import Part, fast_digest
 
 if TYPE_CHECKING:
     from stratatune.model.backbone import Backbone
@@ -37,8 +38,11 @@ def head_fingerprint(backbone: Backbone) -> str:
 
 def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
     """Hash of ``settings`` and of tensors under their names: shape, dtype and every byte."""
-    digest = xxhash.xxh3_128(settings.encode())
-    for name, tensor in named:
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+
+    def parts() -> Iterator[Part]:
+        yield settings
+        for name, tensor in named:
+            yield f"{name}{tuple(tensor.shape)}{tensor.dtype}"
+            yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+
+    return fast_digest(parts())

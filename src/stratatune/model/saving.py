@@ -6,9 +6,8 @@ the rest. Nothing is pickled, so nothing runs on load.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stratatune._compat import VERSION
-from stratatune.errors import ModelError, ResourceError
+from stratatune.errors import ModelError
+from stratatune.files import make_folder, replacing, write_errors, write_text
 from stratatune.model.attached import Attached
 
 FORMAT = 1
@@ -33,51 +33,21 @@ def save_adapter(attached: Attached, folder: Path) -> None:
         ResourceError: the folder cannot be written, or the disk is full.
     """
     record = describe(attached)
-    with told_about(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_tensors(folder / TENSORS, attached.trained(), {"format": "pt"})
     write_text(folder / CARD, _card(record))
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-@contextlib.contextmanager
-def told_about(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one line about ``path``.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file that is there whole or not at all.
 
     Raises:
         ResourceError: the disk is full, or the path cannot be written.
     """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ResourceError(f"cannot write {path}: {reason}", "give a folder with room that you may write") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it is there whole or not at all."""
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with told_about(path), _appearing_whole(path) as partial:
+    with write_errors(path), replacing(path) as partial:
         save_file(held, partial, metadata=metadata)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    with told_about(path), _appearing_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _appearing_whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which then takes its place; after a failure nothing of it is left."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def describe(attached: Attached) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,19 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Feed
+from stratatune.data.batching import pad_id
 from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
-from stratatune.data.labels import LabelSet
-from stratatune.data.readers import Table, read
+from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
-from stratatune.data.written import Written
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
-from stratatune.model.split import Top, Trunk
 from stratatune.objectives.by_class import by_class
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.spec import Reading, encode, pad_id
+from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
-from stratatune.training.generate import generate_texts, rouge
-
-_PLAIN = Written()
+from stratatune.training.forward import Forward
+from stratatune.training.generate import generate_texts
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,15 @@ class Prediction:
 
     Attributes:
         table: the texts, and in ``table.whole`` the other columns of the source.
-        labels: N class names, or what was generated for each text; None where the label is a number.
+        columns: the answers as columns of N values each, by their names.
+        labels: N class names, or what was generated for each text; None where the answer is neither.
         probabilities: [N, C] in the order of the model's classes, or None.
-        values: [N] numbers, or None where the label is a class.
+        values: [N] numbers, or None.
     """
 
     table: Table
-    labels: list[str | None] | None
+    columns: Mapping[str, Sequence[Any]]
+    labels: Sequence[str | None] | None
     probabilities: np.ndarray | None
     values: np.ndarray | None
 
@@ -66,24 +65,31 @@ class Predictor:
         self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
     ) -> None:
         artefact = load_artefact(folder, base)
-        self.reading = Reading.from_data(artefact.record["reading"])
+        saved = artefact.record["reading"]
+        self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
-        self.objective = Objective(self.reading, self.tokenizer).to(self.device)
-        self.kept = Codec.from_data(artefact.record["reading"])
-        self.autocast = torch.bfloat16 if (precision or artefact.record["reading"].get("precision")) == "bf16" else None
+        autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
+        pad = pad_id(self.tokenizer)
+        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self._kept = Codec.from_data(saved)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names, empty where the label is a number."""
-        return self.reading.labels
+        """The class names, empty where the label is no class."""
+        return self.objective.labels
 
-    def predict(self, source: Any, *, split: str | None = None, written: Written = _PLAIN) -> Prediction:
+    @property
+    def text_columns(self) -> int:
+        """How many text columns this model reads."""
+        return len(self.objective.text)
+
+    def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
         Args:
-            source: what `stratatune.data.readers.read` takes.
+            source: what :func:`stratatune.data.readers.read` takes.
             split: of a folder, a hub id or a DatasetDict.
             written: how a text file is written, and what becomes of blank texts.
 
@@ -91,15 +97,12 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, written, need_labels=False)
-        return _for_every_row(self._predicted(table))
+        said = self.objective.answer(table, self)
+        return _for_every_row(Prediction(table, said.columns, said.labels, said.probabilities, said.values))
 
-    def _predicted(self, table: Table) -> Prediction:
-        if self.reading.generates:
-            return Prediction(table, [*self.generate(table.texts[0])], None, None)
-        output = self._scored((table,), with_labels=False)[1].output
-        if self.reading.value_range is not None:
-            return Prediction(table, None, None, output)
-        return Prediction(table, [*LabelSet(self.labels).decode(output.argmax(axis=1))], output, None)
+    def output(self, table: Table) -> np.ndarray:
+        """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
+        return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
     def generate(self, texts: list[str], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
         """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
@@ -107,62 +110,51 @@ class Predictor:
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return generate_texts(self.model, self.tokenizer, texts, self.reading.max_length, settings)
+        with torch.no_grad(), self._forward.mixed():
+            return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
-    def score(self, source: Any, *, split: str | None = None, written: Written = _PLAIN) -> dict[str, Any]:
-        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "by_class": {...}}``.
+    def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
+        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...], "by_class": {...}}``.
 
         ``by_class`` is that of :func:`stratatune.objectives.by_class.by_class`, over all rows; missing without classes.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
-        task = TASKS.get(self.reading.task or "")
-        need = not self.reading.generates or self.reading.label is not None
+        task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, written, need_labels=need) for part in splits)
-        data, scores = self._scored(parts, with_labels=True)
-        metrics = {**scores.metrics, "loss": scores.loss}
-        if self.reading.objective == "seq2seq":
-            said = self.generate([text for part in parts for text in part.texts[0]])
-            metrics |= rouge(said, [str(label) for part in parts for label in part.labels or ()])
+        parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
+        data, scores = self._scores(parts)
+        metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
+        said = [*(f"{part.source}: {notice}" for part in parts for notice in part.notices), *scores.notices]
         found = by_class(self.labels, data.labels, scores.output)
-        return {"metrics": metrics, "n": sum(map(len, parts)), **({"by_class": found} if found else {})}
+        return {
+            "metrics": metrics,
+            "n": sum(map(len, parts)),
+            "notices": said,
+            **({"by_class": found} if found else {}),
+        }
 
     def _read(self, source: Any, split: str | None, written: Written, *, need_labels: bool) -> Table:
-        table = read(
+        objective = self.objective
+        table = objective.read(
             source,
-            text=self.reading.text,
-            label=self.reading.label if need_labels else None,
-            task=self.reading.task,
+            text=objective.text,
+            label=objective.label if need_labels else None,
+            task=objective.task,
             split=split,
             need_labels=need_labels,
             written=written,
             keep_whole=not need_labels,
         )
-        if len(table.texts) != len(self.reading.text):
-            raise DataError(
-                f"{table.source}: {len(table.texts)} text columns", f"this model reads {len(self.reading.text)}"
-            )
+        if len(table.texts) != self.text_columns:
+            raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
-    def _scored(self, parts: tuple[Table, ...], *, with_labels: bool) -> tuple[Encoded, Scores]:
-        data = concatenate(
-            [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
-        )
-        attached = self.model.attached
-        feed = Feed(Trunk(attached), None, one_position=attached.one_position, autocast=self.autocast, kept=self.kept)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return data, evaluate(
-                Top(attached),
-                self.objective,
-                data,
-                feed,
-                pad_id(self.tokenizer),
-                self.device,
-                [len(part) for part in parts],
-            )
+    def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
+        encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        data, feed = concatenate(encoded), self._forward.feed(kept=self._kept)
+        return data, evaluate(self._forward, data, feed, [len(one) for one in encoded])
 
 
 def _for_every_row(found: Prediction) -> Prediction:
@@ -172,14 +164,11 @@ def _for_every_row(found: Prediction) -> Prediction:
         return found
     return Prediction(
         every.source(),
+        {name: every.values(values) for name, values in found.columns.items()},
         None if found.labels is None else every.values(found.labels),
         None if found.probabilities is None else every.array(found.probabilities),
         None if found.values is None else every.array(found.values),
     )
-
-
-def _unlabelled(table: Table) -> Table:
-    return replace(table, labels=None, label_column=None)
 
 
 def _is_one_file(source: Any) -> bool:

@@ -92,6 +92,7 @@ def eval_(
         answer |= _predictor(run, where).score(data, split=split, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
+        door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
         answer["forgetting"] = lost = _forgetting(run, forgetting, where)
@@ -135,19 +136,19 @@ def predict(
     """
     _check_request(door, data, text, out, format)
     predictor = _predictor(run, where)
-    columns = len(predictor.reading.text)
+    columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source:
         prediction = predictor.predict(source, split=split, written=form)
     for notice in prediction.table.notices:
         door.reporter().notice(notice)
-    return _answer(prediction, predictor.labels, out, format)
+    return _answer(prediction, out, format)
 
 
-def _answer(prediction: Any, classes: tuple[str, ...], out: str | None, form: Form) -> Answer:
+def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     """The predictions where they were asked for; without ``out`` they are shown."""
     from stratatune.app import predictions
 
-    output = predictions.output_of(prediction, classes)
+    output = predictions.output_of(prediction)
     data: dict[str, Any] = {"n": len(prediction.table), "out": out}
     if out is None:
         return Answer({**data, "predictions": list(output.rows())}, "\n".join(map(shown, output.answers())))
