@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stratatune.objectives.by_class import by_class, shown
-from stratatune.objectives.metrics import score
+from stratatune.objectives.metrics import class_scores
 
 LABELS = ("x", "y", "z")
 
@@ -19,14 +19,14 @@ def test_f1_of_three_classes_is_always_their_mean():
     """Where all that is guessed and true is 0 or 1, it must not become that of class 1."""
     truth, guess = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
     of_one, of_zero = 2 * 2 / (2 * 2 + 1), 2 * 1 / (2 * 1 + 1)
-    assert score(truth, guess, False, 2)["f1"] == pytest.approx(of_one)
-    assert score(truth, guess, False, 3)["f1"] == pytest.approx((of_one + of_zero) / 2)
-    assert score(truth, guess, False, 3)["acc_f1"] == pytest.approx((0.75 + (of_one + of_zero) / 2) / 2)
+    assert class_scores(truth, guess, 2)["f1"] == pytest.approx(of_one)
+    assert class_scores(truth, guess, 3)["f1"] == pytest.approx((of_one + of_zero) / 2)
+    assert class_scores(truth, guess, 3)["acc_f1"] == pytest.approx((0.75 + (of_one + of_zero) / 2) / 2)
 
 
 def test_a_class_that_is_guessed_and_not_there_changes_no_mean():
     truth = np.array([0, 0, 1, 1])
-    right, wrong = score(truth, truth, False, 3), score(truth, np.array([0, 2, 1, 1]), False, 3)
+    right, wrong = class_scores(truth, truth, 3), class_scores(truth, np.array([0, 2, 1, 1]), 3)
     assert right["f1"] == 1.0
     assert wrong["f1"] == pytest.approx((2 / 3 + 1) / 2)
 
@@ -40,7 +40,7 @@ def test_the_scores_of_each_class():
     assert [one["recall"] for one in found["classes"]] == pytest.approx([2 / 3, 1, 0])
     assert [one["precision"] for one in found["classes"]] == pytest.approx([2 / 3, 2 / 3, 0])
     mean = np.mean([one["f1"] for one in found["classes"]])
-    assert score(truth, guess, False, 3)["f1"] == pytest.approx(mean)
+    assert class_scores(truth, guess, 3)["f1"] == pytest.approx(mean)
     said = shown(found)
     assert "mean over the classes" in said and "rows by their class" in said and len(said.splitlines()) == 10
 
