@@ -154,7 +154,7 @@ class Predictor:
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
         data, feed = concatenate(encoded), self._forward.feed(kept=self._kept)
-        return data, evaluate(self._forward, data, feed, [len(one) for one in encoded])
+        return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 
 def _for_every_row(found: Prediction) -> Prediction:

@@ -153,7 +153,7 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     if out is None:
         return Answer({**data, "predictions": list(output.rows())}, "\n".join(map(shown, output.answers())))
     if out == "-":
-        return Answer(data, predictions.as_text(output, form.value))
+        return Answer(data, predictions.as_text(output, form.value), exact=True)
     predictions.write(output, out)
     return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
 
