@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,6 +91,29 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     if loggers:
         accelerator.init_trackers("stratatune")
     return accelerator
+
+
+#: What transformers calls the key-value cache where it hands it to a model or a block: since 5.24, and before that.
+_CACHE_ARGUMENTS = ("cache", "past_key_values")
+
+
+def cache_argument(block: nn.Module) -> str:
+    """The keyword by which a decoder's block takes its key-value cache, as its class spells it.
+
+    Asked of the block and not of transformers' version: a model's own code may keep the older name.
+    """
+    return _cache_argument(type(block))
+
+
+@functools.cache
+def _cache_argument(block: type[nn.Module]) -> str:
+    taken = inspect.signature(block.forward).parameters
+    return next((name for name in _CACHE_ARGUMENTS if name in taken), _CACHE_ARGUMENTS[-1])
+
+
+def given_cache(kwargs: Mapping[str, Any]) -> Any | None:
+    """The key-value cache among the keywords of a decoder's call, under either name; None where there is none."""
+    return next((kwargs[name] for name in _CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
 
 
 def attention_of(attention: nn.Module, name: str | None = None) -> AttentionFunction:

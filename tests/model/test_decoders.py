@@ -263,7 +263,7 @@ def test_lora_on_a_slice_of_gpt2_is_a_change_of_that_slice():
 def test_fused_linears_come_apart_and_together_again():
     model = tiny.tiny_decoder("gpt2").double()
     before, (ids, _, _) = copy.deepcopy(model.state_dict()), texts()
-    row, block = apply(copy.deepcopy(model), "3: bitfit").strata.backbone.row, model.transformer.h[1]
+    row, block = apply(copy.deepcopy(model), "3: bitfit").attached.backbone.row, model.transformer.h[1]
     logits = model(input_ids=ids).logits
     separate(block, row)
     separate(block, row)

@@ -186,7 +186,7 @@ def test_checkpointing_changes_no_gradient(model_type, plan):
 def test_mean_pooling_reads_every_token():
     """The trunk keeps all positions, even where every block is frozen; a prompt's positions are not averaged."""
     cls, mean = (tiny.tiny_of("modernbert", "classification", classifier_pooling=how) for how in ("cls", "mean"))
-    assert apply(cls, "frozen").strata.one_position and not apply(mean, "frozen").strata.one_position
+    assert apply(cls, "frozen").attached.one_position and not apply(mean, "frozen").attached.one_position
     model = apply(tiny.tiny_of("modernbert", "classification", classifier_pooling="mean"), "lpt").double()
     with torch.no_grad():
         whole = model(input_ids=IDS, attention_mask=MASK.long()).logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -91,6 +92,13 @@ class Objective:
             return logits[:, 0]
         low, high = self.reading.value_range
         return low + (high - low) * logits.softmax(dim=1)[:, 1]
+
+    def rounding(self, values: np.ndarray, precision: torch.dtype) -> float:
+        """One unit of ``precision`` in the predicted ``values`` [N]: of the range that two label words span, else of
+        the largest value."""
+        low, high = self.reading.value_range or (0.0, 0.0)
+        scale = high - low if self.reading.by_words else float(np.abs(values).max(initial=0.0))
+        return torch.finfo(precision).eps * scale
 
 
 def _by_label(reading: Reading) -> dict[str, str]:

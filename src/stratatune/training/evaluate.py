@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from stratatune.cache.feed import Feed
 from stratatune.data.batching import collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.model.split import Top
-from stratatune.objectives.metrics import score
+from stratatune.objectives.metrics import CORRELATIONS, no_correlation, score
 from stratatune.objectives.objective import Objective
 from stratatune.training import distributed as ranks
 
@@ -27,11 +27,13 @@ class Scores:
         metrics: by name.
         loss: mean loss over label words, classes or values; None without labels.
         output: probabilities [N, C], or values [N] where the label is a number; rows in the order of the data.
+        notices: what the user should know of the metrics, one line each.
     """
 
     metrics: dict[str, float]
     loss: float | None
     output: np.ndarray
+    notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
         """For a line of ``metrics.jsonl``."""
@@ -73,7 +75,9 @@ def evaluate(
         return _told(output)
     if data.labels is None:
         return Scores({}, None, output)
-    return Scores(_mean_score(data.labels, output, parts or (len(data),)), loss / len(data), output)
+    rounding = objective.rounding(output, _precision(top, device)) if output.ndim == 1 else 0.0
+    metrics, notices = _mean_score(data.labels, output, parts or (len(data),), rounding)
+    return Scores(metrics, loss / len(data), output, notices)
 
 
 def _told(output: np.ndarray) -> Scores:
@@ -82,9 +86,22 @@ def _told(output: np.ndarray) -> Scores:
     return Scores({"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}, loss, output)
 
 
-def _mean_score(truth: np.ndarray, output: np.ndarray, parts: Sequence[int]) -> dict[str, float]:
+def _precision(top: Top, device: torch.device) -> torch.dtype:
+    """What the model computes in here."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return top.attached.backbone.model.dtype
+
+
+def _mean_score(
+    truth: np.ndarray, output: np.ndarray, parts: Sequence[int], rounding: float
+) -> tuple[dict[str, float], list[str]]:
+    """Each metric's mean over the parts, and why a part has no correlation."""
     is_value = output.ndim == 1
     guess = output if is_value else output.argmax(axis=1)
     ends = np.cumsum(parts)[:-1]
-    scores = [score(t, g, is_value) for t, g in zip(np.split(truth, ends), np.split(guess, ends), strict=True)]
-    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+    pairs = list(zip(np.split(truth, ends), np.split(guess, ends), strict=True))
+    scores = [score(t, g, is_value, rounding) for t, g in pairs]
+    why = {no_correlation(t, g, rounding) for t, g in pairs} - {""} if is_value else set()
+    notices = [f"{' and '.join(CORRELATIONS)} are 0: {reason}" for reason in sorted(why)]
+    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}, notices

@@ -200,6 +200,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
             session.eval_parts,
         )
     progress.seconds["eval"] += time.perf_counter() - started
+    session.reporter.notice_once(scores.notices)
     return scores
 
 

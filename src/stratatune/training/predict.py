@@ -96,7 +96,7 @@ class Predictor:
             return generate_texts(self.model, self.tokenizer, texts, self.reading.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None) -> dict[str, Any]:
-        """Metrics on labelled data: ``{"metrics": {...}, "n": N}``.
+        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...]}``.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
@@ -110,7 +110,7 @@ class Predictor:
         if self.reading.objective == "seq2seq":
             said = self.generate([text for part in parts for text in part.texts[0]])
             metrics |= rouge(said, [str(label) for part in parts for label in part.labels or ()])
-        return {"metrics": metrics, "n": sum(map(len, parts))}
+        return {"metrics": metrics, "n": sum(map(len, parts)), "notices": scores.notices}
 
     def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
         plain = isinstance(source, list)

@@ -264,6 +264,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
         scores = evaluate(
             session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
         )
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics
 
 

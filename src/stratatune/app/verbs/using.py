@@ -71,6 +71,7 @@ def eval_(
         answer |= _predictor(run, where).score(data, split=split)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told.append(f"{shown}  (n = {answer['n']:,})")
+        door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
         answer["forgetting"] = lost = _forgetting(run, forgetting, where)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratatune._compat import attention_of
+from stratatune._compat import attention_of, cache_argument
 from stratatune.model.skeleton import Call
 
 
@@ -92,7 +92,7 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     return layer.full_layer_layer_norm(layer.ff_chunk(attended) + attended)
 
 
-class _Codec(Exception):
+class _TextKept(Exception):
     """The keys and values of the whole text are there; nothing behind them is wanted."""
 
 
@@ -106,7 +106,7 @@ class _KeysAndValues:
         """``key``, ``value`` [B, H, T, W], rotated already."""
         if self.kept is None:
             self.kept = key, value
-            raise _Codec
+            raise _TextKept
         return self.kept
 
 
@@ -117,11 +117,11 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     """
     if block.training and getattr(block, "gradient_checkpointing", False):
         return take(block.forward(hidden, **call.kwargs), read)
-    cache = _KeysAndValues()
-    with contextlib.suppress(_Codec):
-        block.forward(hidden, **call.kwargs, past_key_values=cache)
+    cache = {cache_argument(block): _KeysAndValues()}
+    with contextlib.suppress(_TextKept):
+        block.forward(hidden, **call.kwargs, **cache)
     there = {name: _there(value, read) for name, value in call.kwargs.items()}
-    return block.forward(take(hidden, read), **there, past_key_values=cache)
+    return block.forward(take(hidden, read), **there, **cache)
 
 
 def _there(given: Any, read: Tensor) -> Any:
