@@ -69,8 +69,8 @@ def _style(name: str, rules: str) -> str:
     """The style sheet: every rule for this picture alone, those with colours once more for dark pages."""
     own = f"&{{color:$ink}}{_TEXT}{''.join(rules.split(chr(10)))}"
     each = re.findall(r"([^{}]+)\{([^{}]*)\}", own)
-    light = "".join(_rule(name, *rule, 0) for rule in each)
-    dark = "".join(_rule(name, *rule, 1) for rule in each if "$" in rule[1])
+    light = "".join(_rule(name, selectors, values, 0) for selectors, values in each)
+    dark = "".join(_rule(name, selectors, values, 1) for selectors, values in each if "$" in values)
     return f"{light}@media (prefers-color-scheme:dark){{{dark}}}"
 
 

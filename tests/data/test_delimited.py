@@ -39,7 +39,7 @@ def test_what_pythons_csv_writes_is_read_back(write, delimiter, suffix, end):
         write(f"x.{suffix}", written_by_csv(delimiter=delimiter, lineterminator=end)), text="body", label="kind"
     )
     assert (table.texts[0], table.labels) == (TEXTS, LABELS)
-    usual = (",", "csv") == (delimiter, suffix) or ("\t", "tsv") == (delimiter, suffix)
+    usual = (delimiter, suffix) == (",", "csv") or (delimiter, suffix) == ("\t", "tsv")
     assert bool(table.notices) != usual
 
 

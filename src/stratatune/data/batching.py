@@ -168,11 +168,11 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         token_types=None if encoded.types is None else padded(encoded.types, 0),
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
         labels=None if encoded.labels is None else torch.from_numpy(encoded.labels[index]),
-        targets=None if encoded.targets is None else _told(encoded.targets, index),
+        targets=None if encoded.targets is None else _padded_targets(encoded.targets, index),
     )
 
 
-def _told(targets: Encoded, index: np.ndarray) -> Tensor:
+def _padded_targets(targets: Encoded, index: np.ndarray) -> Tensor:
     """Targets [B, U], -100 behind the end."""
     batch = collate(targets, index, 0)
     return batch.input_ids.masked_fill(~batch.mask, -100)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stratatune.hashing import digest
-from stratatune.plan.picture import Cell, column, headline
+from stratatune.plan.picture import Band, column, headline
 from stratatune.plan.resolved import Resolved
 from stratatune.svg_frame import LINE, WIDTH, picture, text
 
@@ -25,7 +25,7 @@ _RULES = """
 class _Placed:
     """A cell and where it stands, in pixels from the top."""
 
-    cell: Cell
+    cell: Band
     top: float
     height: float
 
@@ -56,7 +56,7 @@ def svg(resolved: Resolved, objective: str | None = None) -> str:
     return picture(name, title, flow, description, [*body, *_backward(placed)], height=height, rules=_RULES)
 
 
-def _stacked(cells: list[Cell], blocks: int) -> Iterator[_Placed]:
+def _stacked(cells: list[Band], blocks: int) -> Iterator[_Placed]:
     """Cells from the top down, each as tall as its blocks or as its text."""
     block, top = min(_BLOCK, _TALLEST / blocks), float(_TOP)
     for cell in cells:

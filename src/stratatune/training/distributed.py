@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """One rank's part of a batch.
 
     Attributes:
@@ -89,12 +89,12 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, loss: float) 
     return added(whole), float(added(np.array([loss]))[0])
 
 
-def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
+def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
     """What this rank's mean ``loss`` over ``weight`` examples (or words) is in the loss of the whole batch."""
     if world() == 1:
-        return Part(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+        return BatchShare(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return Part(weight / total, summed / total, int(all_tokens))
+    return BatchShare(weight / total, summed / total, int(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

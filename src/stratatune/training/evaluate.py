@@ -72,7 +72,7 @@ def evaluate(
     top.train(was_training)
     output, loss = ranks.rows_of_all(np.concatenate(outputs), np.concatenate(order), len(data), loss)
     if objective.reading.generates:
-        return _told(output)
+        return _class_scores(output)
     if data.labels is None:
         return Scores({}, None, output)
     rounding = objective.rounding(output, _precision(top, device)) if output.ndim == 1 else 0.0
@@ -80,7 +80,7 @@ def evaluate(
     return Scores(metrics, loss / len(data), output, notices)
 
 
-def _told(output: np.ndarray) -> Scores:
+def _class_scores(output: np.ndarray) -> Scores:
     """Loss and perplexity of free text: ``output`` [N, 2], summed log-probability and number of tokens."""
     loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
     return Scores({"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}, loss, output)

@@ -12,9 +12,9 @@ import pytest
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
+from stratatune.studies.grid.book import Store
 from stratatune.studies.grid.grid import grid_lock
 from stratatune.studies.grid.records import read_caches, read_records
-from stratatune.studies.grid.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,14 @@ from stratatune.files import write_text
 Row = dict[str, Any]
 
 
+def _choices() -> str:
+    return f"One of: {', '.join(_LISTS)}."
+
+
 @verb("list")
 def list_(
     door: Door,
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
+    what: Annotated[str, typer.Argument(help=_choices(), metavar="WHAT", show_default=False)],
 ) -> Answer:
     """Show what there is: methods, presets, tasks, backbones, exits."""
     if what not in _LISTS:

@@ -69,8 +69,8 @@ def plan(
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
-    told = (terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype), *_epochs(costs))
-    return Answer(data, "\n".join(told))
+    picture = terminal(resolved, colour=in_colour(), objective=head)
+    return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
 
 
 def settled(objective: str, own: str) -> str:
@@ -92,7 +92,7 @@ def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     return str(path)
 
 
-def _told(costs: Cost, dtype: str) -> str:
+def _cost_lines(costs: Cost, dtype: str) -> str:
     """The predicted cost in two lines."""
     step = f"{costs.speedup_vs_full:.1f}x less work than full tuning, {costs.speedup_vs_lora:.1f}x less than LoRA"
     if not costs.cache_bytes_per_token:

@@ -46,7 +46,7 @@ PADDING, WORDS = 1, (10, 11)
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What all arms of one comparison share."""
 
     config: dict[str, Any]
@@ -147,7 +147,7 @@ class Stock:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: BenchSetting,
         *,
         lora: bool,
         bucketed: bool,
@@ -229,7 +229,7 @@ def with_peft(model: Any) -> nn.Module:
 class Ours:
     """Arm S: a plan's top from the trunk cache."""
 
-    def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
+    def __init__(self, setting: BenchSetting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
         kind = setting.objective or plan.objective

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.errors import ConfigError
-from stratatune.studies.grid.recipe import HINT, PLURALS, Published, Recipe, recipe_of, several
+from stratatune.studies.grid.recipe_parts import HINT, PLURALS, Published, several
 from stratatune.training.config import load_config
 
 _PACKAGE = "package:"
@@ -46,7 +46,7 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _names(data: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The names on every axis, as :class:`~stratatune.studies.grid.recipe.Item` gives them."""
+    """The names on every axis, as :class:`~stratatune.studies.grid.recipe_parts.Item` gives them."""
     axes = {axis: data.get(key) or () for key, axis in PLURALS.items()}
     axes |= data.get("settings") or {}
     return {
@@ -87,23 +87,3 @@ def folder_of(written: str, beside: Path) -> Path:
         raise ConfigError(
             [f"data: {written}: no package {module!r} is installed"], 'pip install "stratatune[demo]"'
         ) from error
-
-
-def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
-    """The recipe as it can run here, and a notice: with its ``otherwise`` where a folder is missing.
-
-    Args:
-        recipe: as :func:`~stratatune.studies.grid.recipe.load_recipe` gives it.
-        source: its file.
-        given: folders that the user names, by name.
-    """
-    told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-    missing = [str(place) for place in told.values() if not place or not folder_of(place, source.parent).is_dir()]
-    if not missing or not recipe.otherwise:
-        return recipe, ""
-    data = recipe.model_dump(mode="json", exclude={"otherwise"})
-    other = recipe_of({**data, **recipe.otherwise}, f"{source}: otherwise")
-    return (
-        other,
-        f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
-    )

@@ -6,13 +6,10 @@ Two panels over the same depths: the probes with one standard error, and the wor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from stratatune.studies.suggest.probing import Probe
+from stratatune.studies.suggest.view import View
 from stratatune.svg_frame import LINE, picture, text
-
-if TYPE_CHECKING:
-    from stratatune.studies.suggest.suggestion import Suggestion
 
 _LEFT, _RIGHT, _TOP, _PROBES, _COSTS, _GAP = 74, 736, 108, 250, 120, 54
 _NAMES = {"read": "at the position read", "mean": "mean over the tokens", "control": "labels in random order"}
@@ -25,17 +22,23 @@ _RULES = """
 """
 
 
-def svg(found: Suggestion) -> str:
-    """The picture as a self-contained SVG file."""
-    view, chosen = found.views[0], found.chosen
+def svg(view: View, chosen: int, title: str, read: str) -> str:
+    """The picture as a self-contained SVG file.
+
+    Args:
+        view: the probes and the candidates of every depth.
+        chosen: the depth that is proposed.
+        title: its first line.
+        read: how many examples the probes saw, in words.
+    """
     height = _TOP + _PROBES + _GAP + _COSTS + 44
     measure = "correlation" if view.value else "area under the ROC curve"
-    title = f"{found.plan} for {found.model.rstrip('/').rpartition('/')[2]}"
     told = "; ".join(f"depth {p.depth} {p.score:.2f} ± {p.error:.2f}" for p in view.probes if p.reading == "read")
-    description = f"What each depth tells of the labels, {measure}: {told}. Chosen: depth {chosen.depth}."
-    subtitle = f"{found.samples} of {found.rows} examples; {measure}, one standard error over 5 folds"
-    across = _across(found.blocks)
-    body = [_pick(across(chosen.depth)), *_probes(view.probes, across), *_costs(found, across)]
+    description = f"What each depth tells of the labels, {measure}: {told}. Chosen: depth {chosen}."
+    blocks = max(one.depth for one in view.probes)
+    across = _across(blocks)
+    body = [_pick(across(chosen)), *_probes(view.probes, across), *_costs(view, chosen, blocks, across)]
+    subtitle = f"{read}; {measure}, one standard error over 5 folds"
     return picture("std", title, subtitle, description, body, height=height, rules=_RULES) + "\n"
 
 
@@ -76,29 +79,29 @@ def _probes(probes: Sequence[Probe], across: Callable[[float], float]) -> Iterat
         yield text(x + 34, 84.5, _NAMES[name])
 
 
-def _costs(found: Suggestion, across: Callable[[float], float]) -> Iterator[str]:
+def _costs(view: View, chosen: int, blocks: int, across: Callable[[float], float]) -> Iterator[str]:
     """The lower panel: the work of a run from each depth; the chosen one filled, those over a budget dashed."""
-    candidates = found.views[0].candidates
+    candidates = view.candidates
     base, most = _TOP + _PROBES + _GAP + _COSTS, max(one.flops for one in candidates)
     top = base - _COSTS
-    yield text(24, top - 14, "work of the run, trunk cached (TFLOP), by depth of " + _what(found), "soft")
+    yield text(24, top - 14, "work of the run, trunk cached (TFLOP), by depth of " + _what(view), "soft")
     yield f'<path class="rule" d="M{_LEFT} {base}H{_RIGHT}"/>'
     yield text(_LEFT - 8, top + LINE, f"{most / 1e12:.3g}", "end soft")
     yield text(_LEFT - 8, base + LINE, "0", "end soft")
     width = min(34.0, (across(1) - across(0)) * 0.6)
     for one in candidates:
         tall, x = _COSTS * one.flops / most, across(one.depth)
-        state = " chosen" if one.depth == found.depth else " over" if one.over else ""
+        state = " chosen" if one.depth == chosen else " over" if one.over else ""
         place = f'x="{x - width / 2:.1f}" y="{base - tall:.1f}" width="{width:.1f}" height="{tall:.1f}"'
         yield f'<rect class="bar{state}" {place} rx="3"/>'
-    every = max(1, -(-found.blocks // 16))
-    for depth in range(0, found.blocks + 1, every):
+    every = max(1, -(-blocks // 16))
+    for depth in range(0, blocks + 1, every):
         yield text(across(depth), base + 20, str(depth), "mid soft")
     yield text(_RIGHT, base + 38, "depth", "end soft")
 
 
-def _what(found: Suggestion) -> str:
-    return "the insertion" if found.family == "bft" else "LoRA's start"
+def _what(view: View) -> str:
+    return "the insertion" if view.family == "bft" else "LoRA's start"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -10,6 +10,7 @@ import torch
 
 from stratatune.cache.feed import Feed
 from stratatune.costs.flops import example, reads_one, reread
+from stratatune.costs.time import Pace, fitted
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.model.attach import apply
 from stratatune.model.base import Base
@@ -29,7 +30,7 @@ _WARM, _TIMED = 1, 3
 
 
 @dataclass(frozen=True)
-class Setting:
+class LoadedSample:
     """What a step needs: the model as loaded, how text is read, the sample, and the run's settings."""
 
     base: Base
@@ -40,8 +41,8 @@ class Setting:
     autocast: torch.dtype | None
 
 
-def top_rate(setting: Setting, text: str) -> float:
-    """FLOP/s of training steps of the plan ``text``, forward, backward and optimiser.
+def top_pace(setting: LoadedSample, text: str) -> Pace:
+    """The pace in FLOPs of training steps of the plan ``text``: forward, backward and optimiser.
 
     The model has the plan in it afterwards, and is of no more use.
     """
@@ -71,7 +72,7 @@ def top_rate(setting: Setting, text: str) -> float:
         step(batch)
     timed = batches[-_TIMED:]
     work = sum(_top_flops(model.attached.resolved, batch, objective) for batch in timed)
-    return work / sum(step(batch) for batch in timed)
+    return fitted([work], [sum(step(batch) for batch in timed)])
 
 
 def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:
@@ -80,7 +81,7 @@ def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:
     return sum(len(batch) * reread(shape, int(encoded.lengths[batch].max())) for batch in cut)
 
 
-def _batches(setting: Setting) -> list[Batch]:
+def _batches(setting: LoadedSample) -> list[Batch]:
     """Batches of typical length: those in the middle of all, by length."""
     config, encoded = setting.config, setting.encoded
     size = config.batch_size or max(1, int((config.token_budget or 0) / encoded.lengths.mean()))
