@@ -25,7 +25,7 @@ from benchmarks.jobs import Record, row, show_rows, write_rows
 from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
 from stratatune.model.offload import offload_trunk
-from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock, lengths_like, random_data
 
 
 def p1(bench: Bench) -> list[Record]:
@@ -221,7 +221,7 @@ def main() -> None:
     rows: list[Record] = []
     with tempfile.TemporaryDirectory() as folder:
         data = random_data(lengths_like(args.lengths, 10_240), ROBERTA_LARGE["vocab_size"])
-        bench = Bench(Setting(ROBERTA_LARGE, data, timed=args.batches), args.rounds, Path(folder), args.beside)
+        bench = Bench(BenchSetting(ROBERTA_LARGE, data, timed=args.batches), args.rounds, Path(folder), args.beside)
         if NEEDS_EPOCHS & set(names):
             measure_epochs(bench)
         for name in names:

@@ -31,7 +31,7 @@ from stratatune.model.split import Top, Trunk
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import Reading
 from stratatune.progress import Reporter
-from stratatune.studies.bench.arms import Setting, lengths_like, random_data
+from stratatune.studies.bench.arms import BenchSetting, lengths_like, random_data
 from stratatune.training.config import validate
 from stratatune.training.loop import steps
 from stratatune.training.session import Session
@@ -54,7 +54,7 @@ class Bench:
         self.args, self.folder = args, folder
         shape = {**ROBERTA_LARGE, **SHAPES[args.shape]}
         data = random_data(lengths_like(args.lengths, EXAMPLES), shape["vocab_size"])
-        self.setting = Setting(shape, data, bf16=args.precision == "bf16", device=args.device)
+        self.setting = BenchSetting(shape, data, bf16=args.precision == "bf16", device=args.device)
         self.base: Any = self.setting.model("classification", attention_for_training()).eval()
         self.casts: Casts = {}
         self.last: dict[bytes, torch.Tensor] = {}

@@ -12,9 +12,6 @@ from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
-OBJECTIVES = ("mlm", "classification")
-"""The two heads that a base model can wear; regression wears the classification head."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -159,7 +156,7 @@ class Resolved:
             "frozen_depth": self.frozen_depth,
             "backprop_blocks": self.backprop_blocks,
             "trainable": self.trainable(objective),
-            "trainable_by_objective": {name: self.trainable(name) for name in OBJECTIVES},
+            "trainable_by_objective": {name: self.trainable(name) for name in (shape.lm_objective, "classification")},
             "total": self.total(objective),
             "trains_embeddings": self.trains_embeddings,
             "strata": [

@@ -15,7 +15,7 @@ from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
-    from stratatune.plan import Resolved
+    from stratatune.plan import Resolved, Shape
 
 OBJECTIVES = ("auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression")
 
@@ -54,8 +54,9 @@ def plan(
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
-    head = settled(objective, Plan.parse(plan).objective)
-    resolved = Plan.parse(plan).resolve(shape_of(model))
+    parsed, shape = Plan.parse(plan), shape_of(model)
+    head = settled(objective, parsed.objective, shape)
+    resolved = parsed.resolve(shape)
     given = None
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
@@ -73,11 +74,21 @@ def plan(
     return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
 
 
-def settled(objective: str, own: str) -> str:
-    """The pretrained head that an objective wears; ``own`` is the plan's."""
+def settled(objective: str, own: str, shape: Shape) -> str:
+    """The pretrained head that an objective wears on this model; ``own`` is the plan's, as for an encoder.
+
+    Raises:
+        ConfigError: no such objective, or none of this kind of model.
+    """
     if objective not in OBJECTIVES:
         raise ConfigError([f"objective: {objective!r}"], did_you_mean(objective, OBJECTIVES))
-    return {"auto": own, "regression": "classification"}.get(objective, objective)
+    if objective == "mlm" != shape.lm_objective:
+        raise ConfigError(
+            [f"objective: 'mlm', and {shape.name} has no masked-LM head"],
+            f"legal: auto, {shape.lm_objective}, classification, regression",
+        )
+    found = {"auto": own, "regression": "classification"}.get(objective, objective)
+    return shape.lm_objective if found == "mlm" else found
 
 
 def in_colour() -> bool:
