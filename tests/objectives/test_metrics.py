@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from stratatune.objectives.metrics import better, no_correlation, score
+from stratatune.objectives.metrics import no_correlation, value_scores
+from stratatune.objectives.registry import smaller_is_better
 from stratatune.training.predict import Predictor
 
 TRUTH = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], np.float32)
@@ -38,10 +39,10 @@ def off_by(units, about=2.5, unit=UNIT, dtype=np.float32):
 )
 def test_rounding_has_no_correlation(guess):
     assert no_correlation(TRUTH, guess) == "all predictions are the same number but for rounding"
-    found = score(TRUTH, guess, is_value=True)
+    found = value_scores(TRUTH, guess)
     assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
     assert found["mse"] == pytest.approx(float(np.mean((TRUTH.astype(float) - guess) ** 2)))
-    assert better(0.1, found["pearson"], "pearson")
+    assert not smaller_is_better("pearson")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_rounding_has_no_correlation(guess):
 )
 def test_small_differences_have_one(guess):
     assert no_correlation(TRUTH, guess) == ""
-    found = score(TRUTH, guess.astype(np.float32), is_value=True)
+    found = value_scores(TRUTH, guess.astype(np.float32))
     for name, reference in (("pearson", TRUTH), ("spearman", TRUTH.argsort().argsort())):
         other = guess if name == "pearson" else _ranks(guess)
         assert found[name] == pytest.approx(np.corrcoef(reference, other)[0, 1], abs=1e-2), name
@@ -73,8 +74,8 @@ def test_rounding_of_a_coarser_precision():
     unit = 5 * BF16
     near, apart = 2.5 + unit / 2 * NOISE, 2.5 + 3 * unit * NOISE
     assert no_correlation(TRUTH, near) == ""  # in single precision these are different numbers
-    assert no_correlation(TRUTH, near, unit) and score(TRUTH, near, True, unit)["pearson"] == 0
-    assert not no_correlation(TRUTH, apart, unit) and score(TRUTH, apart, True, unit)["pearson"] != 0
+    assert no_correlation(TRUTH, near, unit) and value_scores(TRUTH, near, unit)["pearson"] == 0
+    assert not no_correlation(TRUTH, apart, unit) and value_scores(TRUTH, apart, unit)["pearson"] != 0
 
 
 @pytest.mark.parametrize(
@@ -88,12 +89,12 @@ def test_rounding_of_a_coarser_precision():
 )
 def test_labels_without_a_spread(truth, reason):
     assert no_correlation(truth, TRUTH) == reason
-    assert score(truth, TRUTH, is_value=True)["pearson"] == 0
+    assert value_scores(truth, TRUTH)["pearson"] == 0
 
 
 def test_labels_far_from_zero_have_a_spread():
     years = np.array([2019.0, 2020, 2021, 2022, 2023, 2024], np.float32)
-    assert score(years, (years - 2000) / 1000, is_value=True)["pearson"] == pytest.approx(1, abs=1e-4)
+    assert value_scores(years, (years - 2000) / 1000)["pearson"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("rows", [0, 1])

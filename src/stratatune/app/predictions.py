@@ -34,17 +34,10 @@ def format_of(out: str) -> str:
     return FORMATS[suffix]
 
 
-def columns_of(prediction: Prediction, classes: Sequence[str]) -> Columns:
-    """Columns of N rows in input order: texts, then ``label`` and ``p_<class>``, ``value`` or ``generated``."""
+def columns_of(prediction: Prediction) -> Columns:
+    """Columns of N rows in input order: the texts, then the answer: ``label``, ``p_<class>``, ``value``, ..."""
     columns: Columns = dict(zip(prediction.table.columns, prediction.table.texts, strict=True))
-    if prediction.labels is not None and prediction.probabilities is None:
-        return {**columns, _free("generated", columns): prediction.labels}
-    if prediction.labels is None or prediction.probabilities is None:
-        return {**columns, _free("value", columns): [] if prediction.values is None else prediction.values.tolist()}
-    columns[_free("label", columns)] = prediction.labels
-    for number, name in enumerate(classes):
-        columns[f"p_{name}"] = prediction.probabilities[:, number].tolist()
-    return columns
+    return columns | {_free(name, columns): values for name, values in prediction.columns.items()}
 
 
 def _free(name: str, taken: Columns) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
@@ -74,10 +74,12 @@ _SET = _parameter(
 
 def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
     """The option of one setting; not given, it is None, and the file's value or the default stands."""
+    from stratatune.training.config import choices
+
     kind = _reads_as(field) or str
     made = typer.Option(
         f"--{name.replace('_', '-')}",
-        help=f"{field.description}{_choices(field)}{_default(field)}",
+        help=f"{field.description}{choices(name)}{_default(field)}",
         metavar=None if kind is bool else _metavar(name, field, kind),
         rich_help_panel=panel,
         show_default=False,
@@ -99,15 +101,12 @@ def _reads_as(field: FieldInfo) -> type | None:
     return kinds[0] if kinds[0] in _PLAIN else str
 
 
-def _choices(field: FieldInfo) -> str:
-    (kind, *_) = _types(field)
-    return f" One of: {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
-
-
 def _metavar(name: str, field: FieldInfo, kind: type) -> str:
+    from stratatune.training.config import words
+
     (first, *_) = _types(field)
     origin = get_origin(first)
-    return _METAVARS.get(name) or ("WORD" if origin is Literal else _LETTERS.get(origin or kind, "TEXT"))
+    return _METAVARS.get(name) or ("WORD" if words(name) else _LETTERS.get(origin or kind, "TEXT"))
 
 
 def _default(field: FieldInfo) -> str:

@@ -211,7 +211,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
     _refuse(frame, missing, f"label column {name!r} is empty", _BAD_LABELS)
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
-    if task.kind == "regression":
+    if task.numeric:
         return numbers(values, frame.place, frame.rows)  # type: ignore[arg-type]
     classes = [task.class_of(label_text(value)) for value in values]  # type: ignore[arg-type]
     if None in classes:
@@ -226,7 +226,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _plain(value: Any, place: str, name: str) -> str | float | None:
-    """One cell: text, or a number that was one in the file; None where it is missing. Dates are as ISO 8601 has them."""
+    """One cell: text, or a number that was one in the file; None where it is missing. Dates are ISO 8601's."""
     if isinstance(value, str):
         return str(value)
     if is_missing(value):

@@ -59,6 +59,11 @@ class Task:
         return len(self.text) == 2
 
     @property
+    def numeric(self) -> bool:
+        """Whether its labels are numbers, not classes."""
+        return not self.labels
+
+    @property
     def is_glue(self) -> bool:
         """Whether its files have GLUE's layout: tabs, and quotes that are text."""
         return self.hub[0] == _GLUE

@@ -37,12 +37,11 @@ def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
     folder = Path(folder)
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     record, tensors = read_record(folder), read_tensors(folder)
-    objective = record["reading"].get("objective") or record["output"]
     # The attention it was trained with gives the same digits again; other kinds may not be on this machine.
     attention = record["base"].get("attention")
     loaded = load_base(
         base or record["base"]["name"],
-        objective,
+        record["output"],
         num_labels=record["num_labels"],
         attention=attention if attention in ("eager", "sdpa") else None,
     )

@@ -31,7 +31,7 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
-Objective = Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
+HeadName = Literal["mlm", "causal", "seq2seq", "classification"]
 
 
 @dataclass
@@ -53,15 +53,16 @@ class Base:
 
 def load_base(
     name: str,
-    objective: Objective,
+    head: HeadName,
     *,
     num_labels: int = 2,
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
     attention: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Base:
-    """Load ``name`` (a folder or a hub id) with the head of ``objective``.
+    """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
 
     A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it.
@@ -73,28 +74,40 @@ def load_base(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings = {"dtype": torch.float32, "attn_implementation": attention or attention_for_training(), **options}
     causal, two_stacks = shape.causal, shape.decoder is not None
-    _check_objective(objective, causal=causal, two_stacks=two_stacks)
-    if objective not in LM_OBJECTIVES:
-        settings["num_labels"] = 1 if objective == "regression" else num_labels
-        settings["problem_type"] = "regression" if objective == "regression" else "single_label_classification"
+    _check_head(head, causal=causal, two_stacks=two_stacks)
+    if head not in LM_OBJECTIVES:
+        settings["num_labels"] = num_labels
+        settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
     language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     if two_stacks:
         language_model = AutoModelForSeq2SeqLM
-    loader: Any = language_model if objective in LM_OBJECTIVES else AutoModelForSequenceClassification
+    loader: Any = language_model if head in LM_OBJECTIVES else AutoModelForSequenceClassification
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
-        own = _own_head(model, info["unexpected_keys"]) if objective == "mlm" else {}
+        own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
         if own:
             model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    tokenizer = tokenizer or load_tokenizer(name, **options)
     base = Base(model.eval(), tokenizer, notices=notices)
     if causal:
         _settle_padding(base)
     _settle_new_parameters(base, set(info["missing_keys"]))
     return base
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``name`` (a folder or a hub id).
+
+    Raises:
+        ModelError: it brings none.
+    """
+    with _told(name), _quiet():
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
@@ -118,21 +131,21 @@ def attention_for_training() -> str | None:
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
-def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
-    if two_stacks and objective in ("mlm", "causal", "completion"):
+def _check_head(head: str, *, causal: bool, two_stacks: bool) -> None:
+    if two_stacks and head in ("mlm", "causal"):
         raise ModelError(
-            f"this model is an encoder-decoder, and the objective is {objective}",
+            f"this model is an encoder-decoder, and the head is {head}",
             "use --objective seq2seq (labels are told as text), classification or regression",
         )
-    if not two_stacks and objective == "seq2seq":
+    if not two_stacks and head == "seq2seq":
         raise ModelError(
-            "this model is no encoder-decoder, and the objective is seq2seq", "use T5 or BART, or another objective"
+            "this model is no encoder-decoder, and the head is seq2seq", "use T5 or BART, or another objective"
         )
-    if causal and objective == "mlm":
-        raise ModelError("a decoder has no mask to read at (objective mlm)", "use --objective causal or classification")
-    if not causal and objective in ("causal", "completion"):
+    if causal and head == "mlm":
+        raise ModelError("a decoder has no mask to read at (head mlm)", "use --objective causal or classification")
+    if not causal and head == "causal":
         raise ModelError(
-            f"objective {objective} needs a decoder, and this model is an encoder",
+            f"head {head} needs a decoder, and this model is an encoder",
             "use --objective mlm or classification",
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -63,29 +63,30 @@ CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _
 CORRELATIONS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman}
 VALUE_METRICS: dict[str, Score] = {**CORRELATIONS, "mse": _mean_squared_error}
 TEXT_METRICS = ("loss", "perplexity")
-SMALLER_IS_BETTER = frozenset({"mse", *TEXT_METRICS})
 
 
-def check_metric(name: str, is_value: bool, is_text: bool = False) -> None:
-    """Refuse a metric that does not exist for this kind of label.
+def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
+    """``name``, where it is a metric for this kind of label.
 
     Raises:
-        ConfigError: with the legal names.
+        ConfigError: it is none; with the legal names.
     """
-    legal = TEXT_METRICS if is_text else VALUE_METRICS if is_value else CLASS_METRICS
     if name not in legal:
-        kind = "text" if is_text else "numbers" if is_value else "classes"
         raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
+    return name
 
 
-def score(truth: np.ndarray, guess: np.ndarray, is_value: bool, rounding: float = 0.0) -> dict[str, float]:
-    """Every metric for this kind of label: class numbers [N] against class numbers [N], or values against values.
+def class_scores(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    """Every metric of classes: class numbers [N] against class numbers [N]."""
+    return {name: metric(truth, guess) for name, metric in CLASS_METRICS.items()}
+
+
+def value_scores(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> dict[str, float]:
+    """Every metric of numbers: labels [N] against predictions [N].
 
     A correlation that does not exist is 0, for the reason that :func:`no_correlation` gives; ``rounding`` is described
     there.
     """
-    if not is_value:
-        return {name: metric(truth, guess) for name, metric in CLASS_METRICS.items()}
     truth, guess = truth.astype(np.float64), guess.astype(np.float64)
     left_out = CORRELATIONS if no_correlation(truth, guess, rounding) else ()
     return {name: 0.0 if name in left_out else metric(truth, guess) for name, metric in VALUE_METRICS.items()}
@@ -109,8 +110,3 @@ def no_correlation(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) 
     if np.ptp(guess) <= max(near, _ROUNDINGS * rounding):
         return "all predictions are the same number but for rounding"
     return ""
-
-
-def better(new: float, old: float | None, metric: str) -> bool:
-    """Whether ``new`` is strictly better than ``old``."""
-    return old is None or (new < old if metric in SMALLER_IS_BETTER else new > old)

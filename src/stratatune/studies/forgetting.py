@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stratatune._compat import accelerator_for
+from stratatune.data.batching import pad_id
 from stratatune.data.readers import read
 from stratatune.errors import DataError, ModelError
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_record, read_tensors
-from stratatune.objectives.spec import pad_id
 from stratatune.plan import architecture_of, shape_of
 from stratatune.studies.corruption import Corrupt, corruption_of
 

@@ -24,7 +24,7 @@ def list_(
     door: Door,
     what: Annotated[str, typer.Argument(help=_choices(), metavar="WHAT", show_default=False)],
 ) -> Answer:
-    """Show what there is: methods, presets, tasks, backbones, exits."""
+    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
     if what not in _LISTS:
         raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
     rows = _LISTS[what]()
@@ -126,6 +126,23 @@ def _backbones() -> list[Row]:
     ]
 
 
+def _objectives() -> list[Row]:
+    from stratatune.objectives.registry import OBJECTIVES
+
+    return [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "families": sorted(one.families),
+            "head": one.head,
+            "reads": one.reads,
+            "metrics": list(one.metrics),
+            "options": {option: kind.__name__ for option, kind in one.options.items()},
+        }
+        for one in OBJECTIVES.values()
+    ]
+
+
 def _exits() -> list[Row]:
     from stratatune.exits.registry import EXITS
 
@@ -140,6 +157,7 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
     "presets": _presets,
     "tasks": _tasks,
     "backbones": _backbones,
+    "objectives": _objectives,
     "exits": _exits,
 }
 """What can be listed: its word, and the rows, each a name and a summary before the other facts."""

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
-    from stratatune.plan import Resolved, Shape
-
-OBJECTIVES = ("auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression")
+    from stratatune.plan import Plan, Resolved, Shape
 
 
 @verb()
@@ -51,11 +48,13 @@ def plan(
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
     from stratatune.costs.cost import cost
+    from stratatune.objectives.registry import OBJECTIVES
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
     parsed, shape = Plan.parse(plan), shape_of(model)
-    head = settled(objective, parsed.objective, shape)
+    wanted = settled(objective, parsed, shape)
+    head = OBJECTIVES[wanted].head
     resolved = parsed.resolve(shape)
     given = None
     if lengths is not None:
@@ -63,9 +62,10 @@ def plan(
 
         given = lengths_in(lengths, model=model, plan=plan, task=task, text=text, label=label)
     costs = cost(
-        resolved, None, given, tokens=tokens, objective=head, dtype=cache_dtype, batch_size=batch_size, labels=labels
+        resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
     )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
+    data["objective"] = wanted
     if svg is not None:
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
@@ -74,21 +74,20 @@ def plan(
     return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
 
 
-def settled(objective: str, own: str, shape: Shape) -> str:
-    """The pretrained head that an objective wears on this model; ``own`` is the plan's, as for an encoder.
+def settled(objective: str, plan: Plan, shape: Shape) -> str:
+    """The name of the objective that a run of this plan on this model would have.
 
     Raises:
-        ConfigError: no such objective, or none of this kind of model.
+        ConfigError: no such objective.
+        ModelError: it does not work on this family of models.
     """
-    if objective not in OBJECTIVES:
-        raise ConfigError([f"objective: {objective!r}"], did_you_mean(objective, OBJECTIVES))
-    if objective == "mlm" != shape.lm_objective:
-        raise ConfigError(
-            [f"objective: 'mlm', and {shape.name} has no masked-LM head"],
-            f"legal: auto, {shape.lm_objective}, classification, regression",
-        )
-    found = {"auto": own, "regression": "classification"}.get(objective, objective)
-    return shape.lm_objective if found == "mlm" else found
+    from stratatune.objectives.objective import Asked
+    from stratatune.objectives.registry import choose, written
+    from stratatune.shapes.table import architecture_of
+
+    name, options = written(objective)
+    family = architecture_of(shape.model_type).kind
+    return choose(Asked(plan, family, shape.max_tokens, objective=name, options=options)).name
 
 
 def in_colour() -> bool:

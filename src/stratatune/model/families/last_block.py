@@ -39,14 +39,14 @@ def _heads(x: Tensor, size: int) -> Tensor:
 
 
 def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A family's own attention function for one query a row -> [B, 1, D]."""
+    """A family's own attention function for N queries a row -> [B, N, D]."""
     size = attention.attention_head_size
     inputs = (take(hidden, read), hidden, hidden)
     query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
     dropout = attention.dropout.p if attention.training else 0.0
     mask = None if call.mask is None else _query_rows(call.mask, read)
     context, _ = attention_of(attention)(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
-    return context.reshape(len(read), 1, -1)
+    return context.flatten(2)
 
 
 def _bert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
@@ -142,4 +142,4 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "albert": _albert,
     "cached": _cached,
 }
-"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, read [B]) -> [B, 1, D]."""
+"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""

@@ -30,7 +30,7 @@ class RunSize:
         lengths: [n] tokens of the sample's examples.
         rows: examples of the whole training set.
         epochs, batch_size: of the run.
-        objective: whose head runs.
+        objective: what is learnt; ``head``: what it reads.
         dtype: of computation and cache.
         classes: of the task; 1 for numbers.
     """
@@ -40,6 +40,7 @@ class RunSize:
     epochs: int
     batch_size: int
     objective: str
+    head: str
     dtype: str
     classes: int
 
@@ -97,8 +98,8 @@ def price(text: str, depth: int, shape: Shape, work: RunSize, paces: Paces) -> C
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
     steps = found.epochs["cached"].steps * share
-    trained = resolved.trainable(work.objective)
-    weights = DTYPE_BYTES["fp32"] * resolved.total(work.objective)
+    trained = resolved.trainable(work.head)
+    weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
     return Candidate(
         plan=text,
         depth=depth,

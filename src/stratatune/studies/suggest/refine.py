@@ -20,7 +20,7 @@ from stratatune._compat import needs_extra
 from stratatune.errors import ConfigError
 from stratatune.files import make_folder
 from stratatune.hashing import digest_of_json
-from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
 from stratatune.studies.suggest.suggestion import Suggestion
 from stratatune.studies.suggest.view import View
@@ -95,7 +95,7 @@ class _Search:
         self.default = width_of(self.view.family, self.view.hidden, self.view.classes)
         limited = any(one.over for one in self.view.candidates)
         self.widths = sorted({one for one in _WIDTHS if one <= self.default or not limited} | {self.default})
-        self.smaller = self.view.metric in SMALLER_IS_BETTER
+        self.smaller = smaller_is_better(self.view.metric)
 
     def start(self) -> dict[str, Any]:
         """The rule's own plan as a point."""

@@ -16,7 +16,7 @@ class View:
 
     Attributes:
         family: ``bft`` or ``spafit``.
-        objective: under which the text was read; ``decoder``: from left to right.
+        objective: under which the text was read; ``position``: where, in words.
         metric: that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
         hidden: D.
@@ -30,7 +30,7 @@ class View:
 
     family: str
     objective: str
-    decoder: bool
+    position: str
     metric: str
     value: bool
     classes: int
