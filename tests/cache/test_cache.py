@@ -313,7 +313,7 @@ def test_key_digest_and_stale_folders(tmp_path):
 
 DAMAGE = {
     "format": ('"format": 2', '"format": 99', "has format 99"),
-    "weights": (KEY.weights, f"x{KEY.weights[1:]}", "names another weights"),
+    "weights": ('"weights": "w"', '"weights": "v"', "names another weights"),
     "width": (f'"width": {D}', f'"width": {D + 1}', "names another width"),
     "name": ('"depth"', '"dexth"', "unreadable key.json"),
     "cut": (None, 50, "unreadable key.json"),

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.failures import Interrupted, closed_pipe
+from stratatune.app.streams import speaks_unicode, write_answer
 from stratatune.progress import Reporter, is_main
 
 app = typer.Typer(
@@ -48,12 +49,14 @@ class Answer:
         text: what people get on standard output.
         note: what people get on standard error, unless ``--quiet``.
         exit_code: other than 0 where what was found is itself bad news.
+        exact: the text is data: a character that standard output cannot hold is an error, not shown as another.
     """
 
     data: Any
     text: str = ""
     note: str = ""
     exit_code: int = 0
+    exact: bool = False
 
 
 def open_door(
@@ -86,7 +89,8 @@ def verb(
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
         called = name or function.__name__
-        command = _Command(called, _Spread(function, {**groups, "door": open_door}), interrupted)
+        words = {called, *(str(one.name) for one in app.registered_groups if one.typer_instance is of)}
+        command = _Command(called, words, _Spread(function, {**groups, "door": open_door}), interrupted)
         of.command(called, help=inspect.getdoc(function))(command)
         return function
 
@@ -97,7 +101,7 @@ _asked: set[str] | None = None
 
 
 def build_only(words: Iterable[str]) -> None:
-    """Let only the verbs among ``words`` have their options; the others are there by name.
+    """Let only the verbs that ``words`` name, or whose group they name, have their options; the others have none.
 
     Options may be made from what takes a while to import (the settings of a run), and one command needs those of one
     verb. Before this is called, every verb has its options.
@@ -109,13 +113,13 @@ def build_only(words: Iterable[str]) -> None:
 class _Command:
     """A verb as typer sees it. Its options are made when they are asked for, so that registries may still grow."""
 
-    def __init__(self, name: str, inner: _Spread, interrupted: str) -> None:
+    def __init__(self, name: str, words: set[str], inner: _Spread, interrupted: str) -> None:
         self.__name__, self.__annotations__ = name, {}
-        self.inner, self.interrupted = inner, interrupted
+        self.words, self.inner, self.interrupted = words, inner, interrupted
 
     @property
     def __signature__(self) -> inspect.Signature:
-        wanted = _asked is None or self.__name__ in _asked
+        wanted = _asked is None or self.words & _asked
         return inspect.Signature(self.inner.parameters if wanted else [])
 
     def __call__(self, **values: Any) -> int:
@@ -167,9 +171,11 @@ def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
 def _give(answer: Answer, door: Door) -> int:
     """Prints an answer and gives the exit code."""
     if door.json:
-        print(json.dumps(_finite(answer.data), ensure_ascii=False, allow_nan=False))
+        # An escape of JSON's own says what the encoding has no sign for.
+        text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)
+        write_answer(f"{text}\n")
     elif answer.text:
-        print(answer.text, end="" if answer.text.endswith("\n") else "\n")
+        write_answer(answer.text if answer.text.endswith("\n") else f"{answer.text}\n", exact=answer.exact)
     if answer.note and not door.quiet and not door.json:
         print(answer.note, file=sys.stderr, flush=True)
     return answer.exit_code

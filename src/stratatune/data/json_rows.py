@@ -49,7 +49,7 @@ def open_json(path: Path, written: Written) -> Frame:
 
 
 def _of_lines(path: Path, lines: Iterable[bytes | str], encoding: str) -> Frame:
-    columns, count = _Columns(path), 0
+    columns, count, only = _Columns(path), 0, None
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

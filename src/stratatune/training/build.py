@@ -51,6 +51,8 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     finally:
         caching.close()
     depth = session.top.attached.resolved.frozen_depth
+    if not any(records) and depth:
+        raise ResourceError("no trunk cache could be built", "the notes above say why")
     if not any(records):
         raise ConfigError(
             [f"plan: the frozen depth is {depth}: there is no trunk to remember"], "the notes above say why"

@@ -56,9 +56,9 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     order: list[np.ndarray] = []
     totals = np.zeros(2)  # the summed loss, and what it is summed over
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
-    batches = plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = ranks.whole_batches(batches)
-    with feed.ahead(batches, forward.device):
+    with feed.ahead([data.texts_of(index) for index in batches], forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)

@@ -141,7 +141,7 @@ def _remember_again(session: Session, progress: Progress) -> None:
         return
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
-        if not cache.has(index).all():
+        if not cache.has(session.train.texts_of(index)).all():
             session.feed.hidden(session.forward.batch(session.train, index))
 
 
@@ -173,7 +173,8 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
-    coming = session.feed.ahead(batches[progress.batch :], session.device)
+    texts = [session.train.texts_of(index) for index in batches[progress.batch :]]
+    coming = session.feed.ahead(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):

@@ -79,7 +79,7 @@ class Session:
         """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
         config = self.config
         batches = plan_batches(
-            self.train.lengths,
+            self.train.example_lengths,
             batch_size=config.batch_size,
             token_budget=config.token_budget,
             seed=config.seed,

@@ -12,9 +12,9 @@ import pytest
 import gridding
 from stratatune.cache.folders import list_caches
 from stratatune.errors import ResourceError
+from stratatune.studies.grid.book import Store
 from stratatune.studies.grid.ray_engine import RayEngine
 from stratatune.studies.grid.records import read_records
-from stratatune.studies.grid.store import Store
 
 psutil = pytest.importorskip("psutil")
 

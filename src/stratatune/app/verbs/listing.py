@@ -15,18 +15,6 @@ from stratatune.files import write_text
 Row = dict[str, Any]
 
 
-@verb("list")
-def list_(
-    door: Door,
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
-) -> Answer:
-    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
-    if what not in _LISTS:
-        raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
-    rows = _LISTS[what]()
-    return Answer(rows, "\n".join(_shown(row) for row in rows))
-
-
 def _shown(row: Row) -> str:
     """One thing: its name and what it is, then each further fact on a line of its own."""
     name, what, *facts = row.items()
@@ -157,6 +145,18 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
     "exits": _exits,
 }
 """What can be listed: its word, and the rows, each a name and a summary before the other facts."""
+
+
+@verb("list")
+def list_(
+    door: Door,
+    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
+) -> Answer:
+    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
+    if what not in _LISTS:
+        raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
+    rows = _LISTS[what]()
+    return Answer(rows, "\n".join(_shown(row) for row in rows))
 
 
 @verb()

@@ -5,108 +5,36 @@ Nothing here imports torch or looks at a model or at data: :mod:`stratatune.stud
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from stratatune.errors import ConfigError, did_you_mean, nearest
+from stratatune.errors import ConfigError, did_you_mean, nearest, shown
 from stratatune.objectives.registry import metric_names
+from stratatune.studies.grid.inherit import folder_of, inherited, is_folder
+from stratatune.studies.grid.recipe_parts import (
+    HINT,
+    LOSS,
+    PLURALS,
+    TIMES,
+    Claim,
+    Closed,
+    Coordinates,
+    Item,
+    Published,
+    ReportLayout,
+    Value,
+    several,
+)
 
-Value = str | int | float
-Coordinates = dict[str, Value | tuple[Value, ...]]
-"""Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
-
-HINT = "docs/grid.md says what a recipe holds"
-PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
-"""The axes that every recipe may have, and the setting that a plain value on each gives."""
-TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}
-"""What a learning curve may run along, and its label."""
-LOSS = "train_loss"
-
-
-class _Closed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Item(_Closed):
-    """One place on an axis: its name in tables, and the settings that it gives to a run.
-
-    In a recipe it is a plain value, or a mapping of ``name`` and the settings, each by its own name.
-    """
-
-    name: Value
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {"name": self.name, **self.settings}
-
-    @classmethod
-    def of(cls, written: Any, axis: str) -> Item:
-        """From what a recipe has on ``axis``; ValueError where that is no item."""
-        if isinstance(written, Mapping):
-            settings = {str(key): value for key, value in written.items() if key != "name"}
-            if not isinstance(written.get("name"), Value):
-                raise ValueError(f"{written!r} has no name")
-            return cls(name=written["name"], settings=settings)
-        if not isinstance(written, Value):
-            raise ValueError(f"{written!r} is neither a value nor a mapping with a name")
-        shown = Path(written).name if axis == "model" and isinstance(written, str) else written
-        return cls(name=shown, settings={axis: written})
+_MOST_ERRORS, _MOST_NAMES = 40, 30
 
 
-class Layout(_Closed):
-    """What the report makes of the runs."""
-
-    rows: tuple[str, ...] = Field((), description="The axes that make a row of the table; empty: the plan.")
-    columns: tuple[str, ...] = Field((), description="The axes that make a column; empty: the task.")
-    metric: str | None = Field(None, description="The score shown; null: each task's own.")
-    x: str | None = Field(
-        None, description="Learning curves: step, epoch or seconds. Depth curves: an axis of numbers."
-    )
-    y: str | None = Field(None, description="Of a curve: a metric, or train_loss; null: the loss and the task's own.")
-    figures: tuple[Literal["table", "curves", "depth", "cost"], ...] = Field(
-        (), description="The figures shown; empty: all that the runs allow."
-    )
-
-    @field_validator("rows", "columns", "figures", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class Published(_Closed):
-    """A number of the paper; in a recipe its coordinates stand beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
-
-    where: Coordinates
-    value: float
-    deviation: float | None = None
-    metric: str | None = None
-    note: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or "where" in data:
-            return data
-        own = {key: value for key, value in data.items() if key in cls.model_fields}
-        return {**own, "where": {key: value for key, value in data.items() if key not in own}}
-
-
-class Claim(_Closed):
-    """That the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
-
-    text: str
-    better: Coordinates
-    worse: Coordinates
-    on: str = "task"
-    metric: str | None = None
-    margin: float = Field(0.0, ge=0, description="By how many points `better` may fall behind: 'at least as good'.")
-
-
-class Recipe(_Closed):
+class Recipe(Closed):
     """Everything a grid is made from. :func:`load_recipe` reads one and reports every mistake in it.
 
     A run takes ``base``, over it the settings of its model, task, plan, the items on its further axes and its seed; the
@@ -127,7 +55,7 @@ class Recipe(_Closed):
     settings: dict[str, tuple[Item, ...]] = Field(default_factory=dict)
     pairs: tuple[Coordinates, ...] = ()
     exclude: tuple[Coordinates, ...] = ()
-    report: Layout = Field(default_factory=lambda: Layout.model_validate({}))
+    report: ReportLayout = Field(default_factory=lambda: ReportLayout.model_validate({}))
     published: tuple[Published, ...] = ()
     claims: tuple[Claim, ...] = ()
     otherwise: dict[str, Any] = Field(default_factory=dict)
@@ -159,7 +87,7 @@ class Recipe(_Closed):
 
 def _items(written: Any, axis: str) -> Any:
     if not isinstance(written, Sequence) or isinstance(written, str):
-        raise ValueError(f"{axis}: {written!r} is no list")
+        raise ValueError(f"{axis}: {shown(written)} is no list")
     return [item if isinstance(item, Item) else Item.of(item, axis) for item in written]
 
 
@@ -169,8 +97,6 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises:
         ConfigError: no such file, no YAML, or mistakes, each in a line that names its place.
     """
-    from stratatune.studies.grid.inherit import inherited
-
     data = inherited(Path(path))
     axes = {key: data.get(key) for key in PLURALS}
     if isinstance(further := data.get("settings"), Mapping):
@@ -189,14 +115,16 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(dict(data))
     except ValidationError as error:
-        raise ConfigError([f"{source}: {_line(item)}" for item in error.errors()], HINT) from error
-    errors = [*_repeated(recipe), *_wrong_coordinates(recipe), *_wrong_curves(recipe)]
+        wrong = error.errors(include_url=False)[:_MOST_ERRORS]
+        raise ConfigError([f"{source}: {_line(item)}" for item in wrong], HINT) from error
+    mistakes = itertools.chain(_repeated(recipe), _wrong_coordinates(recipe), _wrong_curves(recipe))
+    errors = list(itertools.islice(mistakes, _MOST_ERRORS))
     if errors:
         raise ConfigError([f"{source}: {line}" for line in errors], HINT)
     return recipe
 
 
-_KEYS: dict[str, type[BaseModel]] = {"report": Layout, "published": Published, "claims": Claim}
+_KEYS: dict[str, type[BaseModel]] = {"report": ReportLayout, "published": Published, "claims": Claim}
 
 
 def _line(item: Mapping[str, Any]) -> str:
@@ -209,7 +137,7 @@ def _line(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{path}: missing"
     said = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {item['input']!r}; {said}" if path else said
+    return f"{path}: {shown(item['input'])}; {said}" if path else said
 
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
@@ -219,9 +147,8 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
     for axis, items in recipe.axes.items():
-        names = [item.name for item in items]
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            yield f"{axis}: {name!r} is there twice"
+        times = Counter(item.name for item in items)
+        yield from (f"{axis}: {shown(name)} is there twice" for name, count in times.items() if count > 1)
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
@@ -237,9 +164,9 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
                     + _legal(axes)
                 )
             elif axes[axis]:
-                names = [item.name for item in axes[axis]]
+                names = {item.name: None for item in axes[axis]}
                 odd = [name for name in several(wanted) if name not in names]
-                yield from (f"{place}: {axis} has no {name!r}; {_legal(names)}" for name in odd)
+                yield from (f"{place}: {axis} has no {shown(name)}; {_legal(names)}" for name in odd)
     for place, named in (*(("report", (*recipe.report.rows, *recipe.report.columns)),), *_claimed(recipe)):
         yield from (f"{place}: there is no axis {axis!r}; {_legal(axes)}" for axis in named if axis not in axes)
 
@@ -274,15 +201,26 @@ def _all_coordinates(recipe: Recipe) -> Iterator[tuple[str, Coordinates]]:
         yield f"claims.{number}.worse", claim.worse
 
 
-def _legal(names: Any) -> str:
-    return "legal: " + ", ".join(map(str, names))
+def _legal(names: Iterable[Value]) -> str:
+    first = list(itertools.islice(names, _MOST_NAMES + 1))
+    return "legal: " + ", ".join(map(str, first[:_MOST_NAMES])) + (", ..." if len(first) > _MOST_NAMES else "")
 
 
-def several(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """One name or several, as several."""
-    return wanted if isinstance(wanted, tuple) else (wanted,)
+def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
+    """The recipe as it can run here, and a notice: with its ``otherwise`` where a folder is missing.
 
-
-def agrees(coordinates: Mapping[str, Value], where: Mapping[str, Value | tuple[Value, ...]]) -> bool:
-    """Whether a run at ``coordinates`` is one of those that ``where`` means."""
-    return all(coordinates.get(axis) in several(wanted) for axis, wanted in where.items())
+    Args:
+        recipe: as :func:`load_recipe` gives it.
+        source: its file.
+        given: folders that the user names, by name.
+    """
+    told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
+    missing = [str(place) for place in told.values() if not place or not is_folder(folder_of(place, source.parent))]
+    if not missing or not recipe.otherwise:
+        return recipe, ""
+    data = recipe.model_dump(mode="json", exclude={"otherwise"})
+    other = recipe_of({**data, **recipe.otherwise}, f"{source}: otherwise")
+    return (
+        other,
+        f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
+    )

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from stratatune.errors import ConfigError
 from stratatune.hashing import digest_of_json
 from stratatune.locks import is_held
-from stratatune.studies.grid.recipe import PLURALS, Recipe, Value, recipe_of
-from stratatune.studies.grid.store import FILE, LOCK, Store
+from stratatune.studies.grid.book import FILE, LOCK, Store
+from stratatune.studies.grid.recipe import Recipe, recipe_of
+from stratatune.studies.grid.recipe_parts import PLURALS, Value
 from stratatune.training.config import NO_NUMBER, load_config
 from stratatune.training.folder import is_running
 

@@ -8,7 +8,7 @@ from typing import Any
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report import charts, costs
 from stratatune.studies.report.measured import Measured, metric_of, scale, title_of
-from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, Section, Table, Text
+from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, ReportTable, Section, Text
 from stratatune.studies.report.plans import picture
 from stratatune.studies.report.wording import listed, number, seconds, size
 from stratatune.training.config import RunConfig
@@ -79,7 +79,7 @@ def _cost(measured: Measured, run: RunRecord) -> list[Part]:
         for kind, said in (("cache", "running the frozen trunk"), ("train", "training the top"), ("eval", "evaluation"))
     )
     columns = (Column("part", False), Column("time"), Column("share"))
-    return [Table("Where the time went.", columns, rows), Text(_cache(measured, run))]
+    return [ReportTable("Where the time went.", columns, rows), Text(_cache(measured, run))]
 
 
 def _cache(measured: Measured, run: RunRecord) -> str:
@@ -102,9 +102,9 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
     told = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
     columns = (Column("setting", False), Column("value", False))
 
-    def table(settings: Mapping[str, Any], caption: str) -> Table:
+    def table(settings: Mapping[str, Any], caption: str) -> ReportTable:
         rows = tuple((Cell(name), Cell(str(value), code=True)) for name, value in settings.items())
-        return Table(caption, columns, rows)
+        return ReportTable(caption, columns, rows)
 
     every = table(config, "As in config.yaml.")
     return [table(told, "Those that are not the default."), Folded("All settings", (every,))]

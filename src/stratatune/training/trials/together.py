@@ -49,7 +49,7 @@ class Together:
 
     def __init__(self, choice: str, reporter: Reporter) -> None:
         self.choice, self.reporter = choice, reporter
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, AlikeTrials] = {}
         self._refused: set[str] = set()
 
     def companies(self, asks: Sequence[Ask]) -> Iterator[list[int]]:
@@ -94,10 +94,10 @@ class Together:
         group = self._groups.get(key)
         try:
             if group is None:
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
             elif not group.is_of(asks):  # one has come to its end
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
         except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
             set_random_state(state)
@@ -109,7 +109,7 @@ class Together:
             return None
 
 
-class Group:
+class AlikeTrials:
     """N trials whose trained values are rows of one matrix.
 
     Args:
@@ -227,8 +227,8 @@ class Group:
 
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of some trials [n]: losses [n] and gradients [n, P]."""
-        session = self.sessions[0]
-        forward, objective = session.forward, session.forward.objective
+        forward = self.sessions[0].forward
+        objective = forward.objective
         question = objective.question(batch, training=True)
         values = self.values[rows].detach().requires_grad_()
 

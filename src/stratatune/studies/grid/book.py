@@ -59,7 +59,7 @@ class Store:
             ResourceError: it cannot be written.
         """
         path = folder / FILE
-        with _told(path):
+        with _database_errors(path):
             if path.exists() and not _is_blank(path):
                 return cls.open(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class Store:
             ConfigError: there is none, or it is of another version.
         """
         path = folder / FILE
-        with _told(path):
+        with _database_errors(path):
             if not path.is_file() or _is_blank(path):
                 raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
             connection = _connected(path)
@@ -169,11 +169,11 @@ class Store:
             self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with _told(self.folder / FILE):
+        with _database_errors(self.folder / FILE):
             return self._connection.execute(query, values).fetchall()
 
     def _write(self, query: str, *values: Any) -> None:
-        with _told(self.folder / FILE), self._connection:
+        with _database_errors(self.folder / FILE), self._connection:
             self._connection.execute(query, values)
 
 
@@ -230,7 +230,7 @@ def _row(row: sqlite3.Row) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _database_errors(path: Path) -> Iterator[None]:
     """SQLite's failures as ours."""
     try:
         yield
