@@ -50,6 +50,9 @@ class Plain:
     def loss(self, logits, batch):
         return nn.functional.cross_entropy(logits if self.classifies else logits[:, 0], batch.labels)
 
+    def weight(self, batch):
+        return 3.0
+
 
 class Told(Plain):
     """The loss of free text, behind a text or by a second stack."""

@@ -20,6 +20,7 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
+from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.base import Base, HeadName, load_base
 from stratatune.model.precision import Casts
@@ -114,7 +115,8 @@ class Shared:
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            cache.close()
+            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+                cache.close()
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
