@@ -75,7 +75,7 @@ class Completion(Objective):
         return table if needed else replace(table, labels=None, label_column=None)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

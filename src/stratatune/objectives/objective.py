@@ -203,7 +203,7 @@ class Objective(abc.ABC):
         return read_table(source, task=task, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
-    def strata(cls, table: Table) -> Sequence[Any] | None:
+    def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
 

@@ -75,7 +75,7 @@ class TextToText(Objective):
         return read_table(source, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -35,7 +35,7 @@ from stratatune.training.folder import alone_in
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
-from stratatune.training.prepare import Outline, Tables, read_tables, settle, tokenizer_for
+from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -206,8 +206,7 @@ def open_session(
     ranks.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
-    tokenizer = tokenizer_for(config) if shared is None else shared.tokenizer(config)
-    prepared = settle(outline, data, tokenizer) if shared is None else settle(outline, data, tokenizer, shared.encode)
+    prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
     model = apply(base.model, outline.plan, also_train=base.new).to(accelerator.device)
@@ -219,9 +218,9 @@ def open_session(
     alone = [line] if (line := ranks.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
-    forward = Forward.of(model.attached, prepared.objective, pad_id(tokenizer), accelerator.device, autocast)
+    forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    caching = Caching(config, forward, tokenizer, reporter, opened)
+    caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
     assert feed is not None
     session = Session(
