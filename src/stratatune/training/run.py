@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
@@ -21,6 +22,7 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.objectives.by_class import by_class
+from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed as ranks
@@ -190,8 +192,10 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
         return None
     try:
-        result = Result(**json.loads((out / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        result = TypeAdapter(Result).validate_json(json.dumps(read_json(out / RESULT)), strict=True)
+    except ValidationError as error:
+        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
+    except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
     same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
     return result
