@@ -8,8 +8,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from stratatune.errors import ResourceError
 
 _HINT = "give a place with room that you may write to"
@@ -24,7 +22,10 @@ def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # safetensors has an error of its own for a full disk; it is known by name, as `--help` need not import it.
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ResourceError(f"cannot write {path}: {reason}", hint) from error
 

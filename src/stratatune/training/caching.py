@@ -61,15 +61,15 @@ class Caching:
         self.shared = shared
         self.choice: Choice | None = None
         """What ``auto`` came to."""
-        self.kept: Codec | None = None
+        self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first."""
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
-        if self.kept is None:
-            self.kept = self._settled(data) if cache is None else cache.kept
-        feed = self.forward.feed(cache, self.kept, self._go_on if self.config.cache == "auto" else None)
+        if self.codec is None:
+            self.codec = self._settled(data) if cache is None else cache.codec
+        feed = self.forward.feed(cache, self.codec, self._go_on if self.config.cache == "auto" else None)
         self.feeding.append(feed)
         return feed
 
@@ -78,8 +78,8 @@ class Caching:
 
     def _scales(self, data: Encoded) -> Tensor:
         """int8's: those of the training data for all others."""
-        if self.kept is not None and self.kept.scales is not None:
-            return self.kept.scales
+        if self.codec is not None and self.codec.scales is not None:
+            return self.codec.scales
         self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
         return find_scales(
             Trunk(self.attached),
@@ -243,7 +243,7 @@ class Caching:
 
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
-        scales = None if self.kept is None else self.kept.scales
+        scales = None if self.codec is None else self.codec.scales
         return [] if scales is None else [("scales", fast_digest([scales.numpy().tobytes()], bits=64))]
 
     def _moved(self) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
 from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
@@ -47,7 +47,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     config, attached = session.config, session.top.attached
     trained = attached.trained()
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
-    ranks.own_chance(config.seed)
+    distributed.own_chance(config.seed)
     resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
@@ -95,10 +95,10 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     set_rate(optimiser, ask.factor)
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
-    part = ranks.weigh(loss, objective.weight(batch), batch.tokens)
+    part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
     session.accelerator.backward(loss * part.share / ask.among)
     if ask.due:
-        ranks.add_gradients(trained.values())
+        distributed.add_gradients(trained.values())
         if session.config.clip:
             session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
         optimiser.step()
@@ -145,7 +145,7 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
-    coming = session.feed.ahead(batches[progress.batch :], session.device)
+    coming = session.feed.prefetch(batches[progress.batch :], session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):

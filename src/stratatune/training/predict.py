@@ -68,7 +68,7 @@ class Predictor:
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._kept = Codec.from_data(saved)
+        self._codec = Codec.from_data(saved)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> Scores:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        feed = self._forward.feed(kept=self._kept)
+        feed = self._forward.feed(codec=self._codec)
         return evaluate(self._forward, concatenate(encoded), feed, [len(one) for one in encoded])
 
 

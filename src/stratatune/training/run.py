@@ -22,7 +22,7 @@ from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -120,7 +120,7 @@ def trial(
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
-    processes = ranks.world()
+    processes = distributed.world()
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
@@ -199,13 +199,15 @@ def open_session(
         shared.part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    alone = [line] if (line := ranks.left_alone()) else []
+    alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
     caching = Caching(config, forward, tokenizer, reporter, opened)
-    feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
+    feed, eval_feed = distributed.feeds(
+        caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
+    )
     assert feed is not None
     session = Session(
         config=config,
@@ -253,7 +255,7 @@ def _finish(
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     metric = session.objective.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading |= caching.codec.to_data() if caching.codec else {}
     attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
