@@ -10,6 +10,7 @@ from stratatune.errors import ModelError, PlanError
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_record, read_tensors
+from stratatune.outside import path_exists
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ def load_artefact(folder: str | Path, base: str | None = None) -> Artefact:
         ModelError: no artefact there, the base is missing, or its weights are not those the adapter was trained on.
     """
     folder = Path(folder)
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    folder = folder / "adapter" if path_exists(folder / "adapter") else folder
     record, tensors = read_record(folder), read_tensors(folder)
     # The attention it was trained with gives the same digits again; other kinds may not be on this machine.
     attention = record["base"].get("attention")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -19,8 +18,9 @@ from transformers import (
     AutoTokenizer,
 )
 
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
+from stratatune.outside import path_exists
 from stratatune.plan import architecture_of, shape_of
 from stratatune.shapes.shape import LM_OBJECTIVES
 
@@ -31,6 +31,7 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
+_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin")
 HeadName = Literal["mlm", "causal", "seq2seq", "classification"]
 
 
@@ -71,8 +72,15 @@ def load_base(
         ModelError: no such model, no row for its family, or it cannot be loaded.
     """
     shape = shape_of(name)  # the family is known, or one clear line says what is; costs only the config
+    _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = {"dtype": torch.float32, "attn_implementation": attention or attention_for_training(), **options}
+    # Weights that are pickled are never read: pickle can run code.
+    settings = {
+        "use_safetensors": True,
+        "dtype": torch.float32,
+        "attn_implementation": attention or attention_for_training(),
+        **options,
+    }
     causal, two_stacks = shape.causal, shape.decoder is not None
     _check_head(head, causal=causal, two_stacks=two_stacks)
     if head not in LM_OBJECTIVES:
@@ -131,6 +139,18 @@ def attention_for_training() -> str | None:
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
+def _check_weights(folder: Path) -> None:
+    """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not read",
+            "save them once as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)",
+        )
+
+
 def _check_head(head: str, *, causal: bool, two_stacks: bool) -> None:
     if two_stacks and head in ("mlm", "causal"):
         raise ModelError(
@@ -164,7 +184,9 @@ def _told(name: str) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (StratatuneError, MemoryError):
+        raise
+    except Exception as error:  # whatever transformers raises here is about this folder, or this id
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

@@ -43,6 +43,6 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
         yield settings
         for name, tensor in named:
             yield f"{name}{tuple(tensor.shape)}{tensor.dtype}"
-            yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return fast_digest(parts())

@@ -9,7 +9,7 @@ from transformers import BertConfig
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.recipe import load_recipe, settled
 
-FOLDER = Path(__file__).parents[2] / "recipes"
+FOLDER = Path(__file__).parents[3] / "recipes"
 RUNS = {
     "bft-table1": 42,
     "bft-table2": 480,

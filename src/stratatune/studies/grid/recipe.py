@@ -5,14 +5,17 @@ Nothing here imports torch or looks at a model or at data: :mod:`stratatune.stud
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from stratatune.errors import ConfigError, did_you_mean, nearest
+from stratatune.errors import ConfigError, did_you_mean, nearest, shown
 from stratatune.objectives.registry import metric_names
+from stratatune.outside import path_exists
 from stratatune.studies.grid.inherit import folder_of, inherited
 from stratatune.studies.grid.recipe_parts import (
     HINT,
@@ -25,8 +28,11 @@ from stratatune.studies.grid.recipe_parts import (
     Item,
     Published,
     ReportLayout,
+    Value,
     several,
 )
+
+_MOST_ERRORS, _MOST_NAMES = 40, 30
 
 
 class Recipe(Closed):
@@ -82,7 +88,7 @@ class Recipe(Closed):
 
 def _items(written: Any, axis: str) -> Any:
     if not isinstance(written, Sequence) or isinstance(written, str):
-        raise ValueError(f"{axis}: {written!r} is no list")
+        raise ValueError(f"{axis}: {shown(written)} is no list")
     return [item if isinstance(item, Item) else Item.of(item, axis) for item in written]
 
 
@@ -110,8 +116,10 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(dict(data))
     except ValidationError as error:
-        raise ConfigError([f"{source}: {_line(item)}" for item in error.errors()], HINT) from error
-    errors = [*_repeated(recipe), *_wrong_coordinates(recipe), *_wrong_curves(recipe)]
+        wrong = error.errors(include_url=False)[:_MOST_ERRORS]
+        raise ConfigError([f"{source}: {_line(item)}" for item in wrong], HINT) from error
+    mistakes = itertools.chain(_repeated(recipe), _wrong_coordinates(recipe), _wrong_curves(recipe))
+    errors = list(itertools.islice(mistakes, _MOST_ERRORS))
     if errors:
         raise ConfigError([f"{source}: {line}" for line in errors], HINT)
     return recipe
@@ -130,7 +138,7 @@ def _line(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{path}: missing"
     said = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {item['input']!r}; {said}" if path else said
+    return f"{path}: {shown(item['input'])}; {said}" if path else said
 
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
@@ -140,9 +148,8 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
     for axis, items in recipe.axes.items():
-        names = [item.name for item in items]
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            yield f"{axis}: {name!r} is there twice"
+        times = Counter(item.name for item in items)
+        yield from (f"{axis}: {shown(name)} is there twice" for name, count in times.items() if count > 1)
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
@@ -158,9 +165,9 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
                     + _legal(axes)
                 )
             elif axes[axis]:
-                names = [item.name for item in axes[axis]]
+                names = {item.name: None for item in axes[axis]}
                 odd = [name for name in several(wanted) if name not in names]
-                yield from (f"{place}: {axis} has no {name!r}; {_legal(names)}" for name in odd)
+                yield from (f"{place}: {axis} has no {shown(name)}; {_legal(names)}" for name in odd)
     for place, named in (*(("report", (*recipe.report.rows, *recipe.report.columns)),), *_claimed(recipe)):
         yield from (f"{place}: there is no axis {axis!r}; {_legal(axes)}" for axis in named if axis not in axes)
 
@@ -195,8 +202,9 @@ def _all_coordinates(recipe: Recipe) -> Iterator[tuple[str, Coordinates]]:
         yield f"claims.{number}.worse", claim.worse
 
 
-def _legal(names: Any) -> str:
-    return "legal: " + ", ".join(map(str, names))
+def _legal(names: Iterable[Value]) -> str:
+    first = list(itertools.islice(names, _MOST_NAMES + 1))
+    return "legal: " + ", ".join(map(str, first[:_MOST_NAMES])) + (", ..." if len(first) > _MOST_NAMES else "")
 
 
 def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
@@ -208,7 +216,7 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         given: folders that the user names, by name.
     """
     told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-    missing = [str(place) for place in told.values() if not place or not folder_of(place, source.parent).is_dir()]
+    missing = [str(place) for place in told.values() if not place or not _is_folder(folder_of(place, source.parent))]
     if not missing or not recipe.otherwise:
         return recipe, ""
     data = recipe.model_dump(mode="json", exclude={"otherwise"})
@@ -217,3 +225,7 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         other,
         f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
     )
+
+
+def _is_folder(path: Path) -> bool:
+    return path_exists(path) and path.is_dir()

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
+from stratatune.errors import shown
+
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
 """Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
@@ -45,12 +47,12 @@ class Item(Closed):
         if isinstance(written, Mapping):
             settings = {str(key): value for key, value in written.items() if key != "name"}
             if not isinstance(written.get("name"), Value):
-                raise ValueError(f"{written!r} has no name")
+                raise ValueError(f"{shown(written)} has no name")
             return cls(name=written["name"], settings=settings)
         if not isinstance(written, Value):
-            raise ValueError(f"{written!r} is neither a value nor a mapping with a name")
-        shown = Path(written).name if axis == "model" and isinstance(written, str) else written
-        return cls(name=shown, settings={axis: written})
+            raise ValueError(f"{shown(written)} is neither a value nor a mapping with a name")
+        name = Path(written).name if axis == "model" and isinstance(written, str) else written
+        return cls(name=name, settings={axis: written})
 
 
 class ReportLayout(Closed):
