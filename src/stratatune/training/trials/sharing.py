@@ -27,7 +27,7 @@ from stratatune.model.precision import Casts
 from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
-from stratatune.training.prepare import Tables, read_tables, tokenizer_for
+from stratatune.training.prepare import Outline, Prepared, Tables, read_tables, settle, tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,9 +74,10 @@ class Shared:
                 parameter.data = known
         return base
 
-    def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
-        """As :func:`stratatune.training.prepare.tokenizer_for`."""
-        return self.once("tokenizer", lambda: tokenizer_for(config))
+    def settle(self, outline: Outline, tables: Tables) -> Prepared:
+        """As :func:`stratatune.training.prepare.settle`, with one tokenizer and one encoding for all."""
+        tokenizer = self.once("tokenizer", lambda: tokenizer_for(outline.config))
+        return settle(outline, tables, tokenizer, self.encode)
 
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
