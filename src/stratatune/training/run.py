@@ -33,7 +33,7 @@ from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yam
 from stratatune.training.evaluate import evaluate
 from stratatune.training.facts import facts_of
 from stratatune.training.finite import first_not_finite
-from stratatune.training.folder import alone_in
+from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
@@ -117,6 +117,8 @@ def trial(
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
+    if is_main() and is_running(out):
+        raise in_use(out)
     _check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
