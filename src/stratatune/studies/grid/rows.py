@@ -22,7 +22,7 @@ class Settings(Written):
     """Of a run, as far as anything but a run reads them."""
 
     model: Plain
-    plan: Plain
+    plan: Plain = "bft-adapter"
     train: Plain
     task: Plain | None = None
     eval: Plain | None = None
