@@ -80,6 +80,7 @@ class Environment(Written):
 
     threads: Count | None = None
     gpu: Plain | None = None
+    directory: Plain | None = None
     libraries: dict[str, Plain | None] = Field(default_factory=dict)
 
 
