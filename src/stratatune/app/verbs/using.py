@@ -181,12 +181,9 @@ def predict(
 def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
     """Hands the options of ``generate`` on, and draws from their seed."""
     if options and not predictor.objective.writes:
-        raise ConfigError(
-            [
-                f"{', '.join(options)}: this model gives a {'class' if predictor.labels else 'number'}, and writes no text"
-            ],
-            "leave the options of generated text out",
-        )
+        answer = "class" if predictor.labels else "number"
+        said = f"{', '.join(options)}: this model gives a {answer}, and writes no text"
+        raise ConfigError([said], "leave the options of generated text out")
     if "seed" in options:
         import torch
 
