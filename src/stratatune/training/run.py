@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +21,10 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.objectives.by_class import by_class
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
-from stratatune.plan.picture import terminal
+from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed
 from stratatune.training.caching import Caching
@@ -134,15 +135,16 @@ def _run(
 ) -> Generator[Ask, Learnt | None, Result]:
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
-    reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, outline.kind)
+    data = read(config, tables, _kind(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
+    for line in headline(outline.resolved, session.objective.head):
+        reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
@@ -154,6 +156,16 @@ def _run(
         caching.close()
         session.accelerator.end_training()
     return _finish(session, caching, fitted, test, hit, processes)
+
+
+def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    try:
+        return outline.kind
+    except ModelError:
+        name, _ = written(outline.config.objective)
+        read_tables(outline.config, tables, OBJECTIVES.get(name, OBJECTIVES["classification"]))
+        raise
 
 
 def _check_folder(config: RunConfig, out: Path) -> None:
