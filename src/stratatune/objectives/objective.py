@@ -209,6 +209,11 @@ class Objective(abc.ABC):
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
 
+    @classmethod
+    def held_out_by(cls, table: Table) -> Sequence[Any] | None:
+        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        return cls.classes_of(table)
+
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Texts as token ids, and targets where the table has labels.
