@@ -29,10 +29,10 @@ def encoded(source: str, **settings: Any) -> Encoded:
 
     config = validate({**{name: value for name, value in settings.items() if value is not None}, "train": source})
     table, plan = read_tables(config, {}).train, Plan.parse(config.plan)
-    shape = shape_of(config.model)
+    shape = shape_of(config.model, config.revision)
     objective = settle_objective(config, plan, decoder=shape.causal)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{config.model} brings no tokenizer to encode {source} with", "give a folder or a hub id that has one"

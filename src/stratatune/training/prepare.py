@@ -73,7 +73,7 @@ def _read(source: Any, config: RunConfig, task: Task | None, split: str) -> Tabl
 
 def _text_objective(config: RunConfig) -> str:
     """The objective where the answer is free text, else empty; ``auto`` tells text by an encoder-decoder."""
-    if config.objective == "auto" and not config.task and shape_of(config.model).decoder is not None:
+    if config.objective == "auto" and not config.task and shape_of(config.model, config.revision).decoder is not None:
         return "seq2seq"
     return config.objective if config.objective in TEXT_OBJECTIVES else ""
 

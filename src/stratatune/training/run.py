@@ -20,6 +20,7 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter, told_about, write_text
 from stratatune.model.split import Top
+from stratatune.model.tokenizers import reading_of
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.spec import encode, pad_id
 from stratatune.plan import Plan, shape_of
@@ -119,7 +120,7 @@ def trial(
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
-    shape = shape_of(config.model)
+    shape = shape_of(config.model, config.revision)
     reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
     data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
     for notice in data.notices:
@@ -198,7 +199,7 @@ def open_session(
     accelerator = accelerator_for(config.device, config.loggers, out)
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
-    shape = shape_of(config.model)
+    shape = shape_of(config.model, config.revision)
     kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
     objective = settle_objective(config, plan, **kind)
     labels = class_names(config, objective, data.train)
@@ -208,8 +209,9 @@ def open_session(
     base = load(**given)
     longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
     reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
-    model = apply(base.model, plan, also_train=base.new).to(accelerator.device)
+    model = apply(base.model, plan, also_train=base.new, revision=config.revision).to(accelerator.device)
     model.attached.reading = reading.to_data()
+    model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
     if autocast is not None:

@@ -64,7 +64,7 @@ def suggest(
     asked.check()
     if asked.refine:
         check_search()
-    shape, reporter = shape_of(config.model), reporter or Reporter()
+    shape, reporter = shape_of(config.model, config.revision), reporter or Reporter()
     _refuse_free_text(config, shape.decoder is not None)
     rows = read_tables(config, tables or {}).train
     drawn = rows.select(sample(rows.labels or [0] * len(rows), asked.samples, config.seed))
@@ -165,7 +165,7 @@ def _setting(family: str, config: RunConfig, drawn: Table, reporter: Reporter) -
     from stratatune.training.prepare import base_settings, class_names, settle_objective, settle_reading
     from stratatune.training.run import in_bf16
 
-    shape = shape_of(config.model)
+    shape = shape_of(config.model, config.revision)
     device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]
     objective = settle_objective(config, Plan.parse(_READ_AS[family]), decoder=shape.causal)
     labels = class_names(config, objective, drawn)
