@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
 
+_BY_HAND = (
+    "a model that was changed by hand before the plan was applied is given as load(..., base=MODEL); "
+    "else the folder is damaged"
+)
+
 
 @dataclass(frozen=True)
 class Artefact:
@@ -54,6 +59,7 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base)
     check_encoder(Backbone(loaded.model), record)
+    _check_new(loaded.model, record)
     try:
         revision = record["base"].get("revision")
         model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
@@ -144,16 +150,20 @@ def _same(part: str, was: str, given: str, saved: dict[str, Any], backbone: Back
         )
 
 
+def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
+    """What was new and trained must be there, too, in what is filled."""
+    named = dict(model.named_parameters())
+    for name in record["also_train"]:
+        if name not in named:
+            raise ModelError(f"{name!r} trained, and a {type(model).__name__} has none", _BY_HAND)
+
+
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     parameters = model.attached.trained()
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         where = "what was saved" if odd in tensors else "this model"
-        raise ModelError(
-            f"the saved tensors are not those the plan trains: {odd!r} is in {where} alone",
-            "a model that was changed by hand before the plan was applied is given as load(..., base=MODEL); "
-            "else the folder is damaged",
-        )
+        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is in {where} alone", _BY_HAND)
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ModelError(

@@ -17,7 +17,7 @@ from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
 from stratatune.model.inputs import Inputs
 from stratatune.model.masters import hold_masters
-from stratatune.model.new_parts import check_weights, new_parts
+from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
 from stratatune.model.saving import save_adapter
 from stratatune.model.untouched import untouched_on_failure
@@ -123,8 +123,10 @@ def apply(
     backbone = Backbone(model)
     resolved = plan.resolve(backbone.shape)
     _refuse_broken_promises(resolved, backbone)
+    origin = Origin.of(model, revision)
+    check_vocabulary(model, origin)
     new = sorted({*also_train, *new_parts(backbone)})
-    attached = Attached(resolved, backbone, Fingerprint.of(backbone), Origin.of(model, revision), also_train=new)
+    attached = Attached(resolved, backbone, Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
         model.requires_grad_(False)
         _attach(attached)

@@ -54,7 +54,7 @@ class _Round:
     """In front of a module's forward: its masters, rounded, stand in the way of the parameters of that name.
 
     Attributes of an instance come before ``nn.Module``'s parameters, so the module's own code reads the rounded ones,
-    and gradients go to the masters. Under autocast the operations choose their precision themselves.
+    and gradients go to the masters.
     """
 
     def __init__(self, held: dict[str, torch.dtype]) -> None:
@@ -62,11 +62,8 @@ class _Round:
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         dtype = next(iter(self.held.values()))
-        given = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-        if given and torch.is_autocast_enabled(given[0].device.type):
-            return None
         for name, own in self.held.items():
             vars(module)[name] = module.get_parameter(name).to(own)
         # T5 gives its last projection the dtype of the weight that it sees: the master's.

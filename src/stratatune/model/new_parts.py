@@ -10,6 +10,7 @@ from torch import nn
 from stratatune._compat import came_with_checkpoint
 from stratatune.errors import ModelError
 from stratatune.model.backbone import Backbone
+from stratatune.model.origin import Origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,21 @@ def _plain(parameter: nn.Parameter) -> bool:
     return type(parameter.data) is torch.Tensor and parameter.dtype in _FLOATS
 
 
+def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
+    """Refuses a model whose vocabulary was resized since it was loaded: no saved adapter would find its rows again.
+
+    Raises:
+        ModelError: the checkpoint's config has another ``vocab_size``.
+    """
+    was, now = origin.config().get("vocab_size"), getattr(model.config, "vocab_size", None)
+    if was is not None and now is not None and was != now:
+        raise ModelError(
+            f"the vocabulary of this {type(model).__name__} was resized from {was} to {now} rows, "
+            f"which are not in {origin.name!r}",
+            "save the whole model with save_pretrained, load it from that folder, and apply the plan to that",
+        )
+
+
 def new_parts(backbone: Backbone) -> list[str]:
     """Names of the parameters outside the encoder that train whatever the plan says, for no base model brings them.
 
@@ -57,18 +73,9 @@ def new_parts(backbone: Backbone) -> list[str]:
     checkpoint, a head for question answering. A head of a kind that the table does not know trains whole, as a
     classifier does. A model that was made from a config, or copied, has no marks.
 
-    Raises:
-        ModelError: the word embeddings are not those of the checkpoint, so no saved adapter would find them again.
     """
-    model, words = backbone.model, backbone.model.get_input_embeddings()
-    named = dict(model.named_parameters())
+    model, named = backbone.model, dict(backbone.model.named_parameters())
     marked = any(map(came_with_checkpoint, named.values()))
-    weight = getattr(words, "weight", None)
-    if marked and isinstance(weight, nn.Parameter) and not came_with_checkpoint(weight):
-        raise ModelError(
-            f"the word embeddings of this {type(model).__name__} are not its checkpoint's (a vocabulary resized?)",
-            "save the whole model with save_pretrained, load it from that folder, and apply the plan to that",
-        )
     inside = {id(parameter) for parameter in model.base_model.parameters()}
     return [
         name

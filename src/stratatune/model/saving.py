@@ -113,7 +113,7 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
         "frozen_depth": resolved.frozen_depth,
         "trainable": sum(parameter.numel() for parameter in attached.trained().values()),
         "base": {
-            **attached.origin.to_data(folder),
+            **attached.origin.named(model.config._name_or_path).to_data(folder),
             "model_type": model.config.model_type,
             "hash": attached.base_hash,
             "weights": attached.base.weights,
