@@ -147,21 +147,19 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
     from stratatune.data.labels import LabelSet
     from stratatune.data.tasks import TASKS as TABLE
     from stratatune.model.base import load_base
-    from stratatune.objectives.metrics import score
+    from stratatune.objectives.metrics import class_scores, value_scores
     from stratatune.training.config import validate
-    from stratatune.training.prepare import read_tables
+    from stratatune.training.prepare import Outline, read_tables
     from stratatune.training.run import peak_memory
 
     with tempfile.TemporaryDirectory() as out:
         settings = _settings({**job, "arm": "lora"}, model, source, epochs, out)
         config = validate({k: v for k, v in settings.items() if v is not None})
-        tables = read_tables(config, {})
+        tables = read_tables(config, {}, Outline(config).kind)
         is_value = job["task"] == "stsb"
         names = None if is_value else LabelSet(TABLE[job["task"]].labels)  # in its order: F1 is of the second class
         set_seed(job["seed"])
-        base = load_base(
-            model, "regression" if is_value else "classification", num_labels=len(names or [0]), seed=job["seed"]
-        )
+        base = load_base(model, "classification", num_labels=len(names or [0]), seed=job["seed"])
 
         def encoded(table: Any) -> Dataset:
             rows = dict(base.tokenizer(*table.texts, truncation=True, max_length=256))
@@ -180,7 +178,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
 
         def measure(output: Any) -> dict[str, float]:
             guess = output.predictions[:, 0] if is_value else output.predictions.argmax(axis=1)
-            return score(np.asarray(output.label_ids), guess, is_value)
+            return (value_scores if is_value else class_scores)(np.asarray(output.label_ids), guess)
 
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=32, per_device_eval_batch_size=64, num_train_epochs=epochs,

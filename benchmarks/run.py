@@ -25,7 +25,9 @@ from benchmarks.jobs import Record, row, show_rows, write_rows
 from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
 from stratatune.model.offload import offload_trunk
-from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data
+from stratatune.model.question import Question
+from stratatune.studies.bench.arms import OBJECTIVES, WORDS, Ours, Setting, Stock, lengths_like, random_data
+from stratatune.training.forward import Forward
 
 
 def p1(bench: Bench) -> list[Record]:
@@ -79,20 +81,25 @@ def p5(bench: Bench) -> list[Record]:
     backbone = ours.model.attached.backbone
 
     def head_only(words: torch.Tensor | None) -> float:
-        hidden = torch.randn(32, 1, 1024, requires_grad=True)
+        hidden, mask = torch.randn(32, 1, 1024, requires_grad=True), torch.ones(32, 1, dtype=torch.bool)
+        asked = Question(places=torch.zeros(32, 1, dtype=torch.long), rows=words)
         started = time.perf_counter()
         for _ in batches:
             with bench.setting.mixed():
-                logits = backbone.head(hidden, words, torch.ones(32, 1, dtype=torch.bool))
+                logits = backbone.logits(hidden, mask, asked)
             logits.float().logsumexp(-1).sum().backward()
         return time.perf_counter() - started
 
-    def epoch(over_words: bool) -> float:
-        ours.over_words = over_words
+    whole = ours.forward
+    restricted = replace(whole, objective=replace(OBJECTIVES["mlm"], whole_vocabulary=False))
+    words = torch.tensor(WORDS, device=bench.setting.device)
+
+    def epoch(forward: Forward) -> float:
+        ours.forward = forward
         try:
             return ours.epoch()
         finally:
-            ours.over_words = False
+            ours.forward = whole
 
     def every_position() -> float:
         started = time.perf_counter()
@@ -100,13 +107,13 @@ def p5(bench: Bench) -> list[Record]:
             hidden = ours.feed.hidden(batch)
             with bench.setting.mixed():
                 calls = backbone.calls(hidden, batch.mask)
-                for depth in range(ours.top.depth, 24):
+                for depth in range(whole.top.depth, 24):
                     for insertion in ours.model.attached.insertions_at(depth):
                         hidden, _ = insertion(hidden, batch.mask)
                     hidden = backbone.run_block(depth, hidden, calls[depth])
                 logits = backbone.model.lm_head(hidden)
             labels = torch.full(batch.input_ids.shape, -100).scatter(
-                1, batch.read[:, None], ours.words[batch.labels][:, None]
+                1, batch.read[:, None], words[batch.labels][:, None]
             )
             nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
             torch.nn.utils.clip_grad_norm_(ours.trained, 1.0)
@@ -116,9 +123,9 @@ def p5(bench: Bench) -> list[Record]:
 
     for _ in range(bench.rounds):
         bench.time("head", lambda: head_only(None))
-        bench.time("head, label words", lambda: head_only(ours.words))
-        bench.time("S", lambda: epoch(over_words=False))
-        bench.time("S, label words", lambda: epoch(over_words=True))
+        bench.time("head, label words", lambda: head_only(words))
+        bench.time("S", lambda: epoch(whole))
+        bench.time("S, label words", lambda: epoch(restricted))
         bench.time("transformers' head", every_position)
     share, gain = bench.best("head") / bench.best("S"), bench.best("transformers' head") / bench.best("S")
     of_words = bench.best("head, label words") / bench.best("S, label words")

@@ -21,18 +21,15 @@ import torch
 from benchmarks.jobs import Record, row, show_rows, write_rows
 from benchmarks.sides import ROBERTA_LARGE
 from stratatune._compat import accelerator_for
-from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import Casts, cast_frozen
-from stratatune.model.split import Top, Trunk
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.spec import Reading
 from stratatune.progress import Reporter
-from stratatune.studies.bench.arms import Setting, lengths_like, random_data
+from stratatune.studies.bench.arms import OBJECTIVES, PADDING, Setting, lengths_like, random_data
 from stratatune.training.config import validate
+from stratatune.training.forward import Forward
 from stratatune.training.loop import steps
 from stratatune.training.session import Session
 from stratatune.training.trials.many import Turns, take_turns
@@ -59,7 +56,6 @@ class Bench:
         self.casts: Casts = {}
         self.last: dict[bytes, torch.Tensor] = {}
         self.cache: TrunkCache | None = None
-        self.reading = Reading("classification", ("text",), "label", ("no", "yes"))
 
     def side(self, name: str) -> list[Turns]:
         """Trials with rates of their own, each at its first batch."""
@@ -83,19 +79,18 @@ class Bench:
         if autocast is not None:
             cast_frozen(model.attached, autocast, self.casts)
         model.to(accelerator.device)
-        feed = Feed(Trunk(model.attached), self._filled(model), one_position=False, autocast=autocast)
+        objective = OBJECTIVES["classification"]
+        forward = Forward.of(model.attached, objective, PADDING, accelerator.device, autocast)
+        feed = forward.feed(self._filled(model))
         return Session(
             config=config,
             accelerator=accelerator,
-            top=Top(model.attached),
-            objective=Objective(self.reading, None),  # pyright: ignore[reportArgumentType] - asked for label words alone
+            forward=forward,
             train=setting.data,
             feed=ReadOnce(feed, self.last),
             eval=None,
             eval_feed=None,
             eval_parts=(),
-            pad_id=1,
-            autocast=autocast,
             out=out,
             reporter=Reporter(quiet=True, name=out.name),
             settings=config.model_dump(mode="json", exclude={"out"}),

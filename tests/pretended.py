@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 
+import asking
 import tiny
 from stratatune.cache.codec import Codec
 from stratatune.cache.on_device import Resident
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.plan import ARCHITECTURES
 from tuning import MIXES, PLANS
@@ -66,10 +68,11 @@ def logits_of(model: Any) -> Tensor:
     strata = model.attached
     ids, mask = away(IDS), away(MASK)
     read = mask.sum(1) - 1
-    extra = away(TARGETS) if strata.backbone.row.kind == "encoder-decoder" else None
+    asked = asking.at(read) if strata.backbone.output in ("mlm", "causal") else Question()
+    asked = Question(targets=away(TARGETS)) if strata.backbone.row.kind == "encoder-decoder" else asked
     for training in (True, False):
         model.train(training)
-        logits = Top(strata)(Trunk(strata)(ids, mask, None, read), mask, read, ids=extra)
+        logits = Top(strata)(Trunk(strata)(ids, mask, None, asked), mask, asked)
         assert logits.device.type == AWAY, f"logits on {logits.device}"
     return logits
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import tiny
+from asking import scores_of
 from stratatune.model.attach import apply
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 
 FAMILIES = ("t5", "t5-gated", "bart")
 WORDS = ("film", "book", "city", "food", "day", "night", "movie", "story")
@@ -51,7 +52,7 @@ def split(model):
     ids, mask, targets = inputs()
     hidden = Trunk(model.attached)(ids, mask)
     hidden = torch.where(mask[..., None], hidden, 0)  # as it comes out of a cache
-    total, count = Top(model.attached)(hidden, mask, mask.sum(1), ids=targets).sum(0)
+    total, count = scores_of(model.attached, hidden, mask, targets).sum(0)
     return -total / count
 
 

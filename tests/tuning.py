@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import tiny
+from asking import logits_at
 from stratatune.model.attach import apply
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.plan import BLOCK_METHODS, INSERTIONS, Plan
 
 MIXES = (
@@ -93,4 +94,4 @@ def halves(model: Any, inputs: dict[str, Tensor], read: Tensor) -> Tensor:
     """The top of the trunk."""
     mask = inputs["attention_mask"].bool()
     hidden = Trunk(model.attached)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
-    return Top(model.attached)(hidden, mask, read)
+    return logits_at(model.attached, hidden, mask, read)

@@ -62,6 +62,7 @@ _HOMES = {
     "merge": "model.merging",
     "remove": "model.merging",
     "shape_of": "plan",
+    "train": "app.api",
     "train_many": "app.api",
     "suggest": "app.suggesting",
 }

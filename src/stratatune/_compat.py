@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,6 +28,26 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Around the import of a library that an extra of this package brings.
+
+    Args:
+        extra: its name in pyproject.toml.
+        what: what the user asked for, as the subject of "needs NAME".
+
+    Raises:
+        ResourceError: the library is not installed, with the line that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        name = (error.name or extra).partition(".")[0]
+        raise ResourceError(
+            f"{what} needs {name}, which is not installed", f'pip install "stratatune[{extra}]"'
+        ) from error
 
 
 VERSION = installed("stratatune") or "0.0.0"
@@ -69,6 +91,29 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
     if loggers:
         accelerator.init_trackers("stratatune")
     return accelerator
+
+
+#: What transformers calls the key-value cache where it hands it to a model or a block: since 5.24, and before that.
+_CACHE_ARGUMENTS = ("cache", "past_key_values")
+
+
+def cache_argument(block: nn.Module) -> str:
+    """The keyword by which a decoder's block takes its key-value cache, as its class spells it.
+
+    Asked of the block and not of transformers' version: a model's own code may keep the older name.
+    """
+    return _cache_argument(type(block))
+
+
+@functools.cache
+def _cache_argument(block: type[nn.Module]) -> str:
+    taken = inspect.signature(block.forward).parameters
+    return next((name for name in _CACHE_ARGUMENTS if name in taken), _CACHE_ARGUMENTS[-1])
+
+
+def given_cache(kwargs: Mapping[str, Any]) -> Any | None:
+    """The key-value cache among the keywords of a decoder's call, under either name; None where there is none."""
+    return next((kwargs[name] for name in _CACHE_ARGUMENTS if kwargs.get(name) is not None), None)
 
 
 def attention_of(attention: nn.Module, name: str | None = None) -> AttentionFunction:

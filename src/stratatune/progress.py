@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -48,6 +48,12 @@ class Reporter:
         self.notices.append(text)
         if is_main():
             print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
+
+    def notice_once(self, texts: Iterable[str]) -> None:
+        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds anew."""
+        for text in texts:
+            if text not in self.notices:
+                self.notice(text)
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Bar]:

@@ -226,7 +226,7 @@ def test_disk_full(say, train, trained, data, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     said = say("predict", trained, "--data", data, "--out", tmp_path / "out.csv")
     assert said.code == 1
     assert "No space left on device" in said.error

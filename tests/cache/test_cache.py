@@ -260,7 +260,7 @@ def test_killed_writer_leaves_nothing_wrong(tmp_path):
         with open_small(root) as cache:
             assert cache.complete
             assert_right(cache)
-            assert not list(root.glob("*/*.tmp"))
+            assert not list(root.glob("*/.*.part"))
     assert resumed > points / 2
 
 
@@ -410,7 +410,7 @@ def test_disk_fills_while_writing(tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match=f"{KEY.digest}: No space left on device .*needed, .*free.*--cache ram"):
         cache.put(np.arange(10, N), rows_of(np.arange(10, N)))
     assert_right(cache)
-    assert not list(cache.folder.glob("*.tmp"))
+    assert not list(cache.folder.glob(".*.part"))
     with pytest.raises(ResourceError):
         cache.close()
     monkeypatch.setattr(os, "fsync", real)

@@ -104,24 +104,24 @@ def test_what_stops_the_reading_stops_the_run_and_the_thread(error, run, tmp_pat
 
 
 def test_a_step_that_fails_stops_the_thread(run, tmp_path, monkeypatch):
-    from stratatune.objectives.objective import Objective
+    from stratatune.objectives.label_words import LabelWords
 
     cache = str(tmp_path / "cache")
     run(cache=cache, out=str(tmp_path / "first"))
-    plain, left = Objective.loss, [4]
+    plain, left = LabelWords.loss, [4]
 
-    def loss(self, *given):
-        left[0] -= 1
+    def loss(self, *given, training=True):
+        left[0] -= training
         if left[0] == 0:
             assert readers()
             raise KeyboardInterrupt
-        return plain(self, *given)
+        return plain(self, *given, training=training)
 
-    monkeypatch.setattr(Objective, "loss", loss)
+    monkeypatch.setattr(LabelWords, "loss", loss)
     with pytest.raises(KeyboardInterrupt) as stopped:  # its traceback holds the loop's frames, and the thread must go
         run(cache=cache, out=str(tmp_path / "second"), checkpoint_every=1)
     assert stopped.tb and not readers()
-    monkeypatch.setattr(Objective, "loss", plain)
+    monkeypatch.setattr(LabelWords, "loss", plain)
     again = run(cache=cache, out=str(tmp_path / "second"), checkpoint_every=1, resume=True)
     assert same_bits(tensors(again), read_tensors(tmp_path / "first" / "adapter"))
 

@@ -7,20 +7,10 @@ import json
 import pytest
 
 from stratatune.data.readers import Table, read
+from stratatune.data.written import Written
 from stratatune.errors import DataError
 
 ROWS = [("good film", "01"), ("a, b", "1"), ('he said "no"', "None"), ("NA", "null")]
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(name, text, encoding="utf-8"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding=encoding)
-        return path
-
-    return write
 
 
 @pytest.fixture
@@ -53,7 +43,7 @@ def test_csv_with_byte_order_mark_and_brackets_in_its_name(write):
     check(read(write("[a] *.csv", as_csv(), "utf-8-sig")))
 
 
-def test_tsv_has_no_quoting(write):
+def test_tsv(write):
     check(read(write("x.tsv", "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS))))
 
 
@@ -193,6 +183,8 @@ def test_all_files_are_latin_1_and_cut(write):
     train, dev, test = (read(path.parent, task="trec", split=split) for split in ("train", "dev", "test"))
     assert (len(train), len(dev), test.labels) == (200, 500, ["number"])
     assert sorted([*train.rows, *dev.rows]) == list(range(1, 701))
+    assert "200 of 700 rows are the split 'train', which is drawn for the task trec" in train.notices[0]
+    assert not test.notices
     with pytest.raises(DataError, match="row 1: no class number"):
         read(write("x.all", "hello there\n"))
 
@@ -256,7 +248,6 @@ def test_select_keeps_row_numbers():
         ("x.csv", "text,label\na,1\nb,\nc,2\nd\n", r"label column 'label' is empty in 2 of 4 rows \(row 2, 4\)"),
         ("x.csv", "text,label\na,1\n  ,2\n", r"text column 'text' is empty in 1 of 2 rows \(row 2\)"),
         ("x.jsonl", '{"text": ["a"], "label": 1}', "column 'text' holds list values"),
-        ("x.jsonl", '{"text": "2020-01-01", "label": 1}', "column 'text' holds datetime values"),
     ],
 )
 def test_bad_files(write, name, text, match):
@@ -298,6 +289,88 @@ def test_the_libraries_stay_silent(write, capfd):
         read(write("x.json", "{not json"))
     read(write("x.csv", as_csv()))
     assert capfd.readouterr() == ("", "")
+
+
+# --- rows that are not whole -----------------------------------------------------------------------------------------
+
+HOLES = "body,kind\na good film,pos\n ,neg\na bad film,\n,neg\nso so,neg\n"
+
+
+def test_bad_rows_are_refused_with_the_setting_named(write):
+    with pytest.raises(DataError, match=r"'body' is empty in 2 of 5 rows \(row 2, 4\)") as caught:
+        read(write("x.csv", HOLES), text="body", label="kind")
+    assert "bad_rows: skip" in caught.value.hint and "empty" in caught.value.hint
+    with pytest.raises(DataError, match="'kind' is empty") as caught:
+        read(write("x.csv", "body,kind\na,x\nb,\n"), text="body", label="kind")
+    assert "bad_rows: skip" in caught.value.hint
+
+
+def test_bad_rows_are_skipped_and_said(write):
+    table = read(write("x.csv", HOLES), text="body", label="kind", written=Written(bad_rows="skip"))
+    assert (table.labels, list(table.rows)) == (["pos", "neg"], [1, 5])
+    assert "3 of 5 rows are left out: 'body' or 'kind' is empty (row 2, 3, 4)" in table.notices[0]
+    with pytest.raises(DataError, match="empty in every row"):
+        read(write("y.csv", "body,kind\n,a\n ,b\n"), text="body", label="kind", written=Written(bad_rows="skip"))
+
+
+def test_a_blank_text_may_be_read_as_empty_but_a_missing_label_may_not(write):
+    empty = Written(bad_rows="empty")
+    table = read(write("x.csv", "body,kind\n ,neg\n,pos\n"), text="body", label="kind", written=empty)
+    assert (table.texts, table.labels) == (([" ", ""],), ["neg", "pos"])
+    with pytest.raises(DataError, match="'kind' is empty in 1 of 5"):
+        read(write("y.csv", HOLES), text="body", label="kind", written=empty)
+
+
+def test_what_was_left_out_is_kept_on_request(write):
+    table = read(
+        write("x.csv", HOLES), text="body", need_labels=False, written=Written(bad_rows="skip"), keep_whole=True
+    )
+    assert (len(table), list(table.rows)) == (3, [1, 3, 5])
+    assert table.whole.names == ["body", "kind"] and table.whole.get("kind")[3] == "neg"
+
+
+def test_missing_texts_of_a_list_are_bad_rows():
+    with pytest.raises(DataError, match=r"empty in 2 of 3 rows \(row 2, 3\)"):
+        read(["a", None, float("nan")], need_labels=False)
+    assert len(read(["a", None], need_labels=False, written=Written(bad_rows="skip"))) == 1
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------
+
+
+def test_lists_are_asked_for_no_names():
+    table = read([("a", "b")], text=["premise", "hypothesis"], need_labels=False)
+    assert table.texts == (["a"], ["b"])
+
+
+def test_two_columns_of_a_data_frame_with_one_name():
+    import pandas
+
+    with pytest.raises(DataError, match="two columns are called 'text'"):
+        read(pandas.DataFrame([["a", "b", "x"]], columns=["text", "text", "label"]))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+def test_a_set_in_another_format(kind):
+    from datasets import Dataset
+
+    data = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}).with_format(kind)
+    assert read(data).texts == (["a", "b"],)
+    assert read(data).labels == ["1", "0"]
+
+
+def test_dates_are_labels():
+    import datetime
+
+    from datasets import Dataset
+
+    days = [datetime.date(2020, 1, 2), datetime.date(2020, 1, 3)]
+    assert read(Dataset.from_dict({"text": ["a", "b"], "label": days})).labels == ["2020-01-02", "2020-01-03"]
+
+
+def test_half_a_character_is_refused():
+    with pytest.raises(DataError, match="row 2: column 'text' holds .*half of a character"):
+        read(["a", "b \ud83d"], need_labels=False)
 
 
 # --- the published files ---------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tiny
 from stratatune.errors import PlanError
-from stratatune.exits.peft import refusals
+from stratatune.exits.registry import EXITS
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge
 from stratatune.plan import ARCHITECTURES
@@ -30,7 +30,7 @@ Made by `tests/docs/methods_table.py` from the registries, on tiny random models
 **-**: refused; the reasons stand below. Block methods stand here on the upper two of four blocks (frozen depth 2; on
 ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
 encoder-decoder's two stacks block methods stand on the upper blocks of each, insertions in the encoder; an `adapter`
-may stand in the decoder too (`stack=dec`). The last column: whether `stratatune export --to peft` has a form for it
+may stand in the decoder too (`stack=dec`). The last column: the forms of `stratatune export --to` that hold it, on BERT
 ([export.md](export.md)).
 """
 
@@ -68,12 +68,13 @@ def page() -> str:
     rows = sorted(ARCHITECTURES, key=lambda row: list(TINY).index(row.kind))
     families = [(row.name if row.kind == "encoder-decoder" else row.model_types[0], row.kind) for row in rows]
     found = {(kind, family): outcome(kind, family, stacks) for kind in kinds for family, stacks in families}
-    lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | exit to peft |"]
+    lines = [HEAD, f"| | {' | '.join(family for family, _ in families)} | exits |"]
     lines.append("|---" * (len(families) + 2) + "|")
     for kind in kinds:
         cells = [found[kind, family][0] for family, _ in families]
-        exits = not refusals(apply(tiny.tiny_bert(), plan_of(kind, "bert")).attached)
-        lines.append(f"| `{kind}` | {' | '.join(cells)} | {'yes' if exits else 'no'} |")
+        attached = apply(tiny.tiny_bert(), plan_of(kind, "bert")).attached
+        exits = [name for name, one in EXITS.items() if not one.refusals(attached)]
+        lines.append(f"| `{kind}` | {' | '.join(cells)} | {', '.join(exits)} |")
     reasons = [f"* `{kind}` on {family}: {why}" for (kind, family), (_, why) in found.items() if why]
     return "\n".join([*lines, "", "## Refused, and why", "", *reasons]) + "\n"
 

@@ -102,13 +102,23 @@ def test_only_what_the_plan_names_is_in_the_config(tmp_path):
     assert whole <= set(config["modules_to_save"]) and config["task_type"] == "SEQ_CLS"
 
 
+@pytest.mark.parametrize(("family", "task"), [("t5", "SEQ_2_SEQ_LM"), ("bart", "SEQ_2_SEQ_LM"), ("gpt2", "CAUSAL_LM")])
+def test_the_config_names_its_task(family, task, tmp_path):
+    st.export(apply(base_of(family, "lm"), "2: lora"), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == task
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = peft.PeftModel.from_pretrained(base_of(family, "lm"), tmp_path, autocast_adapter_dtype=False)
+    assert type(loaded).__name__ == {"SEQ_2_SEQ_LM": "PeftModelForSeq2SeqLM", "CAUSAL_LM": "PeftModelForCausalLM"}[task]
+
+
 def test_every_treatment_without_a_form_is_told(tmp_path):
     options = {"prompt": "tokens=3", "idpg": "tokens=2, bottleneck=8, phm=4"}
     for kind in (*BLOCK_METHODS, *INSERTIONS):
         if kind in ("frozen", "bitfit", "lora", "dora", "full"):
             continue
         plan = f"{kind}({options.get(kind, 'depth=2')})" if kind in INSERTIONS else f"2: {kind}"
-        with pytest.raises(PlanError, match=rf"no form in stock peft: {kind}"):
+        with pytest.raises(PlanError, match=rf"cannot be exported to peft: {kind}"):
             st.export(apply(tiny.tiny_bert(), plan), tmp_path / kind)
         assert not (tmp_path / kind).exists()
 
@@ -150,8 +160,9 @@ def test_merged_is_a_plain_model(tmp_path):
             one(**given("bert", "lm")).logits for one in (model, AutoModelForMaskedLM.from_pretrained(tmp_path).eval())
         )
         torch.testing.assert_close(*both, atol=1e-5, rtol=0)
-    with pytest.raises(PlanError, match="cannot be merged"):
+    with pytest.raises(PlanError, match="cannot be exported to merged: adapter") as caught:
         st.export(apply(tiny.tiny_bert(), "adapter(depth=2)"), tmp_path / "no", to="merged")
+    assert caught.value.hint == "it can be exported to: native"
     with pytest.raises(PlanError, match="no plan"):
         st.export(tiny.tiny_bert(), tmp_path / "no")
 
@@ -161,16 +172,19 @@ def test_a_run_is_exported_from_the_command_line(tiny_folder, tmp_path, capsys):
     model = shake(st.apply(AutoModelForSequenceClassification.from_pretrained(base), "2: lora + bitfit(on=ffn)"))
     model.attached.reading = {"objective": "classification", "labels": ["bad", "good"]}
     model.save_pretrained(tmp_path / "adapter")
-    for to in ("peft", "merged"):
+    for to in ("native", "peft", "merged"):
         assert command(["export", str(tmp_path / "adapter"), "--to", to, "--out", str(tmp_path / to), "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
         assert told["to"] == to and told["base"] == str(base)
-        assert (tmp_path / to / "tokenizer.json").is_file()
+        assert (tmp_path / to / "tokenizer.json").is_file() == (to != "native")
+    native = st.load(tmp_path / "native")
+    for name, tensor in model.attached.trained().items():
+        assert torch.equal(tensor, native.attached.trained()[name])
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     assert merged.config.id2label == {0: "bad", 1: "good"}
     with torch.no_grad():
         both = (one.eval()(**given("bert", "classes")).logits for one in (model, merged))
         torch.testing.assert_close(*both, atol=1e-5, rtol=0)
-    for wrong, told in ((["--to", "onxn"], "to: 'onxn'"), ([], "is not empty")):
+    for wrong, told in ((["--to", "Megred"], "did you mean 'merged'"), ([], "is not empty")):
         arguments = ["export", str(tmp_path / "adapter"), "--out", str(tmp_path / "peft"), *wrong]
         assert command(arguments) == 2 and told in capsys.readouterr().err

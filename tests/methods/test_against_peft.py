@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import tiny
+from stratatune._compat import cache_argument
 from stratatune.methods import prefix as prefix_method
 from stratatune.methods.site import Site
 from stratatune.plan import Prefix
 from tuning import batch, read_at, shake, tuned, whole
 
 peft = pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers so
+pytestmark = [  # how peft asks transformers
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning"),
+]
 
 TARGETS = {  # our roles, and the ends of their paths in BERT and RoBERTa
     "q": "attention.self.query",
@@ -202,8 +206,7 @@ def test_prefix_keeps_a_decoders_cache():
     ids = torch.randint(1, 50, (2, 6))
     with torch.no_grad():
         at_once = base(input_ids=ids).logits
-        cache, steps = None, []
+        cache, steps = {cache_argument(base): DynamicCache(config=config)}, []
         for place in range(6):
-            out = base(input_ids=ids[:, place : place + 1], past_key_values=cache, use_cache=True)
-            cache, steps = out.past_key_values, [*steps, out.logits]
+            steps.append(base(input_ids=ids[:, place : place + 1], use_cache=True, **cache).logits)
     torch.testing.assert_close(torch.cat(steps, 1), at_once, rtol=0, atol=1e-10)

@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 
 import tiny
+from asking import logits_at
 from stratatune.model.attach import apply
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 
 HEADS, EPS = 4, 1e-12
 LENGTHS, LONGEST = (9, 5, 7), 9
@@ -128,6 +129,6 @@ def test_insertion_equals_the_written_out_forward(family, kind, depth):
         extra = {"token_type_ids": types} if family == "bert" else {}
         whole = model(input_ids=ids, attention_mask=mask.long(), **extra).logits
         assert whole.shape[1] == LONGEST  # the prompt's positions are taken off again
-        split = Top(model.attached)(Trunk(model.attached)(ids, mask, extra.get("token_type_ids")), mask, read)
+        split = logits_at(model.attached, Trunk(model.attached)(ids, mask, extra.get("token_type_ids")), mask, read)
     torch.testing.assert_close(whole[torch.arange(3), read], wanted, atol=1e-10, rtol=0)
     torch.testing.assert_close(split, wanted, atol=1e-10, rtol=0)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tiny
+from asking import logits_at, scores_of
 from counting import count_backward_blocks
 from stacks import exact_rms_norms, without_dropout
 from stratatune.errors import PlanError
@@ -21,6 +22,7 @@ from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.merging import merge, remove
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.plan import ARCHITECTURES, BLOCK_METHODS, INSERTIONS, Plan, architecture_of
 from tuning import MIXES, PLANS, shake, starts_as_the_base
@@ -62,11 +64,12 @@ def whole(model):
 
 def halves(model):
     strata, read = model.attached, MASK.sum(1) - 1
-    ids = None
-    if strata.backbone.row.kind == "encoder-decoder":
-        ids = TARGETS if strata.backbone.output == "seq2seq" else IDS
-    found = Top(strata)(Trunk(strata)(IDS, MASK, None, read), MASK, read, ids=ids)
-    return found[:, 0] if strata.backbone.output == "seq2seq" else found
+    hidden = Trunk(strata)(IDS, MASK)
+    if strata.backbone.row.kind != "encoder-decoder":
+        return logits_at(strata, hidden, MASK, read)
+    if strata.backbone.output == "seq2seq":
+        return scores_of(strata, hidden, MASK, TARGETS)[:, 0]
+    return Top(strata)(hidden, MASK, Question(targets=IDS))
 
 
 def tuned(family, text, head):

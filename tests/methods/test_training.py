@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tiny
-from stratatune.model.split import Top, Trunk
+from asking import logits_at
+from stratatune.model.split import Trunk
 from stratatune.training.config import RunConfig
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -26,7 +27,7 @@ def test_the_loss_falls(family, text):
     losses = []
     for _ in range(15):
         hidden = Trunk(model.attached)(inputs["input_ids"], mask, inputs.get("token_type_ids"))
-        loss = torch.nn.functional.cross_entropy(Top(model.attached)(hidden, mask, read), labels)
+        loss = torch.nn.functional.cross_entropy(logits_at(model.attached, hidden, mask, read), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional as F
 
 import tiny
+from asking import logits_at
 from stratatune.model.attach import apply
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 
 PRESETS = (
     *("full", "bitfit", "lora-I", "lora-II", "lora", "spafit-0-1-I", "spafit-0-1-II"),
@@ -51,7 +52,7 @@ class Inputs:
 
     def split(self, model: Any) -> torch.Tensor:
         """The same by trunk and top."""
-        return Top(model.attached)(Trunk(model.attached)(self.ids, self.mask, self.types), self.mask, self.read)
+        return logits_at(model.attached, Trunk(model.attached)(self.ids, self.mask, self.types), self.mask, self.read)
 
     def loss(self, logits: torch.Tensor) -> torch.Tensor:
         """A loss that reads every logit."""

@@ -7,11 +7,12 @@ import torch
 from transformers import RoFormerConfig, RoFormerForMaskedLM, RoFormerForSequenceClassification
 
 import tiny
+from asking import logits_at
 from stratatune.errors import ModelError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.custom import backbone_from_names
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.shapes import table
 from tuning import shake
 
@@ -73,7 +74,7 @@ def test_every_plan_splits_where_the_model_does(make, plan):
     with torch.no_grad():
         logits = model(input_ids=IDS, attention_mask=MASK.long()).logits
         whole = logits[torch.arange(2), read] if logits.dim() == 3 else logits
-        split = Top(model.attached)(Trunk(model.attached)(IDS, MASK), MASK, read)
+        split = logits_at(model.attached, Trunk(model.attached)(IDS, MASK), MASK, read)
     torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
 
 
@@ -173,7 +174,7 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=MASK.long(), use_cache=False).logits
         whole = logits[torch.arange(2), read] if logits.dim() == 3 else logits
-        split = Top(model.attached)(Trunk(model.attached)(ids, MASK), MASK, read)
+        split = logits_at(model.attached, Trunk(model.attached)(ids, MASK), MASK, read)
     torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
 
 

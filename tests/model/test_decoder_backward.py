@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import tiny
+from asking import scores_behind
 from counting import count_backward_blocks
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.plan import Plan
 
 FAMILIES = ("gpt2", "llama", "gemma3_text")
@@ -43,8 +44,7 @@ def whole(model):
 
 def split(model):
     ids, mask, read = inputs()
-    model.attached.reading = {"objective": "completion"}
-    total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read, ids=ids).sum(0)
+    total, count = scores_behind(model.attached, Trunk(model.attached)(ids, mask), mask, read, ids).sum(0)
     return -total / count
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import tiny
+from asking import logits_at, scores_of
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge, remove
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 
 MERGE = {
     "1: lora(rank=2)": True,
@@ -55,7 +56,7 @@ def test_a_method_on_a_decoder(family, plan):
     whole = logits(model, ids)
     with torch.no_grad():
         assert torch.allclose(
-            Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read), whole[:, -1], atol=1e-10
+            logits_at(model.attached, Trunk(model.attached)(ids, mask), mask, read), whole[:, -1], atol=1e-10
         )
     if "late_prompt" not in plan and "idpg" not in plan:  # those: test_generation.py
         said = model.generate(ids, attention_mask=mask.long(), max_new_tokens=4, do_sample=False)
@@ -91,7 +92,7 @@ def test_a_method_on_an_encoder_decoder(family, plan):
     mask = torch.ones_like(ids).bool()
     with torch.no_grad():
         loss = model(input_ids=ids, attention_mask=mask.long(), labels=targets).loss
-        total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, mask.sum(1), ids=targets).sum(0)
+        total, count = scores_of(model.attached, Trunk(model.attached)(ids, mask), mask, targets).sum(0)
     assert torch.allclose(loss.double(), -total.double() / count, atol=1e-5)
 
 

@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import tiny
+from asking import candidates, logits_at, scores_behind
 from stratatune.errors import ModelError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.families.decoder_layout import branched
 from stratatune.model.fused import join, separate
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 
 PLANS = (
     ": lora(rank=2, on=q,v)",
@@ -65,9 +66,9 @@ def test_top_of_trunk_is_the_whole_model(family, plan):
         window = {}
     model, (ids, mask, read) = tuned(family, plan, **window), texts()
     whole = model(input_ids=ids, attention_mask=mask.long()).logits[torch.arange(3), read]
-    hidden = Trunk(model.attached)(ids, mask, None, read)
+    hidden = Trunk(model.attached)(ids, mask)
     hidden = torch.where(mask[..., None], hidden, 0)  # as it comes out of a cache
-    assert torch.allclose(Top(model.attached)(hidden, mask, read), whole, atol=1e-10)
+    assert torch.allclose(logits_at(model.attached, hidden, mask, read), whole, atol=1e-10)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -78,7 +79,7 @@ def test_classification_reads_the_last_token(family, attention):
     ids, mask, read = texts()
     whole = model(input_ids=ids, attention_mask=mask.long()).logits
     hidden = Trunk(model.attached)(ids, mask)
-    assert torch.allclose(Top(model.attached)(hidden, mask, read), whole, atol=1e-10)
+    assert torch.allclose(logits_at(model.attached, hidden, mask, read), whole, atol=1e-10)
 
 
 def row_of(prefix, suffixes):
@@ -95,13 +96,11 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
     window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
     window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
     model = tuned(family, "2: full | adapter(depth=3)", attn_implementation=attention, **window)
-    model.attached.reading = {"suffixes": SUFFIXES}
     ids, mask, read = texts()
     rows = [row_of(ids[n, :length], SUFFIXES) for n, length in enumerate(LENGTHS)]
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
     real = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).bool()
-    hidden = Trunk(model.attached)(batch, real, None, read)
-    scores = Top(model.attached)(torch.where(real[..., None], hidden, 0), real, read)
+    scores = candidates(model.attached, batch, real, read, SUFFIXES)
     for n, length in enumerate(LENGTHS):
         for c, suffix in enumerate(SUFFIXES):
             alone = torch.cat([ids[n, :length], torch.tensor(suffix)])[None]
@@ -114,12 +113,11 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
 def test_a_late_prompt_in_gpt2_by_hand():
     """LPT: P vectors in front of block n from the last token before the label word; causal over P + T; no positions."""
     model = tuned("gpt2", "late_prompt(depth=2, tokens=3, bottleneck=4)")
-    model.attached.reading = {"suffixes": SUFFIXES}
     ids, _, _ = texts()
     prefix, read = ids[0], torch.tensor([8])
     row = row_of(prefix, SUFFIXES)[None]
     real = torch.ones_like(row).bool()
-    scores = Top(model.attached)(Trunk(model.attached)(row, real, None, read), real, read)[0]
+    scores = candidates(model.attached, row, real, read, SUFFIXES)[0]
     gpt, generator = model.transformer, model.attached.insertions[0][1].generator
     for suffix, score in zip(SUFFIXES, scores, strict=True):
         tokens = torch.cat([prefix, torch.tensor(suffix)])
@@ -148,8 +146,7 @@ def test_the_models_own_forward_reads_the_prompt_where_the_labels_begin():
     out = model(input_ids=ids, attention_mask=mask.long(), labels=labels)
     assert torch.allclose(out.loss, nn.functional.cross_entropy(out.logits[:, :-1].mT, labels[:, 1:]).float())
     loss = nn.functional.cross_entropy(out.logits[:, :-1].mT, labels[:, 1:])
-    model.attached.reading = {"objective": "completion"}
-    total, count = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, read, ids=ids).sum(0)
+    total, count = scores_behind(model.attached, Trunk(model.attached)(ids, mask), mask, read, ids).sum(0)
     assert torch.allclose(loss, -total / count, atol=1e-10)
 
 
@@ -204,10 +201,10 @@ def test_a_prompt_is_words_in_front(family):
     given = torch.cat([vectors.expand(3, -1, -1), base.get_input_embeddings()(ids)], dim=1)
     long = nn.functional.pad(mask, (3, 0), value=True).long()
     expected = base(inputs_embeds=given, attention_mask=long).logits[torch.arange(3), read + 3]
-    hidden = Trunk(model.attached)(ids, mask, None, read)
+    hidden = Trunk(model.attached)(ids, mask)
     for found in (
         model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[torch.arange(3), read],
-        Top(model.attached)(hidden, mask, read),
+        logits_at(model.attached, hidden, mask, read),
     ):
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
@@ -244,7 +241,7 @@ def test_idpg_reads_the_last_token_of_the_text():
 def test_the_trunk_has_no_dropout_while_the_top_trains():
     model = tuned("gpt2", "2: lora").train()
     ids, mask, read = texts()
-    assert torch.equal(*(Trunk(model.attached)(ids, mask, None, read) for _ in range(2)))
+    assert torch.equal(*(Trunk(model.attached)(ids, mask) for _ in range(2)))
 
 
 @torch.no_grad()
@@ -263,7 +260,7 @@ def test_lora_on_a_slice_of_gpt2_is_a_change_of_that_slice():
 def test_fused_linears_come_apart_and_together_again():
     model = tiny.tiny_decoder("gpt2").double()
     before, (ids, _, _) = copy.deepcopy(model.state_dict()), texts()
-    row, block = apply(copy.deepcopy(model), "3: bitfit").strata.backbone.row, model.transformer.h[1]
+    row, block = apply(copy.deepcopy(model), "3: bitfit").attached.backbone.row, model.transformer.h[1]
     logits = model(input_ids=ids).logits
     separate(block, row)
     separate(block, row)

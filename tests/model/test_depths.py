@@ -33,7 +33,7 @@ def test_depths_are_the_trunks(name):
     assert found.shape == (3, depths.count, 1 if name in tiny.DECODERS else 2, 32)
     assert depths(ids, mask, None, read).equal(found)
     for depth in range(depths.count):
-        hidden = Trunk(apply(build(name), f"adapter(depth={depth})").strata)(ids, mask, None)
+        hidden = Trunk(apply(build(name), f"adapter(depth={depth})").attached)(ids, mask, None)
         torch.testing.assert_close(found[:, depth, 0], hidden[torch.arange(3), read])
         if name not in tiny.DECODERS:
             means = torch.stack([row[:length].mean(0) for row, length in zip(hidden, lengths, strict=True)])

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import tiny
+from asking import logits_at
 from stratatune.errors import PlanError
 from stratatune.methods.fused import FusedLinear
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
 
 TYPES = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
@@ -28,7 +29,7 @@ def words(model, mask=MASK):
 
 
 def split(model, read=READ):
-    return Top(model.attached)(Trunk(model.attached)(IDS, MASK), MASK, read)
+    return logits_at(model.attached, Trunk(model.attached)(IDS, MASK), MASK, read)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft 0.21 asks transformers 5.23 by an old name
@@ -186,7 +187,7 @@ def test_checkpointing_changes_no_gradient(model_type, plan):
 def test_mean_pooling_reads_every_token():
     """The trunk keeps all positions, even where every block is frozen; a prompt's positions are not averaged."""
     cls, mean = (tiny.tiny_of("modernbert", "classification", classifier_pooling=how) for how in ("cls", "mean"))
-    assert apply(cls, "frozen").strata.one_position and not apply(mean, "frozen").strata.one_position
+    assert apply(cls, "frozen").attached.all_in_trunk and not apply(mean, "frozen").attached.all_in_trunk
     model = apply(tiny.tiny_of("modernbert", "classification", classifier_pooling="mean"), "lpt").double()
     with torch.no_grad():
         whole = model(input_ids=IDS, attention_mask=MASK.long()).logits

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 import tiny
+from asking import logits_at
 from counting import count_backward_blocks
 from stratatune.errors import ModelError, PlanError
 from stratatune.model.artefact import load
@@ -20,7 +21,7 @@ from stratatune.model.base import load_base
 from stratatune.model.fitting import check_names
 from stratatune.model.measure import measured
 from stratatune.model.saving import read_tensors, save_adapter
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
 from stratatune.shapes.builtin import builtin_config
 
@@ -111,7 +112,7 @@ def test_cached_is_uncached(variant, kind, inputs):
             hidden = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
             kept = torch.nn.functional.pad(hidden * inputs.mask[..., None], (0, 0, 0, 3))
             mask = torch.nn.functional.pad(inputs.mask, (0, 3))
-            again = Top(model.attached)(kept[1:], mask[1:], inputs.read[1:])
+            again = logits_at(model.attached, kept[1:], mask[1:], inputs.read[1:])
             torch.testing.assert_close(again, inputs.split(model)[1:], atol=1e-12, rtol=0)
 
 

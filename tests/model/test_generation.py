@@ -8,6 +8,7 @@ import torch
 import tiny
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 
 PLANS = (
@@ -36,21 +37,10 @@ def by_hand(model, text, read):
     ids = text.clone()
     for _ in range(NEW):
         mask = torch.ones_like(ids).bool()
-        top = Top(model.attached)
-        hidden = Trunk(model.attached)(ids, mask)
-        scores = [top(hidden.clone(), mask, torch.tensor([read]), ids=torch.cat([ids[:, 1:], torch.tensor([[0]])], 1))]
-        assert scores[0].shape == (1, 2)
-        logits = last_logits(model, hidden, mask, read)
+        places = torch.tensor([[read, ids.shape[1] - 1]])  # the first says where the text ends
+        logits = Top(model.attached)(Trunk(model.attached)(ids, mask), mask, Question(places=places))[:, 1]
         ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], 1)
     return ids
-
-
-def last_logits(model, hidden, mask, read):
-    from stratatune.model.families.decoder import lm_logits, run_blocks
-
-    strata = model.attached
-    hidden = run_blocks(strata, hidden, mask, torch.tensor([read]), strata.resolved.frozen_depth)
-    return lm_logits(strata.backbone, hidden[:, -1])
 
 
 @pytest.mark.parametrize("plan", PLANS)

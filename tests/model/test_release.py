@@ -9,10 +9,12 @@ import torch
 from benchmarks.counters import resident_bytes
 
 import tiny
+from asking import at, logits_at
 from stratatune.errors import ModelError
 from stratatune.model.attach import apply
 from stratatune.model.offload import offload_trunk, reload_trunk
 from stratatune.model.precision import cast_frozen
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.plan import ARCHITECTURES
 
@@ -42,15 +44,16 @@ def test_the_top_reads_nothing_that_left(name):
             continue  # its blocks are the same weights
         model = apply(copy.deepcopy(base), plan)
         strata, whole, read = model.attached, resident_bytes(model), torch.tensor([4, 2, 6])
-        ids = None if MODELS[name][1] == "causal" else IDS
-        hidden, count = Trunk(strata)(IDS, MASK, None, read), strata.parameter_count()
-        wanted = Top(strata)(hidden, MASK, read, None, ids)
+        asked = Question(targets=IDS) if MODELS[name][1] == "seq2seq" else at(read)
+        asked = Question() if MODELS[name][1] == "classification" else asked
+        hidden, count = Trunk(strata)(IDS, MASK), strata.parameter_count()
+        wanted = Top(strata)(hidden, MASK, asked)
         freed = offload_trunk(strata, lambda: copy.deepcopy(base))
         assert resident_bytes(model) == whole - freed and strata.parameter_count() == count
         assert (freed > 0) == (MODELS[name][1] != "seq2seq")
-        assert torch.equal(Top(strata)(hidden, MASK, read, None, ids), wanted)
+        assert torch.equal(Top(strata)(hidden, MASK, asked), wanted)
         assert offload_trunk(strata, lambda: copy.deepcopy(base)) == 0
-        assert torch.equal(Trunk(strata)(IDS, MASK, None, read), hidden), "the trunk fetches what it needs"
+        assert torch.equal(Trunk(strata)(IDS, MASK), hidden), "the trunk fetches what it needs"
         assert strata.offloaded is None and resident_bytes(model) == whole
         for one, other in zip(model.parameters(), apply(copy.deepcopy(base), plan).parameters(), strict=True):
             assert one.requires_grad or torch.equal(one, other)
@@ -67,12 +70,12 @@ def test_an_mlm_head_keeps_the_rows_that_it_reads():
         strata, decoder = model.attached, model.get_output_embeddings().weight
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             hidden = Trunk(strata)(IDS, MASK)
-            wanted = Top(strata)(hidden, MASK, read, words)
+            wanted = logits_at(strata, hidden, MASK, read, words)
             offload_trunk(strata, lambda: copy.deepcopy(base), asked)
-            assert torch.equal(Top(strata)(hidden, MASK, read, words), wanted)
+            assert torch.equal(logits_at(strata, hidden, MASK, read, words), wanted)
             assert (decoder.numel() == 0) == (low or asked is not None)
             assert len(strata.top_weights()[-1]) == (120 if asked is None else 2)
-            whole = Top(strata)(Trunk(strata)(IDS, MASK), MASK, read)
+            whole = logits_at(strata, Trunk(strata)(IDS, MASK), MASK, read)
         torch.testing.assert_close(whole[:, words], wanted, atol=1e-2 if low else 1e-6, rtol=0)
 
 

@@ -15,6 +15,7 @@ from stratatune.errors import ModelError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
@@ -108,7 +109,7 @@ def test_classes_by_trunk_and_top_are_the_whole_models(family, plan):
         return model(input_ids=ids, attention_mask=mask.long()).logits
 
     def by_halves():
-        return Top(strata)(Trunk(strata)(ids, mask), mask, mask.sum(1), ids=ids)
+        return Top(strata)(Trunk(strata)(ids, mask), mask, Question(targets=ids))
 
     gradients = []
     for run in (by_whole, by_halves):

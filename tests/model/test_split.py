@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from asking import logits_at
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
-from stratatune.model.split import Top, Trunk, take
+from stratatune.model.split import Trunk, take
 
 
 def remembered(model, inputs):
@@ -38,7 +39,7 @@ def test_whole_model_split_and_cache_agree(family, kind, preset, tuned, make_inp
 
     ways = {"split": inputs.split(model)}
     if not model.attached.resolved.trains_embeddings:
-        ways["cache"] = Top(model.attached)(remembered(model, inputs), inputs.mask, inputs.read)
+        ways["cache"] = logits_at(model.attached, remembered(model, inputs), inputs.mask, inputs.read)
     for way, logits in ways.items():
         torch.testing.assert_close(logits, whole, atol=1e-5, rtol=0, msg=lambda text, way=way: f"{way}: {text}")
         assert relative(inputs.gradients(model, logits), of_whole) < 1e-5, way
@@ -71,7 +72,7 @@ def test_padding_never_shows(family, preset, tuned, make_inputs):
         types = None if inputs.types is None else inputs.types[row : row + 1, :length]
         mask = inputs.mask[row : row + 1, :length]
         hidden = Trunk(model.attached)(inputs.ids[row : row + 1, :length], mask, types)
-        alone = Top(model.attached)(hidden, mask, inputs.read[row : row + 1])
+        alone = logits_at(model.attached, hidden, mask, inputs.read[row : row + 1])
         torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=0)
 
 
@@ -79,7 +80,7 @@ def test_label_words_alone_give_the_same_logits(family, preset, tuned, make_inpu
     model, inputs = tuned(family, "mlm", preset), make_inputs(family, "mlm")
     words = torch.tensor([7, 50, 21])
     hidden = Trunk(model.attached)(inputs.ids, inputs.mask, inputs.types)
-    few = Top(model.attached)(hidden, inputs.mask, inputs.read, words)
+    few = logits_at(model.attached, hidden, inputs.mask, inputs.read, words)
     torch.testing.assert_close(few, inputs.whole(model, "mlm")[:, words], atol=1e-5, rtol=0)
 
 

@@ -99,14 +99,14 @@ def test_an_unwritable_folder(run, tmp_path, monkeypatch):
 
 def test_a_disk_that_is_full_at_the_end(run, tmp_path, monkeypatch):
     """Every small file is written with the same care: the result's own can find the disk full, too."""
-    plain = Path.write_text
+    plain = Path.write_bytes
 
-    def fills(self, text, **words):
-        if self.name == ".result.json.part":
+    def fills(self, data):
+        if self.name.startswith(".result.json."):
             raise OSError(28, os.strerror(28))
-        return plain(self, text, **words)
+        return plain(self, data)
 
-    monkeypatch.setattr(Path, "write_text", fills)
+    monkeypatch.setattr(Path, "write_bytes", fills)
     refused(run, ResourceError, "No space left")
     monkeypatch.undo()
     assert run(resume=True).best  # the checkpoint is still there

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from stratatune.cache.feed import Feed
 from stratatune.data.readers import Table
 from stratatune.errors import PlanError
+from stratatune.objectives.classes import Classes
 from stratatune.progress import Reporter
 from stratatune.training import loop
 from stratatune.training.config import validate
@@ -35,7 +36,7 @@ def test_train_samples_draws_each_class_by_its_share_and_by_the_seed(tmp_path):
 
     def drawn(seed, **settings) -> Table:
         given = {"model": "m", "train": str(path), "text": "text", "label": "label", "seed": seed, "train_samples": 20}
-        return read_tables(validate({**given, **settings}, check_files=False), {}).train
+        return read_tables(validate({**given, **settings}, check_files=False), {}, Classes).train
 
     one = drawn(0, objective="classification")
     assert len(one) == 20 and list(one.labels or ()).count("rare") == 4

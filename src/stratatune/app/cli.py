@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from stratatune.app.door import app
+from stratatune.app.door import app, build_only
 from stratatune.app.failures import closed_pipe, report
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
@@ -41,6 +41,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and gives its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
+    build_only(arguments)
     try:
         command = typer.main.get_command(app)
         code = command.main(list(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)

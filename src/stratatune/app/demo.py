@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ResourceError
+from stratatune._compat import needs_extra
+from stratatune.files import make_folder, write_bytes
 
 if TYPE_CHECKING:
     from stratatune.progress import Reporter
@@ -28,18 +29,15 @@ def packaged_model() -> str:
     Raises:
         ResourceError: it is not installed.
     """
-    try:
-        folder = files(MODEL_PACKAGE) / "model"
-    except ModuleNotFoundError as error:
-        raise ResourceError("the demo's model is not installed", 'pip install "stratatune[demo]"') from error
-    return str(folder)
+    with needs_extra("demo", "the demo"):
+        return str(files(MODEL_PACKAGE) / "model")
 
 
 def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
     """A sample set's files, put where the commands shown can be typed again."""
     paths = {split: folder / f"{split}.csv" for split in ("train", "eval")}
     for split, path in paths.items():
-        path.write_bytes((files("stratatune.samples") / name / f"{split}.csv").read_bytes())
+        write_bytes(path, (files("stratatune.samples") / name / f"{split}.csv").read_bytes())
     return paths
 
 
@@ -53,12 +51,7 @@ def fresh_folder(out: Path) -> Path:
     while folder.exists():
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot make the folder {folder}: {error.strerror}", "give --out a folder that you may write"
-        ) from error
+    make_folder(folder, "give --out a folder that you may write to")
     return folder
 
 

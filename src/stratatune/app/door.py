@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -85,28 +85,53 @@ def verb(
     """
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
-        inner = _spread(function, {**groups, "door": open_door})
-
-        def command(**values: Any) -> int:
-            try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    door, answer = inner(values)
-            except KeyboardInterrupt as error:
-                raise Interrupted("interrupted", interrupted) from error
-            try:
-                return _give(answer, door) if is_main() else answer.exit_code
-            except BrokenPipeError:
-                return closed_pipe()
-
-        command.__signature__ = inspect.Signature(list(inner.parameters))  # pyright: ignore[reportFunctionMemberAccess]
-        of.command(name or function.__name__, help=inspect.getdoc(function))(command)
+        called = name or function.__name__
+        command = _Command(called, _Spread(function, {**groups, "door": open_door}), interrupted)
+        of.command(called, help=inspect.getdoc(function))(command)
         return function
 
     return register
 
 
+_asked: set[str] | None = None
+
+
+def build_only(words: Iterable[str]) -> None:
+    """Let only the verbs among ``words`` have their options; the others are there by name.
+
+    Options may be made from what takes a while to import (the settings of a run), and one command needs those of one
+    verb. Before this is called, every verb has its options.
+    """
+    global _asked  # noqa: PLW0603
+    _asked = set(words)
+
+
+class _Command:
+    """A verb as typer sees it. Its options are made when they are asked for, so that registries may still grow."""
+
+    def __init__(self, name: str, inner: _Spread, interrupted: str) -> None:
+        self.__name__, self.__annotations__ = name, {}
+        self.inner, self.interrupted = inner, interrupted
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        wanted = _asked is None or self.__name__ in _asked
+        return inspect.Signature(self.inner.parameters if wanted else [])
+
+    def __call__(self, **values: Any) -> int:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                door, answer = self.inner(values)
+        except KeyboardInterrupt as error:
+            raise Interrupted("interrupted", self.interrupted) from error
+        try:
+            return _give(answer, door) if is_main() else answer.exit_code
+        except BrokenPipeError:
+            return closed_pipe()
+
+
 @dataclass(frozen=True)
-class _spread:
+class _Spread:
     """A function called with the values of all its options, those of its groups gathered first."""
 
     function: Callable[..., Answer]
@@ -127,8 +152,11 @@ class _spread:
 def _parameters(function: Callable[..., Any], filled: Container[str] = ()) -> list[inspect.Parameter]:
     """The options of a function, their annotations evaluated; those that groups fill may name types imported later."""
     found = [one for one in inspect.signature(function).parameters.values() if one.name not in filled]
-    hints = {one.name: eval(one.annotation, function.__globals__) for one in found}
-    return [one.replace(annotation=hints[one.name]) for one in found]
+    return [one.replace(annotation=_evaluated(one.annotation, function)) for one in found]
+
+
+def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
+    return eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation
 
 
 def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:

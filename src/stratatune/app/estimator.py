@@ -103,7 +103,7 @@ class _TextEstimator(BaseEstimator):
 
     def _use(self, predictor: Predictor) -> None:
         self.predictor_ = predictor
-        self.n_columns_ = len(predictor.reading.text)
+        self.n_columns_ = predictor.text_columns
 
     def _fitted(self) -> Predictor:
         if not hasattr(self, "predictor_"):

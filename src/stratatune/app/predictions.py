@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError, ResourceError, did_you_mean
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.files import write_bytes, write_errors
 
 if TYPE_CHECKING:
     from stratatune.training.predict import Prediction
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Columns = dict[str, Sequence[Any]]
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_HINT = "give --out a file in a folder that is there and has room"
 _DIGITS = 6  # of a probability as text; parquet keeps every bit
 
 
@@ -32,17 +34,10 @@ def format_of(out: str) -> str:
     return FORMATS[suffix]
 
 
-def columns_of(prediction: Prediction, classes: Sequence[str]) -> Columns:
-    """Columns of N rows in input order: texts, then ``label`` and ``p_<class>``, ``value`` or ``generated``."""
+def columns_of(prediction: Prediction) -> Columns:
+    """Columns of N rows in input order: the texts, then the answer: ``label``, ``p_<class>``, ``value``, ..."""
     columns: Columns = dict(zip(prediction.table.columns, prediction.table.texts, strict=True))
-    if prediction.labels is not None and prediction.probabilities is None:
-        return {**columns, _free("generated", columns): prediction.labels}
-    if prediction.labels is None or prediction.probabilities is None:
-        return {**columns, _free("value", columns): [] if prediction.values is None else prediction.values.tolist()}
-    columns[_free("label", columns)] = prediction.labels
-    for number, name in enumerate(classes):
-        columns[f"p_{name}"] = prediction.probabilities[:, number].tolist()
-    return columns
+    return columns | {_free(name, columns): values for name, values in prediction.columns.items()}
 
 
 def _free(name: str, taken: Columns) -> str:
@@ -77,23 +72,16 @@ def write(columns: Columns, out: str) -> None:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        if form == "parquet":
-            _write_parquet(columns, partial)
-        else:
-            partial.write_text(as_text(columns, form), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise cannot_write(out, error) from error
+    write_bytes(path, _parquet(columns) if form == "parquet" else as_text(columns, form).encode(), _HINT)
 
 
-def _write_parquet(columns: Columns, path: Path) -> None:
+def _parquet(columns: Columns) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), path)
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 def check_writable(out: str) -> None:
@@ -105,17 +93,10 @@ def check_writable(out: str) -> None:
     """
     format_of(out)
     path = Path(out).expanduser()
-    probe = path.with_name(f".{path.name}.part")
-    try:
+    with write_errors(out, _HINT):
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise cannot_write(out, error) from error
-
-
-def cannot_write(out: str, error: OSError) -> ResourceError:
-    """The failure to write ``out``, in one line."""
-    reason = error.strerror or str(error)
-    return ResourceError(f"cannot write {out}: {reason}", "give --out a file in a folder that is there and has room")
+        if path.is_file() or not path.exists():
+            probe = path.with_name(f".{path.name[:200]}.probe")
+            probe.touch()
+            probe.unlink()

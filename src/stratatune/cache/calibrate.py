@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stratatune.cache.codec import scales_for
-from stratatune.cache.feed import real_rows, run_trunk
+from stratatune.cache.feed import Asking, real_rows, run_trunk
 from stratatune.data.batching import collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.model.split import Trunk
@@ -17,13 +17,20 @@ _SEED = 0  # not the run's: runs of other seeds share a cache
 
 
 def find_scales(
-    trunk: Trunk, data: Encoded, *, one_position: bool, autocast: torch.dtype | None, pad_id: int, device: torch.device
+    trunk: Trunk,
+    data: Encoded,
+    question: Asking | None = None,
+    *,
+    one_position: bool,
+    autocast: torch.dtype | None,
+    pad_id: int,
+    device: torch.device,
 ) -> Tensor:
     """Scales [D] for the hidden states of ``data``; the same for the same data and model."""
     drawn = np.random.default_rng(_SEED).choice(len(data), min(SAMPLE, len(data)), replace=False)
     largest: list[Tensor] = []
     for part in plan_batches(data.lengths[drawn], batch_size=32, seed=_SEED, epoch=0, shuffle=False):
         batch = collate(data, drawn[part], pad_id).to(device)
-        rows = real_rows(run_trunk(trunk, batch, one_position=one_position, autocast=autocast), batch)
+        rows = real_rows(run_trunk(trunk, batch, question, one_position=one_position, autocast=autocast), batch)
         largest.append(rows.float().abs().amax(dim=0))
     return scales_for(torch.stack(largest).amax(dim=0))

@@ -22,7 +22,11 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
+from stratatune.model.question import Question
 from stratatune.model.split import Trunk, take
+
+Asking = Callable[[Batch], Question]
+"""What an objective asks of a batch."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Feed:
         trunk: the model below the frozen depth.
         cache: remembers what the trunk said; None: it runs every time.
         one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
+        question: what is asked of a batch, where the trunk must know of it; None: no candidates stand behind the texts.
         autocast: bf16 or None; the trunk runs in it.
         kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
             not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
@@ -54,12 +59,14 @@ class Feed:
         *,
         one_position: bool,
         autocast: torch.dtype | None,
+        question: Asking | None = None,
         kept: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
     ) -> None:
         self.trunk = trunk
         self.cache = cache
         self.one_position = one_position
+        self.question = question
         self.autocast = autocast
         self.kept = kept or (Codec() if cache is None else cache.kept)
         self.given = torch.float32  # what blocks without autocast take
@@ -127,7 +134,7 @@ class Feed:
 
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
-        hidden = run_trunk(self.trunk, batch, one_position=self.one_position, autocast=self.autocast)
+        hidden = run_trunk(self.trunk, batch, self.question, one_position=self.one_position, autocast=self.autocast)
         self.clock.trunk_seconds += time.perf_counter() - started
         self.clock.computed += len(batch.index)
         return hidden
@@ -164,6 +171,7 @@ class Feed:
             cache,
             one_position=self.one_position,
             autocast=self.autocast,
+            question=self.question,
             kept=self.kept,
             on_full=self.on_full,
         )
@@ -171,10 +179,12 @@ class Feed:
         return found
 
 
-def run_trunk(trunk: Trunk, batch: Batch, *, one_position: bool, autocast: torch.dtype | None) -> Tensor:
+def run_trunk(
+    trunk: Trunk, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
+) -> Tensor:
     """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
     with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
-        hidden = trunk(batch.input_ids, batch.mask, batch.token_types, batch.read)
+        hidden = trunk(batch.input_ids, batch.mask, batch.token_types, question and question(batch))
     return take(hidden, batch.read) if one_position else hidden
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import zlib
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from stratatune.hashing import digest, digest_of_json
+from stratatune.units import DTYPE_BYTES, Dtype
+
 FORMAT = 2
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-Dtype = Literal["fp32", "bf16", "fp16", "int8"]
 KEY_FILE = "key.json"
 
 
@@ -41,8 +40,7 @@ class CacheKey:
     def digest(self) -> str:
         """24 hex characters; the name of the cache's folder. Another format gets a folder of its own, built anew."""
         said = {"format": FORMAT, **asdict(replace(self, model=""))}
-        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
-        return blake2b(text.encode(), digest_size=12).hexdigest()
+        return digest_of_json(said, size=12, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Identity:
     @classmethod
     def of(cls, key: CacheKey, rows: np.ndarray, width: int) -> Identity:
         """The identity of a cache of ``rows`` [N] rows per example."""
-        return cls(key, width, len(rows), blake2b(rows.astype("<i8").tobytes(), digest_size=12).hexdigest())
+        return cls(key, width, len(rows), digest(rows.astype("<i8").tobytes(), size=12))
 
     @property
     def row_bytes(self) -> int:
@@ -84,12 +82,3 @@ def default_root() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "stratatune"
-
-
-def readable_size(count: float) -> str:
-    """A number of bytes for people: "512 B", "1.5 GB" (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

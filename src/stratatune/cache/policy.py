@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stratatune.cache.keys import DTYPE_BYTES, Dtype, readable_size
+from stratatune.units import DTYPE_BYTES, Dtype, readable_size
 
 MEMORY_SHARE = 0.5  # of what is free, for a cache in memory: the rest is the run's
 DISK_SHARE = 0.9

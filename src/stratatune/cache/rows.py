@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stratatune.cache.keys import DTYPE_BYTES, readable_size
 from stratatune.errors import ResourceError
+from stratatune.units import DTYPE_BYTES, readable_size
 
 
 def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:

@@ -30,8 +30,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from stratatune.cache.keys import FORMAT, KEY_FILE, CacheKey, Identity, readable_size
+from stratatune.cache.keys import FORMAT, KEY_FILE, CacheKey, Identity
 from stratatune.errors import CacheError, ResourceError
+from stratatune.files import replacing, sync_folder
+from stratatune.units import readable_size
 
 HINT = "use --cache ram, --cache off, or --cache DIR with another folder"
 _READ_BYTES = 1 << 20
@@ -92,18 +94,8 @@ def lock_or_read(folder: Path, need: int) -> tuple[FileLock | None, str]:
 
 
 def _write(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file that is there whole or not at all, after a power cut too. A failure leaves no temporary file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with replacing(path) as partial:
+        partial.write_bytes(data)
 
 
 def _json(value: Any) -> bytes:
@@ -176,18 +168,7 @@ def write_shard(
     except OSError:
         delete_shard(path)
         raise
-    _sync_folder(folder)
     return Shard(path, examples, data.nbytes, clipped)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the renames last; some file systems cannot, and then a power cut loses the shard but corrupts nothing."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def delete_shard(path: Path) -> None:
@@ -248,7 +229,9 @@ def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list
 def sweep(folder: Path, shards: list[Shard]) -> int:
     """Removes what killed writers left beside the whole ``shards``; gives the first number that no shard ever had."""
     keep = {path for shard in shards for path in (shard.path, shard.path.with_suffix(".json"))}
-    litter = [path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp")) if path not in keep]
+    litter = [
+        path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp"), *folder.glob(".*.part")) if path not in keep
+    ]
     number = _next_number(folder)
     for path in litter:
         with contextlib.suppress(OSError):
@@ -285,7 +268,7 @@ def adopt(folder: Path, identity: Identity) -> None:
                 _move(shard, folder)
         lock.release()
         shutil.rmtree(part.parent, ignore_errors=True)
-        _sync_folder(folder)
+        sync_folder(folder)
 
 
 def _move(shard: Shard, folder: Path) -> None:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from stratatune.costs.block_flops import FP32, OURS, STOCK, Widths
 from stratatune.costs.flops import example, reads_one
 from stratatune.errors import DataError, PlanError, did_you_mean
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
 from stratatune.plan.methods import RoleMethod
 from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
     "B": "A with batches cut by length",
@@ -131,30 +132,34 @@ def cost(
         labels: outputs of a classifier in the epochs.
 
     Raises:
-        PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, or a plan comes without a model.
+        PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, ``objective`` is none, or a plan comes without
+            a model.
         DataError: ``lengths`` is empty or holds a length below 1.
     """
     if tokens < 1:
         raise PlanError(f"tokens={tokens} is not a length", "legal: 1 or more")
-    if dtype not in BYTES:
-        raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, BYTES))
+    if dtype not in DTYPE_BYTES:
+        raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, DTYPE_BYTES))
     resolved = _resolved(plan, shape)
     objective = objective or resolved.plan.objective
-    trunk, top = example(resolved, tokens, objective, read_last=read_last)
-    full, lora = (_whole(name, resolved.shape, tokens, objective) for name in ("full", "lora"))
+    if objective not in OBJECTIVES:
+        raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
+    head = OBJECTIVES[objective].head
+    trunk, top = example(resolved, tokens, head, read_last=read_last)
+    full, lora = (_whole(name, resolved.shape, tokens, head) for name in ("full", "lora"))
     found = Cost(
         tokens=tokens,
         flops_per_token=(trunk.flops + top.flops) / tokens,
         flops_per_token_cached=top.flops / tokens,
         flops_per_token_full=full / tokens,
         flops_per_token_lora=lora / tokens,
-        cache_bytes_per_token=_cache_bytes(resolved, tokens, BYTES[dtype]),
+        cache_bytes_per_token=_cache_bytes(resolved, tokens, DTYPE_BYTES[dtype]),
     )
     if lengths is None:
         return found
     checked = _checked(lengths)
     kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
-    whole = int(kept) * resolved.shape.hidden * BYTES[dtype] if resolved.frozen_depth else 0
+    whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
     epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32")
     return replace(found, epochs=epochs, cache_bytes=whole)
 
@@ -194,11 +199,12 @@ def _epochs(
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
     lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
+    own = OBJECTIVES[objective].head
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
         if not theirs:
-            return _epoch(plan, lengths, batches, parts, objective, labels, ours, read_last=reads_one(shape, objective))
-        head = objective if shape.causal else "classification"
+            return _epoch(plan, lengths, batches, parts, own, labels, ours, read_last=reads_one(shape, objective))
+        head = own if shape.causal else "classification"
         return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
 
     whole, top = slice(0, 2), slice(1, 2)
@@ -216,7 +222,7 @@ def _epoch(
     lengths: np.ndarray,
     batches: list[np.ndarray],
     parts: slice,
-    objective: str,
+    head: str,
     labels: int,
     widths: Widths,
     **how: bool,
@@ -230,19 +236,19 @@ def _epoch(
         sizes[longest] = sizes.get(longest, 0) + len(batch)
     flops = kept = 0.0
     for tokens, count in sizes.items():
-        one = example(plan, tokens, objective, labels=labels, widths=widths, **how)
+        one = example(plan, tokens, head, labels=labels, widths=widths, **how)
         flops += count * sum(part.flops for part in one[parts])
         kept += count * one[1].kept
-    casts = _casts(plan, objective) if widths is STOCK else 0
+    casts = _casts(plan, head) if widths is STOCK else 0
     return Epoch(len(batches), flops, kept / len(batches) + casts, padding_ratio(batches, lengths))
 
 
-def _casts(plan: Resolved, objective: str) -> int:
+def _casts(plan: Resolved, head: str) -> int:
     """Bytes of the copies in bf16 that autocast makes of the weights that a backward pass reads."""
     shape = plan.shape
     blocks = range(plan.frozen_depth, shape.blocks)
     matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
-    decoder = shape.head_parts["decoder"] if shape.causal and objective in LM_OBJECTIVES else 0
+    decoder = shape.head_parts["decoder"] if shape.causal and head in LM_OBJECTIVES else 0
     return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
 
 
@@ -260,9 +266,9 @@ def layer_units(resolved: Resolved) -> float:
     return shape.blocks + resolved.backprop_blocks + trained
 
 
-def _whole(preset: str, shape: Shape, tokens: int, objective: str) -> float:
+def _whole(preset: str, shape: Shape, tokens: int, head: str) -> float:
     """A step of a preset on the same model, nothing cached, every position computed."""
-    return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, objective, read_last=False))
+    return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, head, read_last=False))
 
 
 def _trained_weights(shape: Shape, one: MethodConfig) -> int:

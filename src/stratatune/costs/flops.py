@@ -28,6 +28,7 @@ four values in place of one. What Gemma 2's soft caps of the scores keep is left
 from __future__ import annotations
 
 from stratatune.costs.block_flops import OURS, Block, Widths, Work
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Resolved, Shape
 from stratatune.plan.methods import Insertion
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -37,7 +38,7 @@ from stratatune.shapes.table import architecture_of
 def example(
     resolved: Resolved,
     tokens: int,
-    objective: str,
+    head: str,
     *,
     read_last: bool = False,
     labels: int = 0,
@@ -50,7 +51,7 @@ def example(
     Args:
         resolved: the plan on its model.
         tokens: T.
-        objective: whose head runs, at one position unless ``everywhere`` says otherwise.
+        head: the name of the head that runs, at one position unless ``everywhere`` says otherwise.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
@@ -77,14 +78,13 @@ def example(
         behind = length if shape.causal and not read_last and resolved.frozen_depth < shape.blocks else 1
         top += _inserted(one, shape, behind, arrives, widths)
         arrives = True
-    head = head_work(resolved, objective, arrives, labels, words, widths)
-    top += head.times(tokens if everywhere else 1)
+    top += head_work(resolved, head, arrives, labels, words, widths).times(tokens if everywhere else 1)
     return trunk, top
 
 
 def reads_one(shape: Shape, objective: str) -> bool:
     """Whether our loop runs the last block of this model only at the position that the objective's head reads."""
-    return objective != "completion" and architecture_of(shape.model_type).last_block is not None
+    return OBJECTIVES[objective].reads != "all" and architecture_of(shape.model_type).last_block is not None
 
 
 def reread(shape: Shape, tokens: int) -> float:
@@ -101,10 +101,10 @@ def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool, widths: 
     return Work(product, 2 * product - spared, read * shape.hidden * (widths.most + widths.norm))
 
 
-def head_work(resolved: Resolved, objective: str, arrives: bool, labels: int, words: int, widths: Widths) -> Work:
+def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int, widths: Widths) -> Work:
     """The pretrained head at one position, and a classifier's output layer, which always trains."""
     shape, head = resolved.shape, resolved.plan.head
-    if objective in LM_OBJECTIVES:
+    if name in LM_OBJECTIVES:
         has_dense = shape.head_parts["dense"] > 0
         stages = [("dense", shape.hidden * shape.word)] if has_dense else []
         stages.append(("decoder", (words or shape.vocab) * shape.word))

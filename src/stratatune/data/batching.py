@@ -5,18 +5,19 @@ Shapes: B examples of a batch, T tokens of its longest example.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encode import LABEL, Encoded
 from stratatune.errors import DataError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
 WINDOW = 50  # batches that are sorted by length together: wide enough for little padding, narrow enough to mix
 
@@ -31,8 +32,7 @@ class Batch:
         mask: bool [B, T], True at real tokens.
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
-        labels: int64 or float32 [B], or None.
-        targets: int64 [B, U] to be told by an encoder-decoder, -100 behind the end; or None.
+        targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
     """
 
     index: Tensor
@@ -40,11 +40,15 @@ class Batch:
     mask: Tensor
     token_types: Tensor | None
     read: Tensor
-    labels: Tensor | None
-    targets: Tensor | None = None
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The targets where an example has one kind of them; None without labels."""
+        return self.targets.get(LABEL)
 
     @property
     def tokens(self) -> int:
@@ -53,8 +57,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None and k != "index"}
-        return replace(self, **moved)
+        parts = ("input_ids", "mask", "token_types", "read")
+        moved: dict[str, Any] = {
+            name: part.to(device, non_blocking=True) for name in parts if (part := getattr(self, name)) is not None
+        }
+        targets = {name: one.to(device, non_blocking=True) for name, one in self.targets.items()}
+        return replace(self, **moved, targets=targets)
 
 
 def plan_batches(
@@ -147,6 +155,12 @@ def padding_ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
     return padded / real if real else 1.0
 
 
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token number that fills a batch's shorter rows; it is masked, so 0 serves where the tokenizer has none."""
+    number = tokenizer.pad_token_id
+    return number if isinstance(number, int) else 0
+
+
 def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
     """The examples ``index`` [B] padded on the right to the longest of them."""
     import torch
@@ -167,12 +181,5 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         mask=torch.from_numpy(mask),
         token_types=None if encoded.types is None else padded(encoded.types, 0),
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
-        labels=None if encoded.labels is None else torch.from_numpy(encoded.labels[index]),
-        targets=None if encoded.targets is None else _told(encoded.targets, index),
+        targets={name: torch.from_numpy(one.padded(index)) for name, one in encoded.targets.items()},
     )
-
-
-def _told(targets: Encoded, index: np.ndarray) -> Tensor:
-    """Targets [B, U], -100 behind the end."""
-    batch = collate(targets, index, 0)
-    return batch.input_ids.masked_fill(~batch.mask, -100)

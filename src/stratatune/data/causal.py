@@ -9,7 +9,6 @@ a row is the text alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,8 +140,8 @@ def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
     data = pack(sources, None, read, ())
     if table.labels is None:
         return data
-    told = call(text_target=[str(label) for label in table.labels], **limits)["input_ids"]
-    return replace(data, targets=pack(told, None, read, ()))
+    targets = pack(call(text_target=[str(label) for label in table.labels], **limits)["input_ids"], None, read, ())
+    return data.with_targets(targets.ids, targets.offsets)
 
 
 def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

@@ -5,9 +5,8 @@ Shapes: N examples, T tokens of one example; ``offsets`` [N+1] cut the flat arra
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,65 @@ import numpy as np
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template, mask_of
 from stratatune.errors import DataError
+from stratatune.hashing import Part, digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Rows = list[list[int]]
+LABEL = "label"
+"""The name of the targets where an example has one kind of them."""
+IGNORED = -100
+"""A target that bears no loss, as torch has it; it fills the shorter rows of a batch."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be predicted of N examples; the trunk never sees it.
+
+    Attributes:
+        values: one row an example: class numbers int64 [N], values float32 [N], sets of labels [N, L]; or with
+            ``offsets`` any number of rows an example: a tag for each token [sum T], the tokens of a text [sum U], spans
+            [sum S, 2].
+        offsets: int64 [N+1]; the rows of example i are ``values[offsets[i]:offsets[i + 1]]``. None: one an example.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray | None = None
+
+    def subset(self, index: np.ndarray) -> Targets:
+        """Those of the examples ``index``, in its order."""
+        if self.offsets is None:
+            return Targets(self.values[index])
+        return Targets(self.values[flat(self.offsets, index)], _offsets(np.diff(self.offsets)[index]))
+
+    def padded(self, index: np.ndarray) -> np.ndarray:
+        """Those of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 behind the end."""
+        if self.offsets is None:
+            return self.values[index]
+        lengths = np.diff(self.offsets)[index]
+        inside = np.arange(int(lengths.max(initial=0))) < lengths[:, None]  # [B, U]
+        dtype = np.int64 if self.values.dtype.kind in "iu" else self.values.dtype
+        out = np.full((*inside.shape, *self.values.shape[1:]), IGNORED, dtype)
+        out[inside] = self.values[flat(self.offsets, index)]
+        return out
+
+
+def joined(parts: Sequence[Targets]) -> Targets:
+    """Several, one after the other."""
+    values = np.concatenate([part.values for part in parts])
+    if parts[0].offsets is None:
+        return Targets(values)
+    return Targets(
+        values, _offsets(np.concatenate([np.diff(part.offsets) for part in parts if part.offsets is not None]))
+    )
+
+
+def flat(offsets: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """int64 [sum of lengths]: where the rows of the examples ``index`` lie in an array that ``offsets`` [N+1] cut."""
+    lengths = np.diff(offsets)[index]
+    starts = np.cumsum(lengths) - lengths
+    return np.repeat(offsets[index] - starts, lengths) + np.arange(lengths.sum())
 
 
 @dataclass(frozen=True)
@@ -33,8 +86,8 @@ class Encoded:
         types: int8 [sum T] token types, or None for models without them.
         offsets: int64 [N+1]; example i is ``ids[offsets[i]:offsets[i + 1]]``.
         read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
-        labels: int64 [N] class numbers or float32 [N] values, or None.
-        targets: N texts that are to be told, of an encoder-decoder; the trunk never sees them.
+        targets: what is to be predicted, by name; empty without labels. An objective with one kind of targets calls
+            them ``label``; one that reads several columns gives each a name.
         notices: what the user should know, such as how many texts were cut.
     """
 
@@ -42,8 +95,7 @@ class Encoded:
     types: np.ndarray | None
     offsets: np.ndarray
     read: np.ndarray
-    labels: np.ndarray | None = None
-    targets: Encoded | None = None
+    targets: Mapping[str, Targets] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -54,34 +106,37 @@ class Encoded:
         """int64 [N], T of every example."""
         return np.diff(self.offsets)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The targets where there is one an example [N, ...]: class numbers int64, or values float32; else None."""
+        found = self.targets.get(LABEL)
+        return None if found is None or found.offsets is not None else found.values
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of what the trunk sees and where it is read; labels take no part, so that runs share a cache."""
-        digest = hashlib.blake2b(digest_size=16)
+        parts: list[Part] = []
         for name in ("ids", "types", "offsets", "read"):
             array = getattr(self, name)
-            digest.update(f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};".encode())
+            parts.append(f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};")
             if array is not None:
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+                parts.append(np.ascontiguousarray(array).data)
+        return digest(*parts, size=16)
 
     def flat(self, index: np.ndarray) -> np.ndarray:
         """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""
-        lengths = self.lengths[index]
-        starts = np.cumsum(lengths) - lengths
-        return np.repeat(self.offsets[index] - starts, lengths) + np.arange(lengths.sum())
+        return flat(self.offsets, index)
 
     def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:
         """The examples of ``index``, in its order."""
         at = np.asarray(index, dtype=np.int64)
-        flat = self.flat(at)
+        tokens = self.flat(at)
         return Encoded(
-            ids=self.ids[flat],
-            types=None if self.types is None else self.types[flat],
+            ids=self.ids[tokens],
+            types=None if self.types is None else self.types[tokens],
             offsets=_offsets(self.lengths[at]),
             read=self.read[at],
-            labels=None if self.labels is None else self.labels[at],
-            targets=None if self.targets is None else self.targets.subset(at),
+            targets={name: one.subset(at) for name, one in self.targets.items()},
             notices=self.notices,
         )
 
@@ -90,21 +145,24 @@ class Encoded:
         array = np.asarray(labels)
         if array.shape != (len(self),):
             raise ValueError(f"{array.shape} labels for {len(self)} examples")
-        return replace(self, labels=array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+        return self.with_targets(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
+
+    def with_targets(self, values: np.ndarray, offsets: np.ndarray | None = None, name: str = LABEL) -> Encoded:
+        """The same with targets; ``values`` and ``offsets`` as in :class:`Targets`."""
+        return replace(self, targets={**self.targets, name: Targets(values, offsets)})
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
     """Several data sets, encoded alike, one after the other."""
     if len(parts) == 1:
         return parts[0]
-    types, labels = ([getattr(part, name) for part in parts] for name in ("types", "labels"))
+    types: list[Any] = [part.types for part in parts]
     return Encoded(
         ids=np.concatenate([part.ids for part in parts]),
         types=None if types[0] is None else np.concatenate(types),
         offsets=_offsets(np.concatenate([part.lengths for part in parts])),
         read=np.concatenate([part.read for part in parts]),
-        labels=None if labels[0] is None else np.concatenate(labels),
-        targets=None if parts[0].targets is None else concatenate([p.targets for p in parts if p.targets]),
+        targets={name: joined([part.targets[name] for part in parts]) for name in parts[0].targets},
         notices=tuple(notice for part in parts for notice in part.notices),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from stratatune.data.labels import is_missing
 from stratatune.data.tasks import Task
 from stratatune.errors import DataError, did_you_mean
 
@@ -30,7 +31,7 @@ class Frame:
     """N rows of columns by name, before anything is known about them.
 
     ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
-    ``task`` is set where the source itself says which it is.
+    ``task`` is set where the source itself says which it is. ``named`` is False where the names are ours: of lists.
     """
 
     place: str
@@ -39,6 +40,7 @@ class Frame:
     rows: Sequence[int]
     task: Task | None = None
     notices: tuple[str, ...] = ()
+    named: bool = True
 
     def keep(self, at: Sequence[int]) -> Frame:
         """The rows at the 0-based positions ``at``."""
@@ -60,12 +62,17 @@ def called(split: str) -> tuple[str, ...]:
 
 
 def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
-    """A `datasets.Dataset`, or the split of a `DatasetDict`; DataError where the split is not there or not named."""
+    """A `datasets.Dataset`, or the split of a `DatasetDict`; DataError where the split is not there or not named.
+
+    A format (``with_format("torch")``) is put aside: its columns are tensors, and what is read are texts.
+    """
     if not hasattr(data, "num_columns"):
         raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")
     if isinstance(data, dict):
         chosen = _split_of(data, place, split)
         return of_datasets(data[chosen], f"{place} [{chosen}]")
+    if data.format["type"] != "custom":  # which is a function of the user's own
+        data = data.with_format(None)
     return Frame(place, list(data.column_names), lambda name: _values(data, name), range(1, len(data) + 1))
 
 
@@ -92,24 +99,31 @@ def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
 
 
 def of_pandas(data: Any) -> Frame:
-    """A pandas DataFrame; its missing values become None."""
-    names = [str(name) for name in data.columns]
+    """A pandas DataFrame; its missing values become None.
+
+    Raises:
+        DataError: two of its columns have one name.
+    """
+    place, names = "the data frame given", [str(name) for name in data.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{place}: two columns are called {twice!r}", "rename one of them")
 
     def values(name: str) -> list[Any]:
         column = data.iloc[:, names.index(name)]  # by place, as a column's name need be no string
         return column.astype(object).where(column.notna(), None).tolist()
 
-    return Frame("the data frame given", names, values, range(1, len(data) + 1))
+    return Frame(place, names, values, range(1, len(data) + 1))
 
 
 def of_texts(texts: Sequence[Any]) -> Frame:
-    """A list of N texts, or of N pairs of texts."""
-    place = "the texts given"
-    if all(isinstance(text, str) for text in texts):
-        return Frame(place, ["text"], lambda _: list(texts), range(1, len(texts) + 1))
-    if all(isinstance(text, list | tuple) and len(text) == 2 for text in texts):
-        columns = {"text1": [pair[0] for pair in texts], "text2": [pair[1] for pair in texts]}
-        return Frame(place, list(columns), columns.__getitem__, range(1, len(texts) + 1))
+    """A list of N texts, or of N pairs of texts; missing ones (None, NaN) become None."""
+    place, rows = "the texts given", [None if is_missing(text) else text for text in texts]
+    if all(text is None or isinstance(text, str) for text in rows):
+        return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
+    if all(isinstance(text, list | tuple) and len(text) == 2 for text in rows):
+        columns = {name: [pair[at] for pair in rows if pair is not None] for at, name in enumerate(("text1", "text2"))}
+        return Frame(place, list(columns), columns.__getitem__, range(1, len(rows) + 1), named=False)
     raise DataError(
         f"{place} are not all texts or all pairs of texts", "give a list of strings, or of pairs of strings"
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from stratatune.errors import DataError, nearest
@@ -84,6 +85,13 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def is_missing(value: object) -> bool:
+    """Whether ``value`` stands for one that is not there: None, NaN, or pandas' own marks."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, Real) and math.isnan(value)
 
 
 def label_text(value: str | float) -> str:

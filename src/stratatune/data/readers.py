@@ -6,16 +6,19 @@ names the place, the value, what is legal and the fix.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, time
+from decimal import Decimal
 from typing import Any
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import Labels, label_text, numbers
+from stratatune.data.labels import Labels, is_missing, label_text, numbers
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
+from stratatune.data.written import BadRows, Written
 from stratatune.errors import DataError, nearest
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
@@ -28,6 +31,11 @@ PAIRS = (
     ("question", "sentence"),
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
+
+_PLAIN = Written()
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
+_BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Table:
     source: str = "the texts given"
     rows: Sequence[int] = ()
     notices: tuple[str, ...] = ()
+    whole: Frame | None = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -70,6 +79,8 @@ def read(
     task: str | Task | None = None,
     split: str | None = None,
     need_labels: bool = True,
+    written: Written = _PLAIN,
+    keep_whole: bool = False,
 ) -> Table:
     """Read ``source`` into a Table.
 
@@ -78,31 +89,39 @@ def read(
             `save_to_disk` (these need ``split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
         text: the text column, or two, as ``"a,b"`` or a sequence. Guessed, with a notice, where only one is plausible.
+            Lists have no names, so none is asked of them.
         label: the label column; guessed likewise.
         task: one of `TASKS`, which knows its columns and class names.
-        split: train, dev (also dev_matched, dev_mismatched) or test.
+        split: train, dev (also dev_matched, dev_mismatched) or test. Of a single `.all` file it is the part that the
+            task draws from it; without ``split`` a file is read whole.
         need_labels: False reads unlabelled data too; incomplete labels are then left out, not refused.
+        written: how a text file is written, and what becomes of rows that are not whole.
+        keep_whole: whether the table keeps all that the source has beside it.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
     known = task_named(task) if isinstance(task, str) else task
-    frame = open_source(source, known, split)
+    whole = frame = open_source(source, known, split, written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
-    frame, columns = _text_columns(frame, text, known)
+    frame, columns = _text_columns(frame, text if frame.named else None, known)
     frame, label_column = _label_column(frame, columns, label, known, need_labels)
+    checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
+    if written.bad_rows == "skip":
+        frame = _without_bad(frame, checked)
     return Table(
-        texts=tuple(_texts(frame, name) for name in columns),
+        texts=tuple(_texts(frame, name, written.bad_rows) for name in columns),
         labels=_labels(frame, label_column, known, need_labels) if label_column else None,
         columns=columns,
         label_column=label_column,
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
+        whole=whole if keep_whole else None,
     )
 
 
@@ -112,6 +131,8 @@ def read(
 def _text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
     if text is not None:
         return frame, _named_texts(frame, text)
+    if not frame.named:
+        return frame, tuple(frame.names)
     for names in (task.text, task.tsv_text) if task else ():
         if names and set(names) <= set(frame.names):
             return frame, names
@@ -168,21 +189,29 @@ def _label_column(
 # --- what is in them -----------------------------------------------------------------------------------------------
 
 
-def _texts(frame: Frame, name: str) -> list[str]:
+def _texts(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
     values = [_plain(value, frame.place, name) for value in frame.get(name)]
-    _refuse(frame, [not value.strip() for value in map(_or_empty, values)], f"text column {name!r} is empty")
-    return [str(value) for value in values]
+    if bad_rows == "refuse":
+        _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
+    texts = [_or_empty(value) for value in values]
+    for row, text in zip(frame.rows, texts, strict=True):
+        if not text.isascii() and (broken := _LONE_SURROGATE.search(text)):
+            raise DataError(
+                f"{frame.place}, row {row}: column {name!r} holds {broken[0]!r}, half of a character",
+                "write the character whole; such a half is left where a text was cut in the middle of one",
+            )
+    return texts
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
     values = [_plain(value, frame.place, name) for value in frame.get(name)]
-    missing = [not _or_empty(value).strip() for value in values]
+    missing = [_is_blank(value) for value in values]
     if any(missing) and not needed:
         return None
-    _refuse(frame, missing, f"label column {name!r} is empty")
+    _refuse(frame, missing, f"label column {name!r} is empty", _BAD_LABELS)
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
-    if task.kind == "regression":
+    if task.numeric:
         return numbers(values, frame.place, frame.rows)  # type: ignore[arg-type]
     classes = [task.class_of(label_text(value)) for value in values]  # type: ignore[arg-type]
     if None in classes:
@@ -197,15 +226,21 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _plain(value: Any, place: str, name: str) -> str | float | None:
-    """One cell: text, or a number that was one in the file; None where it is missing."""
-    if value is None or isinstance(value, str):
-        return value
+    """One cell: text, or a number that was one in the file; None where it is missing. Dates are ISO 8601's."""
+    if isinstance(value, str):
+        return str(value)
+    if is_missing(value):
+        return None
     if isinstance(value, bool | int):
         return str(value).lower()
+    if isinstance(value, float):
+        return value
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
     if hasattr(value, "item"):  # a numpy scalar out of an object column
         return _plain(value.item(), place, name)
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
     raise DataError(
         f"{place}: column {name!r} holds {type(value).__name__} values", "text or numbers are read; convert the column"
     )
@@ -215,19 +250,41 @@ def _or_empty(value: str | float | None) -> str:
     return "" if value is None else str(value)
 
 
-def _refuse(frame: Frame, bad: list[bool], what: str) -> None:
+def _is_blank(value: str | float | None) -> bool:
+    return not _or_empty(value).strip()
+
+
+def _refuse(frame: Frame, bad: list[bool], what: str, fix: str) -> None:
     at = [row for row, is_bad in zip(frame.rows, bad, strict=True) if is_bad]
     if at:
-        shown = ", ".join(map(str, at[:5])) + (", ..." if len(at) > 5 else "")
-        raise DataError(
-            f"{frame.place}: {what} in {len(at)} of {len(bad)} rows (row {shown})", "fill these rows or leave them out"
-        )
+        raise DataError(f"{frame.place}: {what} in {len(at):,} of {len(bad):,} rows ({_rows(at)})", fix)
+
+
+def _rows(at: Sequence[int]) -> str:
+    return f"row {', '.join(map(str, at[:5]))}{', ...' if len(at) > 5 else ''}"
+
+
+def _whole_rows(frame: Frame, names: list[str]) -> list[int]:
+    """The 0-based positions of the rows that lack nothing in these columns."""
+    columns = [[_is_blank(_plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
+    return [at for at, blanks in enumerate(zip(*columns, strict=True)) if not any(blanks)]
+
+
+def _without_bad(frame: Frame, names: list[str]) -> Frame:
+    """The rows with text and label, and how many others there were."""
+    kept = _whole_rows(frame, names)
+    if len(kept) == len(frame.rows):
+        return frame
+    said = " or ".join(map(repr, names))
+    if not kept:
+        raise DataError(f"{frame.place}: {said} is empty in every row", "name other columns with --text and --label")
+    gone = sorted(set(range(len(frame.rows))) - set(kept))
+    shown = _rows([frame.rows[at] for at in gone])
+    return frame.keep(kept).noting(f"{len(gone):,} of {len(frame.rows):,} rows are left out: {said} is empty ({shown})")
 
 
 def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
-    columns = [frame.get(name) for name in names]
-    whole = [i for i in range(len(frame.rows)) if all(_or_empty(column[i]).strip() for column in columns)]
-    left_out = len(frame.rows) - len(whole)
-    if not left_out:
-        return frame
-    return frame.keep(whole).noting(f"{left_out} rows lack a field as published and are left out")
+    """The rows that lack no field, where the file as published holds others."""
+    kept = _whole_rows(frame, names)
+    left_out = len(frame.rows) - len(kept)
+    return frame.keep(kept).noting(f"{left_out} rows lack a field as published and are left out") if left_out else frame

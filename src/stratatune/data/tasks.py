@@ -16,6 +16,7 @@ from stratatune.errors import DataError, did_you_mean
 Kind = Literal["classification", "regression"]
 Metric = Literal["accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman"]
 
+_GLUE = "nyu-mll/glue"
 CUT_SEED = 0  # of the draw in `Task.cut`
 
 
@@ -57,6 +58,16 @@ class Task:
         """Whether the task reads two texts."""
         return len(self.text) == 2
 
+    @property
+    def numeric(self) -> bool:
+        """Whether its labels are numbers, not classes."""
+        return not self.labels
+
+    @property
+    def is_glue(self) -> bool:
+        """Whether its files have GLUE's layout: tabs, and quotes that are text."""
+        return self.hub[0] == _GLUE
+
     def class_of(self, written: str) -> str | None:
         """The class name for a label as a file writes it, or None where it is no label of this task."""
         word = written.strip()
@@ -80,7 +91,10 @@ class Task:
             raise DataError(f"{self.name}: no split {split!r} in its .all file", did_you_mean(split, self.cuts))
         held_out = sum(self.splits[name] for name in self.cuts if name != "train")
         if rows <= held_out:
-            raise DataError(f"{self.name}: {rows} rows are too few to cut {held_out} off for evaluation")
+            raise DataError(
+                f"{self.name}: {rows} rows are too few to cut {held_out} off for evaluation",
+                "name the evaluation data with --eval FILE: files that are named are used whole",
+            )
         order = list(range(rows))
         random.Random(seed).shuffle(order)
         start = 0
@@ -125,7 +139,7 @@ _TABLE = (
     Task(
         name="sst2",
         title="SST-2, sentiment of film reviews",
-        hub=("nyu-mll/glue", "sst2"),
+        hub=(_GLUE, "sst2"),
         text=("sentence",),
         labels=("negative", "positive"),
         words=_POLARITY,
@@ -194,7 +208,7 @@ _TABLE = (
     Task(
         name="mnli",
         title="MNLI, inference across genres",
-        hub=("nyu-mll/glue", "mnli"),
+        hub=(_GLUE, "mnli"),
         text=("premise", "hypothesis"),
         tsv_text=("sentence1", "sentence2"),
         tsv_label="gold_label",
@@ -208,7 +222,7 @@ _TABLE = (
     Task(
         name="mrpc",
         title="MRPC, paraphrases in the news",
-        hub=("nyu-mll/glue", "mrpc"),
+        hub=(_GLUE, "mrpc"),
         text=("sentence1", "sentence2"),
         tsv_text=("#1 String", "#2 String"),
         tsv_label="Quality",
@@ -223,7 +237,7 @@ _TABLE = (
     Task(
         name="qnli",
         title="QNLI, whether a sentence answers a question",
-        hub=("nyu-mll/glue", "qnli"),
+        hub=(_GLUE, "qnli"),
         text=("question", "sentence"),
         labels=("entailment", "not_entailment"),
         words=_ENTAILS,
@@ -233,7 +247,7 @@ _TABLE = (
     Task(
         name="qqp",
         title="QQP, questions that ask the same",
-        hub=("nyu-mll/glue", "qqp"),
+        hub=(_GLUE, "qqp"),
         text=("question1", "question2"),
         tsv_label="is_duplicate",
         labels=("not_duplicate", "duplicate"),
@@ -247,7 +261,7 @@ _TABLE = (
     Task(
         name="rte",
         title="RTE, inference",
-        hub=("nyu-mll/glue", "rte"),
+        hub=(_GLUE, "rte"),
         text=("sentence1", "sentence2"),
         labels=("entailment", "not_entailment"),
         words=_ENTAILS,
@@ -258,7 +272,7 @@ _TABLE = (
     Task(
         name="cola",
         title="CoLA, whether a sentence is grammatical",
-        hub=("nyu-mll/glue", "cola"),
+        hub=(_GLUE, "cola"),
         text=("sentence",),
         tsv_header=("source", "label", "mark", "sentence"),
         labels=("unacceptable", "acceptable"),
@@ -272,7 +286,7 @@ _TABLE = (
     Task(
         name="stsb",
         title="STS-B, how alike two sentences are, 0 to 5",
-        hub=("nyu-mll/glue", "stsb"),
+        hub=(_GLUE, "stsb"),
         text=("sentence1", "sentence2"),
         tsv_label="score",
         labels=(),
@@ -288,7 +302,7 @@ _TABLE = (
     Task(
         name="wnli",
         title="WNLI, what a pronoun stands for",
-        hub=("nyu-mll/glue", "wnli"),
+        hub=(_GLUE, "wnli"),
         text=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         words=_ENTAILS,

@@ -1,54 +1,57 @@
-"""The ways out: a tuned model as a stock peft adapter, or merged into a plain transformers folder."""
+"""``st.export``: a tuned model in one of the forms of ``registry.py``."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from stratatune.errors import PlanError, did_you_mean
-from stratatune.exits.peft import export_peft
+from stratatune.errors import PlanError
+from stratatune.exits.registry import EXITS, exit_of
 from stratatune.model.attach import Tuned
-from stratatune.model.merging import merge
-from stratatune.model.saving import told_about
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Form = Literal["peft", "merged"]
-FORMS = ("peft", "merged")
+    from stratatune.model.attached import Attached
 
 
-def export(model: PreTrainedModel, folder: str | Path, to: Form = "peft") -> None:
-    """Write a tuned model in a form that needs nothing of this package; the model itself stays as it is.
+def export(
+    model: PreTrainedModel,
+    folder: str | Path,
+    to: str = "peft",
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Write a tuned model in a form that other tools read; the model itself stays as it is.
 
     Args:
         model: one that ``apply`` or ``load`` returned; a copy of it is taken.
         folder: made where it is not there.
-        to: ``peft``: a stock adapter, for ``peft.PeftModel.from_pretrained(base, folder)``; ``merged``: the whole model
+        to: a name that ``stratatune list exits`` shows. ``native``: an adapter for ``stratatune.load(folder)``;
+            ``peft``: a stock adapter, for ``peft.PeftModel.from_pretrained(base, folder)``; ``merged``: the whole model
             with everything folded in, for ``from_pretrained(folder)``.
+        tokenizer: written beside the model, where the form has one.
 
     Raises:
         PlanError: the plan has no such form, with the reason for each method that has none.
-        StratatuneError: peft is not installed.
-        ResourceError: the folder cannot be written.
+        ResourceError: the folder cannot be written, or a library that the form needs is not installed.
     """
     if not isinstance(model, Tuned):
         raise PlanError("this model has no plan", "give one that apply or load returned")
-    write(copy.deepcopy(model), Path(folder), to)
+    check(model.attached, to)
+    exit_of(to).write(copy.deepcopy(model), tokenizer, Path(folder))
 
 
-def write(model: Tuned, folder: Path, to: str) -> None:
-    """As :func:`export`, but the model is used up; its classes' names go with a merged one."""
-    if to not in FORMS:
-        raise PlanError(f"export to {to!r} is not known", did_you_mean(to, FORMS))
-    if to == "peft":
-        export_peft(model, folder)
-        return
-    labels = model.attached.reading.get("labels") or ()
-    plain = merge(model)
-    if labels and len(labels) == plain.config.num_labels:
-        plain.config.id2label = dict(enumerate(labels))
-        plain.config.label2id = {label: number for number, label in enumerate(labels)}
-    with told_about(folder):
-        plain.save_pretrained(folder)
+def check(attached: Attached, to: str) -> None:
+    """Refuse a plan that has no such form.
+
+    Raises:
+        PlanError: with each reason, and the forms that the plan has.
+    """
+    reasons = exit_of(to).refusals(attached)
+    if reasons:
+        others = ", ".join(name for name, one in EXITS.items() if not one.refusals(attached))
+        raise PlanError(
+            f"this plan cannot be exported to {to}: {'; '.join(reasons)}", f"it can be exported to: {others}"
+        )

@@ -1,228 +1,37 @@
-"""A plan as one stock ``LoraConfig``: what of it peft can hold, and a folder that ``PeftModel.from_pretrained`` reads.
-
-Frozen, BitFit, LoRA (or DoRA) of any ranks and fully trained parts have such a form, in any mix: LoRA's modules by
-their full names with ``rank_pattern`` and ``alpha_pattern``, what trains whole as ``modules_to_save``, biases by
-``bias="all"`` (which keeps those too that did not train, as they are in the base).
-
-A linear of several roles (GPT-2's ``c_attn``) is one module to peft. LoRA on some of its roles is LoRA on all of it, of
-the summed rank: A stacked, B block by block, the factors taken into B.
-"""
+"""A stock peft adapter, for whoever has peft and not this package. No torch on import."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
-
-from stratatune.errors import PlanError, StratatuneError
-from stratatune.methods.dora import DoraLinear
-from stratatune.methods.lora import LoraLinear
-from stratatune.methods.wrapping import standing
-from stratatune.model.attach import Tuned
-from stratatune.model.attached import Attached
-from stratatune.model.merging import take_off
-from stratatune.model.saving import told_about
-from stratatune.shapes.shape import LM_OBJECTIVES
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerBase
 
-_INSTEAD = (
-    "save_pretrained keeps it as an adapter of stratatune; export --to merged folds it into the base where it can"
-)
-_TASK_TYPES = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM"}
-_HOLDS = ("bitfit", "lora", "dora", "full")
+    from stratatune.model.attach import Tuned
+    from stratatune.model.attached import Attached
 
 
-@dataclass
-class _LowRank:
-    """What LoRA trained of one linear: A [R, in], B [out, R] with ``factor``, and DoRA's magnitude [out]."""
+class Peft:
+    """One ``LoraConfig``; ``exits/lora_config.py`` says what it can hold."""
 
-    a: Tensor
-    b: Tensor
-    factor: float
-    magnitude: Tensor | None = None
+    name: ClassVar[str] = "peft"
+    summary: ClassVar[str] = "a stock peft adapter"
+    extra: ClassVar[str | None] = "peft"
+    reader: ClassVar[str] = "peft.PeftModel.from_pretrained(base, {out!r})"
 
+    def refusals(self, attached: Attached) -> list[str]:
+        """Each part of the plan that no ``LoraConfig`` holds, and mixes that one cannot hold together."""
+        from stratatune.exits.lora_config import refusals
 
-@dataclass
-class _Form:
-    """A plan in peft's terms; modules by their names in the plain model."""
+        return refusals(attached)
 
-    low_rank: dict[str, _LowRank] = field(default_factory=dict)
-    whole: dict[str, None] = field(default_factory=dict)
-    biases: bool = False
+    def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
+        from stratatune.exits.lora_config import write
+        from stratatune.files import write_errors
 
-
-def export_peft(model: Tuned, folder: Path) -> None:
-    """Write ``model``'s plan and what it trained as a stock peft adapter; the model is used up.
-
-    Raises:
-        PlanError: the plan has no such form, with each reason; the model is as it was.
-        StratatuneError: peft is not installed.
-        ResourceError: the folder cannot be written.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise StratatuneError("export --to peft needs peft", "pip install 'stratatune[peft]'") from error
-    attached = model.attached
-    reasons = refusals(attached)
-    if reasons:
-        raise PlanError(f"this plan has no form in stock peft: {'; '.join(reasons)}", _INSTEAD)
-    parts, use_dora, dropout = _low_ranks(attached), _uses(attached, "dora"), _dropout(attached)
-    plain = take_off(model)
-    form = _form(attached, plain, parts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft asks transformers by old names
-        config = peft.LoraConfig(
-            **_patterns(form),
-            lora_dropout=dropout,
-            use_dora=use_dora,
-            bias="all" if form.biases else "none",
-            modules_to_save=list(form.whole) or None,
-            fan_in_fan_out=any(isinstance(plain.get_submodule(name), Conv1D) for name in form.low_rank),
-            task_type=_TASK_TYPES.get(attached.backbone.output),
-        )
-        made: Any = peft.get_peft_model(plain, config)
-        _fill(made.base_model.model, form)
-        with told_about(folder):
-            made.save_pretrained(str(folder))
-
-
-def refusals(attached: Attached) -> list[str]:
-    """Why a plan has no form in stock peft, each reason once; empty when it has one."""
-    resolved, found = attached.resolved, dict[str, None]()
-    for method in (one for block in resolved.blocks for one in block):
-        if method.kind not in _HOLDS:
-            found[f"{method}: no LoraConfig holds it"] = None
-    for _, insertion in resolved.insertions:
-        found[f"{insertion}: peft inserts nothing between blocks, and no prompt beside LoRA"] = None
-    if _uses(attached, "lora") and _uses(attached, "dora"):
-        found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
-    if _uses(attached, "dora") and attached.backbone.row.fused:
-        found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
-    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.output in LM_OBJECTIVES:
-        found["embeddings full: peft trains a copy, and the decoder stays tied to the base's"] = None
-    if resolved.unties and attached.backbone.output in LM_OBJECTIVES:
-        found["head(untie): the base that peft loads ties the decoder again"] = None
-    for number, path in _mixed(attached):
-        found[f"block {number}: lora and full on roles of {path}, which is one module"] = None
-    return list(found)
-
-
-def _uses(attached: Attached, kind: str) -> bool:
-    return any(one.kind == kind for block in attached.resolved.blocks for one in block)
-
-
-def _dropout(attached: Attached) -> float:
-    """LoRA's dropout, where the plan has one for all; it says nothing of what was trained."""
-    found = {one.dropout for block in attached.resolved.blocks for one in block if one.kind in ("lora", "dora")}  # pyright: ignore[reportAttributeAccessIssue]
-    return found.pop() if len(found) == 1 else 0.0
-
-
-def _sets(attached: Attached, *kinds: str) -> Iterator[tuple[int, Any, str]]:
-    """(block, method, role) of these kinds, a block for each set of weights."""
-    resolved = attached.resolved
-    for number in resolved.shape.owners:
-        for one in resolved.blocks[number]:
-            if one.kind in kinds:
-                method: Any = one
-                yield from ((number, method, role) for role in method.roles_in(resolved.shape.of_block(number)))
-
-
-def _mixed(attached: Attached) -> list[tuple[int, str]]:
-    """Linears of several roles of which one has LoRA and another trains whole."""
-    low = {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "lora", "dora")}
-    return sorted(low & {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "full")})
-
-
-def _path(attached: Attached, number: int, role: str) -> str:
-    """Where ``role`` lives in block ``number`` of the plain model: of several roles in one linear, that linear."""
-    row = attached.backbone.row
-    roles = row.decoder_roles if number >= attached.backbone.encoder_blocks else row.roles
-    return next((path for path, fused in row.fused.items() if role in fused), roles[role])
-
-
-def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
-    """(block, path) -> role -> what LoRA trained there, while it stands in the model."""
-    found: dict[tuple[int, str], dict[str, _LowRank]] = {}
-    for number, _, role in _sets(attached, "lora", "dora"):
-        one = next(
-            m for m in standing(attached.backbone.site(number).get(role)) if isinstance(m, LoraLinear | DoraLinear)
-        )
-        magnitude = one.magnitude if isinstance(one, DoraLinear) else None
-        found.setdefault((number, _path(attached, number, role)), {})[role] = _LowRank(
-            one.a, one.b, one.scale, magnitude
-        )
-    return found
-
-
-def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str], dict[str, _LowRank]]) -> _Form:
-    names = {id(module): name for name, module in plain.named_modules()}
-    backbone, head, form = attached.backbone, attached.resolved.plan.head, _Form()
-
-    def place(number: int, role: str) -> str:
-        return f"{names[id(backbone.blocks[number])]}.{_path(attached, number, role)}"
-
-    for (number, path), by_role in parts.items():
-        fused = backbone.row.fused.get(path)
-        joined = next(iter(by_role.values())) if fused is None else _stacked(by_role, fused)
-        form.low_rank[f"{names[id(backbone.blocks[number])]}.{path}"] = joined
-    form.whole |= {place(number, role): None for number, _, role in _sets(attached, "full")}
-    form.biases = _uses(attached, "bitfit") or "bias" in head.mlm
-    site = backbone.head_site()
-    wanted = [part for part in head.mlm if part != "bias"]
-    wanted += [part for part in ("pooler", "final_norm") if getattr(head, part)]
-    form.whole |= {site.roles[part]: None for part in wanted if part in site.roles}
-    if attached.resolved.trains_embeddings:
-        form.whole |= {names[id(module)]: None for module in backbone.embedding_modules()}
-    if backbone.output == "classification":
-        form.whole |= {path: None for path in (backbone.row.classifier_before, backbone.row.classifier) if path}
-    form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}
-    return form
-
-
-def _stacked(parts: dict[str, _LowRank], roles: tuple[str, ...]) -> _LowRank:
-    """LoRA on some roles of a linear as LoRA on all of its outputs, which lie in the order of ``roles``."""
-    outs, rank = next(iter(parts.values())).b.shape[0], sum(part.a.shape[0] for part in parts.values())
-    b, done = next(iter(parts.values())).b.new_zeros(len(roles) * outs, rank), 0
-    for role, part in parts.items():
-        start, width = roles.index(role) * outs, part.a.shape[0]
-        b[start : start + outs, done : done + width] = part.b.detach() * part.factor
-        done += width
-    return _LowRank(torch.cat([part.a for part in parts.values()]), b, 1.0)
-
-
-def _patterns(form: _Form) -> dict[str, Any]:
-    """The modules of a ``LoraConfig`` with rank and alpha of each; without LoRA, peft's own word for no module."""
-    if not form.low_rank:
-        from peft.utils.constants import DUMMY_TARGET_MODULES
-
-        return {"target_modules": DUMMY_TARGET_MODULES}
-    ranks = {name: one.a.shape[0] for name, one in form.low_rank.items()}
-    alphas = {name: one.factor * one.a.shape[0] for name, one in form.low_rank.items()}
-    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
-    return {
-        "target_modules": list(form.low_rank),
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
-    }
-
-
-@torch.no_grad()
-def _fill(model: nn.Module, form: _Form) -> None:
-    """Put A, B and the magnitude into peft's modules; the base's own weights are the trained ones already."""
-    for name, one in form.low_rank.items():
-        module: Any = model.get_submodule(name)
-        module.lora_A["default"].weight.copy_(one.a)
-        module.lora_B["default"].weight.copy_(one.b)
-        if one.magnitude is not None:
-            module.lora_magnitude_vector["default"].weight.copy_(one.magnitude)
+        write(model, folder)
+        if tokenizer is not None:
+            with write_errors(folder):
+                tokenizer.save_pretrained(folder)

@@ -89,8 +89,8 @@ def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None)
     return str(base), saved.get("revision") if str(base) == saved["name"] else None
 
 
-def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, objective: Any) -> Base:
-    """The base model of an artefact with the head of ``objective``, for those who give it another one.
+def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, head: Any) -> Base:
+    """The base model of an artefact with this head; None: of the class that it was trained in.
 
     Raises:
         ModelError: it is not found, or its tokenizer reads otherwise than it did.
@@ -105,10 +105,11 @@ def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, 
         "attention": attention if attention in ("eager", "sdpa") else None,
         "dtype": saved.get("dtype", "float32"),
     }
-    if objective is None:
+    texts = bool(record["reading"])
+    if head is None:
         loaded = load_class(name, saved["class"], **options)
     else:
-        loaded = load_base(name, objective, **options)
+        loaded = load_base(name, head, texts=texts, **options)
     if record.get("tokenizer"):
         check_reading(record["tokenizer"], loaded.tokenizer, name)
     return loaded
@@ -117,10 +118,9 @@ def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, 
 def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None) -> Base:
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
-    objective, saved = record["reading"].get("objective"), record["base"]
-    if objective is None and saved.get("class", "") in ("", class_for(record["output"], saved["model_type"])):
-        objective = record["output"]
-    return load_base_of(record, folder, base, objective)
+    saved, head = record["base"], record["output"]
+    usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
+    return load_base_of(record, folder, base, head if record["reading"] or usual else None)
 
 
 def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:

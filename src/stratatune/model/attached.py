@@ -105,25 +105,14 @@ class Attached:
         return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
     @property
-    def suffixes(self) -> tuple[tuple[int, ...], ...]:
-        """The candidates' token ids that a decoder scores behind a text (objective ``causal``); else empty."""
-        return tuple(tuple(suffix) for suffix in self.reading.get("suffixes") or ())
+    def all_in_trunk(self) -> bool:
+        """Whether the frozen depth is the model's own, and the head reads the positions asked, each by itself.
 
-    @property
-    def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
-        return tuple(len(suffix) - 1 for suffix in self.suffixes)
-
-    @property
-    def one_position(self) -> bool:
-        """Whether only one position matters of the hidden state at the frozen depth.
-
-        That depth is then the model's own, and the head reads one position.
+        Where one is asked of each text, no other matters of the hidden state at that depth.
         """
         if self.backbone.row.kind == "encoder-decoder" or self.backbone.reads_all:
             return False
-        whole = self.resolved.frozen_depth == len(self.backbone.blocks)
-        return whole and not sum(self.branches) and self.reading.get("objective") != "completion"
+        return self.resolved.frozen_depth == len(self.backbone.blocks)
 
     def set_dropout(self, training: bool) -> None:
         """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.

@@ -9,11 +9,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from stratatune.errors import ModelError
 from stratatune.methods.fused import FusedLinear
 from stratatune.methods.site import Site
+from stratatune.model.families.decoder import class_logits, lm_logits
 from stratatune.model.families.encoder_decoder import encoder_calls
 from stratatune.model.families.last_block import LAST_BLOCK, take
 from stratatune.model.fitting import check_forward, check_names
@@ -21,6 +23,7 @@ from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.heads.masked_lm import MlmHead
 from stratatune.model.measure import measured
 from stratatune.model.passes import Passes
+from stratatune.model.question import Question, last_of
 from stratatune.model.skeleton import Call, Skeleton
 from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.shape import Shape
@@ -234,27 +237,50 @@ class Backbone:
         output = block.forward(hidden, *call.args, **call.kwargs)
         return output[0] if self.row.tuple_blocks else output
 
-    def run_block_at(self, number: int, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-        """One block, only the position ``read`` [B] of whose result is wanted: [B, T, D] -> [B, 1, D].
-
-        A decoder may be asked for several: ``read`` [B, N] -> [B, N, D].
-        """
+    def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
+        """One block, of whose result only ``places`` [B, N] are wanted: [B, T, D] -> [B, N, D]."""
         if self.row.last_block is None:
-            return take(self.run_block(number, hidden, call), read)
-        return LAST_BLOCK[self.row.last_block](self.blocks[number], hidden, call, read)
+            return take(self.run_block(number, hidden, call), places)
+        return LAST_BLOCK[self.row.last_block](self.blocks[number], hidden, call, places)
 
-    def head(self, hidden: Tensor, words: Tensor | None, mask: Tensor) -> Tensor:
-        """The last hidden state -> logits [B, 1, V], or [B, 1, C] for label words [C] or classes.
+    def places(self, question: Question, mask: Tensor) -> Tensor | None:
+        """Where the last hidden state is wanted: as the question says, or the one position that the head pools."""
+        if question.places is not None or self.output != "classification" or self.reads_all:
+            return question.places
+        return last_of(mask) if self.row.causal else torch.zeros_like(mask[:, :1], dtype=torch.long)
 
-        ``hidden`` is [B, 1, D], the position read, with a ``mask`` of ones; or [B, T, D] where the head reads all.
+    def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+        """The last hidden state -> the logits that are asked for, by the head.
+
+        Args:
+            hidden: at the places asked [B, N, D] or [n, D], or of every token [B, T, D].
+            mask: real tokens [B, T], which a head that pools them all reads.
+            question: says whether the head pools, and which rows it gives.
+
+        Raises:
+            ModelError: the model has no head, or one that pools every token is asked for places.
         """
-        if self.mlm is not None:
-            return self.mlm.logits(hidden, words)
+        if self.output == "none":
+            name = type(self.model).__name__
+            raise ModelError(f"{name} has no head", "load it with a masked-LM or a classification head")
         if self.output == "classification":
-            return self.skeleton.logits(hidden, mask).unsqueeze(1)
-        raise ModelError(
-            f"{type(self.model).__name__} has no head", "load it with a masked-LM or a classification head"
-        )
+            return self._class_logits(hidden, mask, pooled=question.places is None)
+        if self.mlm is not None:
+            return self.mlm.logits(hidden, question.rows)
+        return lm_logits(self, hidden, question.rows)
+
+    def _class_logits(self, hidden: Tensor, mask: Tensor, *, pooled: bool) -> Tensor:
+        if self.row.causal:
+            logits = class_logits(self, hidden)
+        elif self.reads_all:
+            if not pooled:
+                raise ModelError("this head pools all tokens: it has no logits at places", "ask for none")
+            return self.skeleton.logits(hidden, mask)
+        else:
+            rows = hidden.reshape(-1, 1, hidden.shape[-1])
+            ones = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+            logits = self.skeleton.logits(rows, ones).unflatten(0, hidden.shape[:-1])
+        return logits[:, 0] if pooled else logits
 
     def head_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the head computes with, a decoder held in a lower precision in place of the one it was made from."""

@@ -23,7 +23,7 @@ from transformers.models.auto import modeling_auto as auto
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError
 from stratatune.model.backbone import Backbone
-from stratatune.model.tokenizers import check_tokenizer
+from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.plan import architecture_of, shape_of
 from stratatune.shapes.shape import LM_OBJECTIVES
 
@@ -34,7 +34,7 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
-Objective = Literal["mlm", "causal", "completion", "seq2seq", "classification", "regression"]
+HeadName = Literal["mlm", "causal", "seq2seq", "classification"]
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Base:
 
 def load_base(
     name: str,
-    objective: Objective,
+    head: HeadName,
     *,
     num_labels: int = 2,
     seed: int = 0,
@@ -64,8 +64,135 @@ def load_base(
     trust_remote_code: bool = False,
     attention: str | None = None,
     dtype: str = "float32",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: bool = True,
 ) -> Base:
-    """Load ``name`` (a folder or a hub id) with the head of ``objective``.
+    """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
+
+    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
+    embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
+    number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
+    tokenizer is None where there is none.
+
+    Raises:
+        ModelError: no such model, no row for its family, it cannot be loaded, or its tokenizer does not belong to it.
+    """
+    # The family is known, or one clear line says what is; costs only the config.
+    shape = shape_of(name, revision)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention or attention_for_training(), **options}
+    causal, two_stacks = shape.causal, shape.decoder is not None
+    _check_head(head, causal=causal, two_stacks=two_stacks)
+    if head not in LM_OBJECTIVES:
+        settings["ignore_mismatched_sizes"] = True  # which are looked at below
+        settings["num_labels"] = num_labels
+        settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
+    language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
+    if two_stacks:
+        language_model = AutoModelForSeq2SeqLM
+    loader: Any = language_model if head in LM_OBJECTIVES else AutoModelForSequenceClassification
+    notices: list[str] = []
+    with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
+        own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
+        if own:
+            model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
+            notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
+    tokenizer = tokenizer or _tokenizer(name, texts, options)
+    base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    if tokenizer is not None:
+        check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+    if causal and tokenizer is not None:
+        _settle_padding(base)
+    other = _other_sizes(base, info["mismatched_keys"])
+    _settle_new_parameters(base, set(info["missing_keys"]) | other)
+    return base
+
+
+def class_for(objective: str, model_type: str) -> str:
+    """The transformers class that :func:`load_base` makes for ``objective``; empty where there is none."""
+    names = {"mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    names["seq2seq"] = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    names["classification"] = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    found: Any = names.get(objective, {}).get(model_type, "")
+    return found if isinstance(found, str) else found[0]
+
+
+def load_class(
+    name: str,
+    model_class: str,
+    *,
+    num_labels: int,
+    revision: str | None,
+    attention: str | None,
+    dtype: str,
+) -> Base:
+    """Load ``name`` as the transformers class ``model_class``, for a model that met its plan by ``st.apply``.
+
+    Its tokenizer is None where there is none: such a model may have been trained on ids.
+
+    Raises:
+        ModelError: transformers has no such class, no such model, or it cannot be loaded.
+    """
+    loader: Any = getattr(transformers, model_class, None)
+    if not hasattr(loader, "from_pretrained"):
+        raise ModelError(
+            f"the adapter was trained on a {model_class}, which transformers does not have",
+            "make that model, and give it: load(..., base=MODEL)",
+        )
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
+    with _told(name), _quiet():
+        model = loader.from_pretrained(name, revision=revision, ignore_mismatched_sizes=True, **settings)
+    return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
+
+
+def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(name, **options)
+    except ModelError:
+        if needed:
+            raise
+        return None
+
+
+def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
+    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
+
+    Raises:
+        ModelError: it is no output layer.
+    """
+    sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
+    own = {id(parameter) for parameter in Backbone(base.model).output_layer()}
+    for name, parameter in base.model.named_parameters():
+        if name in sizes and id(parameter) not in own:
+            was, now = sizes[name]
+            raise ModelError(
+                f"{name} is {was} in the checkpoint of {base.model.config._name_or_path!r}, the model wants {now}",
+                "its config belongs to another checkpoint",
+            )
+    if sizes:
+        was, now = next(iter(sizes.values()))
+        base.notices.append(
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"({', '.join(sorted(sizes))})"
+        )
+    return set(sizes)
+
+
+def load_base(
+    name: str,
+    head: HeadName,
+    *,
+    num_labels: int = 2,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
+    dtype: str = "float32",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Base:
+    """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
 
     A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
@@ -79,25 +206,24 @@ def load_base(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention or attention_for_training(), **options}
     causal, two_stacks = shape.causal, shape.decoder is not None
-    _check_objective(objective, causal=causal, two_stacks=two_stacks)
-    if objective not in LM_OBJECTIVES:
+    _check_head(head, causal=causal, two_stacks=two_stacks)
+    if head not in LM_OBJECTIVES:
         settings["ignore_mismatched_sizes"] = True  # which are looked at below
-        settings["num_labels"] = 1 if objective == "regression" else num_labels
-        settings["problem_type"] = "regression" if objective == "regression" else "single_label_classification"
+        settings["num_labels"] = num_labels
+        settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
     language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
     if two_stacks:
         language_model = AutoModelForSeq2SeqLM
-    loader: Any = language_model if objective in LM_OBJECTIVES else AutoModelForSequenceClassification
+    loader: Any = language_model if head in LM_OBJECTIVES else AutoModelForSequenceClassification
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
-        own = _own_head(model, info["unexpected_keys"]) if objective == "mlm" else {}
+        own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
         if own:
             model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    check_tokenizer(tokenizer, model, name)
+    tokenizer = tokenizer or load_tokenizer(name, **options)
     base = Base(model.eval(), tokenizer, notices=notices)
     if causal:
         _settle_padding(base)
@@ -170,6 +296,20 @@ def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
     return set(sizes)
 
 
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``name`` (a folder or a hub id).
+
+    Raises:
+        ModelError: it brings none, or one that knows no words.
+    """
+    with _told(name), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_words(tokenizer, name)
+    return tokenizer
+
+
 def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
     """The setting with which the model has a place for the masked-LM head that its checkpoint holds; else empty.
 
@@ -191,21 +331,21 @@ def attention_for_training() -> str | None:
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
-def _check_objective(objective: str, *, causal: bool, two_stacks: bool) -> None:
-    if two_stacks and objective in ("mlm", "causal", "completion"):
+def _check_head(head: str, *, causal: bool, two_stacks: bool) -> None:
+    if two_stacks and head in ("mlm", "causal"):
         raise ModelError(
-            f"this model is an encoder-decoder, and the objective is {objective}",
+            f"this model is an encoder-decoder, and the head is {head}",
             "use --objective seq2seq (labels are told as text), classification or regression",
         )
-    if not two_stacks and objective == "seq2seq":
+    if not two_stacks and head == "seq2seq":
         raise ModelError(
-            "this model is no encoder-decoder, and the objective is seq2seq", "use T5 or BART, or another objective"
+            "this model is no encoder-decoder, and the head is seq2seq", "use T5 or BART, or another objective"
         )
-    if causal and objective == "mlm":
-        raise ModelError("a decoder has no mask to read at (objective mlm)", "use --objective causal or classification")
-    if not causal and objective in ("causal", "completion"):
+    if causal and head == "mlm":
+        raise ModelError("a decoder has no mask to read at (head mlm)", "use --objective causal or classification")
+    if not causal and head == "causal":
         raise ModelError(
-            f"objective {objective} needs a decoder, and this model is an encoder",
+            f"head {head} needs a decoder, and this model is an encoder",
             "use --objective mlm or classification",
         )
 

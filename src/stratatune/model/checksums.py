@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import xxhash
 from torch import Tensor
 
 from stratatune.errors import ModelError
+from stratatune.hashing import fast_digest
 from stratatune.model.fingerprint import hash_of
 
 _FIELDS = ("plan", "output", "num_labels", "also_train", "reading", "tokenizer")
@@ -21,8 +21,8 @@ _AGAIN = "take the folder from a backup, or train again"
 def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Of the tensors, and of the record without what only says where things are or for whom."""
     said = {key: record.get(key) for key in _FIELDS} | {f"base.{key}": record["base"].get(key) for key in _BASE}
-    text = json.dumps(said, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return {"tensors": hash_of(sorted(tensors.items())), "record": xxhash.xxh3_128(text.encode()).hexdigest()}
+    text = json.dumps(said, sort_keys=True)
+    return {"tensors": hash_of(sorted(tensors.items())), "record": fast_digest([text])}
 
 
 def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object) -> list[str]:

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-import xxhash
 from torch import Tensor
 
+from stratatune.hashing import Part, fast_digest
 from stratatune.methods.precision import HALVES
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Fingerprint:
     def digest(self) -> str:
         """Both in one: whose hidden states a cache holds."""
         said = json.dumps(self.settings, sort_keys=True)
-        return xxhash.xxh3_128(f"{self.weights}{said}".encode()).hexdigest()
+        return fast_digest([self.weights, said])
 
     def differing(self, settings: Mapping[str, Any]) -> list[str]:
         """The settings that are known to both and differ: later versions of transformers add fields of their own."""
@@ -87,11 +87,12 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
 
     bf16 and fp16 are hashed as fp32, which holds them exactly: a checkpoint is the same whatever it is loaded as.
     """
-    digest = xxhash.xxh3_128(settings.encode())
-    for name, tensor in named:
-        tensor = tensor.detach()
-        if tensor.dtype in HALVES:
-            tensor = tensor.float()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+
+    def parts() -> Iterator[Part]:
+        yield settings
+        for name, tensor in named:
+            held = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
+            yield f"{name}{tuple(held.shape)}{held.dtype}"
+            yield held.cpu().contiguous().view(torch.uint8).numpy().data
+
+    return fast_digest(parts())

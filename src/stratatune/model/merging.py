@@ -81,6 +81,12 @@ def _strata(model: PreTrainedModel) -> Attached:
     return model.attached
 
 
+def refusals(attached: Attached) -> list[str]:
+    """Why a plan cannot be merged so that a saved model keeps all of it, a line a method; empty when it can."""
+    reasons = {**biases.unsaved(attached), **_refusals(attached)}
+    return [f"{method}: {reason}" for method, reason in reasons.items()]
+
+
 def _refusals(attached: Attached) -> dict[str, str]:
     """MethodConfig, as text -> why it cannot be merged; of equal ones in many blocks the first."""
     found: dict[str, str] = {}

@@ -4,24 +4,45 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """Which logits are wanted.
+
+    The shape of the logits follows from ``places``: positions [B, N] give [B, N, C], a mask [B, T] gives [n, C], one
+    row for each True in reading order, and None gives [B, T, C], or [B, C] where the head pools the tokens by itself.
+    With ``targets`` the second stack answers: [B, U, C], or [B, C] where the head pools.
 
     Shapes: B texts, T tokens of the longest, N places, C candidates, U target tokens.
 
     Attributes:
-        places: positions [B, N], or a mask [B, T] of bool (then the logits are [n, ...], one row for each True, in
-            reading order); None: every token, or, where the head pools by itself, what it pools.
+        places: positions [B, N], the first of which is the last token of the text itself, where a decoder's candidates
+            stand behind it; or a mask [B, T] of bool; None: every token, or what the head pools.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
         branches: how many tokens of each candidate stand behind the text, in a decoder's input of label words.
-        targets: what a second stack is given [B, U], -100 behind the end.
+        targets: what a second stack is given [B, U], -100 behind the end; where its head pools, the source's own tokens
+            [B, T].
     """
 
     places: Tensor | None = None
     rows: Tensor | None = None
     branches: tuple[int, ...] = ()
     targets: Tensor | None = None
+
+
+def last_of(mask: Tensor) -> Tensor:
+    """The last real token of each row of ``mask`` [B, T] bool, as places [B, 1]."""
+    return (mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1))[:, None]
+
+
+def text_end(question: Question, mask: Tensor) -> Tensor:
+    """The last token of each text that what is asked may know of [B]: the first place, or the last real token."""
+    places, last = question.places, last_of(mask)[:, 0]
+    if places is None:
+        return last
+    if places.dtype is not torch.bool:
+        return places[:, 0]
+    return torch.where(places.any(dim=1), places.int().argmax(dim=1), last)

@@ -6,10 +6,9 @@ the rest. Nothing is pickled, so nothing runs on load.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from stratatune._compat import VERSION
-from stratatune.errors import ModelError, ResourceError
+from stratatune.errors import ModelError
+from stratatune.files import make_folder, replacing, write_errors, write_text
 from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
@@ -38,8 +38,7 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
     """
-    with told_about(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = attached.trained()
     record = describe(attached, folder, tensors)
     record["checksums"] = checksums(record, tensors)
@@ -52,7 +51,7 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
 
 def _link(path: Path, name: Path) -> None:
     """Give a file a second name; a copy where the file system knows no links."""
-    with told_about(name), _appearing_whole(name) as partial:
+    with write_errors(name), replacing(name) as partial:
         partial.unlink(missing_ok=True)
         try:
             partial.hardlink_to(path)
@@ -60,44 +59,15 @@ def _link(path: Path, name: Path) -> None:
             shutil.copyfile(path, partial)
 
 
-@contextlib.contextmanager
-def told_about(path: Path) -> Iterator[None]:
-    """Turn a full disk or a missing permission into one line about ``path``.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file that is there whole or not at all.
 
     Raises:
         ResourceError: the disk is full, or the path cannot be written.
     """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ResourceError(f"cannot write {path}: {reason}", "give a folder with room that you may write") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file so that it is there whole or not at all."""
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with told_about(path), _appearing_whole(path) as partial:
+    with write_errors(path), replacing(path) as partial:
         save_file(held, partial, metadata=metadata)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    with told_about(path), _appearing_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _appearing_whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which then takes its place; after a failure nothing of it is left."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 The trunk is the model's own forward, stopped when it reaches the first block above the frozen depth. The top runs that
 block and the later ones from any hidden state of that depth, be it the trunk's or one remembered in a cache, and
-computes nothing that the objective does not read (contract 7): the last block only at the position that is read, the
-head only there and, where the loss allows it, only the label words' rows.
+computes nothing that the question does not ask for (contract 7): the last block only at the places asked, the head only
+there and, where the loss allows it, only the label words' rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.model.attached import Attached
-from stratatune.model.families.decoder import decoder_output, model_arguments
-from stratatune.model.families.encoder_decoder import encode_whole, read_text
+from stratatune.model.families.decoder import decoder_top, model_arguments
+from stratatune.model.families.encoder_decoder import answer, encode_whole
 from stratatune.model.families.last_block import take
 from stratatune.model.hooks import cut
 from stratatune.model.offload import reload_trunk
+from stratatune.model.question import Question, text_end
 
 
 class _Reached(Exception):
@@ -45,11 +46,11 @@ class Trunk:
         self.trains = attached.resolved.trains_embeddings
 
     def __call__(
-        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, read: Tensor | None = None
+        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, question: Question | None = None
     ) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
 
-        ``read`` [B] is the last token of the text itself, where a decoder's candidates stand behind it.
+        Of the ``question`` only where a decoder's candidates stand behind the text matters here.
         """
         if self.backbone.row.kind == "encoder-decoder" and self.depth >= self.backbone.encoder_blocks:
             with torch.no_grad():
@@ -60,7 +61,7 @@ class Trunk:
         extra = {"token_type_ids": token_types} if known else {}
         try:
             with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-                self._reader()(input_ids=input_ids, **self._mask(mask, read), **extra)
+                self._reader()(input_ids=input_ids, **self._mask(mask, question), **extra)
         except _Reached as reached:
             return reached.hidden
         finally:
@@ -72,9 +73,9 @@ class Trunk:
         base: Any = self.backbone.base
         return base.encoder if self.backbone.row.kind == "encoder-decoder" else base
 
-    def _mask(self, mask: Tensor, read: Tensor | None) -> dict[str, object]:
+    def _mask(self, mask: Tensor, question: Question | None) -> dict[str, object]:
         if self.backbone.row.causal:
-            return model_arguments(self.backbone, mask, read, self.attached.branches)
+            return model_arguments(self.backbone, mask, question or Question())
         return {"attention_mask": mask.long()}
 
     def _stop(self) -> torch.utils.hooks.RemovableHandle:
@@ -108,58 +109,60 @@ class Top(nn.Module):
         self.depth = attached.resolved.frozen_depth
         self.model = attached.backbone.model
 
-    def forward(
-        self, hidden: Tensor, mask: Tensor, read: Tensor, words: Tensor | None = None, ids: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
         """From the frozen depth to the logits.
 
         Args:
-            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and the head reads
-                one position, only that is needed: [B, 1, D].
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and one position is
+                asked of each text, only that is needed: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
-            read: the position that the objective reads [B].
-            words: vocabulary numbers of the label words [C]; then only their logits are computed.
-            ids: the tokens [B, T] by which a decoder's completion is scored; an encoder-decoder's targets [B, U], or
-                the source's tokens [B, T] where it tells classes.
+            question: which logits are wanted.
 
         Returns:
-            Logits at the position read: [B, C] for the label words or the classes, [B, V] for the whole vocabulary. Of
-            a decoder what :func:`stratatune.model.families.decoder.decoder_output` says.
+            The logits; :class:`Question` says in which shape.
         """
-        if self.attached.backbone.row.kind == "encoder-decoder":
-            assert ids is not None
-            if self.depth <= self.attached.backbone.encoder_blocks and not self.attached.resolved.trains_embeddings:
-                hidden = cut(
-                    hidden, self.attached.backbone.blocks[min(self.depth, len(self.attached.backbone.blocks) - 1)]
-                )
-            return read_text(self.attached, hidden, mask, ids)
-        if self.attached.backbone.row.causal:
-            if self.depth < len(self.attached.backbone.blocks) and not self.attached.resolved.trains_embeddings:
-                hidden = cut(hidden, self.attached.backbone.blocks[self.depth])
-            return decoder_output(self.attached, hidden, mask, read, ids, self.depth)
-        hidden = self.blocks(hidden, mask, read)
-        for insertion in self.attached.insertions_at(len(self.attached.backbone.blocks)):
-            hidden, _ = insertion(hidden, mask[:, : hidden.shape[1]])
-        mask = mask if self.attached.backbone.reads_all else torch.ones_like(mask[:, :1])
-        return self.attached.backbone.head(hidden, words, mask)[:, 0]
+        backbone = self.attached.backbone
+        hidden = self._cut(hidden)
+        if backbone.row.kind == "encoder-decoder":
+            return answer(self.attached, hidden, mask, question)
+        one = hidden.shape[1] == 1 < mask.shape[1]  # the depth is the model's, and only the position asked was kept
+        places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else backbone.places(question, mask)
+        if backbone.row.causal:
+            end = text_end(question, mask)
+            found = decoder_top(self.attached, hidden, mask, question.branches, end, places, self.depth)
+        else:
+            found = self.blocks(hidden, mask, places)
+        return backbone.logits(found, mask, question)
 
-    def blocks(self, hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
-        """The blocks above the frozen depth; the last of them only at ``read``: -> [B, 1, D].
+    def _cut(self, hidden: Tensor) -> Tensor:
+        """``hidden`` without its history, unless the embeddings train, whose gradient goes through it."""
+        if self.attached.resolved.trains_embeddings:
+            return hidden
+        blocks, border = self.attached.backbone.blocks, self.attached.backbone.encoder_blocks
+        return cut(hidden, blocks[self.depth] if self.depth <= border and self.depth < len(blocks) else None)
 
-        Where the head reads every token, all of them: -> [B, T, D] without a late prompt's positions.
+    def blocks(self, hidden: Tensor, mask: Tensor, places: Tensor | None) -> Tensor:
+        """The blocks above the frozen depth, without a late prompt's positions.
+
+        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
+        every token: -> [B, T, D].
         """
-        backbone, depths = self.attached.backbone, range(self.depth, len(self.attached.backbone.blocks))
-        if not depths:
-            return hidden if backbone.reads_all or hidden.shape[1] == 1 else take(hidden, read)
-        calls, tokens = backbone.calls(hidden, mask), hidden.shape[1]
-        if not self.attached.resolved.trains_embeddings:
-            hidden = cut(hidden, backbone.blocks[self.depth])
+        backbone, depths, tokens = self.attached.backbone, range(self.depth, len(self.attached.backbone.blocks)), mask
+        few = None if places is None or places.dtype is torch.bool else places
+        calls, width = backbone.calls(hidden, mask) if depths else [], hidden.shape[1]
         for depth in depths:
             for insertion in self.attached.insertions_at(depth):
                 hidden, mask = insertion(hidden, mask)
-                read = read + insertion.tokens
+                few = few if few is None else few + insertion.tokens
                 calls = backbone.calls(hidden, mask) if insertion.tokens else calls
-            if depth == depths[-1] and not backbone.reads_all:
-                return backbone.run_block_at(depth, hidden, calls[depth], read)
-            hidden = backbone.run_block(depth, hidden, calls[depth])
-        return hidden[:, -tokens:]
+            if depth == depths[-1] and few is not None:
+                hidden = backbone.run_block_at(depth, hidden, calls[depth], few)
+            else:
+                hidden = backbone.run_block(depth, hidden, calls[depth])
+        if few is None:
+            hidden = hidden[:, -width:]
+        elif not depths:
+            hidden = take(hidden, few)
+        for insertion in self.attached.insertions_at(len(backbone.blocks)):
+            hidden, _ = insertion(hidden, tokens[:, : hidden.shape[1]])
+        return hidden[places] if places is not None and places.dtype is torch.bool else hidden

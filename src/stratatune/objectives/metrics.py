@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from stratatune.errors import ConfigError, did_you_mean
 
 Score = Callable[[np.ndarray, np.ndarray], float]
+
+_ROUNDINGS = 4  # how many units of a value's precision make no difference
+
+#: The spread of predictions, over the largest, up to which they are one number. Sums of a whole model are rounded many
+#: times; this is where ``scipy.stats.pearsonr`` begins to warn of nearly constant input in single precision: a norm
+#: about the mean of eps^0.75, which sets the largest and the smallest value at most sqrt(2) times as far apart.
+_NEAR = float(np.sqrt(2) * np.finfo(np.float32).eps ** 0.75)  # 9.1e-6
 
 
 def _accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -36,20 +44,15 @@ def _matthews(truth: np.ndarray, guess: np.ndarray) -> float:
 def _pearson(truth: np.ndarray, guess: np.ndarray) -> float:
     from scipy.stats import pearsonr
 
-    return _or_zero(pearsonr, truth, guess)
+    found: Any = pearsonr(truth, guess)
+    return float(found.statistic)
 
 
 def _spearman(truth: np.ndarray, guess: np.ndarray) -> float:
     from scipy.stats import spearmanr
 
-    return _or_zero(spearmanr, truth, guess)
-
-
-def _or_zero(correlation: Callable[..., tuple[float, float]], truth: np.ndarray, guess: np.ndarray) -> float:
-    """A correlation, 0 where it does not exist (one side is constant)."""
-    if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(guess) == 0:
-        return 0.0
-    return float(correlation(truth, guess)[0])
+    found: Any = spearmanr(truth, guess)
+    return float(found.statistic)
 
 
 def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -57,29 +60,53 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _acc_f1, "matthews": _matthews}
-VALUE_METRICS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman, "mse": _mean_squared_error}
+CORRELATIONS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman}
+VALUE_METRICS: dict[str, Score] = {**CORRELATIONS, "mse": _mean_squared_error}
 TEXT_METRICS = ("loss", "perplexity")
-SMALLER_IS_BETTER = frozenset({"mse", *TEXT_METRICS})
 
 
-def check_metric(name: str, is_value: bool, is_text: bool = False) -> None:
-    """Refuse a metric that does not exist for this kind of label.
+def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
+    """``name``, where it is a metric for this kind of label.
 
     Raises:
-        ConfigError: with the legal names.
+        ConfigError: it is none; with the legal names.
     """
-    legal = TEXT_METRICS if is_text else VALUE_METRICS if is_value else CLASS_METRICS
     if name not in legal:
-        kind = "text" if is_text else "numbers" if is_value else "classes"
         raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
+    return name
 
 
-def score(truth: np.ndarray, guess: np.ndarray, is_value: bool) -> dict[str, float]:
-    """Every metric for this kind of label: class numbers [N] against class numbers [N], or values against values."""
-    metrics = VALUE_METRICS if is_value else CLASS_METRICS
-    return {name: metric(truth, guess) for name, metric in metrics.items()}
+def class_scores(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
+    """Every metric of classes: class numbers [N] against class numbers [N]."""
+    return {name: metric(truth, guess) for name, metric in CLASS_METRICS.items()}
 
 
-def better(new: float, old: float | None, metric: str) -> bool:
-    """Whether ``new`` is strictly better than ``old``."""
-    return old is None or (new < old if metric in SMALLER_IS_BETTER else new > old)
+def value_scores(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> dict[str, float]:
+    """Every metric of numbers: labels [N] against predictions [N].
+
+    A correlation that does not exist is 0, for the reason that :func:`no_correlation` gives; ``rounding`` is described
+    there.
+    """
+    truth, guess = truth.astype(np.float64), guess.astype(np.float64)
+    left_out = CORRELATIONS if no_correlation(truth, guess, rounding) else ()
+    return {name: 0.0 if name in left_out else metric(truth, guess) for name, metric in VALUE_METRICS.items()}
+
+
+def no_correlation(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> str:
+    """Why labels [N] and predictions [N] have no correlation; empty where they have one.
+
+    Values that differ by rounding alone have none: their order is noise, and another one on every machine.
+
+    Args:
+        truth: labels, in single precision or finer.
+        guess: predictions, computed in single precision or coarser.
+        rounding: one unit of the precision in which the predictions were computed, where that was coarser.
+    """
+    if len(truth) < 2:
+        return "there are fewer than two rows"
+    if np.ptp(truth) <= _ROUNDINGS * np.finfo(np.float32).eps * np.abs(truth).max():
+        return "all labels are the same number"
+    near = _NEAR * max(np.abs(guess).max(), np.ptp(truth))  # sums may cancel out near 0, and their rounding stays
+    if np.ptp(guess) <= max(near, _ROUNDINGS * rounding):
+        return "all predictions are the same number but for rounding"
+    return ""

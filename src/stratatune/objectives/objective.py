@@ -1,98 +1,329 @@
-"""What a logit means: the loss and the prediction of each objective."""
+"""What an objective is: how data become targets, a loss, predictions and scores.
+
+An objective is one file beside this one and one line in ``registry.py``. It is plain data (a frozen dataclass), so that
+it is saved beside what trained and reads new text as it read the training data. No torch is imported before a loss or a
+prediction is computed: objectives can be listed, chosen and checked without it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
 
-from stratatune.data.batching import Batch
-from stratatune.objectives.spec import Reading
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.data.readers import read as read_table
+from stratatune.data.tasks import Task
+from stratatune.plan import Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
 
 
-class Objective:
-    """The loss over, and the prediction from, the logits at the position read.
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks for: everything from which an objective is chosen and settled.
 
-    A decoder's logits for label words are the mean log-probabilities of what stands for each behind the text (LPT);
-    for a completion they are its summed log-probability and its number of tokens.
-
-    Four readings of a label exist: a class by a classifier; a class by its label word at the mask; a number by a linear
-    output; a number by two label words, whose probabilities say how far it lies between the ends of its range.
-
-    Args:
-        reading: how text becomes a label.
-        tokenizer: gives the numbers of the label words.
+    Attributes:
+        plan: the plan of the run.
+        family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        longest: tokens that the model takes at most.
+        objective: an objective's name, or ``auto``.
+        options: those written in brackets behind the name, by their own names.
+        task: the named task, where there is one.
+        template, label_words, loss, metric, max_length: the settings of these names.
+        table: the training data; None while an objective is chosen, before the data are read.
+        tokenizer: the model's; likewise.
     """
 
-    def __init__(self, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> None:
-        from stratatune.data.templates import label_word_ids
-
-        self.reading = reading
-        self.tokenizer = tokenizer
-        self.words: Tensor | None = None
-        if reading.objective == "mlm":
-            self.words = torch.tensor(label_word_ids(tokenizer, _by_label(reading)))
+    plan: Plan
+    family: str
+    longest: int
+    objective: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    template: str | None = None
+    label_words: Mapping[str, str] = field(default_factory=dict)
+    loss: str = "vocab"
+    metric: str | None = None
+    max_length: int = 256
+    table: Table | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
-    def training_words(self) -> Tensor | None:
-        """Label words [C] whose logits the training loss reads; None: the classes, or the whole vocabulary."""
-        whole_vocabulary = self.reading.loss == "vocab" and self.reading.value_range is None
-        return None if whole_vocabulary else self.words
+    def data(self) -> Table:
+        """The training data, which have been read by the time an objective is settled."""
+        assert self.table is not None
+        return self.table
 
-    def to(self, device: torch.device) -> Objective:
-        """Move the label words to a device."""
-        self.words = self.words if self.words is None else self.words.to(device)
-        return self
+    @property
+    def tokens(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, which is there by the time an objective is settled."""
+        assert self.tokenizer is not None
+        return self.tokenizer
 
-    def ids(self, batch: Batch) -> Tensor | None:
-        """The tokens that the top reads besides hidden states: those of free text, or what a second stack reads."""
-        if self.reading.objective == "seq2seq":
-            return batch.targets
-        return batch.input_ids if self.reading.generates or self.reading.two_stacks else None
+    @property
+    def prompted(self) -> bool:
+        """Whether the plan's paper reads a label under a prompt, not by a new output layer."""
+        return self.plan.prompted
 
-    def loss(self, logits: Tensor, labels: Tensor | Any) -> Tensor:
-        """Mean training loss: ``logits`` as :attr:`training_words` asks for them, ``labels`` [B]."""
-        if self.reading.generates:
-            return -logits[:, 0].sum() / logits[:, 1].sum().clamp(min=1)
-        if self.reading.objective == "causal" and self.reading.loss == "vocab" and self.reading.value_range is None:
-            return -logits.gather(1, labels[:, None]).mean()
-        if self.words is not None and self.training_words is None:
-            return F.cross_entropy(logits.float(), self.words[labels])
-        return self.word_loss(logits, labels)
-
-    def weight(self, logits: Tensor) -> float:
-        """What :meth:`loss` is a mean over: examples, or the words of free text."""
-        return max(1.0, logits[:, 1].detach().sum().item()) if self.reading.generates else float(len(logits))
-
-    def word_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over classes, label words or values only: ``logits`` [B, C], ``labels`` [B]."""
-        logits = logits.float()
-        if self.reading.value_range is None:
-            return F.cross_entropy(logits, labels)
-        if not self.reading.by_words:
-            return F.mse_loss(logits[:, 0], labels.float())
-        low, high = self.reading.value_range
-        share = (labels.float() - low) / (high - low)
-        return F.cross_entropy(logits, torch.stack([1 - share, share], dim=1))
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """``logits`` [B, C] of classes or label words -> probabilities [B, C], or values [B] for numbers."""
-        logits = logits.float()
-        if self.reading.generates:
-            return logits
-        if self.reading.value_range is None:
-            return logits.softmax(dim=1)
-        if not self.reading.by_words:
-            return logits[:, 0]
-        low, high = self.reading.value_range
-        return low + (high - low) * logits.softmax(dim=1)[:, 1]
+    @property
+    def numeric(self) -> bool:
+        """Whether the labels of the task are numbers."""
+        return self.task is not None and self.task.numeric
 
 
-def _by_label(reading: Reading) -> dict[str, str]:
-    """Label (or end of the range) -> label word."""
-    return dict(zip(reading.labels or ("low", "high"), reading.label_words, strict=True))
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of N texts, in the order given.
+
+    Attributes:
+        columns: the columns of the predictions' table, N values each.
+        labels: N class names, or N generated texts; None where the answer is neither.
+        probabilities: [N, C] in the order of the classes, or None.
+        values: [N] numbers, or None.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    labels: list[str] | None = None
+    probabilities: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+
+class Using(Protocol):
+    """A trained model at work, as an objective asks it for predictions."""
+
+    def output(self, table: Table) -> np.ndarray:
+        """What :meth:`Objective.predict` gives for every row, in order."""
+        ...
+
+    def generate(self, texts: list[str]) -> list[str]:
+        """What the model writes for each text."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(abc.ABC):
+    """How a model is asked and its answer is judged. Abstract.
+
+    A subclass is a frozen dataclass and final. What it needs besides the fields below are fields of its own;
+    :meth:`to_data` and :meth:`from_data` write and read them.
+
+    Class attributes:
+        name: as the user writes it (``--objective NAME``).
+        summary: one line, for `stratatune list objectives` and the help.
+        head: the name of the head that it reads.
+        families: names of the families of models that it works on.
+        reads: how many positions of a text the head reads: ``one``, a ``few``, or ``all``. The cache, the last block
+            and the cost follow from it.
+        metrics: the names of what :meth:`score` gives, for all of its variants.
+        smaller_is_better: those of the metrics of which a smaller value is better.
+        options: what may be written in brackets behind the name, and the type of each.
+        place: the position that is read, in words; empty where there is none for a probe to read.
+
+    Attributes:
+        text: names of the text columns.
+        label: name of the label column; None without labels.
+        metric: what selects the best epoch.
+        max_length: texts are cut so that no more than this many tokens reach the model.
+        task: the task's name, when it is one of the table.
+        family: of the model.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    head: ClassVar[str]
+    families: ClassVar[frozenset[str]]
+    reads: ClassVar[Literal["one", "few", "all"]]
+    metrics: ClassVar[tuple[str, ...]]
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[Mapping[str, type]] = {}
+    place: ClassVar[str] = ""
+
+    text: tuple[str, ...]
+    label: str | None
+    metric: str
+    max_length: int = 256
+    task: str | None = None
+    family: str = "encoder"
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    @abc.abstractmethod
+    def suits(cls, asked: Asked) -> bool:
+        """Whether ``objective: auto`` means this one; of all objectives exactly one says so."""
+
+    @classmethod
+    @abc.abstractmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        """The objective of a run, decided once, and notices about what was chosen.
+
+        Raises:
+            DataError: labels or label words that cannot serve.
+            ConfigError: a metric or template that does not exist.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Back from what :meth:`to_data` gave; keys that this version does not know are ignored."""
+
+    @abc.abstractmethod
+    def to_data(self) -> dict[str, Any]:
+        """As JSON takes it."""
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+    ) -> Table:
+        """A data source as this objective reads it; the arguments are those of :func:`stratatune.data.readers.read`."""
+        return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
+
+    @classmethod
+    def strata(cls, table: Table) -> Sequence[Any] | None:
+        """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
+        return table.labels
+
+    @abc.abstractmethod
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Texts as token ids, and targets where the table has labels.
+
+        Raises:
+            DataError: a label unseen in training, or columns that do not fit.
+        """
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        """Which logits are wanted of a batch, to learn from it or to predict."""
+
+    @abc.abstractmethod
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """The mean loss over what :meth:`weight` counts; ``logits`` as the :meth:`question` asked for them."""
+
+    def weight(self, batch: Batch) -> float:
+        """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
+        return float(len(batch))
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """One row an example [B, ...] from the logits of ``question(batch, training=False)``.
+
+        Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
+        """
+
+    def rows(self, data: Encoded) -> np.ndarray:
+        """How many rows of :meth:`predict` each example has [N]: one, unless a subclass says otherwise."""
+        return np.ones(len(data), np.int64)
+
+    @abc.abstractmethod
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """Metrics of the predictions of a data set with targets, by their names, and what is to be said of them.
+
+        ``unit`` is that of the precision of the computation: the distance from 1 to the next number.
+        """
+
+    @abc.abstractmethod
+    def answer(self, table: Table, using: Using) -> Answers:
+        """The predictions for a table of texts."""
+
+    def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
+        """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
+        return {}
+
+    # --- what others ask -------------------------------------------------------------------------------------------
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names in the order of the logits; empty where the answer is no class."""
+        return ()
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a new output layer, where the head has one."""
+        return max(1, len(self.labels))
+
+    @property
+    def positions(self) -> Literal["one", "few", "all"]:
+        """How many positions of a text are read: what :attr:`reads` says, or fewer in this very variant."""
+        return self.reads
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Whether a score of :attr:`metric` is strictly better than another; any is better than none."""
+        if old is None:
+            return True
+        return new < old if self.metric in self.smaller_is_better else new > old
+
+    @property
+    def only_rows(self) -> tuple[int, ...] | None:
+        """The rows of the LM head that are ever read, in training and in use; None: all, or there is no LM head."""
+        return None
+
+    @property
+    def prompt(self) -> str:
+        """What is written around each text, as the key of a trunk cache names it."""
+        return ""
+
+    @property
+    def position(self) -> str:
+        """The position that is read, for people."""
+        return self.place
+
+    def common(self) -> dict[str, Any]:
+        """The fields that all objectives have, for :meth:`to_data`."""
+        return {
+            "objective": self.name,
+            "text": list(self.text),
+            "label": self.label,
+            "metric": self.metric,
+            "max_length": self.max_length,
+            "task": self.task,
+            "family": self.family,
+        }
+
+
+def common_of(asked: Asked, metric: str) -> dict[str, Any]:
+    """The fields that all objectives have, as a run asks for them."""
+    return {
+        "text": asked.data.columns,
+        "label": asked.data.label_column,
+        "metric": metric,
+        "max_length": min(asked.max_length, asked.longest),
+        "task": asked.task.name if asked.task else None,
+        "family": asked.family,
+    }
+
+
+def common_from(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from saved data; version 0.1.0 wrote two flags in place of the family."""
+    family = "encoder-decoder" if data.get("two_stacks") else "decoder" if data.get("decoder") else "encoder"
+    return {
+        "text": tuple(data["text"]),
+        "label": data.get("label"),
+        "metric": data.get("metric", "accuracy"),
+        "max_length": data.get("max_length", 256),
+        "task": data.get("task"),
+        "family": data.get("family", family),
+    }

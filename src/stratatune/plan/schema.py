@@ -126,9 +126,14 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         return " | ".join(segments) or NOTHING
 
     @property
+    def prompted(self) -> bool:
+        """Whether its paper reads a label under a prompt (an insertion, or a trained LM head), not by a new layer."""
+        return bool(self.insertions or (self.head.mlm and not self.head.pooler))
+
+    @property
     def objective(self) -> str:
-        """How its paper reads labels: ``mlm`` for an insertion or a trained masked-LM head, else ``classification``."""
-        return "mlm" if self.insertions or (self.head.mlm and not self.head.pooler) else "classification"
+        """How its paper reads labels: ``mlm`` under a prompt, else ``classification``."""
+        return "mlm" if self.prompted else "classification"
 
     def resolve(self, shape: Shape) -> Resolved:
         """The plan on a model of this shape.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
+from stratatune.hashing import digest
 from stratatune.plan.picture import Cell, column, headline
 from stratatune.plan.resolved import Resolved
 
@@ -57,7 +57,7 @@ def svg(resolved: Resolved, objective: str | None = None) -> str:
     objective = objective or resolved.plan.objective
     placed = list(_stacked(column(resolved, objective), resolved.shape.blocks))
     title, flow = headline(resolved, objective)
-    name = "stp-" + hashlib.sha256(f"{title}{resolved.plan}".encode()).hexdigest()[:8]
+    name = "stp-" + digest(f"{title}{resolved.plan}", size=4)
     height = placed[-1].bottom + 24
     told = "; ".join(f"{one.cell.label}: {' + '.join(text for text, _ in one.cell.rows)}" for one in placed)
     body = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import DataError
+from stratatune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from stratatune.data.encode import Encoded
@@ -20,26 +20,19 @@ def encoded(source: str, **settings: Any) -> Encoded:
     Raises:
         UserError: a mistake in the settings or the data, or a model without a tokenizer.
     """
-    from transformers import AutoTokenizer
-
-    from stratatune.objectives.spec import encode
-    from stratatune.plan import Plan, shape_of
     from stratatune.training.config import validate
-    from stratatune.training.prepare import read_tables, settle_objective, settle_reading
+    from stratatune.training.prepare import Outline, read_tables, settle, tokenizer_for
 
     config = validate({**{name: value for name, value in settings.items() if value is not None}, "train": source})
-    table, plan = read_tables(config, {}).train, Plan.parse(config.plan)
-    shape = shape_of(config.model, config.revision)
-    objective = settle_objective(config, plan, decoder=shape.causal)
+    outline = Outline(config)
+    tables = read_tables(config, {}, outline.kind)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model, revision=config.revision)
-    except (OSError, ValueError) as error:
+        tokenizer = tokenizer_for(config)
+    except ModelError as error:
         raise DataError(
             f"{config.model} brings no tokenizer to encode {source} with", "give a folder or a hub id that has one"
         ) from error
-    longest = plan.resolve(shape).max_tokens
-    reading, _ = settle_reading(config, objective, table, tokenizer, longest, decoder=shape.causal)
-    return encode(table, reading, tokenizer)
+    return settle(outline, tables, tokenizer).train
 
 
 def lengths_in(source: str, **settings: Any) -> list[int]:

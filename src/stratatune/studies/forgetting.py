@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stratatune._compat import accelerator_for
+from stratatune.data.batching import pad_id
 from stratatune.data.readers import read
 from stratatune.errors import DataError, ModelError
 from stratatune.model.artefact import check_encoder, load_base_of, place_of_base
@@ -26,7 +27,6 @@ from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.checksums import verify
 from stratatune.model.saving import read_record, read_tensors
-from stratatune.objectives.spec import pad_id
 from stratatune.plan import architecture_of, shape_of
 from stratatune.studies.corruption import Corrupt, corruption_of
 

@@ -12,11 +12,10 @@ from stratatune.cache.feed import Feed, fill
 from stratatune.cache.keys import default_root
 from stratatune.data.encode import Encoded
 from stratatune.errors import ConfigError
-from stratatune.plan import Plan
 from stratatune.progress import Reporter
 from stratatune.training import distributed as ranks
 from stratatune.training.config import RunConfig
-from stratatune.training.prepare import read_tables
+from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
 from stratatune.training.session import Session
 
@@ -38,9 +37,10 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
         raise ConfigError([f"cache: {config.cache!r} keeps nothing on disk"], "give --cache auto or a folder")
     if config.cache == "auto":  # what is asked for by name is built, or it is an error
         config = config.model_copy(update={"cache": str(default_root())})
-    data = read_tables(config, {})
+    outline = Outline(config)
+    data = read_tables(config, {}, outline.kind)
     started = time.perf_counter()
-    session, caching = open_session(config, Plan.parse(config.plan), data, Path(config.out), reporter)
+    session, caching = open_session(outline, data, Path(config.out), reporter)
     try:
         named = (("training", session.train, session.feed), ("evaluation", session.eval, session.eval_feed))
         records = [
@@ -64,7 +64,7 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
     if cache is None:
         return {}
     with session.reporter.bar(f"trunk over the {name} data", len(data)) as bar:
-        fill(feed, data, session.pad_id, session.device, bar.advance)
+        fill(feed, data, session.forward.pad_id, session.device, bar.advance)
     return {
         "digest": cache.key.digest,
         "folder": str(cache.folder),

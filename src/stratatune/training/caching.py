@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-import xxhash
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +13,7 @@ from stratatune.cache.calibrate import find_scales
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed, run_trunk
 from stratatune.cache.folders import evict
-from stratatune.cache.keys import KEY_FILE, CacheKey, Dtype, default_root, readable_size
+from stratatune.cache.keys import KEY_FILE, CacheKey, default_root
 from stratatune.cache.policy import Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import check_space
@@ -23,12 +21,13 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
-from stratatune.model.attached import Attached
+from stratatune.hashing import fast_digest
 from stratatune.model.split import Trunk
-from stratatune.objectives.spec import Reading, pad_id
 from stratatune.progress import Reporter
 from stratatune.training.cache_policy import need_of, room_for
 from stratatune.training.config import RunConfig
+from stratatune.training.forward import Forward
+from stratatune.units import Dtype, readable_size
 
 _CLIPPED_TOLD = 1e-4
 """The share of clipped values from which on the user is told."""
@@ -39,9 +38,8 @@ class Caching:
 
     Args:
         config: the run's settings.
-        attached: the tuned model.
-        reading, tokenizer: how the texts were encoded; both belong to a cache's key.
-        autocast: bf16 or None.
+        forward: the tuned model under its objective; how this writes its prompts belongs to a cache's key.
+        tokenizer: how the texts were encoded; it belongs there too.
         reporter: told of every decision.
         shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
             closes them all.
@@ -50,16 +48,14 @@ class Caching:
     def __init__(
         self,
         config: RunConfig,
-        attached: Attached,
-        reading: Reading,
+        forward: Forward,
         tokenizer: PreTrainedTokenizerBase,
-        autocast: torch.dtype | None,
         reporter: Reporter,
         shared: dict[str, TrunkCache] | None = None,
     ) -> None:
-        self.config, self.attached, self.reading = config, attached, reading
-        self.tokenizer, self.autocast, self.reporter = tokenizer, autocast, reporter
-        self.one_position = attached.one_position
+        self.config, self.forward, self.attached = config, forward, forward.attached
+        self.tokenizer, self.autocast, self.reporter = tokenizer, forward.autocast, reporter
+        self.one_position = forward.one_position
         self.opened: list[TrunkCache] = []
         self.feeding: list[Feed] = []
         self.shared = shared
@@ -73,14 +69,7 @@ class Caching:
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
         if self.kept is None:
             self.kept = self._settled(data) if cache is None else cache.kept
-        feed = Feed(
-            Trunk(self.attached),
-            cache,
-            one_position=self.one_position,
-            autocast=self.autocast,
-            kept=self.kept,
-            on_full=self._go_on if self.config.cache == "auto" else None,
-        )
+        feed = self.forward.feed(cache, self.kept, self._go_on if self.config.cache == "auto" else None)
         self.feeding.append(feed)
         return feed
 
@@ -95,10 +84,11 @@ class Caching:
         return find_scales(
             Trunk(self.attached),
             data,
+            self.forward.question,
             one_position=self.one_position,
             autocast=self.autocast,
-            pad_id=pad_id(self.tokenizer),
-            device=next(self.attached.backbone.model.parameters()).device,
+            pad_id=self.forward.pad_id,
+            device=self.forward.device,
         )
 
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
@@ -137,7 +127,7 @@ class Caching:
                 "read" if self.one_position else "all",
                 self._dtypes(),
                 self._timed,
-                pad_id(self.tokenizer),
+                self.forward.pad_id,
             )
             self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
         told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
@@ -161,10 +151,8 @@ class Caching:
 
     def _timed(self, batch: Batch) -> float:
         """A run of the trunk, waited for."""
-        device = next(self.attached.backbone.model.parameters()).device
-        hidden = run_trunk(
-            Trunk(self.attached), batch.to(device), one_position=self.one_position, autocast=self.autocast
-        )
+        trunk, batch = Trunk(self.attached), batch.to(self.forward.device)
+        hidden = run_trunk(trunk, batch, self.forward.question, one_position=self.one_position, autocast=self.autocast)
         return float(hidden.flatten()[0])
 
     def _go_on(self, error: ResourceError) -> None:
@@ -243,9 +231,9 @@ class Caching:
         return CacheKey(
             weights=self.attached.base_hash,
             tokenizer=tokenizer_hash(self.tokenizer),
-            template=f"{self.reading.template or ''}{list(self.attached.branches) or ''}",
+            template=self.forward.objective.prompt,
             data=data.fingerprint,
-            max_length=self.reading.max_length,
+            max_length=self.forward.objective.max_length,
             depth=self.attached.resolved.frozen_depth,
             positions="read" if self.one_position else "all",
             dtype=dtype or self.dtype,
@@ -256,7 +244,7 @@ class Caching:
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
         scales = None if self.kept is None else self.kept.scales
-        return [] if scales is None else [("scales", xxhash.xxh3_64(scales.numpy().tobytes()).hexdigest())]
+        return [] if scales is None else [("scales", fast_digest([scales.numpy().tobytes()], bits=64))]
 
     def _moved(self) -> list[tuple[str, str]]:
         """A prompt at the input moves the text on, so the embeddings say something else."""
@@ -268,4 +256,4 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
-    return xxhash.xxh3_128(text.encode()).hexdigest()
+    return fast_digest([text])

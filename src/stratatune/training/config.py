@@ -44,7 +44,7 @@ class RunConfig(BaseModel):
     trust_remote_code: bool = Field(False, description="Whether code that comes with a hub model may run.")
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
     plan: str = Field("bft-adapter", description="What trains at which depth: a preset's name or a plan's text.")
-    objective: Literal["auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression"] = Field(
+    objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
         "reads label words behind the text, completion any text (the label column) behind it, or the text itself. "
@@ -148,6 +148,18 @@ class RunConfig(BaseModel):
         except UserError as error:
             raise ValueError(_sentence(error)) from error
 
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, value: str) -> str:
+        from stratatune.objectives.registry import written
+
+        try:
+            written(value)
+        except ConfigError as error:
+            _, _, rest = error.message.partition("; ")
+            raise ValueError(rest or error.hint) from error
+        return value
+
     @field_validator("task")
     @classmethod
     def _task_exists(cls, value: str | None) -> str | None:
@@ -226,12 +238,21 @@ def to_yaml(config: RunConfig) -> str:
 
 _HEADINGS = {
     "model": "The model and the plan",
-    "task": "What the data mean; all of it comes from the task where there is one",
+    "task": "What the data mean (the task's own, where one is named)",
     "train": "Where the data are",
     "epochs": "The optimiser",
     "device": "The machine and the trunk cache",
     "metric": "Evaluation, checkpoints and tracking",
 }
+
+
+def headings() -> dict[str, str]:
+    """The heading under which each setting stands, in their order."""
+    found, heading = dict[str, str](), ""
+    for name in RunConfig.model_fields:
+        heading = _HEADINGS.get(name, heading)
+        found[name] = heading
+    return found
 
 
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
@@ -242,15 +263,28 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
         if name in _HEADINGS:
             lines += ["", f"# ---- {_HEADINGS[name]} ----"]
         lines += textwrap.wrap(
-            (field.description or "") + _choices(field.annotation), 118, initial_indent="# ", subsequent_indent="# "
+            (field.description or "") + choices(name),
+            118,
+            initial_indent="# ",
+            subsequent_indent="# ",
         )
         value = required[name] if field.is_required() else field.get_default(call_default_factory=True)
         lines.append(dump({name: list(value) if isinstance(value, tuple) else value}).strip())
     return "\n".join(lines) + "\n"
 
 
-def _choices(annotation: Any) -> str:
-    return f" One of: {', '.join(get_args(annotation))}." if get_origin(annotation) is Literal else ""
+def words(name: str) -> tuple[str, ...]:
+    """The legal words of a setting that has such: those of its type, or the names in the table of objectives."""
+    from stratatune.objectives.registry import names
+
+    annotation = RunConfig.model_fields[name].annotation
+    return names() if name == "objective" else get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def choices(name: str) -> str:
+    """The same as a sentence; empty where a setting has none."""
+    found = words(name)
+    return f" One of: {', '.join(found)}." if found else ""
 
 
 def _file_errors(values: Mapping[str, Any]) -> list[str]:

@@ -79,14 +79,14 @@ def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     return shard(list(batches), rank(), world(), even=False) if len(batches) >= world() else batches
 
 
-def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, loss: float) -> tuple[np.ndarray, float]:
-    """What all ranks scored: their ``values`` [n, ...] of the examples ``order`` [n] as one [count, ...], and the sum
-    of their losses."""
+def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What all ranks scored: their ``values`` [n, ...] of the rows ``order`` [n] as one [count, ...], and the sums of
+    their ``totals``."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[order] = values
     if len(order) == count:
-        return whole, loss
-    return added(whole), float(added(np.array([loss]))[0])
+        return whole, totals
+    return added(whole), added(totals)
 
 
 def weigh(loss: Tensor, weight: float, tokens: int) -> Part:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
-from stratatune.data.batching import collate, plan_batches
-from stratatune.data.encode import Encoded
-from stratatune.model.split import Top
-from stratatune.objectives.metrics import score
-from stratatune.objectives.objective import Objective
+from stratatune.data.batching import plan_batches
+from stratatune.data.encode import Encoded, flat
 from stratatune.training import distributed as ranks
+from stratatune.training.forward import Forward
 
 _BATCH_SIZE = 64
 
@@ -25,13 +23,15 @@ class Scores:
 
     Attributes:
         metrics: by name.
-        loss: mean loss over label words, classes or values; None without labels.
-        output: probabilities [N, C], or values [N] where the label is a number; rows in the order of the data.
+        loss: mean loss over label words, classes, values or tokens; None without targets.
+        output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
+        notices: what the user should know of the metrics, one line each.
     """
 
     metrics: dict[str, float]
     loss: float | None
     output: np.ndarray
+    notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
         """For a line of ``metrics.jsonl``."""
@@ -39,52 +39,51 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(
-    top: Top,
-    objective: Objective,
-    data: Encoded,
-    feed: Feed,
-    pad_id: int,
-    device: torch.device,
-    parts: Sequence[int] = (),
-) -> Scores:
-    """Run the model over ``data`` without dropout; metrics only where it has labels.
+def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = ()) -> Scores:
+    """Run the model over ``data`` without dropout; metrics only where it has targets.
 
-    ``parts`` are the lengths of the data sets of which ``data`` is made; each metric is then the mean over them.
+    ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
     """
+    objective, top = forward.objective, forward.top
     was_training = top.training
     top.eval()
     outputs: list[np.ndarray] = []
     order: list[np.ndarray] = []
-    loss = 0.0
+    totals = np.zeros(2)  # the summed loss, and what it is summed over
+    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
     batches = plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = ranks.whole_batches(batches)
-    with feed.ahead(batches, device):
+    with feed.ahead(batches, forward.device):
         for index in batches:
-            batch = collate(data, index, pad_id).to(device)
-            logits = top(feed.hidden(batch), batch.mask, batch.read, objective.words, objective.ids(batch))
-            if batch.labels is not None:
-                loss += objective.word_loss(logits, batch.labels).item() * len(index)
-            outputs.append(objective.predict(logits).cpu().numpy())
+            batch = forward.batch(data, index)
+            logits = forward(batch, feed, training=False)
+            if weighs:
+                weight = objective.weight(batch)
+                totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
+            outputs.append(objective.predict(logits, batch))
             order.append(index)
     top.train(was_training)
-    output, loss = ranks.rows_of_all(np.concatenate(outputs), np.concatenate(order), len(data), loss)
-    if objective.reading.generates:
-        return _told(output)
-    if data.labels is None:
+    offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
+    rows = flat(offsets, np.concatenate(order))
+    output, totals = ranks.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
+    if not data.targets:
         return Scores({}, None, output)
-    return Scores(_mean_score(data.labels, output, parts or (len(data),)), loss / len(data), output)
+    metrics, notices = _mean_score(forward, data, output, offsets, parts)
+    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / totals[1])
+    return Scores(metrics, loss, output, notices)
 
 
-def _told(output: np.ndarray) -> Scores:
-    """Loss and perplexity of free text: ``output`` [N, 2], summed log-probability and number of tokens."""
-    loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
-    return Scores({"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}, loss, output)
-
-
-def _mean_score(truth: np.ndarray, output: np.ndarray, parts: Sequence[int]) -> dict[str, float]:
-    is_value = output.ndim == 1
-    guess = output if is_value else output.argmax(axis=1)
-    ends = np.cumsum(parts)[:-1]
-    scores = [score(t, g, is_value) for t, g in zip(np.split(truth, ends), np.split(guess, ends), strict=True)]
-    return {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
+def _mean_score(
+    forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+) -> tuple[dict[str, float], list[str]]:
+    """Each metric's mean over the parts, and what is to be said of any of them."""
+    objective, unit = forward.objective, torch.finfo(forward.precision).eps
+    if len(parts) < 2:
+        return objective.score(output, data, unit)
+    found, start = [], 0
+    for size in parts:
+        rows = output[offsets[start] : offsets[start + size]]
+        found.append(objective.score(rows, data.subset(np.arange(start, start + size)), unit))
+        start += size
+    notices = sorted({notice for _, said in found for notice in said})
+    return {name: float(np.mean([metrics[name] for metrics, _ in found])) for name in found[0][0]}, notices

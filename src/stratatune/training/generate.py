@@ -1,4 +1,4 @@
-"""Free text from a tuned model, by transformers' own ``generate``, and how near it comes to what was wanted."""
+"""Free text from a tuned model, by transformers' own ``generate``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stratatune._compat import installed
 from stratatune.data.causal import prompt_ids
 
 if TYPE_CHECKING:
@@ -56,15 +55,3 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[torch.Tenso
     ids = [[pad] * (width - len(row)) + row if left else row + [pad] * (width - len(row)) for row in rows]
     real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids), torch.tensor(real if left else [line[::-1] for line in real])
-
-
-def rouge(said: list[str], wanted: list[str]) -> dict[str, float]:
-    """Mean F-measures ROUGE-1, ROUGE-2, ROUGE-L (Lin 2004) by the rouge-score package; empty where it is missing."""
-    if not installed("rouge-score"):
-        return {}
-    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports] - an extra
-
-    kinds = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(kinds, use_stemmer=True)
-    found = [scorer.score(target, text) for text, target in zip(said, wanted, strict=True)]
-    return {kind: sum(one[kind].fmeasure for one in found) / max(1, len(found)) for kind in kinds}

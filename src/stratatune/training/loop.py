@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stratatune.cache.keys import readable_size
-from stratatune.data.batching import collate
+from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
-from stratatune.model.saving import write_text
-from stratatune.objectives.metrics import better
+from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -25,6 +23,7 @@ from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.units import readable_size
 
 
 @dataclass
@@ -94,13 +93,9 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     """The gradient of one batch and, where it is due, a step of the optimiser."""
     session, objective, optimiser = ask.session, ask.session.objective, ask.optimiser
     set_rate(optimiser, ask.factor)
-    batch = collate(session.train, ask.index, session.pad_id)
-    tokens, batch = batch.tokens, batch.to(session.device)
-    hidden = session.feed.hidden(batch)
-    with session.mixed():
-        logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-    loss = objective.loss(logits, batch.labels)
-    part = ranks.weigh(loss, objective.weight(logits), tokens)
+    batch = session.forward.batch(session.train, ask.index)
+    loss = session.forward.loss(batch, session.feed)
+    part = ranks.weigh(loss, objective.weight(batch), batch.tokens)
     session.accelerator.backward(loss * part.share / ask.among)
     if ask.due:
         ranks.add_gradients(trained.values())
@@ -119,7 +114,7 @@ def _remember_again(session: Session, progress: Progress) -> None:
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
         if not cache.has(index).all():
-            session.feed.hidden(collate(session.train, index, session.pad_id).to(session.device))
+            session.feed.hidden(session.forward.batch(session.train, index))
 
 
 def _settle(session: Session) -> None:
@@ -129,7 +124,8 @@ def _settle(session: Session) -> None:
     if moved:
         session.reporter.say(f"the trunk cache is in the memory of {session.device}: {readable_size(moved)}")
     if session.reload and all(feed.complete for feed in feeds):
-        words = session.objective.words if session.objective.training_words is not None else None
+        rows = session.objective.only_rows
+        words = None if rows is None else numbers_on(rows, session.device)
         freed = offload_trunk(session.top.attached, session.reload, words)
         if freed:
             session.reporter.say(f"the trunk is remembered: {readable_size(freed)} of its weights leave memory")
@@ -163,8 +159,8 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
     """Evaluate and write the epoch down; ``progress.stale`` is then 0 where it is the best so far."""
     scores = _evaluate(session, progress)
-    metric = session.objective.reading.metric
-    if scores is None or better(scores.metrics[metric], progress.best, metric):
+    metric = session.objective.metric
+    if scores is None or session.objective.better(scores.metrics[metric], progress.best):
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
@@ -189,17 +185,9 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()
-    with session.mixed():
-        scores = evaluate(
-            session.top,
-            session.objective,
-            session.eval,
-            session.eval_feed,
-            session.pad_id,
-            session.device,
-            session.eval_parts,
-        )
+    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
     progress.seconds["eval"] += time.perf_counter() - started
+    session.reporter.notice_once(scores.notices)
     return scores
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,16 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Feed
+from stratatune.data.batching import pad_id
 from stratatune.data.encode import concatenate
-from stratatune.data.labels import LabelSet
-from stratatune.data.readers import Table, read
+from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
-from stratatune.model.split import Top, Trunk
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.spec import Reading, encode, pad_id
+from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
-from stratatune.training.generate import generate_texts, rouge
+from stratatune.training.forward import Forward
+from stratatune.training.generate import generate_texts
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Prediction:
 
     Attributes:
         table: the texts.
-        labels: N class names, or what was generated for each text; None where the label is a number.
+        columns: the answers as columns of N values each, by their names.
+        labels: N class names, or what was generated for each text; None where the answer is neither.
         probabilities: [N, C] in the order of the model's classes, or None.
-        values: [N] numbers, or None where the label is a class.
+        values: [N] numbers, or None.
     """
 
     table: Table
+    columns: Mapping[str, Sequence[Any]]
     labels: list[str] | None
     probabilities: np.ndarray | None
     values: np.ndarray | None
@@ -59,18 +60,25 @@ class Predictor:
         self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
     ) -> None:
         artefact = load_artefact(folder, base)
-        self.reading = Reading.from_data(artefact.record["reading"])
+        saved = artefact.record["reading"]
+        self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
-        self.objective = Objective(self.reading, self.tokenizer).to(self.device)
-        self.kept = Codec.from_data(artefact.record["reading"])
-        self.autocast = torch.bfloat16 if (precision or artefact.record["reading"].get("precision")) == "bf16" else None
+        autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
+        pad = pad_id(self.tokenizer)
+        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self._kept = Codec.from_data(saved)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names, empty where the label is a number."""
-        return self.reading.labels
+        """The class names, empty where the label is no class."""
+        return self.objective.labels
+
+    @property
+    def text_columns(self) -> int:
+        """How many text columns this model reads."""
+        return len(self.objective.text)
 
     def predict(self, source: Any, *, split: str | None = None) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
@@ -79,12 +87,12 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, need_labels=False)
-        if self.reading.generates:
-            return Prediction(table, self.generate(table.texts[0]), None, None)
-        output = self._scores((table,), with_labels=False).output
-        if self.reading.value_range is not None:
-            return Prediction(table, None, None, output)
-        return Prediction(table, LabelSet(self.labels).decode(output.argmax(axis=1)), output, None)
+        said = self.objective.answer(table, self)
+        return Prediction(table, said.columns, said.labels, said.probabilities, said.values)
+
+    def output(self, table: Table) -> np.ndarray:
+        """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
+        return self._scores((replace(table, labels=None, label_column=None),)).output
 
     def generate(self, texts: list[str], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
         """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
@@ -92,62 +100,40 @@ class Predictor:
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return generate_texts(self.model, self.tokenizer, texts, self.reading.max_length, settings)
+        with torch.no_grad(), self._forward.mixed():
+            return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None) -> dict[str, Any]:
-        """Metrics on labelled data: ``{"metrics": {...}, "n": N}``.
+        """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...]}``.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
-        task = TASKS.get(self.reading.task or "")
-        need = not self.reading.generates or self.reading.label is not None
+        task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, need_labels=need) for part in splits)
-        scores = self._scores(parts, with_labels=True)
-        metrics = {**scores.metrics, "loss": scores.loss}
-        if self.reading.objective == "seq2seq":
-            said = self.generate([text for part in parts for text in part.texts[0]])
-            metrics |= rouge(said, [str(label) for part in parts for label in part.labels or ()])
-        return {"metrics": metrics, "n": sum(map(len, parts))}
+        parts = tuple(self._read(source, part, need_labels=True) for part in splits)
+        scores = self._scores(parts)
+        metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
+        return {"metrics": metrics, "n": sum(map(len, parts)), "notices": scores.notices}
 
     def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
-        plain = isinstance(source, list)
-        table = read(
+        plain, objective = isinstance(source, list), self.objective
+        table = objective.read(
             source,
-            text=None if plain else self.reading.text,
-            label=self.reading.label if need_labels else None,
-            task=None if plain else self.reading.task,
+            text=None if plain else objective.text,
+            label=objective.label if need_labels else None,
+            task=None if plain else objective.task,
             split=split,
             need_labels=need_labels,
         )
-        if len(table.texts) != len(self.reading.text):
-            raise DataError(
-                f"{table.source}: {len(table.texts)} text columns", f"this model reads {len(self.reading.text)}"
-            )
+        if len(table.texts) != self.text_columns:
+            raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
-    def _scores(self, parts: tuple[Table, ...], *, with_labels: bool) -> Scores:
-        data = concatenate(
-            [encode(part if with_labels else _unlabelled(part), self.reading, self.tokenizer) for part in parts]
-        )
-        attached = self.model.attached
-        feed = Feed(Trunk(attached), None, one_position=attached.one_position, autocast=self.autocast, kept=self.kept)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return evaluate(
-                Top(attached),
-                self.objective,
-                data,
-                feed,
-                pad_id(self.tokenizer),
-                self.device,
-                [len(part) for part in parts],
-            )
-
-
-def _unlabelled(table: Table) -> Table:
-    return Table(table.texts, None, table.columns, None, table.source, table.rows, table.notices)
+    def _scores(self, parts: tuple[Table, ...]) -> Scores:
+        encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        feed = self._forward.feed(kept=self._kept)
+        return evaluate(self._forward, concatenate(encoded), feed, [len(one) for one in encoded])
 
 
 def _is_one_file(source: Any) -> bool:

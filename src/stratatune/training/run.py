@@ -13,17 +13,14 @@ from typing import Any
 import torch
 
 from stratatune._compat import accelerator_for
-from stratatune.data.encode import concatenate
+from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError
+from stratatune.files import make_folder, write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
-from stratatune.model.saving import save_adapter, told_about, write_text
-from stratatune.model.split import Top
+from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
-from stratatune.objectives.objective import Objective
-from stratatune.objectives.spec import encode, pad_id
-from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed as ranks
@@ -32,16 +29,10 @@ from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate
+from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
-from stratatune.training.prepare import (
-    Tables,
-    base_settings,
-    class_names,
-    read_tables,
-    settle_objective,
-    settle_reading,
-)
+from stratatune.training.prepare import Outline, Tables, read_tables, settle, tokenizer_for
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -114,21 +105,21 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    plan = Plan.parse(config.plan)
     out = _open_folder(config)
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
-    shape = shape_of(config.model, config.revision)
-    reporter.say(terminal(plan.resolve(shape), colour=sys.stderr.isatty()))
-    data = read_tables(config, tables) if shared is None else shared.read_tables(config, tables)
+    outline = Outline(_as_begun(config, out))
+    reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
+    read = read_tables if shared is None else shared.read_tables
+    data = read(config, tables, outline.kind)
     for notice in data.notices:
         reporter.notice(notice)
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
-    session, caching = open_session(_as_begun(config, out), plan, data, out, reporter, shared)
+    session, caching = open_session(outline, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = ranks.world()
     try:
@@ -156,11 +147,10 @@ def _open_folder(config: RunConfig) -> Path:
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
-    with told_about(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if is_main():
-            write_text(out / ".writable", "")
-            (out / ".writable").unlink()
+    make_folder(out)
+    if is_main():
+        write_text(out / ".writable", "")
+        (out / ".writable").unlink()
     return out
 
 
@@ -193,58 +183,49 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
 
 
 def open_session(
-    config: RunConfig, plan: Plan, data: Tables, out: Path, reporter: Reporter, shared: Shared | None = None
+    outline: Outline, data: Tables, out: Path, reporter: Reporter, shared: Shared | None = None
 ) -> tuple[Session, Caching]:
-    """Load the base model, attach the plan, encode the data, open the caches; ``shared`` by the trials of one call."""
+    """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
+    config = outline.config
     accelerator = accelerator_for(config.device, config.loggers, out)
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
-    shape = shape_of(config.model, config.revision)
-    kind = {"decoder": shape.causal, "two_stacks": shape.decoder is not None}
-    objective = settle_objective(config, plan, **kind)
-    labels = class_names(config, objective, data.train)
-    read = encode if shared is None else shared.encode
+    tokenizer = tokenizer_for(config) if shared is None else shared.tokenizer(config)
+    prepared = settle(outline, data, tokenizer) if shared is None else settle(outline, data, tokenizer, shared.encode)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
-    given = {"name": config.model, "objective": objective, **base_settings(config, labels)}
-    base = load(**given)
-    longest = plan.resolve(shape_of(base.model.config.to_dict())).max_tokens
-    reading, notices = settle_reading(config, objective, data.train, base.tokenizer, longest, **kind)
-    model = apply(base.model, plan, also_train=base.new, revision=config.revision).to(accelerator.device)
-    model.attached.reading = reading.to_data()
-    model.attached.tokenizer = reading_of(base.tokenizer)
+    base = load(**prepared.base)
+    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision).to(accelerator.device)
+    model.attached.reading = prepared.objective.to_data()
+    model.attached.tokenizer = reading_of(tokenizer)
     if shared is not None:
         shared.part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    words = Objective(reading, base.tokenizer).to(accelerator.device)
-    train_data = read(data.train, reading, base.tokenizer)
-    eval_data = concatenate([read(part, reading, base.tokenizer) for part in data.eval]) if data.eval else None
     alone = [line] if (line := ranks.left_alone()) else []
-    for notice in (*alone, *base.notices, *model.attached.notices, *notices, *train_data.notices):
+    for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
+    forward = Forward.of(model.attached, prepared.objective, pad_id(tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    caching = Caching(config, model.attached, reading, base.tokenizer, autocast, reporter, opened)
-    feed, eval_feed = ranks.feeds(caching, {"training": train_data, "evaluation": eval_data}, pad_id(base.tokenizer))
+    caching = Caching(config, forward, tokenizer, reporter, opened)
+    feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
     assert feed is not None
     session = Session(
         config=config,
         accelerator=accelerator,
-        top=Top(model.attached),
-        objective=words,
-        train=train_data,
+        forward=forward,
+        train=prepared.train,
         feed=feed,
-        eval=eval_data,
+        eval=prepared.eval,
         eval_feed=eval_feed,
-        eval_parts=tuple(len(part) for part in data.eval),
-        pad_id=pad_id(base.tokenizer),
-        autocast=autocast,
+        eval_parts=prepared.eval_parts,
         out=out,
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype},
-        reload=lambda: load_base(**given).model,
+        reload=lambda: load_base(**prepared.base).model,
     )
     if shared is not None:
-        session.feed = shared.feed(feed, train_data, caching.key(train_data).digest, session.pad_id, session.device)
+        digest = caching.key(prepared.train).digest
+        session.feed = shared.feed(feed, prepared.train, digest, forward.pad_id, forward.device)
     return session, caching
 
 
@@ -261,11 +242,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     """Score the test data once, with the selected weights."""
     if data.test is None:
         return {}
-    encoded = encode(data.test, session.objective.reading, session.objective.tokenizer)
-    with session.mixed():
-        scores = evaluate(
-            session.top, session.objective, encoded, caching.feed(encoded, "test"), session.pad_id, session.device
-        )
+    encoded = session.objective.encode(data.test, caching.tokenizer)
+    scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
+    session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics
 
 
@@ -275,9 +254,9 @@ def _finish(
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
-    metric = session.objective.reading.metric
+    metric = session.objective.metric
     attached.reading |= caching.kept.to_data() if caching.kept else {}
-    attached.reading["precision"] = "bf16" if session.autocast else "fp32"
+    attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
         save_adapter(attached, session.out / "adapter")
@@ -285,7 +264,7 @@ def _finish(
     result = Result(
         out=str(session.out),
         plan=str(attached.resolved.plan),
-        objective=session.objective.reading.objective,
+        objective=session.objective.name,
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=sum(parameter.numel() for parameter in attached.trained().values()),
@@ -300,7 +279,7 @@ def _finish(
         cache_hit=hit,
         processes=processes,
         elapsed=progress.elapsed,
-        labels=list(session.objective.reading.labels),
+        labels=list(session.objective.labels),
         notices=session.reporter.notices,
     )
     if is_main():

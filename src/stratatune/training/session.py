@@ -22,6 +22,7 @@ from stratatune.plan import Plan
 from stratatune.progress import Reporter
 from stratatune.training import distributed as ranks
 from stratatune.training.config import RunConfig
+from stratatune.training.forward import Forward
 from stratatune.training.trials.sharing import ReadOnce
 
 if TYPE_CHECKING:
@@ -33,11 +34,10 @@ class Session:
     """Everything that one run trains with.
 
     Attributes:
-        top: the model above the frozen depth.
+        forward: the tuned model under its objective: from a batch to logits.
         feed, eval_feed: hidden states of the training and the evaluation set.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
-        autocast: bf16 or None.
         settings: what a checkpoint must agree with to be resumed.
         reload: gives the base model once more, for weights that were let go of; None: they stay.
         away: seconds in which other trials had their turn.
@@ -45,15 +45,12 @@ class Session:
 
     config: RunConfig
     accelerator: Accelerator
-    top: Top
-    objective: Objective
+    forward: Forward
     train: Encoded
     feed: Feed | ReadOnce
     eval: Encoded | None
     eval_feed: Feed | None
     eval_parts: tuple[int, ...]
-    pad_id: int
-    autocast: torch.dtype | None
     out: Path
     reporter: Reporter
     settings: Mapping[str, Any]
@@ -63,7 +60,17 @@ class Session:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.accelerator.device
+        return self.forward.device
+
+    @property
+    def top(self) -> Top:
+        """The model above the frozen depth."""
+        return self.forward.top
+
+    @property
+    def objective(self) -> Objective:
+        """What it learns."""
+        return self.forward.objective
 
     def batches(self, epoch: int) -> list[Any]:
         """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
@@ -76,10 +83,6 @@ class Session:
             epoch=epoch,
         )
         return ranks.mine(batches)
-
-    def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
-        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     @cached_property
     def likeness(self) -> str:

@@ -9,11 +9,11 @@ from benchmarks.counters import counted_flops, resident_bytes, saved_bytes
 from torch import nn
 
 import tiny
+from asking import logits_at
 from stratatune.costs.block_flops import FP32, OURS
 from stratatune.costs.flops import example, head_work, reads_one
 from stratatune.data.batching import padding_ratio, plan_batches
 from stratatune.model.attach import apply
-from stratatune.model.split import Top
 from stratatune.plan import Plan, shape_of
 from stratatune.studies.bench.arms import lengths_like
 
@@ -46,8 +46,7 @@ def loss_of(model, tokens=T, words=None):
     """A function that runs the top, as from a cache, and gives a loss."""
     hidden = torch.randn(B, tokens, 64, requires_grad=model.attached.resolved.trains_embeddings)
     mask, read = torch.ones(B, tokens, dtype=torch.bool), torch.full((B,), tokens - 2)
-    top = Top(model.attached)
-    return lambda: top(hidden, mask, read, words).logsumexp(-1).sum()
+    return lambda: logits_at(model.attached, hidden, mask, read, words).logsumexp(-1).sum()
 
 
 @pytest.mark.parametrize("kind", ["mlm", "classification"])
@@ -130,11 +129,12 @@ def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(famil
     """
     model = apply(tiny.tiny_decoder(family, kind, blocks=3, attn_implementation="eager"), plan).train()
     resolved = model.attached.resolved
-    tokens = 1 if model.attached.one_position else T
+    tokens = 1 if model.attached.all_in_trunk else T
     hidden = torch.randn(B, tokens, 32, requires_grad=resolved.trains_embeddings)
-    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.attached)
+    mask, read = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1)
     _, formula = example(resolved, T, kind, read_last=reads_one(resolved.shape, kind), labels=LABELS)
-    assert counted_flops(lambda: top(hidden, mask, read).logsumexp(-1).sum().backward()) == B * formula.flops
+    found = counted_flops(lambda: logits_at(model.attached, hidden, mask, read).logsumexp(-1).sum().backward())
+    assert found == B * formula.flops
 
 
 @pytest.mark.parametrize("plan", ["bft-adapter@2", "lora", "full"])
@@ -142,9 +142,9 @@ def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(famil
 def test_bytes_that_a_decoder_keeps_are_about_those_of_the_formula(family, plan):
     model = apply(tiny.tiny_decoder(family, blocks=3, attn_implementation="eager"), plan).train()
     hidden = torch.randn(B, T, 32, requires_grad=model.attached.resolved.trains_embeddings)
-    mask, read, top = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1), Top(model.attached)
+    mask, read = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1)
     _, formula = example(model.attached.resolved, T, "causal", read_last=True, widths=FP32)
-    kept = saved_bytes(lambda: top(hidden, mask, read).logsumexp(-1).sum(), model)
+    kept = saved_bytes(lambda: logits_at(model.attached, hidden, mask, read).logsumexp(-1).sum(), model)
     assert kept == pytest.approx(B * formula.kept, rel=0.15)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import gridding
 from stratatune.cache.folders import list_caches
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ResourceError
 from stratatune.studies.grid.ray_engine import RayEngine
 from stratatune.studies.grid.records import read_records
 from stratatune.studies.grid.store import Store
@@ -57,7 +57,7 @@ def _one_that_trains(grid, out):
 
 def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match="Ray is not installed"):
+    with pytest.raises(ResourceError, match="needs ray, which is not installed"):
         RayEngine()
 
 

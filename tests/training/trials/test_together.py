@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 import torch
 from torch import nn
 
+import asking
 import stratatune as st
 import tiny
 import tuning
 from stratatune.errors import ConfigError
 from stratatune.methods.adapter import BottleneckAdapter
+from stratatune.model.question import Question
 from stratatune.model.saving import read_tensors
-from stratatune.model.split import Top, Trunk
+from stratatune.model.split import Trunk
 from stratatune.progress import Reporter
 from stratatune.training.config import validate
+from stratatune.training.forward import Forward
 from stratatune.training.optimiser import build_optimiser
 from stratatune.training.session import Ask
 from stratatune.training.trials.together import Group
@@ -37,13 +41,34 @@ zero (the biases of the keys), Adam would otherwise blow up rounding to the size
 class Plain:
     """The loss of a batch with labels 0, 1, 2, 0, ...; as an objective."""
 
-    training_words = None
+    def __init__(self, attached):
+        self.classifies = attached.backbone.output == "classification"
 
-    def ids(self, batch):
-        return None
+    def question(self, batch, *, training):
+        return Question() if self.classifies else asking.at(batch.read)
 
-    def loss(self, logits, labels):
-        return nn.functional.cross_entropy(logits, labels)
+    def loss(self, logits, batch):
+        return nn.functional.cross_entropy(logits if self.classifies else logits[:, 0], batch.labels)
+
+
+class Told(Plain):
+    """The loss of free text, behind a text or by a second stack."""
+
+    def __init__(self, attached, targets):
+        super().__init__(attached)
+        self.own, self.targets = asking.text_objective(attached), targets
+
+    def question(self, batch, *, training):
+        return self.own.question(self.with_targets(batch), training=training)
+
+    def loss(self, logits, batch):
+        return self.own.loss(logits, self.with_targets(batch))
+
+    def with_targets(self, batch):
+        found = self.targets
+        if self.own.name == "completion":
+            found = asking.behind(batch.mask, batch.read, batch.input_ids)
+        return SimpleNamespace(**{**vars(batch), "labels": found})
 
 
 def batch_of(family, kind) -> Any:
@@ -63,14 +88,8 @@ def asks_of(models, settings, *, among=1, due=True, factor=0.7):
     found = []
     for number, (model, own) in enumerate(zip(models, settings, strict=True)):
         config = validate({"model": "m", "train": "t", **own}, check_files=False)
-        session: Any = SimpleNamespace(
-            config=config,
-            top=Top(model.attached),
-            objective=Plain(),
-            device=torch.device("cpu"),
-            autocast=None,
-            mixed=lambda: torch.autocast("cpu", enabled=False),
-        )
+        forward = Forward.of(model.attached, Plain(model.attached), 0, torch.device("cpu"), None)
+        session: Any = SimpleNamespace(config=config, top=forward.top, forward=forward, device=forward.device)
         optimiser = build_optimiser(model.attached.groups, config)
         found.append(Ask(session, optimiser, (0, 0), torch.arange(3).numpy(), factor * (number + 1), among, due))
     return found
@@ -115,10 +134,9 @@ def test_gradients_of_other_families_are_those_alone(family, text):
     batch: Any = SimpleNamespace(input_ids=ids, token_types=None, mask=mask, read=read, labels=torch.tensor([0, 1, 2]))
     asks = asks_of(models, [{}] * 2)
     for ask in asks:
-        objective: Any = ask.session.objective
         if models[0].attached.backbone.output in ("causal", "seq2seq"):
-            objective.ids = lambda batch: batch.input_ids if family in tiny.DECODERS else targets
-            objective.loss = lambda logits, labels: -logits[:, 0].sum() / logits[:, 1].sum()
+            forward = ask.session.forward
+            ask.session.forward = replace(forward, objective=Told(models[0].attached, targets))
     Group(asks).prove(batch, hidden_of(models[0], batch))
 
 
@@ -161,8 +179,8 @@ def test_steps_are_those_of_adamw_and_clipping_alone(among):
         group.learn(asks_of(once, settings, among=among, due=due, factor=factor), batch, hidden)
         for place, (ask, model) in enumerate(zip(alone, apart, strict=True)):
             trained = list(model.attached.trained().values())
-            logits = ask.session.top(hidden, batch.mask, batch.read)
-            (nn.functional.cross_entropy(logits, batch.labels) / among).backward()
+            forward = ask.session.forward
+            (forward.objective.loss(forward.above(hidden, batch, training=True), batch) / among).backward()
             if due:
                 for own in ask.optimiser.param_groups:
                     own["lr"] = own["initial_lr"] * factor * (place + 1)

@@ -11,6 +11,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError, did_you_mean
+from stratatune.files import make_folder, write_text
 
 if TYPE_CHECKING:
     from stratatune.studies.bench.arms import Setting
@@ -116,12 +117,9 @@ def _setting(
 
 
 def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
-    from stratatune.model.saving import told_about, write_text
-
-    with told_about(out):
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "bench.json", json.dumps(data, indent=2) + "\n")
-        write_text(out / "bench.svg", picture + "\n")
+    make_folder(out)
+    write_text(out / "bench.json", json.dumps(data, indent=2) + "\n")
+    write_text(out / "bench.svg", picture + "\n")
     return {"json": str(out / "bench.json"), "svg": str(out / "bench.svg")}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, app, verb
-from stratatune.app.verbs.training import run_settings
+from stratatune.app.run_options import run_options
 from stratatune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _root(root: Path | None) -> Path:
 def ls(door: Door, root: Root = None) -> Answer:
     """The trunk caches, the most recently used first."""
     from stratatune.cache.folders import list_caches
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     infos = list_caches(_root(root))
     note = f"{len(infos)} in {_root(root)}, {readable_size(sum(info.bytes for info in infos))}"
@@ -60,7 +60,7 @@ def _row(info: CacheInfo) -> dict[str, Any]:
 
 
 def _line(info: CacheInfo) -> str:
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
     if info.key is None:
@@ -70,7 +70,7 @@ def _line(info: CacheInfo) -> str:
     return f"{info.digest}  {readable_size(info.bytes):>8}  {used}  {what}"
 
 
-@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_settings)
+@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_options)
 def build(door: Door, settings: RunConfig) -> Answer:
     """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
     from stratatune.training.build import build_cache
@@ -109,7 +109,7 @@ def rm(
 ) -> Answer:
     """Remove one trunk cache, or all."""
     from stratatune.cache.folders import remove_cache
-    from stratatune.cache.keys import readable_size
+    from stratatune.units import readable_size
 
     if everything == (digest is not None):
         raise ConfigError(["cache rm: which one?"], "name a digest (`stratatune cache ls`), or say --all")

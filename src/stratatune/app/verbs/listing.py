@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.files import write_text
 
 Row = dict[str, Any]
-
-
-class Kind(str, Enum):
-    """What can be listed."""
-
-    methods = "methods"
-    presets = "presets"
-    tasks = "tasks"
-    backbones = "backbones"
-
-
-@verb("list")
-def list_(
-    door: Door, kind: Annotated[Kind, typer.Argument(help="methods, presets, tasks or backbones.", show_default=False)]
-) -> Answer:
-    """What there is: methods, presets, tasks or backbones."""
-    rows = {"methods": _methods, "presets": _presets, "tasks": _tasks, "backbones": _backbones}[kind.value]()
-    return Answer(rows, "\n".join(_shown(row) for row in rows))
 
 
 def _shown(row: Row) -> str:
@@ -127,6 +110,55 @@ def _backbones() -> list[Row]:
     ]
 
 
+def _objectives() -> list[Row]:
+    from stratatune.objectives.registry import OBJECTIVES
+
+    return [
+        {
+            "name": one.name,
+            "summary": one.summary,
+            "families": sorted(one.families),
+            "head": one.head,
+            "reads": one.reads,
+            "metrics": list(one.metrics),
+            "options": {option: kind.__name__ for option, kind in one.options.items()},
+        }
+        for one in OBJECTIVES.values()
+    ]
+
+
+def _exits() -> list[Row]:
+    from stratatune.exits.registry import EXITS
+
+    return [
+        {"name": one.name, "summary": one.summary, "extra": one.extra, "read_back_with": one.reader.format(out="DIR")}
+        for one in EXITS.values()
+    ]
+
+
+_LISTS: Mapping[str, Callable[[], list[Row]]] = {
+    "methods": _methods,
+    "presets": _presets,
+    "tasks": _tasks,
+    "backbones": _backbones,
+    "objectives": _objectives,
+    "exits": _exits,
+}
+"""What can be listed: its word, and the rows, each a name and a summary before the other facts."""
+
+
+@verb("list")
+def list_(
+    door: Door,
+    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
+) -> Answer:
+    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
+    if what not in _LISTS:
+        raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
+    rows = _LISTS[what]()
+    return Answer(rows, "\n".join(_shown(row) for row in rows))
+
+
 @verb()
 def init(
     door: Door,
@@ -140,10 +172,5 @@ def init(
 
     if file.exists() and not force:
         raise ConfigError([f"{file} is there already"], "name another file, or write over it with --force")
-    try:
-        file.write_text(commented_yaml(model, train), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {file}: {error.strerror}", "name a file in a folder that you may write"
-        ) from error
+    write_text(file, commented_yaml(model, train), "name a file in a folder that you may write to")
     return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError, ResourceError, did_you_mean
+from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
     from stratatune.plan import Resolved
-
-OBJECTIVES = ("auto", "mlm", "causal", "completion", "seq2seq", "classification", "regression")
 
 
 @verb()
@@ -53,10 +51,12 @@ def plan(
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
     from stratatune.costs.cost import cost
+    from stratatune.objectives.registry import OBJECTIVES
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
-    head = settled(objective, Plan.parse(plan).objective)
+    wanted = settled(objective, Plan.parse(plan).objective)
+    head = OBJECTIVES[wanted].head
     resolved = Plan.parse(plan).resolve(shape_of(model, revision))
     given = None
     if lengths is not None:
@@ -64,9 +64,10 @@ def plan(
 
         given = lengths_in(lengths, model=model, revision=revision, plan=plan, task=task, text=text, label=label)
     costs = cost(
-        resolved, None, given, tokens=tokens, objective=head, dtype=cache_dtype, batch_size=batch_size, labels=labels
+        resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
     )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
+    data["objective"] = wanted
     if svg is not None:
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
@@ -76,10 +77,11 @@ def plan(
 
 
 def settled(objective: str, own: str) -> str:
-    """The pretrained head that an objective wears; ``own`` is the plan's."""
-    if objective not in OBJECTIVES:
-        raise ConfigError([f"objective: {objective!r}"], did_you_mean(objective, OBJECTIVES))
-    return {"auto": own, "regression": "classification"}.get(objective, objective)
+    """The name of the objective; ``own`` is the plan's."""
+    from stratatune.objectives.registry import AUTO, written
+
+    name, _ = written(objective)
+    return own if name == AUTO else name
 
 
 def in_colour() -> bool:
@@ -90,12 +92,7 @@ def in_colour() -> bool:
 def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     from stratatune.plan.svg import svg
 
-    try:
-        path.write_text(svg(resolved, objective), encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {path}: {error.strerror}", "give --svg a file in a folder that you may write"
-        ) from error
+    write_text(path, svg(resolved, objective), "give --svg a file in a folder that you may write to")
     return str(path)
 
 
@@ -114,8 +111,8 @@ def _epochs(costs: Cost) -> list[str]:
     """What epochs over the lengths cost beside A, B and F."""
     if not costs.epochs:
         return []
-    from stratatune.cache.keys import readable_size
     from stratatune.costs.cost import ARMS
+    from stratatune.units import readable_size
 
     own, drawn = costs.epochs["cached"], costs.epochs["A"].padding
     lines = [

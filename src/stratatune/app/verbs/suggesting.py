@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.app.verbs.training import run_settings
+from stratatune.app.run_options import run_options
 
 if TYPE_CHECKING:
     from stratatune.studies.suggest.suggestion import Suggestion
     from stratatune.training.config import RunConfig
 
 
-@verb(interrupted="with --out the same command goes on with the trials of --refine", settings=run_settings)
+@verb(interrupted="with --out the same command goes on with the trials of --refine", settings=run_options)
 def suggest(
     door: Door,
     settings: RunConfig,

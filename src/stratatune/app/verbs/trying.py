@@ -38,7 +38,7 @@ def demo(
     from stratatune.training.predict import Predictor
 
     predictor = Predictor(folder / first)
-    row = next(rows_of(columns_of(predictor.predict([sentence]), predictor.labels)))
+    row = next(rows_of(columns_of(predictor.predict([sentence]))))
     data = {
         "out": str(folder),
         "results": {plan: result.to_json() for plan, result in results.items()},

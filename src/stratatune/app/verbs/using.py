@@ -71,6 +71,7 @@ def eval_(
         answer |= _predictor(run, where).score(data, split=split)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told.append(f"{shown}  (n = {answer['n']:,})")
+        door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
         answer["forgetting"] = lost = _forgetting(run, forgetting, where)
@@ -110,19 +111,19 @@ def predict(
     """Predict a label for each text; the output has the texts, the label and a probability for each class, in order."""
     _check_request(door, data, text, out, format)
     predictor = _predictor(run, where)
-    columns = len(predictor.reading.text)
+    columns = predictor.text_columns
     with _source(data, text, in_format, columns) as source:
         prediction = predictor.predict(source, split=split)
     for notice in prediction.table.notices:
         door.reporter().notice(notice)
-    return _answer(prediction, predictor.labels, out, format)
+    return _answer(prediction, out, format)
 
 
-def _answer(prediction: Any, classes: tuple[str, ...], out: str | None, form: Form) -> Answer:
+def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     """The predictions where they were asked for; without ``out`` they are shown."""
     from stratatune.app import predictions
 
-    columns = predictions.columns_of(prediction, classes)
+    columns = predictions.columns_of(prediction)
     data: dict[str, Any] = {"n": len(prediction.table), "out": out}
     if out is None:
         rows = list(predictions.rows_of(columns))

@@ -1,12 +1,11 @@
 """What is particular to decoders: how masks and positions reach a block, and what the language-model head says.
 
-A tuned decoder's top reads either one position (classification), or the candidates of a label (objective ``causal``),
-or every token of a completion (objective ``completion``).
+A tuned decoder's top is asked for one position (classification), for those that predict the candidates of a label, or
+for those that predict a completion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from stratatune.model.families.decoder_layout import Layout, branched, continued
 from stratatune.model.families.last_block import take
+from stratatune.model.question import Question, text_end
 from stratatune.model.skeleton import Call
 
 if TYPE_CHECKING:
@@ -55,16 +55,15 @@ def decoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call
     return [Call(kwargs=block_arguments(backbone, number, hidden, layout)) for number in numbers]
 
 
-def model_arguments(
-    backbone: Backbone, mask: Tensor, read: Tensor | None, branches: Sequence[int]
-) -> dict[str, object]:
-    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool, ``read`` [B].
+def model_arguments(backbone: Backbone, mask: Tensor, question: Question) -> dict[str, object]:
+    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool.
 
     Without branches the model makes masks and positions by itself.
     """
-    if read is None or not sum(branches):
+    if not sum(question.branches):
         return {"attention_mask": mask.long(), "use_cache": False}
-    layout, dtype = branched(mask, read, tuple(branches)), next(backbone.base.parameters()).dtype
+    layout = branched(mask, text_end(question, mask), question.branches)
+    dtype = next(backbone.base.parameters()).dtype
     types = getattr(backbone.model.config, "layer_types", None)
     windows = [window_of(backbone, number) for number in range(len(backbone.blocks))]
     masks: object = _mask(backbone, layout, windows[0], dtype)
@@ -102,140 +101,64 @@ def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
     return backbone.final_norms()[0](take(hidden, last)[:, 0])
 
 
-def run_blocks(
-    attached: Attached, hidden: Tensor, mask: Tensor, read: Tensor, start: int, places: Tensor | None = None
+def decoder_top(
+    attached: Attached,
+    hidden: Tensor,
+    mask: Tensor,
+    branches: tuple[int, ...],
+    end: Tensor,
+    places: Tensor | None,
+    start: int,
 ) -> Tensor:
     """The blocks from ``start`` on, with the insertions before, between and behind them.
 
     Args:
         hidden: [B, T, D] at depth ``start``.
         mask: [B, T] bool, real tokens.
-        read: [B], the last token of the text itself.
-        places: [B, N], the tokens whose last hidden state is wanted: the last block computes no other. None: all.
+        branches: how many tokens of each candidate stand behind the text.
+        end: [B], the last token of the text itself.
+        places: [B, N], the tokens whose last hidden state is wanted: the last block computes no other; or a mask of
+            them [B, T] bool. None: all.
 
     Returns:
-        The last hidden state at ``places`` [B, N, D], or of every token [B, T, D].
+        The last hidden state at ``places`` [B, N, D] or [n, D], or of every token [B, T, D].
     """
-    backbone, layout, prompt = attached.backbone, branched(mask, read, attached.branches), 0
-    depths = range(start, len(backbone.blocks))
+    backbone, layout, prompt = attached.backbone, branched(mask, end, branches), 0
+    depths, few = range(start, len(backbone.blocks)), None if places is None or places.dtype is torch.bool else places
     for depth in depths:
         for insertion in attached.insertions_at(depth):
             hidden, _ = insertion(hidden, layout.prefix)
             layout, prompt = behind(layout, insertion), prompt + insertion.tokens
         call = Call(kwargs=block_arguments(backbone, depth, hidden, layout))
-        if depth == depths[-1] and places is not None:
-            hidden = backbone.run_block_at(depth, hidden, call, places + prompt)
+        if depth == depths[-1] and few is not None:
+            hidden = backbone.run_block_at(depth, hidden, call, few + prompt)
         else:
             hidden = backbone.run_block(depth, hidden, call)
-    if places is None:
+    if few is None:
         hidden = hidden[:, prompt:]
     elif not depths:
-        hidden = take(hidden, places)
+        hidden = take(hidden, few)
     for insertion in attached.insertions_at(len(backbone.blocks)):  # none there makes prompts, so no mask is read
         hidden, _ = insertion(hidden, hidden.new_ones(hidden.shape[:2]).bool())
-    return hidden
+    return hidden[places] if places is not None and places.dtype is torch.bool else hidden
 
 
-def lm_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
-    """``hidden`` [..., D] of the last block -> logits [..., V], by the final norm and the output matrix."""
-    decoder = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
-    logits = decoder(backbone.final_norms()[0](hidden))
+def lm_logits(backbone: Backbone, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+    """``hidden`` [..., D] of the last block -> logits [..., V], by the final norm and the output matrix.
+
+    ``rows`` [C]: of these tokens alone, [..., C].
+    """
+    decoder: Any = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
+    hidden = backbone.final_norms()[0](hidden)
+    if rows is None:
+        logits = decoder(hidden)
+    else:
+        bias = None if decoder.bias is None else decoder.bias[rows]
+        logits = nn.functional.linear(hidden, decoder.weight[rows], bias)
     cap = getattr(backbone.model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def class_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
-    """``hidden`` [B, D] of the last block at the position read -> logits [B, C]."""
+    """``hidden`` [..., D] of the last block at the places asked -> logits [..., C]."""
     return backbone.model.get_submodule(backbone.row.classifier)(backbone.final_norms()[0](hidden))
-
-
-def candidate_places(read: Tensor, suffixes: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
-    """Where the candidates' tokens are predicted.
-
-    The first token of every candidate is predicted by the text's last token, each later one by the token before it.
-
-    Args:
-        read: [B], the text's last token.
-        suffixes: the C candidates' token ids.
-
-    Returns:
-        The places [B, N], and which of the N predicts each token of the candidates, one candidate after the other.
-    """
-    offsets, start = [0], 1
-    source: list[int] = []
-    for suffix in suffixes:
-        later = range(start, start + len(suffix) - 1)
-        source += [0, *range(len(offsets), len(offsets) + len(later))]
-        offsets += later
-        start += len(later)
-    return read[:, None] + torch.tensor(offsets, device=read.device), source
-
-
-def candidate_scores(
-    backbone: Backbone, hidden: Tensor, source: Sequence[int], suffixes: Sequence[Sequence[int]]
-) -> Tensor:
-    """How likely each candidate is behind the text: the mean log-probability of its tokens (minus LPT's loss).
-
-    Args:
-        hidden: [B, N, D] of the last block, at the places of :func:`candidate_places`.
-        source: which of the N predicts each token.
-        suffixes: the C candidates' token ids.
-
-    Returns:
-        [B, C].
-    """
-    spoken = _at_least_fp32(lm_logits(backbone, hidden)).log_softmax(dim=-1)  # [B, N, V]
-    target = torch.tensor([token for suffix in suffixes for token in suffix], device=hidden.device)
-    chosen = spoken[:, torch.tensor(source, device=hidden.device), target]  # [B, sum of lengths]
-    return torch.stack([part.mean(dim=1) for part in chosen.split([len(s) for s in suffixes], dim=1)], dim=1)
-
-
-def completion_scores(backbone: Backbone, hidden: Tensor, mask: Tensor, read: Tensor, ids: Tensor) -> Tensor:
-    """The summed log-probability of the tokens behind ``read``, and how many they are.
-
-    Args:
-        hidden: [B, T, D] of the last block.
-        mask: [B, T] bool, real tokens.
-        read: [B], the last token that is given.
-        ids: [B, T], the tokens.
-
-    Returns:
-        [B, 2].
-    """
-    column = torch.arange(ids.shape[1], device=ids.device)
-    told = (mask & (column > read[:, None]))[:, 1:]  # [B, T - 1], at the token that predicts
-    logits = lm_logits(backbone, hidden[:, :-1][told])  # [n, V]
-    loss = nn.functional.cross_entropy(_at_least_fp32(logits), ids[:, 1:][told], reduction="none")
-    row = told.nonzero()[:, 0]
-    total = hidden.new_zeros(len(ids), dtype=loss.dtype).index_add(0, row, -loss)
-    return torch.stack([total, told.sum(dim=1).to(loss.dtype)], dim=1)
-
-
-def decoder_output(
-    attached: Attached, hidden: Tensor, mask: Tensor, read: Tensor, ids: Tensor | None, start: int
-) -> Tensor:
-    """From the hidden state at depth ``start`` to what the objective reads; see :class:`stratatune.model.split.Top`.
-
-    Returns:
-        Class logits [B, C]; mean log-probabilities of the candidates [B, C]; or :func:`completion_scores` [B, 2].
-    """
-    backbone, places, source = attached.backbone, None, []
-    if hidden.shape[1] == 1 and mask.shape[1] > 1:  # the depth is the model's, and only the position read was kept
-        mask, read = mask[:, :1], torch.zeros_like(read)
-    classifies = backbone.output == "classification"
-    if attached.suffixes and not classifies:
-        places, source = candidate_places(read, attached.suffixes)
-    elif classifies or ids is None:
-        places = read[:, None]
-    hidden = run_blocks(attached, hidden, mask, read, start, places)
-    if classifies:
-        return class_logits(backbone, hidden[:, 0])
-    if attached.suffixes:
-        return candidate_scores(backbone, hidden, source, attached.suffixes)
-    if ids is not None:
-        return completion_scores(backbone, hidden, mask, read, ids)
-    return lm_logits(backbone, hidden)[:, 0]
-
-
-def _at_least_fp32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from stratatune._compat import cache_argument, given_cache
 from stratatune.errors import PlanError
 from stratatune.model.attached import Attached
 from stratatune.model.families.decoder import behind, block_arguments, window_of
@@ -100,7 +101,7 @@ class _Begin:
         self.lowest = sum(one.tokens for one in attached.insertions_at(0))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
         self.flow.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
@@ -127,7 +128,9 @@ class _Before:
             layout = behind(layout, insertion, rows=self.flow.first)
         if not self.prompt:
             return (hidden, *rest), kwargs
-        return self._with_arguments(hidden, rest, kwargs, layout)
+        if rest:  # GPT-2 gives cache and mask by place
+            kwargs[cache_argument(module)] = rest[0]
+        return self._with_arguments(hidden, kwargs, layout)
 
     def _layout(self, hidden: Tensor) -> Layout:
         """The layout of the tokens of this call behind the prompts of the blocks below."""
@@ -140,7 +143,7 @@ class _Before:
             layout = behind(layout, insertion, rows=self.flow.first)
         return layout
 
-    def _with_arguments(self, hidden: Tensor, rest: list[Any], kwargs: dict[str, Any], layout: Layout) -> Call:
+    def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
         backbone = self.attached.backbone
         window = window_of(backbone, self.depth)
         if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
@@ -149,6 +152,4 @@ class _Before:
                 "generate less, or use a model without sliding windows",
             )
         found = block_arguments(backbone, self.depth, hidden, layout)
-        if rest:  # GPT-2 gives cache and mask by place
-            kwargs["past_key_values"] = rest[0]
         return (hidden,), {**kwargs, **found}

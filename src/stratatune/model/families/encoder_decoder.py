@@ -14,17 +14,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
+from stratatune.errors import StratatuneError
+from stratatune.model.question import Question
 from stratatune.model.skeleton import Call
 
 if TYPE_CHECKING:
     from stratatune.model.attached import Attached
     from stratatune.model.backbone import Backbone
-
-_IGNORED = -100
 
 
 def encode_whole(backbone: Backbone, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -87,37 +87,26 @@ def _position_bias(backbone: Backbone, length: int) -> list[Tensor]:
     return [first.compute_bias(length, length)]
 
 
-def read_text(attached: Attached, hidden: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
-    """From the frozen depth to what the objective reads.
+def answer(attached: Attached, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+    """From the frozen depth to the logits, by the model's own decoder.
 
     Args:
         hidden: [B, T, D] at the frozen depth, or the encoder's output where all of the encoder is frozen.
         mask: [B, T] bool, real tokens of the source.
-        ids: the targets [B, U], -100 behind the end; where classes are told, the source's own tokens [B, T].
+        question: its ``targets`` are what the decoder is to say, teacher-forced; where classes are asked, the source's
+            own tokens, which the decoder reads over again.
 
     Returns:
-        The summed log-probability of the targets, teacher-forced, and how many tokens they are [B, 2]; or the logits
-        of the classes [B, C].
+        Logits at every target [B, U, V], or of the classes [B, C].
     """
+    targets = question.targets
+    if targets is None:
+        raise StratatuneError("an encoder-decoder is asked without targets")
     hidden, mask = _rest_of_encoder(attached, hidden, mask, attached.resolved.frozen_depth)
-    read = _class_logits if attached.backbone.output == "classification" else _target_scores
-    return read(attached.backbone.model, hidden, mask, ids)
-
-
-def _class_logits(model: Any, hidden: Tensor, mask: Tensor, ids: Tensor) -> Tensor:
-    """The decoder reads the source over again, one token on, and the head what it says at the source's end."""
+    model: Any = attached.backbone.model
+    if attached.backbone.output == "classification":
+        given = {"input_ids": targets}  # the model's own head finds the source's end in them
+    else:
+        given = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets)}
     encoded = BaseModelOutput(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
-    return model(input_ids=ids, encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False).logits
-
-
-def _target_scores(model: Any, hidden: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
-    given = model.prepare_decoder_input_ids_from_labels(labels=targets)
-    logits = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # pyright: ignore[reportArgumentType]
-        attention_mask=mask.long(),
-        decoder_input_ids=given,
-        use_cache=False,
-    ).logits
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = nn.functional.cross_entropy(exact.mT, targets, ignore_index=_IGNORED, reduction="none")  # [B, U]
-    return torch.stack([-loss.sum(dim=1), (targets != _IGNORED).sum(dim=1).to(loss.dtype)], dim=1)
+    return model(encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False, **given).logits

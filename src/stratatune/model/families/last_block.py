@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratatune._compat import attention_of
+from stratatune._compat import attention_of, cache_argument
 from stratatune.model.skeleton import Call
 
 
@@ -39,14 +39,14 @@ def _heads(x: Tensor, size: int) -> Tensor:
 
 
 def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A family's own attention function for one query a row -> [B, 1, D]."""
+    """A family's own attention function for N queries a row -> [B, N, D]."""
     size = attention.attention_head_size
     inputs = (take(hidden, read), hidden, hidden)
     query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
     dropout = attention.dropout.p if attention.training else 0.0
     mask = None if call.mask is None else _query_rows(call.mask, read)
     context, _ = attention_of(attention)(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
-    return context.reshape(len(read), 1, -1)
+    return context.flatten(2)
 
 
 def _bert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     return layer.full_layer_layer_norm(layer.ff_chunk(attended) + attended)
 
 
-class _Codec(Exception):
+class _TextKept(Exception):
     """The keys and values of the whole text are there; nothing behind them is wanted."""
 
 
@@ -106,7 +106,7 @@ class _KeysAndValues:
         """``key``, ``value`` [B, H, T, W], rotated already."""
         if self.kept is None:
             self.kept = key, value
-            raise _Codec
+            raise _TextKept
         return self.kept
 
 
@@ -117,11 +117,11 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     """
     if block.training and getattr(block, "gradient_checkpointing", False):
         return take(block.forward(hidden, **call.kwargs), read)
-    cache = _KeysAndValues()
-    with contextlib.suppress(_Codec):
-        block.forward(hidden, **call.kwargs, past_key_values=cache)
+    cache = {cache_argument(block): _KeysAndValues()}
+    with contextlib.suppress(_TextKept):
+        block.forward(hidden, **call.kwargs, **cache)
     there = {name: _there(value, read) for name, value in call.kwargs.items()}
-    return block.forward(take(hidden, read), **there, past_key_values=cache)
+    return block.forward(take(hidden, read), **there, **cache)
 
 
 def _there(given: Any, read: Tensor) -> Any:
@@ -142,4 +142,4 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "albert": _albert,
     "cached": _cached,
 }
-"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, read [B]) -> [B, 1, D]."""
+"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""

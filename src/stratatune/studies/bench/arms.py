@@ -27,22 +27,40 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from stratatune._compat import needs_extra
 from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.costs.cost import random_batches
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
-from stratatune.errors import ResourceError
 from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
-from stratatune.model.split import Top, Trunk
+from stratatune.objectives.candidates import Candidates
+from stratatune.objectives.classes import Classes
+from stratatune.objectives.label_words import LabelWords
+from stratatune.objectives.labels import ClassLabels
+from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan
 from stratatune.shapes.table import architecture_of
+from stratatune.training.forward import Forward
 
 PADDING, WORDS = 1, (10, 11)
 """Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
+
+_COMMON: dict[str, Any] = {
+    "text": ("text",),
+    "label": "label",
+    "metric": "accuracy",
+    "answers": ClassLabels(("no", "yes")),
+}
+OBJECTIVES: dict[str, Objective] = {
+    "mlm": LabelWords(**_COMMON, template="", words=("no", "yes"), word_ids=WORDS),  # over the whole vocabulary, as LPT
+    "causal": Candidates(**_COMMON, suffixes=tuple((word,) for word in WORDS)),
+    "classification": Classes(**_COMMON),
+}
+"""What arm S learns, by how the labels are read."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, causal: bool 
     ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     read = (lengths - (1 if causal else 2)).astype(np.int32)
-    return Encoded(ids, None, offsets, read, labels=random.integers(0, 2, len(lengths)))
+    return Encoded(ids, None, offsets, read).with_labels(random.integers(0, 2, len(lengths)))
 
 
 class Stock:
@@ -211,10 +229,8 @@ def with_peft(model: Any) -> nn.Module:
     Raises:
         ResourceError: peft is not installed.
     """
-    try:
+    with needs_extra("bench", "arms A and B of the bench, stock LoRA,"):
         from peft import LoraConfig, TaskType, get_peft_model
-    except ModuleNotFoundError as error:
-        raise ResourceError("what people use today is measured with peft", 'pip install "stratatune[bench]"') from error
     row = architecture_of(model.config.model_type, model.config.to_dict())
     paths = {next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")}
     classifies = row.classifier in dict(model.named_modules())
@@ -239,29 +255,22 @@ class Ours:
         attached = self.model.attached
         if setting.bf16:
             cast_frozen(attached, torch.bfloat16)
-        self.top = Top(attached)
+        objective, autocast = OBJECTIVES[kind], torch.bfloat16 if setting.bf16 else None
+        self.forward = Forward.of(attached, objective, PADDING, torch.device(setting.device), autocast)
         self.trained = list(attached.trained().values())
         self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
-        if kind == "causal":
-            attached.reading = {"objective": kind, "suffixes": [[word] for word in WORDS]}
-        self.words = torch.tensor(WORDS, device=setting.device)
-        self.kind, self.over_words = kind, kind != "mlm"  # else the loss is over the whole vocabulary, as in LPT
-        self.picked = self.words if kind == "mlm" else None
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
         """A feed with an empty cache behind it."""
         resolved = self.model.attached.resolved
         dtype = "bf16" if self.setting.bf16 else "fp32"
-        one_position = resolved.frozen_depth == resolved.shape.blocks
-        key = CacheKey(
-            "w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, "read" if one_position else "all", dtype, ()
-        )  # pyright: ignore[reportArgumentType]
+        positions = "read" if self.forward.one_position else "all"
+        key = CacheKey("w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, positions, dtype, ())
         store = None
         if not resolved.trains_embeddings:
             store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
-        autocast = torch.bfloat16 if self.setting.bf16 else None
-        return Feed(Trunk(self.model.attached), store, one_position=one_position, autocast=autocast)
+        return self.forward.feed(store)
 
     def epoch(self) -> float:
         """Seconds of the timed batches, from the cache or building it."""
@@ -276,15 +285,8 @@ class Ours:
         return self.setting.collated(self.setting.bucketed)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Feed and forward: as training/loop.py does them."""
-        hidden = self.feed.hidden(batch)
-        with self.setting.mixed():
-            logits = self.top(hidden, batch.mask, batch.read, self.picked if self.over_words else None)
-        assert batch.labels is not None
-        if self.kind == "causal":  # logits are log-probabilities of the words
-            return -logits.gather(1, batch.labels[:, None]).mean()
-        labels = batch.labels if self.over_words else self.words[batch.labels]
-        return nn.functional.cross_entropy(logits.float(), labels)  # pyright: ignore[reportArgumentType]
+        """Feed and forward, as a run does them."""
+        return self.forward.loss(batch, self.feed)
 
     def step(self, batch: Batch) -> None:
         """Feed, forward, backward, clip, step."""

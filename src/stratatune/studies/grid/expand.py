@@ -11,11 +11,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
+from stratatune.hashing import digest_of_json
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import HINT, Item, Recipe, Value, agrees
@@ -220,4 +220,4 @@ def _trunk(config: RunConfig, resolved: Resolved) -> str:
     parts += [resolved.frozen_depth, resolved.moved, resolved.plan.objective]
     if config.train_samples is not None or isinstance(config.eval_split, float):
         parts.append(config.seed)  # which draws the rows
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return digest_of_json(parts, size=8)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from stratatune.errors import ResourceError
+from stratatune.files import make_folder, write_bytes
 from stratatune.studies.grid.records import RunRecord
 
+_HINT = "name a file that you may write to"
 FORMATS = ("csv", "parquet")
 _FACTS = ("trainable", "total", "frozen_depth", "backprop_blocks", "epochs", "best_epoch")
 _MEASURED = ("tokens_per_second", "peak_memory_bytes", "cache_hit")
@@ -39,26 +41,26 @@ def export(records: Sequence[RunRecord], out: Path, form: Literal["csv", "parque
     rows = [row_of(record) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row))
     names = [name for name in names if name not in ("error", "folder")] + ["error", "folder"]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        (_csv if form == "csv" else _parquet)(rows, names, out)
-    except OSError as error:
-        raise ResourceError(f"{out}: {error.strerror or error}", "name a file that you may write") from error
+    make_folder(out.parent, _HINT)
+    write_bytes(out, (_csv if form == "csv" else _parquet)(rows, names), _HINT)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
-    with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+def _csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
 
 
-def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str], out: Path) -> None:
+def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
+    buffer = pyarrow.BufferOutputStream()
     columns = {name: _of_one_type([row.get(name) for row in rows]) for name in names}
-    parquet.write_table(pyarrow.table(columns), out)
+    parquet.write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue().to_pybytes()
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

@@ -14,7 +14,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError, ResourceError
+from stratatune._compat import needs_extra
+from stratatune.errors import ResourceError
 from stratatune.studies.grid.engines import Job, Outcome, Worker
 
 _LOCAL_STORE = 80 * 2**20  # bytes of a cluster started here; only small texts go through it
@@ -111,7 +112,7 @@ def _ray() -> Any:
     """Ray, told to keep quiet and to send no usage figures.
 
     Raises:
-        ConfigError: it is not installed.
+        ResourceError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming behaviour; else Ray warns
@@ -120,9 +121,7 @@ def _ray() -> Any:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if source not in paths and "site-packages" not in source:
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, paths)])
-    try:
+    with needs_extra("ray", "--engine ray"):
         import ray
         import ray.exceptions
-    except ImportError as error:
-        raise ConfigError(["--engine ray: Ray is not installed"], "pip install 'stratatune[ray]'") from error
     return ray

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
 from stratatune.errors import ConfigError, did_you_mean, nearest
-from stratatune.objectives.metrics import CLASS_METRICS, TEXT_METRICS, VALUE_METRICS
+from stratatune.objectives.registry import metric_names
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
@@ -252,7 +252,7 @@ def _wrong_curves(recipe: Recipe) -> Iterator[str]:
             yield f"report.x: there is no {x!r}; {did_you_mean(x, [*TIMES, *axes])}"
         elif odd := [item.name for item in axes[x] if isinstance(item.name, str)]:
             yield f"report.x: {odd[0]!r} of the axis {x!r} is no number"
-    legal = [*CLASS_METRICS, *VALUE_METRICS, *TEXT_METRICS]
+    legal = metric_names()
     asked = [("report.y", recipe.report.y, [LOSS, *legal]), ("report.metric", recipe.report.metric, legal)]
     asked += [(f"claims.{number}.metric", claim.metric, legal) for number, claim in enumerate(recipe.claims)]
     for place, name, known in asked:

@@ -6,11 +6,11 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 from stratatune.errors import ConfigError
+from stratatune.hashing import digest_of_json
 from stratatune.studies.grid.recipe import PLURALS, Recipe, Value, recipe_of
 from stratatune.studies.grid.store import FILE, Store
 from stratatune.training.config import NO_NUMBER, load_config
@@ -52,8 +52,7 @@ class RunRecord:
 def run_id(config: Mapping[str, Any]) -> str:
     """16 hex characters from all settings that a number may depend on: not ``out``, the cache's place and the like."""
     said = {name: value for name, value in config.items() if name not in NO_NUMBER}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    return digest_of_json(said, size=8, separators=(",", ":"), ascii=False)
 
 
 def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stratatune._compat import VERSION
-from stratatune.errors import ResourceError
+from stratatune.files import make_folder, write_bytes
 from stratatune.studies.grid.records import read_caches, read_records
 from stratatune.studies.report import drawing
 from stratatune.studies.report.html import html
@@ -17,6 +17,7 @@ from stratatune.studies.report.markdown import markdown
 from stratatune.studies.report.parts import Panel, Report
 from stratatune.studies.report.single import single
 
+_HINT = "give --out a file that you may write to"
 FILE = "report.html"
 """The report in a run folder or a grid folder."""
 FORMATS: Mapping[str, Callable[[Report, str], str]] = {
@@ -64,15 +65,10 @@ def write(report: Report, format: str, out: Path) -> list[Path]:
     folder = out.with_name(f"{out.stem}-figures")
     files = {out: FORMATS[format](report, folder.name if panels else "").encode()}
     files |= {folder / f"{panel.name}.{'svg' if format == 'md' else 'pdf'}": _drawn(panel, format) for panel in panels}
-    try:
-        if panels:
-            folder.mkdir(parents=True, exist_ok=True)
-        for path, content in files.items():
-            path.write_bytes(content)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write {out}: {error.strerror or error}", "give --out a file you may write"
-        ) from error
+    if panels:
+        make_folder(folder, _HINT)
+    for path, content in files.items():
+        write_bytes(path, content, _HINT)
     return list(files)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import Any
 
-from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.grid.recipe import Claim, Published, Recipe, agrees
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import Measured
@@ -53,7 +53,7 @@ def _judged(claim: Claim, measured: Measured) -> Finding:
     metric = claim.metric or measured.metric
     named = {*claim.better, *claim.worse}
     better, worse = (_scores(measured, where, named, claim.on, metric) for where in (claim.better, claim.worse))
-    smaller = metric in SMALLER_IS_BETTER if metric else measured.smaller
+    smaller = smaller_is_better(metric) if metric else measured.smaller
     found = compare(better, worse, smaller=smaller)
     if found is None:
         return Finding(claim.text, "cannot tell", "No pair of runs is done.")

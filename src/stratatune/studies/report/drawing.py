@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ResourceError
+from stratatune._compat import needs_extra
 from stratatune.studies.report.parts import Panel, Series
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def check_drawing() -> None:
     Raises:
         ResourceError: matplotlib is not installed.
     """
-    try:
+    with needs_extra("report", "a report with figures"):
         import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ResourceError("the report's figures need matplotlib", 'pip install "stratatune[report]"') from error
 
 
 def svg(panel: Panel) -> str:

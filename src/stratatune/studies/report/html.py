@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from stratatune.errors import ResourceError
+from stratatune._compat import needs_extra
 from stratatune.studies.report import drawing
 from stratatune.studies.report.parts import Part, Report
 
@@ -19,11 +19,9 @@ def html(report: Report) -> str:
         ResourceError: what the extra ``report`` brings is not installed.
     """
     drawing.check_drawing()
-    try:
+    with needs_extra("report", "the report's page"):
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
-    except ModuleNotFoundError as error:
-        raise ResourceError("the report's page needs Jinja2", 'pip install "stratatune[report]"') from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["groupby_kind"] = _by_kind
     drawn = {"svg": drawing.svg, "swatch": drawing.swatch}

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from stratatune.data.tasks import TASKS
-from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.statistics import Comparison, Interval, compare, interval
 
@@ -157,7 +157,7 @@ class Measured:
     @property
     def smaller(self) -> bool:
         """Whether small scores are the good ones."""
-        return bool(self.metrics()) and all(name in SMALLER_IS_BETTER for name in self.metrics())
+        return bool(self.metrics()) and all(smaller_is_better(name) for name in self.metrics())
 
     def of_row(self, row: str) -> tuple[RunRecord, ...]:
         """The finished runs of a row."""

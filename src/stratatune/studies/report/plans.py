@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from stratatune.errors import UserError
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
 from stratatune.plan.svg import svg
-from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import Measured
 from stratatune.studies.report.parts import Folded, Part, Picture, Text
@@ -24,8 +24,8 @@ def picture(run: RunRecord) -> Picture | None:
         )
     except UserError:
         return None
-    objective = (run.result or {}).get("objective")  # regression wears the head of classification
-    drawn = objective if objective is None or objective in LM_OBJECTIVES else "classification"
+    objective = (run.result or {}).get("objective")
+    drawn = OBJECTIVES[objective].head if objective in OBJECTIVES else None
     told = f"{run.config['plan']}: backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
     return Picture(svg(resolved, drawn), terminal(resolved, colour=False, objective=drawn), told)
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from stratatune.costs.cost import cost
 from stratatune.plan import Plan, Shape
+from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
 
-_OPTIMISER_BYTES, _WEIGHT_BYTES = 12, 4
+_OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradient
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Work:
         lengths: [n] tokens of the sample's examples.
         rows: examples of the whole training set.
         epochs, batch_size: of the run.
-        objective: whose head runs.
+        objective: what is learnt; ``head``: what it reads.
         dtype: of computation and cache.
         classes: of the task; 1 for numbers.
     """
@@ -38,6 +39,7 @@ class Work:
     epochs: int
     batch_size: int
     objective: str
+    head: str
     dtype: str
     classes: int
 
@@ -94,8 +96,8 @@ def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Cand
     )
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
-    trained = resolved.trainable(work.objective)
-    weights = _WEIGHT_BYTES * resolved.total(work.objective)
+    trained = resolved.trainable(work.head)
+    weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
     return Candidate(
         plan=text,
         depth=depth,

@@ -9,9 +9,7 @@ from stratatune.studies.suggest.pricing import Candidate
 from stratatune.studies.suggest.probing import Probe
 
 if TYPE_CHECKING:
-    from stratatune.studies.suggest.suggest import View
-
-_POSITION = {"mlm": "[MASK]", "causal": "the last token", "classification": "[CLS]", "regression": "[CLS]"}
+    from stratatune.studies.suggest.suggestion import View
 
 
 def reasons(views: Sequence[View]) -> Iterator[str]:
@@ -29,15 +27,15 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
         yield f"{len(left_out)} of {len(view.candidates)} candidates are over the budget ({named}{_more(left_out)})"
     for other in views[1:]:
         beaten = "told no better, or costs more" if other.chosen else "no plan of it keeps the budgets"
-        yield f"{other.family}, read at {_position(other)}: {_number(other.found.best)} at the best depth; {beaten}"
+        yield f"{other.family}, read at {other.position}: {_number(other.found.best)} at the best depth; {beaten}"
 
 
 def _told(view: View) -> str:
     found, best = view.found, view.found.best
     control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
     if not found.told:
-        return f"no depth tells the labels at {_position(view)}: {_number(best)} at best, {control}"
-    return f"at {_position(view)} the information is there from depth {found.gathered.depth} on: " + (
+        return f"no depth tells the labels at {view.position}: {_number(best)} at best, {control}"
+    return f"at {view.position} the information is there from depth {found.gathered.depth} on: " + (
         f"{_number(found.gathered)} ({_measure(view)}; best {_number(best)} at depth {best.depth}; {control})"
     )
 
@@ -62,10 +60,6 @@ def _saved(view: View, chosen: Candidate) -> str:
         f"about {chosen.seconds:,.0f} s here, {chosen.memory_bytes / 1e6:,.0f} MB of memory, "
         f"{chosen.cache_bytes / 1e6:,.0f} MB of cache, {chosen.trainable:,} parameters train"
     )
-
-
-def _position(view: View) -> str:
-    return "the last token" if view.decoder else _POSITION[view.objective]
 
 
 def _measure(view: View) -> str:

@@ -8,18 +8,19 @@ caches. With a folder the study is a SQLite file there, and a stopped search goe
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError, ResourceError
-from stratatune.objectives.metrics import SMALLER_IS_BETTER
+from stratatune._compat import needs_extra
+from stratatune.errors import ConfigError
+from stratatune.files import make_folder
+from stratatune.hashing import digest_of_json
+from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
 from stratatune.studies.suggest.suggestion import Suggestion, View
 from stratatune.training.config import NO_NUMBER
@@ -44,10 +45,8 @@ def check_search() -> None:
     Raises:
         ResourceError: Optuna is not installed.
     """
-    try:
+    with needs_extra("search", "--refine"):
         import optuna  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ResourceError("--refine needs optuna", 'pip install "stratatune[search]"') from error
 
 
 def refine(
@@ -95,7 +94,7 @@ class _Search:
         self.default = width_of(self.view.family, self.view.hidden, self.view.classes)
         limited = any(one.over for one in self.view.candidates)
         self.widths = sorted({one for one in _WIDTHS if one <= self.default or not limited} | {self.default})
-        self.smaller = self.view.metric in SMALLER_IS_BETTER
+        self.smaller = smaller_is_better(self.view.metric)
 
     def start(self) -> dict[str, Any]:
         """The rule's own plan as a point."""
@@ -149,14 +148,11 @@ class _Search:
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
     """Where trials run and caches lie: the folder, or one that goes afterwards."""
-    from stratatune.model.saving import told_about
-
     if folder is None:
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)
         return
-    with told_about(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     yield folder
     shutil.rmtree(folder / "cache", ignore_errors=True)
 
@@ -186,8 +182,7 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
 def _name(found: Suggestion, search: _Search) -> str:
     """A hash of everything that a trial's score depends on besides its point."""
     config = {k: v for k, v in found.config.model_dump(mode="json").items() if k not in (*NO_NUMBER, "plan")}
-    told = json.dumps([config, search.view.family, found.samples, search.depths, search.widths], sort_keys=True)
-    return blake2b(told.encode(), digest_size=8).hexdigest()
+    return digest_of_json([config, search.view.family, found.samples, search.depths, search.widths], size=8)
 
 
 def _scores(trial: optuna.trial.FrozenTrial) -> str:
@@ -209,9 +204,9 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
         f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
     )
     config = found.config.model_copy(update={"plan": plan, "lr": rate})
-    told = tuple(_told(one) for one in ended)
+    trials = tuple(_as_data(one) for one in ended)
     why = (*found.why, line)
-    return replace(found, plan=plan, depth=best.params["depth"], why=why, config=config, trials=told)
+    return replace(found, plan=plan, depth=best.params["depth"], why=why, config=config, trials=trials)
 
 
 def _last(trial: optuna.trial.FrozenTrial) -> float:
@@ -219,7 +214,7 @@ def _last(trial: optuna.trial.FrozenTrial) -> float:
     return trial.intermediate_values[max(trial.intermediate_values)]
 
 
-def _told(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def _as_data(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     """A trial as plain data."""
     return {
         "number": trial.number,

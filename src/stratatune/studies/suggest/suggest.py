@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ConfigError, ModelError
-from stratatune.plan import Plan, shape_of
-from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.studies.suggest.choosing import find, texts
 from stratatune.studies.suggest.pricing import Rates, Work, nearest_kept, price, within
 from stratatune.studies.suggest.probing import probe, read_depths
@@ -24,10 +22,10 @@ from stratatune.studies.suggest.refine import check_search, refine
 from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion, View
 
 if TYPE_CHECKING:
-    from stratatune.data.readers import Table
     from stratatune.progress import Reporter
     from stratatune.studies.suggest.calibrate import Setting
     from stratatune.training.config import RunConfig
+    from stratatune.training.prepare import Outline, Tables
 
 _READ_AS = {"bft": "bft-adapter", "spafit": "lora"}
 """A plan of each family, by which the objective is settled as a run would settle it."""
@@ -57,18 +55,22 @@ def suggest(
         ModelError: an encoder-decoder.
         ResourceError: ``refine`` without Optuna.
     """
-    from stratatune.data.encode import sample
     from stratatune.progress import Reporter
-    from stratatune.training.prepare import read_tables
+    from stratatune.training.prepare import Outline, Tables, drawn, read_tables
 
     asked.check()
     if asked.refine:
         check_search()
-    shape, reporter = shape_of(config.model, config.revision), reporter or Reporter()
-    _refuse_free_text(config, shape.decoder is not None)
-    rows = read_tables(config, tables or {}).train
-    drawn = rows.select(sample(rows.labels or [0] * len(rows), asked.samples, config.seed))
-    views = [_view(family, config, asked, drawn, len(rows), reporter) for family in FAMILIES[asked.family]]
+    reporter = reporter or Reporter()
+    outlines = {
+        family: Outline(config.model_copy(update={"plan": _READ_AS[family]})) for family in FAMILIES[asked.family]
+    }
+    first = next(iter(outlines.values()))
+    for outline in outlines.values():
+        _refuse_what_cannot_be_probed(outline)
+    rows = read_tables(config, tables or {}, first.kind).train
+    few = Tables(rows.select(drawn(rows, asked.samples, config.seed, first.kind)), (), None)
+    views = [_view(family, one, asked, few, len(rows), reporter) for family, one in outlines.items()]
     views = _ranked(views)
     best = views[0]
     if best.chosen is None:
@@ -80,8 +82,8 @@ def suggest(
         family=best.family,
         depth=best.chosen.depth,
         why=tuple(reasons(views)),
-        blocks=shape.blocks,
-        samples=len(drawn),
+        blocks=first.shape.blocks,
+        samples=len(few.train),
         rows=len(rows),
         views=tuple(views),
         config=settings,
@@ -91,26 +93,26 @@ def suggest(
     return refine(found, trials=asked.trials, folder=folder, tables=tables or {}, reporter=reporter)
 
 
-def _refuse_free_text(config: RunConfig, two_stacks: bool) -> None:
-    if two_stacks or config.objective in ("completion", "seq2seq"):
+def _refuse_what_cannot_be_probed(outline: Outline) -> None:
+    if not outline.kind.place or outline.shape.decoder is not None:
         raise ModelError(
             "suggest probes encoders and decoders for classes or numbers; this is an encoder-decoder, or free text",
             "choose its plan by hand (`stratatune list presets`)",
         )
 
 
-def _view(family: str, config: RunConfig, asked: Asked, drawn: Table, rows: int, reporter: Reporter) -> View:
+def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int, reporter: Reporter) -> View:
     """Read, probe, find, calibrate and price for one family."""
+    from stratatune.data.batching import pad_id
     from stratatune.model.backbone import Backbone
-    from stratatune.objectives.spec import pad_id
     from stratatune.studies.suggest.calibrate import pass_flops, top_rate
 
-    setting = _setting(family, config, drawn, reporter)
-    backbone, reading = Backbone(setting.base.model), setting.reading
-    shape, classes = backbone.shape, max(1, len(reading.labels))
+    setting, config = _setting(outline, tables, reporter), outline.config
+    backbone, objective, encoded = Backbone(setting.base.model), setting.prepared.objective, setting.prepared.train
+    shape, classes = backbone.shape, objective.outputs
     read = read_depths(
         backbone,
-        setting.encoded,
+        encoded,
         pad_id(setting.base.tokenizer),
         batch_size=_PASS_BATCH,
         device=setting.device,
@@ -118,19 +120,20 @@ def _view(family: str, config: RunConfig, asked: Asked, drawn: Table, rows: int,
         reporter=reporter,
     )
     started = time.perf_counter()
-    assert setting.encoded.labels is not None
-    probes = tuple(probe(read, setting.encoded.labels, seed=config.seed, reporter=reporter))
+    assert encoded.labels is not None
+    probes = tuple(probe(read, encoded.labels, seed=config.seed, reporter=reporter))
     found = find(probes)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
-    flops = pass_flops(shape, setting.encoded, _PASS_BATCH)
+    flops = pass_flops(shape, encoded, _PASS_BATCH)
     rates = Rates(flops / read.seconds, top_rate(setting, plans[found.depth]))
     work = Work(
-        lengths=setting.encoded.lengths,
+        lengths=encoded.lengths,
         rows=rows,
         epochs=config.epochs,
-        batch_size=config.batch_size or max(1, int((config.token_budget or 0) / setting.encoded.lengths.mean())),
-        objective=reading.objective if reading.objective in LM_OBJECTIVES else "classification",
+        batch_size=config.batch_size or max(1, int((config.token_budget or 0) / encoded.lengths.mean())),
+        objective=objective.name,
+        head=objective.head,
         dtype="fp32" if setting.autocast is None else "bf16",
         classes=classes,
     )
@@ -139,10 +142,10 @@ def _view(family: str, config: RunConfig, asked: Asked, drawn: Table, rows: int,
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
         family=family,
-        objective=reading.objective,
-        decoder=reading.decoder,
-        metric=reading.metric,
-        value=reading.value_range is not None,
+        objective=objective.name,
+        position=objective.position,
+        metric=objective.metric,
+        value=encoded.labels.dtype.kind == "f",
         classes=classes,
         hidden=shape.hidden,
         probes=probes,
@@ -154,33 +157,25 @@ def _view(family: str, config: RunConfig, asked: Asked, drawn: Table, rows: int,
     )
 
 
-def _setting(family: str, config: RunConfig, drawn: Table, reporter: Reporter) -> Setting:
+def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> Setting:
     """The model loaded and the sample encoded, as a run of this family would have them."""
     import torch
 
     from stratatune._compat import accelerator_for
     from stratatune.model.base import load_base
-    from stratatune.objectives.spec import encode
     from stratatune.studies.suggest.calibrate import Setting
-    from stratatune.training.prepare import base_settings, class_names, settle_objective, settle_reading
+    from stratatune.training.prepare import settle, tokenizer_for
     from stratatune.training.run import in_bf16
 
-    shape = shape_of(config.model, config.revision)
+    config = outline.config
     device = accelerator_for(config.device, (), config.out).device  # pyright: ignore[reportArgumentType]
-    objective = settle_objective(config, Plan.parse(_READ_AS[family]), decoder=shape.causal)
-    labels = class_names(config, objective, drawn)
-    base = load_base(
-        config.model,
-        objective,
-        **base_settings(config, labels),
-    )
-    reading, notices = settle_reading(config, objective, drawn, base.tokenizer, shape.max_tokens, decoder=shape.causal)
-    encoded = encode(drawn, reading, base.tokenizer)
-    for notice in (*base.notices, *notices, *encoded.notices):
+    prepared = settle(outline, tables, tokenizer_for(config))
+    base = load_base(**prepared.base)
+    for notice in (*base.notices, *prepared.notices):
         reporter.notice(notice)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     autocast = torch.bfloat16 if in_bf16(config.precision, device) else None
-    return Setting(base, reading, encoded, config, device, autocast)
+    return Setting(base, prepared, device, autocast)
 
 
 def _ranked(views: list[View]) -> list[View]:

@@ -62,7 +62,7 @@ class View:
 
     Attributes:
         family: ``bft`` or ``spafit``.
-        objective: under which the text was read; ``decoder``: from left to right.
+        objective: under which the text was read; ``position``: where, in words.
         metric: that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
         hidden: D.
@@ -76,7 +76,7 @@ class View:
 
     family: str
     objective: str
-    decoder: bool
+    position: str
     metric: str
     value: bool
     classes: int
@@ -138,7 +138,7 @@ class Suggestion:
         Raises:
             ResourceError: the folder cannot be written.
         """
-        from stratatune.model.saving import told_about, write_text
+        from stratatune.files import make_folder, write_text
         from stratatune.studies.suggest.depth_picture import svg
         from stratatune.training.config import to_yaml
 
@@ -148,8 +148,7 @@ class Suggestion:
             "suggestion.svg": svg(self),
             "run.yaml": to_yaml(run),
         }
-        with told_about(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for name, text in files.items():
             write_text(folder / name, text)
         return {name: str(folder / name) for name in files}

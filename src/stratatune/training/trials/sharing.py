@@ -21,12 +21,12 @@ from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.model.attached import Attached
-from stratatune.model.base import Base, Objective, load_base
+from stratatune.model.base import Base, HeadName, load_base
 from stratatune.model.precision import Casts
-from stratatune.objectives.spec import Reading, encode
+from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
-from stratatune.training.prepare import Tables, read_tables
+from stratatune.training.prepare import Tables, read_tables, tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,15 +57,13 @@ class Shared:
             self._made[key] = make()
         return self._made[key]
 
-    def load_base(self, name: str, objective: Objective, *, device: torch.device, **settings: Any) -> Base:
+    def load_base(self, name: str, head: HeadName, *, device: torch.device, **settings: Any) -> Base:
         """As :func:`stratatune.model.base.load_base`: a model of its own over tensors that all trials share.
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
-        seed = None if objective in LM_OBJECTIVES else settings["seed"]
-        base = self.once(
-            ("base", objective, seed), lambda: self._loaded(load_base(name, objective, **settings), device)
-        )
+        seed = None if head in LM_OBJECTIVES else settings["seed"]
+        base = self.once(("base", head, seed), lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
 
     def _loaded(self, base: Base, device: torch.device) -> Base:
@@ -75,14 +73,19 @@ class Shared:
                 parameter.data = known
         return base
 
-    def read_tables(self, config: RunConfig, given: Mapping[str, Any]) -> Tables:
+    def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
+        """As :func:`stratatune.training.prepare.tokenizer_for`."""
+        return self.once("tokenizer", lambda: tokenizer_for(config))
+
+    def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
-        return self.once(("tables", config.seed if drawn else None), lambda: read_tables(config, given))
+        key = ("tables", kind.read, config.seed if drawn else None)
+        return self.once(key, lambda: read_tables(config, given, kind))
 
-    def encode(self, table: Table, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """As :func:`stratatune.objectives.spec.encode`, once for each way of reading."""
-        return self.once(("encoded", id(table), repr(reading)), lambda: encode(table, reading, tokenizer))
+    def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """As the objective does, once for each objective."""
+        return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
     def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
         """A trial's feed of its training data, which reads a batch once for all whose batches are the same."""

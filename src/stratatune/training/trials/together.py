@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from stratatune.data.batching import Batch, collate
+from stratatune.data.batching import Batch
 from stratatune.progress import Reporter
 from stratatune.training import distributed as ranks
 from stratatune.training.checkpoint import random_state, set_random_state
@@ -74,8 +74,7 @@ class Together:
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
         """Let trials on the same batch learn from it together; None: they cannot, and nothing has changed."""
         started, reader = time.perf_counter(), asks[0].session
-        batch = collate(reader.train, asks[0].index, reader.pad_id)
-        tokens, batch = batch.tokens, batch.to(reader.device)
+        batch = reader.forward.batch(reader.train, asks[0].index)
         before = reader.feed.clock.trunk_seconds
         hidden = reader.feed.hidden(batch)
         in_trunk = reader.feed.clock.trunk_seconds - before
@@ -84,7 +83,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        return [Learnt(loss, tokens, seconds) for loss, seconds in zip(losses, charged, strict=True)]
+        return [Learnt(loss, batch.tokens, seconds) for loss, seconds in zip(losses, charged, strict=True)]
 
     def _tried(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[float] | None:
         key, state = asks[0].session.likeness, random_state()
@@ -220,14 +219,14 @@ class Group:
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of some trials [n]: losses [n] and gradients [n, P]."""
         session = self.sessions[0]
-        top, objective = session.top, session.objective
+        forward, objective = session.forward, session.objective
+        question = objective.question(batch, training=True)
         values = self.values[rows].detach().requires_grad_()
 
         def loss(trained: dict[str, Tensor]) -> Tensor:
-            with session.mixed():
-                given = hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch)
-                logits = functional_call(top, trained, given)
-            return objective.loss(logits, batch.labels)
+            with forward.mixed():
+                logits = functional_call(forward.top, trained, (hidden, batch.mask, question))
+            return objective.loss(logits, batch)
 
         # The same draw for all, as each would make by itself. A GPU's fused kernels know no such thing.
         draw = "same" if hidden.device.type == "cpu" else "different"
@@ -273,7 +272,7 @@ class Group:
             losses, gradient = self._computed(batch, hidden)
             for row, session in enumerate(self.sessions):
                 loss, alone = self._alone(session, batch, hidden)
-                bound = math.sqrt(torch.finfo(session.autocast or self.values.dtype).eps)
+                bound = math.sqrt(torch.finfo(session.forward.autocast or self.values.dtype).eps)
                 far = float((gradient[row] - alone).norm()), float((losses[row] - loss).abs())
                 if not (far[0] <= bound * float(alone.norm()) and far[1] <= bound * max(1.0, abs(float(loss)))):
                     raise ValueError(f"gradients differ by {far[0]:.1e} of {float(alone.norm()):.1e} from those alone")
@@ -284,10 +283,8 @@ class Group:
 
     def _alone(self, session: Session, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """A trial's loss and gradient [P] by its own modules."""
-        trained, objective = session.top.attached.trained(), session.objective
-        with session.mixed():
-            logits = session.top(hidden, batch.mask, batch.read, objective.training_words, objective.ids(batch))
-        loss = objective.loss(logits, batch.labels)
+        trained, forward = session.top.attached.trained(), session.forward
+        loss = forward.objective.loss(forward.above(hidden, batch, training=True), batch)
         found = torch.autograd.grad(loss, [trained[name] for name in self.shapes])
         return loss.detach(), torch.cat([one.flatten() for one in found])
 

@@ -1,0 +1,129 @@
+"""The options of a run on the command line, one for each setting of ``RunConfig``, made from its fields.
+
+Name, type, help, default and panel are the field's own; a new setting has its option without a line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from stratatune.training.config import RunConfig
+
+_PLAIN = (int, float, bool)
+_LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=WORD,..."}
+_METAVARS = {
+    **dict.fromkeys(("train", "eval", "test"), "FILE"),
+    **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL"},
+    **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
+}
+"""Where the kind of a value says more than its type."""
+
+
+class RunOptions:
+    """The group of options that make a run: the file's settings, over them the options given, over these ``--set``."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        from stratatune.training.config import RunConfig, headings
+
+        panels = headings()
+        made = [_option(name, field, panels[name]) for name, field in RunConfig.model_fields.items()]
+        return inspect.Signature([_FILE, *made, _SET])
+
+    def __call__(self, file: Path | None, set: list[str] | None, **given: Any) -> RunConfig:
+        from stratatune.training.config import RunConfig, load_config, merge, validate
+
+        given = {name: value for name, value in given.items() if value is not None}
+        if "label_words" in given:
+            given["label_words"] = _words(given["label_words"])
+        mixed = {name for name in given if _reads_as(RunConfig.model_fields[name]) is None}
+        as_set = [f"{name}={given.pop(name)}" for name in sorted(mixed)]
+        return validate(merge({**(load_config(file) if file else {}), **given}, [*as_set, *(set or [])]))
+
+
+run_options = RunOptions()
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+_FILE = _parameter(
+    "file",
+    Annotated[
+        Path | None,
+        typer.Argument(metavar="RUN.yaml", help="Settings; options below win over it.", show_default=False),
+    ],
+)
+_SET = _parameter(
+    "set",
+    Annotated[
+        list[str] | None,
+        typer.Option(help="Any setting, as in RUN.yaml; may be given again.", metavar="NAME=VALUE", show_default=False),
+    ],
+)
+
+
+def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
+    """The option of one setting; not given, it is None, and the file's value or the default stands."""
+    from stratatune.training.config import choices
+
+    kind = _reads_as(field) or str
+    made = typer.Option(
+        f"--{name.replace('_', '-')}",
+        help=f"{field.description}{choices(name)}{_default(field)}",
+        metavar=None if kind is bool else _metavar(name, field, kind),
+        rich_help_panel=panel,
+        show_default=False,
+    )
+    return _parameter(name, Annotated[kind | None, made])
+
+
+def _types(field: FieldInfo) -> list[Any]:
+    """The types of a setting's values, None left out."""
+    joined = get_origin(field.annotation) in (Union, types.UnionType)
+    return [one for one in (get_args(field.annotation) if joined else [field.annotation]) if one is not type(None)]
+
+
+def _reads_as(field: FieldInfo) -> type | None:
+    """The type by which the command line reads a value; None where it may have several, as in ``--set``."""
+    kinds = _types(field)
+    if len(kinds) > 1:
+        return None
+    return kinds[0] if kinds[0] in _PLAIN else str
+
+
+def _metavar(name: str, field: FieldInfo, kind: type) -> str:
+    from stratatune.training.config import words
+
+    (first, *_) = _types(field)
+    origin = get_origin(first)
+    return _METAVARS.get(name) or ("WORD" if words(name) else _LETTERS.get(origin or kind, "TEXT"))
+
+
+def _default(field: FieldInfo) -> str:
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
+    return "" if value is None or value in ((), {}) or isinstance(value, bool) else f" Default: {value}."
+
+
+def _words(text: str) -> dict[str, str]:
+    """``yes=good,no=bad`` as a mapping.
+
+    Raises:
+        ConfigError: a part that is no ``label=word``.
+    """
+    from stratatune.errors import ConfigError
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    odd = [f"label_words: {label!r} has no word" for label, _, word in pairs if not (label.strip() and word.strip())]
+    if odd:
+        raise ConfigError(odd, "write --label-words yes=good,no=bad")
+    return {label.strip(): word.strip() for label, _, word in pairs}

@@ -1,0 +1,182 @@
+"""Tables of delimited text: csv, tsv and what spreadsheets write under these names."""
+
+from __future__ import annotations
+
+import csv
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stratatune.data.frames import Frame, of_datasets
+from stratatune.data.lines import encoding_of_file, not_in
+from stratatune.data.loading import load, unreadable
+from stratatune.data.tasks import Task
+from stratatune.data.written import Written
+from stratatune.errors import DataError
+
+_USUAL = {".csv": ",;\t|", ".tsv": "\t,;|"}  # the first that cuts the header
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_NO_LIMIT = 2**31 - 1  # of a cell's characters; Python's own is 131,072
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How one file is written. ``feeds``: lines end at ``\\n`` alone, and ``\\r`` is text."""
+
+    encoding: str
+    delimiter: str
+    quoted: bool = True
+    feeds: bool = False
+
+    @property
+    def quoting(self) -> Any:
+        return csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+
+
+def open_table(path: Path, task: Task | None, written: Written) -> Frame:
+    """The columns of a csv or tsv file, every cell as the text that it is.
+
+    GLUE's files of GLUE's tasks have no quotes, so that ``"`` is text; elsewhere quotes quote. A delimiter that is not
+    the suffix's own is recognised by the header.
+
+    Raises:
+        DataError: it cannot be read, or rows and header do not fit.
+    """
+    from datasets import Features, Value
+
+    layout, notices = _layout(path, task, written)
+    names, first = _start(path, layout)
+    options: dict[str, Any] = {"header": 0}
+    glue = not layout.quoted and layout.delimiter == "\t"
+    if glue and task and task.tsv_header and not set(task.text) <= set(names):
+        names, options = list(task.tsv_header), {"header": None}
+    _check_names(path, names, first)
+    if layout.feeds:
+        options["lineterminator"] = "\n"
+    data = load(
+        "csv",
+        path,
+        sep=layout.delimiter,
+        quoting=layout.quoting,
+        names=names,
+        features=Features({name: Value("string") for name in names}),
+        keep_default_na=False,  # "None", "NA" and "null" are words, and "01" is not 1
+        encoding=layout.encoding,
+        **options,
+    )
+    frame = of_datasets(data, str(path))
+    for notice in notices:
+        frame = frame.noting(notice)
+    return _without_carriage(frame, names[-1]) if layout.feeds else frame
+
+
+def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
+    """How the file is written, and what is to be said of what was recognised."""
+    encoding = written.encoding or encoding_of_file(path)
+    feeds = _ends_at_feeds(path)
+    usual = _USUAL[path.suffix]
+    if path.suffix == ".tsv" and task and task.is_glue and written.delimiter in (None, "\t"):
+        return _Layout(encoding, "\t", quoted=False, feeds=feeds), []
+    tried = [_Layout(encoding, mark, feeds=feeds) for mark in written.delimiter or usual]
+    found = next((one for one in tried if _cuts(path, one)), tried[0])
+    notices = []
+    if written.delimiter is None and found.delimiter != usual[0]:
+        notices.append(f"columns are separated by {_NAMES[found.delimiter]}")
+    if found.delimiter == "\t" and not _is_quoted(path, found):
+        # Irregular quotes in a table of tabs are text, as GLUE has them; a reader of quotes would join rows.
+        found = _Layout(encoding, "\t", quoted=False, feeds=feeds)
+        notices.append("quotes are read as text: they do not enclose whole fields")
+    return found, notices
+
+
+def _cuts(path: Path, layout: _Layout) -> bool:
+    header, first = _start(path, layout)
+    return len(header) > 1 and len(first) in (0, len(header))
+
+
+def _start(path: Path, layout: _Layout) -> tuple[list[str], list[str]]:
+    """The fields of the header and of the first row."""
+    with _records(path, layout) as records:
+        filled = (record for record in records if record)
+        return next(filled, []), next(filled, [])
+
+
+@contextmanager
+def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Iterator[list[str]]]:
+    """The file's records, as Python's csv reads them, with cells as long as they are.
+
+    The reader refuses a lone carriage return, so that where it is text a space stands for it.
+    """
+    limit = csv.field_size_limit(_NO_LIMIT)
+    try:
+        with path.open(encoding=layout.encoding, newline="\n" if layout.feeds else "") as file:
+            lines = (line.rstrip("\r\n").replace("\r", " ") + "\n" for line in file) if layout.feeds else file
+            records = csv.reader(lines, delimiter=layout.delimiter, quoting=layout.quoting, strict=strict)
+            yield ([field.removeprefix("\ufeff") for field in record] for record in records)
+    except UnicodeDecodeError as error:
+        raise not_in(str(path), error) from error
+    except csv.Error as error:
+        if strict:
+            raise
+        raise unreadable(path, error) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_quoted(path: Path, layout: _Layout) -> bool:
+    """Whether the quotes in a table of tabs are those of a writer of csv: each encloses a field, and no row is torn.
+
+    Where lines are whole records without quotes, two of them that a quote would join are two.
+    """
+    with path.open("rb") as file:
+        if not _holds(file.fileno(), b'"'):
+            return True
+    plain = _Layout(layout.encoding, layout.delimiter, quoted=False, feeds=layout.feeds)
+    try:
+        with _records(path, layout, strict=True) as records:
+            sizes = [len(record) for record in records if record]
+    except csv.Error:
+        return False
+    with _records(path, plain) as records:
+        alone = [len(record) for record in records if record]
+    return len(set(sizes)) == 1 and (len(sizes) == len(alone) or len(set(alone)) > 1)
+
+
+def _holds(number: int, word: bytes) -> bool:
+    with mmap.mmap(number, 0, access=mmap.ACCESS_READ) as content:
+        return content.find(word) >= 0
+
+
+def _ends_at_feeds(path: Path) -> bool:
+    r"""Whether lines end at ``\n`` and a lone ``\r`` occurs, which then is text: pandas writes such texts unquoted."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        lone = re.search(rb"\r(?!\n)", content)
+        feed = content.find(b"\n")
+        return lone is not None and 0 <= feed < lone.start() and content[:1] not in (b"\xff", b"\xfe")
+
+
+def _without_carriage(frame: Frame, last: str) -> Frame:
+    r"""The same where some rows end in ``\r\n``, whose ``\r`` is no part of the last column."""
+
+    def get(name: str, plain: Any = frame.get) -> list[Any]:
+        values = plain(name)
+        return [value.removesuffix("\r") if value else value for value in values] if name == last else values
+
+    return Frame(frame.place, frame.names, get, frame.rows, frame.task, frame.notices)
+
+
+def _check_names(path: Path, names: Sequence[str], first: Sequence[str]) -> None:
+    """Refuse two columns of one name, and a row with more fields than names, which pandas would shift in silence."""
+    if len(first) > len(names):
+        raise DataError(
+            f"{path}, row 1 has {len(first)} fields, the header {len(names)}",
+            "put quotes around texts with a separator, or name the separator with --delimiter",
+        )
+    twice = next((name for at, name in enumerate(names) if name in islice(names, at)), None)
+    if twice is not None:
+        raise DataError(f"{path}: two columns are called {twice!r}", "rename one of them")

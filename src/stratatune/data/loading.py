@@ -1,0 +1,69 @@
+"""Reading a file by the `datasets` library, its failures in one line."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ROWS_AT_A_TIME = 10_000
+
+
+def load(builder: str, path: Path, **options: Any) -> Dataset:
+    """The whole file as one Dataset; it is streamed, so that no copy of it is written to the library's cache.
+
+    Raises:
+        DataError: it cannot be read, or has no rows.
+    """
+    import pyarrow
+    from datasets import Dataset, load_dataset
+
+    try:
+        with quiet():
+            # Escaped, or brackets in a file's name would be read as a pattern.
+            stream = load_dataset(
+                builder, data_files=glob.escape(str(path)), split="train", streaming=True, **options
+            ).with_format("arrow")
+            tables = list(stream.iter(batch_size=_ROWS_AT_A_TIME))
+    except Exception as error:  # whatever the parser underneath raises is about this file
+        raise unreadable(path, error) from error
+    if not tables:
+        raise DataError(f"{path} has no rows", "give a file with at least one example")
+    return Dataset(pyarrow.concat_tables(tables, promote_options="permissive"))
+
+
+def line_of(error: BaseException) -> str:
+    """What an error says, in one line that is not too long."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """The failure to read ``path``, in one line."""
+    fix = (
+        "save the file as UTF-8, or name its encoding (--encoding latin-1)"
+        if isinstance(error, UnicodeDecodeError)
+        else "mend the file"
+    )
+    return DataError(f"{path}: cannot be read as {path.suffix[1:]}: {line_of(error)}", fix)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log lines of the libraries: what they say is in the DataError."""
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,65 @@
+"""What a user may say of how a table is written, and of rows that are not whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stratatune.errors import DataError, did_you_mean
+
+BadRows = Literal["refuse", "skip", "empty"]
+"""What is done with rows whose text is blank or whose label is missing."""
+
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
+"""Delimiters that have a name, as a shell makes some of them hard to type."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a table of text is written, where that is not recognised, and what becomes of its bad rows.
+
+    Attributes:
+        delimiter: the character between two fields of a csv or tsv file; None: recognised.
+        encoding: of a text file; None: by its byte-order mark, else UTF-8 (latin-1 for ``.all`` files).
+        bad_rows: rows with a blank text or without a label: ``refuse`` them, ``skip`` them, or read a blank text as
+            an ``empty`` one.
+
+    Raises:
+        DataError: a value that is none of the legal ones.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    bad_rows: BadRows = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.delimiter is not None:
+            object.__setattr__(self, "delimiter", delimiter_named(self.delimiter))
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+        if self.bad_rows not in get_args(BadRows):
+            raise DataError(f"bad_rows: {self.bad_rows!r}", did_you_mean(str(self.bad_rows), get_args(BadRows)))
+
+
+def delimiter_named(word: str) -> str:
+    """The character that ``word`` names; it may stand for itself.
+
+    Raises:
+        DataError: not one character, or one that texts and quotes are made of.
+    """
+    character = DELIMITERS.get(word.lower(), word)
+    if len(character) != 1 or character.isalnum() or character in "\"'\r\n":
+        raise DataError(f"delimiter: {word!r}", f"one character such as ; or a name: {', '.join(DELIMITERS)}")
+    return character
+
+
+def check_encoding(name: str) -> None:
+    """Refuse an encoding that Python does not know, or that is none of text.
+
+    Raises:
+        DataError: with what is usual.
+    """
+    try:
+        "text".encode(name)  # refuses base64 and the like, which `codecs.lookup` finds
+    except (LookupError, ValueError) as error:
+        raise DataError(f"encoding: {name!r} is no text encoding", "usual: utf-8, latin-1, cp1252, utf-16") from error

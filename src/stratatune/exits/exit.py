@@ -1,0 +1,39 @@
+"""What an exit is: a form in which a trained model leaves this package. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stratatune.model.attach import Tuned
+    from stratatune.model.attached import Attached
+
+
+class Exit(Protocol):
+    """A form to leave in; one file beside this one, and one line in ``registry.py``."""
+
+    name: ClassVar[str]
+    """What ``export --to`` and ``st.export(to=...)`` call it."""
+    summary: ClassVar[str]
+    """What is written, in a few words."""
+    extra: ClassVar[str | None]
+    """The extra of this package that it needs; None: nothing more."""
+    reader: ClassVar[str]
+    """The call that reads it back, ``{out!r}`` in place of the folder."""
+
+    def refusals(self, attached: Attached) -> list[str]:
+        """Why a plan has no such form, each reason once; empty when it has one."""
+        ...
+
+    def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """Write the model into ``folder``, which need not be there yet; the model is used up.
+
+        Called only where :meth:`refusals` found nothing.
+
+        Raises:
+            ResourceError: the folder cannot be written, or what the extra brings is not installed.
+        """
+        ...

@@ -1,0 +1,42 @@
+"""A plain transformers model with everything folded into the base weights. No torch on import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stratatune.model.attach import Tuned
+    from stratatune.model.attached import Attached
+
+
+class Merged:
+    """The whole model, which needs nothing but transformers."""
+
+    name: ClassVar[str] = "merged"
+    summary: ClassVar[str] = "a plain transformers model, everything folded into its weights"
+    extra: ClassVar[str | None] = None
+    reader: ClassVar[str] = "transformers' from_pretrained({out!r})"
+
+    def refusals(self, attached: Attached) -> list[str]:
+        """Each method that no weight of the base can hold."""
+        from stratatune.model.merging import refusals
+
+        return refusals(attached)
+
+    def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """The model with its config, in which the classes have their names, and the tokenizer."""
+        from stratatune.files import write_errors
+        from stratatune.model.merging import merge
+
+        labels = model.attached.reading.get("labels") or ()
+        plain = merge(model)
+        if labels and len(labels) == plain.config.num_labels:
+            plain.config.id2label = dict(enumerate(labels))
+            plain.config.label2id = {label: number for number, label in enumerate(labels)}
+        with write_errors(folder):
+            plain.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)

@@ -1,0 +1,31 @@
+"""The adapter as this package reads it again: what trained, the plan, and how text is read. No torch on import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stratatune.model.attach import Tuned
+    from stratatune.model.attached import Attached
+
+
+class Native:
+    """Every plan has this form."""
+
+    name: ClassVar[str] = "native"
+    summary: ClassVar[str] = "an adapter of stratatune: what trained, and nothing else"
+    extra: ClassVar[str | None] = None
+    reader: ClassVar[str] = "stratatune.load({out!r})"
+
+    def refusals(self, attached: Attached) -> list[str]:
+        """None, whatever the plan."""
+        return []
+
+    def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """``adapter.safetensors``, ``adapter.json`` and a card; the tokenizer is the base model's own."""
+        from stratatune.model.saving import save_adapter
+
+        save_adapter(model.attached, folder)

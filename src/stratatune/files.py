@@ -1,0 +1,120 @@
+"""Writing files: each appears whole or not at all, and a failure is one line that names the path. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from stratatune.errors import ResourceError
+
+_HINT = "give a place with room that you may write to"
+
+
+@contextlib.contextmanager
+def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
+    """Turn a full disk or a missing permission into one line about ``path``.
+
+    Raises:
+        ResourceError: the disk is full, or the path cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ResourceError(f"cannot write {path}: {reason}", hint) from error
+
+
+def make_folder(folder: Path, hint: str = _HINT) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    with write_errors(folder, hint):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_text(path: Path, text: str, hint: str = _HINT) -> None:
+    """Write a text file in UTF-8.
+
+    Raises:
+        ResourceError: it cannot be written; a file that was there before is as it was.
+    """
+    write_bytes(path, text.encode(), hint)
+
+
+def write_bytes(path: Path, data: bytes | memoryview, hint: str = _HINT) -> None:
+    """Write a file of bytes; as :func:`write_text`."""
+    with write_errors(path, hint), replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place at the end; after a failure nothing of it is left.
+
+    File and folder are synced, so that a power cut leaves the old file or the new one. A new file has the permissions
+    of the user's umask, whoever creates it; one that was there keeps its own. A link is followed. What is no regular
+    file (``/dev/stdout``, a pipe) is written in place.
+
+    Raises:
+        OSError: it cannot be written; :func:`write_errors` makes one line of that.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    _sweep(path)
+    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    try:
+        mode = _created(partial) if not path.exists() else stat.S_IMODE(path.stat().st_mode)
+        yield partial
+        partial.chmod(mode)
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` last; some systems cannot, and then a power cut may bring the old file back."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
+
+
+def _created(path: Path) -> int:
+    """Create an empty file; its permissions are what the umask makes of 0666."""
+    path.touch()
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote ``path`` left beside it."""
+    start = f".{path.name[:200]}."
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            process = entry.name.removeprefix(start).removesuffix(".part")
+            if entry.name == f"{start}{process}.part" and process.isdigit() and not _runs(int(process)):
+                os.unlink(entry.path)
+
+
+def _runs(process: int) -> bool:
+    import psutil  # a tenth of a second, for what is rarely there
+
+    return psutil.pid_exists(process)

@@ -1,0 +1,161 @@
+"""``causal``: a label is read as what a decoder would write behind the text (LPT's protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.causal import Suffixes, encode_candidates, suffixes_of
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.data.templates import Template
+from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
+from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.tensors import at_least_fp32, numbers_on
+from stratatune.objectives.words import template_before_word, words_of_any_length
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates(Objective):
+    """Label words of any number of tokens behind a text; of a number two of them, one for each end of its range.
+
+    Attributes:
+        answers: the classes, or the range of the numbers.
+        template: the hard prompt, with nothing to read behind its label word.
+        words: one for each class or end.
+        suffixes: the token ids of every candidate behind a text.
+        by_likelihood: whether the training loss is minus the log-probability of the right word (LPT's choice), or the
+            cross-entropy between the candidates.
+    """
+
+    name: ClassVar[str] = "causal"
+    summary: ClassVar[str] = "label words behind a text, by a decoder's LM head"
+    head: ClassVar[str] = "causal"
+    families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "few"
+    metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    place: ClassVar[str] = "the last token"
+
+    answers: Labels
+    suffixes: Suffixes
+    template: str = ""
+    words: tuple[str, ...] = ()
+    by_likelihood: bool = True
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return asked.prompted and asked.family in cls.families
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        labels = labels_of(asked)
+        common = common_of(asked, chosen_metric(asked, labels))
+        template, notices = template_before_word(asked)
+        words = words_of_any_length(asked, labels)
+        made = cls(
+            **common,
+            answers=labels,
+            suffixes=suffixes_of(asked.tokens, Template.parse(template), words),
+            template=template,
+            words=words,
+            by_likelihood=asked.loss == "vocab",
+        )
+        return made, notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        return cls(
+            **common_from(data),
+            answers=labels_from(data),
+            suffixes=tuple(tuple(suffix) for suffix in data["suffixes"]),
+            template=data["template"],
+            words=tuple(data["label_words"]),
+            by_likelihood=data.get("loss", "vocab") == "vocab",
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            **self.common(),
+            **labels_data(self.answers),
+            "template": self.template,
+            "label_words": list(self.words),
+            "loss": "vocab" if self.by_likelihood else "words",
+            "suffixes": [list(suffix) for suffix in self.suffixes],
+        }
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.answers.names
+
+    @property
+    def prompt(self) -> str:
+        return f"{self.template}{list(self.branches)}"
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        return tuple(len(suffix) - 1 for suffix in self.suffixes)
+
+    @property
+    def positions(self) -> Literal["one", "few", "all"]:
+        """One where every word is a single token at the end of the template."""
+        return "few" if sum(self.branches) else "one"
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_candidates(table, Template.parse(self.template), tokenizer, self.max_length, self.suffixes)
+        return with_targets(encoded, self.answers, table)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        """The places at which a candidate's token is predicted.
+
+        The text's last token predicts the first token of every candidate, and each token of a candidate the next.
+        """
+        from stratatune.model.question import Question
+
+        behind = numbers_on(tuple(range(sum(self.branches) + 1)), batch.read.device)
+        return Question(places=batch.read[:, None] + behind, branches=self.branches)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """``logits`` [B, N, V] at the places of the question."""
+        assert batch.labels is not None
+        scores = self.likelihoods(logits)
+        if training and self.by_likelihood and self.answers.value_range is None:
+            return -scores.gather(1, batch.labels[:, None]).mean()
+        return self.answers.loss(scores, batch.labels)
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [B, N, V] -> probabilities [B, C], or values [B] for numbers."""
+        return self.answers.predict(self.likelihoods(logits))
+
+    def likelihoods(self, logits: Tensor) -> Tensor:
+        """The mean log-probability of each candidate's tokens (minus LPT's loss): [B, N, V] -> [B, C]."""
+        import torch
+
+        source, start = list[int](), 1
+        for branch in self.branches:
+            source += [0, *range(start, start + branch)]
+            start += branch
+        tokens = numbers_on(tuple(token for suffix in self.suffixes for token in suffix), logits.device)
+        spoken = at_least_fp32(logits).log_softmax(dim=-1)
+        chosen = spoken[:, numbers_on(tuple(source), logits.device), tokens]  # [B, sum of lengths]
+        parts = chosen.split([len(suffix) for suffix in self.suffixes], dim=1)
+        return torch.stack([part.mean(dim=1) for part in parts], dim=1)
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        return self.answers.answers(using.output(table))

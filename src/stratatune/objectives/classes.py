@@ -1,0 +1,103 @@
+"""``classification``: a class by a new output layer on what the model's own classification head pools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.errors import ConfigError
+from stratatune.objectives.labels import (
+    ClassLabels,
+    chosen_metric,
+    class_labels,
+    labels_data,
+    with_targets,
+)
+from stratatune.objectives.metrics import CLASS_METRICS
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classes(Objective):
+    """One class a text.
+
+    Attributes:
+        answers: the classes.
+    """
+
+    name: ClassVar[str] = "classification"
+    summary: ClassVar[str] = "one class a text, by a new output layer"
+    head: ClassVar[str] = "classification"
+    families: ClassVar[frozenset[str]] = FAMILIES
+    reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
+    place: ClassVar[str] = "[CLS]"
+
+    answers: ClassLabels
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        """Under a plan without a prompt; on an encoder-decoder where a task says that its labels are classes."""
+        if asked.family == "encoder-decoder":
+            return asked.task is not None and not asked.numeric
+        return not asked.prompted and not asked.numeric
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        if asked.task and asked.numeric:
+            raise ConfigError(
+                [f"objective: the labels of {asked.task.name} are numbers, not classes"], "legal: regression, mlm"
+            )
+        labels = class_labels(asked)
+        return cls(**common_of(asked, chosen_metric(asked, labels)), answers=labels), []
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        return cls(**common_from(data), answers=ClassLabels(tuple(data["labels"])))
+
+    def to_data(self) -> dict[str, Any]:
+        return {**self.common(), **labels_data(self.answers)}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.answers.names
+
+    @property
+    def position(self) -> str:
+        return PLACES[self.family]
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
+        return with_targets(encoded, self.answers, table)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        return pooled(batch)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """``logits`` [B, C]."""
+        assert batch.labels is not None
+        return self.answers.loss(logits, batch.labels)
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [B, C] -> probabilities [B, C]."""
+        return self.answers.predict(logits)
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        return self.answers.answers(using.output(table))

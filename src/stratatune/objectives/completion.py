@@ -1,0 +1,114 @@
+"""``completion``: any text that a decoder writes behind a prompt, or plain text itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.causal import encode_completion
+from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.readers import Table
+from stratatune.data.readers import read as read_table
+from stratatune.objectives.metrics import TEXT_METRICS, check_metric
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+    from stratatune.model.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion(Objective):
+    """The tokens of the label column behind the text, closed by the end of text; without labels every token."""
+
+    name: ClassVar[str] = "completion"
+    summary: ClassVar[str] = "any text behind a prompt, or the text itself, by a decoder's LM head"
+    head: ClassVar[str] = "causal"
+    families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "all"
+    metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        metric = check_metric(asked.metric or TEXT_METRICS[0], cls.metrics, "text")
+        return cls(**common_of(asked, metric)), []
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        return cls(**common_from(data))
+
+    def to_data(self) -> dict[str, Any]:
+        return self.common()
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+    ) -> Table:
+        """Prompts and completions where a label column is named, else plain text; no task says what is written."""
+        needed = need_labels and label is not None
+        table = read_table(source, text=text, label=label, split=split, need_labels=needed)
+        return table if needed else replace(table, labels=None, label_column=None)
+
+    @classmethod
+    def strata(cls, table: Table) -> None:
+        return None
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_completion(table, tokenizer, self.max_length)
+        behind = np.concatenate([np.arange(length) for length in encoded.lengths]) > np.repeat(
+            encoded.read, encoded.lengths
+        )
+        return encoded.with_targets(np.where(behind, encoded.ids, IGNORED), encoded.offsets)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        """The tokens that predict one that bears loss."""
+        from stratatune.model.question import Question
+
+        return Question(places=_next_tokens(batch) != IGNORED)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
+        return mean_loss(likelihoods(logits, _next_tokens(batch)))
+
+    def weight(self, batch: Batch) -> float:
+        return weight_of(_next_tokens(batch))
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """The summed log-probability of each completion, and how many tokens it has [B, 2]."""
+        return likelihoods(logits, _next_tokens(batch)).float().cpu().numpy()
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return text_scores(output), []
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        written = using.generate(table.texts[0])
+        return Answers({"generated": written}, labels=written)
+
+
+def _next_tokens(batch: Batch) -> Tensor:
+    """What each token has to predict [B, T]: the target of the one behind it; -100 at the end."""
+    from torch.nn.functional import pad
+
+    assert batch.labels is not None
+    return pad(batch.labels[:, 1:], (0, 1), value=IGNORED)

@@ -1,0 +1,145 @@
+"""``mlm``: a label is read as a word, at the mask of a hard prompt, by the masked-LM head (BFT, LPT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.encode import Encoded, encode_template
+from stratatune.data.readers import Table
+from stratatune.data.templates import Template, label_word_ids
+from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
+from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.tensors import numbers_on
+from stratatune.objectives.words import template_of, words_of_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelWords(Objective):
+    """Label words at the mask; of a number two of them, one for each end of its range.
+
+    Attributes:
+        answers: the classes, or the range of the numbers.
+        template: the hard prompt.
+        words: one word a class (or for the low and the high end), in the order of the logits.
+        word_ids: their tokens.
+        whole_vocabulary: whether the training loss is over the whole vocabulary (LPT's choice) or the words alone.
+    """
+
+    name: ClassVar[str] = "mlm"
+    summary: ClassVar[str] = "label words at the mask of a hard prompt, by the masked-LM head"
+    head: ClassVar[str] = "mlm"
+    families: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    place: ClassVar[str] = "[MASK]"
+
+    answers: Labels
+    template: str
+    words: tuple[str, ...]
+    word_ids: tuple[int, ...]
+    whole_vocabulary: bool = True
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return asked.prompted and asked.family in cls.families
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        labels = labels_of(asked)
+        common = common_of(asked, chosen_metric(asked, labels))
+        template = template_of(asked)
+        words, notices = words_of_tokens(asked, labels)
+        made = cls(
+            **common,
+            answers=labels,
+            template=template,
+            words=words,
+            word_ids=_ids(asked.tokens, labels, words),
+            whole_vocabulary=asked.loss == "vocab",
+        )
+        return made, notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        labels, words = labels_from(data), tuple(data["label_words"])
+        return cls(
+            **common_from(data),
+            answers=labels,
+            template=data["template"],
+            words=words,
+            word_ids=_ids(tokenizer, labels, words),
+            whole_vocabulary=data.get("loss", "vocab") == "vocab",
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        return {
+            **self.common(),
+            **labels_data(self.answers),
+            "template": self.template,
+            "label_words": list(self.words),
+            "loss": "vocab" if self.whole_vocabulary else "words",
+        }
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.answers.names
+
+    @property
+    def only_rows(self) -> tuple[int, ...] | None:
+        return None if self._over_vocabulary else self.word_ids
+
+    @property
+    def prompt(self) -> str:
+        return self.template
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_template(table, Template.parse(self.template), tokenizer, self.max_length)
+        return with_targets(encoded, self.answers, table)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        from stratatune.model.question import Question
+
+        rows = None if training and self._over_vocabulary else numbers_on(self.word_ids, batch.read.device)
+        return Question(places=batch.read[:, None], rows=rows)
+
+    @property
+    def _over_vocabulary(self) -> bool:
+        """A number's soft target is over its two words alone."""
+        return self.whole_vocabulary and self.answers.value_range is None
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """Cross-entropy over the vocabulary or the words: ``logits`` [B, 1, V] or [B, 1, C]."""
+        from torch.nn.functional import cross_entropy
+
+        assert batch.labels is not None
+        if training and self._over_vocabulary:
+            return cross_entropy(logits[:, 0].float(), numbers_on(self.word_ids, logits.device)[batch.labels])
+        return self.answers.loss(logits[:, 0], batch.labels)
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [B, 1, C] -> probabilities [B, C], or values [B] for numbers."""
+        return self.answers.predict(logits[:, 0])
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.score(output, data, unit)
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        return self.answers.answers(using.output(table))
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, labels: Labels, words: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(label_word_ids(tokenizer, dict(zip(labels.worded, words, strict=True))))

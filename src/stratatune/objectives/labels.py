@@ -1,0 +1,185 @@
+"""What a label is: one of several classes, or a number. Shared by the objectives that read one label a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stratatune.data.encode import Encoded
+from stratatune.data.labels import LabelSet, numbers
+from stratatune.data.readers import Table
+from stratatune.errors import DataError
+from stratatune.objectives.metrics import (
+    CLASS_METRICS,
+    CORRELATIONS,
+    VALUE_METRICS,
+    check_metric,
+    class_scores,
+    no_correlation,
+    value_scores,
+)
+from stratatune.objectives.objective import Answers, Asked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """Classes, in the order of the logits."""
+
+    metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
+    metric: ClassVar[str] = "accuracy"
+    value_range: ClassVar[None] = None
+
+    names: tuple[str, ...]
+
+    @property
+    def worded(self) -> tuple[str, ...]:
+        """What has a label word: each class."""
+        return self.names
+
+    def targets(self, table: Table) -> np.ndarray:
+        """Class numbers int64 [N]."""
+        return LabelSet(self.names).encode(table.labels or [], table.source, table.rows)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy: ``logits`` [B, C], ``targets`` [B]."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), targets)
+
+    def predict(self, logits: Tensor) -> np.ndarray:
+        """``logits`` [B, C] -> probabilities [B, C]."""
+        return logits.float().softmax(dim=1).cpu().numpy()
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """``output`` [N, C] against the data's classes."""
+        assert data.labels is not None
+        return class_scores(data.labels, output.argmax(axis=1)), []
+
+    def answers(self, output: np.ndarray) -> Answers:
+        """``output`` [N, C] as a label and a probability for each class."""
+        labels = LabelSet(self.names).decode(output.argmax(axis=1))
+        chances = {f"p_{name}": output[:, number].tolist() for number, name in enumerate(self.names)}
+        return Answers({"label": labels, **chances}, labels=labels, probabilities=output)
+
+
+@dataclass(frozen=True)
+class NumberLabels:
+    """Numbers in a range, whose ends may have a word each: the probabilities of the two say how far it lies between.
+
+    LM-BFF (Gao et al. 2021, section 3.2): P(high) = (y - low) / (high - low), learnt as a soft target.
+    """
+
+    metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
+    metric: ClassVar[str] = "pearson"
+    names: ClassVar[tuple[str, ...]] = ()
+    worded: ClassVar[tuple[str, ...]] = ("low", "high")
+
+    low: float
+    high: float
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
+
+    def targets(self, table: Table) -> np.ndarray:
+        """Values float32 [N]."""
+        return np.asarray(numbers(table.labels or [], table.source, table.rows), np.float32)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of the words of both ends: ``logits`` [B, 2], ``targets`` [B]."""
+        import torch
+
+        share = (targets.float() - self.low) / (self.high - self.low)
+        return torch.nn.functional.cross_entropy(logits.float(), torch.stack([1 - share, share], dim=1))
+
+    def predict(self, logits: Tensor) -> np.ndarray:
+        """``logits`` [B, 2] of the words of both ends -> values [B]."""
+        return (self.low + (self.high - self.low) * logits.float().softmax(dim=1)[:, 1]).cpu().numpy()
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """``output`` [N], read from the words of both ends, against the data's values."""
+        return self.scored(output, data, unit * (self.high - self.low))
+
+    def scored(self, output: np.ndarray, data: Encoded, rounding: float) -> tuple[dict[str, float], list[str]]:
+        """The same of predictions that are rounded to multiples of ``rounding``."""
+        assert data.labels is not None
+        why = no_correlation(data.labels, output, rounding)
+        notices = [f"{' and '.join(CORRELATIONS)} are 0: {why}"] if why else []
+        return value_scores(data.labels, output, rounding), notices
+
+    def answers(self, output: np.ndarray) -> Answers:
+        """``output`` [N] as a column of values."""
+        return Answers({"value": output.tolist()}, values=output)
+
+
+Labels = ClassLabels | NumberLabels
+
+
+def class_labels(asked: Asked) -> ClassLabels:
+    """The classes of a run: the task's where there is one, else those of the training data.
+
+    Raises:
+        DataError: no labels, or labels that are no classes to learn from.
+    """
+    found = LabelSet.infer(_written(asked), asked.data.source)
+    return ClassLabels(asked.task.labels if asked.task and asked.task.labels else found.names)
+
+
+def number_labels(asked: Asked) -> NumberLabels:
+    """The numbers of a run: the task's range, else that of the training data.
+
+    Raises:
+        DataError: no labels, labels that are no numbers, or all the same.
+    """
+    written, table = _written(asked), asked.data
+    if asked.task and asked.task.range:
+        return NumberLabels(*asked.task.range)
+    values = np.asarray(numbers(written, table.source, table.rows))
+    if np.ptp(values) == 0:
+        raise DataError(f"{table.source}: every label is {values[0]:g}", "regression needs labels that differ")
+    return NumberLabels(float(values.min()), float(values.max()))
+
+
+def labels_of(asked: Asked) -> Labels:
+    """Numbers where the task's labels are numbers, else classes."""
+    return number_labels(asked) if asked.numeric else class_labels(asked)
+
+
+def _written(asked: Asked) -> Any:
+    if asked.data.labels is None:
+        raise DataError(f"{asked.data.source} has no labels", "name the label column with --label")
+    return asked.data.labels
+
+
+def labels_from(data: Mapping[str, Any]) -> Labels:
+    """Back from saved data."""
+    if data.get("value_range"):
+        return NumberLabels(*map(float, data["value_range"]))
+    return ClassLabels(tuple(data.get("labels") or ()))
+
+
+def labels_data(labels: Labels) -> dict[str, Any]:
+    """As JSON takes them."""
+    return {"labels": list(labels.names), "value_range": labels.value_range and list(labels.value_range)}
+
+
+def chosen_metric(asked: Asked, labels: Labels) -> str:
+    """The metric that the settings name, else the task's, else accuracy or Pearson's correlation.
+
+    Raises:
+        ConfigError: there is no such metric for these labels.
+    """
+    own = asked.task.metric if asked.task else labels.metric
+    return check_metric(asked.metric or own, labels.metrics, "numbers" if labels.value_range else "classes")
+
+
+def with_targets(encoded: Encoded, labels: Labels, table: Table) -> Encoded:
+    """``encoded`` with a label for each text, where the table has labels."""
+    return encoded if table.labels is None else encoded.with_labels(labels.targets(table))

@@ -1,0 +1,89 @@
+"""``regression``: a number by a new output layer, learnt by the mean squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, with_targets
+from stratatune.objectives.metrics import VALUE_METRICS
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(Objective):
+    """One number a text.
+
+    Attributes:
+        answers: the range of the numbers, which binds no prediction.
+    """
+
+    name: ClassVar[str] = "regression"
+    summary: ClassVar[str] = "one number a text, by a new output layer"
+    head: ClassVar[str] = "classification"
+    families: ClassVar[frozenset[str]] = FAMILIES
+    reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
+    place: ClassVar[str] = "[CLS]"
+
+    answers: NumberLabels
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        """Where a task's labels are numbers, and the plan or the model reads no label word."""
+        return asked.numeric and (not asked.prompted or asked.family == "encoder-decoder")
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        labels = number_labels(asked)
+        return cls(**common_of(asked, chosen_metric(asked, labels)), answers=labels), []
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        return cls(**common_from(data), answers=NumberLabels(*map(float, data["value_range"])))
+
+    def to_data(self) -> dict[str, Any]:
+        return {**self.common(), **labels_data(self.answers)}
+
+    @property
+    def position(self) -> str:
+        return PLACES[self.family]
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
+        return with_targets(encoded, self.answers, table)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        return pooled(batch)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """Mean squared error: ``logits`` [B, 1]."""
+        from torch.nn.functional import mse_loss
+
+        assert batch.labels is not None
+        return mse_loss(logits[:, 0].float(), batch.labels.float())
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [B, 1] -> values [B]."""
+        return logits[:, 0].float().cpu().numpy()
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        return self.answers.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        return self.answers.answers(using.output(table))

@@ -1,0 +1,123 @@
+"""The table of objectives. A new one is a file beside this and a line here, or a call of :func:`register`. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stratatune.errors import ConfigError, ModelError, did_you_mean
+from stratatune.objectives.candidates import Candidates
+from stratatune.objectives.classes import Classes
+from stratatune.objectives.completion import Completion
+from stratatune.objectives.label_words import LabelWords
+from stratatune.objectives.numbers import Numbers
+from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.text_to_text import TextToText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+AUTO = "auto"
+OBJECTIVES: dict[str, type[Objective]] = {
+    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers)
+}
+
+
+def register(objective: type[Objective]) -> type[Objective]:
+    """Add an objective of one's own to the table; serves as a decorator.
+
+    Raises:
+        ConfigError: there is one of this name already.
+    """
+    if objective.name in (AUTO, *OBJECTIVES):
+        raise ConfigError([f"objective: there is one called {objective.name!r} already"], "give it another name")
+    OBJECTIVES[objective.name] = objective
+    return objective
+
+
+def names() -> tuple[str, ...]:
+    """What a user may write: ``auto`` and the names of the table."""
+    return (AUTO, *OBJECTIVES)
+
+
+def written(text: str) -> tuple[str, dict[str, Any]]:
+    """An objective as a user writes it, ``name`` or ``name(option=value, ...)``: its name and its options.
+
+    Raises:
+        ConfigError: no such objective, no such option, or a value that is none of its type.
+    """
+    name, opening, rest = text.strip().partition("(")
+    name = name.strip()
+    if name not in names() or (opening and not rest.rstrip().endswith(")")):
+        raise ConfigError([f"objective: {text!r}"], did_you_mean(name, names()))
+    legal: Mapping[str, type] = {} if name == AUTO else OBJECTIVES[name].options
+    options: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in rest.rstrip().removesuffix(")").split(","))):
+        option, _, value = (piece.strip() for piece in part.partition("="))
+        if option not in legal:
+            raise ConfigError([f"objective: {name} has no option {option!r}"], did_you_mean(option, legal))
+        try:
+            options[option] = legal[option](value)
+        except ValueError as error:
+            kind = legal[option].__name__
+            raise ConfigError([f"objective: {name}({option}={value}); {kind} is wanted"]) from error
+    return name, options
+
+
+def choose(asked: Asked) -> type[Objective]:
+    """The objective that is asked for; of ``auto`` the one that suits the plan, the model and the task.
+
+    Raises:
+        ModelError: it does not work on the model's family.
+        ConfigError: none suits.
+    """
+    if asked.objective == AUTO:
+        found = next((one for one in OBJECTIVES.values() if one.suits(asked)), None)
+        if found is None:
+            raise ConfigError(["objective: none suits by itself"], f"name one: {', '.join(OBJECTIVES)}")
+        return found
+    found = OBJECTIVES[asked.objective]
+    if asked.family not in found.families:
+        legal = [one.name for one in OBJECTIVES.values() if asked.family in one.families]
+        raise ModelError(
+            f"objective {found.name} needs {_listed(found.families)}, and this model is {_article(asked.family)}",
+            f"use --objective {_or(legal)}",
+        )
+    return found
+
+
+def _listed(families: frozenset[str]) -> str:
+    return _or([_article(family) for family in sorted(families)])
+
+
+def _article(family: str) -> str:
+    return f"{'an' if family[0] in 'aeiou' else 'a'} {family}"
+
+
+def _or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """The objective that a trained adapter was saved with.
+
+    Raises:
+        ModelError: its objective is not in the table.
+    """
+    name = data.get("objective")
+    if name not in OBJECTIVES:
+        raise ModelError(
+            f"this adapter was trained with the objective {name!r}, which is not here",
+            f"register it first (stratatune.objectives.registry.register); here are: {', '.join(OBJECTIVES)}",
+        )
+    return OBJECTIVES[name].from_data(data, tokenizer)
+
+
+def metric_names() -> list[str]:
+    """The names of all metrics of all objectives."""
+    return list(dict.fromkeys(metric for one in OBJECTIVES.values() for metric in one.metrics))
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a smaller value of a metric is better."""
+    return any(metric in one.smaller_is_better for one in OBJECTIVES.values())

@@ -1,0 +1,26 @@
+"""Small tensors that objectives compute with."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def numbers_on(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """``numbers`` as int64 [n] on ``device``: copied there once, since a copy in each step would make a GPU wait."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device, dtype=torch.int64)
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """``logits`` in fp32, or in their own precision where that is higher."""
+    import torch
+
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

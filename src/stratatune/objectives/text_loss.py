@@ -1,0 +1,49 @@
+"""The loss of text that a language model writes, by tokens. Shared by the objectives whose answer is free text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stratatune.data.encode import IGNORED
+from stratatune.objectives.tensors import at_least_fp32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
+    """How likely each text is: the summed log-probability of its targets, and how many they are [B, 2].
+
+    Args:
+        logits: [B, U, V], the prediction of every target; or [n, V] of those that bear loss, in reading order.
+        targets: [B, U], -100 where there is no loss.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    bears = targets != IGNORED
+    if logits.ndim == 3:
+        loss = cross_entropy(at_least_fp32(logits).mT, targets, ignore_index=IGNORED, reduction="none")  # [B, U]
+        total = -loss.sum(dim=1)
+    else:
+        loss = cross_entropy(at_least_fp32(logits), targets[bears], reduction="none")  # [n]
+        total = loss.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], -loss)
+    return torch.stack([total, bears.sum(dim=1).to(total.dtype)], dim=1)
+
+
+def mean_loss(found: Tensor) -> Tensor:
+    """The mean over all targets of :func:`likelihoods` [B, 2]."""
+    return -found[:, 0].sum() / found[:, 1].sum().clamp(min=1)
+
+
+def weight_of(targets: Tensor) -> float:
+    """How many targets bear loss, at least 1."""
+    return max(1.0, float((targets != IGNORED).sum()))
+
+
+def text_scores(output: np.ndarray) -> dict[str, float]:
+    """Loss and perplexity of a data set: ``output`` [N, 2] as :func:`likelihoods` gives it."""
+    loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
+    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}

@@ -1,0 +1,110 @@
+"""Tables of delimited text: what spreadsheets, pandas and Python's csv write, read as it was."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from stratatune.data.readers import read
+from stratatune.data.written import Written
+from stratatune.errors import DataError
+
+TEXTS = [
+    "a good film",
+    'he said "no"',
+    '"quoted" at the start',
+    "a, b; c | d",
+    "two\nlines",
+    "a\rb",
+    "a\tb",
+    "\u2028 \x85 \x0c x",
+]
+LABELS = ["x", "y"] * 4
+
+
+def written_by_csv(**layout):
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, **layout)
+    writer.writerows([("body", "kind"), *zip(TEXTS, LABELS, strict=True)])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_what_pythons_csv_writes_is_read_back(write, delimiter, suffix, end):
+    table = read(
+        write(f"x.{suffix}", written_by_csv(delimiter=delimiter, lineterminator=end)), text="body", label="kind"
+    )
+    assert (table.texts[0], table.labels) == (TEXTS, LABELS)
+    usual = (delimiter, suffix) == (",", "csv") or (delimiter, suffix) == ("\t", "tsv")
+    assert bool(table.notices) != usual
+
+
+def test_what_pandas_writes_is_read_back(write):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"body": TEXTS, "kind": LABELS})
+    for separator, suffix in ((",", "csv"), ("\t", "tsv"), (";", "csv")):
+        path = write(f"x.{suffix}", frame.to_csv(index=False, sep=separator))
+        assert read(path, text="body", label="kind").texts[0] == TEXTS
+
+
+def test_quotes_that_enclose_no_field_are_text(write):
+    """As in GLUE's files: a reader of quotes would join the two rows."""
+    path = write("x.tsv", 'body\tkind\n"A film\tx\nof his"\ty\nso "so" he\tx\n')
+    table = read(path, text="body", label="kind")
+    assert table.texts[0] == ['"A film', 'of his"', 'so "so" he']
+    assert "quotes are read as text" in table.notices[0]
+    odd = read(write("y.tsv", 'body\tkind\n"A" film\tx\n'), text="body", label="kind")
+    assert odd.texts[0] == ['"A" film']
+
+
+def test_glues_tasks_have_glues_layout(write):
+    content = 'sentence\tlabel\n"a good film"\t1\n'
+    assert read(write("x.tsv", content), task="sst2").texts[0] == ['"a good film"']
+    assert read(write("x.tsv", content), text="sentence", label="label").texts[0] == ["a good film"]
+
+
+def test_a_lone_carriage_return_is_text_where_lines_end_otherwise(write):
+    table = read(write("x.csv", "kind,body\nx,a\rb\ny,c\n"), text="body", label="kind")
+    assert (table.texts[0], table.labels) == (["a\rb", "c"], ["x", "y"])
+    mixed = read(write("y.csv", "kind,body\r\nx,a\rb\r\ny,c\r\n"), text="body", label="kind")
+    assert mixed.texts[0] == ["a\rb", "c"]
+    old = read(write("z.csv", "kind,body\rx,a\ry,c\r"), text="body", label="kind")
+    assert old.texts[0] == ["a", "c"]
+
+
+@pytest.mark.parametrize("place", ["first", "last", "header"])
+def test_cells_are_as_long_as_they_are(write, place):
+    long = "good film " * 14_000
+    rows = [f'"{long}",pos', "bad film,neg"]
+    name = "n" * 200_000 if place == "header" else "body"
+    table = read(
+        write("x.csv", "\n".join([f"{name},kind", *(rows if place == "first" else rows[::-1])]) + "\n"),
+        text=name,
+        label="kind",
+    )
+    assert sorted(map(len, table.texts[0])) == [8, len(long)]
+    assert csv.field_size_limit() == 131_072
+
+
+def test_a_delimiter_or_an_encoding_that_is_named(write):
+    path = write("x.csv", "body~kind\ncaf\xe9, noir~x\n", "latin-1")
+    table = read(path, text="body", label="kind", written=Written(delimiter="~", encoding="latin-1"))
+    assert table.texts[0] == ["caf\xe9, noir"]
+    tabs = write("y.csv", "body\tkind\na\tx\n")
+    assert read(tabs, text="body", label="kind", written=Written(delimiter="tab")).texts[0] == ["a"]
+    with pytest.raises(DataError, match="--encoding"):
+        read(path, text="body", label="kind", written=Written(delimiter="~"))
+
+
+def test_a_byte_order_mark_tells_the_encoding(write):
+    content = '"body";kind\ncafé;x\n'
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert read(write("x.csv", content, encoding), text="body", label="kind").texts[0] == ["café"]
+
+
+def test_a_column_of_texts_with_semicolons_stays_one(write):
+    assert read(write("x.csv", "text\na;b\nc;d\n"), need_labels=False).texts[0] == ["a;b", "c;d"]

@@ -1,0 +1,112 @@
+"""Scores of hand-made predictions; what has no correlation has 0, on every machine."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from stratatune.objectives.metrics import no_correlation, value_scores
+from stratatune.objectives.registry import smaller_is_better
+from stratatune.training.predict import Predictor
+
+TRUTH = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], np.float32)
+NOISE = np.array([0, 1, -1, 2, 0, 1])  # units in the last place
+UNIT = float(np.finfo(np.float32).eps)
+BF16 = 2.0**-7
+
+
+def off_by(units, about=2.5, unit=UNIT, dtype=np.float32):
+    """Values about ``about`` that differ by ``units`` of rounding."""
+    return (about * (1 + unit * np.asarray(units))).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "guess",
+    [
+        off_by(np.zeros(6)),
+        off_by(NOISE),
+        off_by(-NOISE),  # the same noise on another machine, whose correlation would have the other sign
+        off_by(NOISE, about=-1e-6),
+        off_by(NOISE, about=3e9),
+        off_by(20 * NOISE),  # rounded in every one of many blocks
+        off_by(NOISE, dtype=np.float64),  # computed in single precision, whatever holds it
+        (UNIT * NOISE).astype(np.float32),  # about 0, where only the labels say how large a value is
+        (TRUTH * UNIT).astype(np.float32),  # in the very order of the labels
+    ],
+    ids="constant one-bit other-sign tiny large many-blocks double about-0 ordered".split(),
+)
+def test_rounding_has_no_correlation(guess):
+    assert no_correlation(TRUTH, guess) == "all predictions are the same number but for rounding"
+    found = value_scores(TRUTH, guess)
+    assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
+    assert found["mse"] == pytest.approx(float(np.mean((TRUTH.astype(float) - guess) ** 2)))
+    assert not smaller_is_better("pearson")
+
+
+@pytest.mark.parametrize(
+    "guess",
+    [
+        2.5 + 1e-3 * TRUTH,
+        2.5 + 1e-4 * TRUTH,
+        -1e-3 * TRUTH,
+        1e6 + 100 * TRUTH,
+        np.array([2, 2, 2, 2, 2, 2.001]),
+    ],
+    ids="small smaller falling large one-differs".split(),
+)
+def test_small_differences_have_one(guess):
+    assert no_correlation(TRUTH, guess) == ""
+    found = value_scores(TRUTH, guess.astype(np.float32))
+    for name, reference in (("pearson", TRUTH), ("spearman", TRUTH.argsort().argsort())):
+        other = guess if name == "pearson" else _ranks(guess)
+        assert found[name] == pytest.approx(np.corrcoef(reference, other)[0, 1], abs=1e-2), name
+
+
+def _ranks(values):
+    """Ranks, equal values sharing their mean rank."""
+    return np.array([(values < one).sum() + (values == one).sum() / 2 for one in values])
+
+
+def test_rounding_of_a_coarser_precision():
+    """Values of a range of 5 that were computed in bf16: a unit is 5 / 128."""
+    unit = 5 * BF16
+    near, apart = 2.5 + unit / 2 * NOISE, 2.5 + 3 * unit * NOISE
+    assert no_correlation(TRUTH, near) == ""  # in single precision these are different numbers
+    assert no_correlation(TRUTH, near, unit) and value_scores(TRUTH, near, unit)["pearson"] == 0
+    assert not no_correlation(TRUTH, apart, unit) and value_scores(TRUTH, apart, unit)["pearson"] != 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "reason"),
+    [
+        (np.full(6, 3.0), "all labels are the same number"),
+        (off_by(NOISE), "all labels are the same number"),
+        (np.zeros(6), "all labels are the same number"),
+    ],
+    ids=["constant", "one-bit", "zero"],
+)
+def test_labels_without_a_spread(truth, reason):
+    assert no_correlation(truth, TRUTH) == reason
+    assert value_scores(truth, TRUTH)["pearson"] == 0
+
+
+def test_labels_far_from_zero_have_a_spread():
+    years = np.array([2019.0, 2020, 2021, 2022, 2023, 2024], np.float32)
+    assert value_scores(years, (years - 2000) / 1000)["pearson"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows(rows):
+    assert no_correlation(TRUTH[:rows], TRUTH[:rows]) == "there are fewer than two rows"
+
+
+def test_a_run_says_that_its_predictions_are_one_number(run, tmp_path):
+    rows = [{"text": "the film", "score": n % 5} for n in range(12)]  # one text: its predictions differ by rounding
+    source = tmp_path / "same.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run(plan="bft", objective="regression", label="score", train=str(source), eval=str(source))
+    said = "pearson and spearman are 0: all predictions are the same number but for rounding"
+    assert (result.best["pearson"], result.best["spearman"]) == (0, 0) and result.notices.count(said) == 1
+    assert Predictor(result.out, device="cpu").score(str(source))["notices"] == [said]
