@@ -8,12 +8,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 SHARED = Path(os.environ.get("STRATATUNE_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """datasets before 5.2 leaves the csv files that it has read to the garbage collector, which warns."""
+    if tuple(map(int, version("datasets").split(".")[:2])) < (5, 2):
+        config.addinivalue_line("filterwarnings", "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

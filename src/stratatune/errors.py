@@ -6,6 +6,7 @@ The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
 
 
@@ -60,19 +61,46 @@ class CacheError(StratatuneError):
     """A trunk cache that is stale, corrupt or cannot be written."""
 
 
+class NotFiniteError(StratatuneError):
+    """A loss, a gradient or an output that is NaN or infinite: there is nothing to go on with.
+
+    Args:
+        kept: which trained tensors the model still holds, such as ``epoch 2``; empty: none that were trained.
+    """
+
+    def __init__(self, message: str, hint: str = "", kept: str = "") -> None:
+        super().__init__(message, hint)
+        self.kept = kept
+
+
 class ResourceError(StratatuneError):
     """The machine ran out of something: disk, memory, permission."""
 
 
+_LONGEST_WORD = 64  # comparing takes time by the square of the length, and no legal word is as long
+_SHOWN, _MOST_NAMES = 120, 60
+
+
 def nearest(word: str, legal: Iterable[str]) -> str:
     """The legal word most like ``word``, or an empty string when none is near."""
-    found = difflib.get_close_matches(word, list(legal), n=1)
+    found = difflib.get_close_matches(word, list(legal), n=1) if len(word) <= _LONGEST_WORD else []
     return found[0] if found else ""
+
+
+def shown(value: object, longest: int = _SHOWN) -> str:
+    """A value from outside as an error shows it: as Python writes it, cut to ``longest`` characters."""
+    cutting = reprlib.Repr()
+    cutting.maxlevel, cutting.maxstring, cutting.maxlong, cutting.maxother = 3, longest, longest, longest
+    try:
+        text = cutting.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def did_you_mean(word: str, legal: Iterable[str]) -> str:
     """A hint that names the nearest legal word and then all of them."""
     names = list(legal)
     near = nearest(word, names)
-    listed = "legal: " + ", ".join(names)
+    listed = "legal: " + ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     return f"did you mean {near!r}? {listed}" if near else listed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stratatune.errors import ConfigError, StratatuneError
@@ -12,16 +13,25 @@ _DEBUG = "run the same command with --debug for the traceback; if it is a fault 
 _SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
 _DISK = {errno.ENOSPC: "make room, or name another folder", errno.EDQUOT: "make room, or name another folder"}
 _DISK |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a file or folder that you may use")
+_PATH = {
+    errno.ENAMETOOLONG: "no file system takes so long a name: check the path",
+    errno.EISDIR: "it is a folder, and a file is needed",
+    errno.ENOTDIR: "a part of the path is a file, and a folder is needed",
+    errno.ELOOP: "its links lead in a circle",
+    errno.ENOENT: "check the path",
+}
+_MOST_LINES, _WIDEST = 8, 1000
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What is printed of an error; ``kind`` is the name of its class."""
+    """What is printed of an error; ``kind`` is the name of its class. ``picture``: lines that go under the hint."""
 
     lines: tuple[str, ...]
     hint: str
     kind: str
     exit_code: int
+    picture: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The object that ``--json`` prints."""
@@ -34,14 +44,17 @@ def failure_of(error: Exception) -> Failure:
     kind = type(error).__name__
     if isinstance(error, StratatuneError):
         lines = error.errors if isinstance(error, ConfigError) else [error.message]
-        return Failure(tuple(map(_one_line, lines)), _one_line(error.hint), kind, error.exit_code)
+        hint, _, picture = error.hint.partition("\n")
+        return Failure(_few(lines), _one_line(hint), kind, error.exit_code, tuple(picture.splitlines()[:2]))
     if hasattr(error, "format_message"):  # click's, whether typer brings its own copy of click or not
         return _usage(error, kind)
     if _is_out_of_memory(error):
         return Failure((f"out of memory: {_first_line(error)}",), _SMALLER, "ResourceError", 1)
     if isinstance(error, OSError) and error.errno in _DISK:
         place = f": {error.filename}" if error.filename else ""
-        return Failure((f"{error.strerror}{place}",), _DISK[error.errno], "ResourceError", 1)
+        return Failure((_one_line(f"{error.strerror}{place}"),), _DISK[error.errno], "ResourceError", 1)
+    if isinstance(error, OSError) and error.errno in _PATH and error.filename:
+        return Failure((_one_line(f"{error.filename}: {error.strerror}"),), _PATH[error.errno], "UserError", 2)
     return Failure((f"{kind}: {_first_line(error)}",), _DEBUG, kind, 1)
 
 
@@ -64,5 +77,14 @@ def _first_line(error: Exception) -> str:
     return _one_line(text.splitlines()[0]) if text else type(error).__name__
 
 
+def _few(lines: Sequence[str]) -> tuple[str, ...]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - _MOST_LINES
+    said = [_one_line(line) for line in lines[:_MOST_LINES]]
+    return (*said, f"and {more:,} more") if more > 0 else tuple(said)
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without line breaks, and no longer than a screen."""
+    line = " ".join(text[: 4 * _WIDEST].split())
+    return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}..."

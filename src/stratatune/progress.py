@@ -13,8 +13,17 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def is_main() -> bool:
-    """Whether this process prints and writes files: the first of those that train one model together."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process prints and writes files: the first of those that train one model together.
+
+    ``RANK`` alone says nothing: schedulers and notebooks leave it behind.
+    """
+    return launched() <= 1 or os.environ.get("RANK", "0") == "0"
+
+
+def launched() -> int:
+    """How many processes a launcher says that it started, by ``WORLD_SIZE``; 1 without one."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() else 1
 
 
 class Bar(Protocol):

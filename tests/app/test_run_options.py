@@ -17,6 +17,7 @@ VALUES = {
     "loggers": "tensorboard",
     "task": "sst2",
     "plan": "lora",
+    "objective": "mlm",
     "token_budget": 512,
     "batch_size": 8,
     "eval_split": 0.25,

@@ -173,7 +173,7 @@ def test_taken_off_the_base_is_back_bit_for_bit(family, text):
         assert any(word in text for word in ("full", "bitfit", "head"))
         assert "trained weights of the base" in error.message
         return
-    assert type(model) is type(tiny.tiny_model(family)) and not hasattr(model, "strata")
+    assert type(model) is type(tiny.tiny_model(family)) and not hasattr(model, "attached")
     assert set(model.state_dict()) == set(tiny.tiny_model(family).state_dict())
     with torch.no_grad():
         assert torch.equal(whole(model, batch(family), read_at("mlm")), base_logits(family))

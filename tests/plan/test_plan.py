@@ -46,7 +46,7 @@ positions = st.one_of(st.integers(-99, 99), st.sampled_from(["1/2", "3/4", "5/24
 rates = st.one_of(st.none(), st.floats(1e-12, 1e3, exclude_min=True))
 roles = st.lists(st.sampled_from(ROLES), min_size=1, unique=True).map(tuple)
 linear_roles = st.lists(st.sampled_from(ROLES[:7]), min_size=1, unique=True).map(tuple)
-counts = st.integers(1, 10**6)
+counts = st.integers(1, 2**16)
 chances = st.floats(0, 1, exclude_max=True)
 alphas = st.floats(0, exclude_min=True, allow_infinity=False)
 depths = st.one_of(st.integers(0, 99), st.sampled_from(["1/2", "3/4", "6/8"]))

@@ -191,6 +191,61 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(content, run, stopped, tmp_
     assert "\n" not in error.value.message
 
 
+def flipped(path, place):
+    """One bit of the file turned over, ``place`` of the way through it."""
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 4
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("place", [0.0, 0.02, 0.06, 0.15, 0.3, 0.5, 0.7, 0.9, 1.0])
+def test_a_flipped_bit_of_a_checkpoint_is_refused(run, stopped, tmp_path, place):
+    """In the header's length, its names and places, what it says of the run, and the tensors."""
+    stopped(8, **DROPOUT)
+    flipped(tmp_path / "run" / checkpoint.FILE, place)
+    with pytest.raises((ModelError, ConfigError)) as error:
+        run(**DROPOUT, resume=True)
+    assert "\n" not in error.value.message
+
+
+CHANGES = {
+    "a class that sorts first": ("so so film,alpha,1\n", "classes: negative, positive when the run began, alpha, neg"),
+    "a row more": ("so so film,positive,1\n", "training rows: 48 when the run began, 49 now"),
+    "another text": (("great", "good"), "training texts: changed since the run began"),
+    "another label": (("positive", "negative"), "training labels: changed since the run began"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_data_under_resume_are_named(run, stopped, files, tmp_path, change):
+    text = (files / "train.csv").read_text()
+    path, (what, said) = tmp_path / "train.csv", CHANGES[change]
+    path.write_text(text)
+    changes = {**DROPOUT, "train": str(path), "objective": "classification"}
+    stopped(8, **changes)
+    path.write_text(text + what if isinstance(what, str) else text.replace(*what, 1))
+    with pytest.raises(ConfigError, match=said):
+        run(**changes, resume=True)
+    path.write_text(text)
+    assert run(**changes, resume=True).epochs == 3
+
+
+def test_other_evaluation_data_and_another_base_under_resume(run, stopped, files, tiny_folder, tmp_path):
+    import shutil
+
+    base, path = shutil.copytree(tiny_folder("bert", "mlm"), tmp_path / "base"), tmp_path / "dev.csv"
+    path.write_text((files / "dev.csv").read_text())
+    changes = {**DROPOUT, "model": str(base), "eval": str(path)}
+    stopped(8, **changes)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    shutil.copytree(tiny_folder("bert", "mlm", seed=7), base, dirs_exist_ok=True)
+    with pytest.raises(ConfigError) as error:
+        run(**changes, resume=True)
+    assert [line.split(":")[0] for line in error.value.errors] == [
+        *("weights of the base model", "evaluation rows", "evaluation texts", "evaluation labels")
+    ]
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it(settings, run, tmp_path, monkeypatch):
     whole = run(**DROPOUT, out=str(tmp_path / "whole"))
     plain, left = saving.save_file, [3]

@@ -57,7 +57,7 @@ def test_the_artefact_gives_the_run_s_own_numbers(family, case, run, files, tmp_
     assert result.to_json().keys() >= JSON_KEYS and json.loads((tmp_path / "run" / "result.json").read_text())
     assert result.seconds.keys() == {"cache", "train", "eval"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        *("adapter", "config.yaml", "env.json", "metrics.jsonl", "result.json")
+        *("adapter", "config.yaml", "env.json", "metrics.jsonl", "result.json", ".run.lock")
     }
     predictor, dev = Predictor(result.out, device="cpu"), changes.get("eval", str(files / "dev.csv"))
     scored = predictor.score(dev)

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from stratatune.app.door import app, build_only
-from stratatune.app.failures import closed_pipe, report
+from stratatune.app.failures import Interrupted, closed_pipe, report
+from stratatune.app.streams import settle_streams, write_answer
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
 from stratatune.app.verbs import planning, training, using, exporting, listing, caches  # noqa: F401  # isort: skip
@@ -36,6 +37,7 @@ def _stratatune(
 
 def main() -> None:
     """The console script."""
+    settle_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -45,9 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command = typer.main.get_command(app)
         code = command.main(list(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
-        sys.stdout.flush()
+        write_answer("")  # what --help and the like left in the buffer
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         return closed_pipe()
+    except KeyboardInterrupt:
+        return report(Interrupted("interrupted"), as_json="--json" in arguments, debug=False)
     except Exception as error:
         return report(error, as_json="--json" in arguments, debug="--debug" in arguments)

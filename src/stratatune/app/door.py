@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.failures import Interrupted, closed_pipe
+from stratatune.app.streams import speaks_unicode, write_answer
 from stratatune.progress import Reporter, is_main
 
 app = typer.Typer(
@@ -48,12 +49,14 @@ class Answer:
         text: what people get on standard output.
         note: what people get on standard error, unless ``--quiet``.
         exit_code: other than 0 where what was found is itself bad news.
+        exact: the text is data: a character that standard output cannot hold is an error, not shown as another.
     """
 
     data: Any
     text: str = ""
     note: str = ""
     exit_code: int = 0
+    exact: bool = False
 
 
 def open_door(
@@ -167,9 +170,11 @@ def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
 def _give(answer: Answer, door: Door) -> int:
     """Prints an answer and gives the exit code."""
     if door.json:
-        print(json.dumps(_finite(answer.data), ensure_ascii=False, allow_nan=False))
+        # An escape of JSON's own says what the encoding has no sign for.
+        text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)
+        write_answer(f"{text}\n")
     elif answer.text:
-        print(answer.text, end="" if answer.text.endswith("\n") else "\n")
+        write_answer(answer.text if answer.text.endswith("\n") else f"{answer.text}\n", exact=answer.exact)
     if answer.note and not door.quiet and not door.json:
         print(answer.note, file=sys.stderr, flush=True)
     return answer.exit_code

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import sys
 import traceback
 
+from stratatune.app.streams import drop_output, write_answer
 from stratatune.errors import StratatuneError
 from stratatune.explain import failure_of
 
@@ -24,15 +25,16 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if as_json:
-        print(failure.to_json(), flush=True)
+        with contextlib.suppress(StratatuneError, OSError):  # that standard output fails may be what is told here
+            write_answer(f"{failure.to_json()}\n")
     for line in failure.lines:
         print(f"error: {line}", file=sys.stderr)
     if failure.hint:
-        print(f"hint: {failure.hint}", file=sys.stderr, flush=True)
+        print(f"hint: {failure.hint}", *failure.picture, sep="\n", file=sys.stderr, flush=True)
     return failure.exit_code
 
 
 def closed_pipe() -> int:
     """Whoever read our output has gone: what is left in the buffer must not become an error at exit. Gives the code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    drop_output()
     return _CLOSED_PIPE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import LABEL, Encoded
+from stratatune.data.encode import IGNORED, LABEL, Encoded
 from stratatune.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Batch:
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
         targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
+        groups: int64 [G, K], which of the B texts are those of each of G examples, -1 behind the last; None: each text
+            is an example. Then targets are those of the G examples.
     """
 
     index: Tensor
@@ -41,6 +43,12 @@ class Batch:
     token_types: Tensor | None
     read: Tensor
     targets: Mapping[str, Tensor] = field(default_factory=dict)
+    groups: Tensor | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return len(self) if self.groups is None else len(self.groups)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -57,7 +65,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
-        parts = ("input_ids", "mask", "token_types", "read")
+        parts = ("input_ids", "mask", "token_types", "read", "groups")
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) for name in parts if (part := getattr(self, name)) is not None
         }
@@ -162,7 +170,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
-    """The examples ``index`` [B] padded on the right to the longest of them."""
+    """The texts ``index`` [B] padded on the right to the longest of them."""
     import torch
 
     index = np.asarray(index, dtype=np.int64)
@@ -181,5 +189,23 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         mask=torch.from_numpy(mask),
         token_types=None if encoded.types is None else padded(encoded.types, 0),
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
-        targets={name: torch.from_numpy(one.padded(index)) for name, one in encoded.targets.items()},
+        targets={} if encoded.groups is not None else _targets(encoded, index),
     )
+
+
+def _targets(encoded: Encoded, index: np.ndarray) -> dict[str, Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(one.padded(index)) for name, one in encoded.targets.items()}
+
+
+def collate_examples(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
+    """The examples ``index`` [G]: their texts padded as :func:`collate` does, and which of these each has."""
+    if encoded.groups is None:
+        return collate(encoded, index, pad_id)
+    import torch
+
+    texts, members = encoded.texts_of(index), encoded.groups.padded(index)
+    groups = np.where(members == IGNORED, -1, np.searchsorted(texts, members))
+    batch = collate(encoded, texts, pad_id)
+    return replace(batch, groups=torch.from_numpy(groups), targets=_targets(encoded, index))

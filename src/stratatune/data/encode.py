@@ -42,6 +42,19 @@ class Targets:
     values: np.ndarray
     offsets: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        return len(self.values) if self.offsets is None else len(self.offsets) - 1
+
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [N], the first row of each example."""
+        return np.arange(len(self)) if self.offsets is None else self.offsets[:-1]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [N], how many rows each example has."""
+        return np.ones(len(self), np.int64) if self.offsets is None else np.diff(self.offsets)
+
     def subset(self, index: np.ndarray) -> Targets:
         """Those of the examples ``index``, in its order."""
         if self.offsets is None:
@@ -79,15 +92,20 @@ def flat(offsets: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoded:
-    """N tokenised examples.
+    """N tokenised texts, and what is to be predicted of them.
+
+    An example is a text, unless ``groups`` say which texts belong together: then R examples are learnt and predicted,
+    and the trunk still runs once for each text, however many examples it is in.
 
     Attributes:
-        ids: int32 [sum T], every example's token ids, special tokens included, one after the other.
+        ids: int32 [sum T], every text's token ids, special tokens included, one after the other.
         types: int8 [sum T] token types, or None for models without them.
-        offsets: int64 [N+1]; example i is ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: int64 [N+1]; text i is ``ids[offsets[i]:offsets[i + 1]]``.
         read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
-        targets: what is to be predicted, by name; empty without labels. An objective with one kind of targets calls
-            them ``label``; one that reads several columns gives each a name.
+        targets: what is to be predicted of each example, by name; empty without labels. An objective with one kind of
+            targets calls them ``label``; one that reads several columns gives each a name.
+        groups: the numbers of each example's texts, where examples have several (pairs that are ranked, an anchor with
+            its positive and its negatives); None: each text is an example.
         notices: what the user should know, such as how many texts were cut.
     """
 
@@ -96,6 +114,7 @@ class Encoded:
     offsets: np.ndarray
     read: np.ndarray
     targets: Mapping[str, Targets] = field(default_factory=dict)
+    groups: Targets | None = None
     notices: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -103,8 +122,25 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int64 [N], T of every example."""
+        """int64 [N], T of every text."""
         return np.diff(self.offsets)
+
+    @property
+    def examples(self) -> int:
+        """How many examples are learnt and predicted."""
+        return len(self) if self.groups is None else len(self.groups)
+
+    @cached_property
+    def example_lengths(self) -> np.ndarray:
+        """int64 [R], the tokens of every example; of several texts as many times the longest, as a batch pads them."""
+        if self.groups is None:
+            return self.lengths
+        sizes, members = self.groups.sizes, self.lengths[self.groups.values]
+        return np.maximum.reduceat(members, self.groups.starts) * sizes
+
+    def texts_of(self, index: np.ndarray) -> np.ndarray:
+        """The numbers of the texts of the examples ``index``: each once, in order, where examples have several."""
+        return index if self.groups is None else np.unique(self.groups.subset(index).values)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -130,6 +166,11 @@ class Encoded:
     def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:
         """The examples of ``index``, in its order."""
         at = np.asarray(index, dtype=np.int64)
+        if self.groups is not None:
+            texts, groups = self.texts_of(at), self.groups.subset(at)
+            found = replace(self, groups=None, targets={}).subset(texts)
+            own = replace(groups, values=np.searchsorted(texts, groups.values))
+            return replace(found, groups=own, targets={name: one.subset(at) for name, one in self.targets.items()})
         tokens = self.flat(at)
         return Encoded(
             ids=self.ids[tokens],
@@ -143,13 +184,18 @@ class Encoded:
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
         """The same with labels [N]: integers are classes, floats are values."""
         array = np.asarray(labels)
-        if array.shape != (len(self),):
-            raise ValueError(f"{array.shape} labels for {len(self)} examples")
+        if array.shape != (self.examples,):
+            raise ValueError(f"{array.shape} labels for {self.examples} examples")
         return self.with_targets(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
 
     def with_targets(self, values: np.ndarray, offsets: np.ndarray | None = None, name: str = LABEL) -> Encoded:
         """The same with targets; ``values`` and ``offsets`` as in :class:`Targets`."""
         return replace(self, targets={**self.targets, name: Targets(values, offsets)})
+
+    def with_groups(self, groups: Sequence[Sequence[int]]) -> Encoded:
+        """The same with examples of several texts each, given by their numbers."""
+        values = np.fromiter(chain.from_iterable(groups), np.int64)
+        return replace(self, groups=Targets(values, _offsets(np.fromiter(map(len, groups), np.int64, len(groups)))))
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
@@ -163,8 +209,19 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         offsets=_offsets(np.concatenate([part.lengths for part in parts])),
         read=np.concatenate([part.read for part in parts]),
         targets={name: joined([part.targets[name] for part in parts]) for name in parts[0].targets},
+        groups=None if parts[0].groups is None else joined(_behind_one_another(parts)),
         notices=tuple(notice for part in parts for notice in part.notices),
     )
+
+
+def _behind_one_another(parts: Sequence[Encoded]) -> list[Targets]:
+    """The groups of each part, their texts numbered behind those of the parts before."""
+    before = np.cumsum([0, *map(len, parts)])
+    return [
+        replace(part.groups, values=part.groups.values + start)
+        for part, start in zip(parts, before, strict=False)
+        if part.groups is not None
+    ]
 
 
 def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

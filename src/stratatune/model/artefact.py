@@ -15,6 +15,7 @@ from stratatune.model.checksums import verify
 from stratatune.model.fingerprint import Fingerprint, first_edition
 from stratatune.model.saving import read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
+from stratatune.outside import path_exists
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +55,7 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
     folder = Path(folder)
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    folder = folder / "adapter" if path_exists(folder / "adapter") else folder
     record, tensors = read_record(folder), read_tensors(folder)
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -21,9 +20,10 @@ from transformers import (
 from transformers.models.auto import modeling_auto as auto
 
 from stratatune._compat import mark_as_loaded
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
 from stratatune.model.tokenizers import check_rows, check_words
+from stratatune.outside import path_exists
 from stratatune.plan import architecture_of, shape_of
 from stratatune.shapes.shape import LM_OBJECTIVES
 
@@ -34,6 +34,7 @@ _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
+_PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin")
 HeadName = Literal["mlm", "causal", "seq2seq", "classification"]
 
 
@@ -79,8 +80,15 @@ def load_base(
     """
     # The family is known, or one clear line says what is; costs only the config.
     shape = shape_of(name, revision)
+    _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention or attention_for_training(), **options}
+    # Weights that are pickled are never read: pickle can run code.
+    settings = {
+        "use_safetensors": True,
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": attention or attention_for_training(),
+        **options,
+    }
     causal, two_stacks = shape.causal, shape.decoder is not None
     _check_head(head, causal=causal, two_stacks=two_stacks)
     if head not in LM_OBJECTIVES:
@@ -110,23 +118,17 @@ def load_base(
     return base
 
 
-def class_for(objective: str, model_type: str) -> str:
-    """The transformers class that :func:`load_base` makes for ``objective``; empty where there is none."""
+def class_for(head: str, model_type: str) -> str:
+    """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
     names = {"mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     names["seq2seq"] = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     names["classification"] = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    found: Any = names.get(objective, {}).get(model_type, "")
+    found: Any = names.get(head, {}).get(model_type, "")
     return found if isinstance(found, str) else found[0]
 
 
 def load_class(
-    name: str,
-    model_class: str,
-    *,
-    num_labels: int,
-    revision: str | None,
-    attention: str | None,
-    dtype: str,
+    name: str, model_class: str, *, num_labels: int, revision: str | None, attention: str | None, dtype: str
 ) -> Base:
     """Load ``name`` as the transformers class ``model_class``, for a model that met its plan by ``st.apply``.
 
@@ -141,9 +143,11 @@ def load_class(
             f"the adapter was trained on a {model_class}, which transformers does not have",
             "make that model, and give it: load(..., base=MODEL)",
         )
+    _check_weights(Path(name))
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
+    settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
     with _told(name), _quiet():
-        model = loader.from_pretrained(name, revision=revision, ignore_mismatched_sizes=True, **settings)
+        model = loader.from_pretrained(name, **settings)
     return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
 
 
@@ -154,122 +158,6 @@ def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTo
         if needed:
             raise
         return None
-
-
-def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
-    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
-
-    Raises:
-        ModelError: it is no output layer.
-    """
-    sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
-    own = {id(parameter) for parameter in Backbone(base.model).output_layer()}
-    for name, parameter in base.model.named_parameters():
-        if name in sizes and id(parameter) not in own:
-            was, now = sizes[name]
-            raise ModelError(
-                f"{name} is {was} in the checkpoint of {base.model.config._name_or_path!r}, the model wants {now}",
-                "its config belongs to another checkpoint",
-            )
-    if sizes:
-        was, now = next(iter(sizes.values()))
-        base.notices.append(
-            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
-            f"({', '.join(sorted(sizes))})"
-        )
-    return set(sizes)
-
-
-def load_base(
-    name: str,
-    head: HeadName,
-    *,
-    num_labels: int = 2,
-    seed: int = 0,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    attention: str | None = None,
-    dtype: str = "float32",
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Base:
-    """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
-
-    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
-    embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
-    number of classes is another one than the checkpoint's.
-
-    Raises:
-        ModelError: no such model, no row for its family, it cannot be loaded, or its tokenizer does not belong to it.
-    """
-    # The family is known, or one clear line says what is; costs only the config.
-    shape = shape_of(name, revision)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention or attention_for_training(), **options}
-    causal, two_stacks = shape.causal, shape.decoder is not None
-    _check_head(head, causal=causal, two_stacks=two_stacks)
-    if head not in LM_OBJECTIVES:
-        settings["ignore_mismatched_sizes"] = True  # which are looked at below
-        settings["num_labels"] = num_labels
-        settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
-    language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    if two_stacks:
-        language_model = AutoModelForSeq2SeqLM
-    loader: Any = language_model if head in LM_OBJECTIVES else AutoModelForSequenceClassification
-    notices: list[str] = []
-    with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
-        own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
-        if own:
-            model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
-            notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-    tokenizer = tokenizer or load_tokenizer(name, **options)
-    base = Base(model.eval(), tokenizer, notices=notices)
-    if causal:
-        _settle_padding(base)
-    other = _other_sizes(base, info["mismatched_keys"])
-    _settle_new_parameters(base, set(info["missing_keys"]) | other)
-    return base
-
-
-def class_for(objective: str, model_type: str) -> str:
-    """The transformers class that :func:`load_base` makes for ``objective``; empty where there is none."""
-    names = {"mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    names["seq2seq"] = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    names["classification"] = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    found: Any = names.get(objective, {}).get(model_type, "")
-    return found if isinstance(found, str) else found[0]
-
-
-def load_class(
-    name: str,
-    model_class: str,
-    *,
-    num_labels: int,
-    revision: str | None,
-    attention: str | None,
-    dtype: str,
-) -> Base:
-    """Load ``name`` as the transformers class ``model_class``, for a model that met its plan by ``st.apply``.
-
-    Its tokenizer is None where there is none: such a model may have been trained on ids.
-
-    Raises:
-        ModelError: transformers has no such class, no such model, or it cannot be loaded.
-    """
-    loader: Any = getattr(transformers, model_class, None)
-    if not hasattr(loader, "from_pretrained"):
-        raise ModelError(
-            f"the adapter was trained on a {model_class}, which transformers does not have",
-            "make that model, and give it: load(..., base=MODEL)",
-        )
-    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
-    with _told(name), _quiet():
-        model = loader.from_pretrained(name, revision=revision, ignore_mismatched_sizes=True, **settings)
-        tokenizer: Any = None
-        with contextlib.suppress(Exception):
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    return Base(model.eval(), tokenizer)
 
 
 def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
@@ -331,6 +219,18 @@ def attention_for_training() -> str | None:
     return None if torch.cuda.is_available() or torch.backends.mps.is_available() else "eager"
 
 
+def _check_weights(folder: Path) -> None:
+    """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
+    if pickled:
+        raise ModelError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not read",
+            "save them once as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)",
+        )
+
+
 def _check_head(head: str, *, causal: bool, two_stacks: bool) -> None:
     if two_stacks and head in ("mlm", "causal"):
         raise ModelError(
@@ -364,7 +264,9 @@ def _told(name: str) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (StratatuneError, MemoryError):
+        raise
+    except Exception as error:  # whatever transformers raises here is about this folder, or this id
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

@@ -93,6 +93,6 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
         for name, tensor in named:
             held = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
             yield f"{name}{tuple(held.shape)}{held.dtype}"
-            yield held.cpu().contiguous().view(torch.uint8).numpy().data
+            yield held.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return fast_digest(parts())

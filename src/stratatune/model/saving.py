@@ -12,21 +12,23 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from stratatune._compat import VERSION
-from stratatune.errors import ModelError
+from stratatune.errors import ModelError, shown
 from stratatune.files import make_folder, replacing, write_errors, write_text
 from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
+from stratatune.model.record import AdapterRecord
+from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
 
 FORMAT = 1
 _AGAIN = "train again, or take the folder from a backup"
-_KEYS = ("plan", "base", "output", "num_labels", "also_train", "reading")
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -106,24 +108,25 @@ def read_record(folder: Path) -> dict[str, Any]:
         ModelError: no artefact there, or one of another format.
     """
     path = folder / RECORD
-    if not path.is_file():
+    if not path_exists(path):
         raise ModelError(
-            f"{folder} holds no trained adapter ({RECORD} is missing)", "give the `adapter` folder of a finished run"
+            f"{shown(str(folder))[1:-1]} holds no trained adapter ({RECORD} is missing)",
+            "give the `adapter` folder of a finished run",
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record = read_json(path)
+        if not isinstance(record, dict):
+            raise Unreadable("it holds no record")
+        if record.get("format") != FORMAT or record["format"] is True:
+            raise ModelError(
+                f"{path} has format {shown(record.get('format'))}, this version reads {FORMAT}",
+                "use the version it was written with",
+            )
+        AdapterRecord.check(record)
+    except ValidationError as error:
+        raise ModelError(f"{path} is damaged: {first_mistake(error)}", _AGAIN) from error
+    except Unreadable as error:
         raise ModelError(f"{path} is damaged: {error}", _AGAIN) from error
-    if not isinstance(record, dict):
-        raise ModelError(f"{path} is damaged: it holds no record", _AGAIN)
-    if record.get("format") != FORMAT:
-        raise ModelError(
-            f"{path} has format {record.get('format')}, this version reads {FORMAT}",
-            "use the version it was written with",
-        )
-    missing = [key for key in _KEYS if key not in record]
-    if missing:
-        raise ModelError(f"{path} is damaged: {missing[0]!r} is missing", _AGAIN)
     return record
 
 
@@ -134,6 +137,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         ModelError: the file is missing or damaged.
     """
     path = folder / TENSORS
+    if wrong := regular_file(path):
+        raise ModelError(f"{path} cannot be read: {wrong}", _AGAIN)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -107,7 +107,7 @@ def check_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, rows: int, so
     if largest >= rows:
         word = tokenizer.convert_ids_to_tokens(largest)
         raise DataError(
-            f"{source}: a text holds {word!r}, which is token {largest:,}, and the model's embeddings have {rows:,} rows",
+            f"{source}: a text holds {word!r}, token {largest:,}, and the model's embeddings have {rows:,} rows",
             "take it out of the texts, or train a model that has a row for it",
         )
 

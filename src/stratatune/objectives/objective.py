@@ -223,7 +223,7 @@ class Objective(abc.ABC):
 
     def weight(self, batch: Batch) -> float:
         """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
-        return float(len(batch))
+        return float(batch.examples)
 
     # --- using -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Objective(abc.ABC):
 
     def rows(self, data: Encoded) -> np.ndarray:
         """How many rows of :meth:`predict` each example has [N]: one, unless a subclass says otherwise."""
-        return np.ones(len(data), np.int64)
+        return np.ones(data.examples, np.int64)
 
     @abc.abstractmethod
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stratatune.errors import ConfigError, ModelError, did_you_mean
+from pydantic import ValidationError
+
+from stratatune.errors import ConfigError, ModelError, did_you_mean, shown
 from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.text_to_text import TextToText
+from stratatune.outside import first_mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,12 +59,12 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
     for part in filter(None, (part.strip() for part in rest.rstrip().removesuffix(")").split(","))):
         option, _, value = (piece.strip() for piece in part.partition("="))
         if option not in legal:
-            raise ConfigError([f"objective: {name} has no option {option!r}"], did_you_mean(option, legal))
+            raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, legal))
         try:
             options[option] = legal[option](value)
         except ValueError as error:
             kind = legal[option].__name__
-            raise ConfigError([f"objective: {name}({option}={value}); {kind} is wanted"]) from error
+            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
     return name, options
 
 
@@ -102,15 +106,25 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     """The objective that a trained adapter was saved with.
 
     Raises:
-        ModelError: its objective is not in the table.
+        ModelError: its objective is not in the table, or its data are damaged.
     """
     name = data.get("objective")
-    if name not in OBJECTIVES:
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise ModelError(
-            f"this adapter was trained with the objective {name!r}, which is not here",
+            f"this adapter was trained with the objective {shown(name)}, which is not here",
             f"register it first (stratatune.objectives.registry.register); here are: {', '.join(OBJECTIVES)}",
         )
-    return OBJECTIVES[name].from_data(data, tokenizer)
+    again = "train again, or take the folder from a backup"
+    try:
+        family = SavedObjective.model_validate(dict(data)).family
+        found = OBJECTIVES[name].from_data(data, tokenizer)
+    except ValidationError as error:
+        raise ModelError(f"the adapter's record is damaged: reading.{first_mistake(error)}", again) from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"the adapter's record is damaged: reading: {shown(str(error))}", again) from error
+    if family not in found.families:
+        raise ModelError(f"the adapter's record is damaged: reading.family: {family!r} has no {name}", again)
+    return found
 
 
 def metric_names() -> list[str]:

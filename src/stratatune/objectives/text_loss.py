@@ -39,8 +39,8 @@ def mean_loss(found: Tensor) -> Tensor:
 
 
 def weight_of(targets: Tensor) -> float:
-    """How many targets bear loss, at least 1."""
-    return max(1.0, float((targets != IGNORED).sum()))
+    """How many targets bear loss."""
+    return float((targets != IGNORED).sum())
 
 
 def text_scores(output: np.ndarray) -> dict[str, float]:

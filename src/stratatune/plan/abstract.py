@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
-from stratatune.errors import PlanError, did_you_mean
+from stratatune.errors import PlanError, did_you_mean, shown
 from stratatune.plan.layers import Depth, depth_at, refusal
-from stratatune.plan.options import Options
+from stratatune.plan.options import Options, peft_word
 from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
@@ -47,7 +47,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
     words = _words(value)
     for word in words:
         if word not in ROLES and word not in GROUPS:
-            raise refusal(f"{word!r} is not a role", did_you_mean(word, (*ROLES, *GROUPS)))
+            raise refusal(f"{shown(word)} is not a role", peft_word(word, did_you_mean(word, (*ROLES, *GROUPS))))
     roles = {role for word in words for role in GROUPS.get(word, (word,))}
     if roles.issuperset(role for name in ("attn", "ffn", "norms") for role in GROUPS[name]):
         return ("all",)
@@ -70,7 +70,7 @@ def _canonical_parts(value: object) -> tuple[str, ...]:
     words = _words(value)
     for word in words:
         if word not in HEAD_PARTS:
-            raise refusal(f"{word!r} is not a part of the masked-LM head", did_you_mean(word, HEAD_PARTS))
+            raise refusal(f"{shown(word)} is not a part of the masked-LM head", did_you_mean(word, HEAD_PARTS))
     return tuple(part for part in HEAD_PARTS if part in words)
 
 
@@ -79,7 +79,9 @@ LinearRoles = Annotated[
     tuple[str, ...], Field(min_length=1), BeforeValidator(lambda v: _linear_roles(canonical_roles(v)))
 ]
 HeadParts = Annotated[tuple[str, ...], BeforeValidator(_canonical_parts)]
-Count = Annotated[int, Field(ge=1)]
+MOST = 2**16
+"""The largest rank, bottleneck or prompt: wider than any model's hidden state."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
 
 

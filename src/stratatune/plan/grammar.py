@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
-from stratatune.errors import PlanError, did_you_mean
+from stratatune.errors import PlanError, did_you_mean, shown
 from stratatune.plan.layers import canonical_layers
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
-from stratatune.plan.options import OptionError, Options
+from stratatune.plan.options import OptionError, Options, peft_word
 
 _TOKEN = re.compile(
     r"""\s*(?: (?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?)
@@ -35,6 +35,7 @@ _TRUTH = {"yes": True, "true": True, "no": False, "false": False}
 STACKS = ("enc", "dec")
 """The stacks of an encoder-decoder, as a segment names them."""
 _PICTURE_WIDTH = 72
+_LONGEST, _MOST_DIGITS = 20_000, 18  # characters of a plan, and of a number in it
 _OptionsT = TypeVar("_OptionsT", bound=Options)
 
 
@@ -45,7 +46,7 @@ class _Token:
     start: int
 
     def __str__(self) -> str:
-        return repr(self.text) if self.text else "the end"
+        return shown(self.text, 60) if self.text else "the end"
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -71,6 +72,8 @@ def read(text: str) -> Parts:
     Raises:
         PlanError: the message names the place and the word; the hint what was legal there, and a picture of the place.
     """
+    if len(text) > _LONGEST:
+        raise PlanError(f"the plan has {len(text):,} characters", f"legal: up to {_LONGEST:,}")
     return _Parser(text).plan()
 
 
@@ -159,6 +162,8 @@ class _Parser:
         while self.token.kind == "number" or self.token.text == ":":
             self.take()
         written = self.text[first.start : self.token.start].strip()
+        if self.token.text == ",":
+            self.fail(self.token, "',' follows layers", "a stratum has one slice; write two: 1 lora | 3 lora")
         try:
             return canonical_layers(written)
         except PlanError as error:
@@ -175,7 +180,8 @@ class _Parser:
         if token.text in INSERTIONS:
             self.fail(token, *_own_segment(token))
         if token.text not in BLOCK_METHODS:
-            self.fail(token, f"{token} is not a method", did_you_mean(token.text, BLOCK_METHODS))
+            near = did_you_mean(token.text, BLOCK_METHODS)
+            self.fail(token, f"{token} is not a method", peft_word(token.text, near))
         return self.options(token, BLOCK_METHODS[token.text])
 
     def options(self, kind: _Token, cls: type[_OptionsT]) -> _OptionsT:
@@ -198,7 +204,8 @@ class _Parser:
         name = self.take()
         legal = cls.option_names()
         if name.text not in legal:
-            self.fail(name, f"{name} is not an option of {kind}", did_you_mean(name.text, legal))
+            near = peft_word(name.text, did_you_mean(name.text, legal))
+            self.fail(name, f"{name} is not an option of {kind}", near)
         if name.text in values:
             self.fail(name, f"{name} is given twice", f"say it once in {kind}")
         is_flag = cls.model_fields[name.text].annotation is bool
@@ -232,6 +239,8 @@ class _Parser:
             self.fail(token, f"{token} is no value for {name}", "legal: a number or a word")
         if token.kind == "word":
             return _TRUTH.get(token.text, token.text)
+        if len(token.text) > 2 * _MOST_DIGITS:
+            self.fail(token, f"{token} is too long a number", f"legal: up to {_MOST_DIGITS} digits")
         return _number(token.text)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from stratatune.errors import PlanError
+from stratatune.errors import PlanError, shown
 
 _INTEGER = re.compile(r"-?\d{1,9}")
 _FRACTION = re.compile(r"(\d{1,9})/(\d{1,9})")
@@ -42,7 +42,9 @@ def _canonical_depth(value: object) -> int | str:
     """A depth as it is kept: an int, or a fraction in lowest terms."""
     number = _number(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
     if number is None:
-        raise refusal(f"{value!r} is not a depth", 'a number of blocks such as 12, or a fraction of them such as "3/4"')
+        raise refusal(
+            f"{shown(value)} is not a depth", 'a number of blocks such as 12, or a fraction of them such as "3/4"'
+        )
     return number
 
 
@@ -87,11 +89,13 @@ def canonical_layers(text: object) -> str:
         PlanError: not a slice.
     """
     if not isinstance(text, str):
-        raise PlanError(f"layers {text!r} are not text", f"{_LAYERS_HINT}; quote it: YAML reads 5:10 as the number 310")
+        raise PlanError(
+            f"layers {shown(text)} are not text", f"{_LAYERS_HINT}; quote it: YAML reads 5:10 as the number 310"
+        )
     parts = text.replace(" ", "").split(":")
     ends = [_number(part) if part else "" for part in parts]
     if len(parts) > 2 or None in ends or not text.strip():
-        raise PlanError(f"layers {text!r} are not a slice of blocks", _LAYERS_HINT)
+        raise PlanError(f"layers {shown(text)} are not a slice of blocks", _LAYERS_HINT)
     if len(ends) == 1:
         return _one_block(ends[0], text)
     start, stop = ends
@@ -102,7 +106,7 @@ def canonical_layers(text: object) -> str:
 
 def _one_block(block: int | str | None, text: str) -> str:
     if not isinstance(block, int):
-        raise PlanError(f"layers {text!r} name no single block", f'write a slice: "{text}:" or ":{text}"')
+        raise PlanError(f"layers {shown(text)} name no single block", f'write a slice: "{text}:" or ":{text}"')
     return "-1:" if block == -1 else f"{block}:{block + 1}"
 
 

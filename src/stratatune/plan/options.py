@@ -6,10 +6,37 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from stratatune.errors import PlanError, did_you_mean
+from stratatune.errors import PlanError, did_you_mean, shown
 
 _PRINTED_LAST = ("on", "lr")
+_LONGEST = 120  # of a value in an error
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+_PEFT = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "on",
+    "num_virtual_tokens": "tokens",
+    "bottleneck_size": "bottleneck",
+    "layers_to_transform": "the layers before the method, as in 5:10 lora",
+    **dict.fromkeys(("query", "q_proj", "q_lin", "query_proj"), "q"),
+    **dict.fromkeys(("key", "k_proj", "k_lin", "key_proj"), "k"),
+    **dict.fromkeys(("value", "v_proj", "v_lin", "value_proj"), "v"),
+    **dict.fromkeys(("o_proj", "out_proj", "out_lin"), "o"),
+    **dict.fromkeys(("query_key_value", "qkv_proj", "c_attn", "Wqkv"), "q,k,v"),
+    **dict.fromkeys(("up_proj", "c_fc", "fc1", "intermediate"), "up"),
+    **dict.fromkeys(("down_proj", "fc2"), "down"),
+    "gate_proj": "gate",
+    **dict.fromkeys(("all-linear", "all_linear"), "attn,ffn"),
+}
+"""Words of peft and of the models' own modules, and what they are called here, under every architecture."""
+
+
+def peft_word(word: str, otherwise: str) -> str:
+    """The hint for a word that peft or a model's code has for one of ours; ``otherwise`` for any other word."""
+    return f"what peft calls {word} is {_PEFT[word]} here" if word in _PEFT else otherwise
 
 
 class OptionError(PlanError):
@@ -70,7 +97,8 @@ def _option_error(cls: type[Options], error: ValidationError) -> OptionError:
     if fault["type"] == "missing":
         return OptionError("", f"{kind} needs {option}=", f"for example {kind}({option}=12)")
     if fault["type"] == "extra_forbidden":
-        return OptionError(option, f"{kind} has no option {option!r}", did_you_mean(option, cls.option_names()))
+        near = peft_word(option, did_you_mean(option, cls.option_names()))
+        return OptionError(option, f"{kind} has no option {shown(option)}", near)
     value = f"{kind}: {option}={_plain(fault['input'])}"
     if fault["type"] == "plan":  # raised by ``refusal``, which says it all
         return OptionError(option, f"{value}: {fault['msg']}", context["hint"])
@@ -79,4 +107,7 @@ def _option_error(cls: type[Options], error: ValidationError) -> OptionError:
 
 
 def _plain(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = str(value) if isinstance(value, str) else shown(value)
+    if isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value):
+        text = ",".join(map(str, value))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -14,6 +14,7 @@ from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 if TYPE_CHECKING:
     from stratatune.plan.schema import Plan, Stratum
 
+_MANY, _TIMES = 10**8, 2
 OBJECTIVES = ("mlm", "classification")
 """The two heads that a base model can wear; regression wears the classification head."""
 
@@ -199,6 +200,7 @@ def resolve(plan: Plan, shape: Shape) -> Resolved:
             _check_roles(stratum, shape.at(stack.start))
             for number in span(stratum.layers, len(stack), str(stratum)):
                 claims[stack.start + number] += [(stratum, one) for one in stratum.methods]
+    claims = [_frozen_once(claimed) for claimed in claims]
     for number, claimed in enumerate(claims):
         for (first, one), (second, other) in combinations(claimed, 2):
             _check_pair(number, shape.at(number), (first, one), (second, other))
@@ -208,7 +210,28 @@ def resolve(plan: Plan, shape: Shape) -> Resolved:
         )
     blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
     _check_shared(blocks, shape)
-    return Resolved(plan, shape, blocks, _placed(plan, shape))
+    resolved = Resolved(plan, shape, blocks, _placed(plan, shape))
+    _check_size(resolved)
+    return resolved
+
+
+def _check_size(resolved: Resolved) -> None:
+    """Refuses a slip of the hand: methods that would add several times the model's own parameters."""
+    trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
+    trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
+    own = resolved.shape.parameters("mlm")
+    if trained > _MANY and trained > _TIMES * own:
+        name = resolved.shape.name or resolved.shape.model_type
+        raise PlanError(
+            f"the plan trains {trained:,} parameters, and {name} has {own:,}",
+            "take a smaller rank, bottleneck or prompt",
+        )
+
+
+def _frozen_once(claimed: list[tuple[Stratum, MethodConfig]]) -> list[tuple[Stratum, MethodConfig]]:
+    """A block's methods with one ``frozen`` at most: any others clash soon, and these may be many."""
+    frozen = [pair for pair in claimed if isinstance(pair[1], Frozen)]
+    return [*frozen[:1], *(pair for pair in claimed if not isinstance(pair[1], Frozen))] if frozen[1:] else claimed
 
 
 def _stacks(stratum: Stratum, shape: Shape) -> list[range]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
-from stratatune.errors import PlanError, did_you_mean
+from stratatune.errors import PlanError, did_you_mean, shown
 from stratatune.plan import grammar, presets
 from stratatune.plan.layers import canonical_layers
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
@@ -21,10 +21,10 @@ NOTHING = "frozen"
 def _by_kind(value: Any, legal: Mapping[str, type[MethodConfig]]) -> MethodConfig:
     """A method from data that names its kind; one that is made already passes."""
     if not isinstance(value, MethodConfig | Mapping):
-        raise PlanError(f"{value!r} is not a method", "write it as {kind: bitfit, ...}")
+        raise PlanError(f"{shown(value)} is not a method", "write it as {kind: bitfit, ...}")
     kind = value.kind if isinstance(value, MethodConfig) else str(value.get("kind", ""))
     if kind not in legal:
-        raise PlanError(f"{kind!r} is not a method here", did_you_mean(kind, legal))
+        raise PlanError(f"{shown(kind)} is not a method here", did_you_mean(kind, legal))
     return legal[kind].model_validate(value)
 
 
@@ -151,4 +151,4 @@ def _data_error(error: ValidationError) -> PlanError:
     if fault["type"] == "extra_forbidden":
         legal = Stratum.model_fields if fault["loc"][0] == "strata" else Plan.model_fields
         return PlanError(f"plan: unknown key {place}", did_you_mean(str(fault["loc"][-1]), legal))
-    return PlanError(f"plan: {place}: {fault['msg']}", f"got {fault['input']!r}")
+    return PlanError(f"plan: {place}: {fault['msg']}", f"got {shown(fault['input'])}")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from stratatune.errors import ModelError, nearest
+from stratatune.errors import ModelError, nearest, shown
+from stratatune.outside import Unreadable, path_exists, read_json, wrong_path
 from stratatune.shapes.architectures import Config
 from stratatune.shapes.builtin import BUILTIN, builtin_config
 
 
 def config_of(model: str, revision: str | None = None) -> Config:
     """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
+    if wrong := wrong_path(model):
+        raise ModelError(
+            f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"
+        )
     folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
+    if path_exists(folder / "config.json"):
         return _read(folder / "config.json")
     built_in = builtin_config(model)
     if built_in is not None:
@@ -25,8 +29,8 @@ def config_of(model: str, revision: str | None = None) -> Config:
 
 def _read(path: Path) -> Config:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(path)
+    except Unreadable as error:
         raise ModelError(f"{path} cannot be read: {error}", "it should be the JSON that transformers saves") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object", "it should be the JSON that transformers saves")

@@ -12,16 +12,21 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stratatune.errors import ConfigError, ModelError
+from stratatune.model.fingerprint import hash_of
 from stratatune.model.saving import write_tensors
 from stratatune.progress import is_main
 from stratatune.training import distributed as ranks
+from stratatune.training.facts import same_facts
+
+if TYPE_CHECKING:
+    from stratatune.training.session import Session
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -38,7 +43,7 @@ class Progress:
         best: the best score so far, None before the first evaluation.
         best_epoch: the epoch (1-based) that gave it.
         stale: evaluations since then.
-        loss_sum, loss_count: the running training loss of the epoch under way.
+        loss_sum, loss_count: the training loss of the epoch under way: a sum, and how many terms it is over.
         tokens: real tokens trained on so far.
         seconds: time spent by kind: ``cache``, ``train``, ``eval``.
         history: one record an evaluation.
@@ -52,7 +57,7 @@ class Progress:
     best_epoch: int = 0
     stale: int = 0
     loss_sum: float = 0.0
-    loss_count: int = 0
+    loss_count: float = 0.0
     tokens: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"cache": 0.0, "train": 0.0, "eval": 0.0})
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -60,14 +65,13 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path,
+    session: Session,
     progress: Progress,
     trained: Mapping[str, nn.Parameter],
     best: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
-    settings: Mapping[str, Any],
 ) -> None:
-    """Write the checkpoint of a run into ``folder``.
+    """Write the checkpoint of a run into its folder, with a checksum over its tensors and all that it says.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written; the checkpoint before it stays as it was.
@@ -80,12 +84,17 @@ def save_checkpoint(
     tensors |= {f"random/{device}": state for device, state in ranks.gathered(random_state()).items()}
     if not is_main():
         return
-    record = json.dumps({"progress": dataclasses.asdict(progress), "settings": dict(settings)})
-    write_tensors(folder / FILE, tensors, {"record": record})
+    said = {"progress": dataclasses.asdict(progress), "settings": session.settings, "facts": session.facts}
+    record = json.dumps(said, allow_nan=False)
+    write_tensors(session.out / FILE, tensors, {"record": record, "checksum": _checksum(tensors, record)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
+    return hash_of(sorted(tensors.items()), record)
 
 
 def load_checkpoint(
-    folder: Path, trained: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, settings: Mapping[str, Any]
+    session: Session, trained: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
     """Put a run back to where its checkpoint was written; None when there is none.
 
@@ -93,16 +102,22 @@ def load_checkpoint(
         The progress and the best epoch's tensors.
 
     Raises:
-        ConfigError: the checkpoint belongs to other settings.
+        ConfigError: the checkpoint belongs to other settings, other data or another base model.
         ModelError: the file is damaged.
     """
-    path = folder / FILE
+    path = session.out / FILE
     if not path.is_file():
         return None
     with _opened(path) as file:
-        record = json.loads(file.metadata()["record"])
+        text = file.metadata()["record"]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    same_settings(record["settings"], settings, folder)
+        if file.metadata()["checksum"] != _checksum(tensors, text):
+            raise ValueError("it is damaged, its checksum differs")
+        record = json.loads(text)
+    same_settings(record["settings"], session.settings, session.out)
+    same_facts(record["facts"], session.facts, session.out)
+    if odd := [name for name, parameter in trained.items() if not _fits(parameter, tensors.get(f"model/{name}"))]:
+        raise ModelError(f"{path} does not fit this model: {odd[0]}", "remove it to start this run afresh")
     for name, parameter in trained.items():
         parameter.data.copy_(tensors[f"model/{name}"])
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
@@ -113,6 +128,10 @@ def load_checkpoint(
     set_random_state({name: state for name, state in states.items() if state is not None})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}
     return Progress(**record["progress"]), best
+
+
+def _fits(parameter: Tensor, tensor: Tensor | None) -> bool:
+    return tensor is not None and (tensor.shape, tensor.dtype) == (parameter.shape, parameter.dtype)
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:
@@ -129,7 +148,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}", "remove it to start this run afresh") from error
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelError(f"{path} cannot be read: {said}", "remove it to start this run afresh") from error
 
 
 def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

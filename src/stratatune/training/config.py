@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
+from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
 __all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
@@ -21,6 +21,8 @@ __all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "
 Logger = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_LARGEST = 10**12
+_MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
 """Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
@@ -28,7 +30,7 @@ NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_eve
 
 def parse_bytes(text: str) -> int:
     """Bytes of a text such as ``10GB`` (10^10), ``512MiB`` (2^29) or ``1000``; ValueError otherwise."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)\s*", text)
     if not found or found[2].upper() not in _UNITS:
         raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
@@ -112,6 +114,13 @@ class RunConfig(BaseModel):
         """``cache_limit`` as a number."""
         return parse_bytes(self.cache_limit)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_a_size(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"a number up to {_LARGEST:,}")
+        return value
+
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod
     def _home_is_a_folder(cls, value: str | None) -> str | None:
@@ -156,8 +165,8 @@ class RunConfig(BaseModel):
         try:
             written(value)
         except ConfigError as error:
-            _, _, rest = error.message.partition("; ")
-            raise ValueError(rest or error.hint) from error
+            _, _, what = error.message.partition("; ")
+            raise ValueError("; ".join(part for part in (what, error.hint) if part)) from error
         return value
 
     @field_validator("task")
@@ -223,7 +232,10 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        errors = list({_path(item): _line(item) for item in reversed(error.errors())}.values())[::-1]
+        wrong = list({_path(item): item for item in reversed(error.errors(include_url=False))}.values())[::-1]
+        errors = [_line(item) for item in wrong[:_MOST_ERRORS]]
+        if len(wrong) > _MOST_ERRORS:
+            errors.append(f"and {len(wrong) - _MOST_ERRORS:,} more settings are wrong")
     if check_files:
         errors += _file_errors(values)
     if config is None or errors:
@@ -317,7 +329,7 @@ def _line(item: Mapping[str, Any]) -> str:
     legal = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if kind == "literal_error":
         legal = did_you_mean(str(value), _literals(context["expected"]))
-    return f"{path}: {value!r}; {legal}"
+    return f"{path}: {shown(value)}; {legal}"
 
 
 def _literals(expected: str) -> Sequence[str]:
@@ -326,4 +338,5 @@ def _literals(expected: str) -> Sequence[str]:
 
 
 def _sentence(error: UserError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
+    hint = error.hint.partition("\n")[0]  # without the picture of the place, which needs lines of its own
+    return f"{error.message} ({hint})" if hint else error.message

@@ -22,11 +22,16 @@ from stratatune.cache.feed import Feed, building_batches
 from stratatune.cache.shards import part_root
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import collate, shard
-from stratatune.progress import is_main
+from stratatune.errors import ConfigError
+from stratatune.progress import is_main, launched
 
 if TYPE_CHECKING:
     from stratatune.data.encode import Encoded
     from stratatune.training.caching import Caching
+
+
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each process."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ class Part:
     """One rank's part of a batch.
 
     Attributes:
-        share: of the batch's loss, 0..1; the shares of all ranks add up to 1.
+        own: how many terms this rank's mean loss is over.
+        weight: how many terms the whole batch's is over, 1 at least.
         loss: the mean loss of the whole batch.
         tokens: real tokens of the whole batch.
     """
 
-    share: float
+    own: float
+    weight: float
     loss: float | Tensor
     tokens: int
 
@@ -52,6 +59,37 @@ def world() -> int:
 def rank() -> int:
     """The number of this process, from 0."""
     return together.get_rank() if world() > 1 else 0
+
+
+def check_launch() -> str:
+    """A notice where the environment names a rank and no launcher; else empty.
+
+    Raises:
+        ConfigError: it says that several processes train together, and not how they meet.
+    """
+    size, number = launched(), os.environ.get("RANK", "0")
+    fix = "start them with torchrun or accelerate launch; for one process alone: unset RANK LOCAL_RANK WORLD_SIZE"
+    if size <= 1 and "LOCAL_RANK" not in os.environ:
+        return "" if number == "0" else f"RANK={number} is set and WORLD_SIZE is not: this process trains alone"
+    lacking = [name for name in _LAUNCHER if not os.environ.get(name)]
+    if lacking:
+        said = f"WORLD_SIZE={size}" if size > 1 else f"LOCAL_RANK={os.environ['LOCAL_RANK']}"
+        raise ConfigError([f"{said} is set, and {', '.join(lacking)} missing: no launcher started this process"], fix)
+    if not number.isdecimal() or int(number) >= size:
+        raise ConfigError([f"RANK={number} with WORLD_SIZE={size}: no such process"], fix)
+    return ""
+
+
+def check_met() -> None:
+    """Refuse to go on where a launcher started several processes and they do not know of each other.
+
+    Raises:
+        ConfigError: each would train for itself, and all but the first would write nothing.
+    """
+    if world() != launched():
+        raise ConfigError(
+            [f"WORLD_SIZE={launched()}, but {world()} processes have met"], "start them with torchrun on one device"
+        )
 
 
 def left_alone() -> str:
@@ -90,11 +128,11 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
 
 
 def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
-    """What this rank's mean ``loss`` over ``weight`` examples (or words) is in the loss of the whole batch."""
+    """What this rank's mean ``loss`` over ``weight`` examples (or tokens) is in the loss of the whole batch."""
     if world() == 1:
-        return Part(1.0, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+        return Part(weight, max(1.0, weight), loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return Part(weight / total, summed / total, int(all_tokens))
+    return Part(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

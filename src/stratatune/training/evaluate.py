@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
+from stratatune.errors import NotFiniteError
 from stratatune.training import distributed as ranks
 from stratatune.training.forward import Forward
 
@@ -43,6 +45,9 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
     ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
+
+    Raises:
+        NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
     objective, top = forward.objective, forward.top
     was_training = top.training
@@ -51,9 +56,9 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     order: list[np.ndarray] = []
     totals = np.zeros(2)  # the summed loss, and what it is summed over
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
-    batches = plan_batches(data.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = ranks.whole_batches(batches)
-    with feed.ahead(batches, forward.device):
+    with feed.ahead([data.texts_of(index) for index in batches], forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
@@ -66,11 +71,29 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
     rows = flat(offsets, np.concatenate(order))
     output, totals = ranks.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
+    check_outputs(output)
     if not data.targets:
         return Scores({}, None, output)
     metrics, notices = _mean_score(forward, data, output, offsets, parts)
-    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / totals[1])
+    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / max(1.0, totals[1]))
+    check_outputs(output, {"loss": loss, **metrics})
     return Scores(metrics, loss, output, notices)
+
+
+def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
+    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], and what it was scored.
+
+    Raises:
+        NotFiniteError: it says for how many rows, or which metric.
+    """
+    hint = "the model's weights are damaged or have diverged, or the precision is too narrow for them"
+    odd = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    if len(odd):
+        said = f"the model's output is NaN or infinite for {len(odd)} of {len(output)} rows, the first is {odd[0] + 1}"
+        raise NotFiniteError(said, hint)
+    for name, value in (metrics or {}).items():
+        if not math.isfinite(value):
+            raise NotFiniteError(f"the {name} over {len(output)} rows is {value}", hint)
 
 
 def _mean_score(

@@ -17,7 +17,7 @@ from torch import Tensor
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Asking, Feed
 from stratatune.cache.store import TrunkCache
-from stratatune.data.batching import Batch, collate
+from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
@@ -101,7 +101,7 @@ class Forward:
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:
         """The examples ``index`` [B] of ``data``, padded, on the device."""
-        return collate(data, index, self.pad_id).to(self.device)
+        return collate_examples(data, index, self.pad_id).to(self.device)
 
     def __call__(self, batch: Batch, feed: Feeding, *, training: bool) -> Tensor:
         """The logits for a batch, as the objective's question says."""

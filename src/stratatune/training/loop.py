@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from stratatune.errors import NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
 from stratatune.objectives.tensors import numbers_on
@@ -20,6 +21,7 @@ from stratatune.training import distributed as ranks
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
+from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
@@ -42,16 +44,19 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.
-        ConfigError: ``resume`` finds a checkpoint of other settings.
+        ConfigError: ``resume`` finds a checkpoint of other settings, data or base model.
+        NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
+            tensors, or those before the step.
     """
     config, attached = session.config, session.top.attached
     trained = attached.trained()
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
     ranks.own_chance(config.seed)
-    resumed = load_checkpoint(session.out, trained, optimiser.optimizer, session.settings) if config.resume else None
+    resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     _remember_again(session, progress)
+    weighed = 0.0  # of the optimiser step under way
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
@@ -62,28 +67,39 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             due = (number + 1) % config.accumulate == 0 or number + 1 == len(batches)
             factor = rate_factor(progress.step, total_steps, config)
             among = _group_size(number, len(batches), config.accumulate)
-            ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due)
+            ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due, weighed)
             left = time.perf_counter()
             done = yield ask
             session.away += time.perf_counter() - left - (done.seconds if done else 0.0)
             done = done or _learn(ask, trained)
-            progress.loss_sum, progress.loss_count = progress.loss_sum + done.loss, progress.loss_count + 1
+            if not done.finite:
+                error = not_finite(ask, done, progress, len(batches))
+                _restore(trained, best)
+                raise error
+            progress.loss_sum += done.loss * done.weight
+            progress.loss_count += done.weight
             progress.tokens += done.tokens
             progress.batch = number + 1
+            weighed = 0.0 if due else weighed + done.weight
             if due:
                 progress.step += 1
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
-                    save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+                    save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
-        progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
+        progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
         session.feed.flush()
         if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
-            scores = _judge(session, progress, train_loss)
+            try:
+                scores = _judge(session, progress, train_loss)
+            except NotFiniteError as error:
+                stopped = outputs_not_finite(session, progress, error)
+                _restore(trained, best)
+                raise stopped from error
             if progress.stale == 0:
                 best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
                 found = scores
-        save_checkpoint(session.out, progress, trained, best, optimiser.optimizer, session.settings)
+        save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
     _restore(trained, best)
     return Fitted(progress, found or _evaluate(session, progress))
@@ -91,19 +107,31 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
 def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     """The gradient of one batch and, where it is due, a step of the optimiser."""
-    session, objective, optimiser = ask.session, ask.session.objective, ask.optimiser
-    set_rate(optimiser, ask.factor)
+    session, objective = ask.session, ask.session.objective
+    set_rate(ask.optimiser, ask.factor)
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
     part = ranks.weigh(loss, objective.weight(batch), batch.tokens)
-    session.accelerator.backward(loss * part.share / ask.among)
-    if ask.due:
-        ranks.add_gradients(trained.values())
-        if session.config.clip:
-            session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
-        optimiser.step()
-        optimiser.zero_grad()
-    return Learnt(float(part.loss), part.tokens)
+    session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
+    norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
+    return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
+
+
+def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
+    """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
+    session = ask.session
+    ranks.add_gradients(trained.values())
+    gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+    for gradient in gradients if scale != 1.0 else ():
+        gradient.mul_(scale)
+    if session.config.clip:
+        norm = session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
+    else:
+        norm = nn.utils.get_total_norm(gradients)
+    if math.isfinite(float(norm) if norm is not None else 0.0) and math.isfinite(float(loss)):
+        ask.optimiser.step()
+    ask.optimiser.zero_grad()
+    return float(norm) if norm is not None else 0.0
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
@@ -113,7 +141,7 @@ def _remember_again(session: Session, progress: Progress) -> None:
         return
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
-        if not cache.has(index).all():
+        if not cache.has(session.train.texts_of(index)).all():
             session.feed.hidden(session.forward.batch(session.train, index))
 
 
@@ -145,7 +173,8 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
-    coming = session.feed.ahead(batches[progress.batch :], session.device)
+    texts = [session.train.texts_of(index) for index in batches[progress.batch :]]
+    coming = session.feed.ahead(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):
@@ -157,7 +186,13 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
 
 
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
-    """Evaluate and write the epoch down; ``progress.stale`` is then 0 where it is the best so far."""
+    """Evaluate and write the epoch down; ``progress.stale`` is then 0 where it is the best so far.
+
+    Raises:
+        NotFiniteError: a trained tensor, an output or a metric is NaN or infinite.
+    """
+    if name := first_not_finite(session.top.attached.trained().items()):
+        raise NotFiniteError(f"{name} holds NaN or infinite values")
     scores = _evaluate(session, progress)
     metric = session.objective.metric
     if scores is None or session.objective.better(scores.metrics[metric], progress.best):
@@ -193,7 +228,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
 
 def _write_history(session: Session, progress: Progress) -> None:
     """``metrics.jsonl`` is written whole each time, so that a resumed run leaves no line of a lost epoch in it."""
-    lines = "".join(json.dumps(record) + "\n" for record in progress.history)
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history)
     if is_main():
         write_text(session.out / "metrics.jsonl", lines)
     session.accelerator.log(

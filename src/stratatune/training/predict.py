@@ -133,7 +133,7 @@ class Predictor:
     def _scores(self, parts: tuple[Table, ...]) -> Scores:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
         feed = self._forward.feed(kept=self._kept)
-        return evaluate(self._forward, concatenate(encoded), feed, [len(one) for one in encoded])
+        return evaluate(self._forward, concatenate(encoded), feed, [one.examples for one in encoded])
 
 
 def _is_one_file(source: Any) -> bool:

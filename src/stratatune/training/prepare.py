@@ -176,7 +176,7 @@ def settle(
         notices=[*notices, *train.notices, *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
-        eval_parts=tuple(len(part) for part in parts),
+        eval_parts=tuple(part.examples for part in parts),
     )
 
 

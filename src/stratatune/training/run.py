@@ -14,8 +14,8 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
-from stratatune.errors import ConfigError, ModelError
-from stratatune.files import make_folder, write_text
+from stratatune.errors import ConfigError, ModelError, NotFiniteError
+from stratatune.files import write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
@@ -29,6 +29,9 @@ from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate
+from stratatune.training.facts import facts_of
+from stratatune.training.finite import first_not_finite
+from stratatune.training.folder import alone_in
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
@@ -89,6 +92,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
         ResourceError: no room or no permission.
+        NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
     running = trial(config, tables or {}, reporter or Reporter())
     while True:
@@ -105,11 +109,23 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    out = _open_folder(config)
+    if line := ranks.check_launch():
+        reporter.notice(line)
+    out = Path(config.out).expanduser()
+    _check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
+    with alone_in(out):
+        _check_folder(config, out)  # another may have been there in between
+        return (yield from _run(config, tables, out, reporter, shared))
+
+
+def _run(
+    config: RunConfig, tables: Mapping[str, Any], out: Path, reporter: Reporter, shared: Shared | None
+) -> Generator[Ask, Learnt | None, Result]:
+    """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
     reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
     read = read_tables if shared is None else shared.read_tables
@@ -125,20 +141,21 @@ def trial(
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
+    except NotFiniteError as error:
+        raise _with_kept(error, session, caching) from error
     finally:
         caching.close()
         session.accelerator.end_training()
     return _finish(session, caching, fitted, test, hit, processes)
 
 
-def _open_folder(config: RunConfig) -> Path:
-    """Make the run folder, or refuse one that holds another run's work.
+def _check_folder(config: RunConfig, out: Path) -> None:
+    """Refuse a run folder that holds another run's work.
 
     Raises:
-        ConfigError: it holds a run, and ``resume`` was not asked for.
-        ResourceError: it cannot be written.
+        ConfigError: it holds a run, and ``resume`` was not asked for; or one of other settings.
+        ModelError: its checkpoint is damaged.
     """
-    out = Path(config.out).expanduser()
     if not config.resume:
         for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
             if (out / name).exists():
@@ -147,11 +164,6 @@ def _open_folder(config: RunConfig) -> Path:
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
-    make_folder(out)
-    if is_main():
-        write_text(out / ".writable", "")
-        (out / ".writable").unlink()
-    return out
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -188,6 +200,7 @@ def open_session(
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
     accelerator = accelerator_for(config.device, config.loggers, out)
+    ranks.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     tokenizer = tokenizer_for(config) if shared is None else shared.tokenizer(config)
@@ -221,6 +234,7 @@ def open_session(
         out=out,
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype},
+        facts=facts_of(prepared, model.attached.base_hash),
         reload=lambda: load_base(**prepared.base).model,
     )
     if shared is not None:
@@ -248,18 +262,31 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, 
     return scores.metrics
 
 
+def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
+    """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    if not error.kept or first_not_finite(session.top.attached.trained().items()):
+        return error
+    _save(session, caching, {})
+    return NotFiniteError(error.message, f"{error.hint}; {session.out / 'adapter'} holds the tensors of {error.kept}")
+
+
+def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
+    """Save the adapter, with all that its numbers depend on."""
+    attached, metric = session.top.attached, session.objective.metric
+    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
+    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
+    if is_main():
+        save_adapter(attached, session.out / "adapter")
+
+
 def _finish(
     session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
 ) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
-    metric = session.objective.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
-    attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
-    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
-    if is_main():
-        save_adapter(attached, session.out / "adapter")
+    _save(session, caching, best)
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -283,6 +310,6 @@ def _finish(
         notices=session.reporter.notices,
     )
     if is_main():
-        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2) + "\n")
+        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

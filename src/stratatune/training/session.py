@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,7 @@ class Session:
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: what a checkpoint must agree with to be resumed.
+        facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were let go of; None: they stay.
         away: seconds in which other trials had their turn.
     """
@@ -54,6 +56,7 @@ class Session:
     out: Path
     reporter: Reporter
     settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
 
@@ -76,7 +79,7 @@ class Session:
         """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
         config = self.config
         batches = plan_batches(
-            self.train.lengths,
+            self.train.example_lengths,
             batch_size=config.batch_size,
             token_budget=config.token_budget,
             seed=config.seed,
@@ -114,6 +117,7 @@ class Ask:
         factor: what the rates are multiplied with.
         among: how many batches share its optimiser step.
         due: the optimiser steps behind this batch.
+        before: what the batches of this step before it weigh (:meth:`Objective.weight`).
     """
 
     session: Session
@@ -123,12 +127,32 @@ class Ask:
     factor: float
     among: int
     due: bool
+    before: float = 0.0
+
+    def scale(self, weight: float) -> float:
+        """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A batch was learnt from: its mean loss, its real tokens, and the seconds to be charged, where others did it."""
+    """A batch was learnt from.
+
+    Attributes:
+        loss: its mean loss.
+        tokens: its real tokens.
+        weight: how many terms the loss is a mean over.
+        seconds: to be charged, where others did it.
+        norm: of the step's whole gradient, where the step was due.
+    """
 
     loss: float
     tokens: int
+    weight: float = 1.0
     seconds: float = 0.0
+    norm: float = 0.0
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers; where they are not, no step was made."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import Composer, ComposerError
 
-from stratatune.errors import ConfigError, nearest
+from stratatune.errors import ConfigError, nearest, shown
+from stratatune.outside import path_exists, regular_file, wrong_path
 
 # YAML 1.1, PyYAML's dialect, reads `off`, `no` and `yes` as booleans, `5:10` as 310 and `1e-3` as text. These are the
 # scalars of YAML 1.2 instead.
 _SCALARS = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "tag:yaml.org,2002:bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "tag:yaml.org,2002:int": (r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    # A longer one is text: no setting is so large, and some labels are.
+    "tag:yaml.org,2002:int": (r"[-+]?(?:0|[1-9][0-9]{0,17})", list("-+0123456789")),
     "tag:yaml.org,2002:float": (
         r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
         list("-+.0123456789"),
@@ -26,22 +29,66 @@ _SCALARS = {
 }
 
 
-class _Loader(yaml.SafeLoader):
+_CORE = "tag:yaml.org,2002:"
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 2**20, 20_000, 20
+"""Of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
+
+
+class _Refused(ComposerError):
+    """YAML that a file of settings has no need of."""
+
+
+class _Bounded(Composer):
+    """Refuses what no file of settings needs and what can grow without end: aliases, tags, depth, many values."""
+
+    _values = _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        parser: Any = self  # a loader is a parser too
+        event = parser.peek_event()
+        self._values, self._depth = self._values + 1, self._depth + 1
+        if wrong := self._refused(event):
+            raise _Refused(None, None, wrong, event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refused(self, event: Any) -> str:
+        if isinstance(event, yaml.AliasEvent):
+            return f"the alias *{shown(event.anchor)[1:-1]} is not read: write the value out"
+        if event.tag not in (None, "!", f"{_CORE}str"):
+            return f"the tag {shown(event.tag.replace(_CORE, '!!'))} is not read: leave it out"
+        if self._depth > _DEEPEST:
+            return f"values nest more than {_DEEPEST} deep"
+        return f"more than {_MOST_VALUES:,} values" if self._values > _MOST_VALUES else ""
+
+
+class _Loader(_Bounded, yaml.SafeLoader):
     """Safe, with YAML 1.2's scalars; a key given twice is an error."""
 
     yaml_implicit_resolvers = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                mark = node.value[number][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", mark)
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, dict | list):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be a word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{shown(key)} is given twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+class _Raw(_Bounded, yaml.BaseLoader):
+    """Every scalar as the text that it is."""
+
+
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either dialect would read as something else than text."""
+    """Quotes whatever either dialect would read as something else than text; writes no alias, which is never read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _tag, (_pattern, _first) in _SCALARS.items():
@@ -61,23 +108,28 @@ def load_config(path: str | Path) -> dict[str, Any]:
         ConfigError: no such file, no YAML, or no mapping of names to values.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError([f"{path}: no such file{_near_file(path)}"], "`stratatune init` writes one")
+    if wrong := regular_file(path):
+        missing = wrong if path_exists(path) or wrong_path(str(path)) else f"no such file{_near_file(path)}"
+        raise ConfigError([f"{shown(str(path))[1:-1]}: {missing}"], "`stratatune init` writes one")
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError([f"{path}: larger than {_MOST_BYTES:,} bytes"], "`stratatune init` writes an example")
         text = path.read_text(encoding="utf-8-sig")
         data = yaml.load(text, Loader=_Loader)
-        raw = yaml.load(text, Loader=yaml.BaseLoader)
+        if isinstance(data, dict) and isinstance(data.get("label_words"), dict):
+            # Labels and words are text, whatever they look like: true, 1, null.
+            data["label_words"] = yaml.load(text, Loader=_Raw)["label_words"]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from error
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: {_yaml_problem(error)}"], "quote a text that holds ': ', ' #' or [ ]") from error
+        hint = "`stratatune init` writes an example of such a file"
+        hint = hint if isinstance(error, _Refused) else "quote a text that holds ': ', ' #' or [ ]"
+        raise ConfigError([f"{path}: {_yaml_problem(error)}"], hint) from error
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError([f"{path}: {data!r}; lines of `name: value`"], "`stratatune init` writes an example")
-    if isinstance(data.get("label_words"), dict):
-        data["label_words"] = raw["label_words"]  # labels and words are text, whatever they look like: true, 1, null
-    return data
+        raise ConfigError([f"{path}: {shown(data)}; lines of `name: value`"], "`stratatune init` writes an example")
+    return {str(name): value for name, value in data.items()}
 
 
 def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -100,7 +152,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
                 inner[key] = {}
             inner = inner[key]
             if not isinstance(inner, dict):
-                errors.append(f"--set {override}: {'.'.join(keys[:depth])} is {inner!r} and has no parts")
+                errors.append(f"--set {override}: {'.'.join(keys[:depth])} is {shown(inner)} and has no parts")
                 break
         else:
             inner[keys[-1]] = text.strip() if keys[0] == "label_words" and len(keys) > 1 else _scalar(text)
@@ -138,6 +190,8 @@ def looks_like_path(value: str, *, files: bool) -> bool:
 
 def check_source(key: str, value: str, *, files: bool) -> str:
     """An error line when ``value`` is a path at which nothing is, with the nearest name there; empty otherwise."""
+    if wrong := wrong_path(value):
+        return f"{key}: {shown(value)}; {wrong}"
     path = Path(value).expanduser()
     if path.exists() or not looks_like_path(value, files=files):
         return ""
@@ -146,6 +200,8 @@ def check_source(key: str, value: str, *, files: bool) -> str:
 
 def check_folder(key: str, value: str) -> str:
     """An error line when the folder ``value`` could not be made or written to; empty otherwise. Makes nothing."""
+    if wrong := wrong_path(value):
+        return f"{key}: {shown(value)}; {wrong}"
     path = Path(value).expanduser()
     if path.exists() and not path.is_dir():
         return f"{key}: {value!r}; is a file, and a folder is needed"
@@ -159,6 +215,8 @@ def check_folder(key: str, value: str) -> str:
 
 def _near_file(path: Path) -> str:
     """``; did you mean ...?`` with the file in the same folder whose name is nearest."""
+    if wrong_path(str(path)):
+        return ""
     if not path.parent.is_dir():
         return f"; there is no folder {str(path.parent)!r} either"
     try:

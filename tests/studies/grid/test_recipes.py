@@ -10,7 +10,7 @@ from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.inherit import settled
 from stratatune.studies.grid.recipe import load_recipe
 
-FOLDER = Path(__file__).parents[2] / "recipes"
+FOLDER = Path(__file__).parents[3] / "recipes"
 RUNS = {
     "bft-table1": 42,
     "bft-table2": 480,

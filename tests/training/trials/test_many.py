@@ -90,16 +90,18 @@ def test_the_trunk_runs_once_for_each_depth(given, axes, depths, monkeypatch):
 
 
 def test_the_model_is_loaded_and_the_text_encoded_once(given, monkeypatch):
+    from stratatune.objectives.label_words import LabelWords
     from stratatune.training.trials import sharing
 
     called = []
-    for name in ("load_base", "encode"):
-        plain = getattr(sharing, name)
+    for place, name in ((sharing, "load_base"), (sharing, "tokenizer_for"), (LabelWords, "encode")):
+        plain = getattr(place, name)
         monkeypatch.setattr(
-            sharing, name, lambda *a, plain=plain, name=name, **k: (called.append(name), plain(*a, **k))[1]
+            place, name, lambda *a, plain=plain, name=name, **k: (called.append(name), plain(*a, **k))[1]
         )
     st.train_many(**given(epochs=1), rates=[0.001, 0.002, 0.003])
-    assert sorted(called) == ["encode", "encode", "load_base"]  # training and evaluation data
+    # Training and evaluation data are encoded.
+    assert sorted(called) == ["encode", "encode", "load_base", "tokenizer_for"]
 
 
 def test_trials_hold_the_frozen_weights_once(tiny_folder):

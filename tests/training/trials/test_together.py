@@ -70,6 +70,9 @@ class Told(Plain):
             found = asking.behind(batch.mask, batch.read, batch.input_ids)
         return SimpleNamespace(**{**vars(batch), "labels": found})
 
+    def weight(self, batch):
+        return 3.0
+
 
 def batch_of(family, kind) -> Any:
     found = tuning.batch(family)
@@ -83,7 +86,7 @@ def batch_of(family, kind) -> Any:
     )
 
 
-def asks_of(models, settings, *, among=1, due=True, factor=0.7):
+def asks_of(models, settings, *, among=1, due=True, factor=0.7, before=0.0):
     """What trials over ``models`` ask for, each with its own ``settings``."""
     found = []
     for number, (model, own) in enumerate(zip(models, settings, strict=True)):
@@ -91,7 +94,8 @@ def asks_of(models, settings, *, among=1, due=True, factor=0.7):
         forward = Forward.of(model.attached, Plain(model.attached), 0, torch.device("cpu"), None)
         session: Any = SimpleNamespace(config=config, top=forward.top, forward=forward, device=forward.device)
         optimiser = build_optimiser(model.attached.groups, config)
-        found.append(Ask(session, optimiser, (0, 0), torch.arange(3).numpy(), factor * (number + 1), among, due))
+        index = torch.arange(3).numpy()
+        found.append(Ask(session, optimiser, (0, 0), index, factor * (number + 1), among, due, before))
     return found
 
 
@@ -176,7 +180,8 @@ def test_steps_are_those_of_adamw_and_clipping_alone(among):
     alone = asks_of(apart, settings)
     for number in range(5 * among):
         due, factor = (number + 1) % among == 0, 0.2 * number + 0.1
-        group.learn(asks_of(once, settings, among=among, due=due, factor=factor), batch, hidden)
+        asks = asks_of(once, settings, among=among, due=due, factor=factor, before=3.0 * (number % among))
+        group.learn(asks, batch, hidden)
         for place, (ask, model) in enumerate(zip(alone, apart, strict=True)):
             trained = list(model.attached.trained().values())
             forward = ask.session.forward

@@ -147,7 +147,8 @@ def ls(door: Door, folder: Folder) -> Answer:
 
     records = _records(folder)
     lines = [f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}" for one in records]
-    counts = {kind: sum(one.status == kind for one in records) for kind in ("done", "running", "waiting", "failed")}
+    kinds = ("done", "running", "stopped", "waiting", "failed")
+    counts = {kind: sum(one.status == kind for one in records) for kind in kinds}
     note = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no runs"
     return Answer([row_of(record) for record in records], "\n".join(lines), note)
 

@@ -129,7 +129,7 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
         rows = list(predictions.rows_of(columns))
         return Answer({**data, "predictions": rows}, "\n".join(shown(row) for row in rows))
     if out == "-":
-        return Answer(data, predictions.as_text(columns, form.value))
+        return Answer(data, predictions.as_text(columns, form.value), exact=True)
     predictions.write(columns, out)
     return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
 

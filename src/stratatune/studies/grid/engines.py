@@ -19,7 +19,9 @@ Outcome = Mapping[str, Any]
 """As :func:`stratatune.studies.grid.worker.work` gives it, or ``lost`` when its process or machine went away."""
 
 
-COMMAND = (sys.executable, "-m", "stratatune.studies.grid.worker")
+_START = "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; from {0} import main; main()"
+COMMAND = (sys.executable, "-c", _START.format("stratatune.studies.grid.worker"))
+"""Not ``-m``, which would put the working folder first: a user's ``queue.py`` there would end every run."""
 
 
 class Engine(Protocol):

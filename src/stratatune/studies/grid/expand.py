@@ -8,20 +8,26 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError, UserError, did_you_mean, nearest
+from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.hashing import digest_of_json
+from stratatune.outside import path_exists
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import HINT, Item, Recipe, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
 from stratatune.training.config import RunConfig, validate
 
+MOST_RUNS = 5_000
+"""Of one recipe; each is checked before the first begins."""
+_MOST_CROSSED = 100_000
+_FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
 _SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
 _SHARED += ("train", "eval", "eval_split", "train_samples", "max_length", "precision", "cache", "cache_dtype", "device")
@@ -72,13 +78,23 @@ def expand(
     errors = [*_wrong_keys(recipe), *_wrong_only(recipe, only or {})]
     if errors:
         raise ConfigError(errors, HINT)
-    making = _Making(recipe, roots)
-    found = [run for one in _combinations(recipe, only or {}) if (run := making.run(*one)) is not None]
+    _check_size(recipe)
+    making, asked = _Making(recipe, roots), list(_combinations(recipe, only or {}))
+    if len(asked) > MOST_RUNS:
+        raise ConfigError([f"the recipe makes {len(asked):,} runs; legal: up to {MOST_RUNS:,}"], _FEWER)
+    found = [run for one in asked if (run := making.run(*one)) is not None]
     if making.errors:
         raise ConfigError([f"{line}  ({place})" for line, place in making.errors.items()], HINT)
     if not found:
         raise ConfigError(["no run is left of this recipe"], "look at its pairs and exclude, and at --only")
     return found
+
+
+def _check_size(recipe: Recipe) -> None:
+    """Refuses axes whose combinations cannot even be counted through in seconds."""
+    crossed = math.prod(len(items) for items in recipe.axes.values() if items)
+    if crossed > _MOST_CROSSED or crossed * (len(recipe.pairs) + len(recipe.exclude)) > 20 * _MOST_CROSSED:
+        raise ConfigError([f"the axes cross to {crossed:,} combinations; legal: up to {_MOST_CROSSED:,}"], _FEWER)
 
 
 def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -93,9 +109,11 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
     roots, errors = {}, []
     for name, default in recipe.data.items():
         path = Path(given[name]).expanduser() if name in given else folder_of(default, folder) if default else None
-        if path is None or not path.is_dir():
-            errors.append(f"data: {name}: " + (f"there is no folder {path}" if path else "no folder is given"))
-        roots[name] = str(path and path.resolve())
+        if path is None or not path_exists(path) or not path.is_dir():
+            errors.append(
+                f"data: {name}: " + (f"there is no folder {shown(str(path))[1:-1]}" if path else "no folder is given")
+            )
+        roots[name] = str(path and path_exists(path) and path.resolve())
     if errors:
         raise ConfigError(errors, f"say where the data are: --data {'DIR' if len(names) == 1 else 'NAME=DIR'}")
     return roots

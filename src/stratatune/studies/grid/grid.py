@@ -15,17 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stratatune.errors import ConfigError
+from stratatune.files import make_folder, write_errors
+from stratatune.locks import hold
 from stratatune.progress import Reporter
 from stratatune.studies.grid.engines import Engine, Outcome
 from stratatune.studies.grid.expand import Planned
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.records import RUNS
-from stratatune.studies.grid.store import Store
+from stratatune.studies.grid.store import LOCK, Store, is_id
 
-LOCK = "grid.lock"
 TRUNKS = "trunks"  # logs of the trunk passes; the caches themselves are where `cache` says
 ATTEMPTS = 3
 """How often a run is begun in one go when its process or machine is lost."""
@@ -54,15 +53,19 @@ def grid_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process has it.
+        ResourceError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout:
+    make_folder(folder)
+    with write_errors(folder):
+        lock = hold(folder / LOCK)
+    if lock is None:
         raise ConfigError(
             [f"{folder}: another process is working on this grid"], f"`stratatune grid ls {folder}` shows how far it is"
-        ) from None
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def run_grid(
@@ -221,12 +224,26 @@ def _stands(cache: Mapping[str, Any]) -> bool:
 
 
 def remove_runs(folder: Path, runs: Sequence[str]) -> None:
-    """Take runs out of the book and delete their folders.
+    """Take runs out of the book and delete their folders, which are in the grid's own.
 
     Raises:
-        ConfigError: another process works on the folder.
+        ConfigError: another process works on the folder, or a run's folder is elsewhere; then nothing is removed.
+        ResourceError: a folder cannot be deleted.
     """
     with grid_lock(folder), Store.open(folder) as store:
+        places = [_inside(folder, run) for run in runs]
         store.forget(runs)
-        for run in runs:
-            shutil.rmtree(folder / RUNS / run, ignore_errors=True)
+        for place in places:
+            with write_errors(place):
+                if place.exists():
+                    shutil.rmtree(place)
+
+
+def _inside(folder: Path, run: str) -> Path:
+    """The folder of a run, which no id and no link may lead out of the grid."""
+    place = folder / RUNS / run
+    if not is_id(run) or place.resolve() != folder.resolve() / RUNS / run:
+        raise ConfigError(
+            [f"{place}: the folder of run {run[:80]!r} is not in the grid's own"], "delete by hand what should go"
+        )
+    return place

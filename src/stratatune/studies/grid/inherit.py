@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, shown
+from stratatune.outside import path_exists, wrong_path
 from stratatune.studies.grid.recipe import HINT, PLURALS, Published, Recipe, recipe_of, several
 from stratatune.training.config import load_config
 
 _PACKAGE = "package:"
+_DEEPEST = 20
 
 
 def inherited(path: Path) -> dict[str, Any]:
@@ -27,31 +29,35 @@ def inherited(path: Path) -> dict[str, Any]:
 
 
 def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in above:
+    if not wrong_path(str(path)) and path.resolve() in above:
         raise ConfigError([f"{path}: extends itself"], HINT)
+    if len(above) > _DEEPEST:
+        raise ConfigError([f"{path}: the {_DEEPEST}th recipe in a chain of `extends`"], HINT)
     own = dict(load_config(path))
     name = own.pop("extends", None)
     if name is None:
         return own
     if not isinstance(name, str):
-        raise ConfigError([f"{path}: extends: {name!r}; the name of a recipe's file beside this one"], HINT)
+        raise ConfigError([f"{path}: extends: {shown(name)}; the name of a recipe's file beside this one"], HINT)
     other = _inherited(path.parent / name, (*above, path.resolve()))
     both = {**other, **own}
     if all(isinstance(data.get("base", {}), Mapping) for data in (own, other)):
         both["base"] = {**other.get("base", {}), **own.get("base", {})}
     there = _names(both)
     for key in {"published", "claims", "exclude"} & other.keys() - own.keys():
-        both[key] = [one for one in other[key] if _fits(one, there)]
+        both[key] = [one for one in other[key] if _fits(one, there)] if isinstance(other[key], list) else other[key]
     return both
 
 
 def _names(data: Mapping[str, Any]) -> dict[str, set[str]]:
     """The names on every axis, as :class:`~stratatune.studies.grid.recipe.Item` gives them."""
-    axes = {axis: data.get(key) or () for key, axis in PLURALS.items()}
-    axes |= data.get("settings") or {}
+    further = data.get("settings")
+    axes = {axis: data.get(key) for key, axis in PLURALS.items()}
+    axes |= further if isinstance(further, Mapping) else {}
     return {
         axis: {str(one.get("name") if isinstance(one, Mapping) else _shown(one, axis)) for one in items}
         for axis, items in axes.items()
+        if isinstance(items, list)
     }
 
 
@@ -59,8 +65,13 @@ def _shown(value: Any, axis: str) -> Any:
     return Path(value).name if axis == "model" and isinstance(value, str) else value
 
 
-def _fits(one: Mapping[str, Any], there: Mapping[str, set[str]]) -> bool:
-    """Whether all coordinates of a published number, a claim or an exclusion exist."""
+def _fits(one: Any, there: Mapping[str, set[str]]) -> bool:
+    """Whether all coordinates of a published number, a claim or an exclusion exist.
+
+    What is none of these is left in: the recipe as a whole is checked next, and the error names its place.
+    """
+    if not isinstance(one, Mapping):
+        return True
     places = [one[side] for side in ("better", "worse") if side in one] or [
         {axis: names for axis, names in one.items() if axis not in Published.model_fields}
     ]
@@ -68,6 +79,7 @@ def _fits(one: Mapping[str, Any], there: Mapping[str, set[str]]) -> bool:
         axis in there
         and {str(name) for name in several(tuple(names) if isinstance(names, list) else names)} <= there[axis]
         for place in places
+        if isinstance(place, Mapping)
         for axis, names in place.items()
     )
 
@@ -81,12 +93,34 @@ def folder_of(written: str, beside: Path) -> Path:
     if not written.startswith(_PACKAGE):
         return beside / Path(written).expanduser()
     module, _, inside = written.removeprefix(_PACKAGE).partition("/")
-    try:
-        return Path(str(files(module))) / inside
-    except ModuleNotFoundError as error:
+    place = _package_folder(module)
+    if place is None:
         raise ConfigError(
-            [f"data: {written}: no package {module!r} is installed"], 'pip install "stratatune[demo]"'
-        ) from error
+            [f"data: {shown(written)}: no package {shown(module)} is installed"], 'pip install "stratatune[demo]"'
+        )
+    return place / inside
+
+
+def _package_folder(module: str) -> Path | None:
+    """Where an installed package lies, found without running any of its code; None where there is none.
+
+    A finder is asked for the first name alone: for ``a.b`` it would import ``a``.
+    """
+    top, *inner = module.split(".")
+    if not all(name.isidentifier() for name in (top, *inner)):
+        return None
+    try:
+        spec = find_spec(top)
+    except ValueError:  # a module that was made by hand, such as __main__
+        return None
+    for found in (spec.submodule_search_locations or ()) if spec else ():
+        if (place := Path(found).joinpath(*inner)).is_dir():
+            return place
+    return None
+
+
+def _is_folder(path: Path) -> bool:
+    return path_exists(path) and path.is_dir()
 
 
 def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
@@ -98,7 +132,7 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         given: folders that the user names, by name.
     """
     told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-    missing = [str(place) for place in told.values() if not place or not folder_of(place, source.parent).is_dir()]
+    missing = [str(place) for place in told.values() if not place or not _is_folder(folder_of(place, source.parent))]
     if not missing or not recipe.otherwise:
         return recipe, ""
     data = recipe.model_dump(mode="json", exclude={"otherwise"})

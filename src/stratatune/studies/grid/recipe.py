@@ -5,19 +5,22 @@ Nothing here imports torch or looks at a model or at data: :mod:`stratatune.stud
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 
-from stratatune.errors import ConfigError, did_you_mean, nearest
+from stratatune.errors import ConfigError, did_you_mean, nearest, shown
 from stratatune.objectives.registry import metric_names
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
 """Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
 
+_MOST_ERRORS, _MOST_NAMES = 40, 30
 HINT = "docs/grid.md says what a recipe holds"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
@@ -49,12 +52,12 @@ class Item(_Closed):
         if isinstance(written, Mapping):
             settings = {str(key): value for key, value in written.items() if key != "name"}
             if not isinstance(written.get("name"), Value):
-                raise ValueError(f"{written!r} has no name")
+                raise ValueError(f"{shown(written)} has no name")
             return cls(name=written["name"], settings=settings)
         if not isinstance(written, Value):
-            raise ValueError(f"{written!r} is neither a value nor a mapping with a name")
-        shown = Path(written).name if axis == "model" and isinstance(written, str) else written
-        return cls(name=shown, settings={axis: written})
+            raise ValueError(f"{shown(written)} is neither a value nor a mapping with a name")
+        name = Path(written).name if axis == "model" and isinstance(written, str) else written
+        return cls(name=name, settings={axis: written})
 
 
 class Layout(_Closed):
@@ -159,7 +162,7 @@ class Recipe(_Closed):
 
 def _items(written: Any, axis: str) -> Any:
     if not isinstance(written, Sequence) or isinstance(written, str):
-        raise ValueError(f"{axis}: {written!r} is no list")
+        raise ValueError(f"{axis}: {shown(written)} is no list")
     return [item if isinstance(item, Item) else Item.of(item, axis) for item in written]
 
 
@@ -189,8 +192,10 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(dict(data))
     except ValidationError as error:
-        raise ConfigError([f"{source}: {_line(item)}" for item in error.errors()], HINT) from error
-    errors = [*_repeated(recipe), *_wrong_coordinates(recipe), *_wrong_curves(recipe)]
+        wrong = error.errors(include_url=False)[:_MOST_ERRORS]
+        raise ConfigError([f"{source}: {_line(item)}" for item in wrong], HINT) from error
+    mistakes = itertools.chain(_repeated(recipe), _wrong_coordinates(recipe), _wrong_curves(recipe))
+    errors = list(itertools.islice(mistakes, _MOST_ERRORS))
     if errors:
         raise ConfigError([f"{source}: {line}" for line in errors], HINT)
     return recipe
@@ -209,7 +214,7 @@ def _line(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{path}: missing"
     said = item["msg"].removeprefix("Value error, ")
-    return f"{path}: {item['input']!r}; {said}" if path else said
+    return f"{path}: {shown(item['input'])}; {said}" if path else said
 
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
@@ -219,9 +224,8 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
     for axis, items in recipe.axes.items():
-        names = [item.name for item in items]
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            yield f"{axis}: {name!r} is there twice"
+        times = Counter(item.name for item in items)
+        yield from (f"{axis}: {shown(name)} is there twice" for name, count in times.items() if count > 1)
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
@@ -237,9 +241,9 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
                     + _legal(axes)
                 )
             elif axes[axis]:
-                names = [item.name for item in axes[axis]]
+                names = {item.name: None for item in axes[axis]}
                 odd = [name for name in several(wanted) if name not in names]
-                yield from (f"{place}: {axis} has no {name!r}; {_legal(names)}" for name in odd)
+                yield from (f"{place}: {axis} has no {shown(name)}; {_legal(names)}" for name in odd)
     for place, named in (*(("report", (*recipe.report.rows, *recipe.report.columns)),), *_claimed(recipe)):
         yield from (f"{place}: there is no axis {axis!r}; {_legal(axes)}" for axis in named if axis not in axes)
 
@@ -274,8 +278,9 @@ def _all_coordinates(recipe: Recipe) -> Iterator[tuple[str, Coordinates]]:
         yield f"claims.{number}.worse", claim.worse
 
 
-def _legal(names: Any) -> str:
-    return "legal: " + ", ".join(map(str, names))
+def _legal(names: Iterable[Value]) -> str:
+    first = list(itertools.islice(names, _MOST_NAMES + 1))
+    return "legal: " + ", ".join(map(str, first[:_MOST_NAMES])) + (", ..." if len(first) > _MOST_NAMES else "")
 
 
 def several(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:

@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from stratatune.errors import ConfigError
 from stratatune.hashing import digest_of_json
+from stratatune.locks import is_held
 from stratatune.studies.grid.recipe import PLURALS, Recipe, Value, recipe_of
-from stratatune.studies.grid.store import FILE, Store
+from stratatune.studies.grid.store import FILE, LOCK, Store
 from stratatune.training.config import NO_NUMBER, load_config
+from stratatune.training.folder import is_running
 
-Status = Literal["waiting", "running", "done", "failed"]
+Status = Literal["waiting", "running", "stopped", "done", "failed"]
 RUNS = "runs"
 """Where a grid folder has its run folders."""
 
@@ -27,7 +29,7 @@ class RunRecord:
     Attributes:
         id: the hash of its settings, see :func:`run_id`.
         config: its settings, as in ``config.yaml``.
-        status: ``running`` is also what a run is left as by a process that was killed.
+        status: ``stopped``: begun, and no living process is at it.
         coordinates: ``model``, ``plan``, ``task``, ``seed`` and every other axis of the recipe, by name.
         result: ``Result.to_json()`` of a finished run.
         history: the lines of ``metrics.jsonl``.
@@ -66,7 +68,9 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
         with Store.open(path) as store:
             recipe = store.about("recipe")
             rows = store.runs()
-        return recipe_of(json.loads(recipe), str(path)) if recipe else None, [_of_grid(path, row) for row in rows]
+        alive = is_held(path / LOCK)
+        records = [_of_grid(path, row, alive) for row in rows]
+        return recipe_of(json.loads(recipe), str(path)) if recipe else None, records
     if (path / "config.yaml").is_file():
         return None, [_of_folder(path)]
     raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "give one that `train` or `grid` wrote")
@@ -85,12 +89,13 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
         return [row["result"] for row in store.caches().values() if row["status"] == "done" and row["result"]]
 
 
-def _of_grid(grid: Path, row: Mapping[str, Any]) -> RunRecord:
+def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
+    """A run of the book; the process that says ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
     return RunRecord(
         id=row["id"],
         config=row["config"],
-        status=row["status"],
+        status="stopped" if row["status"] == "running" and not alive else row["status"],
         coordinates=row["coordinates"],
         result=row["result"],
         history=_lines(folder / "metrics.jsonl"),
@@ -107,7 +112,7 @@ def _of_folder(folder: Path) -> RunRecord:
     return RunRecord(
         id=run_id(config),
         config=config,
-        status="done" if result else "running",
+        status="done" if result else "running" if is_running(folder) else "stopped",
         coordinates=coordinates_of(config),
         result=result,
         history=_lines(folder / "metrics.jsonl"),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 from stratatune.errors import ConfigError, ResourceError
 
 FILE = "grid.sqlite"
+LOCK = "grid.lock"
 VERSION = 1
 """Of the tables below; a book of another version is refused, not guessed at."""
 _KIND = 0x57A7A  # tells our files from other programs'
@@ -56,11 +60,11 @@ class Store:
         """
         path = folder / FILE
         with _told(path):
-            if path.exists() and path.stat().st_size:
+            if path.exists() and not _is_blank(path):
                 return cls.open(folder)
             folder.mkdir(parents=True, exist_ok=True)
             store = cls(_connect(path), folder)
-            # One transaction: a process killed here leaves an empty file, and that is begun again.
+            # One transaction: a process killed here leaves a file without tables, and that is begun again.
             store._connection.executescript(
                 f"PRAGMA journal_mode=WAL; BEGIN; {_TABLES} PRAGMA application_id={_KIND};"
                 f"PRAGMA user_version={VERSION}; COMMIT;"
@@ -69,16 +73,16 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Opens the book that is there.
+        """Opens the book that is there; one that may not be written is read as it stood.
 
         Raises:
             ConfigError: there is none, or it is of another version.
         """
         path = folder / FILE
-        if not path.is_file():
-            raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
         with _told(path):
-            connection = _connect(path)
+            if not path.is_file() or _is_blank(path):
+                raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
+            connection = _connected(path)
             kind, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORM)
         if kind != _KIND or version != VERSION:
             connection.close()
@@ -106,8 +110,18 @@ class Store:
         return found[0]["value"] if found else None
 
     def runs(self) -> list[dict[str, Any]]:
-        """Every run in the order of the grid; the JSON columns as data."""
-        return [_row(row) for row in self._read("SELECT * FROM runs ORDER BY number, id")]
+        """Every run in the order of the grid; the JSON columns as data.
+
+        Raises:
+            ConfigError: an id is none: it would name a folder elsewhere.
+        """
+        rows = [_row(row) for row in self._read("SELECT * FROM runs ORDER BY number, id")]
+        if odd := [row["id"] for row in rows if not is_id(row["id"])]:
+            raise ConfigError(
+                [f"{self.folder / FILE}: {str(odd[0])[:80]!r} is no id of a run"],
+                "the file is damaged or not ours; begin the grid in another folder",
+            )
+        return rows
 
     def caches(self) -> dict[str, dict[str, Any]]:
         """Every trunk cache that several runs share, by name."""
@@ -164,13 +178,51 @@ class Store:
 
 
 _FORM = ("application_id", "user_version")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _JSON = ("coordinates", "config", "result")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: str | Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=30)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def is_id(value: Any) -> bool:
+    """Whether ``value`` may name a run, and with it a folder: letters, digits, ``-`` and ``_``, 64 at most."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a book is only begun: no bytes, or SQLite's own and no table."""
+    if not path.stat().st_size:
+        return True
+    with contextlib.closing(_connected(path)) as connection:
+        form = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORM]
+        return not any(form) and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection that reads; where the folder may not be written, to a copy in memory.
+
+    A book with a write-ahead log cannot be read without writing beside it.
+    """
+    try:
+        connection = _connect(path)
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        return connection
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise
+    with tempfile.TemporaryDirectory() as folder:
+        for end in ("", "-wal"):
+            if (source := path.with_name(path.name + end)).exists():
+                shutil.copyfile(source, Path(folder) / source.name)
+        with contextlib.closing(_connect(Path(folder) / path.name)) as copied:
+            held = _connect(":memory:")
+            copied.backup(held)
+    held.execute("PRAGMA query_only=ON")
+    return held
 
 
 def _row(row: sqlite3.Row) -> dict[str, Any]:

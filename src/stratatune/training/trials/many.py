@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stratatune.errors import ConfigError, did_you_mean
+from stratatune.errors import ConfigError, NotFiniteError, did_you_mean
 from stratatune.progress import Reporter
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig, validate
@@ -73,6 +73,7 @@ def train_many(
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
         ResourceError: no room or no permission.
+        NotFiniteError: trials diverged; the others are finished first, and have their results in their folders.
     """
     reporter = reporter or Reporter()
     if together not in CHOICES:
@@ -91,8 +92,15 @@ def train_many(
         while take_turns(turns, company):
             pass
     finally:
+        for one in turns:
+            one.running.close()
         shared.close()
-    return [one.result for one in turns if one.result is not None]
+    if failed := [
+        f"{config.out}: {one.error.message}" for config, one in zip(configs, turns, strict=True) if one.error
+    ]:
+        done = "the results of the others are in their folders; a smaller lr for these, or warmup and clip"
+        raise NotFiniteError(f"{len(failed)} of {len(turns)} trials stopped: {'; '.join(failed)}", done)
+    return [one.result for one in turns]
 
 
 class Turns:
@@ -104,6 +112,8 @@ class Turns:
         self.ask: Ask | None = None
         """The batch that it has come to; None before the first and behind the last."""
         self.result: Any = None
+        self.error: NotFiniteError | None = None
+        """Why it stopped before its end."""
 
     def take(self, learnt: Learnt | None = None) -> None:
         """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
@@ -113,6 +123,8 @@ class Turns:
             self.ask = self.running.send(learnt)
         except StopIteration as done:
             self.ask, self.result = None, done.value
+        except NotFiniteError as error:
+            self.ask, self.error = None, error
         self.random = random_state()
 
 

@@ -83,9 +83,13 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        return [Learnt(loss, batch.tokens, seconds) for loss, seconds in zip(losses, charged, strict=True)]
+        weight = max(1.0, reader.objective.weight(batch))
+        return [
+            Learnt(loss, batch.tokens, weight, seconds, norm)
+            for (loss, norm), seconds in zip(losses, charged, strict=True)
+        ]
 
-    def _tried(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[float] | None:
+    def _tried(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[tuple[float, float]] | None:
         key, state = asks[0].session.likeness, random_state()
         group = self._groups.get(key)
         try:
@@ -186,18 +190,23 @@ class Group:
                 trained[name].grad = piece.view(shape).clone()
         self.gradient = None
 
-    def learn(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[float]:
-        """Every trial's gradient on a batch and, where it is due, its step; gives their losses.
+    def learn(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[tuple[float, float]]:
+        """Every trial's gradient on a batch and, where it is due, its step; gives their losses and gradients' norms.
 
-        Nothing is changed before the last computation that may fail.
+        Nothing is changed before the last computation that may fail, and nothing of a trial whose numbers are not
+        finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        gradient /= asks[0].among
+        weight = max(1.0, self.sessions[0].objective.weight(batch))
+        if asks[0].among > 1:
+            gradient *= weight
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
+        norms = torch.zeros_like(losses)
         if asks[0].due:
-            self._step(self.gradient, self._column([ask.factor for ask in asks]))
+            self.gradient *= asks[0].scale(weight)
+            norms = self._step(self.gradient, losses, self._column([ask.factor for ask in asks]))
             self.gradient = None
-        return losses.tolist()
+        return list(zip(losses.tolist(), norms.tolist(), strict=True))
 
     def _computed(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [N] and gradients [N, P], as many trials at once as memory holds."""
@@ -218,8 +227,8 @@ class Group:
 
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of some trials [n]: losses [n] and gradients [n, P]."""
-        session = self.sessions[0]
-        forward, objective = session.forward, session.objective
+        forward = self.sessions[0].forward
+        objective = forward.objective
         question = objective.question(batch, training=True)
         values = self.values[rows].detach().requires_grad_()
 
@@ -238,12 +247,24 @@ class Group:
         return losses.detach(), torch.autograd.grad(losses.sum(), values)[0]
 
     @torch.no_grad()
-    def _step(self, gradient: Tensor, factor: Tensor) -> None:
+    def _step(self, gradient: Tensor, losses: Tensor, factor: Tensor) -> Tensor:
         """Clip and step: ``torch.nn.utils.clip_grad_norm_`` and ``torch.optim.AdamW``, row by row.
 
-        ``gradient`` [N, P], ``factor`` [N, 1].
+        A row whose loss or gradient is not finite stays as it is.
+
+        Args:
+            gradient: [N, P].
+            losses: [N].
+            factor: [N, 1].
+
+        Returns:
+            The gradients' norms before clipping [N].
         """
-        gradient *= (self.clip / (gradient.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0)
+        norms = gradient.norm(dim=1, keepdim=True)
+        odd = ~(norms.squeeze(1) + losses).isfinite()
+        whole = (self.values, self.first, self.second, self.steps)
+        before = [(tensor, tensor[odd].clone()) for tensor in whole] if odd.any() else []
+        gradient *= (self.clip / (norms + 1e-6)).clamp(max=1.0)
         one, two = self.betas
         self.steps += 1
         count = self.steps[:, :1].double()
@@ -255,6 +276,9 @@ class Group:
             spread = (self.second[:, columns].sqrt() / second_share.sqrt()).add_(self.eps)
             value *= 1 - rate * decays
             value -= rate / first_share * (self.first[:, columns] / spread)
+        for tensor, kept in before:
+            tensor[odd] = kept
+        return norms.squeeze(1)
 
     def prove(self, batch: Batch, hidden: Tensor) -> None:
         """Hold loss and gradient of every trial against what its own modules compute alone, without dropout.

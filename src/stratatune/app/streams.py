@@ -1,0 +1,142 @@
+"""Standard streams as they may be: closed, full, or of an encoding that has no boxes. No torch.
+
+Progress that cannot be written is lost and hinders nothing; an answer that cannot be written is a failure.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from stratatune.errors import ResourceError
+
+_PLAIN = {
+    **dict.fromkeys("┌┐└┘├┤╞╡╭╮╰╯", "+"),
+    **dict.fromkeys("─━", "-"),
+    **dict.fromkeys("│┃", "|"),
+    "═": "=",
+    "█": "#",
+    "▓": "%",
+    "░": ".",
+    "·": "'",
+    "◆": "*",
+    "±": "+/-",
+    "×": "x",
+    "…": "...",
+    "→": "->",
+}
+"""What stands for a sign of ours where the encoding does not have it."""
+_ERRORS = "stratatune.plain"
+
+
+def settle_streams() -> None:
+    """Make the three standard streams fit to be used, whatever the process was started with.
+
+    A descriptor that is closed is taken, so that no file of a run gets its number: what is then written to standard
+    output fails, what is written to standard error goes nowhere.
+    """
+    codecs.register_error(_ERRORS, _plain)
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number: this one
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = _plainly(sys.stdout or open(1, "w", closefd=False))  # noqa: SIM115
+    sys.stderr = _Forgiving(_plainly(sys.stderr or open(2, "w", closefd=False)))  # noqa: SIM115
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """The handler of characters that an encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    escaped = "".join(_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs)
+    return escaped, error.end
+
+
+def _plainly(stream: TextIO) -> TextIO:
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=_ERRORS)
+    return stream
+
+
+class _Forgiving:
+    """A stream whose failures to write are nobody's concern."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As the stream's own, but what cannot be written is lost."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """As the stream's own, likewise."""
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """As the stream's own, likewise."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def write_answer(text: str, *, exact: bool = False) -> None:
+    """Write to standard output, all of it.
+
+    Args:
+        text: what is written.
+        exact: refuse characters that the encoding does not have, in place of writing others for them.
+
+    Raises:
+        BrokenPipeError: whoever read has gone.
+        ResourceError: it is closed, or the disk that it goes to is full, or its encoding lacks a character.
+    """
+    stream = sys.stdout
+    if exact and (missing := _missing(text, stream)):
+        raise ResourceError(
+            f"standard output is {stream.encoding}, which has no {missing!a}",
+            "set PYTHONIOENCODING=utf-8, or give --out a file",
+        )
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output()
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise ResourceError(
+            f"cannot write to standard output: {reason}", "write to a file or a pipe with room"
+        ) from error
+
+
+def _missing(text: str, stream: TextIO) -> str:
+    """The first character that the stream's encoding does not have."""
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError as error:
+        return error.object[error.start]
+    return ""
+
+
+def speaks_unicode() -> bool:
+    """Whether standard output can hold every character."""
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def drop_output() -> None:
+    """What is left in the buffer of standard output must not become an error at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

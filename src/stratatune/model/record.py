@@ -1,0 +1,61 @@
+"""What ``adapter.json`` must hold, checked once where it is read, so that nothing behind it meets another type."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from stratatune.outside import Written
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class BaseRecord(Written):
+    """The base model that the adapter was trained on."""
+
+    name: str  # empty where the model was made from a config: then load is given the base
+    model_type: str
+    hash: str
+    head: str
+    attention: str | None = None
+    path: str | None = None
+    beside: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    model_class: Annotated[str, Field(alias="class")] = ""
+    weights: str | None = None
+    settings: dict[str, Any] | None = None
+
+
+class ReadingRecord(Written):
+    """How text becomes a label, as far as a model and its precision depend on it."""
+
+    objective: str | None = None
+    labels: list[str] | None = None
+    kept: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    scales: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    score: str = ""
+    template: str | None = None
+
+
+class AdapterRecord(Written):
+    """The whole record. ``reading`` is checked further by the objective that takes it."""
+
+    stratatune: str
+    plan: Annotated[str, Field(min_length=1)]
+    frozen_depth: Count
+    trainable: Count
+    base: BaseRecord
+    output: str
+    num_labels: Annotated[int, Field(ge=0, le=100_000)]
+    also_train: list[str]
+    reading: ReadingRecord
+    tokenizer: dict[str, str] | None = None
+    checksums: dict[str, str] | None = None
+
+    @classmethod
+    def check(cls, record: dict[str, Any]) -> None:
+        """Raises pydantic's ValidationError where ``record`` is none."""
+        cls.model_validate(record)

@@ -1,0 +1,102 @@
+"""What comes from outside, read within bounds: paths and JSON. The caller turns a refusal into an error of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stratatune.errors import shown
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as Linux and macOS have it
+_LARGEST_JSON = 64 * 2**20
+
+
+class Written(BaseModel):
+    """What a file of ours holds, checked when it is read: each type as written, keys of later versions left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read, or holds something else than it should; one line, without the file's name."""
+
+
+def wrong_path(text: str) -> str:
+    """Why no file system can have ``text`` as a path; empty where one can."""
+    if not text:
+        return "the path is empty"
+    if "\0" in text:
+        return "a path holds no NUL character"
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "a path holds no half of a surrogate pair"
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
+        return f"the path is too long ({max(longest, len(encoded)):,} bytes)"
+    return ""
+
+
+def path_exists(path: Path) -> bool:
+    """Whether something stands at ``path``; False too where no file system could have it."""
+    return not wrong_path(str(path)) and path.exists()
+
+
+def regular_file(path: Path) -> str:
+    """Why ``path`` cannot be read as a file; empty where it can. A folder, a device or a pipe is no file."""
+    if wrong := wrong_path(str(path)):
+        return wrong
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return f"{error.strerror}"
+    if stat.S_ISDIR(mode):
+        return "it is a folder, and a file is needed"
+    return "" if stat.S_ISREG(mode) else "it is no ordinary file"
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        Unreadable: no file, no UTF-8, no JSON, or one that is larger or nests deeper than any of ours.
+    """
+    if wrong := regular_file(path):
+        raise Unreadable(wrong)
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise Unreadable(f"it is larger than {_LARGEST_JSON // 2**20} MiB")
+        return parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise Unreadable("it is not UTF-8") from error
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value in a text.
+
+    Raises:
+        Unreadable: it is no JSON, or nests too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise Unreadable("it nests too deep") from error
+    except ValueError as error:
+        raise Unreadable(f"no JSON: {error}") from error
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first fault of a pydantic report, in one line: where, the value, and what is legal."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if fault["type"] == "missing":
+        return f"{shown(place)} is missing"
+    return f"{place}: {shown(fault['input'])}; legal: {said}" if place else said

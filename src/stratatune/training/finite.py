@@ -1,0 +1,93 @@
+"""A run whose numbers are no numbers any more: what to tell of it, and what most likely made them so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stratatune.errors import NotFiniteError
+from stratatune.training.session import Ask, Learnt, Session
+
+if TYPE_CHECKING:
+    from stratatune.training.checkpoint import Progress
+
+_SHOWN = 5
+
+
+def not_finite(ask: Ask, done: Learnt, progress: Progress, batches: int) -> NotFiniteError:
+    """The error for a batch whose loss or gradient is NaN or infinite, before a step by it was made."""
+    what = f"the loss is {done.loss}" if not math.isfinite(done.loss) else f"the gradient's norm is {done.norm}"
+    shown = ", ".join(str(number + 1) for number in ask.index[:_SHOWN]) + (", ..." if len(ask.index) > _SHOWN else "")
+    epoch, number = ask.position
+    place = f"epoch {epoch + 1}, step {progress.step + 1}, batch {number + 1} of {batches} (examples {shown})"
+    return NotFiniteError(f"{what} in {place}", _hint(ask.session, ask.index), _kept(progress))
+
+
+def outputs_not_finite(session: Session, progress: Progress, error: NotFiniteError) -> NotFiniteError:
+    """The error for an evaluation, with the place in the run at which it was made."""
+    place = f"in the evaluation after epoch {progress.epoch}, step {progress.step}"
+    return NotFiniteError(f"{error.message}, {place}", _hint(session), _kept(progress))
+
+
+def _kept(progress: Progress) -> str:
+    if progress.best_epoch:
+        return f"epoch {progress.best_epoch}"
+    return f"step {progress.step}" if progress.step else ""
+
+
+def _hint(session: Session, index: np.ndarray | None = None) -> str:
+    return "likely: " + "; or ".join(_causes(session, index))
+
+
+@torch.no_grad()
+def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
+    """What most likely made a number NaN or infinite: a cause that is found, else the usual ones."""
+    attached = session.top.attached
+    trained = {id(parameter) for parameter in attached.trained().values()}
+    frozen = ((n, p) for n, p in attached.backbone.model.named_parameters() if id(p) not in trained)
+    if name := first_not_finite(frozen):
+        yield f"the base model is damaged: its weight {name} holds NaN or infinite values"
+        return
+    if name := first_not_finite(attached.trained().items()):
+        yield f"what trains has left the range of its numbers ({name}): {_smaller(session)}"
+        return
+    if index is not None and (cause := _of_batch(session, index)):
+        yield cause
+        return
+    yield _smaller(session)
+    if session.forward.autocast is not None:
+        yield "the values are beyond what bf16 computes well: try --precision fp32"
+
+
+def _of_batch(session: Session, index: np.ndarray) -> str:
+    """What is wrong with the batch itself; empty where nothing is."""
+    batch = session.forward.batch(session.train, index)
+    if not all(targets.isfinite().all() for targets in batch.targets.values()):
+        return "a label of the batch is NaN or infinite"
+    frozen = not session.top.attached.resolved.trains_embeddings
+    if frozen and not session.feed.hidden(batch).isfinite().all():
+        return "the frozen part of the model gives values that are not finite: try --precision fp32, or another base"
+    return ""
+
+
+def _smaller(session: Session) -> str:
+    """The settings that make steps large."""
+    config = session.config
+    said = [f"a smaller lr than {config.lr:g}"]
+    said += [] if config.clip else ["clip: 1.0 (it is off)"]
+    said += [] if config.warmup else ["some warmup (there is none)"]
+    return f"the steps are too large: try {', '.join(said)}"
+
+
+def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first tensor that holds NaN or infinite values; empty where all are finite."""
+    for name, tensor in named:
+        known = tensor.device.type != "meta" and tensor.is_floating_point()
+        if known and not tensor.isfinite().all():
+            return name
+    return ""

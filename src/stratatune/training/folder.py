@@ -1,0 +1,46 @@
+"""A run folder belongs to one process at a time. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from stratatune.errors import ConfigError
+from stratatune.files import make_folder, write_errors
+from stratatune.locks import hold, is_held
+from stratatune.progress import is_main
+
+LOCK = ".run.lock"
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The right to write into a run folder, which is made where it is missing; the first of several processes has it.
+
+    Raises:
+        ConfigError: another process trains into it.
+        ResourceError: it cannot be written.
+    """
+    make_folder(folder)
+    if not is_main():
+        yield
+        return
+    with write_errors(folder):
+        lock = hold(folder / LOCK)
+    if lock is None:
+        raise in_use(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a living process trains into ``folder``."""
+    return is_held(folder / LOCK)
+
+
+def in_use(folder: Path) -> ConfigError:
+    """The refusal of a folder into which another process trains."""
+    return ConfigError([f"out: another process trains into {folder}"], "give another --out, or wait until it is done")

@@ -1,0 +1,115 @@
+"""An objective comes back from what it was saved as; also from what version 0.1.0 wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from stratatune.errors import ModelError
+from stratatune.objectives.registry import OBJECTIVES, objective_from
+from stratatune.training.config import validate
+from stratatune.training.predict import Predictor
+from stratatune.training.run import train
+
+TEXTS = ["the film was good", "a terrible movie", "she loves this book", "the worst food"] * 3
+KINDS = {
+    "mlm": ("bert", {"label": "class"}),
+    "mlm of numbers": ("bert", {"label": "score", "task": "stsb", "text": "text,other"}),
+    "mlm over words": ("bert", {"label": "class", "loss": "words"}),
+    "classification": ("bert", {"label": "class"}),
+    "regression": ("bert", {"label": "score"}),
+    "causal": ("llama", {"label": "class", "template": "{a} . It was <mask> ."}),
+    "completion": ("llama", {"label": "answer"}),
+    "seq2seq": ("t5", {"label": "answer"}),
+    "classification by two stacks": ("t5", {"label": "class"}),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rows = [
+        {
+            "text": text,
+            "other": text[::-1],
+            "class": ("bad", "good")[n % 2],
+            "score": n % 5 + 0.5,
+            "answer": "yes it is",
+        }
+        for n, text in enumerate(TEXTS)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory, tiny_folder):
+    folder = tmp_path_factory.mktemp("t5")
+    tiny.tiny_encoder_decoder("t5", more=0).save_pretrained(folder)
+    tiny.roberta_tokenizer().save_pretrained(folder)
+    llama = tiny.save_tiny_decoder(tmp_path_factory.mktemp("llama"), "llama", blocks=3, initializer_range=0.2)
+    return {"bert": tiny_folder("bert", "mlm"), "llama": llama, "t5": folder}
+
+
+def as_it_was(reading: dict[str, Any], family: str) -> dict[str, Any]:
+    """What version 0.1.0 wrote: every key for every objective, and two flags in place of the family."""
+    return {
+        "objective": reading["objective"],
+        "text": reading["text"],
+        "label": reading["label"],
+        "labels": reading.get("labels", []),
+        "value_range": reading.get("value_range"),
+        "template": reading.get("template"),
+        "label_words": reading.get("label_words", []),
+        "loss": reading.get("loss", "vocab"),
+        "max_length": reading["max_length"],
+        "metric": reading["metric"],
+        "task": reading["task"],
+        "suffixes": reading.get("suffixes", []),
+        "decoder": family == "llama",
+        "two_stacks": family == "t5",
+        "dtype": "fp32",
+        "precision": "fp32",
+        "score": "",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_saved_by_0_1_0_predicts_the_same(kind, source, bases, tmp_path):
+    family, settings = KINDS[kind]
+    plan = {"bert": "2: bitfit", "llama": "2: lora(rank=2)", "t5": "dec 1: lora(rank=2)"}[family]
+    given = {"model": str(bases[family]), "train": str(source), "text": "text", "plan": plan, "device": "cpu"}
+    given |= {"objective": kind.split()[0], "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run"), "cache": "off"}
+    train(validate({**given, **settings}))
+    record = tmp_path / "run" / "adapter" / "adapter.json"
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    now = answers(predictor, source)
+    assert objective_from(predictor.objective.to_data(), predictor.tokenizer) == predictor.objective
+    saved = json.loads(record.read_text())
+    record.write_text(json.dumps({**saved, "reading": as_it_was(saved["reading"], family)}))
+    before = Predictor(tmp_path / "run", device="cpu")
+    assert before.objective == predictor.objective
+    for one, other in zip(now, answers(before, source), strict=True):
+        assert np.array_equal(one, other)
+
+
+def answers(predictor: Predictor, source: Any) -> list[Any]:
+    """All that a predictor says: columns and scores."""
+    columns = predictor.predict(str(source)).columns
+    return [*columns.values(), list(predictor.score(str(source))["metrics"].values())]
+
+
+def test_an_objective_that_is_not_here():
+    with pytest.raises(ModelError, match="'dance', which is not here"):
+        objective_from({"objective": "dance"}, None)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_says_what_it_is(name):
+    kind = OBJECTIVES[name]
+    assert kind.name == name and kind.summary and kind.metrics and kind.families
+    assert set(kind.smaller_is_better) <= set(kind.metrics) and kind.reads in ("one", "few", "all")

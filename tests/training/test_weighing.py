@@ -1,0 +1,134 @@
+"""An optimiser step is the same however its examples are cut: into one batch, several, or shares of processes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import tiny
+from stratatune.model.saving import read_tensors
+from stratatune.progress import Reporter
+from stratatune.training import distributed as ranks
+from stratatune.training.prepare import Outline, read_tables
+from stratatune.training.run import open_session
+
+ONE_STEP = {"epochs": 1, "warmup": 0.0, "schedule": "constant", "clip": 0.0, "adam_eps": 1e3, "weight_decay": 0.0}
+"""With an epsilon so large, Adam's first step is the gradient times a constant."""
+ANSWERS = [("good", "best"), ("bad", "bad and worst and terrible and not good"), ("fine", "same"), ("one", "two three")]
+ANSWERS += [("the film", "great great great great great"), ("a story", "maybe")]
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A table of texts with answers of one to eight words."""
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ANSWERS))
+    return str(path)
+
+
+@pytest.fixture
+def still(tiny_folder, tmp_path):
+    """Gives ``still(family)``: a saved tiny model without dropout."""
+
+    def saved(family):
+        if family == "bert":
+            none = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+            return str(tiny_folder("bert", "mlm", **none))
+        folder = tmp_path / family
+        if family == "t5":
+            tiny.tiny_encoder_decoder("t5", dropout_rate=0.0).save_pretrained(folder)
+            tiny.tiny_tokenizer("roberta").save_pretrained(folder)
+        else:
+            tiny.save_tiny_decoder(folder, family, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        return str(folder)
+
+    return saved
+
+
+@pytest.fixture
+def gradient(run, still, tmp_path):
+    """Gives ``gradient(family, **changes)``: what one optimiser step over all data moved, as one vector."""
+    made = []
+
+    def of(family="bert", **changes):
+        made.append(None)
+        out = str(tmp_path / f"step-{len(made)}")
+        run(out=out, cache="off", **{**ONE_STEP, "model": still(family), "lr": 10.0, "eval": None, **changes})
+        tensors = read_tensors(tmp_path / f"step-{len(made)}" / "adapter")
+        return torch.cat([tensors[name].flatten() for name in sorted(tensors) if name.endswith(".b")]).double()
+
+    return of
+
+
+def assert_same_step(one, other):
+    cosine = F.cosine_similarity(one, other, dim=0)
+    assert one.norm() > 0
+    assert float(cosine) == pytest.approx(1.0, abs=1e-6) and float(other.norm() / one.norm()) == pytest.approx(1, 1e-5)
+
+
+@pytest.mark.parametrize("cut", [{"batch_size": 4, "accumulate": 2}, {"batch_size": 3, "accumulate": 9}])
+@pytest.mark.parametrize("objective", ["classification", "mlm"])
+def test_batches_of_unequal_size(gradient, objective, cut):
+    data = {"plan": "lora", "train_samples": 5, "objective": objective}
+    assert_same_step(gradient(**data, batch_size=5), gradient(**data, **cut))
+
+
+def test_batches_cut_by_a_token_budget(gradient):
+    data = {"plan": "lora", "train_samples": 11, "objective": "classification"}
+    whole = gradient(**data, batch_size=11)
+    assert_same_step(whole, gradient(**data, batch_size=None, token_budget=60, accumulate=50))
+
+
+@pytest.mark.parametrize(("family", "objective"), [("gpt2", "completion"), ("t5", "seq2seq")])
+def test_answers_of_unequal_length(gradient, told, family, objective):
+    data = {"plan": "lora", "train": told, "objective": objective}
+    whole = gradient(family, **data, batch_size=len(ANSWERS))
+    assert_same_step(whole, gradient(family, **data, batch_size=1, accumulate=len(ANSWERS)))
+
+
+def test_the_epochs_loss_is_the_mean_over_its_examples(run, settings, tmp_path):
+    """One rate of almost nothing: the loss of an epoch is that of the data, in batches of 32 and 16 as in one."""
+    for size, name in ((48, "one"), (32, "two")):
+        run(batch_size=size, epochs=1, lr=1e-12, out=str(tmp_path / name), plan="head")
+    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text())["train_loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_shares_of_processes_add_up_in_fp64(monkeypatch):
+    """Three ranks with 1, 4 and 0 terms of a step's loss: the summed gradients are that of the mean over all five."""
+    values = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    shares = [values[:1], values[1:], values[:0]]
+
+    def loss(rows):
+        return (rows @ weight).square().sum() / max(1, len(rows))
+
+    whole = torch.autograd.grad(loss(values), weight)[0]
+    together = np.array([[len(rows), loss(rows).item() * len(rows), 1] for rows in shares]).sum(0)
+    monkeypatch.setattr(ranks, "world", lambda: 3)
+    monkeypatch.setattr(ranks, "added", lambda given: together)
+    summed = torch.zeros_like(whole)
+    for rows in shares:
+        part = ranks.weigh(loss(rows), float(len(rows)), 1)
+        assert (part.weight, part.tokens) == (5.0, 3)
+        assert part.loss == pytest.approx(loss(values).item(), rel=1e-12)
+        summed += torch.autograd.grad(loss(rows) * part.own / part.weight, weight)[0]
+    torch.testing.assert_close(summed, whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("family", "objective"), [("gpt2", "completion"), ("t5", "seq2seq")])
+def test_what_bears_loss_is_counted_from_the_batch(settings, told, still, tmp_path, family, objective):
+    """As the likelihoods' own count says."""
+    outline = Outline(settings(model=still(family), train=told, eval=None, objective=objective, plan="lora"))
+    tables = read_tables(outline.config, {}, outline.kind)
+    session, caching = open_session(outline, tables, tmp_path, Reporter(quiet=True))
+    for index in (np.arange(6), np.array([1]), np.array([3, 0])):
+        batch = session.forward.batch(session.train, index)
+        with torch.no_grad():
+            logits = session.forward(batch, session.feed, training=False)
+        assert session.objective.weight(batch) == session.objective.predict(logits, batch)[:, 1].sum()
+    caching.close()
