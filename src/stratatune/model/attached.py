@@ -46,7 +46,7 @@ class Attached:
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
         origin: where the base model came from.
         tokenizer: what the tokenizer of training makes of texts (``model/tokenizers.py``); empty where none is known.
-        rounded: trained parameters that are fp32 masters, and the dtype that the model computes with
+        rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
             (``model/masters.py``).
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """

@@ -24,14 +24,14 @@ _OWN = ("bitfit", "full", "head", "output")
 def hold_masters(attached: Attached) -> list[RemovableHandle]:
     """Make every trained half-precision parameter an fp32 one, in place; gives the hooks that round it for a forward.
 
-    ``attached.rounded`` remembers the dtypes.
+    ``attached.rounded`` remembers the dtypes of the base's own.
     """
     own: dict[int, torch.dtype] = {}
     for group in attached.groups:
         for parameter in group.parameters:
             if parameter.dtype in HALVES:
-                attached.rounded.append((parameter, parameter.dtype))
                 if group.method in _OWN:
+                    attached.rounded.append((parameter, parameter.dtype))
                     own[id(parameter)] = parameter.dtype
                 parameter.data = parameter.data.float()
     handles: list[RemovableHandle] = []
@@ -44,7 +44,7 @@ def hold_masters(attached: Attached) -> list[RemovableHandle]:
 
 
 def round_masters(attached: Attached) -> None:
-    """Give the masters their dtypes back: each is rounded once."""
+    """Give the masters of the base's own parameters their dtypes back: each is rounded once."""
     for parameter, dtype in attached.rounded:
         parameter.data = parameter.data.to(dtype)
     attached.rounded.clear()

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from stratatune.errors import ModelError
+from stratatune.methods.precision import HALVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,6 +57,12 @@ class Origin:
         except (OSError, ValueError):
             return {}
         return read if isinstance(read, dict) else {}
+
+    def checkpoint_dtype(self) -> torch.dtype | None:
+        """The half precision that the checkpoint's config names; None: it names none, or cannot be told."""
+        config = self.config()
+        found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+        return found if found in HALVES else None
 
     def to_data(self, folder: Path) -> dict[str, str]:
         """As the record in ``folder`` holds it: beside the absolute path the way from there, in case both move."""

@@ -50,10 +50,10 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
     odd = [part for part, was in written.items() if found.get(part, was) != was]
     if "number of words" in odd:
         odd = [f"it has {found['number of words']} words, and had {written['number of words']}"]
-    elif odd == ["words"]:
-        odd = ["its words have other numbers"]
+    elif "words" in odd:
+        odd = ["its words are others, or have other numbers"]
     elif odd:
-        odd = [f"it reads {', '.join(part for part in odd if part != 'words')} otherwise"]
+        odd = [f"it reads {', '.join(odd)} otherwise"]
     if odd:
         raise ModelError(
             f"the tokenizer of {name!r} is not the one that this adapter was trained with: {odd[0]}",

@@ -18,6 +18,7 @@ from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
+from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
@@ -52,6 +53,9 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
 
+    Attributes:
+        notices: what the user should know of the adapter, one line each.
+
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
     """
@@ -60,6 +64,8 @@ class Predictor:
         self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
     ) -> None:
         artefact = load_artefact(folder, base)
+        self.notices = artefact.notices
+        self._unknown: list[str] = []
         saved = artefact.record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
@@ -87,7 +93,9 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, need_labels=False)
+        self._unknown.clear()
         said = self.objective.answer(table, self)
+        table = replace(table, notices=(*table.notices, *self._unknown))
         return Prediction(table, said.columns, said.labels, said.probabilities, said.values)
 
     def output(self, table: Table) -> np.ndarray:
@@ -112,9 +120,10 @@ class Predictor:
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self._read(source, part, need_labels=True) for part in splits)
+        self._unknown.clear()
         scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
-        return {"metrics": metrics, "n": sum(map(len, parts)), "notices": scores.notices}
+        return {"metrics": metrics, "n": sum(map(len, parts)), "notices": [*scores.notices, *self._unknown]}
 
     def _read(self, source: Any, split: str | None, *, need_labels: bool) -> Table:
         plain, objective = isinstance(source, list), self.objective
@@ -132,6 +141,9 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> Scores:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        for part, one in zip(parts, encoded, strict=True):
+            check_ids(one.ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0], part.source)
+            self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         feed = self._forward.feed(kept=self._kept)
         return evaluate(self._forward, concatenate(encoded), feed, [one.examples for one in encoded])
 

@@ -68,7 +68,7 @@ def eval_(
     told: list[str] = []
     if data is not None:
         _check_data(data)
-        answer |= _predictor(run, where).score(data, split=split)
+        answer |= _predictor(door, run, where).score(data, split=split)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told.append(f"{shown}  (n = {answer['n']:,})")
         door.reporter().notice_once(answer["notices"])
@@ -110,7 +110,7 @@ def predict(
 ) -> Answer:
     """Predict a label for each text; the output has the texts, the label and a probability for each class, in order."""
     _check_request(door, data, text, out, format)
-    predictor = _predictor(run, where)
+    predictor = _predictor(door, run, where)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns) as source:
         prediction = predictor.predict(source, split=split)
@@ -143,10 +143,12 @@ def shown(row: dict[str, Any]) -> str:
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
 
 
-def _predictor(run: str, where: dict[str, Any]) -> Predictor:
+def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
     from stratatune.training.predict import Predictor
 
-    return Predictor(run, **where)
+    predictor = Predictor(run, **where)
+    door.reporter().notice_once(predictor.notices)
+    return predictor
 
 
 def _check_data(data: str) -> None:
