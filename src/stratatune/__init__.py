@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
-    from stratatune.app.suggesting import suggest
+    from stratatune.app.suggest import suggest
     from stratatune.costs.cost import cost
     from stratatune.errors import StratatuneError, UserError
     from stratatune.exits.export import export
@@ -64,7 +64,7 @@ _HOMES = {
     "shape_of": "plan",
     "train": "app.api",
     "train_many": "app.api",
-    "suggest": "app.suggesting",
+    "suggest": "app.suggest",
 }
 
 

@@ -42,7 +42,7 @@ def train(
     Raises:
         ConfigError: with every mistake in the settings.
     """
-    from stratatune.app.reporting import leave_report
+    from stratatune.app.run_report import leave_report
     from stratatune.progress import Reporter
 
     reporter = reporter or Reporter()

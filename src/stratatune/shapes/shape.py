@@ -153,6 +153,11 @@ class Shape:
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.causal or self.decoder else 0)
 
+    @property
+    def lm_objective(self) -> str:
+        """The objective of the language-model head that this model was pretrained with."""
+        return "seq2seq" if self.decoder is not None else "causal" if self.causal else "mlm"
+
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""
         blocks = sum(self.of_block(number).block_parameters for number in self.owners)

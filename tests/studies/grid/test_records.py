@@ -6,8 +6,8 @@ import sqlite3
 import pytest
 
 from stratatune.errors import ConfigError
+from stratatune.studies.grid.book import FILE, Store
 from stratatune.studies.grid.records import read_records, run_id
-from stratatune.studies.grid.store import FILE, Store
 from stratatune.training.config import RunConfig, to_yaml
 
 RECIPE = {"title": "t", "plans": ["lpt"]}

@@ -14,7 +14,7 @@ from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
-    from stratatune.plan import Resolved
+    from stratatune.plan import Plan, Resolved, Shape
 
 
 @verb()
@@ -55,9 +55,10 @@ def plan(
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
-    wanted = settled(objective, Plan.parse(plan).objective)
+    parsed, shape = Plan.parse(plan), shape_of(model, revision)
+    wanted = settled(objective, parsed, shape)
     head = OBJECTIVES[wanted].head
-    resolved = Plan.parse(plan).resolve(shape_of(model, revision))
+    resolved = parsed.resolve(shape)
     given = None
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
@@ -72,16 +73,24 @@ def plan(
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
-    told = (terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype), *_epochs(costs))
-    return Answer(data, "\n".join(told))
+    picture = terminal(resolved, colour=in_colour(), objective=head)
+    return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
 
 
-def settled(objective: str, own: str) -> str:
-    """The name of the objective; ``own`` is the plan's."""
-    from stratatune.objectives.registry import AUTO, written
+def settled(objective: str, plan: Plan, shape: Shape) -> str:
+    """The name of the objective that a run of this plan on this model would have.
 
-    name, _ = written(objective)
-    return own if name == AUTO else name
+    Raises:
+        ConfigError: no such objective.
+        ModelError: it does not work on this family of models.
+    """
+    from stratatune.objectives.objective import Asked
+    from stratatune.objectives.registry import choose, written
+    from stratatune.shapes.table import architecture_of
+
+    name, options = written(objective)
+    family = architecture_of(shape.model_type).kind
+    return choose(Asked(plan, family, shape.max_tokens, objective=name, options=options)).name
 
 
 def in_colour() -> bool:
@@ -96,7 +105,7 @@ def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     return str(path)
 
 
-def _told(costs: Cost, dtype: str) -> str:
+def _cost_lines(costs: Cost, dtype: str) -> str:
     """The predicted cost in two lines."""
     step = f"{costs.speedup_vs_full:.1f}x less work than full tuning, {costs.speedup_vs_lora:.1f}x less than LoRA"
     if not costs.cache_bytes_per_token:

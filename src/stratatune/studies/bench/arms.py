@@ -53,7 +53,7 @@ _COMMON: dict[str, Any] = {
     "text": ("text",),
     "label": "label",
     "metric": "accuracy",
-    "answers": ClassLabels(("no", "yes")),
+    "label_kind": ClassLabels(("no", "yes")),
 }
 OBJECTIVES: dict[str, Objective] = {
     "mlm": LabelWords(**_COMMON, template="", words=("no", "yes"), word_ids=WORDS),  # over the whole vocabulary, as LPT
@@ -64,7 +64,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What all arms of one comparison share."""
 
     config: dict[str, Any]
@@ -165,7 +165,7 @@ class Stock:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: BenchSetting,
         *,
         lora: bool,
         bucketed: bool,
@@ -247,7 +247,7 @@ def with_peft(model: Any) -> nn.Module:
 class Ours:
     """Arm S: a plan's top from the trunk cache."""
 
-    def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
+    def __init__(self, setting: BenchSetting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
         kind = setting.objective or plan.objective

@@ -20,7 +20,8 @@ from stratatune.hashing import digest_of_json
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.studies.grid.inherit import folder_of
-from stratatune.studies.grid.recipe import HINT, Item, Recipe, Value, agrees
+from stratatune.studies.grid.recipe import Recipe
+from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
 from stratatune.training.config import RunConfig, validate
 

@@ -14,7 +14,7 @@ from stratatune.studies.report.parts import (
     Part,
     Picture,
     Report,
-    Table,
+    ReportTable,
     Text,
 )
 
@@ -39,7 +39,7 @@ def markdown(report: Report, figures: str = "") -> str:
 
 
 def _part(part: Part, figures: str) -> Iterator[str]:
-    if isinstance(part, Table):
+    if isinstance(part, ReportTable):
         yield from _table(part)
     elif isinstance(part, Finding):
         yield f"- **{part.verdict}**: {_text(part.claim)}  "
@@ -62,7 +62,7 @@ def _part(part: Part, figures: str) -> Iterator[str]:
         yield from ("", "</details>")
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: ReportTable) -> Iterator[str]:
     yield from (_text(table.caption), "")
     yield _row([Cell(one.title, (one.below,) if one.below else ()) for one in table.columns])
     yield "|" + "|".join(map(_rule, table.columns)) + "|"

@@ -49,7 +49,7 @@ class Together:
 
     def __init__(self, choice: str, reporter: Reporter) -> None:
         self.choice, self.reporter = choice, reporter
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, AlikeTrials] = {}
         self._refused: set[str] = set()
 
     def companies(self, asks: Sequence[Ask]) -> Iterator[list[int]]:
@@ -83,7 +83,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        weight = max(1.0, reader.objective.weight(batch))
+        weight = max(1.0, reader.forward.objective.weight(batch))
         return [
             Learnt(loss, batch.tokens, weight, seconds, norm)
             for (loss, norm), seconds in zip(losses, charged, strict=True)
@@ -94,10 +94,10 @@ class Together:
         group = self._groups.get(key)
         try:
             if group is None:
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
             elif not group.is_of(asks):  # one has come to its end
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
         except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
             set_random_state(state)
@@ -109,7 +109,7 @@ class Together:
             return None
 
 
-class Group:
+class AlikeTrials:
     """N trials whose trained values are rows of one matrix.
 
     Args:
@@ -197,7 +197,7 @@ class Group:
         finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        weight = max(1.0, self.sessions[0].objective.weight(batch))
+        weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
         if asks[0].among > 1:
             gradient *= weight
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
