@@ -12,7 +12,8 @@ import pytest
 from stratatune.app.cli import run as command
 from stratatune.errors import ConfigError
 from stratatune.locks import hold
-from stratatune.studies.grid import book, engines
+from stratatune.studies.grid import book as module
+from stratatune.studies.grid import engines
 from stratatune.studies.grid.book import FILE, LOCK, Store
 from stratatune.studies.grid.grid import remove_runs
 from stratatune.studies.grid.inherit import folder_of
@@ -138,7 +139,7 @@ def test_a_read_only_grid_is_read_whole(grid, monkeypatch, left_open):
     book = Store.open(grid) if left_open else None
     if book:
         book.plan(planned("aa", "bb", "cc"))
-    plain = book._connect
+    plain = module._connect
 
     def connect(path):
         if str(path).startswith(str(grid)):
@@ -146,7 +147,7 @@ def test_a_read_only_grid_is_read_whole(grid, monkeypatch, left_open):
         return plain(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(book, "_connect", connect)
+        patch.setattr(module, "_connect", connect)
         assert len(read_records(grid)[1]) == 2 + left_open
     if book:
         book.close()
