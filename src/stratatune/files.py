@@ -13,6 +13,13 @@ from stratatune.errors import ResourceError
 _HINT = "give a place with room that you may write to"
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """What a failed write raises; asked only once there is a failure, so that nobody waits for safetensors."""
+    from safetensors import SafetensorError
+
+    return OSError, SafetensorError
+
+
 @contextlib.contextmanager
 def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
     """Turn a full disk or a missing permission into one line about ``path``.
@@ -22,10 +29,7 @@ def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        # safetensors has an error of its own for a full disk; it is known by name, as `--help` need not import it.
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
+    except _failures() as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ResourceError(f"cannot write {path}: {reason}", hint) from error
 

@@ -225,9 +225,9 @@ def test_a_changed_scale_is_never_read(tmp_path):
     assert value["format"] == 2 and len(value["scales"]) == D
     value["scales"][3] *= 2
     key_file.write_text(json.dumps(value))
-    with pytest.raises(CacheError, match=f"scales fail their checksum.*cache rm {KEY.digest}"):
-        open_small(tmp_path)
     assert "checksum" in verify_cache(key_file.parent)[0]
+    with open_small(tmp_path) as cache:
+        assert cache.missing() == N and "scales fail their checksum" in cache.notices[0]
 
 
 def test_shards_of_other_scales_are_dropped(tmp_path):
@@ -240,14 +240,6 @@ def test_shards_of_other_scales_are_dropped(tmp_path):
         assert cache.missing() == N and "made with other scales" in cache.notices[0]
         cache.put(np.arange(N), rows_of(np.arange(N)))
         assert_right(cache, 2 * SCALES)
-
-
-def test_a_cache_of_an_older_version_is_refused_with_the_way_out(tmp_path):
-    fill(tmp_path)
-    key_file = tmp_path / KEY.digest / "key.json"
-    key_file.write_text(key_file.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(CacheError, match=f"has format 1; this version reads format 2.*cache rm {KEY.digest}"):
-        open_small(tmp_path)
 
 
 def test_other_dtypes_have_no_scales(tmp_path):

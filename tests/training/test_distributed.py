@@ -24,6 +24,7 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
 # With --cpu accelerate starts one process, unless through MPI; --multi_gpu starts two, and here they find no GPU.
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stratatune")
+HANGS = 1800  # seconds after which a process is given up, however slow the machine
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
         kill(processes)
         assert not (out / "result.json").exists()
         processes = launch(config, "--resume")
-    answer = json.loads(processes.communicate(timeout=300)[0])
+    answer = json.loads(processes.communicate(timeout=HANGS)[0])
     assert processes.returncode == 0
     assert answer["best"] == pytest.approx(alone.best, abs=1e-6)
     assert answer["cache_hit"]
@@ -101,7 +102,7 @@ def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_pat
     """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
     config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2")
     processes = launch(config, by=by, verb=("cache", "build"))
-    records = json.loads(processes.communicate(timeout=300)[0])["caches"]
+    records = json.loads(processes.communicate(timeout=HANGS)[0])["caches"]
     assert processes.returncode == 0
     assert [record["computed"] for record in records] == [48, 21], "every example once, by one of the two"
     alone = build_cache(

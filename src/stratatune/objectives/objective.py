@@ -18,6 +18,7 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
 from stratatune.data.tasks import Task
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.plan import Plan
 
 if TYPE_CHECKING:
@@ -194,12 +195,15 @@ class Objective(abc.ABC):
         task: str | Task | None,
         split: str | None,
         need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
     ) -> Table:
         """A data source as this objective reads it; the arguments are those of :func:`stratatune.data.readers.read`."""
-        return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_table(source, task=task, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
-    def strata(cls, table: Table) -> Sequence[Any] | None:
+    def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stratatune.errors import ConfigError, ModelError
 from stratatune.model.fingerprint import hash_of
 from stratatune.model.saving import write_tensors
+from stratatune.outside import parse_json
 from stratatune.progress import is_main
 from stratatune.training import distributed
 from stratatune.training.facts import same_facts
@@ -113,7 +114,7 @@ def load_checkpoint(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if file.metadata()["checksum"] != _checksum(tensors, text):
             raise ValueError("it is damaged, its checksum differs")
-        record = json.loads(text)
+        record = parse_json(text)
     same_settings(record["settings"], session.settings, session.out)
     same_facts(record["facts"], session.facts, session.out)
     if odd := [name for name, parameter in trained.items() if not _fits(parameter, tensors.get(f"model/{name}"))]:
@@ -139,7 +140,7 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     if not (folder / FILE).is_file():
         return None
     with _opened(folder / FILE) as file:
-        return json.loads(file.metadata()["record"])["settings"]
+        return parse_json(file.metadata()["record"])["settings"]
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
@@ -20,6 +21,8 @@ from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
+from stratatune.objectives.by_class import by_class
+from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed
@@ -34,7 +37,7 @@ from stratatune.training.folder import alone_in
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
-from stratatune.training.prepare import Outline, Tables, read_tables, settle, tokenizer_for
+from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -52,6 +55,8 @@ class Result:
         elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
+        by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
+            as :func:`stratatune.objectives.by_class.by_class` gives them; empty where labels are no classes.
         processes: how many trained together; times and memory are those of the first.
     """
 
@@ -73,6 +78,7 @@ class Result:
     processes: int = 1
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    by_class: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -186,8 +192,10 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
         return None
     try:
-        result = Result(**json.loads((out / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        result = TypeAdapter(Result).validate_json(json.dumps(read_json(out / RESULT)), strict=True)
+    except ValidationError as error:
+        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
+    except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
     same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
     return result
@@ -202,8 +210,7 @@ def open_session(
     distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
-    tokenizer = tokenizer_for(config) if shared is None else shared.tokenizer(config)
-    prepared = settle(outline, data, tokenizer) if shared is None else settle(outline, data, tokenizer, shared.encode)
+    prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
     model = apply(base.model, outline.plan, also_train=base.new).to(accelerator.device)
@@ -215,9 +222,9 @@ def open_session(
     alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
-    forward = Forward.of(model.attached, prepared.objective, pad_id(tokenizer), accelerator.device, autocast)
+    forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    caching = Caching(config, forward, tokenizer, reporter, opened)
+    caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
         caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
     )
@@ -252,14 +259,21 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, float]:
-    """Score the test data once, with the selected weights."""
+def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
+    """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
-        return {}
+        return {}, {}
     encoded = session.objective.encode(data.test, caching.tokenizer)
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
-    return scores.metrics
+    return scores.metrics, by_class(session.objective.labels, encoded.labels, scores.output)
+
+
+def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
+    """The scores of each class on the evaluation data, in the selected epoch."""
+    if session.eval is None or fitted.scores is None:
+        return {}
+    return by_class(session.objective.labels, session.eval.labels, fitted.scores.output)
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
@@ -281,12 +295,18 @@ def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None
 
 
 def _finish(
-    session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
+    session: Session,
+    caching: Caching,
+    fitted: Fitted,
+    test: tuple[dict[str, float], dict[str, Any]],
+    hit: bool,
+    processes: int,
 ) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     _save(session, caching, best)
+    classes = {"evaluation": _by_class(session, fitted), "test": test[1]}
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -298,7 +318,7 @@ def _finish(
         total=attached.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,
-        test=test,
+        test=test[0],
         epochs=progress.epoch,
         seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
         tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
@@ -307,6 +327,7 @@ def _finish(
         processes=processes,
         elapsed=progress.elapsed,
         labels=list(session.objective.labels),
+        by_class={name: found for name, found in classes.items() if found},
         notices=session.reporter.notices,
     )
     if is_main():

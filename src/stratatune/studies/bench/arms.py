@@ -53,7 +53,7 @@ _COMMON: dict[str, Any] = {
     "text": ("text",),
     "label": "label",
     "metric": "accuracy",
-    "answers": ClassLabels(("no", "yes")),
+    "label_kind": ClassLabels(("no", "yes")),
 }
 OBJECTIVES: dict[str, Objective] = {
     "mlm": LabelWords(**_COMMON, template="", words=("no", "yes"), word_ids=WORDS),  # over the whole vocabulary, as LPT

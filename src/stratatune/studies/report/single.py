@@ -19,6 +19,7 @@ def single(run: RunRecord) -> Report:
     measured = Measured.of([run])
     sections = [
         Section("Learning curves", tuple(_curves(measured))),
+        Section("Classes", tuple(_classes(run))),
         Section("Plan", tuple(filter(None, [picture(run)]))),
         Section("Cost", tuple(_cost(measured, run))),
         Section("Notices", tuple(Text(line) for line in (run.result or {}).get("notices", ()))),
@@ -65,6 +66,33 @@ def _facts(run: RunRecord) -> list[Fact]:
 def _curves(measured: Measured) -> list[Part]:
     figure = charts.curves(measured)
     return [figure] if figure else []
+
+
+_SAID = {"evaluation": "Evaluation data, best epoch", "test": "Test data"}
+_MOST_COLUMNS = 12  # classes of a matrix that fits a page
+
+
+def _classes(run: RunRecord) -> list[Part]:
+    """Precision, recall and F1 of each class, and the confusion matrix."""
+    parts: list[Part] = []
+    for where, found in (run.result or {}).get("by_class", {}).items():
+        columns = (Column("class", False), *(Column(name) for name in ("precision", "recall", "F1", "rows")))
+        rows = tuple(
+            (
+                Cell(one["label"]),
+                *(Cell(number(100 * one[name], 2)) for name in ("precision", "recall", "f1")),
+                Cell(f"{one['n']:,}"),
+            )
+            for one in found["classes"]
+        )
+        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        names = [one["label"] for one in found["classes"]]
+        if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
+            heads = (Column("class", False), *map(Column, names))
+            cells = zip(names, found["confusion"], strict=True)
+            matrix = tuple((Cell(name), *(Cell(f"{count:,}") for count in counts)) for name, counts in cells)
+            parts.append(ReportTable("Confusion: rows by their class, columns by what was predicted.", heads, matrix))
+    return parts
 
 
 def _cost(measured: Measured, run: RunRecord) -> list[Part]:

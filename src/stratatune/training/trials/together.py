@@ -83,7 +83,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        weight = max(1.0, reader.objective.weight(batch))
+        weight = max(1.0, reader.forward.objective.weight(batch))
         return [
             Learnt(loss, batch.tokens, weight, seconds, norm)
             for (loss, norm), seconds in zip(losses, charged, strict=True)
@@ -197,7 +197,7 @@ class AlikeTrials:
         finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        weight = max(1.0, self.sessions[0].objective.weight(batch))
+        weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
         if asks[0].among > 1:
             gradient *= weight
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
