@@ -116,14 +116,14 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
         )
     again = "train again, or take the folder from a backup"
     try:
-        family = SavedObjective.model_validate(dict(data)).family
+        SavedObjective.model_validate(dict(data))
         found = OBJECTIVES[name].from_data(data, tokenizer)
     except ValidationError as error:
         raise ModelError(f"the adapter's record is damaged: reading.{first_mistake(error)}", again) from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"the adapter's record is damaged: reading: {shown(str(error))}", again) from error
-    if family not in found.families:
-        raise ModelError(f"the adapter's record is damaged: reading.family: {family!r} has no {name}", again)
+    if found.family not in found.families:
+        raise ModelError(f"the adapter's record is damaged: reading.family: {found.family!r} has no {name}", again)
     return found
 
 
