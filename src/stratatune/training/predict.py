@@ -73,7 +73,7 @@ class Predictor:
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._kept = Codec.from_data(saved)
+        self._codec = Codec.from_data(saved)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        data, feed = concatenate(encoded), self._forward.feed(kept=self._kept)
+        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 

@@ -25,7 +25,7 @@ from stratatune.objectives.by_class import by_class
 from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import terminal
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -114,7 +114,7 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    if line := ranks.check_launch():
+    if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
     _check_folder(config, out)
@@ -142,7 +142,7 @@ def _run(
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
     hit = session.feed.cache is not None and session.feed.cache.complete
-    processes = ranks.world()
+    processes = distributed.world()
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
@@ -207,7 +207,7 @@ def open_session(
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
     accelerator = accelerator_for(config.device, config.loggers, out)
-    ranks.check_met()
+    distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
@@ -219,13 +219,15 @@ def open_session(
         shared.part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    alone = [line] if (line := ranks.left_alone()) else []
+    alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
     caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
-    feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
+    feed, eval_feed = distributed.feeds(
+        caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
+    )
     assert feed is not None
     session = Session(
         config=config,
@@ -285,7 +287,7 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
     """Save the adapter, with all that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading |= caching.codec.to_data() if caching.codec else {}
     attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
