@@ -84,12 +84,7 @@ _SHOWN, _MOST_NAMES = 120, 60
 def nearest(word: str, legal: Iterable[str]) -> str:
     """The legal word most like ``word``, whatever their case, or an empty string when none is near."""
     names = {name.lower(): name for name in reversed(list(legal))}
-<<<<<<< HEAD
-    likely = list(names)[::-1] if len(word) <= _LONGEST_WORD else []
-    found = difflib.get_close_matches(word.lower(), likely, n=1)
-=======
     found = difflib.get_close_matches(word.lower(), list(names)[::-1], n=1) if len(word) <= _LONGEST_WORD else []
->>>>>>> main
     return names[found[0]] if found else ""
 
 

@@ -74,6 +74,8 @@ class Predictor:
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self._codec = Codec.from_data(saved)
+        self.generation: dict[str, Any] = {}
+        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ class Predictor:
 
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self._forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 

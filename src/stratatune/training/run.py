@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +21,10 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.objectives.by_class import by_class
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
-from stratatune.plan.picture import terminal
+from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
 from stratatune.training import distributed
 from stratatune.training.caching import Caching
@@ -33,7 +34,7 @@ from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yam
 from stratatune.training.evaluate import evaluate
 from stratatune.training.facts import facts_of
 from stratatune.training.finite import first_not_finite
-from stratatune.training.folder import alone_in
+from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
@@ -117,6 +118,8 @@ def trial(
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
+    if is_main() and is_running(out):
+        raise in_use(out)
     _check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
@@ -132,15 +135,16 @@ def _run(
 ) -> Generator[Ask, Learnt | None, Result]:
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
-    reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, outline.kind)
+    data = read(config, tables, _kind(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
+    for line in headline(outline.resolved, session.objective.head):
+        reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
@@ -152,6 +156,16 @@ def _run(
         caching.close()
         session.accelerator.end_training()
     return _finish(session, caching, fitted, test, hit, processes)
+
+
+def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    try:
+        return outline.kind
+    except ModelError:
+        name, _ = written(outline.config.objective)
+        read_tables(outline.config, tables, OBJECTIVES.get(name, OBJECTIVES["classification"]))
+        raise
 
 
 def _check_folder(config: RunConfig, out: Path) -> None:

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.errors import ConfigError, shown
-<<<<<<< HEAD
-from stratatune.outside import wrong_path
-=======
 from stratatune.outside import path_exists, wrong_path
->>>>>>> main
 from stratatune.studies.grid.recipe_parts import HINT, PLURALS, Published, several
 from stratatune.training.config import load_config
 
@@ -121,11 +117,8 @@ def _package_folder(module: str) -> Path | None:
         if (place := Path(found).joinpath(*inner)).is_dir():
             return place
     return None
-<<<<<<< HEAD
-=======
 
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is at ``path``, whatever the path is."""
     return path_exists(path) and path.is_dir()
->>>>>>> main

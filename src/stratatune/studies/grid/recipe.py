@@ -15,12 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from stratatune.errors import ConfigError, did_you_mean, nearest, shown
 from stratatune.objectives.registry import metric_names
-<<<<<<< HEAD
-from stratatune.outside import path_exists
-from stratatune.studies.grid.inherit import folder_of, inherited
-=======
 from stratatune.studies.grid.inherit import folder_of, inherited, is_folder
->>>>>>> main
 from stratatune.studies.grid.recipe_parts import (
     HINT,
     LOSS,
@@ -220,11 +215,7 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         given: folders that the user names, by name.
     """
     told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-<<<<<<< HEAD
-    missing = [str(place) for place in told.values() if not place or not _is_folder(folder_of(place, source.parent))]
-=======
     missing = [str(place) for place in told.values() if not place or not is_folder(folder_of(place, source.parent))]
->>>>>>> main
     if not missing or not recipe.otherwise:
         return recipe, ""
     data = recipe.model_dump(mode="json", exclude={"otherwise"})
@@ -233,7 +224,3 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         other,
         f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
     )
-
-
-def _is_folder(path: Path) -> bool:
-    return path_exists(path) and path.is_dir()
