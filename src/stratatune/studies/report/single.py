@@ -85,13 +85,13 @@ def _classes(run: RunRecord) -> list[Part]:
             )
             for one in found["classes"]
         )
-        parts.append(Table(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
         names = [one["label"] for one in found["classes"]]
         if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
             heads = (Column("class", False), *map(Column, names))
             cells = zip(names, found["confusion"], strict=True)
             matrix = tuple((Cell(name), *(Cell(f"{count:,}") for count in counts)) for name, counts in cells)
-            parts.append(Table("Confusion: rows by their class, columns by what was predicted.", heads, matrix))
+            parts.append(ReportTable("Confusion: rows by their class, columns by what was predicted.", heads, matrix))
     return parts
 
 
