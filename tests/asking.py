@@ -65,7 +65,7 @@ def candidates(attached: Attached, ids: Tensor, mask: Tensor, read: Tensor, suff
     Padding of the hidden states is zero, as it comes out of a cache.
     """
     names = tuple(map(str, range(len(suffixes))))
-    objective = Candidates(**COMMON, answers=ClassLabels(names), suffixes=tuple(map(tuple, suffixes)))
+    objective = Candidates(**COMMON, label_kind=ClassLabels(names), suffixes=tuple(map(tuple, suffixes)))
     question = objective.question(SimpleNamespace(read=read), training=False)  # pyright: ignore[reportArgumentType]
     hidden = torch.where(mask[..., None], Trunk(attached)(ids, mask, None, question), 0)
     return objective.likelihoods(Top(attached)(hidden, mask, question))

@@ -87,7 +87,7 @@ def test_eval(say, trained, data):
     assert said.code == 0, said.err
     assert said.json["n"] == len(ROWS)
     trained_to = json.loads((trained / "result.json").read_text())["best"]
-    assert {name: said.json["metrics"][name] for name in trained_to} == trained_to
+    assert {name: said.json["metrics"][name] for name in trained_to} == pytest.approx(trained_to, abs=1e-5)
     assert "accuracy" in say("eval", trained, "--data", data).out
 
 

@@ -14,7 +14,6 @@ from stratatune.cache import shards
 from stratatune.cache.feed import Feed
 from stratatune.cache.folders import list_caches
 from stratatune.cache.policy import Need, Room, choose, mean_passes, passes_of
-from stratatune.errors import ResourceError
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training import cache_policy as automatic
@@ -201,5 +200,5 @@ def test_a_disk_that_fills_up_does_not_stop_an_automatic_run(writes, said, tmp_p
     one, other = tensors(result), tensors(whole)
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=1e-4)
-    with pytest.raises(ResourceError, match="No space left on device"):
-        said(out=str(tmp_path / "named"), cache=str(tmp_path / "named-cache"))
+    named, _ = said(out=str(tmp_path / "named"), cache=str(tmp_path / "named-cache"))
+    assert any("No space left on device" in line for line in named.notices)

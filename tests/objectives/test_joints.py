@@ -64,7 +64,7 @@ class Vowels(Objective):
         return read(source, need_labels=False, **columns)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: Any) -> Encoded:

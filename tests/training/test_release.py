@@ -24,9 +24,9 @@ def watched(monkeypatch):
     """Bytes of weights in memory at each evaluation of a run."""
     seen, plain = [], loop.evaluate
 
-    def evaluate(top, *arguments, **words):
-        seen.append(resident_bytes(top.model))
-        return plain(top, *arguments, **words)
+    def evaluate(forward, *arguments, **words):
+        seen.append(resident_bytes(forward.top.model))
+        return plain(forward, *arguments, **words)
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
     return seen

@@ -32,7 +32,7 @@ class Candidates(Objective):
     """Label words of any number of tokens behind a text; of a number two of them, one for each end of its range.
 
     Attributes:
-        answers: the classes, or the range of the numbers.
+        label_kind: the classes, or the range of the numbers.
         template: the hard prompt, with nothing to read behind its label word.
         words: one for each class or end.
         suffixes: the token ids of every candidate behind a text.
@@ -49,7 +49,7 @@ class Candidates(Objective):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "the last token"
 
-    answers: Labels
+    label_kind: Labels
     suffixes: Suffixes
     template: str = ""
     words: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Candidates(Objective):
         words = words_of_any_length(asked, labels)
         made = cls(
             **common,
-            answers=labels,
+            label_kind=labels,
             suffixes=suffixes_of(asked.tokens, Template.parse(template), words),
             template=template,
             words=words,
@@ -79,7 +79,7 @@ class Candidates(Objective):
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
         return cls(
             **common_from(data),
-            answers=labels_from(data),
+            label_kind=labels_from(data),
             suffixes=tuple(tuple(suffix) for suffix in data["suffixes"]),
             template=data["template"],
             words=tuple(data["label_words"]),
@@ -89,7 +89,7 @@ class Candidates(Objective):
     def to_data(self) -> dict[str, Any]:
         return {
             **self.common(),
-            **labels_data(self.answers),
+            **labels_data(self.label_kind),
             "template": self.template,
             "label_words": list(self.words),
             "loss": "vocab" if self.by_likelihood else "words",
@@ -98,7 +98,7 @@ class Candidates(Objective):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.answers.names
+        return self.label_kind.names
 
     @property
     def prompt(self) -> str:
@@ -116,7 +116,7 @@ class Candidates(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_candidates(table, Template.parse(self.template), tokenizer, self.max_length, self.suffixes)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The places at which a candidate's token is predicted.
@@ -132,13 +132,13 @@ class Candidates(Objective):
         """``logits`` [B, N, V] at the places of the question."""
         assert batch.labels is not None
         scores = self.likelihoods(logits)
-        if training and self.by_likelihood and self.answers.value_range is None:
+        if training and self.by_likelihood and self.label_kind.value_range is None:
             return -scores.gather(1, batch.labels[:, None]).mean()
-        return self.answers.loss(scores, batch.labels)
+        return self.label_kind.loss(scores, batch.labels)
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, N, V] -> probabilities [B, C], or values [B] for numbers."""
-        return self.answers.predict(self.likelihoods(logits))
+        return self.label_kind.predict(self.likelihoods(logits))
 
     def likelihoods(self, logits: Tensor) -> Tensor:
         """The mean log-probability of each candidate's tokens (minus LPT's loss): [B, N, V] -> [B, C]."""
@@ -155,7 +155,7 @@ class Candidates(Objective):
         return torch.stack([part.mean(dim=1) for part in parts], dim=1)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        return self.answers.score(output, data, unit)
+        return self.label_kind.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return self.answers.answers(using.output(table))
+        return self.label_kind.answers(using.output(table))

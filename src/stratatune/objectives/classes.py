@@ -36,7 +36,7 @@ class Classes(Objective):
     """One class a text.
 
     Attributes:
-        answers: the classes.
+        label_kind: the classes.
     """
 
     name: ClassVar[str] = "classification"
@@ -47,7 +47,7 @@ class Classes(Objective):
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
     place: ClassVar[str] = "[CLS]"
 
-    answers: ClassLabels
+    label_kind: ClassLabels
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -63,18 +63,18 @@ class Classes(Objective):
                 [f"objective: the labels of {asked.task.name} are numbers, not classes"], "legal: regression, mlm"
             )
         labels = class_labels(asked)
-        return cls(**common_of(asked, chosen_metric(asked, labels)), answers=labels), []
+        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), []
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), answers=ClassLabels(tuple(data["labels"])))
+        return cls(**common_from(data), label_kind=ClassLabels(tuple(data["labels"])))
 
     def to_data(self) -> dict[str, Any]:
-        return {**self.common(), **labels_data(self.answers)}
+        return {**self.common(), **labels_data(self.label_kind)}
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.answers.names
+        return self.label_kind.names
 
     @property
     def position(self) -> str:
@@ -82,7 +82,7 @@ class Classes(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         return pooled(batch)
@@ -90,14 +90,14 @@ class Classes(Objective):
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """``logits`` [B, C]."""
         assert batch.labels is not None
-        return self.answers.loss(logits, batch.labels)
+        return self.label_kind.loss(logits, batch.labels)
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""
-        return self.answers.predict(logits)
+        return self.label_kind.predict(logits)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        return self.answers.score(output, data, unit)
+        return self.label_kind.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return self.answers.answers(using.output(table))
+        return self.label_kind.answers(using.output(table))

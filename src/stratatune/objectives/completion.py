@@ -38,6 +38,7 @@ class Completion(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    writes: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -75,7 +76,7 @@ class Completion(Objective):
         return table if needed else replace(table, labels=None, label_column=None)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

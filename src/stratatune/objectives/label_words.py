@@ -31,7 +31,7 @@ class LabelWords(Objective):
     """Label words at the mask; of a number two of them, one for each end of its range.
 
     Attributes:
-        answers: the classes, or the range of the numbers.
+        label_kind: the classes, or the range of the numbers.
         template: the hard prompt.
         words: one word a class (or for the low and the high end), in the order of the logits.
         word_ids: their tokens.
@@ -47,7 +47,7 @@ class LabelWords(Objective):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "[MASK]"
 
-    answers: Labels
+    label_kind: Labels
     template: str
     words: tuple[str, ...]
     word_ids: tuple[int, ...]
@@ -65,7 +65,7 @@ class LabelWords(Objective):
         words, notices = words_of_tokens(asked, labels)
         made = cls(
             **common,
-            answers=labels,
+            label_kind=labels,
             template=template,
             words=words,
             word_ids=_ids(asked.tokens, labels, words),
@@ -78,7 +78,7 @@ class LabelWords(Objective):
         labels, words = labels_from(data), tuple(data["label_words"])
         return cls(
             **common_from(data),
-            answers=labels,
+            label_kind=labels,
             template=data["template"],
             words=words,
             word_ids=_ids(tokenizer, labels, words),
@@ -88,7 +88,7 @@ class LabelWords(Objective):
     def to_data(self) -> dict[str, Any]:
         return {
             **self.common(),
-            **labels_data(self.answers),
+            **labels_data(self.label_kind),
             "template": self.template,
             "label_words": list(self.words),
             "loss": "vocab" if self.whole_vocabulary else "words",
@@ -96,7 +96,7 @@ class LabelWords(Objective):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.answers.names
+        return self.label_kind.names
 
     @property
     def only_rows(self) -> tuple[int, ...] | None:
@@ -108,7 +108,7 @@ class LabelWords(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_template(table, Template.parse(self.template), tokenizer, self.max_length)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question
@@ -119,7 +119,7 @@ class LabelWords(Objective):
     @property
     def _over_vocabulary(self) -> bool:
         """A number's soft target is over its two words alone."""
-        return self.whole_vocabulary and self.answers.value_range is None
+        return self.whole_vocabulary and self.label_kind.value_range is None
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """Cross-entropy over the vocabulary or the words: ``logits`` [B, 1, V] or [B, 1, C]."""
@@ -128,17 +128,17 @@ class LabelWords(Objective):
         assert batch.labels is not None
         if training and self._over_vocabulary:
             return cross_entropy(logits[:, 0].float(), numbers_on(self.word_ids, logits.device)[batch.labels])
-        return self.answers.loss(logits[:, 0], batch.labels)
+        return self.label_kind.loss(logits[:, 0], batch.labels)
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, 1, C] -> probabilities [B, C], or values [B] for numbers."""
-        return self.answers.predict(logits[:, 0])
+        return self.label_kind.predict(logits[:, 0])
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        return self.answers.score(output, data, unit)
+        return self.label_kind.score(output, data, unit)
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return self.answers.answers(using.output(table))
+        return self.label_kind.answers(using.output(table))
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, labels: Labels, words: tuple[str, ...]) -> tuple[int, ...]:

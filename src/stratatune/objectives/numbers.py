@@ -29,7 +29,7 @@ class Numbers(Objective):
     """One number a text.
 
     Attributes:
-        answers: the range of the numbers, which binds no prediction.
+        label_kind: the range of the numbers, which binds no prediction.
     """
 
     name: ClassVar[str] = "regression"
@@ -41,7 +41,7 @@ class Numbers(Objective):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "[CLS]"
 
-    answers: NumberLabels
+    label_kind: NumberLabels
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -51,22 +51,26 @@ class Numbers(Objective):
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         labels = number_labels(asked)
-        return cls(**common_of(asked, chosen_metric(asked, labels)), answers=labels), []
+        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), []
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), answers=NumberLabels(*map(float, data["value_range"])))
+        return cls(**common_from(data), label_kind=NumberLabels(*map(float, data["value_range"])))
 
     def to_data(self) -> dict[str, Any]:
-        return {**self.common(), **labels_data(self.answers)}
+        return {**self.common(), **labels_data(self.label_kind)}
 
     @property
     def position(self) -> str:
         return PLACES[self.family]
 
+    @classmethod
+    def held_out_by(cls, table: Table) -> None:
+        return None
+
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.answers, table)
+        return with_targets(encoded, self.label_kind, table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         return pooled(batch)
@@ -83,7 +87,7 @@ class Numbers(Objective):
         return logits[:, 0].float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        return self.answers.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
+        return self.label_kind.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return self.answers.answers(using.output(table))
+        return self.label_kind.answers(using.output(table))

@@ -39,6 +39,7 @@ class TextToText(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    writes: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -75,7 +76,7 @@ class TextToText(Objective):
         return read_table(source, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
-    def strata(cls, table: Table) -> None:
+    def classes_of(cls, table: Table) -> None:
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

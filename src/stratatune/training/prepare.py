@@ -145,7 +145,7 @@ class Prepared:
 def settle(
     outline: Outline,
     tables: Tables,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     encode: Encode = lambda objective, table, tokenizer: objective.encode(table, tokenizer),
 ) -> Prepared:
     """Decide how the data become targets, and encode them.
@@ -153,13 +153,15 @@ def settle(
     Args:
         outline: what follows from the settings.
         tables: the data.
-        tokenizer: the model's.
+        tokenizer: the model's; None: it is loaded.
         encode: in place of the objective's own, for those who encode a table once for several runs.
 
     Raises:
         DataError: labels, label words or columns that cannot serve.
         ConfigError: a metric or template that does not exist.
+        ModelError: the model has no tokenizer.
     """
+    tokenizer = tokenizer or tokenizer_for(outline.config)
     objective, notices = outline.kind.settle(replace(outline.asked, table=tables.train, tokenizer=tokenizer))
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
@@ -259,7 +261,7 @@ def _check_cut(config: RunConfig, task: Task | None) -> None:
 
 def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool:
     """Whether the labels are classes, not texts or numbers."""
-    return kind.strata(table) is not None and kind.name != "regression" and not (task and task.numeric)
+    return kind.held_out_by(table) is not None and not (task and task.numeric)
 
 
 def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table:
@@ -268,4 +270,4 @@ def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table
 
 def drawn(table: Table, count: int, seed: int, kind: type[Objective]) -> np.ndarray:
     """``count`` of the rows, drawn once, each class by its share: sorted positions int64."""
-    return sample(kind.strata(table) or [0] * len(table), count, seed)
+    return sample(kind.classes_of(table) or [0] * len(table), count, seed)

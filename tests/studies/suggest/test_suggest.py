@@ -145,11 +145,11 @@ def test_budgets_leave_plans_out(tmp_path):
 
 def test_prices_are_the_cost_models():
     lengths, shape = np.array([5, 9, 12, 7] * 10), shape_of("bert-base-uncased")
-    work = RunSize(lengths, rows=400, epochs=3, batch_size=8, objective="mlm", dtype="fp32", classes=2)
+    work = RunSize(lengths, rows=400, epochs=3, batch_size=8, objective="mlm", head="mlm", dtype="fp32", classes=2)
     priced = {d: price(f"bft-adapter@{d}", d, shape, work, PACES) for d in (3, 9)}
     assert priced[9].flops < priced[3].flops and priced[9].memory_bytes < priced[3].memory_bytes
     assert priced[9].cache_bytes == 10 * lengths.sum() * 768 * 4
-    twice = price("bft-adapter@9", 9, shape, RunSize(lengths, 800, 3, 8, "mlm", "fp32", 2), PACES)
+    twice = price("bft-adapter@9", 9, shape, RunSize(lengths, 800, 3, 8, "mlm", "mlm", "fp32", 2), PACES)
     assert twice.flops == pytest.approx(2 * priced[9].flops)
     kept = [within(one, priced[9].seconds, None) for one in priced.values()]
     assert [bool(one.over) for one in kept] == [True, False]
@@ -237,7 +237,8 @@ def test_bad_data(tiny_folder, tmp_path):
     with pytest.raises(DataError, match="label"):
         suggest(asked(str(tiny_folder("bert")), label="lable"), Asked(), tables={"train": table()}, reporter=QUIET)
     with pytest.raises(ModelError, match="free text"):
-        config = asked(str(tiny_folder("bert")), objective="completion")
+        tiny.save_tiny_decoder(tmp_path / "llama", "llama")
+        config = asked(str(tmp_path / "llama"), objective="completion")
         suggest(config, Asked(), tables={"train": table()}, reporter=QUIET)
 
 

@@ -20,6 +20,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -100,6 +101,13 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
+    # The server imports from the folder that it is started in first, and a user's queue.py may be in this one.
+    working = Path.cwd()
+    os.chdir(sys.prefix)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(working)
     return context
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.errors import DataError
-from stratatune.objectives.metrics import VALUE_METRICS
+from stratatune.objectives.metrics import value_scores
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,7 @@ def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     if truth.dtype.kind == "f":
-        return VALUE_METRICS["pearson"](truth, outputs[:, 0])
+        return value_scores(truth, outputs[:, 0])["pearson"]
     there = [number for number in range(outputs.shape[1]) if 0 < (truth == number).sum() < len(truth)]
     areas = [roc_auc_score(truth == number, outputs[:, number]) for number in there]
     return float(np.mean(areas)) if areas else 0.5

@@ -20,13 +20,14 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
+from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.base import Base, HeadName, load_base
 from stratatune.model.precision import Casts
 from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
-from stratatune.training.prepare import Tables, read_tables, tokenizer_for
+from stratatune.training.prepare import Outline, Prepared, Tables, read_tables, settle, tokenizer_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,9 +74,10 @@ class Shared:
                 parameter.data = known
         return base
 
-    def tokenizer(self, config: RunConfig) -> PreTrainedTokenizerBase:
-        """As :func:`stratatune.training.prepare.tokenizer_for`."""
-        return self.once("tokenizer", lambda: tokenizer_for(config))
+    def settle(self, outline: Outline, tables: Tables) -> Prepared:
+        """As :func:`stratatune.training.prepare.settle`, with one tokenizer and one encoding for all."""
+        tokenizer = self.once("tokenizer", lambda: tokenizer_for(outline.config))
+        return settle(outline, tables, tokenizer, self.encode)
 
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
@@ -114,7 +116,8 @@ class Shared:
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            cache.close()
+            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+                cache.close()
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -158,7 +161,7 @@ class ReadOnce:
         """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
         return self.feed.move_to(device)
 
-    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Nothing: the trials read in turn, each batch once."""
         return contextlib.nullcontext()
 

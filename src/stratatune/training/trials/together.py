@@ -30,7 +30,7 @@ from torch.func import functional_call
 
 from stratatune.data.batching import Batch
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.session import Ask, Learnt, Session
 
@@ -68,7 +68,7 @@ class Together:
     def _may(self, ask: Ask) -> bool:
         session = ask.session
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
-        possible = not session.top.attached.resolved.trains_embeddings and ranks.world() == 1
+        possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
@@ -83,7 +83,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        weight = max(1.0, reader.objective.weight(batch))
+        weight = max(1.0, reader.forward.objective.weight(batch))
         return [
             Learnt(loss, batch.tokens, weight, seconds, norm)
             for (loss, norm), seconds in zip(losses, charged, strict=True)
@@ -197,7 +197,7 @@ class AlikeTrials:
         finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        weight = max(1.0, self.sessions[0].objective.weight(batch))
+        weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
         if asks[0].among > 1:
             gradient *= weight
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)

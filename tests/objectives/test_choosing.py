@@ -1,0 +1,62 @@
+"""Which objective a run has: one of all suits, and one that is named must fit the model."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratatune.data.tasks import task
+from stratatune.errors import ConfigError, ModelError
+from stratatune.objectives.objective import Asked
+from stratatune.objectives.registry import OBJECTIVES, choose, written
+from stratatune.plan import Plan
+
+PROMPTED, PLAIN = "bft-adapter", "lora"
+SUITS = {
+    ("encoder", PROMPTED, None): "mlm",
+    ("encoder", PROMPTED, "sst2"): "mlm",
+    ("encoder", PROMPTED, "stsb"): "mlm",
+    ("encoder", PLAIN, None): "classification",
+    ("encoder", PLAIN, "sst2"): "classification",
+    ("encoder", PLAIN, "stsb"): "regression",
+    ("decoder", PROMPTED, None): "causal",
+    ("decoder", PROMPTED, "stsb"): "causal",
+    ("decoder", PLAIN, "sst2"): "classification",
+    ("decoder", PLAIN, "stsb"): "regression",
+    ("encoder-decoder", PROMPTED, None): "seq2seq",
+    ("encoder-decoder", PLAIN, None): "seq2seq",
+    ("encoder-decoder", PROMPTED, "sst2"): "classification",
+    ("encoder-decoder", PLAIN, "stsb"): "regression",
+    ("encoder-decoder", PROMPTED, "stsb"): "regression",
+}
+
+
+def asked(family: str, plan: str, name: str | None, objective: str = "auto") -> Asked:
+    known = task(name) if name else None
+    return Asked(plan=Plan.parse(plan), family=family, longest=128, objective=objective, task=known)
+
+
+@pytest.mark.parametrize("case", SUITS, ids=lambda case: " ".join(map(str, case)))
+def test_exactly_one_suits(case):
+    found = asked(*case)
+    assert [one.name for one in OBJECTIVES.values() if one.suits(found)] == [SUITS[case]]
+    assert choose(found).name == SUITS[case]
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder", "encoder-decoder"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_that_is_named_must_fit_the_model(family, name):
+    wanted = asked(family, PLAIN, None, name)
+    if family in OBJECTIVES[name].families:
+        assert choose(wanted) is OBJECTIVES[name]
+        return
+    with pytest.raises(ModelError) as caught:
+        choose(wanted)
+    assert name in caught.value.message and f" {family}" in caught.value.message
+    legal = [one.name for one in OBJECTIVES.values() if family in one.families]
+    assert all(other in caught.value.hint for other in legal) and name not in caught.value.hint.split()
+
+
+@pytest.mark.parametrize("text", ["mlmm", "", "auto(x=1)", "mlm(", "mlm()x"])
+def test_what_is_no_objective(text):
+    with pytest.raises(ConfigError, match="objective: "):
+        written(text)
