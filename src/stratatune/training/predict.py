@@ -20,6 +20,7 @@ from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
+from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
@@ -57,6 +58,9 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
 
+    Attributes:
+        notices: what the user should know of the adapter, one line each.
+
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
     """
@@ -65,6 +69,8 @@ class Predictor:
         self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
     ) -> None:
         artefact = load_artefact(folder, base)
+        self.notices = artefact.notices
+        self._unknown: list[str] = []
         saved = artefact.record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
@@ -99,7 +105,9 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, written, need_labels=False)
+        self._unknown.clear()
         said = self.objective.answer(table, self)
+        table = replace(table, notices=(*table.notices, *self._unknown))
         return _for_every_row(Prediction(table, said.columns, said.labels, said.probabilities, said.values))
 
     def output(self, table: Table) -> np.ndarray:
@@ -126,9 +134,14 @@ class Predictor:
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
+        self._unknown.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
-        said = [*(f"{part.source}: {notice}" for part in parts for notice in part.notices), *scores.notices]
+        said = [
+            *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
+            *scores.notices,
+            *self._unknown,
+        ]
         found = by_class(self.labels, data.labels, scores.output)
         return {
             "metrics": metrics,
@@ -155,6 +168,9 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        for part, one in zip(parts, encoded, strict=True):
+            check_ids(one.ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0], part.source)
+            self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 

@@ -20,6 +20,7 @@ from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
+from stratatune.model.tokenizers import reading_of
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
@@ -231,8 +232,9 @@ def open_session(
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new).to(accelerator.device)
+    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision).to(accelerator.device)
     model.attached.reading = prepared.objective.to_data()
+    model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
     if autocast is not None:

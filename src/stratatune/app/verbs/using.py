@@ -89,7 +89,7 @@ def eval_(
     told: list[str] = []
     if data is not None:
         _check_data(data)
-        answer |= _predictor(run, where).score(data, split=split, written=form)
+        answer |= _predictor(door, run, where).score(data, split=split, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
@@ -168,7 +168,7 @@ def predict(
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
     _check_request(door, data, text, out, format)
-    predictor = _predictor(run, where)
+    predictor = _predictor(door, run, where)
     _write_with(predictor, writing)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source:
@@ -216,10 +216,12 @@ def shown(row: dict[str, Any]) -> str:
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
 
 
-def _predictor(run: str, where: dict[str, Any]) -> Predictor:
+def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
     from stratatune.training.predict import Predictor
 
-    return Predictor(run, **where)
+    predictor = Predictor(run, **where)
+    door.reporter().notice_once(predictor.notices)
+    return predictor
 
 
 def _check_data(data: str) -> None:
