@@ -12,7 +12,8 @@ from faults.malformed import Bench
 RECIPE = """title: films
 data: .
 base:
-  {{model: {base}, train: "{{data}}/films.csv", eval: "{{data}}/films.csv", text: text, label: label, epochs: 1, cache: 'off'}}
+  {{model: {base}, train: "{{data}}/films.csv", eval: "{{data}}/films.csv", text: text, label: label, epochs: 1}}
+settings: {{cache: ['off']}}
 plans: [bitfit]
 seeds: [0, 1]
 report: {{rows: plan, columns: seed}}
