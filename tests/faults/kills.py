@@ -12,6 +12,7 @@ events to die at; empty: tell how many there are), ``torn``. A line of JSON come
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from stratatune.studies.grid.worker import PRELOADED
 
 Scenario = Callable[[Path, dict[str, Any], bool], object]
 
@@ -123,11 +126,9 @@ def main() -> None:
     """One job."""
     job = json.loads(sys.stdin.read())
     scenario, config, torn = SCENARIOS[job["scenario"]], job.get("config", {}), job.get("torn", False)
-    import stratatune.studies.grid.grid as _  # noqa: F401
-    import stratatune.studies.grid.worker as worker
-
-    if job["scenario"] != "book":
-        worker.preload()
+    preloaded = ("stratatune.studies.grid.grid", *(PRELOADED if job["scenario"] != "book" else ()))
+    for name in preloaded:
+        importlib.import_module(name)
 
     def until(folder: Path, deadly: int | None, again: bool) -> Callable[[], int]:
         def action() -> int:

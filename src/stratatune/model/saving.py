@@ -21,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError, shown
 from stratatune.files import make_folder, replacing, write_errors, write_text
+from stratatune.markup import code, text
 from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
@@ -148,18 +149,18 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def _card(record: dict[str, Any]) -> str:
     reading, base = record["reading"], record["base"]
     rows = {
-        "Base model": f"`{base['name']}` ({base['model_type']}, weights {base['hash'][:12]})",
-        "Plan": f"`{record['plan']}`",
+        "Base model": f"{code(base['name'])} ({text(base['model_type'])}, weights {base['hash'][:12]})",
+        "Plan": code(record["plan"]),
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
-        "Objective": reading.get("objective", record["output"]),
-        "Labels": ", ".join(map(str, reading.get("labels") or [])) or "-",
-        "Template": f"`{reading['template']}`" if reading.get("template") else "-",
-        "Score": reading.get("score", "-"),
+        "Objective": text(reading.get("objective", record["output"])),
+        "Labels": text(", ".join(map(str, reading.get("labels") or []))) or "-",
+        "Template": code(reading.get("template") or "") or "-",
+        "Score": text(reading.get("score", "")) or "-",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"---\nlibrary_name: stratatune\nbase_model: {base['name']}\ntags: [stratatune]\n---\n"
+        f"---\nlibrary_name: stratatune\nbase_model: {json.dumps(base['name'])}\ntags: [stratatune]\n---\n"
         f"# A tuned adapter\n\nTrained with stratatune {record['stratatune']}. It holds only what trained.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         '```python\nimport stratatune as st\n\nmodel = st.load("this/folder")\n```\n'

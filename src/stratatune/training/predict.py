@@ -79,7 +79,9 @@ class Predictor:
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._kept = Codec.from_data(saved)
+        self._codec = Codec.from_data(saved)
+        self.generation: dict[str, Any] = {}
+        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ class Predictor:
 
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self._forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
@@ -169,7 +171,7 @@ class Predictor:
         for part, one in zip(parts, encoded, strict=True):
             check_ids(one.ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0], part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
-        data, feed = concatenate(encoded), self._forward.feed(kept=self._kept)
+        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 

@@ -267,7 +267,7 @@ def _check_cut(config: RunConfig, task: Task | None) -> None:
 
 def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool:
     """Whether the labels are classes, not texts or numbers."""
-    return kind.strata(table) is not None and kind.name != "regression" and not (task and task.numeric)
+    return kind.held_out_by(table) is not None and not (task and task.numeric)
 
 
 def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from stratatune.app.door import Answer, Door, app, verb
+from stratatune.app.run_options import remote_code
 from stratatune.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def run(
     if notice:
         door.reporter().notice(notice)
     runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []))
+    for trusted in dict.fromkeys(one.config.model for one in runs if one.config.trust_remote_code):
+        door.reporter().notice(remote_code(recipe, trusted))
     if dry_run:
         return _planned(runs, out)
     if out is None:
