@@ -23,13 +23,6 @@ CASES = pytest.mark.parametrize(
         ("late_prompt(depth=2) | adapter(depth=3)", None),
     ],
 )
-    "lora",
-    "bft-adapter",
-    "-2: full",
-    "1: bitfit + ia3 | head(mlm=norm)",
-    "prompt(tokens=2)",
-    "late_prompt(depth=2)",
-)
 
 
 def rows(tokenizer):
