@@ -32,12 +32,12 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
     Behaviour is compared, not files, which libraries write differently from version to version.
     """
-    words = sorted(tokenizer.get_vocab().items())
+    own: Any = tokenizer  # its class leaves these methods to its subclasses, and types them as tokens
+    words = sorted(own.get_vocab().items())
     found = {"words": _hash(words), "number of words": str(len(words))}
-    call: Any = tokenizer
     for name, text in _PROBES.items():
-        found[name] = _hash(call(text, verbose=False)["input_ids"])
-    return found | {"pairs": _hash(sorted((key, list(value)) for key, value in call("one", "two").items()))}
+        found[name] = _hash(own(text, verbose=False)["input_ids"])
+    return found | {"pairs": _hash(sorted((key, list(value)) for key, value in own("one", "two").items()))}
 
 
 def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -69,8 +69,9 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     Raises:
         ModelError: says what is missing.
     """
-    special = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
-    if len(tokenizer.get_vocab().keys() - special) < _FEWEST:
+    own: Any = tokenizer
+    special = {*own.get_added_vocab(), *own.all_special_tokens}
+    if len(own.get_vocab().keys() - special) < _FEWEST:
         raise ModelError(
             f"the tokenizer of {name!r} knows no words ({len(tokenizer):,} tokens): are its files missing?",
             "put tokenizer.json and tokenizer_config.json (or vocab.txt, or vocab.json and merges.txt) into it",
@@ -86,8 +87,9 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None
     Raises:
         ModelError: names the token and both numbers.
     """
-    added, used = set(tokenizer.get_added_vocab()), _put_into_texts(tokenizer)
-    words = {word: number for word, number in tokenizer.get_vocab().items() if word not in added or number in used}
+    own: Any = tokenizer
+    added, used = set(own.get_added_vocab()), _put_into_texts(tokenizer)
+    words = {word: number for word, number in own.get_vocab().items() if word not in added or number in used}
     word, largest = max(words.items(), key=lambda item: item[1])
     if largest >= rows:
         raise ModelError(
@@ -114,9 +116,10 @@ def check_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, rows: int, so
 
 def unknown_words(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: str) -> list[str]:
     """A notice where more than a few per cent of the tokens are unknown words; else nothing."""
-    unknown = tokenizer.unk_token_id
+    own: Any = tokenizer
+    unknown = own.unk_token_id
     # Where the unknown token is also the end of text or the padding (GPT-2), no word ever becomes it.
-    others = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    others = {own.eos_token_id, own.bos_token_id, own.pad_token_id}
     if unknown is None or unknown in others or not len(ids):
         return []
     share = float(np.count_nonzero(ids == unknown)) / len(ids)

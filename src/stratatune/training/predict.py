@@ -168,8 +168,9 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        rows = self.model.attached.resolved.shape.vocab
         for part, one in zip(parts, encoded, strict=True):
-            check_ids(one.ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0], part.source)
+            check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
