@@ -41,6 +41,10 @@ class Written:
             raise DataError(f"bad_rows: {self.bad_rows!r}", did_you_mean(str(self.bad_rows), get_args(BadRows)))
 
 
+AS_USUAL = Written()
+"""Everything is recognised, and rows that are not whole are refused."""
+
+
 def delimiter_named(word: str) -> str:
     """The character that ``word`` names; it may stand for itself.
 

@@ -18,6 +18,7 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
 from stratatune.data.tasks import Task
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.plan import Plan
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Objective(abc.ABC):
         smaller_is_better: those of the metrics of which a smaller value is better.
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
+        writes: whether its answer is text that the model generates.
 
     Attributes:
         text: names of the text columns.
@@ -148,6 +150,7 @@ class Objective(abc.ABC):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
+    writes: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -194,14 +197,22 @@ class Objective(abc.ABC):
         task: str | Task | None,
         split: str | None,
         need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
     ) -> Table:
         """A data source as this objective reads it; the arguments are those of :func:`stratatune.data.readers.read`."""
-        return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_table(source, task=task, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
+
+    @classmethod
+    def held_out_by(cls, table: Table) -> Sequence[Any] | None:
+        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        return cls.classes_of(table)
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

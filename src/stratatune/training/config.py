@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
@@ -73,6 +74,15 @@ class RunConfig(BaseModel):
     )
     test: str | None = Field(None, description="Test data, scored once with the best weights.")
     train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
+    bad_rows: BadRows = Field(
+        "refuse",
+        description="Rows with a blank text or without a label: refuse the file, skip them, or read a blank text as an "
+        "empty one.",
+    )
+    delimiter: str | None = Field(
+        None, description="Between the columns of csv and tsv files: a character or its name; null: recognised."
+    )
+    encoding: str | None = Field(None, description="Of text files; null: by their byte-order mark, else UTF-8.")
     max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
@@ -108,6 +118,11 @@ class RunConfig(BaseModel):
     checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0: one at the end of each epoch.")
     resume: bool = Field(False, description="Go on from the last checkpoint in `out`.")
     loggers: tuple[Logger, ...] = Field((), description="Trackers beside metrics.jsonl, through Accelerate.")
+
+    @property
+    def written(self) -> Written:
+        """How the data files are written, as the readers take it."""
+        return Written(self.delimiter, self.encoding, self.bad_rows)
 
     @property
     def cache_limit_bytes(self) -> int:
@@ -178,6 +193,15 @@ class RunConfig(BaseModel):
             return None if value is None else task(value).name
         except UserError as error:
             raise ValueError(_sentence(error)) from error
+
+    @field_validator("delimiter", "encoding")
+    @classmethod
+    def _is_written_so(cls, value: str | None, info: ValidationInfo) -> str | None:
+        try:
+            Written(**{str(info.field_name): value})  # pyright: ignore[reportArgumentType]  names of two fields
+        except UserError as error:
+            raise ValueError(error.hint) from error
+        return value
 
     @field_validator("batch_size", "token_budget")
     @classmethod
