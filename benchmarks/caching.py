@@ -39,7 +39,7 @@ from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import plan_batches
 from stratatune.model.split import Trunk
-from stratatune.studies.bench.arms import Ours, Setting, lengths_like, random_data
+from stratatune.studies.bench.arms import BenchSetting, Ours, lengths_like, random_data
 
 MODULE = "benchmarks.caching"
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def _score(args: argparse.Namespace, dtype: str, seed: int, root: Path) -> float
 def p7_cold(args: argparse.Namespace) -> list[Record]:
     """Steps from RAM and from a memory map without its pages, in turn."""
     data = random_data(lengths_like("sst2", args.examples), 50265)
-    arm = Ours(Setting(ROBERTA_LARGE, data, timed=args.batches), PLAN, None)
+    arm = Ours(BenchSetting(ROBERTA_LARGE, data, timed=args.batches), PLAN, None)
     times: dict[str, list[float]] = {"ram": [], "cold": []}
     read = 0
     with tempfile.TemporaryDirectory(dir=args.disk) as folder:
@@ -112,7 +112,7 @@ def p7_cold(args: argparse.Namespace) -> list[Record]:
                 if place == "cold":
                     feeds[place] = _without_pages(feeds[place], arm, Path(folder))
                 arm.feed, before = feeds[place], _bytes_read()
-                with arm.feed.ahead(arm.setting.bucketed, CPU):
+                with arm.feed.prefetch(arm.setting.bucketed, CPU):
                     taken.append(arm.epoch())
                 read += (_bytes_read() - before) * (place == "cold")
                 print(f"  {place}: {taken[-1]:.2f} s", file=sys.stderr, flush=True)
@@ -193,7 +193,7 @@ def measure(examples: int, disk: str) -> dict[str, Any]:
     """Build a cache of so many examples, then train an epoch from it; what both took."""
     torch.set_num_threads(1)
     data = random_data(lengths_like("sst2", examples), 1000)
-    arm = Ours(Setting(SMALL, data, batch_size=64, timed=1), "bft-adapter@1", None)
+    arm = Ours(BenchSetting(SMALL, data, batch_size=64, timed=1), "bft-adapter@1", None)
     with tempfile.TemporaryDirectory(dir=disk or None) as folder:
         arm.root = Path(folder)
         arm.feed = arm.fresh_feed()
@@ -201,7 +201,7 @@ def measure(examples: int, disk: str) -> dict[str, Any]:
         fill(arm.feed, data, 1, CPU, lambda _: None)
         build, started = time.perf_counter() - started, time.perf_counter()
         batches = plan_batches(data.lengths, batch_size=64, seed=0, epoch=0)
-        with arm.feed.ahead(batches, CPU):
+        with arm.feed.prefetch(batches, CPU):
             for batch in arm.setting.collated(batches):
                 arm.step(batch)
         cached, memory = time.perf_counter() - started, _anonymous()

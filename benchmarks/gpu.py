@@ -25,7 +25,7 @@ from benchmarks.sides import ROBERTA_LARGE
 from benchmarks.trials import SHAPES
 from stratatune.costs.cost import cost
 from stratatune.plan import Plan, shape_of
-from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock, lengths_like, random_data
 
 EVERY = 10**9
 TRIALS, EPOCHS = 16, 5
@@ -35,7 +35,7 @@ GOALS = {"P1": ">= 12x A, >= 4.5x B", "P2": ">= 3.6x B", "P2 one": ">= 1.5x B", 
 class Arms:
     """Each arm, made when it is asked for."""
 
-    def __init__(self, setting: Setting, plan: str) -> None:
+    def __init__(self, setting: BenchSetting, plan: str) -> None:
         self.setting, self.plan = setting, plan
         self._made: dict[str, Stock | Ours] = {}
 
@@ -62,7 +62,7 @@ class Arms:
             torch.cuda.empty_cache()
 
 
-def peak(setting: Setting) -> float:
+def peak(setting: BenchSetting) -> float:
     """FLOP/s of a large bf16 product."""
     size = 8192 if setting.device == "cuda" else 1024
     one, other = (torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
@@ -110,7 +110,7 @@ def times(arms: Arms, rounds: int) -> dict[str, float]:
     return best
 
 
-def flops(setting: Setting, plan: str) -> dict[str, float]:
+def flops(setting: BenchSetting, plan: str) -> dict[str, float]:
     """Of an epoch of each arm, by the cost model."""
     shape, lengths = shape_of(setting.config), setting.data.lengths
     found = cost(Plan.parse(plan), shape, lengths, batch_size=setting.batch_size, dtype="bf16").epochs
@@ -137,7 +137,7 @@ def told(seconds: dict[str, float]) -> list[tuple[str, str, str]]:
     ]
 
 
-def rows(setting: Setting, plan: str, rounds: int) -> list[Record]:
+def rows(setting: BenchSetting, plan: str, rounds: int) -> list[Record]:
     """Measure; the table."""
     arms = Arms(setting, plan)
     gigabytes = {name: memory(arms, name) for name in "FABVS"}
@@ -170,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     shape = {**ROBERTA_LARGE, **SHAPES[args.shape]}
     data = random_data(lengths_like(args.lengths, args.examples), shape["vocab_size"])
-    setting = Setting(shape, data, timed=EVERY, device=args.device)
+    setting = BenchSetting(shape, data, timed=EVERY, device=args.device)
     found = rows(setting, args.plan, args.rounds)
     write_rows(found, args.threads, args.out)
     show_rows(found)

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import gridding
 from stratatune.cache.folders import list_caches
+from stratatune.studies.grid.book import FILE, Store
 from stratatune.studies.grid.records import RunRecord, read_records
-from stratatune.studies.grid.store import FILE, Store
 
 EPOCHS = 3
 DEPTHS = (1, 2)

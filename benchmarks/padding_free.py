@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from stratatune.data.batching import Batch
-from stratatune.studies.bench.arms import Setting, Stock
+from stratatune.studies.bench.arms import BenchSetting, Stock
 
 NAME = "variable-length"
 
@@ -52,7 +52,7 @@ def attend(
 class PaddingFree(Stock):
     """Arm A of a RoBERTa, its batches laid end to end."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: BenchSetting) -> None:
         AttentionInterface.register(NAME, attend)
         super().__init__(setting, lora=True, bucketed=False, attention=NAME)
 

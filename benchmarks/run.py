@@ -26,7 +26,7 @@ from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
 from stratatune.model.offload import offload_trunk
 from stratatune.model.question import Question
-from stratatune.studies.bench.arms import OBJECTIVES, WORDS, Ours, Setting, Stock, lengths_like, random_data
+from stratatune.studies.bench.arms import OBJECTIVES, WORDS, BenchSetting, Ours, Stock, lengths_like, random_data
 from stratatune.training.forward import Forward
 
 
@@ -228,7 +228,7 @@ def main() -> None:
     rows: list[Record] = []
     with tempfile.TemporaryDirectory() as folder:
         data = random_data(lengths_like(args.lengths, 10_240), ROBERTA_LARGE["vocab_size"])
-        bench = Bench(Setting(ROBERTA_LARGE, data, timed=args.batches), args.rounds, Path(folder), args.beside)
+        bench = Bench(BenchSetting(ROBERTA_LARGE, data, timed=args.batches), args.rounds, Path(folder), args.beside)
         if NEEDS_EPOCHS & set(names):
             measure_epochs(bench)
         for name in names:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stratatune.studies.bench.arms import Ours, Setting, Stock
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock
 
 ROBERTA_LARGE = {
     "model_type": "roberta", "vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24,
@@ -22,7 +22,7 @@ PLAN = "bft-adapter@18"
 class Bench:
     """What the benches share: the setting, and the arms, each made once."""
 
-    setting: Setting
+    setting: BenchSetting
     rounds: int
     folder: Path
     beside: str = "ABF"

@@ -21,7 +21,7 @@ from benchmarks.accuracy import FOLDERS
 from benchmarks.gpu import peak
 from benchmarks.jobs import Record, row, show_rows, write_rows
 from stratatune.data.readers import read
-from stratatune.studies.bench.arms import Ours, Setting, random_data
+from stratatune.studies.bench.arms import BenchSetting, Ours, random_data
 
 PLAN, STEPS = "upper-half", 40
 PARTS = {
@@ -41,7 +41,7 @@ def measured(model: str, data: str) -> list[Record]:
     lengths = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
     config = AutoConfig.from_pretrained(model).to_dict()
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(config, random_data(lengths, config["vocab_size"]), timed=STEPS)
+        setting = BenchSetting(config, random_data(lengths, config["vocab_size"]), timed=STEPS)
         ours = Ours(setting, PLAN, Path(folder))
         ours.epoch()
         seconds = min(ours.epoch() for _ in range(5)) / STEPS

@@ -95,8 +95,8 @@ def _import() -> None:
     import sklearn.pipeline  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
 
-    import stratatune.studies.suggest.calibrate
     import stratatune.studies.suggest.suggest
+    import stratatune.studies.suggest.top_speed
     import stratatune.training.run  # noqa: F401
 
 

@@ -27,7 +27,7 @@ from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import Casts, cast_frozen
 from stratatune.progress import Reporter
-from stratatune.studies.bench.arms import OBJECTIVES, PADDING, Setting, lengths_like, random_data
+from stratatune.studies.bench.arms import OBJECTIVES, PADDING, BenchSetting, lengths_like, random_data
 from stratatune.training.config import validate
 from stratatune.training.forward import Forward
 from stratatune.training.loop import steps
@@ -51,7 +51,7 @@ class Bench:
         self.args, self.folder = args, folder
         shape = {**ROBERTA_LARGE, **SHAPES[args.shape]}
         data = random_data(lengths_like(args.lengths, EXAMPLES), shape["vocab_size"])
-        self.setting = Setting(shape, data, bf16=args.precision == "bf16", device=args.device)
+        self.setting = BenchSetting(shape, data, bf16=args.precision == "bf16", device=args.device)
         self.base: Any = self.setting.model("classification", attention_for_training()).eval()
         self.casts: Casts = {}
         self.last: dict[bytes, torch.Tensor] = {}

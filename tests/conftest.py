@@ -17,10 +17,19 @@ import pytest
 SHARED = Path(os.environ.get("STRATATUNE_SHARED", Path(__file__).parents[2] / "shared"))
 
 
+#: What older libraries warn of, which newer ones mended: the library, the version that mended it, a filter.
+MENDED = (
+    ("datasets", (5, 2), "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning"),  # csv files are left open
+    ("transformers", (5, 23), "ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # DeBERTa uses it
+    ("transformers", (5, 23), "ignore:None of the inputs have requires_grad:UserWarning"),  # frozen blocks, re-entrant
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """datasets before 5.2 leaves the csv files that it has read to the garbage collector, which warns."""
-    if tuple(map(int, version("datasets").split(".")[:2])) < (5, 2):
-        config.addinivalue_line("filterwarnings", "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
+    """Warnings are errors, but for those that the library itself has mended since."""
+    for library, mended, ignored in MENDED:
+        if tuple(map(int, version(library).split(".")[:2])) < mended:
+            config.addinivalue_line("filterwarnings", ignored)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
-    from stratatune.app.suggesting import suggest
+    from stratatune.app.suggest import suggest
     from stratatune.costs.cost import cost as cost
     from stratatune.errors import StratatuneError, UserError
     from stratatune.exits.export import export
@@ -63,7 +63,7 @@ _HOMES = {
     "export": "exits.export",
     "load": "model.artefact",
     "merge": "model.merging",
-    "suggest": "app.suggesting",
+    "suggest": "app.suggest",
     "train": "app.api",
     "train_many": "app.api",
     # Further names, for those who look for them: of a row of one's own, and what is wanted less often.
@@ -91,4 +91,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})
+    return sorted(__all__)

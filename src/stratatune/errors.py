@@ -82,9 +82,10 @@ _SHOWN, _MOST_NAMES = 120, 60
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:
-    """The legal word most like ``word``, or an empty string when none is near."""
-    found = difflib.get_close_matches(word, list(legal), n=1) if len(word) <= _LONGEST_WORD else []
-    return found[0] if found else ""
+    """The legal word most like ``word``, whatever their case, or an empty string when none is near."""
+    names = {name.lower(): name for name in reversed(list(legal))}
+    found = difflib.get_close_matches(word.lower(), list(names)[::-1], n=1) if len(word) <= _LONGEST_WORD else []
+    return names[found[0]] if found else ""
 
 
 def shown(value: object, longest: int = _SHOWN) -> str:

@@ -8,11 +8,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from stratatune.errors import ResourceError
 
 _HINT = "give a place with room that you may write to"
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a failed write raises; asked only once there is a failure, so that nobody waits for safetensors."""
+    from safetensors import SafetensorError
+
+    return OSError, SafetensorError
 
 
 @contextlib.contextmanager
@@ -24,7 +29,7 @@ def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except _failures() as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ResourceError(f"cannot write {path}: {reason}", hint) from error
 

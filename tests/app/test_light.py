@@ -163,3 +163,30 @@ def test_libraries_draw_no_bars_into_a_file():
     code = f"from stratatune.app.cli import run; run(['list', 'presets']); import transformers, datasets; print({both})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False True"
+
+
+@pytest.mark.parametrize(
+    ("model", "objective", "trained"),
+    [("gpt2", "causal", "causal"), ("t5-small", "seq2seq", "seq2seq"), ("roberta-base", "mlm", "mlm")],
+)
+def test_a_plan_counts_the_heads_that_the_model_has(say, model, objective, trained):
+    found = say("plan", "bft-adapter", "--model", model, "--json").json
+    assert found["objective"] == objective
+    assert list(found["trainable_by_objective"]) == [trained, "classification"]
+    assert found["trainable_by_objective"][trained] == found["trainable"]
+
+
+def test_a_masked_lm_head_that_is_not_there_is_refused(say):
+    said = say("plan", "bft-adapter", "--model", "gpt2", "--objective", "mlm")
+    assert said.code == 2 and "objective mlm needs an encoder, and this model is a decoder" in said.err
+
+
+def test_encoder_decoders_have_both_heads(say):
+    rows = {row["name"]: row["summary"] for row in say("list", "backbones", "--json").json}
+    for name in ("t5", "bart"):
+        assert "language-model head and classification head" in rows[name]
+
+
+@pytest.mark.parametrize(("plan", "near"), [("BFT", "bft"), ("Lora", "lora")])
+def test_a_preset_in_capitals_is_understood(say, plan, near):
+    assert f"did you mean {near!r}" in say("plan", plan, "--model", "roberta-base").err

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import stratatune as st
-from stratatune.app.estimator import columns_of
+from stratatune.app.texts import columns_of
 from stratatune.errors import ConfigError, DataError
 from stratatune.progress import Reporter
 

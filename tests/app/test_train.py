@@ -87,7 +87,7 @@ def test_eval(say, trained, data):
     assert said.code == 0, said.err
     assert said.json["n"] == len(ROWS)
     trained_to = json.loads((trained / "result.json").read_text())["best"]
-    assert {name: said.json["metrics"][name] for name in trained_to} == trained_to
+    assert {name: said.json["metrics"][name] for name in trained_to} == pytest.approx(trained_to, abs=1e-5)
     assert "accuracy" in say("eval", trained, "--data", data).out
 
 
@@ -99,7 +99,8 @@ def test_predict(say, trained, data, tmp_path, suffix):
     assert said.json == {"n": len(ROWS), "out": str(out)}
     rows = read(out)
     assert [row["text"] for row in rows] == [text for text, _ in ROWS]
-    assert list(rows[0]) == ["text", "label", "p_negative", "p_positive"]
+    assert list(rows[0]) == ["text", "given_label", "label", "p_negative", "p_positive"]
+    assert [row["given_label"] for row in rows] == [label for _, label in ROWS]
     for row in rows:
         assert float(row["p_negative"]) + float(row["p_positive"]) == pytest.approx(1, abs=1e-5)
         assert row["label"] == max(("negative", "positive"), key=lambda name: float(row[f"p_{name}"]))

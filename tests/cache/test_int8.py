@@ -60,7 +60,7 @@ def assert_right(cache, scales=SCALES):
     there = np.flatnonzero(cache.has(np.arange(N)))
     assert len(there) == N - cache.missing()
     assert torch.equal(cache.get(there), codes_of(rows_of(there), scales))
-    assert torch.equal(cache.kept.scales, scales)
+    assert torch.equal(cache.codec.scales, scales)
 
 
 # ---- the formula ----
@@ -192,7 +192,7 @@ def test_a_build_that_was_killed_goes_on_with_its_own_scales(tmp_path, monkeypat
             fill(root)
         left[0] = -1
         with open_small(root, scales=2 * SCALES) as cache:
-            assert torch.equal(cache.kept.scales, SCALES)
+            assert torch.equal(cache.codec.scales, SCALES)
             resumed += 0 < cache.missing() < N
             cache.put(np.arange(N), rows_of(np.arange(N)))
             assert cache.complete
@@ -225,9 +225,9 @@ def test_a_changed_scale_is_never_read(tmp_path):
     assert value["format"] == 2 and len(value["scales"]) == D
     value["scales"][3] *= 2
     key_file.write_text(json.dumps(value))
-    with pytest.raises(CacheError, match=f"scales fail their checksum.*cache rm {KEY.digest}"):
-        open_small(tmp_path)
     assert "checksum" in verify_cache(key_file.parent)[0]
+    with open_small(tmp_path) as cache:
+        assert cache.missing() == N and "scales fail their checksum" in cache.notices[0]
 
 
 def test_shards_of_other_scales_are_dropped(tmp_path):
@@ -242,16 +242,8 @@ def test_shards_of_other_scales_are_dropped(tmp_path):
         assert_right(cache, 2 * SCALES)
 
 
-def test_a_cache_of_an_older_version_is_refused_with_the_way_out(tmp_path):
-    fill(tmp_path)
-    key_file = tmp_path / KEY.digest / "key.json"
-    key_file.write_text(key_file.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(CacheError, match=f"has format 1; this version reads format 2.*cache rm {KEY.digest}"):
-        open_small(tmp_path)
-
-
 def test_other_dtypes_have_no_scales(tmp_path):
     with TrunkCache.open(tmp_path, replace(KEY, dtype="bf16"), LENGTHS, D) as cache:
         cache.put([0], rows_of([0]))
-        assert cache.kept.scales is None and cache.clipped == 0
+        assert cache.codec.scales is None and cache.clipped == 0
     assert json.loads(next(tmp_path.glob("*/key.json")).read_text())["scales"] == []

@@ -122,11 +122,11 @@ def test_a_failed_start_leaves_the_caches_free(run, tmp_path, monkeypatch):
     def second_fails(*arguments, **words):
         count[0] += 1
         if count[0] == 2:
-            raise ResourceError("no room")
+            raise ModelError("no such thing")
         return plain(*arguments, **words)
 
     monkeypatch.setattr(caching.TrunkCache, "open", second_fails)
-    refused(run, ResourceError, "no room", cache=str(tmp_path / "cache"))
+    refused(run, ModelError, "no such thing", cache=str(tmp_path / "cache"))
     monkeypatch.undo()
     result = run(cache=str(tmp_path / "cache"))
     assert not any("another process" in notice for notice in result.notices)

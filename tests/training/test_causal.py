@@ -156,10 +156,11 @@ def test_a_long_text_is_cut_and_the_template_is_not():
 
 def test_completions_start_where_the_prompt_ends():
     tokenizer = tiny.decoder_tokenizer()
-    data = encode_completion(Table((["is it good ? "],), ["yes ."]), tokenizer, 40)
-    assert tokenizer.decode(data.ids[: data.read[0] + 1].tolist()) == "<s>is it good ?"
-    assert tokenizer.decode(data.ids[data.read[0] + 1 :].tolist()) == " yes .</s>"
-    short = encode_completion(Table((["is it good ? " * 9],), ["yes ."]), tokenizer, 10)
+    for prompt, told in (("is it good ?", " yes .</s>"), ("is it good ? ", "yes .</s>")):
+        data = encode_completion(Table(([prompt],), ["yes ."]), tokenizer, 40)
+        assert tokenizer.decode(data.ids[: data.read[0] + 1].tolist()) == f"<s>{prompt}"
+        assert tokenizer.decode(data.ids[data.read[0] + 1 :].tolist()) == told
+    short = encode_completion(Table(([" ".join(["is it good ?"] * 9)],), ["yes ."]), tokenizer, 10)
     assert short.lengths[0] == 10 and tokenizer.decode(short.ids[short.read[0] + 1 :].tolist()) == " yes .</s>"
 
 

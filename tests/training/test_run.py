@@ -61,7 +61,8 @@ def test_the_artefact_gives_the_run_s_own_numbers(family, case, run, files, tmp_
     }
     predictor, dev = Predictor(result.out, device="cpu"), changes.get("eval", str(files / "dev.csv"))
     scored = predictor.score(dev)
-    assert scored["n"] == 21 and {name: scored["metrics"][name] for name in result.best} == result.best
+    assert scored["n"] == 21
+    assert {name: scored["metrics"][name] for name in result.best} == pytest.approx(result.best, abs=1e-5)
     best = metrics(result.out)[result.best_epoch - 1]
     assert {name: best[f"eval_{name}"] for name in result.best} == result.best
 
@@ -184,7 +185,8 @@ def test_the_best_epoch_is_not_scored_twice(run, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", lambda *a, **w: calls.append(1) or plain(*a, **w))
     result = run(epochs=4, eval_every=2)
     assert len(calls) == len(result.elapsed) == 2
-    assert 0 < result.elapsed[0] < result.elapsed[1] <= result.seconds["cache"] + result.seconds["train"] + 0.001
+    assert result.elapsed == sorted(result.elapsed)
+    assert result.elapsed[-1] == pytest.approx(result.seconds["cache"] + result.seconds["train"], abs=0.002)  # rounded
     best = next(line for line in metrics(result.out) if line["epoch"] == result.best_epoch)
     assert result.best == {name: best[f"eval_{name}"] for name in result.best}
 

@@ -89,7 +89,8 @@ def verb(
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
         called = name or function.__name__
-        command = _Command(called, _Spread(function, {**groups, "door": open_door}), interrupted)
+        words = {called, *(str(one.name) for one in app.registered_groups if one.typer_instance is of)}
+        command = _Command(called, words, _Spread(function, {**groups, "door": open_door}), interrupted)
         of.command(called, help=inspect.getdoc(function))(command)
         return function
 
@@ -100,7 +101,7 @@ _asked: set[str] | None = None
 
 
 def build_only(words: Iterable[str]) -> None:
-    """Let only the verbs among ``words`` have their options; the others are there by name.
+    """Let only the verbs that ``words`` name, or whose group they name, have their options; the others have none.
 
     Options may be made from what takes a while to import (the settings of a run), and one command needs those of one
     verb. Before this is called, every verb has its options.
@@ -112,13 +113,13 @@ def build_only(words: Iterable[str]) -> None:
 class _Command:
     """A verb as typer sees it. Its options are made when they are asked for, so that registries may still grow."""
 
-    def __init__(self, name: str, inner: _Spread, interrupted: str) -> None:
+    def __init__(self, name: str, words: set[str], inner: _Spread, interrupted: str) -> None:
         self.__name__, self.__annotations__ = name, {}
-        self.inner, self.interrupted = inner, interrupted
+        self.words, self.inner, self.interrupted = words, inner, interrupted
 
     @property
     def __signature__(self) -> inspect.Signature:
-        wanted = _asked is None or self.__name__ in _asked
+        wanted = _asked is None or self.words & _asked
         return inspect.Signature(self.inner.parameters if wanted else [])
 
     def __call__(self, **values: Any) -> int:

@@ -14,6 +14,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import trained
+from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
+from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of
+from stratatune.data.written import Written
 from stratatune.errors import DataError, ResourceError, did_you_mean
 from stratatune.plan import shape_of
 from stratatune.progress import Reporter
@@ -25,11 +28,11 @@ if TYPE_CHECKING:
 
     from stratatune.training.run import Result
 
-Texts = Any
-"""N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
-
 _FILLED = ("train", "text", "label", "task")
 """Settings that ``fit`` fills in itself."""
+_OWN = ("plan", "model", "verbose")
+_UNNAMED = (("text",), ("text1", "text2"))
+"""What columns are called that bring no names."""
 
 
 class _TextEstimator(BaseEstimator):
@@ -42,8 +45,11 @@ class _TextEstimator(BaseEstimator):
     """
 
     result_: Result
-    predictor_: Predictor
+    feature_names_in_: np.ndarray
     n_columns_: int
+    _run: Path | None = None
+    _base: str | None = None
+    _predictor: Predictor | None = None
 
     def __init__(
         self, plan: Any = "bft-adapter", *, model: str = "roberta-base", verbose: bool = False, **settings: Any
@@ -59,10 +65,10 @@ class _TextEstimator(BaseEstimator):
 
     def set_params(self, **params: Any) -> Self:
         """Change arguments of the constructor."""
-        for name in ("plan", "model", "verbose"):
-            if name in params:
-                setattr(self, name, params.pop(name))
+        own = {name: params.pop(name) for name in _OWN if name in params}
         self._settings = _checked({**self._settings, **params})
+        for name, value in own.items():
+            setattr(self, name, value)
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -71,9 +77,9 @@ class _TextEstimator(BaseEstimator):
         Raises:
             ResourceError: the folder cannot be written.
         """
-        self._fitted()
+        run = self._fitted()
         try:
-            shutil.copytree(self.result_.out, folder, dirs_exist_ok=True)
+            shutil.copytree(run, folder, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:
             raise ResourceError(f"cannot save into {folder}: {error}", "give a folder that you may write") from error
 
@@ -83,39 +89,90 @@ class _TextEstimator(BaseEstimator):
         predictor = Predictor(folder, base=base)
         record = predictor.model.attached
         made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path)
-        made._use(predictor)
+        made._use(Path(folder), predictor)
+        made._base = base
         return made
 
-    def _fit(self, texts: Texts, labels: Sequence[Any], **settings: Any) -> None:
-        """Train in the folder ``out``, or in one that lives as long as this object."""
-        columns = columns_of(texts)
-        out = self._settings.get("out") or self._own_folder()
-        reporter = Reporter() if self.verbose else Reporter(quiet=True)
-        table = _data_set(columns, labels)
-        given = {**settings, **self._settings, "out": out, "text": list(_names(columns)), "label": "label"}
-        self.result_ = trained(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
-        self._use(Predictor(self.result_.out, device=given.get("device", "auto")))
+    @property
+    def predictor_(self) -> Predictor:
+        """The trained model at work; loaded when it is first asked for."""
+        run = self._fitted()
+        if self._predictor is None:
+            self._predictor = Predictor(run, base=self._base, device=self._settings.get("device", "auto"))
+        return self._predictor
 
-    def _own_folder(self) -> str:
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings, and of a fitted estimator the files of its run: safetensors and JSON, no objects of others."""
+        files = {} if self._run is None else as_bytes(self._run)
+        return {"params": self.get_params(), "base": self._base, "files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Back from such a state; the base model is loaded when it is first asked for.
+
+        Raises:
+            ModelError: the state is none of these.
+        """
+        self.__init__(**state["params"])  # a constructor that only keeps its arguments
+        self._base = state["base"]
+        if state["files"]:
+            folder = self._own_folder()
+            from_bytes(folder, state["files"])
+            self._use(folder)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._run is not None
+
+    def _fit(self, texts: Texts, labels: Sequence[Any], classes: np.ndarray | None = None, **settings: Any) -> None:
+        """Train in the folder ``out``, or in one that lives as long as this object."""
+        columns, names = columns_of(texts), names_of(texts)
+        table, text, label = _data_set(columns, labels, names)
+        wanted = self._settings.get("out")
+        out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
+        reporter = Reporter() if self.verbose else Reporter(quiet=True)
+        given = {**settings, **self._settings, "out": str(out), "text": list(text), "label": label}
+        try:
+            self.result_ = trained(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
+        finally:
+            released(out)
+        remember(out, classes, names)
+        self._base = None
+        self._use(out)
+
+    def _own_folder(self) -> Path:
         folder = tempfile.mkdtemp(prefix="stratatune-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return folder
+        return Path(folder)
 
-    def _use(self, predictor: Predictor) -> None:
-        self.predictor_ = predictor
-        self.n_columns_ = predictor.text_columns
+    def _use(self, run: Path, predictor: Predictor | None = None) -> None:
+        """Answer by the run in this folder from now on."""
+        self._run, self._predictor = run, predictor
+        self._recall(*remembered(run))
 
-    def _fitted(self) -> Predictor:
-        if not hasattr(self, "predictor_"):
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+        """Take what the folder remembers of the data."""
+        vars(self).pop("feature_names_in_", None)
+        text = columns or self.predictor_.objective.text
+        self.n_columns_ = len(text)
+        if tuple(text) not in _UNNAMED:
+            self.feature_names_in_ = np.array(text, object)
+
+    def _fitted(self) -> Path:
+        if self._run is None:
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit, or load a saved run")
-        return self.predictor_
+        return self._run
 
     def _ask(self, texts: Texts) -> Any:
-        predictor = self._fitted()
-        columns = columns_of(texts)
+        """A prediction for every text; None where there are none to predict."""
+        self._fitted()
+        columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
         if len(columns) != self.n_columns_:
             raise DataError(f"{len(columns)} text columns were given", f"this model reads {self.n_columns_}")
-        return predictor.predict(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)))
+        if not columns[0]:
+            return None
+        # Every text has its answer in the array that comes back, so that none is skipped.
+        blanks = Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
+        rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        return self.predictor_.predict(rows, written=blanks)
 
 
 class Classifier(ClassifierMixin, _TextEstimator):
@@ -124,11 +181,13 @@ class Classifier(ClassifierMixin, _TextEstimator):
     classes_: np.ndarray
 
     def fit(self, X: Texts, y: Sequence[Any]) -> Self:
-        """Train on texts and their labels of any kind."""
-        self.classes_ = np.unique(np.asarray(y))
+        """Train on texts and their labels of any one kind."""
+        labels = labels_of(y)
+        classes = classes_of(labels)
         # An encoder-decoder would tell labels as text, and here they are classes.
         told = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
-        self._fit(X, [_name(label) for label in np.asarray(y)], **told)
+        self._fit(X, [name_of(label) for label in labels], classes, **told)
+        self.classes_ = classes
         return self
 
     def predict(self, X: Texts) -> np.ndarray:
@@ -138,14 +197,16 @@ class Classifier(ClassifierMixin, _TextEstimator):
 
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Probabilities [N, C], columns in the order of ``classes_``."""
-        labels = self._fitted().labels
-        order = [labels.index(_name(one)) for one in self.classes_]
-        return self._ask(X).probabilities[:, order]
+        found = self._ask(X)
+        if found is None:
+            return np.empty((0, len(self.classes_)), np.float32)
+        labels = self.predictor_.labels
+        return found.probabilities[:, [labels.index(name_of(one)) for one in self.classes_]]
 
-    def _use(self, predictor: Predictor) -> None:
-        super()._use(predictor)
-        if not hasattr(self, "classes_"):  # loaded from a folder, where every label is text
-            self.classes_ = np.array(predictor.labels)
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+        super()._recall(classes, columns)
+        # A run that no estimator made knows its labels as text.
+        self.classes_ = np.array(self.predictor_.labels) if classes is None else classes
 
 
 class Regressor(RegressorMixin, _TextEstimator):
@@ -153,33 +214,13 @@ class Regressor(RegressorMixin, _TextEstimator):
 
     def fit(self, X: Texts, y: Sequence[float]) -> Self:
         """Train on texts and numbers."""
-        self._fit(X, [float(value) for value in y], objective="regression")
+        self._fit(X, [float(value) for value in labels_of(y)], objective="regression")
         return self
 
     def predict(self, X: Texts) -> np.ndarray:
         """A number for each text [N]."""
-        return self._ask(X).values
-
-
-def columns_of(texts: Texts) -> list[list[str]]:
-    """One or two columns of N texts.
-
-    Raises:
-        DataError: neither texts nor pairs of texts.
-    """
-    if hasattr(texts, "columns"):  # a DataFrame
-        return [texts[name].tolist() for name in texts.columns]
-    rows = texts.tolist() if hasattr(texts, "tolist") else list(texts)
-    if all(isinstance(row, str) for row in rows):
-        return [rows]
-    if (
-        all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows)
-        and len({len(row) for row in rows}) == 1
-    ):
-        return [list(column) for column in zip(*rows, strict=True)]
-    raise DataError(
-        "these are neither texts nor pairs of texts", "give a list of strings, of pairs of strings, or a DataFrame"
-    )
+        found = self._ask(X)
+        return np.empty(0, np.float32) if found is None else found.values
 
 
 def _checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -191,23 +232,16 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _names(columns: Sequence[Any]) -> tuple[str, ...]:
-    return ("text",) if len(columns) == 1 else ("text1", "text2")
-
-
-def _data_set(columns: list[list[str]], labels: Sequence[Any]) -> Any:
+def _data_set(
+    columns: list[list[str]], labels: Sequence[Any], names: Sequence[str]
+) -> tuple[Any, tuple[str, ...], str]:
+    """Texts and labels as a Dataset, the names of its text columns, and that of its label column."""
     from datasets import Dataset
 
-    if len(columns) > 2:
+    if not 1 <= len(columns) <= 2:
         raise DataError(f"{len(columns)} text columns were given", "one or two are read")
     if len(labels) != len(columns[0]):
         raise DataError(f"{len(columns[0])} texts but {len(labels)} labels", "give a label for each text")
-    return Dataset.from_dict({**dict(zip(_names(columns), columns, strict=True)), "label": list(labels)})
-
-
-def _name(label: Any) -> str:
-    """A label as the readers write it."""
-    from stratatune.data.labels import label_text
-
-    plain = label.item() if hasattr(label, "item") else label
-    return label_text(plain if isinstance(plain, float) else str(plain))
+    text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
+    label = "label" if "label" not in text else "label of the text"
+    return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label

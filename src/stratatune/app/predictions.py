@@ -1,18 +1,21 @@
-"""Predictions as a table: the text columns, the label (or the value), a probability for each class."""
+"""Predictions as a table: the columns of the source, the label (or the value), a probability for each class."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratatune.data.labels import is_missing
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_bytes, write_errors
 
 if TYPE_CHECKING:
+    from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
 
 Columns = dict[str, Sequence[Any]]
@@ -34,54 +37,148 @@ def format_of(out: str) -> str:
     return FORMATS[suffix]
 
 
-def columns_of(prediction: Prediction) -> Columns:
-    """Columns of N rows in input order: the texts, then the answer: ``label``, ``p_<class>``, ``value``, ..."""
-    columns: Columns = dict(zip(prediction.table.columns, prediction.table.texts, strict=True))
-    return columns | {_free(name, columns): values for name, values in prediction.columns.items()}
+@dataclass(frozen=True)
+class Output:
+    """Predictions beside what they are of, N rows in input order.
+
+    Attributes:
+        given: the columns of the input by name.
+        predicted: what the objective answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
+    """
+
+    given: Columns
+    predicted: Columns
+
+    @property
+    def columns(self) -> Columns:
+        """All of them, what is predicted behind what was given."""
+        return {**self.given, **self.predicted}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row, its predicted numbers rounded as text shows them; those of a row without prediction are None."""
+        return _rows(self.given, self.predicted)
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """As :meth:`rows`, without what was given."""
+        return _rows({}, self.predicted)
 
 
-def _free(name: str, taken: Columns) -> str:
-    """``name``, or one beside it where a text column is called so."""
-    return f"predicted_{name}" if name in taken else name
+def output_of(prediction: Prediction) -> Output:
+    """A prediction as columns, those of its source kept.
+
+    What is predicted keeps its names (``label``, ``p_<class>``, ``value``, ``generated``), so that a column of the
+    source with such a name is called ``given_<name>``; only beside a text column it is what is predicted that gives way
+    (``predicted_label``).
+    """
+    table = prediction.table
+    texts: Columns = dict(zip(table.columns, table.texts, strict=True))
+    predicted = {_beside(name, texts): values for name, values in prediction.columns.items()}
+    given: Columns = {}
+    for name in table.whole.names if table.whole else table.columns:
+        free = name if name in texts else _given(name, {*predicted, *texts, *given})
+        given[free] = texts[name] if name in texts and not _is_listed(table, name) else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
+    return Output(given, predicted)
 
 
-def rows_of(columns: Columns) -> Iterator[dict[str, Any]]:
-    """The rows, numbers rounded as text shows them."""
-    for values in zip(*columns.values(), strict=True):
-        yield {
-            name: round(value, _DIGITS) if isinstance(value, float) else value
-            for name, value in zip(columns, values, strict=True)
-        }
+def _is_listed(table: Table, name: str) -> bool:
+    """Whether a text column holds lists of words in the source, of which the reader made texts."""
+    values = table.whole.get(name) if table.whole else []
+    return any(isinstance(value, list) for value in values)
 
 
-def as_text(columns: Columns, form: str) -> str:
+def _beside(name: str, texts: Columns) -> str:
+    return f"predicted_{name}" if name in texts else name
+
+
+def _given(name: str, taken: Container[str]) -> str:
+    while name in taken:
+        name = f"given_{name}"
+    return name
+
+
+def _rows(given: Columns, predicted: Columns) -> Iterator[dict[str, Any]]:
+    names = [*given, *predicted]
+    for values in zip(*given.values(), *predicted.values(), strict=True):
+        row = dict(zip(names, values, strict=True))
+        yield {**row, **{name: _shown(row[name]) for name in predicted}}
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else round(value, _DIGITS)
+
+
+def as_text(output: Output, form: str) -> str:
     """The whole table as csv or jsonl."""
     if form == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(columns))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+        return "".join(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in output.rows())
+    lines = _Lines()
+    writer = csv.DictWriter(lines, list(output.columns), lineterminator=_Lines.end)
     writer.writeheader()
-    writer.writerows(rows_of(columns))
-    return buffer.getvalue()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in output.rows())
+    return "".join(lines.lines)
 
 
-def write(columns: Columns, out: str) -> None:
+def _cell(value: Any) -> Any:
+    """A cell of csv, which has no lists: these are JSON in it."""
+    return json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+class _Lines:
+    r"""Collects what a csv writer writes, each line ended by a line feed.
+
+    The writer is told that lines end in ``\r\n``: until Python 3.13 it quotes a cell with a lone ``\r`` only then, and
+    unquoted it would be read as the end of a row.
+    """
+
+    end = "\r\n"
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.lines.append(line.removesuffix(self.end) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(output: Output, out: str) -> None:
     """Writes the table into a file, which is there whole or not at all.
 
     Raises:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
-    write_bytes(path, _parquet(columns) if form == "parquet" else as_text(columns, form).encode(), _HINT)
+    write_bytes(path, _parquet(output) if form == "parquet" else as_text(output, form).encode(), _HINT)
 
 
-def _parquet(columns: Columns) -> bytes:
+def _parquet(output: Output) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
     buffer = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), buffer)
+    arrays = {name: _array(values) for name, values in output.columns.items()}
+    pyarrow.parquet.write_table(pyarrow.table(arrays), buffer)
     return buffer.getvalue().to_pybytes()
+
+
+def _array(values: Sequence[Any]) -> Any:
+    """An arrow array, NaN as null; as text where a column of the source mixes types."""
+    import pyarrow
+
+    plain = [None if is_missing(value) else value for value in values]
+    try:
+        return pyarrow.array(plain)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError, OverflowError):
+        return pyarrow.array([None if value is None else str(value) for value in plain])
 
 
 def check_writable(out: str) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import typer
 
+from stratatune.progress import Reporter
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -46,10 +48,19 @@ class RunOptions:
             given["label_words"] = _words(given["label_words"])
         mixed = {name for name in given if _reads_as(RunConfig.model_fields[name]) is None}
         as_set = [f"{name}={given.pop(name)}" for name in sorted(mixed)]
-        return validate(merge({**(load_config(file) if file else {}), **given}, [*as_set, *(set or [])]))
+        asked = load_config(file) if file else {}
+        config = validate(merge({**asked, **given}, [*as_set, *(set or [])]))
+        if config.trust_remote_code and asked.get("trust_remote_code") and "trust_remote_code" not in given:
+            Reporter().notice(remote_code(file, config.model))
+        return config
 
 
 run_options = RunOptions()
+
+
+def remote_code(file: Path | None, model: str) -> str:
+    """What is to be known of a file that lets a model bring its own code."""
+    return f"{file} says trust_remote_code: true, so Python code that comes with {model} runs on this machine"
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,17 +109,18 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def evict(root: Path, limit_bytes: int, keep: str = "") -> int:
-    """Deletes complete caches, the least recently used first, until all under ``root`` take at most ``limit_bytes``.
+def evict(root: Path, limit_bytes: int, keep: Container[str] = ()) -> int:
+    """Deletes complete caches, the least recently used first, until all but ``keep`` take at most ``limit_bytes``.
 
-    The cache ``keep``, caches being written and incomplete ones (a run may resume them) stay. Gives the bytes freed.
+    The caches ``keep``, by their digests, caches being written and incomplete ones (a run may resume them) stay. Gives
+    the bytes freed.
     """
-    infos = list_caches(root)
+    infos = [info for info in list_caches(root) if info.digest not in keep]
     excess, freed = sum(info.bytes for info in infos) - limit_bytes, 0
     for info in reversed(infos):
         if freed >= excess:
             break
-        if info.complete and info.digest != keep:
+        if info.complete:
             with contextlib.suppress(CacheError):  # in use
                 _remove(info.folder)
                 freed += info.bytes

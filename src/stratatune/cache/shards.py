@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from stratatune.cache.keys import FORMAT, KEY_FILE, CacheKey, Identity
 from stratatune.errors import CacheError, ResourceError
 from stratatune.files import replacing, sync_folder
+from stratatune.outside import parse_json
 from stratatune.units import readable_size
 
 HINT = "use --cache ram, --cache off, or --cache DIR with another folder"
@@ -116,7 +117,7 @@ def fix(folder: Path) -> str:
 def read_identity(folder: Path) -> Identity | None:
     """What key.json says, or None where there is none. CacheError when it is unreadable or of another format."""
     try:
-        value = json.loads((folder / KEY_FILE).read_bytes())
+        value = parse_json((folder / KEY_FILE).read_text(encoding="utf-8"))
         if value["format"] != FORMAT:
             text = f"the trunk cache {folder} has format {value['format']}; this version reads format {FORMAT}"
             raise CacheError(text, fix(folder))
@@ -189,7 +190,7 @@ def _checksum(path: Path) -> int:
 
 def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
     """One shard by its sidecar. ValueError, KeyError, TypeError or OSError when it is not whole."""
-    path, value = sidecar.with_suffix(".bin"), json.loads(sidecar.read_bytes())
+    path, value = sidecar.with_suffix(".bin"), parse_json(sidecar.read_text(encoding="utf-8"))
     examples = np.array(value["examples"], dtype="<i8")
     if zlib.crc32(examples.tobytes()) != value["examples_crc32"]:
         raise ValueError("the list of examples fails its checksum")

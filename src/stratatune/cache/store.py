@@ -46,7 +46,7 @@ class TrunkCache:
         self.key = identity.key
         self.width = identity.width
         self.dtype = DTYPES[identity.key.dtype]
-        self.kept = Codec.of(identity)
+        self.codec = Codec.of(identity)
         self.clipped = 0  # values beyond their channel's int8 scale
         self.notices: list[str] = []
         self._identity = identity
@@ -81,8 +81,9 @@ class TrunkCache:
         checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
         another process writes the cache, this one only reads what was whole at opening.
 
-        Raises CacheError when the folder holds something else than ``key`` says, ResourceError when there is no room or
-        no permission.
+        A damaged or foreign key.json is like a faulty shard of all examples. On a full disk what is there is used.
+
+        Raises ResourceError when there is no room or no permission to begin.
         """
         rows = rows_per_example(lengths, key.positions)
         identity = Identity.of(key, rows, width)
@@ -200,7 +201,7 @@ class TrunkCache:
 
     def _fill(self, filling: Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
         target = filling.rows[filling.used : filling.used + len(rows)]
-        clipped = self.kept.pack(rows, target)
+        clipped = self.codec.pack(rows, target)
         filling.clipped, self.clipped = filling.clipped + clipped, self.clipped + clipped
         self._first[index] = filling.used + ends - self._rows[index]
         self._slot[index] = filling.slot  # last: from here on readers see them
@@ -274,14 +275,9 @@ class TrunkCache:
 
     def _load(self, folder: Path, verify: bool, scales: Callable[[], Tensor] | None) -> None:
         """Checks the key, finds the whole shards, and as the writer clears the rest away."""
-        stored = files.read_identity(folder)
-        if stored is not None and stored.differences(self._identity):
-            differs = ", ".join(stored.differences(self._identity))
-            raise CacheError(
-                f"the trunk cache {folder} was made from something else: {differs} differs", files.fix(folder)
-            )
+        stored = self._stored(folder)
         self._identity = with_scales(self._identity, stored, scales)
-        self.kept = Codec.of(self._identity)
+        self.codec = Codec.of(self._identity)
         if stored is not None and self.writable:
             with files.file_errors(folder, 0):
                 files.adopt(folder, self._identity)
@@ -291,12 +287,30 @@ class TrunkCache:
         if not self.writable:
             return
         need = int(self._rows[self._slot == _ABSENT].sum()) * self._identity.row_bytes
-        files.check_space(folder, need)
-        with files.file_errors(folder, need):
-            self._next_shard = files.sweep(folder, whole)
-            if stored is None:
-                files.write_identity(folder, self._identity)
-            os.utime(folder / KEY_FILE)
+        try:
+            files.check_space(folder, need)
+            with files.file_errors(folder, need):
+                self._next_shard = files.sweep(folder, whole)
+                if stored is None:
+                    files.write_identity(folder, self._identity)
+                os.utime(folder / KEY_FILE)
+        except ResourceError as error:
+            if self._missing == len(self._rows):
+                raise
+            self.stop_writing()
+            self.notices.append(f"{error.message}; what the trunk cache has is used")
+
+    def _stored(self, folder: Path) -> Identity | None:
+        """What key.json says, where it is that of this cache; else it is damaged, and no row beside it is believed."""
+        try:
+            stored = files.read_identity(folder)
+            if stored is None or not (differs := stored.differences(self._identity)):
+                return stored
+            reason = f"its {KEY_FILE} names another {', '.join(differs)}"
+        except CacheError as error:
+            reason = error.message
+        self.notices.append(f"the trunk cache {folder} is {'built anew' if self.writable else 'not used'}: {reason}")
+        return None
 
     def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:
         """Maps a shard whose rows are those its examples should have; notes it in ``bad`` otherwise."""

@@ -11,7 +11,7 @@ Shapes: N windows, T tokens of a window, W words of all texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +85,9 @@ def encode_words(
             at += 1
         body = [np.flatnonzero(np.asarray(out["special_tokens_mask"][row]) == 0) for row in range(first, at)]
         spans = [np.asarray(out["offset_mapping"][row]).reshape(-1, 2)[keep] for row, keep in enumerate(body, first)]
-        windows = _windows(text, np.asarray(places).reshape(-1, 2), body, spans, [len(ids[row]) for row in range(first, at)], stride)
+        windows = _windows(
+            text, np.asarray(places).reshape(-1, 2), body, spans, [len(ids[row]) for row in range(first, at)], stride
+        )
         _own(windows, len(places), before)
         found += windows
         before += len(places)
@@ -93,7 +95,9 @@ def encode_words(
         if not tokens:  # a blank text of a tokenizer that adds nothing
             ids[row] = [tokenizer.eos_token_id or 0]
             found[row].words, found[row].first = np.array([-1]), np.array([False])
-    return _together(pack(ids, types, np.zeros(len(ids), np.int32), ()), found, owners, before, (max_length, stride, source))
+    return _together(
+        pack(ids, types, np.zeros(len(ids), np.int32), ()), found, owners, before, (max_length, stride, source)
+    )
 
 
 def _windows(
@@ -164,16 +168,13 @@ def _together(
     values = np.array([place for window in windows for place in window.places], np.int64)
     continues = np.concatenate([[0], np.diff(np.asarray(owners)) == 0]).astype(np.int64)
     notices = []
+    texts = len(owners) - int(continues.sum())
     if long := len(set(np.asarray(owners)[continues == 1].tolist())):
-        notices.append(
-            f"{long:,} of {len(owners) - int(continues.sum()):,} texts of {source} have more than {max_length} tokens and are read in "
-            f"windows that share {stride}"
-        )
+        what = f"have more than {max_length} tokens and are read in windows that share {stride}"
+        notices.append(f"{long:,} of {texts:,} texts of {source} {what}")
     if lost := int((values < 0).sum()):
         notices.append(f"{lost:,} of {count:,} words of {source} have no token in this model")
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    from dataclasses import replace
-
     return Aligned(
         replace(encoded, places=Targets(values, offsets), notices=tuple(notices)),
         np.concatenate([window.words for window in windows]),

@@ -184,16 +184,26 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 
 
 def _given_and_told(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
-    """The tokens of the prompt, at least one, and those of the completion."""
-    prompt, space = text.rstrip(), text[len(text.rstrip()) :] or " "
-    given, whole = prompt_ids(tokenizer, text), _ids(tokenizer, f"{prompt}{space}{completion}")
+    """The tokens of the prompt, at least one, and those of the completion.
+
+    A blank stands between them, unless the prompt ends in white space of its own, which stays the prompt's: what is
+    generated begins behind it.
+    """
+    given, own = prompt_ids(tokenizer, text), text[-1:].isspace()
+    whole = _ids(tokenizer, f"{text}{'' if own else ' '}{completion}")
+    if whole[: len(given)] == given:
+        return given, _closed(whole[len(given) :], tokenizer)
+    if own:  # a tokenizer that joins the blank and the word behind it
+        call: Any = tokenizer
+        told = call(str(completion), add_special_tokens=False, verbose=False)["input_ids"]
+        return given, _closed(list(told), tokenizer)
     same = next((i for i, (a, b) in enumerate(zip(given, whole, strict=False)) if a != b), min(len(given), len(whole)))
     return whole[: max(same, 1)], _closed(whole[max(same, 1) :], tokenizer)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """A prompt's token ids, as a completion follows them; at least one."""
-    return _ids(tokenizer, text.rstrip()) or [_opening(tokenizer)]
+    """A prompt's token ids, its white space included; at least one."""
+    return _ids(tokenizer, text) or [_opening(tokenizer)]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

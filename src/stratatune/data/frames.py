@@ -125,7 +125,7 @@ def of_texts(texts: Sequence[Any]) -> Frame:
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)
     if all(isinstance(text, list | tuple) and len(text) == 2 for text in rows):
-        columns = {name: [pair[at] for pair in rows if pair is not None] for at, name in enumerate(("text1", "text2"))}
+        columns = {name: [pair[at] for pair in texts] for at, name in enumerate(("text1", "text2"))}
         return Frame(place, list(columns), columns.__getitem__, range(1, len(rows) + 1), named=False)
     raise DataError(
         f"{place} are not all texts or all pairs of texts", "give a list of strings, or of pairs of strings"

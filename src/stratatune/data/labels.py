@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
+_MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a class of its own
 
 
@@ -38,16 +39,18 @@ class LabelSet:
         """The distinct labels in sorted order; numbers in numeric order.
 
         Raises:
-            DataError: one class only, or so many that the column can hold no classes.
+            DataError: one class only, or numbers with fractions or so many labels that the column can hold no classes.
         """
         names = {label_text(label) for label in labels}
+        _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")
             raise DataError(f"{place}: every label is {only!r}", "at least two classes are needed to learn from")
         if len(names) > MOST_CLASSES or (len(names) == len(labels) > _FEW_ROWS):
+            like = ": this looks like regression" if all(map(_is_number, names)) else ""
             raise DataError(
-                f"{place}: {len(names)} different labels in {len(labels)} rows are no classes",
-                "for numbers use the regression objective, or name another label column",
+                f"{place}: {len(names)} different labels in {len(labels)} rows are no classes{like}",
+                "for numbers use --objective regression, or name another label column",
             )
         return cls(tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names)))
 
@@ -74,6 +77,19 @@ class LabelSet:
         near = nearest(text, self.names)
         more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
         return (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:20])}{more}"
+
+
+def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], place: str) -> None:
+    """Refuse numbers with fractions, unless they are text, few and often the same: half points of a rating may be."""
+    if not all(map(_is_number, names)):
+        return
+    fraction = next((name for name in sorted(names, key=_number) if not float(name).is_integer()), None)
+    few = len(names) <= _MOST_RATINGS and 2 * len(names) <= len(labels)
+    if fraction is not None and not (few and all(isinstance(label, str) for label in labels)):
+        raise DataError(
+            f"{place}: labels such as {fraction} are numbers, not classes: this looks like regression",
+            "use --objective regression, with a plan that reads no label words such as lora",
+        )
 
 
 def _number(text: str) -> tuple[float, str]:

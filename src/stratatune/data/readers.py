@@ -18,7 +18,7 @@ from stratatune.data.labels import Labels, is_missing, label_text, numbers
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
-from stratatune.data.written import BadRows, Written
+from stratatune.data.written import AS_USUAL, BadRows, Written
 from stratatune.errors import DataError, nearest
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
@@ -32,7 +32,6 @@ PAIRS = (
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
-_PLAIN = Written()
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
 _BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
@@ -44,7 +43,8 @@ class Table:
 
     ``texts`` holds one or two columns of N strings. ``labels`` are class names of the task where a task is known, the
     file's own values as text otherwise, floats for regression, None where there are none. ``rows`` numbers the rows as
-    in the source, from 1, a header line not counted. ``further`` are columns of an objective's own reader, N values each.
+    in the source, from 1, a header line not counted. ``further`` are columns of an objective's own reader, N values
+    each.
     """
 
     texts: tuple[list[str], ...]
@@ -81,7 +81,7 @@ def read(
     task: str | Task | None = None,
     split: str | None = None,
     need_labels: bool = True,
-    written: Written = _PLAIN,
+    written: Written = AS_USUAL,
     keep_whole: bool = False,
 ) -> Table:
     """Read ``source`` into a Table.
@@ -179,7 +179,7 @@ def _label_column(
             return frame, name
     found = [name for name in LABELS if name in frame.names and name not in texts]
     if len(found) == 1:
-        return (frame if task else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
+        return (frame if task or not needed else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
     if needed:
         raise DataError(
             f"{frame.place}: which column holds the label? columns: {', '.join(frame.names)}",
@@ -229,7 +229,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _plain(value: Any, place: str, name: str) -> str | float | None:
-    """One cell: text, or a number that was one in the file; None where it is missing. Dates are ISO 8601's."""
+    """One cell: text, or a number that was one in the file; None where it is missing; a date as ISO 8601 has it."""
     if isinstance(value, str):
         return str(value)
     if is_missing(value):

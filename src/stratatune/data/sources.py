@@ -18,17 +18,16 @@ from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load, quiet
 from stratatune.data.tasks import TASKS, Task
-from stratatune.data.written import Written
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
 """Of the files that can be read."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
-_PLAIN = Written()
 
 
-def open_source(source: Any, task: Task | None, split: str | None, written: Written = _PLAIN) -> Frame:
+def open_source(source: Any, task: Task | None, split: str | None, written: Written = AS_USUAL) -> Frame:
     """Open ``source``; see `readers.read` for what it may be. DataError says in one line why it cannot be opened."""
     if isinstance(source, str | Path):
         return _open_named(str(source), task, split, written)

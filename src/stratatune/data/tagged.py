@@ -163,8 +163,7 @@ def _list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
             value = json.loads(value)
         except ValueError as error:
             raise DataError(f"{frame.place}, row {row}: column {column!r} is no JSON list: {error}") from error
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
     if is_missing(value):
         return []
     if not isinstance(value, list | tuple):
@@ -250,7 +249,7 @@ def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
 
 def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     """One span, without the blanks at its ends."""
-    parts = list(value) if isinstance(value, list | tuple) else None
+    parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
     if isinstance(value, Mapping):
         names = ("label", "type", "tag", "entity_group")
         parts = [value.get("start"), value.get("end"), next((value[name] for name in names if name in value), None)]
@@ -324,6 +323,8 @@ def _open_conll(path: Path, written: Written) -> Frame:
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
     first = next((line for line in lines if not _separates(line) and not line.startswith("# ")), "")
     mark = "\t" if "\t" in first.strip() else None
+    if not first:
+        raise DataError(f"{path} has no rows", "give a file with at least one text")
     texts: list[list[list[str]]] = [[]]
     width = len(_cells(first, mark))
     for number, line in enumerate(lines, start=1):

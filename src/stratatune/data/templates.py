@@ -140,7 +140,7 @@ def auto_label_words(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
     """A distinct single-token word for every label, and one notice for each that is not the label's own name.
 
     The name itself, else the first single-token word of it, else an unused lower-case word of the vocabulary, which
-    says nothing about the class: the model then learns it from the data alone.
+    says nothing about the class: the model then learns it from the data alone, and the notice says so.
     """
     words: dict[str, str] = {}
     notices: list[str] = []
@@ -149,14 +149,25 @@ def auto_label_words(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
         word = next(w for w in _candidates(tokenizer, label) if _single(tokenizer, w) not in used | {None})
         used.add(_single(tokenizer, word) or 0)
         words[label] = word
-        if word != label:
-            notices.append(f"label {label!r} is read as the word {word!r}; choose another with --label-words")
+        if word in _words_of(label):
+            if word != label:
+                notices.append(f"label {label!r} is read as the word {word!r}; choose another with --label-words")
+        else:
+            notices.append(
+                f"label {label!r}: no word of it is one free token of this model, so that {word!r} stands for it, "
+                f"which has nothing to do with it; name a word (--label-words '{label}=WORD') or use --objective "
+                "classification"
+            )
     return words, notices
 
 
+def _words_of(label: str) -> list[str]:
+    """The label itself, then the words in it."""
+    return [label, *re.findall(r"[^\W_]+", label)]
+
+
 def _candidates(tokenizer: PreTrainedTokenizerBase, label: str) -> Iterator[str]:
-    yield label
-    yield from re.findall(r"[^\W_]+", label)
+    yield from _words_of(label)
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     plain = (token.lstrip(_SPACE_MARKS) for token, _ in by_id)
     yield from (word for word in plain if len(word) > 3 and word.isascii() and word.isalpha() and word.islower())

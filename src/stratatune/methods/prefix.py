@@ -89,8 +89,9 @@ def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
     vectors.outer_config = attend_through(attention, NAME, attend)
     if vectors.outer_config is None:
         raise PlanError(
-            f"{site.name}: prefix cannot stand in a {type(attention).__name__}",
-            "its attention does not use transformers' attention interface; load the model with attention sdpa or eager",
+            f"{site.name}: prefix cannot stand in a {type(attention).__name__}, which does not attend through "
+            "transformers' attention interface, whatever the attention implementation",
+            "use a method on roles here (lora, ia3, parallel, houlsby), or prompt tokens: prompt, late_prompt",
         )
     attention.add_module(NAME, vectors)
     return [vectors.key, vectors.value]

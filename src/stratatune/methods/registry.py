@@ -67,7 +67,7 @@ class Method:
     detach: Callable[[Any, Site], None] = _nothing
 
 
-class Insertion(Protocol):
+class InsertionModule(Protocol):
     """What an :class:`InsertionMethod` builds: an ``nn.Module`` that maps the hidden state between two blocks."""
 
     tokens: int
@@ -85,7 +85,7 @@ class InsertionMethod:
     """A component put between two blocks.
 
     Attributes:
-        build: ``(config, place) -> module`` that is an :class:`Insertion`; all its parameters train.
+        build: ``(config, place) -> module`` that is an :class:`InsertionModule`; all its parameters train.
         refuses_merge: why it cannot be folded into the base weights.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
+from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
+from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.outside import path_exists
 from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.configs import config_of
@@ -58,31 +60,38 @@ def load_base(
     revision: str | None = None,
     trust_remote_code: bool = False,
     attention: str | None = None,
+    dtype: str = "float32",
     tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: bool = True,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
     A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
-    embeddings, with a notice; a pooler or a classifier as the model's own code makes it.
+    embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
+    number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
+    tokenizer is None where there is none.
 
     Raises:
-        ModelError: no such model or head, no row for its family, a head that its family does not wear, or a model that
-            cannot be loaded.
+        ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
+            cannot be loaded, or a tokenizer that does not belong to it.
     """
-    config = config_of(name)
-    shape_of({**config, "_name_or_path": name})  # the family is known and its sizes are there, or one line says why
-    row, worn = architecture_of(str(config["model_type"]), config), head_named(head)
+    # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
+    config, worn = config_of(name, revision), head_named(head)
+    shape_of({**config, "_name_or_path": name})
+    row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
     _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Weights that are pickled are never read: pickle can run code.
     settings: dict[str, Any] = {
         "use_safetensors": True,
-        "dtype": torch.float32,
+        "dtype": getattr(torch, dtype),
         "attn_implementation": attention or attention_for_training(),
         **options,
         **worn.settings(num_labels),
     }
+    if worn.parts != "lm":
+        settings["ignore_mismatched_sizes"] = True  # which are looked at below
     loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
@@ -92,11 +101,79 @@ def load_base(
         if own:
             model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-    base = Base(model.eval(), tokenizer or load_tokenizer(name, **options), notices=notices)
+    tokenizer = tokenizer or _tokenizer(name, texts, options)
+    base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
     backbone = Backbone(base.model)
-    backbone.family.prepare(base.tokenizer)
-    _settle_new_parameters(base, backbone, set(info["missing_keys"]))
+    if tokenizer is not None:
+        check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+        backbone.family.prepare(tokenizer)
+    other = _other_sizes(base, backbone, info["mismatched_keys"])
+    _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)
     return base
+
+
+def class_for(head: str, model_type: str) -> str:
+    """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
+    loader: Any = getattr(transformers, head_named(head).auto)
+    found: Any = loader._model_mapping._model_mapping.get(model_type, "")
+    return found if isinstance(found, str) else found[0]
+
+
+def load_class(
+    name: str, model_class: str, *, num_labels: int, revision: str | None, attention: str | None, dtype: str
+) -> Base:
+    """Load ``name`` as the transformers class ``model_class``, for a model that met its plan by ``st.apply``.
+
+    Its tokenizer is None where there is none: such a model may have been trained on ids.
+
+    Raises:
+        ModelError: transformers has no such class, no such model, or it cannot be loaded.
+    """
+    loader: Any = getattr(transformers, model_class, None)
+    if not hasattr(loader, "from_pretrained"):
+        raise ModelError(
+            f"the adapter was trained on a {model_class}, which transformers does not have",
+            "make that model, and give it: load(..., base=MODEL)",
+        )
+    _check_weights(Path(name))
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
+    settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
+    with _told(name), _quiet():
+        model = loader.from_pretrained(name, **settings)
+    return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
+
+
+def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(name, **options)
+    except ModelError:
+        if needed:
+            raise
+        return None
+
+
+def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> set[str]:
+    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
+
+    Raises:
+        ModelError: it is no output layer.
+    """
+    sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
+    own = {id(parameter) for parameter in backbone.output_layer()}
+    for name, parameter in base.model.named_parameters():
+        if name in sizes and id(parameter) not in own:
+            was, now = sizes[name]
+            raise ModelError(
+                f"{name} is {was} in the checkpoint of {base.model.config._name_or_path!r}, the model wants {now}",
+                "its config belongs to another checkpoint",
+            )
+    if sizes:
+        was, now = next(iter(sizes.values()))
+        base.notices.append(
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"({', '.join(sorted(sizes))})"
+        )
+    return set(sizes)
 
 
 def load_tokenizer(
@@ -105,10 +182,12 @@ def load_tokenizer(
     """The tokenizer of ``name`` (a folder or a hub id).
 
     Raises:
-        ModelError: it brings none.
+        ModelError: it brings none, or one that knows no words.
     """
     with _told(name), _quiet():
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_words(tokenizer, name)
+    return tokenizer
 
 
 def _check_head(row: Architecture, head: type[Head]) -> None:
@@ -187,6 +266,8 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
         )
     built = backbone.head.build(missing)
     if built:
+        for name in missing:
+            mark_as_loaded(named[name])
         base.notices.append(built)
     elif missing:
         base.new = sorted(missing)

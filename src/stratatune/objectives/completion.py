@@ -12,6 +12,7 @@ from stratatune.data.causal import encode_completion
 from stratatune.data.encode import IGNORED, Encoded
 from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
@@ -37,6 +38,7 @@ class Completion(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    writes: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -64,10 +66,13 @@ class Completion(Objective):
         task: str | Task | None,
         split: str | None,
         need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
     ) -> Table:
         """Prompts and completions where a label column is named, else plain text; no task says what is written."""
         needed = need_labels and label is not None
-        table = read_table(source, text=text, label=label, split=split, need_labels=needed)
+        asked = {"text": text, "label": label, "split": split, "need_labels": needed}
+        table = read_table(source, written=written, keep_whole=keep_whole, **asked)
         return table if needed else replace(table, labels=None, label_column=None)
 
     @classmethod

@@ -1,7 +1,7 @@
 """Tags as entities: the schemes in which they are written, the spans that they mean, and their scores.
 
-A tag is a prefix and a type (``B-person``) or ``O``, which is outside of every entity. IOB2 is read inside: ``B`` begins
-an entity and ``I`` goes on with it. An entity is ``(first word, word behind the last, type)``.
+A tag is a prefix and a type (``B-person``) or ``O``, which is outside of every entity. Inside, IOB2 is used: ``B``
+begins an entity and ``I`` goes on with it. An entity is ``(first word, word behind the last, type)``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def parts(tag: str) -> tuple[str, str]:
 
 
 def scheme_of(rows: Sequence[Sequence[str]]) -> str:
-    """The scheme in which a whole table is written; ``iob2`` where nothing tells, or where it is written with faults."""
+    """The scheme in which a whole table is written; ``iob2`` where its tags do not show one, or have faults."""
     prefixes = {parts(tag)[0] for tag in {tag for row in rows for tag in row} if tag != OUTSIDE}
     if prefixes and "" in prefixes:
         return "raw" if prefixes == {""} and any(OUTSIDE in row for row in rows) else _mixed(prefixes)

@@ -59,7 +59,7 @@ class ClassLabels:
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         """``output`` [N, C] against the data's classes."""
         assert data.labels is not None
-        return class_scores(data.labels, output.argmax(axis=1)), []
+        return class_scores(data.labels, output.argmax(axis=1), len(self.names)), []
 
     def answers(self, output: np.ndarray) -> Answers:
         """``output`` [N, C] as a label and a probability for each class."""

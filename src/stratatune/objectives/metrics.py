@@ -23,16 +23,18 @@ def _accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
     return float((truth == guess).mean())
 
 
-def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """F1 of class 1 when there are two classes, else the mean over classes."""
+def _binary_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     from sklearn.metrics import f1_score
 
-    average = "binary" if max(truth.max(), guess.max()) <= 1 else "macro"
-    return float(f1_score(truth, guess, average=average, zero_division=0.0))  # pyright: ignore[reportArgumentType]
+    return float(f1_score(truth, guess, average="binary", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
-def _acc_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    return (_accuracy(truth, guess) + _f1(truth, guess)) / 2
+def _macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    """The mean over the classes of the data, whatever is guessed: one that no row has is in no mean."""
+    from sklearn.metrics import f1_score
+
+    there = np.unique(truth)
+    return float(f1_score(truth, guess, labels=there, average="macro", zero_division=0.0))  # pyright: ignore[reportArgumentType]
 
 
 def _matthews(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -59,7 +61,20 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean((truth - guess) ** 2))
 
 
-CLASS_METRICS: dict[str, Score] = {"accuracy": _accuracy, "f1": _f1, "acc_f1": _acc_f1, "matthews": _matthews}
+def class_metrics(classes: int) -> dict[str, Score]:
+    """The metrics of a task with so many classes; their number decides what F1 is, not what was guessed.
+
+    Of two classes it is that of class 1, as GLUE has it; of more it is the mean over the classes.
+    """
+    f1 = _binary_f1 if classes == 2 else _macro_f1
+
+    def acc_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+        return (_accuracy(truth, guess) + f1(truth, guess)) / 2
+
+    return {"accuracy": _accuracy, "f1": f1, "acc_f1": acc_f1, "matthews": _matthews}
+
+
+CLASS_METRICS: tuple[str, ...] = tuple(class_metrics(2))
 CORRELATIONS: dict[str, Score] = {"pearson": _pearson, "spearman": _spearman}
 VALUE_METRICS: dict[str, Score] = {**CORRELATIONS, "mse": _mean_squared_error}
 TEXT_METRICS = ("loss", "perplexity")
@@ -76,9 +91,9 @@ def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
     return name
 
 
-def class_scores(truth: np.ndarray, guess: np.ndarray) -> dict[str, float]:
-    """Every metric of classes: class numbers [N] against class numbers [N]."""
-    return {name: metric(truth, guess) for name, metric in CLASS_METRICS.items()}
+def class_scores(truth: np.ndarray, guess: np.ndarray, classes: int) -> dict[str, float]:
+    """Every metric of a task with so many classes: class numbers [N] against class numbers [N]."""
+    return {name: metric(truth, guess) for name, metric in class_metrics(classes).items()}
 
 
 def value_scores(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> dict[str, float]:

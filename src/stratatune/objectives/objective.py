@@ -18,6 +18,8 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
 from stratatune.data.tasks import Task
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.objectives.by_class import by_class as scores_by_class
 from stratatune.plan import Plan
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ class Objective(abc.ABC):
         smaller_is_better: those of the metrics of which a smaller value is better.
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
+        writes: whether its answer is text that the model generates.
 
     Attributes:
         text: names of the text columns.
@@ -150,6 +153,7 @@ class Objective(abc.ABC):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
+    writes: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -196,14 +200,22 @@ class Objective(abc.ABC):
         task: str | Task | None,
         split: str | None,
         need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
     ) -> Table:
         """A data source as this objective reads it; the arguments are those of :func:`stratatune.data.readers.read`."""
-        return read_table(source, text=text, label=label, task=task, split=split, need_labels=need_labels)
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_table(source, task=task, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
+
+    @classmethod
+    def held_out_by(cls, table: Table) -> Sequence[Any] | None:
+        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        return cls.classes_of(table)
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -246,6 +258,13 @@ class Objective(abc.ABC):
 
         ``unit`` is that of the precision of the computation: the distance from 1 to the next number.
         """
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        """The scores of each class, as :func:`stratatune.objectives.by_class.by_class` gives them.
+
+        A subclass whose predictions are no single class may give ``f1`` and ``classes`` of what it predicts.
+        """
+        return scores_by_class(self.labels, data.labels, output)
 
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -87,7 +87,9 @@ class Tags(Objective):
         options = {"scheme": "auto", "align": "first", "match": "conll", **asked.options}
         for name, legal in (("scheme", SCHEMES), ("align", _ALIGN), ("match", _MATCH)):
             if options[name] not in legal:
-                raise ConfigError([f"objective: tags has no {name} {options[name]!r}"], did_you_mean(options[name], legal))
+                raise ConfigError(
+                    [f"objective: tags has no {name} {options[name]!r}"], did_you_mean(options[name], legal)
+                )
         if not asked.tokens.is_fast:
             raise ModelError("tags needs a fast tokenizer, which says where each token lies", "take another model")
         common = common_of(asked, check_metric(asked.metric or _usual(asked, options), cls.metrics, "tags"))
@@ -98,7 +100,9 @@ class Tags(Objective):
         rows = [row for table in tables for row in drafted.written(table)]
         tags, schemes = drafted.classes(rows), [drafted.scheme_in(table) for table in tables]
         if len(tags) < 2:
-            raise DataError(f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed")
+            raise DataError(
+                f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed"
+            )
         said = [f"tags are read as {name.upper()}" for name in dict.fromkeys(schemes) if options["scheme"] == "auto"]
         return cls(**common, tags=tags, names=names, **options), said
 
@@ -189,8 +193,9 @@ class Tags(Objective):
             return encoded
         assert encoded.places is not None
         tags = self._numbers(table)
+        offsets = encoded.places.offsets
         encoded = encoded.with_targets(self._on_tokens(aligned, tags), encoded.offsets, LABEL)
-        return encoded.with_targets(tags, encoded.places.offsets, _TAGS).with_targets(aligned.continues, name=_CONTINUES)
+        return encoded.with_targets(tags, offsets, _TAGS).with_targets(aligned.continues, name=_CONTINUES)
 
     def _numbers(self, table: Table) -> np.ndarray:
         """The class of every word of a table int64 [W]."""
@@ -270,7 +275,9 @@ class Tags(Objective):
         starts = np.flatnonzero(data.targets[_CONTINUES].values == 0)
         ends = np.concatenate([[0], np.cumsum(data.targets[_TAGS].sizes)])[[*starts, len(data)]]
         rows = [[self._entities(tags[a:b]) for a, b in pairwise(ends)] for tags in (truth, guess)]
-        return type_scores(*rows, partial=self.match == "partial"), float((truth == guess).mean()) if len(truth) else 0.0
+        return type_scores(*rows, partial=self.match == "partial"), float((truth == guess).mean()) if len(
+            truth
+        ) else 0.0
 
     def _entities(self, classes: np.ndarray) -> list[Entity]:
         tags = [self.tags[number] for number in classes]
@@ -296,8 +303,6 @@ class Tags(Objective):
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
-        from dataclasses import replace
-
         random = np.random.default_rng(seed)
         tags, places = data.targets[_TAGS], data.places
         assert places is not None

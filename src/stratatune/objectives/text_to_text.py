@@ -13,6 +13,7 @@ from stratatune.data.causal import encode_pairs
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
+from stratatune.data.written import AS_USUAL, Written
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
@@ -38,6 +39,7 @@ class TextToText(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    writes: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -66,9 +68,12 @@ class TextToText(Objective):
         task: str | Task | None,
         split: str | None,
         need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
     ) -> Table:
         """Pairs of texts; no task says what is written."""
-        return read_table(source, text=text, label=label, split=split, need_labels=need_labels)
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_table(source, written=written, keep_whole=keep_whole, **asked)
 
     @classmethod
     def classes_of(cls, table: Table) -> None:

@@ -23,7 +23,7 @@ _ANSI: dict[Kind, str] = {"head": "33", "trained": "32", "inserted": "35", "pass
 
 
 @dataclass(frozen=True)
-class Cell:
+class Band:
     """One stratum of the picture."""
 
     kind: Kind
@@ -35,7 +35,7 @@ class Cell:
     """Part of the trunk: no gradient comes here."""
 
 
-def column(resolved: Resolved, objective: str) -> list[Cell]:
+def column(resolved: Resolved, objective: str) -> list[Band]:
     """The cells from the output down to the input."""
     cells = [_embeddings(resolved), *_inserted(resolved, 0)]
     for run in resolved.runs():
@@ -43,13 +43,13 @@ def column(resolved: Resolved, objective: str) -> list[Cell]:
     return [_head(resolved, objective), *reversed(cells)]
 
 
-def _inserted(resolved: Resolved, depth: int) -> list[Cell]:
+def _inserted(resolved: Resolved, depth: int) -> list[Band]:
     """What stands at a depth, in the order in which the hidden state meets it."""
     found = [one for at, one in resolved.insertions if at == depth]
-    return [Cell("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
+    return [Band("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
 
 
-def _head(resolved: Resolved, objective: str) -> Cell:
+def _head(resolved: Resolved, objective: str) -> Band:
     """The pretrained head's trained parts under this objective, and the task's own output layer."""
     head, trained = resolved.plan.head, resolved.head_trainable(objective)
     if objective in LM_OBJECTIVES:
@@ -57,25 +57,25 @@ def _head(resolved: Resolved, objective: str) -> Cell:
         text = f"{name}: {', '.join(head.mlm)}" if head.mlm else f"{name}, frozen"
     else:
         text = ("pooler, " if trained else "") + "new output layer (not counted)"
-    return Cell("head", "head", ((text, trained),))
+    return Band("head", "head", ((text, trained),))
 
 
-def _run(resolved: Resolved, run: Run) -> Cell:
+def _run(resolved: Resolved, run: Run) -> Band:
     stack, border = resolved.place(run)
     first, last = run.start - border, run.stop - 1 - border
     label = stack + (f"{first}..{last}" if run.blocks > 1 else str(first))
     if run.methods:
         rows = tuple((str(one), run.blocks * one.parameters(resolved.shape.at(run.start))) for one in run.methods)
-        return Cell("trained", label, rows, run.blocks)
+        return Band("trained", label, rows, run.blocks)
     if run.stop <= resolved.frozen_depth:
-        return Cell("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)
-    return Cell("passes", label, (("frozen; the gradient passes through", None),), run.blocks)
+        return Band("cached", label, (("frozen: runs once, cached", None),), run.blocks, below_frozen_depth=True)
+    return Band("passes", label, (("frozen; the gradient passes through", None),), run.blocks)
 
 
-def _embeddings(resolved: Resolved) -> Cell:
+def _embeddings(resolved: Resolved) -> Band:
     if resolved.plan.embeddings is not None:
-        return Cell("trained", "embeddings", ((str(resolved.plan.embeddings), resolved.shape.embeddings),))
-    return Cell("cached", "embeddings", (("frozen", None),), below_frozen_depth=True)
+        return Band("trained", "embeddings", ((str(resolved.plan.embeddings), resolved.shape.embeddings),))
+    return Band("cached", "embeddings", (("frozen", None),), below_frozen_depth=True)
 
 
 def headline(resolved: Resolved, objective: str) -> tuple[str, str]:
@@ -114,14 +114,14 @@ def _border(marks: str) -> str:
     return " " * (_LABEL + 1) + marks[0] + marks[1] * _BOX + marks[2]
 
 
-def _boundary(above: Cell, below: Cell) -> str:
+def _boundary(above: Band, below: Band) -> str:
     """The line between two cells; doubled where the backward pass stops."""
     if below.below_frozen_depth and not above.below_frozen_depth:
         return _border("╞═╡") + " backward stops here"
     return _border("├─┤")
 
 
-def _drawn(cell: Cell, blocks: int, colour: bool) -> Iterator[str]:
+def _drawn(cell: Band, blocks: int, colour: bool) -> Iterator[str]:
     """The lines of one cell, as tall as its share of the blocks or as its text."""
     texts = [line for text, count in cell.rows for line in _wrapped(text, count)]
     height = max(len(texts), round(cell.blocks * _ROWS / blocks))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stratatune.errors import PlanError
 from stratatune.plan.layers import span
 from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig, RoleMethod
+from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
-if TYPE_CHECKING:
-    from stratatune.plan.schema import Plan, Stratum
-
 _MANY, _TIMES = 10**8, 2
-OBJECTIVES = ("mlm", "classification")
-"""The two heads that a base model can wear; regression wears the classification head."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Resolved:
     pretrained head the model wears. A task's own new output layer is in no count: its size depends on the labels.
     """
 
-    plan: Plan
+    plan: PlanParts
     shape: Shape
     blocks: tuple[tuple[MethodConfig, ...], ...]
     """What trains in each block; ``()`` is frozen."""
@@ -162,7 +158,7 @@ class Resolved:
             "frozen_depth": self.frozen_depth,
             "backprop_blocks": self.backprop_blocks,
             "trainable": self.trainable(objective),
-            "trainable_by_objective": {name: self.trainable(name) for name in OBJECTIVES},
+            "trainable_by_objective": {name: self.trainable(name) for name in (shape.lm_objective, "classification")},
             "total": self.total(objective),
             "trains_embeddings": self.trains_embeddings,
             "strata": [
@@ -192,9 +188,9 @@ class Resolved:
         }
 
 
-def resolve(plan: Plan, shape: Shape) -> Resolved:
+def resolve(plan: PlanParts, shape: Shape) -> Resolved:
     """Puts a plan on a shape; see ``Plan.resolve``."""
-    claims: list[list[tuple[Stratum, MethodConfig]]] = [[] for _ in range(shape.blocks)]
+    claims: list[list[tuple[StratumParts, MethodConfig]]] = [[] for _ in range(shape.blocks)]
     for stratum in plan.strata:
         for stack in _stacks(stratum, shape):
             _check_roles(stratum, shape.at(stack.start))
@@ -219,7 +215,7 @@ def _check_size(resolved: Resolved) -> None:
     """Refuses a slip of the hand: methods that would add several times the model's own parameters."""
     trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
     trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
-    own = resolved.shape.parameters("mlm")
+    own = resolved.shape.parameters(resolved.shape.lm_objective)
     if trained > _MANY and trained > _TIMES * own:
         name = resolved.shape.name or resolved.shape.model_type
         raise PlanError(
@@ -228,13 +224,13 @@ def _check_size(resolved: Resolved) -> None:
         )
 
 
-def _frozen_once(claimed: list[tuple[Stratum, MethodConfig]]) -> list[tuple[Stratum, MethodConfig]]:
+def _frozen_once(claimed: list[tuple[StratumParts, MethodConfig]]) -> list[tuple[StratumParts, MethodConfig]]:
     """A block's methods with one ``frozen`` at most: any others clash soon, and these may be many."""
     frozen = [pair for pair in claimed if isinstance(pair[1], Frozen)]
     return [*frozen[:1], *(pair for pair in claimed if not isinstance(pair[1], Frozen))] if frozen[1:] else claimed
 
 
-def _stacks(stratum: Stratum, shape: Shape) -> list[range]:
+def _stacks(stratum: StratumParts, shape: Shape) -> list[range]:
     """The stacks in which a stratum's layers count: the one that it names, or each."""
     if not stratum.stack:
         return list(shape.stacks.values())
@@ -246,7 +242,7 @@ def _stacks(stratum: Stratum, shape: Shape) -> list[range]:
     return [shape.stacks[stratum.stack]]
 
 
-def _check_roles(stratum: Stratum, shape: Shape) -> None:
+def _check_roles(stratum: StratumParts, shape: Shape) -> None:
     for one in stratum.methods:
         one.parameters(shape)  # raises when the shape cannot take it
         if isinstance(one, RoleMethod) and not one.roles_in(shape):
@@ -271,7 +267,9 @@ def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) ->
             )
 
 
-def _check_pair(number: int, shape: Shape, a: tuple[Stratum, MethodConfig], b: tuple[Stratum, MethodConfig]) -> None:
+def _check_pair(
+    number: int, shape: Shape, a: tuple[StratumParts, MethodConfig], b: tuple[StratumParts, MethodConfig]
+) -> None:
     """Refuses two methods of one block that contradict each other.
 
     Raises:
@@ -301,7 +299,7 @@ def _advice(one: MethodConfig, other: MethodConfig) -> str:
     return "both change the same thing; drop one of them, or put them on different roles (on=...)"
 
 
-def _placed(plan: Plan, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
+def _placed(plan: PlanParts, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
     """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
     placed = sorted(((one.depth_in(shape), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):

@@ -9,6 +9,7 @@ LM_HEADS = ("masked_lm", "lm", "seq2seq_lm")
 """Heads that read the pretrained language-model head."""
 LM_OBJECTIVES = ("mlm", "causal", "completion", "seq2seq", *LM_HEADS)
 """Objectives that read the pretrained language-model head, and those heads."""
+_PRETRAINED = {"encoder": "mlm", "decoder": "causal", "encoder-decoder": "seq2seq"}
 POOLED = ("sequence", "classification", "regression")
 """The head, and the objectives, that read a pretrained pooler where the model has one."""
 
@@ -170,6 +171,11 @@ class Shape:
             return self.pooler if objective in POOLED else 0
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
+
+    @property
+    def lm_objective(self) -> str:
+        """The objective of the language-model head that this model was pretrained with."""
+        return _PRETRAINED[self.family]
 
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""

@@ -11,9 +11,9 @@ import numpy as np
 from stratatune.cache.feed import Feed, fill
 from stratatune.cache.keys import default_root
 from stratatune.data.encode import Encoded
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ResourceError
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.config import RunConfig
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
@@ -51,6 +51,8 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     finally:
         caching.close()
     depth = session.top.attached.resolved.frozen_depth
+    if not any(records) and depth:
+        raise ResourceError("no trunk cache could be built", "the notes above say why")
     if not any(records):
         raise ConfigError(
             [f"plan: the frozen depth is {depth}: there is no trunk to remember"], "the notes above say why"
@@ -65,10 +67,12 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
         return {}
     with session.reporter.bar(f"trunk over the {name} data", len(data)) as bar:
         fill(feed, data, session.forward.pad_id, session.device, bar.advance)
+    if cache.folder is None or not cache.complete:
+        raise ResourceError(f"the trunk cache of the {name} data could not be built", "the notes above say why")
     return {
         "digest": cache.key.digest,
         "folder": str(cache.folder),
         "examples": len(data),
-        "computed": int(ranks.added(np.array([feed.clock.computed]))[0]),
+        "computed": int(distributed.added(np.array([feed.clock.computed]))[0]),
         "bytes": cache.bytes,
     }

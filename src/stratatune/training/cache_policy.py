@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import time
@@ -18,8 +19,11 @@ from stratatune.cache.rows import rows_per_example
 from stratatune.cache.shards import free_bytes
 from stratatune.data.batching import Batch, collate
 from stratatune.data.encode import Encoded
+from stratatune.errors import ResourceError
+from stratatune.files import write_text
 
 _PROBE_BYTES = 8 << 20
+_SPEED_FILE, _SPEED_LASTS = "disk-speed.json", 7 * 86_400  # seconds
 _EXAMPLES = 16
 
 
@@ -70,7 +74,32 @@ def free_memory() -> int:
 
 
 def disk_speed(root: Path) -> float:
-    """Bytes a second that the disk of ``root`` writes or reads, the slower, without the page cache; 0: not writable."""
+    """Bytes a second that the disk of ``root`` writes or reads, the slower, without the page cache; 0: not writable.
+
+    Measured once a week; in between the number in ``root`` stands.
+    """
+    if found := _remembered_speed(root):
+        return found
+    measured = _measured_speed(root)
+    if measured:
+        with contextlib.suppress(ResourceError):
+            write_text(root / _SPEED_FILE, json.dumps({"bytes_per_second": measured, "measured": time.time()}) + "\n")
+    return measured
+
+
+def _remembered_speed(root: Path) -> float:
+    """What was measured here within the last week; 0: nothing, or the folder cannot be written to any more."""
+    try:
+        record = json.loads((root / _SPEED_FILE).read_bytes())
+        fresh = 0 <= time.time() - record["measured"] < _SPEED_LASTS
+        speed = float(record["bytes_per_second"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
+    usable = fresh and 0 < speed < float("inf") and os.access(root, os.W_OK | os.X_OK)
+    return speed if usable else 0.0
+
+
+def _measured_speed(root: Path) -> float:
     data = os.urandom(_PROBE_BYTES)
     try:
         root.mkdir(parents=True, exist_ok=True)

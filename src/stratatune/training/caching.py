@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,17 +16,17 @@ from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed, run_trunk
 from stratatune.cache.folders import evict
 from stratatune.cache.keys import KEY_FILE, CacheKey, default_root
-from stratatune.cache.policy import Choice, choose, passes_of
+from stratatune.cache.policy import MEMORY_SHARE, Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
-from stratatune.cache.shards import check_space
+from stratatune.cache.shards import read_identity
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
-from stratatune.errors import ResourceError
+from stratatune.errors import CacheError, ResourceError
 from stratatune.hashing import fast_digest
 from stratatune.model.split import Trunk
 from stratatune.progress import Reporter
-from stratatune.training.cache_policy import need_of, room_for
+from stratatune.training.cache_policy import free_memory, need_of, room_for
 from stratatune.training.config import RunConfig
 from stratatune.training.forward import Forward
 from stratatune.units import Dtype, readable_size
@@ -59,17 +61,18 @@ class Caching:
         self.opened: list[TrunkCache] = []
         self.feeding: list[Feed] = []
         self.shared = shared
+        self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
         """What ``auto`` came to."""
-        self.kept: Codec | None = None
+        self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first."""
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
-        if self.kept is None:
-            self.kept = self._settled(data) if cache is None else cache.kept
-        feed = self.forward.feed(cache, self.kept, self._go_on if self.config.cache == "auto" else None)
+        if self.codec is None:
+            self.codec = self._settled(data) if cache is None else cache.codec
+        feed = self.forward.feed(cache, self.codec, self._go_on)
         self.feeding.append(feed)
         return feed
 
@@ -78,8 +81,8 @@ class Caching:
 
     def _scales(self, data: Encoded) -> Tensor:
         """int8's: those of the training data for all others."""
-        if self.kept is not None and self.kept.scales is not None:
-            return self.kept.scales
+        if self.codec is not None and self.codec.scales is not None:
+            return self.codec.scales
         self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
         return find_scales(
             Trunk(self.attached),
@@ -94,7 +97,9 @@ class Caching:
     def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
         """A feed for each data set by its name; when one cannot be opened, the others are closed."""
         try:
-            self._choose({name: one for name, one in data.items() if one is not None})
+            there = {name: one for name, one in data.items() if one is not None}
+            self._choose(there)
+            self._reserve(there)
             return [None if one is None else self.feed(one, name) for name, one in data.items()]
         except BaseException:
             self.close()
@@ -167,8 +172,6 @@ class Caching:
             try:
                 cache.close()
             except ResourceError as error:
-                if self.config.cache != "auto":
-                    raise
                 self.reporter.notice(error.message)
 
     def _tell_clipped(self, cache: TrunkCache) -> None:
@@ -186,28 +189,61 @@ class Caching:
             return False
         return choice != "off" and (choice != "auto" or resolved.frozen_depth > 0)
 
+    def _size(self, data: Encoded) -> int:
+        """Bytes that the whole cache of ``data`` takes."""
+        positions = "read" if self.one_position else "all"
+        return estimate_bytes(data.lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
+
+    def _reserve(self, data: Mapping[str, Encoded]) -> None:
+        """Note the caches of this run before the first is opened, so that none makes room by deleting another."""
+        root = self._root()
+        if root is None or not self._wanted():
+            return
+        training = next(iter(data.values()), None)
+        for name, one in data.items():
+            key = self.key(one)
+            if one is not training and self.dtype == "int8":  # kept with the scales of the training data
+                key = replace(key, versions=(*key.versions, *_scales_version(self._begun_scales(root, training))))
+            if self._again(one, name):
+                self._own[key.digest] = self._size(one)
+
+    def _begun_scales(self, root: Path, training: Encoded | None) -> Tensor | None:
+        """int8's scales, where the cache of the training data has been begun."""
+        if training is None:
+            return None
+        with contextlib.suppress(CacheError):
+            identity = read_identity(root / self.key(training).digest)
+            return Codec.of(identity).scales if identity is not None else None
+        return None
+
+    def _make_room(self, root: Path, digest: str, size: int) -> None:
+        """Let older caches go until this one, all others of this run and the rest keep within the limit."""
+        self._own[digest] = size
+        evict(root, max(0, self.config.cache_limit_bytes - sum(self._own.values())), keep=self._own)
+
     def _open(self, data: Encoded, name: str) -> TrunkCache | None:
         key = self.key(data)
-        if self.shared is not None and key.digest in self.shared:
-            return self.shared[key.digest]
-        size = estimate_bytes(data.lengths, self.attached.resolved.shape.hidden, key.dtype, key.positions)
-        root = self._root()
+        known = self.shared if self.shared is not None else {cache.key.digest: cache for cache in self.opened}
+        if key.digest in known:  # of another trial, or of the same texts under another name
+            return known[key.digest]
+        size, root = self._size(data), self._root()
         what = f"trunk cache of the {name} data (depth {key.depth}, {key.dtype}, {readable_size(size)})"
         if size > self.config.cache_limit_bytes:
             self.reporter.notice(f"no {what}: over the limit of {self.config.cache_limit}; the trunk runs every epoch")
             return None
+        width = self.attached.resolved.shape.hidden
         try:
             if root is not None:
-                # Older caches make room; the data sets of one run are kept together.
-                evict(root, max(0, self.config.cache_limit_bytes - size), keep=key.digest)
-                check_space(root, size)
-            width = self.attached.resolved.shape.hidden
+                self._make_room(root, key.digest, size)
             cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
-        except ResourceError as error:
-            if self.config.cache != "auto":
-                raise
-            self.reporter.notice(f"no {what}: {error.message}; the trunk runs every epoch")
-            return None
+        except (ResourceError, CacheError) as error:
+            fits = root is not None and self._passes(name) > 1 and size <= MEMORY_SHARE * free_memory()
+            instead = "it is kept in memory" if fits else "the trunk runs every epoch"
+            self.reporter.notice(f"no {what} on disk: {error.message}; {instead}")
+            if not fits:
+                return None
+            root = None
+            cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
         for notice in cache.notices:
             self.reporter.notice(notice)
         state = (
@@ -243,13 +279,16 @@ class Caching:
 
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
-        scales = None if self.kept is None else self.kept.scales
-        return [] if scales is None else [("scales", fast_digest([scales.numpy().tobytes()], bits=64))]
+        return _scales_version(None if self.codec is None else self.codec.scales)
 
     def _moved(self) -> list[tuple[str, str]]:
         """A prompt at the input moves the text on, so the embeddings say something else."""
         moved = self.attached.resolved.moved
         return [("moved", str(moved))] if moved else []
+
+
+def _scales_version(scales: Tensor | None) -> list[tuple[str, str]]:
+    return [] if scales is None else [("scales", fast_digest([scales.numpy().tobytes()], bits=64))]
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

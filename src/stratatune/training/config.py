@@ -11,8 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
+from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
@@ -34,6 +43,10 @@ def parse_bytes(text: str) -> int:
     if not found or found[2].upper() not in _UNITS:
         raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > _LARGEST
 
 
 class RunConfig(BaseModel):
@@ -73,6 +86,15 @@ class RunConfig(BaseModel):
     )
     test: str | None = Field(None, description="Test data, scored once with the best weights.")
     train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
+    bad_rows: BadRows = Field(
+        "refuse",
+        description="Rows with a blank text or without a label: refuse the file, skip them, or read a blank text as an "
+        "empty one.",
+    )
+    delimiter: str | None = Field(
+        None, description="Between the columns of csv and tsv files: a character or its name; null: recognised."
+    )
+    encoding: str | None = Field(None, description="Of text files; null: by their byte-order mark, else UTF-8.")
     max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
@@ -110,16 +132,22 @@ class RunConfig(BaseModel):
     loggers: tuple[Logger, ...] = Field((), description="Trackers beside metrics.jsonl, through Accelerate.")
 
     @property
+    def written(self) -> Written:
+        """How the data files are written, as the readers take it."""
+        return Written(self.delimiter, self.encoding, self.bad_rows)
+
+    @property
     def cache_limit_bytes(self) -> int:
         """``cache_limit`` as a number."""
         return parse_bytes(self.cache_limit)
 
-    @field_validator("*", mode="before")
+    @field_validator("*", mode="wrap")
     @classmethod
-    def _of_a_size(cls, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) > _LARGEST:
+    def _of_a_size(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        read = value if _is_large(value) else handler(value)
+        if _is_large(read):  # as it was given, or as a text of digits was read
             raise ValueError(f"a number up to {_LARGEST:,}")
-        return value
+        return read
 
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod
@@ -178,6 +206,15 @@ class RunConfig(BaseModel):
             return None if value is None else task(value).name
         except UserError as error:
             raise ValueError(_sentence(error)) from error
+
+    @field_validator("delimiter", "encoding")
+    @classmethod
+    def _is_written_so(cls, value: str | None, info: ValidationInfo) -> str | None:
+        try:
+            Written(**{str(info.field_name): value})  # pyright: ignore[reportArgumentType]  names of two fields
+        except UserError as error:
+            raise ValueError(error.hint) from error
+        return value
 
     @field_validator("batch_size", "token_budget")
     @classmethod

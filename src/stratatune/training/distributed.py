@@ -35,7 +35,7 @@ _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchShare:
     """One rank's part of a batch.
 
     Attributes:
@@ -127,12 +127,14 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
     return added(whole), added(totals)
 
 
-def weigh(loss: Tensor, weight: float, tokens: int) -> Part:
+def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
     """What this rank's mean ``loss`` over ``weight`` examples (or tokens) is in the loss of the whole batch."""
     if world() == 1:
-        return Part(weight, max(1.0, weight), loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
+        return BatchShare(
+            weight, max(1.0, weight), loss.detach(), tokens
+        )  # not read yet: a GPU would have to be waited for
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return Part(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
+    return BatchShare(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -198,7 +200,7 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
     lacking = [index for index in building_batches(data) if not cache.has(index).all()]
     own = feed
     if not is_main():
-        root, scales = part_root(cache.folder, rank()), cache.kept.scales
+        root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
         own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
     together.barrier()  # nobody writes before all know what is lacking

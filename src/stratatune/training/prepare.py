@@ -17,9 +17,11 @@ import numpy as np
 
 from stratatune.data.encode import Encoded, concatenate, sample
 from stratatune.data.readers import Table
+from stratatune.data.splitting import hold_out
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
-from stratatune.errors import DataError
+from stratatune.errors import ConfigError
+from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.plan import Plan, Resolved, Shape, shape_of
@@ -45,7 +47,7 @@ class Outline:
     @cached_property
     def shape(self) -> Shape:
         """The sizes of the model, by its configuration."""
-        return shape_of(self.config.model)
+        return shape_of(self.config.model, self.config.revision)
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -164,14 +166,19 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
+    check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
+    unknown: list[str] = []
+    for table, part in zip((tables.train, *tables.eval), (train, *parts), strict=True):
+        check_ids(part.ids, tokenizer, outline.shape.vocab, table.source)
+        unknown += unknown_words(part.ids, tokenizer, table.source)
     return Prepared(
         outline=outline,
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *train.notices],
+        notices=[*notices, *train.notices, *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
@@ -203,12 +210,13 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     task = task_named(config.task) if config.task else None
 
     def read(source: Any, split: str) -> Table:
-        return kind.read(source, text=config.text or None, label=config.label, task=task, split=split)
+        asked = {"text": config.text or None, "label": config.label, "split": _split_of(source, config, split)}
+        return kind.read(source, task=task, written=config.written, **asked)
 
     train = read(given.get("train", config.train), "train")
     parts = tuple(read(source, split) for source, split in _eval_parts(config, given, task))
     if not parts and isinstance(config.eval_split, float):
-        train, held_out = _hold_out(train, config.eval_split, config.seed)
+        train, held_out = hold_out(train, config.eval_split, config.seed, classes=_has_classes(kind, train, task))
         parts = (held_out,)
     if config.train_samples is not None:
         train = _sample(train, config.train_samples, config.seed, kind)
@@ -222,28 +230,46 @@ def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) 
     What is named, else the task's own dev splits where ``train`` is a folder or a hub id.
     """
     source = given.get("eval", config.eval)
-    if source is None and not isinstance(config.eval_split, str) and (task is None or "train" in given):
+    is_one = task is None or "train" in given or _is_file(config.train)
+    if source is None and not isinstance(config.eval_split, str) and is_one:
         return ()
     if source is None:
         source = config.train
-        if Path(source).is_file():
-            return ()
+        if _is_file(source):
+            _check_cut(config, task)
     if isinstance(config.eval_split, str):
         return ((source, config.eval_split),)
-    one_file = not isinstance(source, str) or Path(source).is_file()
+    one_file = not isinstance(source, str) or _is_file(source)
     splits = ("dev",) if one_file or task is None else task.dev_splits
     return tuple((source, split) for split in splits)
 
 
-def _hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    order = np.random.default_rng(seed).permutation(len(table))
-    cut = max(1, round(share * len(table)))
-    if cut >= len(table):
-        raise DataError(
-            f"{table.source} has {len(table)} rows: none is left to train on",
-            "hold out less (eval_split), or give --eval",
+def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
+    """``split``, or None for a file that is named: it is used whole, unless ``eval_split`` names a split of it."""
+    if not _is_file(source):
+        return split
+    return split if config.eval is None and isinstance(config.eval_split, str) and source == config.train else None
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, str) and Path(source).expanduser().is_file()
+
+
+def _check_cut(config: RunConfig, task: Task | None) -> None:
+    """Refuse a split, by its name, of a file that has none: a task's one `.all` file alone has splits."""
+    legal = task.cuts if task and Path(config.train).suffix == ".all" else ()
+    if config.eval_split not in legal:
+        raise ConfigError(
+            [f"eval_split: {config.eval_split!r}; {config.train} is one file"],
+            f"its splits: {', '.join(legal)}"
+            if legal
+            else "name a file with --eval, or hold out a fraction such as 0.1",
         )
-    return table.select(np.sort(order[cut:])), table.select(np.sort(order[:cut]))
+
+
+def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool:
+    """Whether the labels are classes, not texts or numbers."""
+    return kind.held_out_by(table) is not None and not (task and task.numeric)
 
 
 def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
@@ -20,9 +20,13 @@ from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
-from stratatune.plan.picture import terminal
+from stratatune.model.tokenizers import reading_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES, written
+from stratatune.outside import Unreadable, first_mistake, read_json
+from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -30,11 +34,12 @@ from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yam
 from stratatune.training.evaluate import evaluate
 from stratatune.training.facts import facts_of
 from stratatune.training.finite import first_not_finite
-from stratatune.training.folder import alone_in
+from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
+from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -52,6 +57,8 @@ class Result:
         elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
+        by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
+            as :meth:`Objective.by_class` gives them; empty where labels are no classes.
         processes: how many trained together; times and memory are those of the first.
     """
 
@@ -73,6 +80,7 @@ class Result:
     processes: int = 1
     elapsed: list[float] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    by_class: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -108,9 +116,11 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    if line := ranks.check_launch():
+    if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
+    if is_main() and is_running(out):
+        raise in_use(out)
     _check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
@@ -126,17 +136,18 @@ def _run(
 ) -> Generator[Ask, Learnt | None, Result]:
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
-    reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, outline.kind)
+    data = read(config, tables, _kind(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
+    for line in headline(outline.resolved, session.objective.head):
+        reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
-    processes = ranks.world()
+    processes = distributed.world()
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
@@ -146,6 +157,16 @@ def _run(
         caching.close()
         session.accelerator.end_training()
     return _finish(session, caching, fitted, test, hit, processes)
+
+
+def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    try:
+        return outline.kind
+    except ModelError:
+        name, _ = written(outline.config.objective)
+        read_tables(outline.config, tables, OBJECTIVES.get(name, OBJECTIVES["classification"]))
+        raise
 
 
 def _check_folder(config: RunConfig, out: Path) -> None:
@@ -186,8 +207,13 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
         return None
     try:
-        result = Result(**json.loads((out / RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        data = read_json(out / RESULT)
+        if isinstance(data, dict) and (odd := broken(data, out)):
+            raise Unreadable(f"{odd} is not as the run left it")
+        result = TypeAdapter(Result).validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
+    except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
     same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
     return result
@@ -199,25 +225,28 @@ def open_session(
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
     accelerator = accelerator_for(config.device, config.loggers, out)
-    ranks.check_met()
+    distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new).to(accelerator.device)
+    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision).to(accelerator.device)
     model.attached.reading = prepared.objective.to_data()
+    model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    alone = [line] if (line := ranks.left_alone()) else []
+    alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
     caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
-    feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
+    feed, eval_feed = distributed.feeds(
+        caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
+    )
     assert feed is not None
     session = Session(
         config=config,
@@ -249,14 +278,21 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def _test_scores(session: Session, caching: Caching, data: Tables) -> dict[str, float]:
-    """Score the test data once, with the selected weights."""
+def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
+    """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
-        return {}
+        return {}, {}
     encoded = session.objective.encode(data.test, caching.tokenizer)
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
-    return scores.metrics
+    return scores.metrics, session.objective.by_class(scores.output, encoded)
+
+
+def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
+    """The scores of each class on the evaluation data, in the selected epoch."""
+    if session.eval is None or fitted.scores is None:
+        return {}
+    return session.objective.by_class(fitted.scores.output, session.eval)
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
@@ -270,7 +306,7 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
     """Save the adapter, with all that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading |= caching.codec.to_data() if caching.codec else {}
     attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
@@ -278,12 +314,18 @@ def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None
 
 
 def _finish(
-    session: Session, caching: Caching, fitted: Fitted, test: dict[str, float], hit: bool, processes: int
+    session: Session,
+    caching: Caching,
+    fitted: Fitted,
+    test: tuple[dict[str, float], dict[str, Any]],
+    hit: bool,
+    processes: int,
 ) -> Result:
     """Save the adapter and the result; the checkpoint, no longer needed, goes."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     _save(session, caching, best)
+    classes = {"evaluation": _by_class(session, fitted), "test": test[1]}
     busy = progress.seconds["cache"] + progress.seconds["train"]
     result = Result(
         out=str(session.out),
@@ -295,7 +337,7 @@ def _finish(
         total=attached.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,
-        test=test,
+        test=test[0],
         epochs=progress.epoch,
         seconds={kind: round(value, 3) for kind, value in progress.seconds.items()},
         tokens_per_second=round(progress.tokens / max(busy, 1e-9), 1),
@@ -304,9 +346,11 @@ def _finish(
         processes=processes,
         elapsed=progress.elapsed,
         labels=list(session.objective.labels),
+        by_class={name: found for name, found in classes.items() if found},
         notices=session.reporter.notices,
     )
     if is_main():
-        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+        kept = sealed(result.to_json(), session.out)
+        write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

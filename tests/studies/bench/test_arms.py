@@ -7,7 +7,7 @@ import pytest
 import torch
 from benchmarks.padding_free import PaddingFree
 
-from stratatune.studies.bench.arms import Setting, Stock, random_data
+from stratatune.studies.bench.arms import BenchSetting, Stock, random_data
 
 ROBERTA = {
     "model_type": "roberta", "vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -18,7 +18,7 @@ ROBERTA = {
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # by peft
 def test_without_padding_the_loss_and_gradients_are_those_of_a_padded_batch():
     data = random_data(np.array([5, 17, 9, 30, 4, 12, 7, 21]), 90)
-    setting = Setting(ROBERTA, data, batch_size=4, bf16=False, timed=2)
+    setting = BenchSetting(ROBERTA, data, batch_size=4, bf16=False, timed=2)
     padded, free = Stock(setting, lora=True, bucketed=False), PaddingFree(setting)
     for arm in (padded, free):
         torch.manual_seed(1)

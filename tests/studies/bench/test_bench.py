@@ -10,13 +10,13 @@ import pytest
 
 import tiny
 from stratatune.costs.cost import cost
+from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
 from stratatune.plan import Plan
-from stratatune.studies.bench.arms import Ours, Setting, Stock, lengths_like, random_data, typical
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock, lengths_like, random_data, typical
 from stratatune.studies.bench.bars import svg
 from stratatune.studies.bench.bench import bench, objective_of
-from stratatune.studies.bench.machine import Machine
-from stratatune.studies.bench.rates import fitted
+from stratatune.studies.bench.block_times import Machine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 PLANS = ("bft-adapter@2", "2: lora")
@@ -26,7 +26,7 @@ def setting(family="bert", **changes):
     pytest.importorskip("peft")
     config = tiny.tiny_model(family, "mlm").config.to_dict()
     data = random_data(lengths_like("sst2", 96), config["vocab_size"])
-    return Setting(config, data, **{"batch_size": 8, "timed": 2, **changes})
+    return BenchSetting(config, data, **{"batch_size": 8, "timed": 2, **changes})
 
 
 def test_every_way_is_measured_and_predicted(family):
@@ -62,7 +62,7 @@ def of_decoder(family, objective=None, **changes):
     pytest.importorskip("peft")
     config = {**tiny.tiny_decoder(family, blocks=3).config.to_dict(), "attn_implementation": "eager"}
     data = random_data(lengths_like("sst2", 24), config["vocab_size"], at_end=True)
-    return Setting(config, data, **{"batch_size": 8, "timed": 2, "objective": objective, **changes})
+    return BenchSetting(config, data, **{"batch_size": 8, "timed": 2, "objective": objective, **changes})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_objectives_of_a_bench():
 
 def test_encoder_decoders_are_refused():
     with pytest.raises(ModelError, match="measures encoders and decoders"):
-        bench(Setting({"model_type": "t5"}, random_data(np.array([4, 5]), 100)), ["lora"])
+        bench(BenchSetting({"model_type": "t5"}, random_data(np.array([4, 5]), 100)), ["lora"])
 
 
 @pytest.mark.parametrize("objective", ["causal", "classification"])
@@ -144,10 +144,10 @@ def test_a_rate_is_a_fixed_part_and_a_slope():
 
 def test_predictions_follow_the_formulas(monkeypatch):
     """With one rate for everything and no fixed part, a prediction is the work over the rate."""
-    from stratatune.studies.bench import machine
+    from stratatune.studies.bench import block_times as machine
 
     here = setting(timed=99)
-    monkeypatch.setattr(Machine, "_rate", lambda self, name: machine.Rate(0.0, 1e9))
+    monkeypatch.setattr(Machine, "_rate", lambda self, name: machine.Pace(0.0, 1e9))
     made = Machine(here)
     plan = Plan.parse("2: lora").resolve(made.shape)
     counted = cost(plan, None, here.data.lengths, batch_size=8).epochs

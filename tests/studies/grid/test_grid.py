@@ -12,9 +12,9 @@ import pytest
 import gridding
 from stratatune.app.cli import run as command
 from stratatune.cache.folders import list_caches
+from stratatune.studies.grid.book import Store
 from stratatune.studies.grid.grid import grid_lock
 from stratatune.studies.grid.records import read_caches, read_records
-from stratatune.studies.grid.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
         "    if job['config']['seed'] == 1: os.kill(os.getpid(), 9)\n"
         "    return work(job)\n"
         "worker.work = work\n"
-        "worker.main()\n"
+        "if __name__ == '__main__': worker.main()\n"
     )
     monkeypatch.setattr("stratatune.studies.grid.engines.COMMAND", (sys.executable, str(tmp_path / "dying.py")))
     plans = [{"name": "bad", "plan": "lpt@2", "template": "<mask> {c}"}, "bft-adapter@2"]

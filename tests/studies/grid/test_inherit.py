@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from stratatune.errors import ConfigError
-from stratatune.studies.grid.inherit import folder_of, settled
-from stratatune.studies.grid.recipe import load_recipe
+from stratatune.studies.grid.inherit import folder_of
+from stratatune.studies.grid.recipe import load_recipe, settled
 
 PARENT = {
     "title": "large",

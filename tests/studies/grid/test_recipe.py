@@ -3,7 +3,8 @@
 import pytest
 
 from stratatune.errors import ConfigError
-from stratatune.studies.grid.recipe import agrees, load_recipe, recipe_of
+from stratatune.studies.grid.recipe import load_recipe, recipe_of
+from stratatune.studies.grid.recipe_parts import agrees
 
 GOOD = {
     "title": "Table 2",

@@ -7,8 +7,7 @@ import pytest
 from transformers import BertConfig
 
 from stratatune.studies.grid.expand import expand
-from stratatune.studies.grid.inherit import settled
-from stratatune.studies.grid.recipe import load_recipe
+from stratatune.studies.grid.recipe import load_recipe, settled
 
 FOLDER = Path(__file__).parents[3] / "recipes"
 RUNS = {

@@ -12,11 +12,11 @@ import pytest
 from stratatune.app.cli import run as command
 from stratatune.errors import ConfigError
 from stratatune.locks import hold
-from stratatune.studies.grid import engines, store
+from stratatune.studies.grid import book, engines
+from stratatune.studies.grid.book import FILE, LOCK, Store
 from stratatune.studies.grid.grid import remove_runs
 from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.records import read_records
-from stratatune.studies.grid.store import FILE, LOCK, Store
 
 
 def planned(*ids):
@@ -30,9 +30,9 @@ CONFIG = {"model": "m", "train": "t", "plan": "lora", "seed": 0}
 def grid(tmp_path):
     """A grid of the runs ``aa`` and ``bb`` with their folders, and a folder beside it that must stay."""
     out = tmp_path / "grid"
-    with Store.create(out) as book:
-        book.plan(planned("aa", "bb"))
-        book.started("aa")
+    with Store.create(out) as opened:
+        opened.plan(planned("aa", "bb"))
+        opened.started("aa")
     for run in ("aa", "bb"):
         (out / "runs" / run).mkdir(parents=True)
         (out / "runs" / run / "log.txt").touch()
@@ -102,7 +102,7 @@ def test_what_no_living_process_is_at_is_stopped(grid):
 KILLED = """
 import os, sqlite3, sys
 from pathlib import Path
-from stratatune.studies.grid import store
+from stratatune.studies.grid import book
 
 class Dying(sqlite3.Connection):
     def executescript(self, text):
@@ -110,13 +110,13 @@ class Dying(sqlite3.Connection):
             self.execute(statement)
         os._exit(9)
 
-def connect(path, plain=store._connect):
+def connect(path, plain=book._connect):
     connection = sqlite3.connect(path, factory=Dying, isolation_level=None)
     connection.row_factory = sqlite3.Row
     return connection
 
-store._connect = connect
-store.Store.create(Path(sys.argv[1]))
+book._connect = connect
+book.Store.create(Path(sys.argv[1]))
 """
 
 
@@ -126,19 +126,19 @@ def test_killed_at_any_statement_while_it_is_begun(tmp_path, statements):
     assert done.returncode == 9 and (tmp_path / FILE).exists()
     with pytest.raises(ConfigError, match="holds no grid"):
         Store.open(tmp_path)
-    with Store.create(tmp_path) as book:
-        book.plan(planned("aa"))
-        assert [row["id"] for row in book.runs()] == ["aa"]
+    with Store.create(tmp_path) as opened:
+        opened.plan(planned("aa"))
+        assert [row["id"] for row in opened.runs()] == ["aa"]
     assert len(read_records(tmp_path)[1]) == 1
 
 
 @pytest.mark.parametrize("left_open", [False, True])
 def test_a_read_only_grid_is_read_whole(grid, monkeypatch, left_open):
     """Also what stands in the log of a process that was killed; sqlite alone would have to write beside it."""
-    book = Store.open(grid) if left_open else None
-    if book:
-        book.plan(planned("aa", "bb", "cc"))
-    plain = store._connect
+    opened = Store.open(grid) if left_open else None
+    if opened:
+        opened.plan(planned("aa", "bb", "cc"))
+    plain = book._connect
 
     def connect(path):
         if str(path).startswith(str(grid)):
@@ -146,10 +146,10 @@ def test_a_read_only_grid_is_read_whole(grid, monkeypatch, left_open):
         return plain(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_connect", connect)
+        patch.setattr(book, "_connect", connect)
         assert len(read_records(grid)[1]) == 2 + left_open
-    if book:
-        book.close()
+    if opened:
+        opened.close()
 
 
 # ---- imports ----

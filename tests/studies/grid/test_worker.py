@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+import time
+
+import psutil
+import pytest
 
 import gridding
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.recipe import load_recipe
 
 IMPORTED = """
-import json, sys
-from stratatune.studies.grid.worker import preload, work
-preload()
+import importlib, json, sys
+from stratatune.studies.grid.worker import PRELOADED, work
+for name in PRELOADED: importlib.import_module(name)
 there = set(sys.modules)
 outcome = work(json.loads(sys.stdin.read()))
 print(json.dumps([outcome["status"], sorted(set(sys.modules) - there)]))
@@ -30,3 +34,37 @@ def test_a_run_imports_its_model_s_code_alone(tmp_path):
     heavy = {"sklearn", "pandas", "datasets", "accelerate"}
     assert sorted(name for name in new if name.partition(".")[0] in heavy) == []
     assert len([name for name in new if name.startswith("transformers.")]) < 20
+
+
+SLOW = """
+import time
+import stratatune.studies.grid.worker as worker
+
+def work(job):
+    open(job["name"], "w").close()
+    time.sleep(600)
+
+worker.work = work
+if __name__ == "__main__":
+    worker.main()
+"""
+
+
+@pytest.mark.parametrize("how", ["its standard input ends", "it is killed"])
+def test_no_run_outlives_its_worker(tmp_path, how):
+    (tmp_path / "slow.py").write_text(SLOW)
+    worker = subprocess.Popen(
+        [sys.executable, str(tmp_path / "slow.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdin is not None
+    begun = tmp_path / "begun"
+    print(json.dumps({"name": str(begun)}), file=worker.stdin, flush=True)
+    while not begun.exists():
+        assert worker.poll() is None
+        time.sleep(0.05)
+    below = psutil.Process(worker.pid).children(recursive=True)
+    assert below
+    worker.kill() if how == "it is killed" else worker.stdin.close()
+    worker.wait()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []

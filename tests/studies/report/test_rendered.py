@@ -6,7 +6,7 @@ import pytest
 
 from browser import look
 from stratatune.studies.report import text_of
-from stratatune.studies.report.many import many
+from stratatune.studies.report.comparison import many
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 
 from stratatune.studies.grid.recipe import recipe_of
 from stratatune.studies.report import FORMATS, text_of, write
+from stratatune.studies.report.comparison import many
 from stratatune.studies.report.latex import escaped
-from stratatune.studies.report.many import many
-from stratatune.studies.report.parts import Finding, Folded, Table, Text
+from stratatune.studies.report.parts import Finding, Folded, ReportTable, Text
 from stratatune.studies.report.plain import plain
 from stratatune.studies.report.single import single
 
@@ -24,11 +24,11 @@ def section(report, title):
     return next(one for one in report.sections if one.title == title)
 
 
-def table(report, title) -> Table:
-    return next(part for part in section(report, title).parts if isinstance(part, Table))
+def table(report, title) -> ReportTable:
+    return next(part for part in section(report, title).parts if isinstance(part, ReportTable))
 
 
-def rows(one: Table) -> dict[str, list[str]]:
+def rows(one: ReportTable) -> dict[str, list[str]]:
     return {row[0].text: [cell.text for cell in row[1:]] for row in one.rows}
 
 
@@ -80,7 +80,9 @@ def test_what_the_grid_left_out_is_said(recipe, records):
 def test_caches_that_the_grid_built(recipe, records):
     sets = [{"bytes": 3_000_000, "examples": 10, "computed": 10}, {}]
     built = [{"depth": 12, "seconds": 1.5, "caches": sets}, {"depth": 12, "seconds": 2.5, "caches": sets}]
-    found = [part for part in section(many(recipe, records, "grid", built), "Cost").parts if isinstance(part, Table)]
+    found = [
+        part for part in section(many(recipe, records, "grid", built), "Cost").parts if isinstance(part, ReportTable)
+    ]
     assert rows(found[1]) == {"depth 12": ["2", "6 MB", "4.0 s", "12", "36"]}
 
 

@@ -12,11 +12,12 @@ import torch
 from datasets import Dataset
 
 import tiny
+from stratatune.costs.time import Pace
 from stratatune.errors import ConfigError, DataError, ModelError, ResourceError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.studies.suggest.choosing import find
-from stratatune.studies.suggest.pricing import Rates, Work, nearest_kept, price, within
+from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import Pass, Probe, probe
 from stratatune.studies.suggest.suggest import suggest
 from stratatune.studies.suggest.suggestion import Asked
@@ -24,6 +25,8 @@ from stratatune.training.config import load_config, validate
 
 FILLER = "the a film book story day night city person man woman she saw it was one two three red blue big old".split()
 QUIET = Reporter(quiet=True)
+
+PACES = Paces(Pace(0.0, 2e9), Pace(0.0, 1e9))
 
 
 def rows(count=160, *, signal=True, seed=0):
@@ -142,11 +145,11 @@ def test_budgets_leave_plans_out(tmp_path):
 
 def test_prices_are_the_cost_models():
     lengths, shape = np.array([5, 9, 12, 7] * 10), shape_of("bert-base-uncased")
-    work = Work(lengths, rows=400, epochs=3, batch_size=8, objective="mlm", head="mlm", dtype="fp32", classes=2)
-    priced = {d: price(f"bft-adapter@{d}", d, shape, work, Rates(2e9, 1e9)) for d in (3, 9)}
+    work = RunSize(lengths, rows=400, epochs=3, batch_size=8, objective="mlm", head="mlm", dtype="fp32", classes=2)
+    priced = {d: price(f"bft-adapter@{d}", d, shape, work, PACES) for d in (3, 9)}
     assert priced[9].flops < priced[3].flops and priced[9].memory_bytes < priced[3].memory_bytes
     assert priced[9].cache_bytes == 10 * lengths.sum() * 768 * 4
-    twice = price("bft-adapter@9", 9, shape, Work(lengths, 800, 3, 8, "mlm", "mlm", "fp32", 2), Rates(2e9, 1e9))
+    twice = price("bft-adapter@9", 9, shape, RunSize(lengths, 800, 3, 8, "mlm", "mlm", "fp32", 2), PACES)
     assert twice.flops == pytest.approx(2 * priced[9].flops)
     kept = [within(one, priced[9].seconds, None) for one in priced.values()]
     assert [bool(one.over) for one in kept] == [True, False]

@@ -14,8 +14,8 @@ from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import make_folder, write_text
 
 if TYPE_CHECKING:
-    from stratatune.studies.bench.arms import Setting
-    from stratatune.studies.bench.bench import Report
+    from stratatune.studies.bench.arms import BenchSetting
+    from stratatune.studies.bench.bench import BenchReport
 
 _LIKE, _PRECISIONS = ("sst2", "rte"), ("bf16", "fp32")
 _EXAMPLES = 10_240
@@ -91,13 +91,13 @@ def _setting(
     bf16: bool,
     device: str,
     threads: int | None,
-) -> Setting:
+) -> BenchSetting:
     import numpy as np
     import torch
 
     from stratatune.shapes.configs import config_of
     from stratatune.shapes.sizes import shape_of
-    from stratatune.studies.bench.arms import Setting, lengths_like, random_data
+    from stratatune.studies.bench.arms import BenchSetting, lengths_like, random_data
     from stratatune.studies.bench.bench import objective_of
     from stratatune.studies.encoded import encoded
 
@@ -113,7 +113,7 @@ def _setting(
     lengths = np.minimum(lengths, shape.max_tokens)
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     texts = random_data(lengths, shape.vocab, at_end=shape.causal)
-    return Setting(config, texts, batch_size, bf16, batches, here, objective)
+    return BenchSetting(config, texts, batch_size, bf16, batches, here, objective)
 
 
 def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
@@ -123,7 +123,7 @@ def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
     return {"json": str(out / "bench.json"), "svg": str(out / "bench.svg")}
 
 
-def table(report: Report) -> str:
+def table(report: BenchReport) -> str:
     """An epoch of each way, measured beside predicted, and how many times as long A, B and F take."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from stratatune.app.door import Answer, Door, app, verb
+from stratatune.app.run_options import remote_code
 from stratatune.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def run(
     `grid RECIPE.yaml` is the same as `grid run RECIPE.yaml`.
     """
     from stratatune.studies.grid.expand import expand
-    from stratatune.studies.grid.inherit import settled
-    from stratatune.studies.grid.recipe import load_recipe
+    from stratatune.studies.grid.recipe import load_recipe, settled
 
     if jobs is not None and jobs < 1:
         raise ConfigError([f"--jobs {jobs}: no number of runs"], "legal: 1 or more")
@@ -68,11 +68,13 @@ def run(
     if notice:
         door.reporter().notice(notice)
     runs = expand(asked, recipe.parent, data=where, models=models, only=_only(only or []))
+    for trusted in dict.fromkeys(one.config.model for one in runs if one.config.trust_remote_code):
+        door.reporter().notice(remote_code(recipe, trusted))
     if dry_run:
-        return _told(runs, out)
+        return _planned(runs, out)
     if out is None:
         raise ConfigError(["--out: missing; where the runs go"], "write --out runs/NAME, or --dry-run")
-    from stratatune.app.reporting import leave_report
+    from stratatune.app.run_report import leave_report
     from stratatune.studies.grid.grid import run_grid
     from stratatune.studies.report import report_on
     from stratatune.studies.report.plain import plain
@@ -120,10 +122,10 @@ def _only(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return wanted
 
 
-def _told(runs: Sequence[Planned], out: Path | None) -> Answer:
+def _planned(runs: Sequence[Planned], out: Path | None) -> Answer:
     """What would run: a line a run, and how many trunks they share."""
+    from stratatune.studies.grid.book import FILE
     from stratatune.studies.grid.records import read_records
-    from stratatune.studies.grid.store import FILE
 
     there = read_records(out)[1] if out and (out / FILE).is_file() else []
     status = {record.id: record.status for record in there}
@@ -143,7 +145,7 @@ def _at(coordinates: Any) -> str:
 @verb(of=group)
 def ls(door: Door, folder: Folder) -> Answer:
     """The runs of a grid, where each stands and what it scored."""
-    from stratatune.studies.grid.export import row_of
+    from stratatune.studies.grid.runs_table import row_of
 
     records = _records(folder)
     lines = [f"{one.id}  {one.status:<8} {_at(one.coordinates)}{_scored(one)}" for one in records]
@@ -154,8 +156,8 @@ def ls(door: Door, folder: Folder) -> Answer:
 
 
 def _records(folder: Path) -> list[RunRecord]:
+    from stratatune.studies.grid.book import FILE
     from stratatune.studies.grid.records import read_records
-    from stratatune.studies.grid.store import FILE
 
     if not (folder / FILE).is_file():
         raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
@@ -232,8 +234,8 @@ def export(
     format: Annotated[str | None, _option("csv or parquet; the file's ending by default.", "WORD")] = None,
 ) -> Answer:
     """The runs of a grid as one table, a row a run."""
-    from stratatune.studies.grid.export import FORMATS
-    from stratatune.studies.grid.export import export as write
+    from stratatune.studies.grid.runs_table import FORMATS
+    from stratatune.studies.grid.runs_table import export as write
 
     form = (format or out.suffix.removeprefix(".")).lower()
     if form not in FORMATS:

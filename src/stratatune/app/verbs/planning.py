@@ -14,7 +14,7 @@ from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
-    from stratatune.plan import Resolved
+    from stratatune.plan import Plan, Resolved, Shape
 
 
 @verb()
@@ -24,6 +24,9 @@ def plan(
         str, typer.Argument(help="A preset's name (`stratatune list presets`) or a plan's text.", show_default=False)
     ],
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option(help="The hub revision of the model: a branch, a tag or a commit.", show_default=False)
+    ] = None,
     objective: Annotated[str, typer.Option(help="auto (the plan's own), or as in a run: mlm, causal, ...")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example, for the predicted cost.")] = 64,
@@ -52,14 +55,17 @@ def plan(
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
-    wanted = settled(objective, Plan.parse(plan).objective)
+    parsed, shape = Plan.parse(plan), shape_of(model, revision)
+    wanted = settled(objective, parsed, shape)
     head = OBJECTIVES[wanted].head
-    resolved = Plan.parse(plan).resolve(shape_of(model))
+    resolved = parsed.resolve(shape)
     given = None
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
 
-        given = lengths_in(lengths, model=model, plan=plan, task=task, text=text, label=label)
+        given = lengths_in(
+            lengths, model=model, revision=revision, plan=plan, objective=objective, task=task, text=text, label=label
+        )
     costs = cost(
         resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
     )
@@ -69,16 +75,22 @@ def plan(
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
-    told = (terminal(resolved, colour=in_colour(), objective=head), "", _told(costs, cache_dtype), *_epochs(costs))
-    return Answer(data, "\n".join(told))
+    picture = terminal(resolved, colour=in_colour(), objective=head)
+    return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
 
 
-def settled(objective: str, own: str) -> str:
-    """The name of the objective; ``own`` is the plan's."""
-    from stratatune.objectives.registry import AUTO, written
+def settled(objective: str, plan: Plan, shape: Shape) -> str:
+    """The name of the objective that a run of this plan on this model would have.
 
-    name, _ = written(objective)
-    return own if name == AUTO else name
+    Raises:
+        ConfigError: no such objective.
+        ModelError: it does not work on this family of models.
+    """
+    from stratatune.objectives.objective import Asked
+    from stratatune.objectives.registry import choose, written
+
+    name, options = written(objective)
+    return choose(Asked(plan, shape.family, shape.max_tokens, objective=name, options=options)).name
 
 
 def in_colour() -> bool:
@@ -93,7 +105,7 @@ def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     return str(path)
 
 
-def _told(costs: Cost, dtype: str) -> str:
+def _cost_lines(costs: Cost, dtype: str) -> str:
     """The predicted cost in two lines."""
     step = f"{costs.speedup_vs_full:.1f}x less work than full tuning, {costs.speedup_vs_lora:.1f}x less than LoRA"
     if not costs.cache_bytes_per_token:

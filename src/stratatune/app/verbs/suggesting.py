@@ -36,17 +36,17 @@ def suggest(
 
     Takes the options of `train`; --out gets suggestion.json, suggestion.svg and run.yaml for `stratatune train`.
     """
-    from stratatune.app.suggesting import asked_for, out_of
+    from stratatune.app.suggest import asked_for, out_of
     from stratatune.studies.suggest.suggest import suggest
 
     asked = asked_for(settings, family, samples, budget_seconds, budget_memory, refine, trials)
     folder = out_of(settings)
     found = suggest(settings, asked, folder=folder, reporter=door.reporter())
     files = found.save(folder) if folder else {}
-    return Answer({**found.to_json(), "files": files}, _told(found), _next(found, folder))
+    return Answer({**found.to_json(), "files": files}, _proposal(found), _next(found, folder))
 
 
-def _told(found: Suggestion) -> str:
+def _proposal(found: Suggestion) -> str:
     return "\n".join((found.plan, "", *(f"  {line}" for line in found.why), "", *_table(found)))
 
 

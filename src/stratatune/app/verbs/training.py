@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @verb(interrupted="the same command with --resume goes on from the last checkpoint", settings=run_options)
 def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
-    from stratatune.app.reporting import leave_report
+    from stratatune.app.run_report import leave_report
     from stratatune.progress import is_main
     from stratatune.training.run import train
 

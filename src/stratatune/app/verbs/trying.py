@@ -23,7 +23,7 @@ def demo(
 ) -> Answer:
     """Train two plans on a sample set with a packaged model, compare them, and predict a sentence of yours."""
     from stratatune.app import demo as steps
-    from stratatune.app.predictions import columns_of, rows_of
+    from stratatune.app.predictions import output_of
     from stratatune.app.verbs.using import shown
 
     reporter = door.reporter()
@@ -38,7 +38,7 @@ def demo(
     from stratatune.training.predict import Predictor
 
     predictor = Predictor(folder / first)
-    row = next(rows_of(columns_of(predictor.predict([sentence]))))
+    row = next(output_of(predictor.predict([sentence])).rows())
     data = {
         "out": str(folder),
         "results": {plan: result.to_json() for plan, result in results.items()},

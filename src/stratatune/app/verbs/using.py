@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
+from stratatune.data.lines import decode, lines_of
+from stratatune.data.written import Written
 from stratatune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,11 +49,28 @@ def machine(
     return {"base": base, "device": device, "precision": precision}
 
 
-@verb("eval", where=machine)
+def written(
+    bad_rows: Annotated[
+        str, typer.Option(help="Rows with a blank text (eval: or without a label): refuse, skip or empty.")
+    ] = "refuse",
+    delimiter: Annotated[
+        str | None,
+        typer.Option(help="Between columns of csv and tsv: a character, or tab; recognised.", show_default=False),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of text files; by their byte-order mark, else UTF-8.", show_default=False)
+    ] = None,
+) -> Written:
+    """The group of options that say how data are written."""
+    return Written(delimiter, encoding, bad_rows)  # pyright: ignore[reportArgumentType]  checked there
+
+
+@verb("eval", where=machine, form=written)
 def eval_(
     door: Door,
     run: Run,
     where: dict[str, Any],
+    form: Written,
     data: Annotated[
         str | None, typer.Option(help="Labelled data: a file, a folder or a hub id.", show_default=False)
     ] = None,
@@ -64,13 +83,15 @@ def eval_(
     """Score a trained adapter on labelled data, or what it made the model forget, or both."""
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
+    from stratatune.objectives.by_class import shown as classes
+
     answer: dict[str, Any] = {}
     told: list[str] = []
     if data is not None:
         _check_data(data)
-        answer |= _predictor(run, where).score(data, split=split)
+        answer |= _predictor(door, run, where).score(data, split=split, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
-        told.append(f"{shown}  (n = {answer['n']:,})")
+        told += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
@@ -88,11 +109,45 @@ def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:
     return forgetting(run, text, base=where["base"], device=where["device"])
 
 
-@verb(where=machine)
+_GENERATED = "Generated text"
+
+
+def _option(meaning: str) -> Any:
+    return typer.Option(help=meaning, show_default=False, rich_help_panel=_GENERATED)
+
+
+def generation(
+    max_new_tokens: Annotated[int | None, _option("Tokens at most in an answer; 64 by default.")] = None,
+    num_beams: Annotated[int | None, _option("Beams to search with; 1 is greedy.")] = None,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens.", rich_help_panel=_GENERATED)] = False,
+    temperature: Annotated[float | None, _option("Of the draw; implies --do-sample.")] = None,
+    top_p: Annotated[float | None, _option("Draw from the likeliest tokens of this mass; implies --do-sample.")] = None,
+    top_k: Annotated[int | None, _option("Draw from so many of the likeliest; implies --do-sample.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
+) -> dict[str, Any]:
+    """The group of options of a model that writes text, named as transformers' ``generate`` names them."""
+    drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    found: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, **drawn}
+    found = {name: value for name, value in found.items() if value is not None}
+    errors = [f"{name}: {value}; more than 0" for name, value in found.items() if not 0 < value < 10**6]
+    if top_p is not None and top_p > 1:
+        errors.append(f"top_p: {top_p}; at most 1")
+    if not 0 <= seed < 2**32:
+        errors.append(f"seed: {seed}; from 0 to 4294967295")
+    if errors:
+        raise ConfigError(errors, "stratatune predict --help says what each is")
+    if do_sample or any(value is not None for value in drawn.values()):
+        found |= {"do_sample": True, "seed": seed}
+    return found
+
+
+@verb(where=machine, form=written, writing=generation)
 def predict(
     door: Door,
     run: Run,
     where: dict[str, Any],
+    form: Written,
+    writing: dict[str, Any],
     data: Annotated[
         str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)
     ] = None,
@@ -108,45 +163,75 @@ def predict(
         Form, typer.Option(help="Of standard input: text (one a line; a tab between the two of a pair), csv or jsonl.")
     ] = Form.text,
 ) -> Answer:
-    """Predict a label for each text; the output has the texts, the label and a probability for each class, in order."""
+    """Predict a label for each text; the output has the data's columns, the label and a probability for each class.
+
+    It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
+    """
     _check_request(door, data, text, out, format)
-    predictor = _predictor(run, where)
+    predictor = _predictor(door, run, where)
+    _write_with(predictor, writing)
     columns = predictor.text_columns
-    with _source(data, text, in_format, columns) as source:
-        prediction = predictor.predict(source, split=split)
+    with _source(data, text, in_format, columns, form) as source:
+        prediction = predictor.predict(source, split=split, written=form)
     for notice in prediction.table.notices:
         door.reporter().notice(notice)
     return _answer(prediction, out, format)
+
+
+def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
+    """Hands the options of ``generate`` on, and draws from their seed."""
+    if options and not predictor.objective.writes:
+        answer = "class" if predictor.labels else "number"
+        said = f"{', '.join(options)}: this model gives a {answer}, and writes no text"
+        raise ConfigError([said], "leave the options of generated text out")
+    if "seed" in options:
+        import torch
+
+        torch.manual_seed(options["seed"])
+    predictor.generation = {name: value for name, value in options.items() if name != "seed"}
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     """The predictions where they were asked for; without ``out`` they are shown."""
     from stratatune.app import predictions
 
-    columns = predictions.columns_of(prediction)
+    output = predictions.output_of(prediction)
     data: dict[str, Any] = {"n": len(prediction.table), "out": out}
     if out is None:
-        rows = list(predictions.rows_of(columns))
-        return Answer({**data, "predictions": rows}, "\n".join(shown(row) for row in rows))
+        return Answer({**data, "predictions": list(output.rows())}, "\n".join(map(shown, output.answers())))
     if out == "-":
-        return Answer(data, predictions.as_text(columns, form.value), exact=True)
-    predictions.write(columns, out)
+        return Answer(data, predictions.as_text(output, form.value), exact=True)
+    predictions.write(output, out)
     return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
 
 
 def shown(row: dict[str, Any]) -> str:
     """One prediction for a person: the label and its three likeliest classes, the value, or what was generated."""
+    answer = list(row.values())[-1]  # it stands behind the texts
+    if answer is None:
+        return "(left out)"
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
+    if isinstance(answer, list):
+        return "; ".join(map(_part, answer)) or "(nothing)"
     if not chances:
-        answer = list(row.values())[-1]  # it stands behind the texts
         return answer if isinstance(answer, str) else f"{answer:.4f}"
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
 
 
-def _predictor(run: str, where: dict[str, Any]) -> Predictor:
+def _part(value: Any) -> str:
+    """One of several answers to a text: ``Ada Lovelace  (person 0:12 0.98)``."""
+    if not isinstance(value, dict):
+        return str(value)
+    first, *others = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in value.values())
+    return f"{first}  ({' '.join(others)})"
+
+
+def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
     from stratatune.training.predict import Predictor
 
-    return Predictor(run, **where)
+    predictor = Predictor(run, **where)
+    door.reporter().notice_once(predictor.notices)
+    return predictor
 
 
 def _check_data(data: str) -> None:
@@ -175,19 +260,25 @@ def _check_request(door: Door, data: str | None, text: list[str] | None, out: st
 
 
 @contextlib.contextmanager
-def _source(data: str | None, text: list[str] | None, form: Form, columns: int) -> Iterator[Any]:
+def _source(data: str | None, text: list[str] | None, form: Form, columns: int, written: Written) -> Iterator[Any]:
     """What the predictor reads: a path, or the texts themselves."""
     if data is None:
         yield _typed(text or [], columns)
     elif data != "-":
         yield data
     elif form is Form.text:
-        yield _lines(sys.stdin.read().splitlines(), columns)
+        yield _lines(lines_of(decode(_standard_input(), "standard input", written.encoding)), columns)
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"stdin.{form.value}"
-            path.write_text(sys.stdin.read(), encoding="utf-8")
+            path.write_bytes(_standard_input())
             yield str(path)
+
+
+def _standard_input() -> bytes:
+    """As it comes: a text stream would take every carriage return for the end of a line."""
+    binary = getattr(sys.stdin, "buffer", None)
+    return sys.stdin.read().encode() if binary is None else binary.read()
 
 
 def _typed(texts: list[str], columns: int) -> list[Any]:

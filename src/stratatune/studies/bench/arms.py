@@ -64,7 +64,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 @dataclass(frozen=True)
-class Setting:
+class BenchSetting:
     """What all arms of one comparison share."""
 
     config: dict[str, Any]
@@ -165,7 +165,7 @@ class Stock:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: BenchSetting,
         *,
         lora: bool,
         bucketed: bool,
@@ -247,7 +247,7 @@ def with_peft(model: Any) -> nn.Module:
 class Ours:
     """Arm S: a plan's top from the trunk cache."""
 
-    def __init__(self, setting: Setting, plan: Plan | str, cache: Path | None) -> None:
+    def __init__(self, setting: BenchSetting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
         kind = setting.objective or plan.objective
@@ -276,7 +276,7 @@ class Ours:
         """Seconds of the timed batches, from the cache or building it."""
         started, device = self.setting.waited(), torch.device(self.setting.device)
         self.feed.move_to(device)
-        with self.feed.ahead(self.setting.bucketed, device):
+        with self.feed.prefetch(self.setting.bucketed, device):
             for batch in self.batches():
                 self.step(batch)
         return self.setting.waited() - started

@@ -16,8 +16,8 @@ from stratatune.costs.cost import ARMS, Cost, cost
 from stratatune.errors import ConfigError, ModelError, did_you_mean
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.shapes.table import architecture_of
-from stratatune.studies.bench.arms import Ours, Setting, Stock
-from stratatune.studies.bench.machine import Machine
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock
+from stratatune.studies.bench.block_times import Machine
 
 EPOCHS = 10
 OBJECTIVES = ("causal", "classification")
@@ -25,7 +25,7 @@ OBJECTIVES = ("causal", "classification")
 
 
 @dataclass(frozen=True)
-class Way:
+class ArmTimes:
     """One way to train, measured.
 
     Attributes:
@@ -56,7 +56,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Report:
+class BenchReport:
     """What a bench found."""
 
     model: str
@@ -66,9 +66,9 @@ class Report:
     padding: dict[str, float]
     """Tokens computed over tokens of text: random batches, and batches cut by length."""
     settings: dict[str, Any]
-    ways: tuple[Way, ...]
+    ways: tuple[ArmTimes, ...]
 
-    def way(self, name: str) -> Way:
+    def way(self, name: str) -> ArmTimes:
         """A way by its name."""
         return next(way for way in self.ways if way.name == name)
 
@@ -89,8 +89,8 @@ class Report:
 
 
 def bench(
-    setting: Setting, plans: Sequence[str], *, rounds: int = 3, say: Callable[[str], object] = lambda line: None
-) -> Report:
+    setting: BenchSetting, plans: Sequence[str], *, rounds: int = 3, say: Callable[[str], object] = lambda line: None
+) -> BenchReport:
     """Measure A, B, F and the plans.
 
     Args:
@@ -120,10 +120,10 @@ def bench(
         for name, plan in resolved.items()
     }
     predicted = _predict(machine, resolved)
-    ways = [_stock_way(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
-    ways += [_plan_way(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
+    ways = [_stock_arm(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
+    ways += [_plan_arm(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
     one = next(iter(costs.values())).epochs
-    return Report(
+    return BenchReport(
         model=machine.shape.name,
         examples=len(lengths),
         tokens=float(lengths.mean()),
@@ -133,7 +133,7 @@ def bench(
     )
 
 
-def _checked(setting: Setting, plans: Sequence[str]) -> dict[str, Resolved]:
+def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]:
     row = architecture_of(setting.config["model_type"], setting.config)
     if len(row.stacks) > 1:
         raise ModelError(
@@ -205,18 +205,20 @@ def _measure(
 Seconds = dict[str, float]
 
 
-def _stock_way(arm: str, setting: Setting, measured: Seconds, predicted: Seconds, costs: Cost) -> Way:
+def _stock_arm(arm: str, setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> ArmTimes:
     scale, epoch = _scale(setting), costs.epochs[arm]
     seconds, thought = scale * measured[arm], scale * predicted[arm]
-    return Way(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
+    return ArmTimes(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
 
 
-def _plan_way(name: str, plan: Resolved, setting: Setting, measured: Seconds, predicted: Seconds, costs: Cost) -> Way:
+def _plan_arm(
+    name: str, plan: Resolved, setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost
+) -> ArmTimes:
     depth, blocks = plan.frozen_depth, plan.shape.blocks
     what = f"from the trunk cache at depth {depth} of {blocks}" if depth else "trains from block 0, so nothing to cache"
     scale, cached = _scale(setting), costs.epochs["cached"]
     first = f"{name}, first"
-    return Way(
+    return ArmTimes(
         name,
         what,
         seconds=scale * measured[name],
@@ -229,16 +231,16 @@ def _plan_way(name: str, plan: Resolved, setting: Setting, measured: Seconds, pr
     )
 
 
-def _scale(setting: Setting) -> float:
+def _scale(setting: BenchSetting) -> float:
     """From the timed batches to an epoch."""
     return -(-len(setting.data) // setting.batch_size) / len(setting.bucketed)
 
 
-def _dtype(setting: Setting) -> str:
+def _dtype(setting: BenchSetting) -> str:
     return "bf16" if setting.bf16 else "fp32"
 
 
-def _settings(setting: Setting, rounds: int) -> dict[str, Any]:
+def _settings(setting: BenchSetting, rounds: int) -> dict[str, Any]:
     return {
         "batch_size": setting.batch_size,
         "precision": _dtype(setting),

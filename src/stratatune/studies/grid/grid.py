@@ -1,6 +1,6 @@
 """A grid: every run of a recipe, once, however often it is stopped and begun again.
 
-The book (:mod:`stratatune.studies.grid.store`) says which runs are done; a run that was stopped goes on from its
+The book (:mod:`stratatune.studies.grid.book`) says which runs are done; a run that was stopped goes on from its
 checkpoint. Runs that read one trunk cache stand together, and the trunk runs for all of them, alone, before the first
 begins.
 """
@@ -19,11 +19,11 @@ from stratatune.errors import ConfigError
 from stratatune.files import make_folder, write_errors
 from stratatune.locks import hold
 from stratatune.progress import Reporter
+from stratatune.studies.grid.book import LOCK, Store, is_id
 from stratatune.studies.grid.engines import Engine, Outcome
 from stratatune.studies.grid.expand import Planned
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.records import RUNS
-from stratatune.studies.grid.store import LOCK, Store, is_id
 
 TRUNKS = "trunks"  # logs of the trunk passes; the caches themselves are where `cache` says
 ATTEMPTS = 3

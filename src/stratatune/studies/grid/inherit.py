@@ -9,7 +9,7 @@ from typing import Any
 
 from stratatune.errors import ConfigError, shown
 from stratatune.outside import path_exists, wrong_path
-from stratatune.studies.grid.recipe import HINT, PLURALS, Published, Recipe, recipe_of, several
+from stratatune.studies.grid.recipe_parts import HINT, PLURALS, Published, several
 from stratatune.training.config import load_config
 
 _PACKAGE = "package:"
@@ -50,7 +50,7 @@ def _inherited(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _names(data: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The names on every axis, as :class:`~stratatune.studies.grid.recipe.Item` gives them."""
+    """The names on every axis, as :class:`~stratatune.studies.grid.recipe_parts.Item` gives them."""
     further = data.get("settings")
     axes = {axis: data.get(key) for key, axis in PLURALS.items()}
     axes |= further if isinstance(further, Mapping) else {}
@@ -119,25 +119,6 @@ def _package_folder(module: str) -> Path | None:
     return None
 
 
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
+    """Whether a folder is at ``path``, whatever the path is."""
     return path_exists(path) and path.is_dir()
-
-
-def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
-    """The recipe as it can run here, and a notice: with its ``otherwise`` where a folder is missing.
-
-    Args:
-        recipe: as :func:`~stratatune.studies.grid.recipe.load_recipe` gives it.
-        source: its file.
-        given: folders that the user names, by name.
-    """
-    told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-    missing = [str(place) for place in told.values() if not place or not _is_folder(folder_of(place, source.parent))]
-    if not missing or not recipe.otherwise:
-        return recipe, ""
-    data = recipe.model_dump(mode="json", exclude={"otherwise"})
-    other = recipe_of({**data, **recipe.otherwise}, f"{source}: otherwise")
-    return (
-        other,
-        f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
-    )

@@ -9,107 +9,32 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from stratatune.errors import ConfigError, did_you_mean, nearest, shown
 from stratatune.objectives.registry import metric_names
-
-Value = str | int | float
-Coordinates = dict[str, Value | tuple[Value, ...]]
-"""Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
+from stratatune.studies.grid.inherit import folder_of, inherited, is_folder
+from stratatune.studies.grid.recipe_parts import (
+    HINT,
+    LOSS,
+    PLURALS,
+    TIMES,
+    Claim,
+    Closed,
+    Coordinates,
+    Item,
+    Published,
+    ReportLayout,
+    Value,
+    several,
+)
 
 _MOST_ERRORS, _MOST_NAMES = 40, 30
-HINT = "docs/grid.md says what a recipe holds"
-PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
-"""The axes that every recipe may have, and the setting that a plain value on each gives."""
-TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}
-"""What a learning curve may run along, and its label."""
-LOSS = "train_loss"
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Item(_Closed):
-    """One place on an axis: its name in tables, and the settings that it gives to a run.
-
-    In a recipe it is a plain value, or a mapping of ``name`` and the settings, each by its own name.
-    """
-
-    name: Value
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_serializer
-    def _as_written(self) -> dict[str, Any]:
-        return {"name": self.name, **self.settings}
-
-    @classmethod
-    def of(cls, written: Any, axis: str) -> Item:
-        """From what a recipe has on ``axis``; ValueError where that is no item."""
-        if isinstance(written, Mapping):
-            settings = {str(key): value for key, value in written.items() if key != "name"}
-            if not isinstance(written.get("name"), Value):
-                raise ValueError(f"{shown(written)} has no name")
-            return cls(name=written["name"], settings=settings)
-        if not isinstance(written, Value):
-            raise ValueError(f"{shown(written)} is neither a value nor a mapping with a name")
-        name = Path(written).name if axis == "model" and isinstance(written, str) else written
-        return cls(name=name, settings={axis: written})
-
-
-class Layout(_Closed):
-    """What the report makes of the runs."""
-
-    rows: tuple[str, ...] = Field((), description="The axes that make a row of the table; empty: the plan.")
-    columns: tuple[str, ...] = Field((), description="The axes that make a column; empty: the task.")
-    metric: str | None = Field(None, description="The score shown; null: each task's own.")
-    x: str | None = Field(
-        None, description="Learning curves: step, epoch or seconds. Depth curves: an axis of numbers."
-    )
-    y: str | None = Field(None, description="Of a curve: a metric, or train_loss; null: the loss and the task's own.")
-    figures: tuple[Literal["table", "curves", "depth", "cost"], ...] = Field(
-        (), description="The figures shown; empty: all that the runs allow."
-    )
-
-    @field_validator("rows", "columns", "figures", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-
-class Published(_Closed):
-    """A number of the paper; in a recipe its coordinates stand beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
-
-    where: Coordinates
-    value: float
-    deviation: float | None = None
-    metric: str | None = None
-    note: str = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or "where" in data:
-            return data
-        own = {key: value for key, value in data.items() if key in cls.model_fields}
-        return {**own, "where": {key: value for key, value in data.items() if key not in own}}
-
-
-class Claim(_Closed):
-    """That the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
-
-    text: str
-    better: Coordinates
-    worse: Coordinates
-    on: str = "task"
-    metric: str | None = None
-    margin: float = Field(0.0, ge=0, description="By how many points `better` may fall behind: 'at least as good'.")
-
-
-class Recipe(_Closed):
+class Recipe(Closed):
     """Everything a grid is made from. :func:`load_recipe` reads one and reports every mistake in it.
 
     A run takes ``base``, over it the settings of its model, task, plan, the items on its further axes and its seed; the
@@ -130,7 +55,7 @@ class Recipe(_Closed):
     settings: dict[str, tuple[Item, ...]] = Field(default_factory=dict)
     pairs: tuple[Coordinates, ...] = ()
     exclude: tuple[Coordinates, ...] = ()
-    report: Layout = Field(default_factory=lambda: Layout.model_validate({}))
+    report: ReportLayout = Field(default_factory=lambda: ReportLayout.model_validate({}))
     published: tuple[Published, ...] = ()
     claims: tuple[Claim, ...] = ()
     otherwise: dict[str, Any] = Field(default_factory=dict)
@@ -172,8 +97,6 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises:
         ConfigError: no such file, no YAML, or mistakes, each in a line that names its place.
     """
-    from stratatune.studies.grid.inherit import inherited
-
     data = inherited(Path(path))
     axes = {key: data.get(key) for key in PLURALS}
     if isinstance(further := data.get("settings"), Mapping):
@@ -201,7 +124,7 @@ def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
-_KEYS: dict[str, type[BaseModel]] = {"report": Layout, "published": Published, "claims": Claim}
+_KEYS: dict[str, type[BaseModel]] = {"report": ReportLayout, "published": Published, "claims": Claim}
 
 
 def _line(item: Mapping[str, Any]) -> str:
@@ -283,11 +206,21 @@ def _legal(names: Iterable[Value]) -> str:
     return "legal: " + ", ".join(map(str, first[:_MOST_NAMES])) + (", ..." if len(first) > _MOST_NAMES else "")
 
 
-def several(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """One name or several, as several."""
-    return wanted if isinstance(wanted, tuple) else (wanted,)
+def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Recipe, str]:
+    """The recipe as it can run here, and a notice: with its ``otherwise`` where a folder is missing.
 
-
-def agrees(coordinates: Mapping[str, Value], where: Mapping[str, Value | tuple[Value, ...]]) -> bool:
-    """Whether a run at ``coordinates`` is one of those that ``where`` means."""
-    return all(coordinates.get(axis) in several(wanted) for axis, wanted in where.items())
+    Args:
+        recipe: as :func:`load_recipe` gives it.
+        source: its file.
+        given: folders that the user names, by name.
+    """
+    told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
+    missing = [str(place) for place in told.values() if not place or not is_folder(folder_of(place, source.parent))]
+    if not missing or not recipe.otherwise:
+        return recipe, ""
+    data = recipe.model_dump(mode="json", exclude={"otherwise"})
+    other = recipe_of({**data, **recipe.otherwise}, f"{source}: otherwise")
+    return (
+        other,
+        f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
+    )

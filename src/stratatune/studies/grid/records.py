@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, shown
 from stratatune.hashing import digest_of_json
 from stratatune.locks import is_held
-from stratatune.studies.grid.recipe import PLURALS, Recipe, Value, recipe_of
-from stratatune.studies.grid.store import FILE, LOCK, Store
+from stratatune.studies.grid.book import FILE, LOCK, Store
+from stratatune.studies.grid.recipe import Recipe, recipe_of
+from stratatune.studies.grid.recipe_parts import PLURALS, Value
+from stratatune.studies.grid.rows import AGAIN, Environment, Outcome, Settings, checked, column, file_of, lines_of
 from stratatune.training.config import NO_NUMBER, load_config
 from stratatune.training.folder import is_running
+from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 RUNS = "runs"
@@ -70,10 +72,17 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
             rows = store.runs()
         alive = is_held(path / LOCK)
         records = [_of_grid(path, row, alive) for row in rows]
-        return recipe_of(json.loads(recipe), str(path)) if recipe else None, records
+        return _recipe(recipe, path / FILE) if recipe else None, records
     if (path / "config.yaml").is_file():
         return None, [_of_folder(path)]
     raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "give one that `train` or `grid` wrote")
+
+
+def _recipe(text: str, place: Path) -> Recipe:
+    data = column(text, f"{place}: recipe")
+    if not isinstance(data, dict):
+        raise ConfigError([f"{place}: recipe: {shown(data)}"], AGAIN)
+    return recipe_of(data, str(place.parent))
 
 
 def read_caches(path: str | Path) -> list[dict[str, Any]]:
@@ -92,35 +101,64 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
 def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
     """A run of the book; the process that says ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
+    environment = file_of(folder / "env.json", Environment) or {}
+    _check_row(grid, row, folder)
     return RunRecord(
         id=row["id"],
         config=row["config"],
         status="stopped" if row["status"] == "running" and not alive else row["status"],
         coordinates=row["coordinates"],
         result=row["result"],
-        history=_lines(folder / "metrics.jsonl"),
-        environment=_json(folder / "env.json") or {},
+        history=lines_of(folder / "metrics.jsonl"),
+        environment=environment,
         error=row["error"],
         folder=folder,
-        command=_command(folder),
+        command=_command(folder, environment),
     )
 
 
 def _of_folder(folder: Path) -> RunRecord:
-    config = load_config(folder / "config.yaml")
-    result = _json(folder / "result.json")
+    config = checked(Settings, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
+    result = _result(folder)
+    environment = file_of(folder / "env.json", Environment) or {}
     return RunRecord(
         id=run_id(config),
         config=config,
         status="done" if result else "running" if is_running(folder) else "stopped",
         coordinates=coordinates_of(config),
         result=result,
-        history=_lines(folder / "metrics.jsonl"),
-        environment=_json(folder / "env.json") or {},
+        history=lines_of(folder / "metrics.jsonl"),
+        environment=environment,
         error=None,
         folder=folder,
-        command=_command(folder),
+        command=_command(folder, environment),
     )
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """``result.json`` without its checksums.
+
+    Raises:
+        ConfigError: it, or a file that is read beside it, is not as the run left it.
+    """
+    result = file_of(folder / "result.json", Outcome)
+    if result is None:
+        return None
+    if odd := broken(result, folder):
+        raise ConfigError([f"{folder / odd} is not as the run left it: its checksum differs"], AGAIN)
+    return opened(result)
+
+
+def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
+    """Compare a row of the book with what the run left in its own folder, and its settings with its id.
+
+    Raises:
+        ConfigError: they disagree.
+    """
+    own = _result(folder) if row["status"] == "done" else None
+    named_by_settings = len(row["id"]) == len(run_id({}))
+    if (own is not None and own != row["result"]) or (named_by_settings and run_id(row["config"]) != row["id"]):
+        raise ConfigError([f"{grid / FILE}: {row['id']} is not as its run left it"], AGAIN)
 
 
 def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -131,20 +169,8 @@ def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
     return {axis: value for axis, value in named.items() if value is not None}
 
 
-def _command(folder: Path) -> str:
-    return f"stratatune train {shlex.quote(str(folder / 'config.yaml'))} --out NEW"
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: {error}"], "the file is damaged; train the run again") from error
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines()]
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: {error}"], "the file is damaged; train the run again") from error
+def _command(folder: Path, environment: Mapping[str, Any]) -> str:
+    """What trains a run again, wherever it is typed: its settings may name files as seen from where it was trained."""
+    command = f"stratatune train {shlex.quote(str(folder.resolve() / 'config.yaml'))} --out NEW"
+    place = environment.get("directory")
+    return f"cd {shlex.quote(place)} && {command}" if place else command

@@ -1,9 +1,9 @@
 """A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is told, one run at a time.
 
-Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. The worker imports torch
-once and then forks for each job, so that a run starts in milliseconds and yet in a process of its own: its peak memory
-is its own, nothing of the run before is left in it, and what kills it kills nothing else. Where a process cannot be
-forked safely (macOS, Windows) the jobs run in the worker itself, one after the other.
+Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
+process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
+else. On Linux that process is forked by multiprocessing's fork server, which imports torch once, so a run starts in
+milliseconds; elsewhere, where a fork is not safe, it begins afresh.
 
 When standard input ends, whoever gave the jobs is gone; the run under way is ended at once, so that it cannot write
 beside the one that goes on in its place.
@@ -12,26 +12,29 @@ beside the one that goes on in its place.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
+import multiprocessing
 import os
-import select
-import signal
+import queue
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 LOG, TRACEBACK, LOCK = "log.txt", "error.txt", ".lock"
-_PRELOADED = (
+PRELOADED = (
     "stratatune.training.build",
     "transformers.modeling_layers",
     "sklearn.metrics",
     "datasets.packaged_modules",
 )
-_FORKS = sys.platform.startswith("linux")
+"""What every run imports."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -84,80 +87,77 @@ def _said_into(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Reads jobs until there are no more."""
+    """Does one job after another until whoever gives them is gone."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # no library prints into the answers
-    preload()
-    for line in _lines(0):
-        job = json.loads(line)
-        print(json.dumps(_in_child(job) if _FORKS else work(job)), file=answers, flush=True)
+    context = _context()
+    for job in _jobs():
+        print(json.dumps(_in_process(context, job)), file=answers, flush=True)
 
 
-def preload() -> None:
-    """Import what a run imports by itself, before the first job comes: else every run would, each anew."""
-    for name in _PRELOADED:
-        importlib.import_module(name)
-
-
-def _lines(source: int) -> Iterator[str]:
-    """The lines of a file descriptor, unbuffered, so that :func:`_in_child` may wait for its end too."""
-    pending = b""
-    while chunk := os.read(source, 1 << 16):
-        *whole, pending = (pending + chunk).split(b"\n")
-        yield from (line.decode() for line in whole)
-
-
-def _in_child(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job in a fork of this process; a child that dies without an answer is ``lost``."""
-    reading, writing = os.pipe()
-    life, ours = os.pipe()  # `ours` closes when this process dies, however it does
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        os.close(ours)
-        _as_child(job, writing, life)
-    os.close(writing)
-    os.close(life)
+def _context() -> Any:
+    """How processes begin: forked from one that has imported what a run needs, where that is safe; else afresh."""
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    # The server imports from the folder that it is started in first, and a user's queue.py may be in this one.
+    working = Path.cwd()
+    os.chdir(sys.prefix)
     try:
-        answer = _answer(reading, child)
-        _, status = os.waitpid(child, 0)
+        forkserver.ensure_running()
     finally:
-        os.close(reading)
-        os.close(ours)
+        os.chdir(working)
+    return context
+
+
+def _jobs() -> Iterator[dict[str, Any]]:
+    """The jobs of standard input. Its end is the end of this process, also in the midst of one."""
+    waiting: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            waiting.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield json.loads(waiting.get())
+
+
+def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job in a process of its own; one that dies without an answer is ``lost``."""
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(json.dumps(job), sending))
+    process.start()
+    sending.close()
+    try:
+        answer = receiving.recv_bytes()
+    except EOFError:
+        answer = b""
+    process.join()
+    receiving.close()
     if answer:
         return json.loads(answer)
-    code = os.waitstatus_to_exitcode(status)
+    code = process.exitcode
     why = f"was killed by signal {-code}" + (", as when memory runs out" if code == -9 else "") if code < 0 else "ended"
     return {"name": job["name"], "status": "lost", "error": f"the process of this run {why}"}
 
 
-def _answer(reading: int, child: int) -> bytes:
-    """All that the child writes; ends both when standard input ends first."""
-    said = b""
-    while True:
-        ready, _, _ = select.select([0, reading], [], [])
-        if 0 in ready and not os.read(0, 1):
-            os.kill(child, signal.SIGKILL)
-            os._exit(0)
-        if reading in ready:
-            chunk = os.read(reading, 1 << 16)
-            if not chunk:
-                return said
-            said += chunk
-
-
-def _as_child(job: dict[str, Any], writing: int, life: int) -> NoReturn:
-    """What the fork does; it never comes back."""
+def _run(job: str, sending: Connection) -> NoReturn:
+    """What the process of one job does; it never comes back."""
     try:
-        threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-        with os.fdopen(writing, "w", encoding="utf-8") as answers:
-            answers.write(json.dumps(work(job)))
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        sending.send_bytes(json.dumps(work(json.loads(job))).encode())
     finally:
         os._exit(0)
 
 
-def _end_with(life: int) -> None:
-    os.read(life, 1)
+def _end_with_parent() -> None:
+    """However the worker dies, no run of it lives on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 

@@ -10,9 +10,9 @@ from stratatune._compat import VERSION
 from stratatune.files import make_folder, write_bytes
 from stratatune.studies.grid.records import read_caches, read_records
 from stratatune.studies.report import drawing
+from stratatune.studies.report.comparison import many
 from stratatune.studies.report.html import html
 from stratatune.studies.report.latex import latex
-from stratatune.studies.report.many import many
 from stratatune.studies.report.markdown import markdown
 from stratatune.studies.report.parts import Panel, Report
 from stratatune.studies.report.single import single

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from stratatune.studies.grid.recipe import LOSS, TIMES
+from stratatune.studies.grid.recipe_parts import LOSS, TIMES
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import MEAN, Measured, named, scale, title_of
 from stratatune.studies.report.parts import Figure, Panel, Series
@@ -20,7 +20,7 @@ def curves(measured: Measured, x: str = "step", y: str = "") -> Figure | None:
 
     Args:
         measured: the runs.
-        x: one of :data:`~stratatune.studies.grid.recipe.TIMES`.
+        x: one of :data:`~stratatune.studies.grid.recipe_parts.TIMES`.
         y: ``train_loss`` or a metric: that alone.
     """
     panels: list[Panel] = []

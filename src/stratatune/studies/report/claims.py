@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from stratatune.objectives.registry import smaller_is_better
-from stratatune.studies.grid.recipe import Claim, Published, Recipe, agrees
+from stratatune.studies.grid.recipe import Recipe
+from stratatune.studies.grid.recipe_parts import Claim, Published, agrees
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import Measured
 from stratatune.studies.report.parts import Finding

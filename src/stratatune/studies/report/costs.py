@@ -8,12 +8,12 @@ from typing import Any
 
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import Measured
-from stratatune.studies.report.parts import Cell, Column, Table, Text
+from stratatune.studies.report.parts import Cell, Column, ReportTable, Text
 from stratatune.studies.report.wording import listed, number, seconds, size
 from stratatune.studies.statistics import interval
 
 
-def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> Table | None:
+def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> ReportTable | None:
     """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
 
     Where the papers' costs are ``published``, they stand below, and each row's speed and memory are set against the
@@ -35,10 +35,10 @@ def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> T
         "cached. A hit is a run whose cache was there before its first step. Spared: the trunk passes that did not "
         "run, at the pace of those that did, an estimate."
     )
-    return Table("Cost of a run.", (Column(measured.heading, False), *map(Column, heads)), tuple(rows), note)
+    return ReportTable("Cost of a run.", (Column(measured.heading, False), *map(Column, heads)), tuple(rows), note)
 
 
-def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> Table | None:
+def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> ReportTable | None:
     """The trunk caches that a grid built before its runs, by depth, and how often they were read."""
     rows = []
     for depth in sorted({one["depth"] for one in built}):
@@ -57,7 +57,9 @@ def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> Table | No
         rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
     heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
     note = "Built once each, before the runs, start-up included; so no run above has seconds of the trunk of its own."
-    return Table("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
+    return (
+        ReportTable("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
+    )
 
 
 def _cost(results: Sequence[Mapping[str, Any]], paper: Mapping[str, float] | None) -> list[Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratatune.studies.report.parts import Cell, Figure, Finding, Part, Report, Table, Text
+from stratatune.studies.report.parts import Cell, Figure, Finding, Part, Report, ReportTable, Text
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -40,7 +40,7 @@ def latex(report: Report, figures: str = "") -> str:
 
 def _part(part: Part, figures: str) -> Iterator[str]:
     """Commands and folded parts belong to no paper."""
-    if isinstance(part, Table):
+    if isinstance(part, ReportTable):
         yield from _table(part)
     elif isinstance(part, Finding):
         yield rf"\paragraph{{{escaped(part.verdict)}}} {escaped(part.claim)} ({escaped(part.numbers.rstrip('.'))})."
@@ -52,7 +52,7 @@ def _part(part: Part, figures: str) -> Iterator[str]:
         yield escaped(part.text) + r"\par"
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: ReportTable) -> Iterator[str]:
     columns = "".join("r" if one.number else "l" for one in table.columns)
     yield from (r"\begin{table}\centering\small", rf"\caption{{{escaped(table.caption)}}}")
     yield from (rf"\begin{{tabular}}{{{columns}}}", r"\toprule")

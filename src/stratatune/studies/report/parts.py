@@ -36,7 +36,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows under columns; the first cell of a row is its heading."""
 
     caption: str
@@ -158,7 +158,7 @@ class Folded:
     open: bool = False
 
 
-Part: TypeAlias = Table | Figure | Picture | Text | Code | Finding | Folded
+Part: TypeAlias = ReportTable | Figure | Picture | Text | Code | Finding | Folded
 
 
 @dataclass(frozen=True)

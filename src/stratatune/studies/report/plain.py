@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratatune.studies.report.parts import Finding, Report, Table
+from stratatune.studies.report.parts import Finding, Report, ReportTable
 
 
 def plain(report: Report) -> str:
@@ -12,14 +12,14 @@ def plain(report: Report) -> str:
     titles = [section.title for section in report.sections]
     wanted = ("Results" if "Results" in titles else "Cost", "Claims")
     parts = [part for section in report.sections if section.title in wanted for part in section.parts]
-    blocks = ["\n".join(_table(part)) for part in parts if isinstance(part, Table)]
+    blocks = ["\n".join(_table(part)) for part in parts if isinstance(part, ReportTable)]
     claims = [
         f"{part.verdict:<13}  {part.claim}\n{'':<13}  {part.numbers}" for part in parts if isinstance(part, Finding)
     ]
     return "\n\n".join((*blocks, *(["\n".join(claims)] if claims else [])))
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(table: ReportTable) -> Iterator[str]:
     """Columns as wide as what stands in them; numbers at the right."""
     rows = [[column.title for column in table.columns], *([cell.text for cell in row] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

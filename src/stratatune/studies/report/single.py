@@ -8,7 +8,7 @@ from typing import Any
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report import charts, costs
 from stratatune.studies.report.measured import Measured, metric_of, scale, title_of
-from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, Section, Table, Text
+from stratatune.studies.report.parts import Cell, Code, Column, Fact, Folded, Part, Report, ReportTable, Section, Text
 from stratatune.studies.report.plans import picture
 from stratatune.studies.report.wording import listed, number, seconds, size
 from stratatune.training.config import RunConfig
@@ -19,6 +19,7 @@ def single(run: RunRecord) -> Report:
     measured = Measured.of([run])
     sections = [
         Section("Learning curves", tuple(_curves(measured))),
+        Section("Classes", tuple(_classes(run))),
         Section("Plan", tuple(filter(None, [picture(run)]))),
         Section("Cost", tuple(_cost(measured, run))),
         Section("Notices", tuple(Text(line) for line in (run.result or {}).get("notices", ()))),
@@ -67,6 +68,33 @@ def _curves(measured: Measured) -> list[Part]:
     return [figure] if figure else []
 
 
+_SAID = {"evaluation": "Evaluation data, best epoch", "test": "Test data"}
+_MOST_COLUMNS = 12  # classes of a matrix that fits a page
+
+
+def _classes(run: RunRecord) -> list[Part]:
+    """Precision, recall and F1 of each class, and the confusion matrix."""
+    parts: list[Part] = []
+    for where, found in (run.result or {}).get("by_class", {}).items():
+        columns = (Column("class", False), *(Column(name) for name in ("precision", "recall", "F1", "rows")))
+        rows = tuple(
+            (
+                Cell(one["label"]),
+                *(Cell(number(100 * one[name], 2)) for name in ("precision", "recall", "f1")),
+                Cell(f"{one['n']:,}"),
+            )
+            for one in found["classes"]
+        )
+        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        names = [one["label"] for one in found["classes"]]
+        if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
+            heads = (Column("class", False), *map(Column, names))
+            cells = zip(names, found["confusion"], strict=True)
+            matrix = tuple((Cell(name), *(Cell(f"{count:,}") for count in counts)) for name, counts in cells)
+            parts.append(ReportTable("Confusion: rows by their class, columns by what was predicted.", heads, matrix))
+    return parts
+
+
 def _cost(measured: Measured, run: RunRecord) -> list[Part]:
     """Where the time went, and what the trunk cache spared."""
     result = run.result
@@ -79,7 +107,7 @@ def _cost(measured: Measured, run: RunRecord) -> list[Part]:
         for kind, said in (("cache", "running the frozen trunk"), ("train", "training the top"), ("eval", "evaluation"))
     )
     columns = (Column("part", False), Column("time"), Column("share"))
-    return [Table("Where the time went.", columns, rows), Text(_cache(measured, run))]
+    return [ReportTable("Where the time went.", columns, rows), Text(_cache(measured, run))]
 
 
 def _cache(measured: Measured, run: RunRecord) -> str:
@@ -102,9 +130,9 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
     told = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
     columns = (Column("setting", False), Column("value", False))
 
-    def table(settings: Mapping[str, Any], caption: str) -> Table:
+    def table(settings: Mapping[str, Any], caption: str) -> ReportTable:
         rows = tuple((Cell(name), Cell(str(value), code=True)) for name, value in settings.items())
-        return Table(caption, columns, rows)
+        return ReportTable(caption, columns, rows)
 
     every = table(config, "As in config.yaml.")
     return [table(told, "Those that are not the default."), Folded("All settings", (every,))]

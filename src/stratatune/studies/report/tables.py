@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stratatune.studies.grid.recipe import Published
+from stratatune.studies.grid.recipe_parts import Published
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report.measured import MEAN, Measured, title_of
-from stratatune.studies.report.parts import Cell, Code, Column, Folded, Part, Table
+from stratatune.studies.report.parts import Cell, Code, Column, Folded, Part, ReportTable
 from stratatune.studies.report.wording import between, difference, number, p_value, seconds, signed, spread
 from stratatune.studies.statistics import Interval, adjusted
 
@@ -15,7 +15,7 @@ Scores = Mapping[tuple[str, str], Published]
 """The papers' scores, as printed here, by row and column."""
 
 
-def scores(measured: Measured, published: Scores) -> Table:
+def scores(measured: Measured, published: Scores) -> ReportTable:
     """Rows by columns: the mean, its deviation, its interval, and what the paper says."""
     columns = (*measured.columns, *([MEAN] if len(measured.columns) > 1 else []))
     cells = {(row, column): measured.cell(row, column) for row in measured.rows for column in columns}
@@ -30,7 +30,7 @@ def scores(measured: Measured, published: Scores) -> Table:
     )
     said += f"seeds, below it the 95 % interval of the mean{', below that what was published' if published else ''}."
     heads = tuple(Column(one, below=_metric(measured, one)) for one in columns)
-    return Table(said, (Column(measured.heading, number=False), *heads), rows, _score_note(bool(published)))
+    return ReportTable(said, (Column(measured.heading, number=False), *heads), rows, _score_note(bool(published)))
 
 
 def _score_note(published: bool) -> str:
@@ -70,7 +70,7 @@ def _paper(found: Interval | None, paper: Published) -> str:
     return f"{said} {'↑' if gap > 0 else '↓'}{abs(gap):.1f}"
 
 
-def comparisons(measured: Measured, reference: str) -> Table | None:
+def comparisons(measured: Measured, reference: str) -> ReportTable | None:
     """Every row against one: the difference with its interval, the pairs, the test."""
     found = [(row, measured.against(row, reference)) for row in measured.rows if row != reference]
     there = [(row, one) for row, one in found if one is not None]
@@ -96,7 +96,9 @@ def comparisons(measured: Measured, reference: str) -> Table | None:
         "smallest value that so many pairs can give. Pairs of one task share its data, so they say more about seeds "
         "than about other tasks."
     )
-    return Table(f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note)
+    return ReportTable(
+        f"Score less that of {reference}.", (Column(measured.heading, False), *map(Column, heads)), rows, note
+    )
 
 
 def runs(measured: Measured) -> tuple[Part, ...]:
@@ -110,13 +112,15 @@ def runs(measured: Measured) -> tuple[Part, ...]:
     return tuple(folded)
 
 
-def _listed(measured: Measured, inside: Sequence[RunRecord]) -> Table:
+def _listed(measured: Measured, inside: Sequence[RunRecord]) -> ReportTable:
     heads = ("column", "seed", "score", "best epoch", "seconds", "cache")
-    rows = tuple((Cell(run.id, code=True), *map(Cell, _told(measured, run))) for run in inside)
-    return Table("The runs, then their commands in the same order.", (Column("run", False), *map(Column, heads)), rows)
+    rows = tuple((Cell(run.id, code=True), *map(Cell, _facts_of(measured, run))) for run in inside)
+    return ReportTable(
+        "The runs, then their commands in the same order.", (Column("run", False), *map(Column, heads)), rows
+    )
 
 
-def _told(measured: Measured, run: RunRecord) -> list[str]:
+def _facts_of(measured: Measured, run: RunRecord) -> list[str]:
     seed = str(run.coordinates.get("seed", run.config.get("seed", "–")))
     result = run.result
     if run.status != "done" or not result:

@@ -1,9 +1,9 @@
 """What each candidate plan would take on this machine, and which of them a budget leaves. No torch.
 
 FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
-lengths, put up to all rows. Seconds are FLOPs over rates that were measured on this machine. Memory is the weights, for
-each trained parameter its gradient and AdamW's two moments (12 bytes), and what a step keeps for backward; a cache lies
-on disk.
+lengths, put up to all rows. Seconds are FLOPs at the paces that were measured on this machine (``costs/time.py``).
+Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and what a step
+keeps for backward; a cache lies on disk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stratatune.costs.cost import cost
+from stratatune.costs.time import Pace
 from stratatune.plan import Plan, Shape
 from stratatune.units import DTYPE_BYTES
 
@@ -22,7 +23,7 @@ _OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradie
 
 
 @dataclass(frozen=True)
-class Work:
+class RunSize:
     """What the user's run will do.
 
     Attributes:
@@ -45,11 +46,11 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Measured FLOP/s of the trunk's forward, and of a training step of the top."""
+class Paces:
+    """How fast this machine runs the trunk forward, and training steps of the top; work is in FLOPs."""
 
-    trunk: float
-    top: float
+    trunk: Pace
+    top: Pace
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Candidate:
     over: str = ""
 
 
-def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Candidate:
+def price(text: str, depth: int, shape: Shape, work: RunSize, paces: Paces) -> Candidate:
     """What a run of the plan ``text`` would take.
 
     Raises:
@@ -96,6 +97,7 @@ def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Cand
     )
     share = work.rows / len(work.lengths)
     first, cached = (found.epochs[name].flops * share for name in ("first", "cached"))
+    steps = found.epochs["cached"].steps * share
     trained = resolved.trainable(work.head)
     weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
     return Candidate(
@@ -104,7 +106,7 @@ def price(text: str, depth: int, shape: Shape, work: Work, rates: Rates) -> Cand
         frozen_depth=resolved.frozen_depth,
         trainable=trained,
         flops=first + (work.epochs - 1) * cached,
-        seconds=(first - cached) / rates.trunk + work.epochs * cached / rates.top,
+        seconds=paces.trunk.seconds(first - cached, steps) + work.epochs * paces.top.seconds(cached, steps),
         memory_bytes=round(weights + _OPTIMISER_BYTES * trained + found.epochs["cached"].saved_bytes),
         cache_bytes=round(found.cache_bytes * share),
     )

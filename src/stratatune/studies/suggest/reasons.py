@@ -9,14 +9,14 @@ from stratatune.studies.suggest.pricing import Candidate
 from stratatune.studies.suggest.probing import Probe
 
 if TYPE_CHECKING:
-    from stratatune.studies.suggest.suggestion import View
+    from stratatune.studies.suggest.view import View
 
 
 def reasons(views: Sequence[View]) -> Iterator[str]:
     """Lines for the views, the chosen family's first."""
     view, chosen = views[0], views[0].chosen
     assert chosen is not None
-    yield _told(view)
+    yield _evidence(view)
     yield _depth(view)
     if chosen.depth != view.found.depth:
         yield f"at depth {view.found.depth} it would be over the budget, so depth {chosen.depth} stands in for it"
@@ -30,7 +30,7 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
         yield f"{other.family}, read at {other.position}: {_number(other.found.best)} at the best depth; {beaten}"
 
 
-def _told(view: View) -> str:
+def _evidence(view: View) -> str:
     found, best = view.found, view.found.best
     control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
     if not found.told:

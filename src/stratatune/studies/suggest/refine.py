@@ -22,7 +22,8 @@ from stratatune.files import make_folder
 from stratatune.hashing import digest_of_json
 from stratatune.objectives.registry import smaller_is_better
 from stratatune.studies.suggest.choosing import INSERTIONS, plan_text, width_of
-from stratatune.studies.suggest.suggestion import Suggestion, View
+from stratatune.studies.suggest.suggestion import Suggestion
+from stratatune.studies.suggest.view import View
 from stratatune.training.config import NO_NUMBER
 
 if TYPE_CHECKING:

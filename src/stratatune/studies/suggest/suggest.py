@@ -13,17 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
 from stratatune.studies.suggest.choosing import find, texts
-from stratatune.studies.suggest.pricing import Rates, Work, nearest_kept, price, within
+from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
 from stratatune.studies.suggest.probing import probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
 from stratatune.studies.suggest.refine import check_search, refine
-from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion, View
+from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
+from stratatune.studies.suggest.view import View
 
 if TYPE_CHECKING:
     from stratatune.progress import Reporter
-    from stratatune.studies.suggest.calibrate import Setting
+    from stratatune.studies.suggest.top_speed import LoadedSample
     from stratatune.training.config import RunConfig
     from stratatune.training.prepare import Outline, Tables
 
@@ -105,14 +107,15 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     """Read, probe, find, calibrate and price for one family."""
     from stratatune.data.batching import pad_id
     from stratatune.model.backbone import Backbone
-    from stratatune.studies.suggest.calibrate import pass_flops, top_rate
+    from stratatune.studies.suggest.top_speed import pass_flops, top_pace
 
     setting, config = _setting(outline, tables, reporter), outline.config
     backbone, objective, encoded = Backbone(setting.base.model), setting.prepared.objective, setting.prepared.train
     shape, classes = backbone.shape, objective.outputs
+    sample = objective.for_probes(encoded, config.seed)
     read = read_depths(
         backbone,
-        encoded,
+        sample,
         pad_id(setting.base.tokenizer),
         batch_size=_PASS_BATCH,
         device=setting.device,
@@ -120,14 +123,14 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         reporter=reporter,
     )
     started = time.perf_counter()
-    assert encoded.labels is not None
-    probes = tuple(probe(read, encoded.labels, seed=config.seed, reporter=reporter))
+    assert sample.labels is not None
+    probes = tuple(probe(read, sample.labels, seed=config.seed, reporter=reporter))
     found = find(probes)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
     flops = pass_flops(shape, encoded, _PASS_BATCH)
-    rates = Rates(flops / read.seconds, top_rate(setting, plans[found.depth]))
-    work = Work(
+    paces = Paces(fitted([flops], [read.seconds]), top_pace(setting, plans[found.depth]))
+    work = RunSize(
         lengths=encoded.lengths,
         rows=rows,
         epochs=config.epochs,
@@ -137,7 +140,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         dtype="fp32" if setting.autocast is None else "bf16",
         classes=classes,
     )
-    priced = [price(text, depth, shape, work, rates) for depth, text in plans.items()]
+    priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
@@ -145,7 +148,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         objective=objective.name,
         position=objective.position,
         metric=objective.metric,
-        value=encoded.labels.dtype.kind == "f",
+        value=sample.labels.dtype.kind == "f",
         classes=classes,
         hidden=shape.hidden,
         probes=probes,
@@ -157,13 +160,13 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
 
 
-def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> Setting:
+def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSample:
     """The model loaded and the sample encoded, as a run of this family would have them."""
     import torch
 
     from stratatune._compat import accelerator_for
     from stratatune.model.base import load_base
-    from stratatune.studies.suggest.calibrate import Setting
+    from stratatune.studies.suggest.top_speed import LoadedSample
     from stratatune.training.prepare import settle
     from stratatune.training.run import in_bf16
 
@@ -175,7 +178,7 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> Setting:
         reporter.notice(notice)
     base.model.to(device)  # pyright: ignore[reportArgumentType]
     autocast = torch.bfloat16 if in_bf16(config.precision, device) else None
-    return Setting(base, prepared, device, autocast)
+    return LoadedSample(base, prepared, device, autocast)
 
 
 def _ranked(views: list[View]) -> list[View]:

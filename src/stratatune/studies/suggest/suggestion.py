@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.studies.suggest.choosing import Found
+from stratatune.files import make_folder, write_text
+from stratatune.studies.suggest.depth_picture import svg
 from stratatune.studies.suggest.pricing import Candidate
-from stratatune.studies.suggest.probing import FEWEST, Probe
+from stratatune.studies.suggest.probing import FEWEST
+from stratatune.studies.suggest.view import View
 
 if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
@@ -54,39 +56,6 @@ class Asked:
                 wrong.append(f"{name}: {value:g}; more than 0")
         if wrong:
             raise ConfigError(wrong, "`stratatune suggest --help` says what each means")
-
-
-@dataclass(frozen=True)
-class View:
-    """A model's depths as one family reads them.
-
-    Attributes:
-        family: ``bft`` or ``spafit``.
-        objective: under which the text was read; ``position``: where, in words.
-        metric: that decides in training.
-        value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
-        hidden: D.
-        probes: of every depth and reading.
-        found: what the rule makes of them.
-        candidates: by depth.
-        chosen: the one proposed; None when a budget leaves none.
-        spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
-        feature_bytes: memory that all depths of the sample took.
-    """
-
-    family: str
-    objective: str
-    position: str
-    metric: str
-    value: bool
-    classes: int
-    hidden: int
-    probes: tuple[Probe, ...]
-    found: Found
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate | None
-    spent: Mapping[str, float]
-    feature_bytes: int
 
 
 @dataclass(frozen=True)
@@ -138,14 +107,14 @@ class Suggestion:
         Raises:
             ResourceError: the folder cannot be written.
         """
-        from stratatune.files import make_folder, write_text
-        from stratatune.studies.suggest.depth_picture import svg
         from stratatune.training.config import to_yaml
 
+        title = f"{self.plan} for {self.model.rstrip('/').rpartition('/')[2]}"
+        read = f"{self.samples} of {self.rows} examples"
         run = self.config.model_copy(update={"out": str(folder / "run")})
         files = {
             "suggestion.json": json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n",
-            "suggestion.svg": svg(self),
+            "suggestion.svg": svg(self.views[0], self.depth, title, read),
             "run.yaml": to_yaml(run),
         }
         make_folder(folder)

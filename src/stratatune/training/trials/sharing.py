@@ -20,6 +20,7 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
+from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.base import Base, load_base
 from stratatune.model.precision import Casts
@@ -115,7 +116,8 @@ class Shared:
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            cache.close()
+            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+                cache.close()
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -159,7 +161,7 @@ class ReadOnce:
         """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
         return self.feed.move_to(device)
 
-    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Nothing: the trials read in turn, each batch once."""
         return contextlib.nullcontext()
 

@@ -30,7 +30,7 @@ from torch.func import functional_call
 
 from stratatune.data.batching import Batch
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.session import Ask, Learnt, Session
 
@@ -49,7 +49,7 @@ class Together:
 
     def __init__(self, choice: str, reporter: Reporter) -> None:
         self.choice, self.reporter = choice, reporter
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, AlikeTrials] = {}
         self._refused: set[str] = set()
 
     def companies(self, asks: Sequence[Ask]) -> Iterator[list[int]]:
@@ -68,7 +68,7 @@ class Together:
     def _may(self, ask: Ask) -> bool:
         session = ask.session
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
-        possible = not session.top.attached.resolved.trains_embeddings and ranks.world() == 1
+        possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
@@ -83,7 +83,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        weight = max(1.0, reader.objective.weight(batch))
+        weight = max(1.0, reader.forward.objective.weight(batch))
         return [
             Learnt(loss, batch.tokens, weight, seconds, norm)
             for (loss, norm), seconds in zip(losses, charged, strict=True)
@@ -94,10 +94,10 @@ class Together:
         group = self._groups.get(key)
         try:
             if group is None:
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
             elif not group.is_of(asks):  # one has come to its end
-                group = self._groups[key] = Group(asks)
+                group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
         except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
             set_random_state(state)
@@ -109,7 +109,7 @@ class Together:
             return None
 
 
-class Group:
+class AlikeTrials:
     """N trials whose trained values are rows of one matrix.
 
     Args:
@@ -197,7 +197,7 @@ class Group:
         finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        weight = max(1.0, self.sessions[0].objective.weight(batch))
+        weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
         if asks[0].among > 1:
             gradient *= weight
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from stratatune.costs.flops import example, reads_one, reread
+from stratatune.costs.time import Pace, fitted
 from stratatune.data.batching import Batch, pad_id, plan_batches
 from stratatune.model.attach import apply
 from stratatune.model.base import Base
@@ -27,7 +28,7 @@ _WARM, _TIMED = 1, 3
 
 
 @dataclass(frozen=True)
-class Setting:
+class LoadedSample:
     """What a step needs: the model as loaded, and the run over the sample, settled."""
 
     base: Base
@@ -36,8 +37,8 @@ class Setting:
     autocast: torch.dtype | None
 
 
-def top_rate(setting: Setting, text: str) -> float:
-    """FLOP/s of training steps of the plan ``text``, forward, backward and optimiser.
+def top_pace(setting: LoadedSample, text: str) -> Pace:
+    """The pace in FLOPs of training steps of the plan ``text``: forward, backward and optimiser.
 
     The model has the plan in it afterwards, and is of no more use.
     """
@@ -65,7 +66,7 @@ def top_rate(setting: Setting, text: str) -> float:
         step(batch)
     timed = batches[-_TIMED:]
     work = sum(_top_flops(model.attached.resolved, batch, objective) for batch in timed)
-    return work / sum(step(batch) for batch in timed)
+    return fitted([work], [sum(step(batch) for batch in timed)])
 
 
 def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stratatune.studies.grid.recipe import TIMES, Layout, Recipe
+from stratatune.studies.grid.recipe import Recipe
+from stratatune.studies.grid.recipe_parts import TIMES, ReportLayout
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.report import charts, claims, costs, tables
 from stratatune.studies.report.measured import Measured
@@ -122,7 +123,7 @@ def _comparisons(measured: Measured) -> list[Part]:
     return [table] if table else []
 
 
-def _figures(measured: Measured, asked: Layout | None) -> list[Figure]:
+def _figures(measured: Measured, asked: ReportLayout | None) -> list[Figure]:
     """Those that the recipe asks for; all that the runs allow where it asks for none."""
     x, y = (asked.x or "", asked.y or "") if asked else ("", "")
     drawn = {

@@ -1,4 +1,8 @@
-"""Small things timed again and again, and the rate that follows from them."""
+"""The one model of time: a pass takes a fixed part, and its work over a pace; both follow from small things timed here.
+
+``bench`` times parts of three blocks at several sizes and adds them up; ``suggest`` times one pass of the whole trunk
+and a few steps of a plan's top. No torch.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,28 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Rate:
+class Pace:
     """Seconds of a pass: ``fixed + work / per_second``."""
 
     fixed: float
     per_second: float
 
-    def seconds(self, work: float) -> float:
-        return self.fixed + work / self.per_second
+    def seconds(self, work: float, passes: float = 1) -> float:
+        """What so many ``passes`` take that do so much ``work`` together."""
+        return passes * self.fixed + work / self.per_second
 
 
-def fitted(work: Sequence[float], seconds: Sequence[float]) -> Rate:
+def fitted(work: Sequence[float], seconds: Sequence[float]) -> Pace:
     """The rate that comes nearest to the measured points, in proportion; no part of it is below zero."""
     x, y = np.asarray(work, dtype=float), np.asarray(seconds, dtype=float)
     slope, fixed = np.polyfit(x, y, 1, w=1 / y) if len(set(work)) > 1 else (0.0, 0.0)
     if fixed < 0 or slope <= 0:
         slope, fixed = float(np.mean(y / x)), 0.0
-    return Rate(float(fixed), float(1 / slope))
+    return Pace(float(fixed), float(1 / slope))
 
 
 @dataclass
-class Probe:
+class Stopwatch:
     """Something small that is timed again in every round; the best of each point counts."""
 
     waited: Callable[[], float]
@@ -52,5 +57,5 @@ class Probe:
             self.best[number] = min(self.best[number], self.waited() - started)
 
     @property
-    def rate(self) -> Rate:
+    def rate(self) -> Pace:
         return fitted(self.work, self.best)

@@ -12,11 +12,12 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ConfigError, ResourceError, shown
+from stratatune.studies.grid.rows import AGAIN, CacheRow, Row, checked, column
 
 FILE = "grid.sqlite"
 LOCK = "grid.lock"
@@ -59,7 +60,7 @@ class Store:
             ResourceError: it cannot be written.
         """
         path = folder / FILE
-        with _told(path):
+        with _database_errors(path):
             if path.exists() and not _is_blank(path):
                 return cls.open(folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ class Store:
             ConfigError: there is none, or it is of another version.
         """
         path = folder / FILE
-        with _told(path):
+        with _database_errors(path):
             if not path.is_file() or _is_blank(path):
                 raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
             connection = _connected(path)
@@ -107,25 +108,33 @@ class Store:
     def about(self, name: str) -> str | None:
         """A fact of the whole grid, such as ``recipe``."""
         found = self._read("SELECT value FROM about WHERE name = ?", name)
+        if found and not isinstance(found[0]["value"], str):
+            raise ConfigError([f"{self.folder / FILE}: {name}: {shown(found[0]['value'])} is no text"], AGAIN)
         return found[0]["value"] if found else None
 
     def runs(self) -> list[dict[str, Any]]:
         """Every run in the order of the grid; the JSON columns as data.
 
         Raises:
-            ConfigError: an id is none: it would name a folder elsewhere.
+            ConfigError: a row holds something else than was written, or its id would name a folder elsewhere.
         """
-        rows = [_row(row) for row in self._read("SELECT * FROM runs ORDER BY number, id")]
-        if odd := [row["id"] for row in rows if not is_id(row["id"])]:
-            raise ConfigError(
-                [f"{self.folder / FILE}: {str(odd[0])[:80]!r} is no id of a run"],
-                "the file is damaged or not ours; begin the grid in another folder",
-            )
-        return rows
+        found = self._read("SELECT * FROM runs ORDER BY number, id")
+        return [self._checked(row, Row, _JSON) for row in found]
 
     def caches(self) -> dict[str, dict[str, Any]]:
         """Every trunk cache that several runs share, by name."""
-        return {row["name"]: _row(row) for row in self._read("SELECT * FROM caches ORDER BY name")}
+        found = self._read("SELECT * FROM caches ORDER BY name")
+        return {row["name"]: self._checked(row, CacheRow, ("result",)) for row in found}
+
+    def _checked(self, row: sqlite3.Row, model: type[Row | CacheRow], json_columns: Sequence[str]) -> dict[str, Any]:
+        """A row as data; what else than ours writes here is refused before anything believes it."""
+        place, names = str(self.folder / FILE), row.keys()
+        if "id" in names and not is_id(row["id"]):
+            raise ConfigError([f"{place}: {shown(row['id'])} is no id of a run"], AGAIN)
+        place = f"{place}, {shown(row[names[0]])}"
+        plain = {name: row[name] for name in names}
+        plain |= {name: column(row[name], f"{place}: {name}") for name in json_columns if name in plain}
+        return checked(model, plain, place)
 
     # ---- writing ----
 
@@ -169,11 +178,11 @@ class Store:
             self._connection.executemany("DELETE FROM runs WHERE id = ?", [(run,) for run in runs])
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with _told(self.folder / FILE):
+        with _database_errors(self.folder / FILE):
             return self._connection.execute(query, values).fetchall()
 
     def _write(self, query: str, *values: Any) -> None:
-        with _told(self.folder / FILE), self._connection:
+        with _database_errors(self.folder / FILE), self._connection:
             self._connection.execute(query, values)
 
 
@@ -225,17 +234,13 @@ def _connected(path: Path) -> sqlite3.Connection:
     return held
 
 
-def _row(row: sqlite3.Row) -> dict[str, Any]:
-    return {name: json.loads(row[name]) if name in _JSON and row[name] else row[name] for name in row.keys()}  # noqa: SIM118
-
-
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _database_errors(path: Path) -> Iterator[None]:
     """SQLite's failures as ours."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
             raise ResourceError(f"{path}: {error}", "is the disk full, or the folder read-only?") from error
         raise ConfigError([f"{path}: {error}"], "the file is damaged or no grid; give another --out") from error
     except OSError as error:

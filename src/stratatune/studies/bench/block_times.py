@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stratatune.costs.block_flops import block_work
 from stratatune.costs.flops import reads_one
+from stratatune.costs.time import Pace, Stopwatch
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training
@@ -28,8 +29,7 @@ from stratatune.plan.methods import Adapter
 from stratatune.plan.schema import Stratum
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.shapes.table import architecture_of
-from stratatune.studies.bench.arms import WORDS, Ours, Setting, with_peft
-from stratatune.studies.bench.rates import Probe, Rate
+from stratatune.studies.bench.arms import WORDS, BenchSetting, Ours, with_peft
 
 BLOCKS = 3
 Methods = tuple[MethodConfig, ...]
@@ -38,7 +38,7 @@ Methods = tuple[MethodConfig, ...]
 class Machine:
     """The probes of one setting, made when they are asked for first, and the predictions that follow from them."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting
         self.row = architecture_of(setting.config["model_type"], setting.config)
         fields = self.row.fields
@@ -49,7 +49,7 @@ class Machine:
         self.shape, self.blocks = shape_of(setting.config), range(BLOCKS)
         longest = [int(setting.data.lengths[index].max()) for index in (*setting.bucketed, *setting.random)]
         self.lengths = sorted({int(np.quantile(longest, q)) for q in (0.1, 0.5, 1.0)})
-        self.probes: dict[Hashable, Probe] = {}
+        self.probes: dict[Hashable, Stopwatch] = {}
 
     def again(self) -> None:
         """Time everything that was asked for once more."""
@@ -114,17 +114,17 @@ class Machine:
     def _tokens(self, index: np.ndarray) -> float:
         return len(index) * float(self.setting.data.lengths[index].max())
 
-    def _rate(self, name: tuple[Any, ...]) -> Rate:
+    def _rate(self, name: tuple[Any, ...]) -> Pace:
         """Of one block, or of what has no blocks."""
         if name not in self.probes:
-            self.probes[name] = probe = Probe(self.setting.waited)
+            self.probes[name] = probe = Stopwatch(self.setting.waited)
             self._fill(probe, *name)
             probe.go()
         rate = self.probes[name].rate
         whole = name[0] == "rest" or name[1:] in (("embeddings",), ("head",))
-        return rate if whole else Rate(rate.fixed / BLOCKS, rate.per_second)
+        return rate if whole else Pace(rate.fixed / BLOCKS, rate.per_second)
 
-    def _fill(self, probe: Probe, kind: str, *about: Any) -> None:
+    def _fill(self, probe: Stopwatch, kind: str, *about: Any) -> None:
         """The points of a probe, by its name."""
         if kind == "rest":
             self._rest(probe, *about)
@@ -155,7 +155,7 @@ class Machine:
 
     def _blocks(
         self,
-        probe: Probe,
+        probe: Stopwatch,
         backbone: Backbone,
         methods: Methods,
         dtype: torch.dtype,
@@ -190,7 +190,7 @@ class Machine:
             queries = 1 if last else length
             probe.add(BLOCKS * size * self._work(methods, length, queries, backward), run)
 
-    def _embeddings(self, probe: Probe, *, full: bool) -> None:
+    def _embeddings(self, probe: Stopwatch, *, full: bool) -> None:
         """The embeddings forward; under full tuning backward and with the optimiser's step too."""
         model: Any = self.short.model("classification").train().requires_grad_(full)
         embeddings = Backbone(model).embeddings
@@ -208,7 +208,7 @@ class Machine:
 
             probe.add(ids.numel(), run)
 
-    def _language_head(self, probe: Probe, *, full: bool) -> None:
+    def _language_head(self, probe: Stopwatch, *, full: bool) -> None:
         """A stock decoder's final norm, logits at every token and loss, forward and backward.
 
         Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
@@ -234,7 +234,7 @@ class Machine:
 
             probe.add(told.numel(), run)
 
-    def _rest(self, probe: Probe, head: Any, objective: str) -> None:
+    def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
         """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
         inserted = (Adapter(depth=BLOCKS),) if objective in LM_OBJECTIVES else ()
         if "decoder" in head.mlm:

@@ -1,0 +1,109 @@
+"""The run folder of an estimator: its own or the user's, its files as bytes, and what it remembers beside the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from stratatune.errors import ModelError
+from stratatune.files import make_folder, write_bytes, write_errors, write_text
+
+MEMORY = "estimator.json"
+_CLAIM = ".fit"
+_FILES = (MEMORY, "config.yaml", "result.json", "metrics.jsonl", "env.json")
+
+
+def claimed(out: str | Path) -> Path:
+    """``out``, or where a run is in it ``out-2``, ``out-3``, ...: the first that no other fit has, this one's from now.
+
+    A search clones an estimator with its ``out`` and fits the clones one by one or in several processes; a folder is
+    taken by a file that can be created only once.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    base = Path(out).expanduser()
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        make_folder(folder)
+        if any(entry.name != _CLAIM for entry in folder.iterdir()):
+            continue
+        with write_errors(folder):
+            try:
+                (folder / _CLAIM).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+        return folder
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def released(folder: Path) -> None:
+    """Take the claim away: what the run left says enough."""
+    (folder / _CLAIM).unlink(missing_ok=True)
+
+
+def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str]) -> None:
+    """Write down what a run folder does not know: the kind of the labels, and the columns' names.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    data: dict[str, Any] = {"columns": list(columns)}
+    if classes is not None and classes.dtype.kind in "iufbU":
+        data |= {"classes": classes.tolist(), "dtype": classes.dtype.name if classes.dtype.kind != "U" else "str"}
+    write_text(folder / MEMORY, json.dumps(data) + "\n")
+
+
+def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The classes and the columns' names, where the folder knows them.
+
+    Raises:
+        ModelError: what it says of them is damaged.
+    """
+    path = next((one for one in (folder / MEMORY, folder.parent / MEMORY) if one.is_file()), None)
+    if path is None:
+        return None, ()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        columns = tuple(str(name) for name in data["columns"])
+        if "classes" not in data:
+            return None, columns
+        kind = np.dtype(data["dtype"])
+        if kind.kind not in "iufbU":
+            raise ValueError(f"dtype {data['dtype']!r}")
+        classes = np.array(data["classes"], None if kind.kind == "U" else kind)
+        if classes.ndim != 1:
+            raise ValueError("classes are no list")
+        return classes, columns
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ModelError(f"{path} is damaged: {error}", "remove it: labels then come back as text") from error
+
+
+def as_bytes(folder: Path) -> dict[str, bytes]:
+    """The files of a run, by their paths inside the folder: the adapter and what was written of it."""
+    adapter = folder / "adapter"
+    files = [path for path in adapter.rglob("*") if path.is_file()] if adapter.is_dir() else []
+    if not files:  # an adapter folder by itself
+        files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
+    files += [folder / name for name in _FILES if (folder / name).is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def from_bytes(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write such files into a folder.
+
+    Raises:
+        ModelError: a path that leads out of it.
+        ResourceError: it cannot be written.
+    """
+    for name, content in files.items():
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts or not isinstance(content, bytes):
+            raise ModelError(f"{name!r} is no file of a run folder", "save the estimator again")
+        make_folder((folder / inside).parent)
+        write_bytes(folder / inside, content)

@@ -1,0 +1,123 @@
+"""What scikit-learn's users give: texts and labels as lists, arrays, Series and DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stratatune.data.labels import is_missing, label_text
+from stratatune.errors import DataError
+
+Texts = Any
+"""N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
+
+
+def names_of(texts: Texts) -> tuple[str, ...]:
+    """The names of a DataFrame's columns; empty where there are none, or where they are no texts."""
+    names = tuple(texts.columns) if hasattr(texts, "columns") else ()
+    return names if all(isinstance(name, str) for name in names) else ()
+
+
+def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
+    """One or two columns of N texts; missing ones are None.
+
+    Args:
+        texts: the texts.
+        names: the columns to take, by name, where the texts are a DataFrame; otherwise columns go by their order.
+
+    Raises:
+        DataError: neither texts nor pairs of texts, or a column that is not there.
+    """
+    if hasattr(texts, "columns"):
+        return [[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)]
+    rows = texts.tolist() if hasattr(texts, "tolist") else texts
+    if isinstance(rows, str | bytes):
+        raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
+    if isinstance(rows, Mapping | set | frozenset) or not isinstance(rows, Iterable):
+        raise _no_texts()
+    rows = [_none(row) for row in rows]
+    if all(row is None or isinstance(row, str) for row in rows):
+        return [rows]
+    if (
+        all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows)
+        and len({len(row) for row in rows}) == 1
+    ):
+        return [[_none(text) for text in column] for column in zip(*rows, strict=True)]
+    raise _no_texts()
+
+
+def _none(value: Any) -> Any:
+    return None if is_missing(value) else value
+
+
+def _no_texts() -> DataError:
+    return DataError(
+        "these are neither texts nor pairs of texts", "give a list of strings, of pairs of strings, or a DataFrame"
+    )
+
+
+def _of_frame(frame: Any, names: Sequence[str]) -> list[Any]:
+    there = list(frame.columns)
+    if not names:
+        return [frame.iloc[:, at] for at in range(len(there))]
+    for name in names:
+        if there.count(name) != 1:
+            fault = "no column" if name not in there else "several columns"
+            shown = ", ".join(map(str, there))
+            raise DataError(f"the data frame given has {fault} {name!r}", f"fit read {', '.join(names)}; here: {shown}")
+    return [frame[name] for name in names]
+
+
+def labels_of(labels: Any) -> np.ndarray:
+    """N labels of one kind, as an array [N].
+
+    Raises:
+        DataError: labels that are missing, or of several kinds.
+    """
+    if hasattr(labels, "columns"):
+        if len(labels.columns) != 1:
+            raise DataError(f"{len(labels.columns)} columns of labels were given", "give one label for each text")
+        labels = labels.iloc[:, 0]
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    if values and all(isinstance(value, list | tuple) and len(value) == 1 for value in values):
+        values = [value[0] for value in values]  # a column
+    missing = [row for row, value in enumerate(values, start=1) if is_missing(value)]
+    if missing:
+        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"labels are missing in {len(missing):,} of {len(values):,} rows (row {shown})", "leave these rows out"
+        )
+    kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
+    if len(kinds) > 1:
+        raise DataError(f"labels are of several kinds: {', '.join(sorted(kinds))}", "give all of them as strings")
+    if isinstance(labels, np.ndarray) and labels.dtype != object:
+        return labels.reshape(len(values))
+    return np.asarray(values)
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """The distinct labels in sorted order [C].
+
+    Raises:
+        DataError: numbers with fractions, or two labels that are one as text.
+    """
+    if labels.dtype.kind == "f" and (labels % 1 != 0).any():
+        shown = labels[labels % 1 != 0][0]
+        raise DataError(
+            f"labels such as {shown:g} are numbers, not classes: this looks like regression",
+            "use Regressor, or give the classes as strings",
+        )
+    classes = np.unique(labels)
+    names = [name_of(one) for one in classes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"two labels are both {twice!r} without the blanks around them", "give them one spelling")
+    return classes
+
+
+def name_of(label: Any) -> str:
+    """A label as the readers write it."""
+    plain = label.item() if hasattr(label, "item") else label
+    return label_text(plain if isinstance(plain, float) else str(plain))

@@ -1,0 +1,50 @@
+"""A part of the training data held out for evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stratatune.data.readers import Table
+from stratatune.errors import DataError
+
+
+def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[Table, Table]:
+    """``table`` in two: what is left to train on, and ``share`` of its rows, drawn by ``seed``.
+
+    Args:
+        table: N rows.
+        share: between 0 and 1; one row at least is held out.
+        seed: of the draw.
+        classes: whether the labels are classes. Then each is held out by its share, and one row of each at least stays
+            to be learned from: a class of a single row is not held out.
+
+    Raises:
+        DataError: nothing would be left to train on, or nothing can be held out.
+    """
+    labels = table.labels if classes and table.labels is not None else [""] * len(table)
+    order = np.random.default_rng(seed).permutation(len(table))
+    count = max(1, round(share * len(table)))
+    if count >= len(table):
+        raise DataError(
+            f"{table.source} has {len(table)} rows: none is left to train on",
+            "hold out less (eval_split), or give --eval",
+        )
+    _, members, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    wanted = _wanted(sizes, count)
+    if not wanted.any():
+        raise DataError(
+            f"{table.source}: each of {len(sizes)} classes has one row, so that none can be held out",
+            "give evaluation data with --eval",
+        )
+    held = np.concatenate([order[members[order] == number][:size] for number, size in enumerate(wanted)])
+    return table.select(np.setdiff1d(np.arange(len(table)), held)), table.select(np.sort(held))
+
+
+def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Of ``count`` rows how many of each class [C], by largest remainder; all but one of a class at most."""
+    exact = sizes * count / sizes.sum()
+    wanted = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
+    for number in np.argsort(wanted - exact, kind="stable"):
+        if wanted.sum() < count and wanted[number] < sizes[number] - 1:
+            wanted[number] += 1
+    return wanted

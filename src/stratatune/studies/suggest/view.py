@@ -1,0 +1,43 @@
+"""A model's depths as one family of plans reads them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stratatune.studies.suggest.choosing import Found
+from stratatune.studies.suggest.pricing import Candidate
+from stratatune.studies.suggest.probing import Probe
+
+
+@dataclass(frozen=True)
+class View:
+    """A model's depths as one family reads them.
+
+    Attributes:
+        family: ``bft`` or ``spafit``.
+        objective: under which the text was read; ``position``: where, in words.
+        metric: that decides in training.
+        value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
+        hidden: D.
+        probes: of every depth and reading.
+        found: what the rule makes of them.
+        candidates: by depth.
+        chosen: the one proposed; None when a budget leaves none.
+        spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
+        feature_bytes: memory that all depths of the sample took.
+    """
+
+    family: str
+    objective: str
+    position: str
+    metric: str
+    value: bool
+    classes: int
+    hidden: int
+    probes: tuple[Probe, ...]
+    found: Found
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+    spent: Mapping[str, float]
+    feature_bytes: int

@@ -1,0 +1,195 @@
+"""The estimators at scikit-learn's doors: names, missing labels, kinds of labels, pickles, searches."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import stratatune as st
+from stratatune.app.run_folders import claimed, from_bytes
+from stratatune.app.texts import classes_of, columns_of, labels_of
+from stratatune.errors import DataError, ModelError
+
+from .conftest import BAD, GOOD
+
+TEXTS = [GOOD, BAD] * 6
+
+
+@pytest.fixture
+def settings(tiny_folder):
+    return {
+        "plan": "bft-adapter@2",
+        "model": str(tiny_folder("bert")),
+        **{"epochs": 1, "lr": 1e-2, "batch_size": 8, "cache": "ram"},
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_folder):
+    model = str(tiny_folder("bert"))
+    clf = st.Classifier("bft-adapter@2", model=model, epochs=2, lr=1e-2, batch_size=8, cache="ram")
+    return clf.fit(TEXTS, np.array([7, 3] * 6))
+
+
+# --- what is given ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("one", ["a good film", b"a good film", np.array("a good film")])
+def test_one_bare_text_is_no_list(one):
+    with pytest.raises(DataError, match=r"one text was given, not a list.*\[text\]"):
+        columns_of(one)
+
+
+@pytest.mark.parametrize("odd", [{"a": ["x"]}, {"x", "y"}, 3, None, [1, 2]])
+def test_what_has_no_order_of_texts_is_refused(odd):
+    with pytest.raises(DataError, match="neither texts nor pairs"):
+        columns_of(odd)
+
+
+def test_columns_of_a_data_frame_go_by_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"id": [1], "a": ["x"], "q": ["y"]})
+    assert columns_of(frame, ("q", "a")) == [["y"], ["x"]]
+    with pytest.raises(DataError, match="no column 'z'.*here: id, a, q"):
+        columns_of(frame, ("q", "z"))
+
+
+MISSING = [
+    [1.0, 0.0, float("nan")],
+    np.array([1.0, 0.0, np.nan], np.float32),
+    ["a", "b", None],
+    ["a", "b", float("nan")],
+    np.array(["a", "b", None], object),
+]
+
+
+@pytest.mark.parametrize("labels", MISSING, ids=range(len(MISSING)))
+def test_missing_labels_are_no_class(labels):
+    with pytest.raises(DataError, match=r"missing in 1 of 3 rows \(row 3\)"):
+        labels_of(labels)
+
+
+def test_missing_labels_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    for column in (pandas.array([1, 0, None], "Int64"), pandas.Series(["a", "b", None]), pandas.Series([1, 0, None])):
+        with pytest.raises(DataError, match="missing in 1 of 3"):
+            labels_of(column)
+    frame = pandas.DataFrame({"kind": ["a", "b"]})
+    assert labels_of(frame).tolist() == ["a", "b"]
+    with pytest.raises(DataError, match="2 columns of labels"):
+        labels_of(frame.assign(other=1))
+
+
+def test_labels_that_are_no_classes():
+    with pytest.raises(DataError, match="labels such as 2.5 are numbers.*looks like regression.*Regressor"):
+        classes_of(labels_of([1.0, 2.5, 3.0]))
+    with pytest.raises(DataError, match="several kinds: numbers, str"):
+        labels_of(["a", 1])
+    with pytest.raises(DataError, match="two labels are both 'a'"):
+        classes_of(labels_of(["a", " a"]))
+    assert classes_of(labels_of([[2], [1]])).tolist() == [1, 2]
+
+
+# --- what comes back -------------------------------------------------------------------------------------------------
+
+
+def test_a_data_frame_s_columns_may_come_in_another_order(settings, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"q": TEXTS, "a": TEXTS[::-1]})
+    clf = st.Classifier(**settings).fit(frame, ["x", "y"] * 6)
+    chances = clf.predict_proba(frame)
+    assert clf.feature_names_in_.tolist() == ["q", "a"]
+    assert np.array_equal(clf.predict_proba(frame[["a", "q"]]), chances)
+    assert np.array_equal(clf.predict_proba(frame.assign(id=0)), chances)
+    assert np.array_equal(clf.predict_proba(list(zip(frame.q, frame.a, strict=True))), chances)
+    with pytest.raises(DataError, match="no column 'q'"):
+        clf.predict(frame.rename(columns={"q": "question"}))
+    clf.save(tmp_path / "saved")
+    again = st.Classifier.load(tmp_path / "saved")
+    assert np.array_equal(again.predict_proba(frame[["a", "q"]]), chances)
+
+
+def test_a_column_called_label_is_a_text_like_others(settings):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"label": TEXTS})
+    assert len(st.Classifier(**settings).fit(frame, ["x", "y"] * 6).predict(frame)) == 12
+
+
+def test_the_kind_of_the_labels_is_saved(fitted, tmp_path):
+    fitted.save(tmp_path / "saved")
+    again = st.Classifier.load(tmp_path / "saved")
+    assert again.predict(TEXTS).dtype == np.int64
+    assert np.array_equal(again.predict(TEXTS), fitted.predict(TEXTS))
+    again.save(tmp_path / "twice")
+    assert st.Classifier.load(tmp_path / "twice").classes_.tolist() == [3, 7]
+    (tmp_path / "saved" / "estimator.json").write_text('{"columns": [], "classes": [1], "dtype": "object"}')
+    with pytest.raises(ModelError, match="estimator.json is damaged"):
+        st.Classifier.load(tmp_path / "saved")
+    (tmp_path / "saved" / "estimator.json").unlink()
+    assert st.Classifier.load(tmp_path / "saved").classes_.tolist() == ["3", "7"]
+
+
+def test_there_are_as_many_answers_as_texts(fitted):
+    assert fitted.predict([]).shape == (0,) and fitted.predict_proba([]).shape == (0, 2)
+    with pytest.raises(DataError, match="'text' is empty in 1 of 2"):
+        fitted.predict([GOOD, None])
+    lenient = copy.deepcopy(fitted).set_params(bad_rows="skip")
+    assert lenient.predict([GOOD, None, " "]).shape == (3,)
+
+
+def test_a_pickle_holds_the_run(fitted):
+    content = pickle.dumps(fitted)
+    again = pickle.loads(content)
+    assert again.get_params() == fitted.get_params()
+    assert again.classes_.dtype == np.int64
+    assert np.array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    assert again._run != fitted._run
+    for module in (b"torch", b"transformers", b"tokenizers", b"peft"):
+        assert module + b"." not in content and b"c" + module + b"\n" not in content
+
+
+def test_an_estimator_that_is_not_fitted_is_pickled_too(settings):
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    again = pickle.loads(pickle.dumps(st.Regressor(**settings)))
+    with pytest.raises(NotFittedError):
+        check_is_fitted(again)
+    with pytest.raises(NotFittedError):
+        again.predict(TEXTS)
+
+
+def test_files_of_a_pickle_stay_in_their_folder(tmp_path):
+    for name in ("../x", "/tmp/x", "a/../../x"):
+        with pytest.raises(ModelError, match="no file of a run folder"):
+            from_bytes(tmp_path, {name: b""})
+
+
+# --- in a search -----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_gives_every_fit_a_folder(settings, tmp_path):
+    from sklearn.model_selection import GridSearchCV
+
+    clf = st.Classifier(**settings, out=str(tmp_path / "run"))
+    search = GridSearchCV(clf, {"lr": [1e-3, 1e-2]}, cv=2).fit(TEXTS, ["x", "y"] * 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run-2", "run-3", "run-4", "run-5"]
+    assert all((path / "adapter").is_dir() and not (path / ".fit").exists() for path in tmp_path.iterdir())
+    assert search.predict(TEXTS[:2]).shape == (2,)
+    assert search.best_estimator_.result_.out == str(tmp_path / "run-5")
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    names = [claimed(tmp_path / "run").name for _ in range(3)]
+    assert names == ["run", "run-2", "run-3"]
+
+
+def test_settings_are_changed_whole_or_not_at_all(settings):
+    clf = st.Classifier(**settings)
+    with pytest.raises(TypeError, match="no setting 'epoch'"):
+        clf.set_params(plan="lora", epoch=3)
+    assert clf.plan == "bft-adapter@2"

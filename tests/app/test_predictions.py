@@ -1,0 +1,115 @@
+"""Predictions as files: every row and every column of the data, and every text as it was."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import pytest
+
+from stratatune.app.predictions import Output, as_text
+
+from .conftest import BAD, GOOD
+
+ODD = [GOOD, "a\rb", 'said "no", he', "two\nlines", "\u2028 x \x85 y \x0c z", "tab\tbed"]
+
+
+def rows_in(path):
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().split("\n") if line]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_lone_carriage_return_is_quoted():
+    text = as_text(Output({"text": ODD}, {"label": ["x"] * len(ODD)}), "csv")
+    assert [row["text"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ODD
+    assert text.endswith(",x\n") and "\r\n" not in text
+
+
+def test_numbers_of_the_data_are_not_rounded():
+    output = Output({"score": [0.123456789]}, {"p_x": [0.123456789]})
+    assert list(output.rows()) == [{"score": 0.123456789, "p_x": 0.123457}]
+    assert list(output.answers()) == [{"p_x": 0.123457}]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("source", ["csv", "jsonl"])
+def test_other_columns_and_every_row_are_kept(say, trained, tmp_path, suffix, source):
+    rows = [{"id": f"0{i}", "text": text, "label": "mine", "p_positive": "kept"} for i, text in enumerate(ODD)]
+    data, out = tmp_path / f"in.{source}", tmp_path / f"out.{suffix}"
+    if source == "csv":
+        with data.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    said = say("predict", trained, "--data", data, "--out", out, "--json")
+    assert (said.code, said.json["n"]) == (0, len(ODD)), said.err
+    found = rows_in(out)
+    given = ["id", "text", "given_label", "given_p_positive"]
+    assert list(found[0]) == [*given, "label", "p_negative", "p_positive"]
+    for name, old in zip(given, rows[0], strict=True):
+        assert [row[name] for row in found] == [row[old] for row in rows]
+    assert all(row["label"] in ("positive", "negative") for row in found)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_rows_that_are_skipped_have_no_label(say, trained, tmp_path, suffix):
+    data, out = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
+    data.write_text(f"id;text\n1;{GOOD}\n2; \n3;{BAD}\n4;\n")
+    refused = say("predict", trained, "--data", data, "--out", out)
+    assert refused.code == 2 and "row 2, 4" in refused.error and "bad_rows" in refused.err
+    said = say("predict", trained, "--data", data, "--out", out, "--bad-rows", "skip")
+    assert said.code == 0 and "2 of 4 rows are left out" in said.err
+    found = rows_in(out)
+    assert [row["id"] for row in found] == ["1", "2", "3", "4"]
+    empty = "" if suffix == "csv" else None
+    assert [row["label"] == empty for row in found] == [False, True, False, True]
+    assert [row["p_positive"] == empty for row in found] == [False, True, False, True]
+    shown = say("predict", trained, "--data", data, "--bad-rows", "skip").out.splitlines()
+    assert len(shown) == 4 and shown[1] == "(left out)"
+    read_as_empty = say("predict", trained, "--data", data, "--out", out, "--bad-rows", "empty")
+    assert read_as_empty.code == 0 and all(row["label"] for row in rows_in(out))
+
+
+class Stream:
+    """Standard input of bytes."""
+
+    def __init__(self, content):
+        self.buffer = io.BytesIO(content)
+
+
+def test_standard_input_has_as_many_texts_as_lines(say, trained, monkeypatch):
+    lines = [line for line in ODD if "\n" not in line]
+    monkeypatch.setattr(sys, "stdin", Stream("\r\n".join(lines).encode()))
+    said = say("predict", trained, "--data", "-", "--out", "-", "--format", "jsonl")
+    assert [json.loads(line)["text"] for line in said.out.split("\n") if line] == lines
+    monkeypatch.setattr(sys, "stdin", Stream(b"caf\xe9\n"))
+    assert say("predict", trained, "--data", "-").code == 2
+    monkeypatch.setattr(sys, "stdin", Stream(b"caf\xe9\n"))
+    said = say("predict", trained, "--data", "-", "--out", "-", "--encoding", "latin-1")
+    assert "caf\xe9" in said.out
+
+
+def test_csv_on_standard_input_keeps_its_line_ends(say, trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Stream(b'text\n"a\rb"\n"c\r\nd"\n'))
+    said = say("predict", trained, "--data", "-", "--in-format", "csv", "--out", "-")
+    rows = list(csv.DictReader(io.StringIO(said.out, newline="")))
+    assert [row["text"] for row in rows] == ["a\rb", "c\r\nd"]
+
+
+def test_eval_shows_each_class(say, trained, data):
+    said = say("eval", trained, "--data", data)
+    assert "f1: of 'positive' (binary)" in said.out and "recall" in said.out
+    found = say("eval", trained, "--data", data, "--json").json["by_class"]
+    saved = json.loads((trained / "result.json").read_text())["by_class"]["evaluation"]
+    assert found == saved
+    assert sum(map(sum, found["confusion"])) == sum(one["n"] for one in found["classes"]) == 24

@@ -1,0 +1,40 @@
+"""Which labels are classes."""
+
+from __future__ import annotations
+
+import pytest
+
+from stratatune.data.labels import LabelSet, is_missing
+from stratatune.errors import DataError
+
+RATINGS = ["0.5", "1.0", "1.5"] * 4
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0.5, 1.5] * 8, [3.8, 2.4, 5.0, 0.25], ["3.8", "2.4", "5.0", "0.25"], [str(i / 10) for i in range(40)] * 3],
+    ids=["typed", "typed, few", "text", "text, many"],
+)
+def test_numbers_with_fractions_look_like_regression(labels):
+    with pytest.raises(
+        DataError, match=r"labels such as \S+ are numbers, not classes: this looks like regression"
+    ) as e:
+        LabelSet.infer(labels, "train.csv")
+    assert "--objective regression" in e.value.hint
+
+
+def test_many_numbers_look_like_regression_too():
+    with pytest.raises(DataError, match="no classes: this looks like regression"):
+        LabelSet.infer([float(i) for i in range(40)])
+
+
+def test_few_ratings_written_as_text_are_classes():
+    assert LabelSet.infer(RATINGS).names == ("0.5", "1.0", "1.5")
+    assert LabelSet.infer(["v1.5", "v2.5", "v1.5"]).names == ("v1.5", "v2.5")
+
+
+def test_what_is_missing():
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    missing = [None, float("nan"), numpy.float32("nan"), pandas.NA, pandas.NaT]
+    assert all(map(is_missing, missing))
+    assert not any(map(is_missing, ["", "nan", 0, False, 0.0, [], numpy.int64(0)]))
