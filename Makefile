@@ -13,7 +13,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo install test pytest lint format bench docs-check clean
+.PHONY: help demo install test pytest lint format bench compat docs-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint        ruff, pyright, import-linter"
 	@echo "make format      ruff's formatter and its safe fixes"
 	@echo "make bench       the measurements of benchmarks/"
+	@echo "make compat      every test with the oldest and the newest libraries (docs/compatibility.md)"
 	@echo "make docs-check  the documents' code blocks and generated parts"
 	@echo "make clean       removes the virtual environment and all caches"
 
@@ -75,9 +76,15 @@ bench: $(VENV)/.dev
 	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 		$(OFFLINE) $(PY) -W ignore -m benchmarks.gpu && $(OFFLINE) $(PY) -W ignore -m benchmarks.trials; fi
 
+# COMPAT=oldest runs one of the two; COMPAT_TORCH=oldest|newest|VERSION takes another torch than the pin.
+COMPAT ?= oldest newest
+COMPAT_TORCH ?= pinned
+compat:
+	$(PYTHON) scripts/compat.py $(COMPAT) --torch $(COMPAT_TORCH) --pytest "-n $(WORKERS) $(PYTEST_ARGS)"
+
 docs-check: $(VENV)/.dev
 	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .compat build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -112,7 +112,7 @@ def p7_cold(args: argparse.Namespace) -> list[Record]:
                 if place == "cold":
                     feeds[place] = _without_pages(feeds[place], arm, Path(folder))
                 arm.feed, before = feeds[place], _bytes_read()
-                with arm.feed.ahead(arm.setting.bucketed, CPU):
+                with arm.feed.prefetch(arm.setting.bucketed, CPU):
                     taken.append(arm.epoch())
                 read += (_bytes_read() - before) * (place == "cold")
                 print(f"  {place}: {taken[-1]:.2f} s", file=sys.stderr, flush=True)
@@ -201,7 +201,7 @@ def measure(examples: int, disk: str) -> dict[str, Any]:
         fill(arm.feed, data, 1, CPU, lambda _: None)
         build, started = time.perf_counter() - started, time.perf_counter()
         batches = plan_batches(data.lengths, batch_size=64, seed=0, epoch=0)
-        with arm.feed.ahead(batches, CPU):
+        with arm.feed.prefetch(batches, CPU):
             for batch in arm.setting.collated(batches):
                 arm.step(batch)
         cached, memory = time.perf_counter() - started, _anonymous()

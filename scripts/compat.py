@@ -19,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import tomllib
@@ -26,15 +27,26 @@ import tomllib
 ROOT = Path(__file__).parents[1]
 ENVIRONMENTS = ROOT / ".compat"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+LINTERS = ("import-linter", "pyright", "ruff")  # the suite does not run them
 _BOUND = re.compile(r"(?P<name>[\w.-]+)(\[[\w,-]+\])?>=(?P<version>[\d.]+)")
 
 
 def lower_bounds() -> dict[str, str]:
-    """Every library that pyproject.toml declares for use or development, and the oldest version that it allows."""
+    """The libraries that the suite uses, as pyproject.toml declares them, and the oldest version that it allows."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras: dict[str, list[str]] = project["optional-dependencies"]
-    declared = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
-    return {found["name"]: found["version"] for one in declared if (found := _BOUND.match(one))}
+    declared = [*project["dependencies"], *_of_extra("dev", project["optional-dependencies"])]
+    found = {one["name"]: one["version"] for one in map(_BOUND.match, declared) if one}
+    return {name: version for name, version in found.items() if name not in LINTERS}
+
+
+def _of_extra(name: str, extras: dict[str, list[str]]) -> Iterator[str]:
+    """What an extra declares, and the extras that it names."""
+    for one in extras[name]:
+        if found := re.match(r"stratatune\[(.*)\]", one):
+            for other in found[1].split(","):
+                yield from _of_extra(other, extras)
+        else:
+            yield one
 
 
 def pinned(name: str) -> str:

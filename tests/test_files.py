@@ -102,3 +102,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match=r"cannot write .*below: (Not a directory|File exists)"):
         files.make_folder(tmp_path / "file" / "below")
+
+
+def test_what_safetensors_says_of_a_full_disk_is_one_line_and_other_errors_pass(tmp_path):
+    from safetensors import SafetensorError
+
+    with pytest.raises(ResourceError, match="cannot write .*: Error while serializing: IoError"):  # noqa: SIM117
+        with files.write_errors(tmp_path):
+            raise SafetensorError("Error while serializing:\nIoError")
+    with pytest.raises(ZeroDivisionError), files.write_errors(tmp_path):
+        raise ZeroDivisionError

@@ -151,3 +151,16 @@ def attend_through(attention: nn.Module, name: str, function: AttentionFunction)
 
 def _attend(own: str, function: AttentionFunction, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return function(attention_of(module, own), module, *args, **kwargs)
+
+
+_LOADED = "_is_hf_initialized"  # transformers' own mark; private, so tests/model/test_apply.py asks whether it is there
+
+
+def came_with_checkpoint(parameter: nn.Parameter) -> bool:
+    """Whether ``from_pretrained`` filled this parameter from the checkpoint; False too where nobody knows."""
+    return getattr(parameter, _LOADED, False)
+
+
+def mark_as_loaded(parameter: nn.Parameter) -> None:
+    """Let a parameter count as the checkpoint's own: it follows from that, and is not to be trained."""
+    setattr(parameter, _LOADED, True)

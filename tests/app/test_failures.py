@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from stratatune.app.failures import Interrupted, failure_of
+from stratatune.app.verbs import listing
 from stratatune.errors import CacheError, ConfigError, DataError, ResourceError
 
 
@@ -48,7 +49,7 @@ def test_from_inside_a_verb(say, monkeypatch, error, code):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("stratatune.app.verbs.listing._presets", fail)
+    monkeypatch.setitem(listing._LISTS, "presets", fail)
     said = say("list", "presets")
     assert said.code == code
     assert said.err.startswith("error: ")

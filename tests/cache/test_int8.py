@@ -60,7 +60,7 @@ def assert_right(cache, scales=SCALES):
     there = np.flatnonzero(cache.has(np.arange(N)))
     assert len(there) == N - cache.missing()
     assert torch.equal(cache.get(there), codes_of(rows_of(there), scales))
-    assert torch.equal(cache.kept.scales, scales)
+    assert torch.equal(cache.codec.scales, scales)
 
 
 # ---- the formula ----
@@ -192,7 +192,7 @@ def test_a_build_that_was_killed_goes_on_with_its_own_scales(tmp_path, monkeypat
             fill(root)
         left[0] = -1
         with open_small(root, scales=2 * SCALES) as cache:
-            assert torch.equal(cache.kept.scales, SCALES)
+            assert torch.equal(cache.codec.scales, SCALES)
             resumed += 0 < cache.missing() < N
             cache.put(np.arange(N), rows_of(np.arange(N)))
             assert cache.complete
@@ -245,5 +245,5 @@ def test_shards_of_other_scales_are_dropped(tmp_path):
 def test_other_dtypes_have_no_scales(tmp_path):
     with TrunkCache.open(tmp_path, replace(KEY, dtype="bf16"), LENGTHS, D) as cache:
         cache.put([0], rows_of([0]))
-        assert cache.kept.scales is None and cache.clipped == 0
+        assert cache.codec.scales is None and cache.clipped == 0
     assert json.loads(next(tmp_path.glob("*/key.json")).read_text())["scales"] == []

@@ -12,7 +12,7 @@ import torch
 from stratatune.cache import feed as feeds
 from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
-from stratatune.cache.prefetch import DEPTH, Ahead
+from stratatune.cache.prefetch import DEPTH, Prefetcher
 from stratatune.cache.store import TrunkCache
 from stratatune.errors import CacheError
 from stratatune.model.saving import read_tensors
@@ -37,7 +37,7 @@ def readers():
 
 def plain_reads(monkeypatch):
     """Nothing is read ahead any more."""
-    monkeypatch.setattr(Ahead, "take", lambda self, index: None)
+    monkeypatch.setattr(Prefetcher, "take", lambda self, index: None)
 
 
 # ---- reading ahead ----
@@ -49,14 +49,14 @@ def test_no_number_changes(changes, place, run, tmp_path, monkeypatch):
     def cache(name):
         return str(tmp_path / f"cache-{name}") if place == "disk" else "ram"
 
-    taken, plain = [], Ahead.take
+    taken, plain = [], Prefetcher.take
 
     def take(self, index):
         found = plain(self, index)
         taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(Ahead, "take", take)
+    monkeypatch.setattr(Prefetcher, "take", take)
     ahead = run(**changes, epochs=3, cache=cache("ahead"), out=str(tmp_path / "ahead"))
     assert sum(taken) >= 2 * 6, "from the second epoch on every batch is there before it is asked for"
     plain_reads(monkeypatch)
@@ -72,7 +72,7 @@ def test_a_few_batches_ahead_in_order_and_never_more():
         asked.append(int(index[0]))
         return None if index[0] == 3 else torch.full((1, 2, 4), float(index[0]))
 
-    ahead = Ahead(read, lambda rows: rows + 1, plan, CPU)
+    ahead = Prefetcher(read, lambda rows: rows + 1, plan, CPU)
     for index in plan:
         found = ahead.take(index)
         assert (found is None) == (index[0] == 3), "what is not there is the caller's to compute"
@@ -84,7 +84,7 @@ def test_a_few_batches_ahead_in_order_and_never_more():
 
 
 def test_another_batch_than_the_next_one_is_not_mistaken_for_it():
-    ahead = Ahead(lambda index: torch.zeros(1), lambda rows: rows, [np.array([1, 2]), np.array([3])], CPU)
+    ahead = Prefetcher(lambda index: torch.zeros(1), lambda rows: rows, [np.array([1, 2]), np.array([3])], CPU)
     assert ahead.take(np.array([2, 1])) is None and ahead.take(np.array([1, 2])) is not None
     ahead.close()
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from stratatune.cache.folders import verify_cache
 from stratatune.cache.shards import read_identity, read_shards
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.build import build_cache
 from stratatune.training.config import to_yaml
 
@@ -128,23 +128,23 @@ def test_a_launcher_that_started_one_process_is_told_of(monkeypatch):
     """As ``accelerate launch --cpu --num_processes 2`` leaves the environment."""
     for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks.left_alone() == ""
+    assert distributed.left_alone() == ""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
-    assert ranks.left_alone() == ""  # one was asked for
+    assert distributed.left_alone() == ""  # one was asked for
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    assert "started one process" in ranks.left_alone()
+    assert "started one process" in distributed.left_alone()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert ranks.left_alone() == ""
+    assert distributed.left_alone() == ""
 
 
 def test_shares(monkeypatch):
     """Every example of a batch is some rank's, once; a batch too small for all is everybody's."""
     batches = [np.arange(9), np.arange(9, 11), np.arange(11, 12)]
-    monkeypatch.setattr(ranks, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
     parts = []
     for number in range(2):
-        monkeypatch.setattr(ranks, "rank", lambda number=number: number)
-        parts.append(ranks.mine(batches))
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        parts.append(distributed.mine(batches))
     assert [sorted(np.concatenate(pair).tolist()) for pair in list(zip(*parts, strict=True))[:2]] == [
         list(range(9)),
         [9, 10],

@@ -15,7 +15,7 @@ from stratatune.errors import ConfigError
 from stratatune.locks import hold, is_held
 from stratatune.progress import is_main
 from stratatune.studies.grid.records import read_records
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.config import to_yaml
 from stratatune.training.folder import LOCK, is_running
 
@@ -118,7 +118,7 @@ def test_several_processes_without_a_launcher_are_refused(run, monkeypatch, tmp_
 
 
 def test_processes_that_have_not_met_are_refused(monkeypatch):
-    ranks.check_met()
+    distributed.check_met()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="1 processes have met"):
-        ranks.check_met()
+        distributed.check_met()

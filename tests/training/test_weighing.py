@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import tiny
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
 
@@ -109,11 +109,11 @@ def test_shares_of_processes_add_up_in_fp64(monkeypatch):
 
     whole = torch.autograd.grad(loss(values), weight)[0]
     together = np.array([[len(rows), loss(rows).item() * len(rows), 1] for rows in shares]).sum(0)
-    monkeypatch.setattr(ranks, "world", lambda: 3)
-    monkeypatch.setattr(ranks, "added", lambda given: together)
+    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "added", lambda given: together)
     summed = torch.zeros_like(whole)
     for rows in shares:
-        part = ranks.weigh(loss(rows), float(len(rows)), 1)
+        part = distributed.weigh(loss(rows), float(len(rows)), 1)
         assert (part.weight, part.tokens) == (5.0, 3)
         assert part.loss == pytest.approx(loss(values).item(), rel=1e-12)
         summed += torch.autograd.grad(loss(rows) * part.own / part.weight, weight)[0]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stratatune.training.config import RunConfig
 
 if TYPE_CHECKING:
     from stratatune.plan import Plan
@@ -13,8 +16,29 @@ if TYPE_CHECKING:
 
 IN_MEMORY = "in-memory"
 """What stands in the configuration for data that has no path."""
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
+def _with_settings(function: _FunctionT) -> _FunctionT:
+    """Shows every setting of a run among a function's parameters and in its help, with its default and meaning."""
+    own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    fields = {name: field for name, field in RunConfig.model_fields.items() if name not in {one.name for one in own}}
+    further = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.get_default(call_default_factory=True),
+            annotation=field.annotation,
+        )
+        for name, field in fields.items()
+    ]
+    function.__signature__ = inspect.Signature([*own, *further])  # pyright: ignore[reportFunctionMemberAccess]
+    lines = [f"    {name}: {field.description}" for name, field in fields.items()]
+    function.__doc__ = "\n".join((inspect.cleandoc(function.__doc__ or ""), "", "Settings:", *lines))
+    return function
+
+
+@_with_settings
 def train(
     *,
     model: str | os.PathLike[str],
@@ -34,7 +58,7 @@ def train(
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
         reporter: says what happens; on standard error by default.
-        settings: any other setting of :class:`stratatune.RunConfig`, such as ``task``, ``text``, ``epochs``, ``out``.
+        settings: any other setting of :class:`stratatune.RunConfig`; they are listed below.
 
     Returns:
         The result: scores, times, and where the adapter is; its folder holds ``report.html`` too.
@@ -69,6 +93,7 @@ def trained(
     return run(validate({**base, "plan": plan}), tables=tables, reporter=reporter)
 
 
+@_with_settings
 def train_many(
     *,
     model: str | os.PathLike[str],

@@ -5,6 +5,7 @@ Nothing that this file imports brings in torch: a verb imports what it needs whe
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -35,10 +36,30 @@ def _stratatune(
     """Fine-tune only the layers that need it, and pay only for those."""
 
 
+_PLAN, _FLAGS = re.compile(r"-\d+\s*:"), ("--json", "--quiet", "--debug")
+
+
 def main() -> None:
     """The console script."""
     settle_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def plans_behind(arguments: Sequence[str]) -> list[str]:
+    """A plan that begins with a dash (``-1: full``) is no option: it goes to the end, behind ``--``.
+
+    A value of an option stays where it is (``--plan "-1: full"``), whatever it begins with.
+    """
+    given = list(arguments)
+    if "--" in given:
+        return given
+    plans = [n for n, word in enumerate(given) if _PLAN.match(word) and (not n or not _takes_value(given[n - 1]))]
+    rest = [word for number, word in enumerate(given) if number not in plans]
+    return [*rest, "--", *(given[number] for number in plans)] if plans else given
+
+
+def _takes_value(word: str) -> bool:
+    return word.startswith("--") and "=" not in word and word not in _FLAGS
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -46,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     build_only(arguments)
     try:
         command = typer.main.get_command(app)
-        code = command.main(list(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
+        code = command.main(plans_behind(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
         write_answer("")  # what --help and the like left in the buffer
         return code if isinstance(code, int) else 0
     except BrokenPipeError:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stratatune.cache.codec import Codec
 from stratatune.cache.on_device import room_on
-from stratatune.cache.prefetch import Ahead
+from stratatune.cache.prefetch import Prefetcher
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
@@ -47,7 +47,7 @@ class Feed:
         one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
         question: what is asked of a batch, where the trunk must know of it; None: no candidates stand behind the texts.
         autocast: bf16 or None; the trunk runs in it.
-        kept: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
+        codec: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
             not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
         on_full: told why a cache cannot be written any more, and the trunk runs for what is missing; None: an error.
     """
@@ -60,7 +60,7 @@ class Feed:
         one_position: bool,
         autocast: torch.dtype | None,
         question: Asking | None = None,
-        kept: Codec | None = None,
+        codec: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
     ) -> None:
         self.trunk = trunk
@@ -68,20 +68,20 @@ class Feed:
         self.one_position = one_position
         self.question = question
         self.autocast = autocast
-        self.kept = kept or (Codec() if cache is None else cache.kept)
+        self.codec = codec or (Codec() if cache is None else cache.codec)
         self.given = torch.float32  # what blocks without autocast take
-        if autocast is not None and self.kept.stored in (autocast, torch.int8):
+        if autocast is not None and self.codec.stored in (autocast, torch.int8):
             self.given = autocast
         self.on_full = on_full
         self.clock = FeedClock()
-        self._ahead: Ahead | None = None
+        self._prefetcher: Prefetcher | None = None
 
     @contextlib.contextmanager
-    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
         """While this is open, batches that come [B] and are remembered are read before hidden() is asked for them."""
         self.close()
         if self.cache is not None:
-            self._ahead = Ahead(self._read, self._unpack, coming, device)
+            self._prefetcher = Prefetcher(self._read, self._unpack, coming, device)
         try:
             yield
         finally:
@@ -89,9 +89,9 @@ class Feed:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+            self._prefetcher = None
 
     @property
     def complete(self) -> bool:
@@ -112,7 +112,7 @@ class Feed:
         if self.cache is None:
             return self._rounded(self._computed(batch))
         index = batch.index.numpy()
-        if self._ahead is not None and (read := self._ahead.take(index)) is not None:
+        if self._prefetcher is not None and (read := self._prefetcher.take(index)) is not None:
             self.clock.remembered += len(index)
             return read
         if not self.cache.has(index).all():
@@ -130,7 +130,7 @@ class Feed:
         return self.cache.get_padded(index) if self.cache.has(index).all() else None
 
     def _unpack(self, rows: Tensor) -> Tensor:
-        return self.kept.unpack(rows, self.given)
+        return self.codec.unpack(rows, self.given)
 
     def _computed(self, batch: Batch) -> Tensor:
         started = time.perf_counter()
@@ -140,7 +140,7 @@ class Feed:
         return hidden
 
     def _rounded(self, hidden: Tensor) -> Tensor:
-        return hidden if self.trunk.trains else self.kept.rounded(hidden, self.given)
+        return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
         """Write what the cache has pending."""
@@ -172,7 +172,7 @@ class Feed:
             one_position=self.one_position,
             autocast=self.autocast,
             question=self.question,
-            kept=self.kept,
+            codec=self.codec,
             on_full=self.on_full,
         )
         found.clock = self.clock

@@ -17,7 +17,7 @@ from torch import Tensor
 DEPTH = 2  # batches ready or under way at a time
 
 
-class Ahead:
+class Prefetcher:
     """Reads ``coming`` batches [B] in order, a few before they are asked for.
 
     Args:

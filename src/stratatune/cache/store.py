@@ -46,7 +46,7 @@ class TrunkCache:
         self.key = identity.key
         self.width = identity.width
         self.dtype = DTYPES[identity.key.dtype]
-        self.kept = Codec.of(identity)
+        self.codec = Codec.of(identity)
         self.clipped = 0  # values beyond their channel's int8 scale
         self.notices: list[str] = []
         self._identity = identity
@@ -201,7 +201,7 @@ class TrunkCache:
 
     def _fill(self, filling: Filling, index: np.ndarray, ends: np.ndarray, rows: Tensor) -> None:
         target = filling.rows[filling.used : filling.used + len(rows)]
-        clipped = self.kept.pack(rows, target)
+        clipped = self.codec.pack(rows, target)
         filling.clipped, self.clipped = filling.clipped + clipped, self.clipped + clipped
         self._first[index] = filling.used + ends - self._rows[index]
         self._slot[index] = filling.slot  # last: from here on readers see them
@@ -277,7 +277,7 @@ class TrunkCache:
         """Checks the key, finds the whole shards, and as the writer clears the rest away."""
         stored = self._stored(folder)
         self._identity = with_scales(self._identity, stored, scales)
-        self.kept = Codec.of(self._identity)
+        self.codec = Codec.of(self._identity)
         if stored is not None and self.writable:
             with files.file_errors(folder, 0):
                 files.adopt(folder, self._identity)

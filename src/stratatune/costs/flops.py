@@ -17,12 +17,14 @@ norms stand behind their parts (BERT, RoBERTa and their kin) and for those of de
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
 
-Codec for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
+Kept for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
 attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
 what goes into the activation; the inputs of matrices that train, and what an added module keeps of its own; but not
 what DoRA and IDPG keep once a step. Llama and its kin have no dropout, their norms keep their inputs in fp32, and their
 keys and values are as wide as the queries by then. GPT-2's activation, which is written out in torch's functions, keeps
-four values in place of one. What Gemma 2's soft caps of the scores keep is left out.
+four values in place of one. What Gemma 2's soft caps of the scores keep is left out. A formula, and no count on meta
+tensors: there autocast does nothing and attention runs in another kernel, which keeps other tensors than a CPU's or a
+GPU's; the tests hold the formula to what real steps keep, and ``plan`` needs no torch.
 """
 
 from __future__ import annotations

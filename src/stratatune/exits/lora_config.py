@@ -80,7 +80,7 @@ def write(model: Tuned, folder: Path) -> None:
             fan_in_fan_out=any(isinstance(plain.get_submodule(name), Conv1D) for name in form.low_rank),
             task_type=_TASK_TYPES.get(attached.backbone.output),
         )
-        made: Any = peft.get_peft_model(plain, config, autocast_adapter_dtype=False)
+        made: Any = peft.get_peft_model(plain, config)
         _fill(made.base_model.model, form)
         with write_errors(folder):
             made.save_pretrained(str(folder))

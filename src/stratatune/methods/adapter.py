@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Place
 from stratatune.plan.methods import Adapter
 
@@ -34,7 +35,8 @@ class BottleneckAdapter(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D], ``mask`` [B, T] -> both, ``hidden`` changed."""
-        return hidden + self.up(nn.functional.relu(self.down(self.norm(hidden)))), mask
+        own = self.norm(as_trained(hidden, self.down.weight))
+        return (hidden + self.up(nn.functional.relu(self.down(own)))).to(hidden.dtype), mask
 
 
 def build(config: Adapter, place: Place) -> BottleneckAdapter:

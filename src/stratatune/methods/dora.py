@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained, at_least_fp32
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Dora
@@ -31,7 +32,7 @@ class DoraLinear(Wrapper):
         weight, (ins, outs) = own_weight(base), widths(base)
         self.a = nn.Parameter(weight.new_empty(rank, ins))
         self.b = nn.Parameter(weight.new_zeros(outs, rank))
-        self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
+        self.magnitude = nn.Parameter(weight.detach().to(at_least_fp32(weight.dtype)).norm(dim=1))
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
@@ -40,7 +41,7 @@ class DoraLinear(Wrapper):
         """``x`` [..., in] -> [..., out]."""
         dropped, gain, y = self.dropout(x), self._gain(), self.base(x)
         straight = nn.functional.linear(dropped, self.weight)
-        low = nn.functional.linear(nn.functional.linear(dropped, self.a), self.b) * self.scale
+        low = nn.functional.linear(nn.functional.linear(as_trained(dropped, self.a), self.a), self.b) * self.scale
         return (y + (gain - 1) * straight + gain * low).to(y.dtype)
 
     def _gain(self) -> Tensor:

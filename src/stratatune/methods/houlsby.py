@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Houlsby
@@ -35,7 +36,7 @@ class HoulsbyAdapter(Wrapper):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., D]."""
         y = self.base(x)
-        return y + self.up(nn.functional.gelu(self.down(y)))
+        return (y + self.up(nn.functional.gelu(self.down(as_trained(y, self.down.weight))))).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Never: see ``REFUSES_MERGE``."""

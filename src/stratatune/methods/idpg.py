@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.methods.late_prompt import put_first
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Place
 from stratatune.plan.methods import Idpg
 
@@ -81,7 +82,7 @@ class IdpgInsertion(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D] at depth 0, ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""
-        said = self.dropout(self.read(hidden, mask))  # [B, D]
+        said = self.dropout(as_trained(self.read(hidden, mask), self.down.tiles))  # [B, D]
         prompt = self.up(self.dropout(nn.functional.gelu(self.down(said))))  # [B, P*D]
         return put_first(prompt.view(len(hidden), self.tokens, -1), hidden, mask)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Place
 from stratatune.plan.methods import LatePrompt
 
@@ -31,7 +32,7 @@ class NaiveGenerator(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``hidden`` [B, T, D], ``mask`` [B, T] bool -> prompt [B, P, D]."""
-        prompt = self.up(nn.functional.relu(self.down(hidden[:, 0])))  # [B, P*D]
+        prompt = self.up(nn.functional.relu(self.down(as_trained(hidden[:, 0], self.down.weight))))  # [B, P*D]
         return prompt.view(hidden.shape[0], self.tokens, hidden.shape[2])
 
 
@@ -56,7 +57,10 @@ class PoolingGenerator(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``hidden`` [B, T, D], ``mask`` [B, T] bool -> prompt [B, P, D]."""
-        narrow, slots = self.down(hidden), slots_of(mask, self.tokens)  # [B, T, M], [B, P, T]
+        narrow, slots = (
+            self.down(as_trained(hidden, self.down.weight)),
+            slots_of(mask, self.tokens),
+        )  # [B, T, M], [B, P, T]
         pooled = _largest(narrow, slots) if self.largest else _average(narrow, slots)
         return self.up(nn.functional.relu(pooled))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Lora
@@ -34,8 +35,9 @@ class LoraLinear(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
-        low = nn.functional.linear(self.dropout(x), self.a)  # [..., R]
-        return self.base(x) + nn.functional.linear(low, self.b) * self.scale
+        low = nn.functional.linear(as_trained(self.dropout(x), self.a), self.a)  # [..., R]
+        y = self.base(x)
+        return (y + nn.functional.linear(low, self.b) * self.scale).to(y.dtype)
 
     @torch.no_grad()
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from stratatune.methods.precision import as_trained
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths
 from stratatune.plan.methods import Parallel
@@ -68,8 +69,9 @@ class ParallelExit(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., inner], the last projection's own input -> [..., D]."""
-        beside = self.up(nn.functional.relu(self.down(self.handoff.take())))
-        return self.base(x) + beside * self.scale
+        beside = self.up(nn.functional.relu(self.down(as_trained(self.handoff.take(), self.down.weight))))
+        y = self.base(x)
+        return (y + beside * self.scale).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
         """Never: see ``REFUSES_MERGE``."""

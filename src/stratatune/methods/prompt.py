@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.methods.late_prompt import put_first
+from stratatune.methods.precision import HALVES
 from stratatune.methods.site import Place
 from stratatune.plan.methods import Prompt
 
@@ -31,11 +32,13 @@ class PromptInsertion(nn.Module):
         super().__init__()
         self.tokens = vectors.shape[0]
         self.vectors = nn.Parameter(vectors)
+        # Embeddings in half precision take nothing wider, not even under autocast.
+        self.computed = vectors.dtype if vectors.dtype in HALVES else None
         self.embed = embed
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D] at depth 0, ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""
-        return put_first(self.embed(self.vectors).expand(hidden.shape[0], -1, -1), hidden, mask)
+        return put_first(self.embed(self.vectors.to(self.computed)).expand(hidden.shape[0], -1, -1), hidden, mask)
 
 
 def build(config: Prompt, place: Place) -> PromptInsertion:

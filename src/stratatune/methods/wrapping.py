@@ -5,12 +5,14 @@ Several may stand on one role, one inside the other; the innermost holds the mod
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import HALVES
 from stratatune.methods.site import Site
 from stratatune.plan.methods import NORM_ROLES
 
@@ -109,10 +111,28 @@ def wrap(site: Site, roles: Iterable[str], make: Callable[[str, nn.Module], Wrap
 def unwrap(site: Site, *, fold: bool) -> None:
     """Put every role's own module back, with what stands around it folded in, from the inside out, or left away.
 
-    Norms come last: what stands around one may be folded into the linears that read it.
+    Norms come last: what stands around one may be folded into the linears that read it. Weights in half precision are
+    folded into in fp32 and rounded once, whatever is folded into them.
     """
-    for role, module in sorted(site.modules(site.roles), key=lambda found: found[0] in NORM_ROLES):
-        own, readers = innermost(module), [reader for _, reader in site.modules(site.read_by.get(role, ()))]
-        for one in reversed(list(standing(module))) if fold else ():
-            one.fold(own, readers)
-        site.replace(role, own)
+    with _in_fp32(site) if fold else contextlib.nullcontext():
+        for role, module in sorted(site.modules(site.roles), key=lambda found: found[0] in NORM_ROLES):
+            own, readers = innermost(module), [reader for _, reader in site.modules(site.read_by.get(role, ()))]
+            for one in reversed(list(standing(module))) if fold else ():
+                one.fold(own, readers)
+            site.replace(role, own)
+
+
+@contextlib.contextmanager
+def _in_fp32(site: Site) -> Iterator[None]:
+    """Hold the weights that are folded into in fp32 meanwhile, where they are in half precision."""
+    changed = {role for role, module in site.modules(site.roles) if isinstance(module, Wrapper)}
+    changed |= {reader for role in changed for reader in site.read_by.get(role, ())}
+    owners = dict.fromkeys(innermost(module) for _, module in site.modules(changed))
+    halves = [(one, one.dtype) for own in owners for one in own.parameters() if one.dtype in HALVES]
+    for parameter, _ in halves:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter, dtype in halves:
+            parameter.data = parameter.data.to(dtype)

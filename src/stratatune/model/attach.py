@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,10 +13,14 @@ from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
 from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
-from stratatune.model.fingerprint import fingerprint, head_fingerprint
+from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
 from stratatune.model.inputs import Inputs
+from stratatune.model.masters import hold_masters
+from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
+from stratatune.model.origin import Origin
 from stratatune.model.saving import save_adapter
+from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -67,8 +71,21 @@ class Tuned(_AnyModel):
         return any(one.prompt and not one.positions for _, one in self.attached.resolved.insertions)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back."""
-        save_adapter(self.attached, Path(save_directory))
+        """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back.
+
+        Transformers' ``Trainer`` says which process is the main one: others write nothing, and the checkpoint is one
+        that its ``resume_from_checkpoint`` and ``load_best_model_at_end`` find again.
+        """
+        if kwargs.get("is_main_process", True):
+            save_adapter(self.attached, Path(save_directory), for_trainer="is_main_process" in kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""
+        if state_dict.keys() != self.attached.trained().keys():
+            return super().load_state_dict(state_dict, strict, assign)
+        found = super().load_state_dict(state_dict, False, assign)
+        found.missing_keys.clear()
+        return found
 
 
 @functools.cache
@@ -77,14 +94,18 @@ def _tuned_class(cls: type) -> type:
     return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
-def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = ()) -> Tuned:
+def apply(
+    model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str] = (), revision: str | None = None
+) -> Tuned:
     """Attach a plan to a model, in place.
 
     Args:
         model: a Hugging Face model of a family in the backbone table.
         plan: a plan, a preset's name or a plan's text.
         also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
-            whatever the plan says, as a task's own output layer always does.
+            whatever the plan says, as a task's own output layer always does. What transformers made anew while it
+            loaded the model is found without.
+        revision: the hub revision that the model was loaded at, so that ``load`` finds it again.
 
     Returns:
         The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
@@ -92,21 +113,27 @@ def apply(model: PreTrainedModel, plan: Plan | str, *, also_train: Iterable[str]
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
-            pass stops at the frozen depth.
-        ModelError: the model's family has no row in the backbone table.
+            pass stops at the frozen depth. The model is as it was.
+        ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
     if isinstance(model, Tuned):
         raise PlanError("this model has a plan already", "load the base model again and apply the new plan to that")
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    check_weights(model)
     backbone = Backbone(model)
     resolved = plan.resolve(backbone.shape)
     _refuse_broken_promises(resolved, backbone)
-    attached = Attached(resolved, backbone, base_hash=fingerprint(backbone), also_train=sorted(set(also_train)))
-    model.requires_grad_(False)
-    _attach(attached)
-    _check_count(attached)
-    attached.head_hash = head_fingerprint(backbone)
-    return _become_tuned(model, attached)
+    origin = Origin.of(model, revision)
+    check_vocabulary(model, origin)
+    new = sorted({*also_train, *new_parts(backbone)})
+    attached = Attached(resolved, backbone, Fingerprint.of(backbone), origin, also_train=new)
+    with untouched_on_failure(model):
+        model.requires_grad_(False)
+        _attach(attached)
+        _check_count(attached)
+        attached.head_hash = head_fingerprint(backbone)
+        attached.hooks += hold_masters(attached)
+        return _become_tuned(model, attached)
 
 
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbone import Backbone
+from stratatune.model.fingerprint import Fingerprint
+from stratatune.model.origin import Origin
 from stratatune.plan import Resolved
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ class Attached:
     Attributes:
         resolved: the plan against this model's depth.
         backbone: the model seen through its row of the backbone table.
-        base_hash: fingerprint of the encoder before anything was attached.
+        base: fingerprint of the encoder before anything was attached.
         head_hash: fingerprint of what the head keeps of the base model, that is, of its frozen parts.
         groups: what trains, in the order of attaching.
         insertions: (depth, module) in the order of depth.
@@ -41,12 +44,17 @@ class Attached:
         hooks: what ``model/hooks.py`` registered.
         notices: what the user should know of what was attached, one line each.
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
+        origin: where the base model came from.
+        tokenizer: what the tokenizer of training makes of texts (``model/tokenizers.py``); empty where none is known.
+        rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
+            (``model/masters.py``).
         reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
     """
 
     resolved: Resolved
     backbone: Backbone
-    base_hash: str
+    base: Fingerprint
+    origin: Origin
     head_hash: str = ""
     groups: list[Group] = field(default_factory=list)
     insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
@@ -54,6 +62,8 @@ class Attached:
     hooks: list[RemovableHandle] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     offloaded: Offloaded | None = None
+    tokenizer: dict[str, str] = field(default_factory=dict)
+    rounded: list[tuple[nn.Parameter, torch.dtype]] = field(default_factory=list)
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
@@ -67,10 +77,27 @@ class Attached:
         return [module for at, module in self.insertions if at == depth]
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Every trained parameter by its name in the model; what is saved is exactly this."""
+        """Every trained parameter by its name in the model; what is saved is exactly this.
+
+        What the plan trains is of them also after ``requires_grad_(False)``, and so is what a user unfroze beside it.
+        """
+        planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         return {
-            name: parameter for name, parameter in self.backbone.model.named_parameters() if parameter.requires_grad
+            name: parameter
+            for name, parameter in self.backbone.model.named_parameters()
+            if parameter.requires_grad or id(parameter) in planned
         }
+
+    @property
+    def base_hash(self) -> str:
+        """Hash of what the encoder computes: its settings and weights, before anything was attached."""
+        return self.base.digest
+
+    def also_trained(self) -> list[str]:
+        """Names of what trains beside the plan and the task's own output layer: what was new, or unfrozen by hand."""
+        planned = {id(parameter) for group in self.groups for parameter in group.parameters}
+        unfrozen = {name for name, one in self.trained().items() if id(one) not in planned}
+        return sorted({*self.also_train, *unfrozen})
 
     def parameter_count(self) -> int:
         """All parameters of the model, those that are not in memory too."""
@@ -97,7 +124,7 @@ class Attached:
             return
         depth, backbone = self.resolved.frozen_depth, self.backbone
         for module in backbone.stacks(depth):
-            module.eval()
+            nn.Module.train(module, False)  # not module.eval(): a model without a head is its own stack
         below = {id(block) for block in backbone.blocks[:depth]}
         for block in backbone.blocks[depth:]:
             if id(block) not in below:  # shared by all depths, where blocks share weights

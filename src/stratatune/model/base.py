@@ -17,9 +17,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.models.auto import modeling_auto as auto
 
+from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
+from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.outside import path_exists
 from stratatune.plan import architecture_of, shape_of
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -61,29 +64,35 @@ def load_base(
     revision: str | None = None,
     trust_remote_code: bool = False,
     attention: str | None = None,
+    dtype: str = "float32",
     tokenizer: PreTrainedTokenizerBase | None = None,
+    texts: bool = True,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
 
     A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
-    embeddings, with a notice; a pooler or a classifier as the model's own code makes it.
+    embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
+    number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
+    tokenizer is None where there is none.
 
     Raises:
-        ModelError: no such model, no row for its family, or it cannot be loaded.
+        ModelError: no such model, no row for its family, it cannot be loaded, or its tokenizer does not belong to it.
     """
-    shape = shape_of(name)  # the family is known, or one clear line says what is; costs only the config
+    # The family is known, or one clear line says what is; costs only the config.
+    shape = shape_of(name, revision)
     _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Weights that are pickled are never read: pickle can run code.
     settings = {
         "use_safetensors": True,
-        "dtype": torch.float32,
+        "dtype": getattr(torch, dtype),
         "attn_implementation": attention or attention_for_training(),
         **options,
     }
     causal, two_stacks = shape.causal, shape.decoder is not None
     _check_head(head, causal=causal, two_stacks=two_stacks)
     if head not in LM_OBJECTIVES:
+        settings["ignore_mismatched_sizes"] = True  # which are looked at below
         settings["num_labels"] = num_labels
         settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
     language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
@@ -98,12 +107,81 @@ def load_base(
         if own:
             model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
-    tokenizer = tokenizer or load_tokenizer(name, **options)
-    base = Base(model.eval(), tokenizer, notices=notices)
-    if causal:
+    tokenizer = tokenizer or _tokenizer(name, texts, options)
+    base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    if tokenizer is not None:
+        check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+    if causal and tokenizer is not None:
         _settle_padding(base)
-    _settle_new_parameters(base, set(info["missing_keys"]))
+    other = _other_sizes(base, info["mismatched_keys"])
+    _settle_new_parameters(base, set(info["missing_keys"]) | other)
     return base
+
+
+def class_for(head: str, model_type: str) -> str:
+    """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
+    names = {"mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+    names["seq2seq"] = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    names["classification"] = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    found: Any = names.get(head, {}).get(model_type, "")
+    return found if isinstance(found, str) else found[0]
+
+
+def load_class(
+    name: str, model_class: str, *, num_labels: int, revision: str | None, attention: str | None, dtype: str
+) -> Base:
+    """Load ``name`` as the transformers class ``model_class``, for a model that met its plan by ``st.apply``.
+
+    Its tokenizer is None where there is none: such a model may have been trained on ids.
+
+    Raises:
+        ModelError: transformers has no such class, no such model, or it cannot be loaded.
+    """
+    loader: Any = getattr(transformers, model_class, None)
+    if not hasattr(loader, "from_pretrained"):
+        raise ModelError(
+            f"the adapter was trained on a {model_class}, which transformers does not have",
+            "make that model, and give it: load(..., base=MODEL)",
+        )
+    _check_weights(Path(name))
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
+    settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
+    with _told(name), _quiet():
+        model = loader.from_pretrained(name, **settings)
+    return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
+
+
+def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    try:
+        return load_tokenizer(name, **options)
+    except ModelError:
+        if needed:
+            raise
+        return None
+
+
+def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
+    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
+
+    Raises:
+        ModelError: it is no output layer.
+    """
+    sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
+    own = {id(parameter) for parameter in Backbone(base.model).output_layer()}
+    for name, parameter in base.model.named_parameters():
+        if name in sizes and id(parameter) not in own:
+            was, now = sizes[name]
+            raise ModelError(
+                f"{name} is {was} in the checkpoint of {base.model.config._name_or_path!r}, the model wants {now}",
+                "its config belongs to another checkpoint",
+            )
+    if sizes:
+        was, now = next(iter(sizes.values()))
+        base.notices.append(
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"({', '.join(sorted(sizes))})"
+        )
+    return set(sizes)
 
 
 def load_tokenizer(
@@ -112,10 +190,12 @@ def load_tokenizer(
     """The tokenizer of ``name`` (a folder or a hub id).
 
     Raises:
-        ModelError: it brings none.
+        ModelError: it brings none, or one that knows no words.
     """
     with _told(name), _quiet():
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    check_words(tokenizer, name)
+    return tokenizer
 
 
 def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
@@ -225,6 +305,8 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
     head = backbone.mlm
     if head is not None and head.can_reset and any(name.startswith(head.paths["dense"]) for name in missing):
         head.reset()
+        for name in missing:
+            mark_as_loaded(named[name])
         base.notices.append(
             "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
         )

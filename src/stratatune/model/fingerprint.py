@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from stratatune.hashing import Part, fast_digest
+from stratatune.methods.precision import HALVES
 
 if TYPE_CHECKING:
     from stratatune.model.backbone import Backbone
@@ -22,27 +26,73 @@ _NO_DECODER_ARITHMETIC = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_w
 """Those that say nothing about what a decoder's blocks compute (padding is masked, and moves no position)."""
 
 
-def fingerprint(backbone: Backbone) -> str:
-    """Hash of what the encoder computes: its type, the settings that change its arithmetic, and its weights."""
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an encoder computes with.
+
+    Attributes:
+        weights: hash of its weights.
+        settings: the fields of its config that may change its arithmetic, as JSON has them.
+    """
+
+    weights: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Fingerprint:
+        """That of a live model, before anything is attached."""
+        return cls(hash_of(_encoder(backbone)), json.loads(json.dumps(_settings(backbone), default=str)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Both in one: whose hidden states a cache holds."""
+        said = json.dumps(self.settings, sort_keys=True)
+        return fast_digest([self.weights, said])
+
+    def differing(self, settings: Mapping[str, Any]) -> list[str]:
+        """The settings that are known to both and differ: later versions of transformers add fields of their own."""
+        return [name for name, was in settings.items() if self.settings.get(name, was) != was]
+
+
+def first_edition(backbone: Backbone) -> str:
+    """The hash that artefacts of format 1 held before weights and settings were told apart."""
+    return hash_of(_encoder(backbone), str(_settings(backbone)))
+
+
+def _settings(backbone: Backbone) -> dict[str, Any]:
     silent = (*_NO_ARITHMETIC, *(_NO_DECODER_ARITHMETIC if backbone.row.causal else ()))
-    settings = {k: v for k, v in sorted(backbone.model.config.to_dict().items()) if k not in silent}
+    return {k: v for k, v in sorted(backbone.model.config.to_dict().items()) if k not in silent}
+
+
+def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     modules = (*backbone.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.final_norms())
-    return hash_of((named for module in modules for named in module.state_dict().items()), str(settings))
+    return (named for module in modules for named in module.state_dict().items())
 
 
-def head_fingerprint(backbone: Backbone) -> str:
-    """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained."""
+def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
+    """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained.
+
+    ``trained``: names of parameters that are saved, whether they require gradients now or not.
+    """
     named = backbone.model.named_parameters()
-    return hash_of((name, one) for name, one in named if not one.requires_grad and not backbone.in_encoder(one))
+    return hash_of(
+        (name, one)
+        for name, one in named
+        if not one.requires_grad and name not in trained and not backbone.in_encoder(one)
+    )
 
 
 def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
-    """Hash of ``settings`` and of tensors under their names: shape, dtype and every byte."""
+    """Hash of ``settings`` and of tensors under their names: shape, dtype and every byte.
+
+    bf16 and fp16 are hashed as fp32, which holds them exactly: a checkpoint is the same whatever it is loaded as.
+    """
 
     def parts() -> Iterator[Part]:
         yield settings
         for name, tensor in named:
-            yield f"{name}{tuple(tensor.shape)}{tensor.dtype}"
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            held = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
+            yield f"{name}{tuple(held.shape)}{held.dtype}"
+            yield held.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     return fast_digest(parts())

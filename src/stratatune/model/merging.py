@@ -10,6 +10,7 @@ from stratatune.methods.wrapping import unwrap
 from stratatune.model import biases
 from stratatune.model.attach import Tuned, insertion_name
 from stratatune.model.attached import Attached
+from stratatune.model.masters import round_masters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,6 +120,7 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
         for one in attached.resolved.blocks[number]:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
+    round_masters(attached)
     attached.backbone.put_together()
     for depth, one in attached.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))

@@ -14,11 +14,18 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 class BaseRecord(Written):
     """The base model that the adapter was trained on."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: str  # empty where the model was made from a config: then load is given the base
     model_type: str
     hash: str
     head: str
     attention: str | None = None
+    path: str | None = None
+    beside: str | None = None
+    revision: str | None = None
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    model_class: Annotated[str, Field(alias="class")] = ""
+    weights: str | None = None
+    settings: dict[str, Any] | None = None
 
 
 class ReadingRecord(Written):
@@ -45,6 +52,8 @@ class AdapterRecord(Written):
     num_labels: Annotated[int, Field(ge=0, le=100_000)]
     also_train: list[str]
     reading: ReadingRecord
+    tokenizer: dict[str, str] | None = None
+    checksums: dict[str, str] | None = None
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:

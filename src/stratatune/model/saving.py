@@ -7,7 +7,8 @@ the rest. Nothing is pickled, so nothing runs on load.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError, shown
 from stratatune.files import make_folder, replacing, write_errors, write_text
+from stratatune.markup import code, text
 from stratatune.model.attached import Attached
+from stratatune.model.checksums import checksums
+from stratatune.model.fingerprint import head_fingerprint
 from stratatune.model.record import AdapterRecord
 from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
 
@@ -28,17 +33,33 @@ _AGAIN = "train again, or take the folder from a backup"
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
-def save_adapter(attached: Attached, folder: Path) -> None:
+def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False) -> None:
     """Write the trained tensors, the record and a card into ``folder``; each file appears whole or not at all.
+
+    ``for_trainer``: the tensors also under the name by which transformers' ``Trainer`` looks for them.
 
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
     """
-    record = describe(attached)
     make_folder(folder)
-    write_tensors(folder / TENSORS, attached.trained(), {"format": "pt"})
+    tensors = attached.trained()
+    record = describe(attached, folder, tensors)
+    record["checksums"] = checksums(record, tensors)
+    write_tensors(folder / TENSORS, tensors, {"format": "pt"})
+    if for_trainer:
+        _link(folder / TENSORS, folder / SAFE_WEIGHTS_NAME)
     write_text(folder / CARD, _card(record))
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name; a copy where the file system knows no links."""
+    with write_errors(name), replacing(name) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.hardlink_to(path)
+        except OSError:
+            shutil.copyfile(path, partial)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -52,9 +73,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         save_file(held, partial, metadata=metadata)
 
 
-def describe(attached: Attached) -> dict[str, Any]:
-    """The record of an artefact: plan, base model and its fingerprint, and how text becomes a label."""
+def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict[str, Any]:
+    """The record of an artefact in ``folder``: plan, base model and its fingerprint, and how text becomes a label."""
     model, resolved = attached.backbone.model, attached.resolved
+    also_train, head = attached.also_trained(), attached.head_hash
+    if also_train != attached.also_train:  # unfrozen by hand since: no part of the frozen head any more
+        head = head_fingerprint(attached.backbone, tensors)
     return {
         "format": FORMAT,
         "stratatune": VERSION,
@@ -62,15 +86,18 @@ def describe(attached: Attached) -> dict[str, Any]:
         "frozen_depth": resolved.frozen_depth,
         "trainable": sum(parameter.numel() for parameter in attached.trained().values()),
         "base": {
-            "name": model.config._name_or_path,
+            **attached.origin.named(model.config._name_or_path).to_data(folder),
             "model_type": model.config.model_type,
             "hash": attached.base_hash,
-            "head": attached.head_hash,
+            "weights": attached.base.weights,
+            "settings": attached.base.settings,
+            "head": head,
             "attention": model.config._attn_implementation,
         },
         "output": attached.backbone.output,
         "num_labels": model.config.num_labels,
-        "also_train": attached.also_train,
+        "also_train": also_train,
+        "tokenizer": attached.tokenizer,
         "reading": attached.reading,
     }
 
@@ -122,18 +149,18 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def _card(record: dict[str, Any]) -> str:
     reading, base = record["reading"], record["base"]
     rows = {
-        "Base model": f"`{base['name']}` ({base['model_type']}, weights {base['hash'][:12]})",
-        "Plan": f"`{record['plan']}`",
+        "Base model": f"{code(base['name'])} ({text(base['model_type'])}, weights {base['hash'][:12]})",
+        "Plan": code(record["plan"]),
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
-        "Objective": reading.get("objective", record["output"]),
-        "Labels": ", ".join(map(str, reading.get("labels") or [])) or "-",
-        "Template": f"`{reading['template']}`" if reading.get("template") else "-",
-        "Score": reading.get("score", "-"),
+        "Objective": text(reading.get("objective", record["output"])),
+        "Labels": text(", ".join(map(str, reading.get("labels") or []))) or "-",
+        "Template": code(reading.get("template") or "") or "-",
+        "Score": text(reading.get("score", "")) or "-",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"---\nlibrary_name: stratatune\nbase_model: {base['name']}\ntags: [stratatune]\n---\n"
+        f"---\nlibrary_name: stratatune\nbase_model: {json.dumps(base['name'])}\ntags: [stratatune]\n---\n"
         f"# A tuned adapter\n\nTrained with stratatune {record['stratatune']}. It holds only what trained.\n\n"
         f"| | |\n|---|---|\n{table}\n\n"
         '```python\nimport stratatune as st\n\nmodel = st.load("this/folder")\n```\n'

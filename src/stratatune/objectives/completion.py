@@ -38,6 +38,7 @@ class Completion(Objective):
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS
     smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    writes: ClassVar[bool] = True
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:

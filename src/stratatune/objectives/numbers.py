@@ -64,6 +64,10 @@ class Numbers(Objective):
     def position(self) -> str:
         return PLACES[self.family]
 
+    @classmethod
+    def held_out_by(cls, table: Table) -> None:
+        return None
+
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
         return with_targets(encoded, self.label_kind, table)

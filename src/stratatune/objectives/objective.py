@@ -130,6 +130,7 @@ class Objective(abc.ABC):
         smaller_is_better: those of the metrics of which a smaller value is better.
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
+        writes: whether its answer is text that the model generates.
 
     Attributes:
         text: names of the text columns.
@@ -149,6 +150,7 @@ class Objective(abc.ABC):
     smaller_is_better: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
+    writes: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -206,6 +208,11 @@ class Objective(abc.ABC):
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
         return table.labels
+
+    @classmethod
+    def held_out_by(cls, table: Table) -> Sequence[Any] | None:
+        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        return cls.classes_of(table)
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:

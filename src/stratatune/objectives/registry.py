@@ -53,7 +53,7 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
     name, opening, rest = text.strip().partition("(")
     name = name.strip()
     if name not in names() or (opening and not rest.rstrip().endswith(")")):
-        raise ConfigError([f"objective: {text!r}"], did_you_mean(name, names()))
+        raise ConfigError([f"objective: {shown(text)}"], _instead(name))
     legal: Mapping[str, type] = {} if name == AUTO else OBJECTIVES[name].options
     options: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in rest.rstrip().removesuffix(")").split(","))):
@@ -90,6 +90,22 @@ def choose(asked: Asked) -> type[Objective]:
     return found
 
 
+_ELSEWHERE = {
+    **dict.fromkeys(("token-classification", "ner", "tagging"), "a label for each token"),
+    **dict.fromkeys(("question-answering", "span"), "a span of the text"),
+    **dict.fromkeys(("multilabel", "multi-label", "multi_label_classification"), "several labels for one text"),
+    **dict.fromkeys(("feature-extraction", "sentence-similarity"), "a vector for each text"),
+}
+"""Tasks by the names that others give them, and what they ask for."""
+
+
+def _instead(name: str) -> str:
+    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
+    if name not in _ELSEWHERE:
+        return did_you_mean(name, names())
+    return f"no objective here gives {_ELSEWHERE[name]}; legal: {', '.join(names())}"
+
+
 def _listed(families: frozenset[str]) -> str:
     return _or([_article(family) for family in sorted(families)])
 
@@ -116,14 +132,14 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
         )
     again = "train again, or take the folder from a backup"
     try:
-        family = SavedObjective.model_validate(dict(data)).family
+        SavedObjective.model_validate(dict(data))
         found = OBJECTIVES[name].from_data(data, tokenizer)
     except ValidationError as error:
         raise ModelError(f"the adapter's record is damaged: reading.{first_mistake(error)}", again) from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"the adapter's record is damaged: reading: {shown(str(error))}", again) from error
-    if family not in found.families:
-        raise ModelError(f"the adapter's record is damaged: reading.family: {family!r} has no {name}", again)
+    if found.family not in found.families:
+        raise ModelError(f"the adapter's record is damaged: reading.family: {found.family!r} has no {name}", again)
     return found
 
 

@@ -17,7 +17,7 @@ _Number = Annotated[float, Field(allow_inf_nan=False)]
 class SavedObjective(Written):
     """The fields that our objectives write; each reads those of its own. One of the user's own may have others."""
 
-    text: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2)]
+    text: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     label: str | None = None
     metric: str = "accuracy"
     max_length: Annotated[int, Field(ge=1, le=2**31)] = 256

@@ -215,7 +215,7 @@ def _check_size(resolved: Resolved) -> None:
     """Refuses a slip of the hand: methods that would add several times the model's own parameters."""
     trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
     trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
-    own = resolved.shape.parameters("mlm")
+    own = resolved.shape.parameters(resolved.shape.lm_objective)
     if trained > _MANY and trained > _TIMES * own:
         name = resolved.shape.name or resolved.shape.model_type
         raise PlanError(

@@ -10,7 +10,7 @@ from stratatune.shapes.architectures import Config
 from stratatune.shapes.builtin import BUILTIN, builtin_config
 
 
-def config_of(model: str) -> Config:
+def config_of(model: str, revision: str | None = None) -> Config:
     """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
     if wrong := wrong_path(model):
         raise ModelError(
@@ -24,7 +24,7 @@ def config_of(model: str) -> Config:
         return built_in
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
-    return _download(model)
+    return _download(model, revision)
 
 
 def _read(path: Path) -> Config:
@@ -37,7 +37,7 @@ def _read(path: Path) -> Config:
     return config
 
 
-def _download(model: str) -> Config:
+def _download(model: str, revision: str | None) -> Config:
     """config.json of a hub repository (or of the local hub cache, when offline)."""
     near = nearest(model, BUILTIN)
     hint = f"did you mean {near!r}? " if near else ""
@@ -45,11 +45,12 @@ def _download(model: str) -> Config:
     try:
         from huggingface_hub import hf_hub_download
 
-        path = hf_hub_download(model, "config.json")
+        path = hf_hub_download(model, "config.json", revision=revision)
     except ImportError as error:
         raise ModelError(f"model {model!r} is not here, and huggingface_hub is not installed", hint) from error
     except (OSError, ValueError) as error:  # not found, no access, offline, not a legal id: the hub's errors are these
+        at = f" at revision {revision!r}" if revision else ""
         raise ModelError(
-            f"model {model!r} is neither here nor reachable on the hub ({type(error).__name__})", hint
+            f"model {model!r}{at} is neither here nor reachable on the hub ({type(error).__name__})", hint
         ) from error
     return _read(Path(path))

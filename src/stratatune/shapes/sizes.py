@@ -15,19 +15,20 @@ HEAD_NORMS = ("norm_q", "norm_k")
 """Norms over the features of one head."""
 
 
-def shape_of(model: str | Config) -> Shape:
+def shape_of(model: str | Config, revision: str | None = None) -> Shape:
     """The shape of a model.
 
     Args:
         model: a folder with config.json, a built-in name (``roberta-large``), a hub id (only its config.json is
             downloaded), or a config as a mapping.
+        revision: of a hub id: a branch, a tag or a commit.
 
     Raises:
         ModelError: there is no such model, or its architecture is not in the table.
     """
     if not isinstance(model, str):
         return _from_config(str(model.get("_name_or_path") or model.get("model_type", "")), model)
-    return _from_config(model, config_of(model))
+    return _from_config(model, config_of(model, revision))
 
 
 def _from_config(name: str, config: Config) -> Shape:

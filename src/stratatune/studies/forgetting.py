@@ -22,8 +22,10 @@ from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
 from stratatune.data.readers import read
 from stratatune.errors import DataError, ModelError
+from stratatune.model.artefact import check_encoder, load_base_of, place_of_base
 from stratatune.model.attach import apply
-from stratatune.model.base import load_base
+from stratatune.model.backbone import Backbone
+from stratatune.model.checksums import verify
 from stratatune.model.saving import read_record, read_tensors
 from stratatune.plan import architecture_of, shape_of
 from stratatune.studies.corruption import Corrupt, corruption_of
@@ -76,9 +78,11 @@ def forgetting(
     folder = Path(run)
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     record, tensors = read_record(folder), read_tensors(folder)
-    name = base or record["base"]["name"]
-    shape = shape_of(name)
-    loaded = load_base(name, "seq2seq" if shape.decoder is not None else "causal" if shape.causal else "mlm")
+    verify(record, tensors, folder)
+    shape = shape_of(*place_of_base(record, folder, base))
+    head = "seq2seq" if shape.decoder is not None else "causal" if shape.causal else "mlm"
+    loaded = load_base_of(record, folder, base, head)
+    check_encoder(Backbone(loaded.model), record)
     where = accelerator_for(device, (), folder).device
     texts = read(source, need_labels=False).texts[0]
     rows, random = _encoded(texts, loaded.tokenizer, max_length), np.random.default_rng(seed)

@@ -13,7 +13,7 @@ from stratatune.cache.keys import default_root
 from stratatune.data.encode import Encoded
 from stratatune.errors import ConfigError, ResourceError
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.config import RunConfig
 from stratatune.training.prepare import Outline, read_tables
 from stratatune.training.run import open_session
@@ -73,6 +73,6 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
         "digest": cache.key.digest,
         "folder": str(cache.folder),
         "examples": len(data),
-        "computed": int(ranks.added(np.array([feed.clock.computed]))[0]),
+        "computed": int(distributed.added(np.array([feed.clock.computed]))[0]),
         "bytes": cache.bytes,
     }

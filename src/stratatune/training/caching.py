@@ -64,15 +64,15 @@ class Caching:
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
         """What ``auto`` came to."""
-        self.kept: Codec | None = None
+        self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first."""
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
-        if self.kept is None:
-            self.kept = self._settled(data) if cache is None else cache.kept
-        feed = self.forward.feed(cache, self.kept, self._go_on)
+        if self.codec is None:
+            self.codec = self._settled(data) if cache is None else cache.codec
+        feed = self.forward.feed(cache, self.codec, self._go_on)
         self.feeding.append(feed)
         return feed
 
@@ -81,8 +81,8 @@ class Caching:
 
     def _scales(self, data: Encoded) -> Tensor:
         """int8's: those of the training data for all others."""
-        if self.kept is not None and self.kept.scales is not None:
-            return self.kept.scales
+        if self.codec is not None and self.codec.scales is not None:
+            return self.codec.scales
         self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
         return find_scales(
             Trunk(self.attached),
@@ -279,7 +279,7 @@ class Caching:
 
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
-        return _scales_version(None if self.kept is None else self.kept.scales)
+        return _scales_version(None if self.codec is None else self.codec.scales)
 
     def _moved(self) -> list[tuple[str, str]]:
         """A prompt at the input moves the text on, so the embeddings say something else."""

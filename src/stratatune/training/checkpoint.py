@@ -23,7 +23,7 @@ from stratatune.model.fingerprint import hash_of
 from stratatune.model.saving import write_tensors
 from stratatune.outside import parse_json
 from stratatune.progress import is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.facts import same_facts
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def save_checkpoint(
     for name, parameter in trained.items():
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
-    tensors |= {f"random/{device}": state for device, state in ranks.gathered(random_state()).items()}
+    tensors |= {f"random/{device}": state for device, state in distributed.gathered(random_state()).items()}
     if not is_main():
         return
     said = {"progress": dataclasses.asdict(progress), "settings": session.settings, "facts": session.facts}
@@ -124,7 +124,7 @@ def load_checkpoint(
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
         if moments:
             optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
-    own = f"/{ranks.rank()}" if ranks.rank() else ""
+    own = f"/{distributed.rank()}" if distributed.rank() else ""
     states = {name: tensors.get(f"random/{name}{own}") for name in ("cpu", "cuda")}
     set_random_state({name: state for name, state in states.items() if state is not None})
     best = {name.removeprefix("best/"): tensor for name, tensor in tensors.items() if name.startswith("best/")}

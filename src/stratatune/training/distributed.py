@@ -200,7 +200,7 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
     lacking = [index for index in building_batches(data) if not cache.has(index).all()]
     own = feed
     if not is_main():
-        root, scales = part_root(cache.folder, rank()), cache.kept.scales
+        root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
         own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
     together.barrier()  # nobody writes before all know what is lacking

@@ -13,7 +13,7 @@ from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.forward import Forward
 
 _BATCH_SIZE = 64
@@ -57,8 +57,8 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     totals = np.zeros(2)  # the summed loss, and what it is summed over
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
-    batches = ranks.whole_batches(batches)
-    with feed.ahead([data.texts_of(index) for index in batches], forward.device):
+    batches = distributed.whole_batches(batches)
+    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
@@ -70,7 +70,7 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     top.train(was_training)
     offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
     rows = flat(offsets, np.concatenate(order))
-    output, totals = ranks.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
+    output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
     check_outputs(output)
     if not data.targets:
         return Scores({}, None, output)

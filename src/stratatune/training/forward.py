@@ -85,7 +85,7 @@ class Forward:
     def feed(
         self,
         cache: TrunkCache | None = None,
-        kept: Codec | None = None,
+        codec: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
     ) -> Feed:
         """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`."""
@@ -95,7 +95,7 @@ class Forward:
             one_position=self.one_position,
             autocast=self.autocast,
             question=self.question,
-            kept=kept,
+            codec=codec,
             on_full=on_full,
         )
 

@@ -17,7 +17,7 @@ from stratatune.files import write_text
 from stratatune.model.offload import offload_trunk
 from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
@@ -51,7 +51,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     config, attached = session.config, session.top.attached
     trained = attached.trained()
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
-    ranks.own_chance(config.seed)
+    distributed.own_chance(config.seed)
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
@@ -111,7 +111,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     set_rate(ask.optimiser, ask.factor)
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
-    part = ranks.weigh(loss, objective.weight(batch), batch.tokens)
+    part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
     session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
@@ -120,7 +120,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
     """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
     session = ask.session
-    ranks.add_gradients(trained.values())
+    distributed.add_gradients(trained.values())
     gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
     for gradient in gradients if scale != 1.0 else ():
         gradient.mul_(scale)
@@ -174,7 +174,7 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
     texts = [session.train.texts_of(index) for index in batches[progress.batch :]]
-    coming = session.feed.ahead(texts, session.device)
+    coming = session.feed.prefetch(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
         for number in range(progress.batch, len(batches)):

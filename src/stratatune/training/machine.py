@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,5 +38,6 @@ def environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "directory": str(Path.cwd()),
         "libraries": {name: installed(name) for name in libraries},
     }

@@ -20,6 +20,7 @@ from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
+from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
@@ -57,6 +58,9 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
 
+    Attributes:
+        notices: what the user should know of the adapter, one line each.
+
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
     """
@@ -65,6 +69,8 @@ class Predictor:
         self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
     ) -> None:
         artefact = load_artefact(folder, base)
+        self.notices = artefact.notices
+        self._unknown: list[str] = []
         saved = artefact.record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
@@ -73,7 +79,9 @@ class Predictor:
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._kept = Codec.from_data(saved)
+        self._codec = Codec.from_data(saved)
+        self.generation: dict[str, Any] = {}
+        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -97,7 +105,9 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, written, need_labels=False)
+        self._unknown.clear()
         said = self.objective.answer(table, self)
+        table = replace(table, notices=(*table.notices, *self._unknown))
         return _for_every_row(Prediction(table, said.columns, said.labels, said.probabilities, said.values))
 
     def output(self, table: Table) -> np.ndarray:
@@ -109,7 +119,7 @@ class Predictor:
 
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **options}
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self._forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
@@ -124,9 +134,14 @@ class Predictor:
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
+        self._unknown.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
-        said = [*(f"{part.source}: {notice}" for part in parts for notice in part.notices), *scores.notices]
+        said = [
+            *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
+            *scores.notices,
+            *self._unknown,
+        ]
         found = by_class(self.labels, data.labels, scores.output)
         return {
             "metrics": metrics,
@@ -153,7 +168,11 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        data, feed = concatenate(encoded), self._forward.feed(kept=self._kept)
+        rows = self.model.attached.resolved.shape.vocab
+        for part, one in zip(parts, encoded, strict=True):
+            check_ids(one.ids, self.tokenizer, rows, part.source)
+            self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
+        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 

@@ -21,6 +21,7 @@ from stratatune.data.splitting import hold_out
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError
+from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.plan import Plan, Resolved, Shape, architecture_of, shape_of
@@ -46,7 +47,7 @@ class Outline:
     @cached_property
     def shape(self) -> Shape:
         """The sizes of the model, by its configuration."""
-        return shape_of(self.config.model)
+        return shape_of(self.config.model, self.config.revision)
 
     @cached_property
     def resolved(self) -> Resolved:
@@ -163,14 +164,19 @@ def settle(
     """
     tokenizer = tokenizer or tokenizer_for(outline.config)
     objective, notices = outline.kind.settle(replace(outline.asked, table=tables.train, tokenizer=tokenizer))
+    check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
+    unknown: list[str] = []
+    for table, part in zip((tables.train, *tables.eval), (train, *parts), strict=True):
+        check_ids(part.ids, tokenizer, outline.shape.vocab, table.source)
+        unknown += unknown_words(part.ids, tokenizer, table.source)
     return Prepared(
         outline=outline,
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *train.notices],
+        notices=[*notices, *train.notices, *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
@@ -261,7 +267,7 @@ def _check_cut(config: RunConfig, task: Task | None) -> None:
 
 def _has_classes(kind: type[Objective], table: Table, task: Task | None) -> bool:
     """Whether the labels are classes, not texts or numbers."""
-    return kind.strata(table) is not None and kind.name != "regression" and not (task and task.numeric)
+    return kind.held_out_by(table) is not None and not (task and task.numeric)
 
 
 def _sample(table: Table, count: int, seed: int, kind: type[Objective]) -> Table:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,11 +20,14 @@ from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
+from stratatune.model.tokenizers import reading_of
 from stratatune.objectives.by_class import by_class
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
-from stratatune.plan.picture import terminal
+from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -114,7 +116,7 @@ def trial(
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
-    if line := ranks.check_launch():
+    if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
     if is_main() and is_running(out):
@@ -134,17 +136,18 @@ def _run(
 ) -> Generator[Ask, Learnt | None, Result]:
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
-    reporter.say(terminal(outline.resolved, colour=sys.stderr.isatty()))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, outline.kind)
+    data = read(config, tables, _kind(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
     if is_main():
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
+    for line in headline(outline.resolved, session.objective.head):
+        reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
-    processes = ranks.world()
+    processes = distributed.world()
     try:
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
@@ -154,6 +157,16 @@ def _run(
         caching.close()
         session.accelerator.end_training()
     return _finish(session, caching, fitted, test, hit, processes)
+
+
+def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    try:
+        return outline.kind
+    except ModelError:
+        name, _ = written(outline.config.objective)
+        read_tables(outline.config, tables, OBJECTIVES.get(name, OBJECTIVES["classification"]))
+        raise
 
 
 def _check_folder(config: RunConfig, out: Path) -> None:
@@ -209,25 +222,28 @@ def open_session(
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
     accelerator = accelerator_for(config.device, config.loggers, out)
-    ranks.check_met()
+    distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new).to(accelerator.device)
+    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision).to(accelerator.device)
     model.attached.reading = prepared.objective.to_data()
+    model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
-    alone = [line] if (line := ranks.left_alone()) else []
+    alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
     caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
-    feed, eval_feed = ranks.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id)
+    feed, eval_feed = distributed.feeds(
+        caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
+    )
     assert feed is not None
     session = Session(
         config=config,
@@ -287,7 +303,7 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
     """Save the adapter, with all that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
-    attached.reading |= caching.kept.to_data() if caching.kept else {}
+    attached.reading |= caching.codec.to_data() if caching.codec else {}
     attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
     attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():

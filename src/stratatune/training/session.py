@@ -21,7 +21,7 @@ from stratatune.model.split import Top
 from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.config import RunConfig
 from stratatune.training.forward import Forward
 from stratatune.training.trials.sharing import ReadOnce
@@ -85,7 +85,7 @@ class Session:
             seed=config.seed,
             epoch=epoch,
         )
-        return ranks.mine(batches)
+        return distributed.mine(batches)
 
     @cached_property
     def likeness(self) -> str:

@@ -11,6 +11,16 @@ from stratatune.studies.grid.records import read_records, run_id
 from stratatune.training.config import RunConfig, to_yaml
 
 RECIPE = {"title": "t", "plans": ["lpt"]}
+SETTINGS = {"model": "m", "plan": "lpt", "train": "t.csv"}
+COUNTS = ("frozen_depth", "backprop_blocks", "trainable", "total", "best_epoch", "epochs", "peak_memory_bytes")
+RESULT = {
+    **dict.fromkeys(COUNTS, 1),
+    "best": {"accuracy": 0.5},
+    "test": {},
+    "seconds": {"cache": 0.0, "train": 1.0, "eval": 0.5},
+    "tokens_per_second": 10.0,
+    "cache_hit": False,
+}
 
 
 @pytest.fixture
@@ -19,26 +29,31 @@ def grid(tmp_path):
     with Store.create(tmp_path / "grid") as store:
         store.tell(recipe=json.dumps(RECIPE))
         store.plan(
-            {"id": str(number), "number": number, "coordinates": {"seed": number}, "config": {"seed": number}}
+            {
+                "id": str(number),
+                "number": number,
+                "coordinates": {"seed": number},
+                "config": {**SETTINGS, "seed": number},
+            }
             for number in (1, 0)
         )
         store.started("1")
-        store.stopped("1", "done", result={"best": {"accuracy": 0.5}})
+        store.stopped("1", "done", result=RESULT)
     return tmp_path / "grid"
 
 
 def test_a_grid_folder(grid):
     folder = grid / "runs" / "1"
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    (folder / "metrics.jsonl").write_text('{"epoch": 1, "step": 3}\n{"epoch": 2, "step": 6}\n')
     recipe, records = read_records(grid)
     assert recipe is not None and recipe.title == "t"
     assert [(one.id, one.status, one.coordinates) for one in records] == [
         ("0", "waiting", {"seed": 0}),
         ("1", "done", {"seed": 1}),
     ]
-    assert records[1].result == {"best": {"accuracy": 0.5}}
-    assert records[1].history == [{"epoch": 1}, {"epoch": 2}]
+    assert records[1].result == RESULT
+    assert records[1].history == [{"epoch": 1, "step": 3}, {"epoch": 2, "step": 6}]
     assert str(folder / "config.yaml") in records[1].command
 
 
@@ -50,7 +65,7 @@ def test_a_run_folder(tmp_path):
     assert record.status == "stopped"  # no living process is at it
     assert record.coordinates == {"model": "base", "plan": "bft-adapter", "task": "films", "seed": 3}
     assert record.id == run_id(config.model_dump(mode="json"))
-    (tmp_path / "result.json").write_text('{"best": {}}')
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
     assert read_records(tmp_path)[1][0].status == "done"
 
 
@@ -62,10 +77,10 @@ def test_the_id_leaves_out_what_changes_no_number():
 
 def test_planning_again_keeps_what_was_done(grid):
     with Store.create(grid) as store:
-        store.plan([{"id": "1", "number": 7, "coordinates": {"seed": "one"}, "config": {}}])
+        store.plan([{"id": "1", "number": 7, "coordinates": {"seed": "one"}, "config": SETTINGS}])
         row = store.runs()[-1]
     assert (row["number"], row["coordinates"], row["status"], row["starts"]) == (7, {"seed": "one"}, "done", 1)
-    assert row["config"] == {"seed": 1}
+    assert row["config"] == {**SETTINGS, "seed": 1}
 
 
 def test_a_book_that_was_killed_before_it_was_begun(tmp_path):

@@ -48,6 +48,7 @@ def export(
 
     artefact = load_artefact(run, base)
     data = {"out": str(out), "to": to, "plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
+    door.reporter().notice_once(artefact.notices)
     check(artefact.model.attached, to)
     form.write(artefact.model, artefact.tokenizer, out)
     return Answer(data, note=f"wrote {out}; read it with {form.reader.format(out=str(out))}")

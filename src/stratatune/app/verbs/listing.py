@@ -88,7 +88,7 @@ def _tasks() -> list[Row]:
 _HEADS = {
     "encoder": "masked-LM head and classification head",
     "decoder": "language-model head and classification head",
-    "encoder-decoder": "language-model head",
+    "encoder-decoder": "language-model head and classification head",
 }
 
 

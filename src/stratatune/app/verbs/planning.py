@@ -24,6 +24,9 @@ def plan(
         str, typer.Argument(help="A preset's name (`stratatune list presets`) or a plan's text.", show_default=False)
     ],
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option(help="The hub revision of the model: a branch, a tag or a commit.", show_default=False)
+    ] = None,
     objective: Annotated[str, typer.Option(help="auto (the plan's own), or as in a run: mlm, causal, ...")] = "auto",
     labels: Annotated[int, typer.Option(min=1, help="Classes of the task: the size of its output layer.")] = 2,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of an example, for the predicted cost.")] = 64,
@@ -52,7 +55,7 @@ def plan(
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
 
-    parsed, shape = Plan.parse(plan), shape_of(model)
+    parsed, shape = Plan.parse(plan), shape_of(model, revision)
     wanted = settled(objective, parsed, shape)
     head = OBJECTIVES[wanted].head
     resolved = parsed.resolve(shape)
@@ -60,7 +63,7 @@ def plan(
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
 
-        given = lengths_in(lengths, model=model, plan=plan, task=task, text=text, label=label)
+        given = lengths_in(lengths, model=model, revision=revision, plan=plan, task=task, text=text, label=label)
     costs = cost(
         resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
     )

@@ -89,7 +89,7 @@ def eval_(
     told: list[str] = []
     if data is not None:
         _check_data(data)
-        answer |= _predictor(run, where).score(data, split=split, written=form)
+        answer |= _predictor(door, run, where).score(data, split=split, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
         told += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
@@ -109,12 +109,45 @@ def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:
     return forgetting(run, text, base=where["base"], device=where["device"])
 
 
-@verb(where=machine, form=written)
+_GENERATED = "Generated text"
+
+
+def _option(meaning: str) -> Any:
+    return typer.Option(help=meaning, show_default=False, rich_help_panel=_GENERATED)
+
+
+def generation(
+    max_new_tokens: Annotated[int | None, _option("Tokens at most in an answer; 64 by default.")] = None,
+    num_beams: Annotated[int | None, _option("Beams to search with; 1 is greedy.")] = None,
+    do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens.", rich_help_panel=_GENERATED)] = False,
+    temperature: Annotated[float | None, _option("Of the draw; implies --do-sample.")] = None,
+    top_p: Annotated[float | None, _option("Draw from the likeliest tokens of this mass; implies --do-sample.")] = None,
+    top_k: Annotated[int | None, _option("Draw from so many of the likeliest; implies --do-sample.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
+) -> dict[str, Any]:
+    """The group of options of a model that writes text, named as transformers' ``generate`` names them."""
+    drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    found: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, **drawn}
+    found = {name: value for name, value in found.items() if value is not None}
+    errors = [f"{name}: {value}; more than 0" for name, value in found.items() if not 0 < value < 10**6]
+    if top_p is not None and top_p > 1:
+        errors.append(f"top_p: {top_p}; at most 1")
+    if not 0 <= seed < 2**32:
+        errors.append(f"seed: {seed}; from 0 to 4294967295")
+    if errors:
+        raise ConfigError(errors, "stratatune predict --help says what each is")
+    if do_sample or any(value is not None for value in drawn.values()):
+        found |= {"do_sample": True, "seed": seed}
+    return found
+
+
+@verb(where=machine, form=written, writing=generation)
 def predict(
     door: Door,
     run: Run,
     where: dict[str, Any],
     form: Written,
+    writing: dict[str, Any],
     data: Annotated[
         str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)
     ] = None,
@@ -135,13 +168,27 @@ def predict(
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
     _check_request(door, data, text, out, format)
-    predictor = _predictor(run, where)
+    predictor = _predictor(door, run, where)
+    _write_with(predictor, writing)
     columns = predictor.text_columns
     with _source(data, text, in_format, columns, form) as source:
         prediction = predictor.predict(source, split=split, written=form)
     for notice in prediction.table.notices:
         door.reporter().notice(notice)
     return _answer(prediction, out, format)
+
+
+def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
+    """Hands the options of ``generate`` on, and draws from their seed."""
+    if options and not predictor.objective.writes:
+        answer = "class" if predictor.labels else "number"
+        said = f"{', '.join(options)}: this model gives a {answer}, and writes no text"
+        raise ConfigError([said], "leave the options of generated text out")
+    if "seed" in options:
+        import torch
+
+        torch.manual_seed(options["seed"])
+    predictor.generation = {name: value for name, value in options.items() if name != "seed"}
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
@@ -169,10 +216,12 @@ def shown(row: dict[str, Any]) -> str:
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
 
 
-def _predictor(run: str, where: dict[str, Any]) -> Predictor:
+def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
     from stratatune.training.predict import Predictor
 
-    return Predictor(run, **where)
+    predictor = Predictor(run, **where)
+    door.reporter().notice_once(predictor.notices)
+    return predictor
 
 
 def _check_data(data: str) -> None:

@@ -29,7 +29,9 @@ def take(hidden: Tensor, read: Tensor) -> Tensor:
 
 
 def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
-    """The rows of a mask or bias [B or 1, H or 1, T, T] for the N queries ``read`` -> [B, H or 1, N, T]."""
+    """The rows of a mask or bias [B or 1, H or 1, T or 1, T] for the N queries ``read`` -> [B, H or 1, N or 1, T]."""
+    if mask.shape[2] == 1:  # one row for all queries
+        return mask
     return take(mask.expand(len(read), *mask.shape[1:]).transpose(1, 2), read).transpose(1, 2)
 
 

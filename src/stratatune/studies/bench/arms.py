@@ -276,7 +276,7 @@ class Ours:
         """Seconds of the timed batches, from the cache or building it."""
         started, device = self.setting.waited(), torch.device(self.setting.device)
         self.feed.move_to(device)
-        with self.feed.ahead(self.setting.bucketed, device):
+        with self.feed.prefetch(self.setting.bucketed, device):
             for batch in self.batches():
                 self.step(batch)
         return self.setting.waited() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratatune.studies.bench.bench import BenchReport, Way
+from stratatune.studies.bench.bench import ArmTimes, BenchReport
 from stratatune.svg_frame import WIDTH, picture, text
 
 _LEFT, _RIGHT, _TOP, _ROW, _BAR = 190, 250, 92, 52, 15
@@ -26,7 +26,7 @@ def svg(report: BenchReport) -> str:
     return picture("stb", title, flow, told, body, height=height, rules=_RULES)
 
 
-def _row(report: BenchReport, way: Way, top: float, scale: float) -> Iterator[str]:
+def _row(report: BenchReport, way: ArmTimes, top: float, scale: float) -> Iterator[str]:
     kind = "today" if way.first == way.seconds else "measured"
     name = way.name if len(way.name) <= 24 else way.name[:23] + "…"
     yield text(_LEFT - 12, top + 18, name, "end")

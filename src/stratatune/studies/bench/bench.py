@@ -25,7 +25,7 @@ OBJECTIVES = ("causal", "classification")
 
 
 @dataclass(frozen=True)
-class Way:
+class ArmTimes:
     """One way to train, measured.
 
     Attributes:
@@ -66,9 +66,9 @@ class BenchReport:
     padding: dict[str, float]
     """Tokens computed over tokens of text: random batches, and batches cut by length."""
     settings: dict[str, Any]
-    ways: tuple[Way, ...]
+    ways: tuple[ArmTimes, ...]
 
-    def way(self, name: str) -> Way:
+    def way(self, name: str) -> ArmTimes:
         """A way by its name."""
         return next(way for way in self.ways if way.name == name)
 
@@ -120,8 +120,8 @@ def bench(
         for name, plan in resolved.items()
     }
     predicted = _predict(machine, resolved)
-    ways = [_stock_way(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
-    ways += [_plan_way(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
+    ways = [_stock_arm(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
+    ways += [_plan_arm(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
     one = next(iter(costs.values())).epochs
     return BenchReport(
         model=machine.shape.name,
@@ -204,20 +204,20 @@ def _measure(
 Seconds = dict[str, float]
 
 
-def _stock_way(arm: str, setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> Way:
+def _stock_arm(arm: str, setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> ArmTimes:
     scale, epoch = _scale(setting), costs.epochs[arm]
     seconds, thought = scale * measured[arm], scale * predicted[arm]
-    return Way(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
+    return ArmTimes(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
 
 
-def _plan_way(
+def _plan_arm(
     name: str, plan: Resolved, setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost
-) -> Way:
+) -> ArmTimes:
     depth, blocks = plan.frozen_depth, plan.shape.blocks
     what = f"from the trunk cache at depth {depth} of {blocks}" if depth else "trains from block 0, so nothing to cache"
     scale, cached = _scale(setting), costs.epochs["cached"]
     first = f"{name}, first"
-    return Way(
+    return ArmTimes(
         name,
         what,
         seconds=scale * measured[name],

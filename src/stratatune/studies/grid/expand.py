@@ -30,6 +30,7 @@ MOST_RUNS = 5_000
 _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
+_PLACES = ("model", "train", "eval", "test")
 _SHARED = ("model", "revision", "attention", "objective", "task", "text", "label", "template", "label_words")
 _SHARED += ("train", "eval", "eval_split", "train_samples", "max_length", "precision", "cache", "cache_dtype", "device")
 """The settings that decide which trunk cache a run reads."""
@@ -80,7 +81,7 @@ def expand(
     if errors:
         raise ConfigError(errors, HINT)
     _check_size(recipe)
-    making, asked = _Making(recipe, roots), list(_combinations(recipe, only or {}))
+    making, asked = _Making(recipe, roots, folder), list(_combinations(recipe, only or {}))
     if len(asked) > MOST_RUNS:
         raise ConfigError([f"the recipe makes {len(asked):,} runs; legal: up to {MOST_RUNS:,}"], _FEWER)
     found = [run for one in asked if (run := making.run(*one)) is not None]
@@ -190,8 +191,8 @@ def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterat
 class _Making:
     """Makes runs one by one and gathers the mistakes: line to the first run that has it."""
 
-    def __init__(self, recipe: Recipe, roots: Mapping[str, str]) -> None:
-        self.recipe, self.roots = recipe, roots
+    def __init__(self, recipe: Recipe, roots: Mapping[str, str], folder: Path) -> None:
+        self.recipe, self.roots, self.folder = recipe, roots, folder
         self.errors: dict[str, str] = {}
         self._seen: dict[str, str] = {}
         self._shape = functools.cache(shape_of)
@@ -219,7 +220,17 @@ class _Making:
         for item in at.values():
             merged |= item.settings
         words = {**self.roots, **names}
-        return {name: _filled(value, words) for name, value in merged.items() if name in RunConfig.model_fields}
+        filled = {name: _filled(value, words) for name, value in merged.items() if name in RunConfig.model_fields}
+        return {name: self._found(value) if name in _PLACES else value for name, value in filled.items()}
+
+    def _found(self, value: Any) -> Any:
+        """A path seen from the recipe's own folder, where something stands there; else as it is written."""
+        if not isinstance(value, str) or not value:
+            return value
+        there, here = self.folder / value, Path(value)
+        if not path_exists(there) or (path_exists(here) and here.samefile(there)):
+            return value
+        return str(there.resolve())
 
 
 def _filled(value: Any, words: Mapping[str, Value]) -> Any:

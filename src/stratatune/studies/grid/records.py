@@ -100,6 +100,7 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
 def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
     """A run of the book; the process that says ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
+    environment = file_of(folder / "env.json", Environment) or {}
     return RunRecord(
         id=row["id"],
         config=row["config"],
@@ -107,16 +108,17 @@ def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
         coordinates=row["coordinates"],
         result=row["result"],
         history=lines_of(folder / "metrics.jsonl"),
-        environment=file_of(folder / "env.json", Environment) or {},
+        environment=environment,
         error=row["error"],
         folder=folder,
-        command=_command(folder),
+        command=_command(folder, environment),
     )
 
 
 def _of_folder(folder: Path) -> RunRecord:
     config = checked(Settings, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
     result = file_of(folder / "result.json", Outcome)
+    environment = file_of(folder / "env.json", Environment) or {}
     return RunRecord(
         id=run_id(config),
         config=config,
@@ -124,10 +126,10 @@ def _of_folder(folder: Path) -> RunRecord:
         coordinates=coordinates_of(config),
         result=result,
         history=lines_of(folder / "metrics.jsonl"),
-        environment=file_of(folder / "env.json", Environment) or {},
+        environment=environment,
         error=None,
         folder=folder,
-        command=_command(folder),
+        command=_command(folder, environment),
     )
 
 
@@ -139,5 +141,8 @@ def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
     return {axis: value for axis, value in named.items() if value is not None}
 
 
-def _command(folder: Path) -> str:
-    return f"stratatune train {shlex.quote(str(folder / 'config.yaml'))} --out NEW"
+def _command(folder: Path, environment: Mapping[str, Any]) -> str:
+    """What trains a run again, wherever it is typed: its settings may name files as seen from where it was trained."""
+    command = f"stratatune train {shlex.quote(str(folder.resolve() / 'config.yaml'))} --out NEW"
+    place = environment.get("directory")
+    return f"cd {shlex.quote(place)} && {command}" if place else command

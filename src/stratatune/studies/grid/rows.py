@@ -22,7 +22,7 @@ class Settings(Written):
     """Of a run, as far as anything but a run reads them."""
 
     model: Plain
-    plan: Plain
+    plan: Plain = "bft-adapter"
     train: Plain
     task: Plain | None = None
     eval: Plain | None = None
@@ -80,6 +80,7 @@ class Environment(Written):
 
     threads: Count | None = None
     gpu: Plain | None = None
+    directory: Plain | None = None
     libraries: dict[str, Plain | None] = Field(default_factory=dict)
 
 

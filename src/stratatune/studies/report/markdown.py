@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
+from stratatune import markup
 from stratatune.studies.report.parts import (
     Cell,
     Code,
@@ -26,13 +28,13 @@ def markdown(report: Report, figures: str = "") -> str:
         report: what is written.
         figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are told.
     """
-    lines = [f"# {report.title}", ""]
+    lines = [f"# {markup.text(report.title)}", ""]
     if report.about:
-        lines += [report.about, ""]
+        lines += [markup.text(report.about), ""]
     lines += ["| | | |", "|---|---|---|"]
     lines += [_row([Cell(fact.label), Cell(fact.value), Cell(fact.note)]) for fact in report.facts]
     for section in report.sections:
-        lines += ["", f"## {section.title}"]
+        lines += ["", f"## {markup.text(section.title)}"]
         for part in section.parts:
             lines += ["", *_part(part, figures)]
     return "\n".join((*lines, "", report.made_by)).rstrip() + "\n"
@@ -42,33 +44,32 @@ def _part(part: Part, figures: str) -> Iterator[str]:
     if isinstance(part, ReportTable):
         yield from _table(part)
     elif isinstance(part, Finding):
-        yield f"- **{part.verdict}**: {_text(part.claim)}  "
-        yield f"  {_text(part.numbers)}"
+        yield f"- **{part.verdict}**: {markup.text(part.claim)}  "
+        yield f"  {markup.text(part.numbers)}"
     elif isinstance(part, Figure):
         for panel in part.panels:
-            yield from (
-                (f"![{_text(panel.told)}]({figures}/{panel.name}.svg)",) if figures else (_text(panel.told), "")
-            )
+            told = markup.text(panel.told)
+            yield from ((f"![{told}]({quote(figures)}/{quote(panel.name)}.svg)",) if figures else (told, ""))
         yield ""
-        yield f"*{_text(' '.join(filter(None, [part.caption, part.note])))}*"
+        yield f"*{markup.text(' '.join(filter(None, [part.caption, part.note])))}*"
     elif isinstance(part, Code | Picture):
-        yield from ("```", *(part.text if isinstance(part, Code) else part.plain).splitlines(), "```")
+        yield from markup.block(part.text if isinstance(part, Code) else part.plain)
     elif isinstance(part, Text):
-        yield _text(part.text)
+        yield markup.text(part.text)
     elif isinstance(part, Folded):
-        yield from ("<details>", f"<summary>{_text(part.title)}</summary>")
+        yield from ("<details>", f"<summary>{markup.text(part.title)}</summary>")
         for inner in part.parts:
             yield from ("", *_part(inner, figures))
         yield from ("", "</details>")
 
 
 def _table(table: ReportTable) -> Iterator[str]:
-    yield from (_text(table.caption), "")
+    yield from (markup.text(table.caption), "")
     yield _row([Cell(one.title, (one.below,) if one.below else ()) for one in table.columns])
     yield "|" + "|".join(map(_rule, table.columns)) + "|"
     yield from map(_row, table.rows)
     if table.note:
-        yield from ("", _text(table.note))
+        yield from ("", markup.text(table.note))
 
 
 def _rule(column: Column) -> str:
@@ -80,13 +81,6 @@ def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = f"`{cell.text}`" if cell.code and cell.text else _text(cell.text)
+    text = markup.code(cell.text) if cell.code else markup.text(cell.text)
     text = f"**{text}**" if cell.strong else text
-    return "<br>".join((text, *map(_text, cell.below)))
-
-
-def _text(text: str) -> str:
-    """Without what Markdown would read as its own."""
-    for sign in ("\\", "|", "*", "_", "<", "`"):
-        text = text.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
-    return text
+    return "<br>".join((text, *map(markup.text, cell.below)))

@@ -18,7 +18,7 @@ from stratatune.studies.report.parts import Folded, Part, Picture, Text
 def picture(run: RunRecord) -> Picture | None:
     """The plan of a run on its model; None where the model is no longer there to be asked for its shape."""
     try:
-        shape = shape_of(run.config["model"])
+        shape = shape_of(run.config["model"], run.config.get("revision"))
         resolved = Plan.parse(run.config["plan"]).resolve(
             replace(shape, name=shape.name.rstrip("/").rsplit("/", 1)[-1])
         )

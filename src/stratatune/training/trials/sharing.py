@@ -161,7 +161,7 @@ class ReadOnce:
         """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
         return self.feed.move_to(device)
 
-    def ahead(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Nothing: the trials read in turn, each batch once."""
         return contextlib.nullcontext()
 

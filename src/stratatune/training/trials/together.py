@@ -30,7 +30,7 @@ from torch.func import functional_call
 
 from stratatune.data.batching import Batch
 from stratatune.progress import Reporter
-from stratatune.training import distributed as ranks
+from stratatune.training import distributed
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.session import Ask, Learnt, Session
 
@@ -68,7 +68,7 @@ class Together:
     def _may(self, ask: Ask) -> bool:
         session = ask.session
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
-        possible = not session.top.attached.resolved.trains_embeddings and ranks.world() == 1
+        possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:

@@ -1,0 +1,46 @@
+"""Checksums of an artefact: of its tensors, and of what of its record the numbers depend on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratatune.errors import ModelError
+from stratatune.hashing import fast_digest
+from stratatune.model.fingerprint import hash_of
+
+_FIELDS = ("plan", "output", "num_labels", "also_train", "reading", "tokenizer")
+_BASE = ("model_type", "weights", "head", "attention", "dtype", "class")
+_AGAIN = "take the folder from a backup, or train again"
+
+
+def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Of the tensors, and of the record without what only says where things are or for whom."""
+    said = {key: record.get(key) for key in _FIELDS} | {f"base.{key}": record["base"].get(key) for key in _BASE}
+    text = json.dumps(said, sort_keys=True)
+    return {"tensors": hash_of(sorted(tensors.items())), "record": fast_digest([text])}
+
+
+def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object) -> list[str]:
+    """Refuses an artefact that is not as it was written; gives a notice where an older one says nothing of that.
+
+    Raises:
+        ModelError: a checksum differs, or a tensor holds no finite floating-point numbers.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            raise ModelError(f"{folder}: {name} holds {str(tensor.dtype)[6:]}, no floating-point numbers", _AGAIN)
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{folder}: {name} holds numbers that are not finite", _AGAIN)
+    written = record.get("checksums")
+    if not isinstance(written, dict):
+        return [f"{folder} was written before adapters had checksums: damage to it would not be noticed"]
+    found = checksums(record, tensors)
+    for part, file in (("tensors", "adapter.safetensors"), ("record", "adapter.json")):
+        if written.get(part) != found[part]:
+            raise ModelError(f"{folder}/{file} is damaged or was changed: its checksum differs", _AGAIN)
+    return []

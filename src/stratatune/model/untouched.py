@@ -1,0 +1,43 @@
+"""All or nothing: a model into which a plan could not be put is as it was before."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextlib.contextmanager
+def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
+    """What happens inside either succeeds, or ``model`` has its modules, parameters, hooks and config back.
+
+    Copies no weights: what is edited in place between (a value of a tensor) would stay so.
+    """
+    own, config = type(model), dict(vars(model.config))
+    modules = [(module, _copied(vars(module))) for module in model.modules()]
+    parameters: list[tuple[nn.Parameter, Tensor, bool]] = [
+        (parameter, parameter.data, parameter.requires_grad) for parameter in model.parameters()
+    ]
+    try:
+        yield
+    except BaseException:
+        model.__class__ = own
+        for module, before in modules:
+            vars(module).clear()
+            vars(module).update(before)
+        for parameter, data, trains in parameters:
+            parameter.data = data
+            parameter.requires_grad_(trains)
+        vars(model.config).clear()
+        vars(model.config).update(config)
+        raise
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """An instance's attributes, its own tables of modules, parameters and hooks copied one level deep."""
+    return {name: value.copy() if isinstance(value, dict) else value for name, value in attributes.items()}

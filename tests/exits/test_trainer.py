@@ -1,0 +1,121 @@
+"""Stock ``Trainer`` over ``st.apply``: it finds its best checkpoint and its last one, and saves what trained."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+import stratatune as st
+import tiny
+from stratatune.model.attach import apply
+
+CASES = pytest.mark.parametrize(
+    ("plan", "dtype"),
+    [
+        ("lora", None),
+        ("lora", torch.bfloat16),
+        ("-2: full", torch.bfloat16),
+        ("1: bitfit + ia3", None),
+        ("late_prompt(depth=2) | adapter(depth=3)", None),
+    ],
+)
+
+
+def rows(tokenizer):
+    found = []
+    for number in range(8):
+        text = tokenizer("a good film" if number % 2 else "a bad film", padding="max_length", max_length=8)
+        found.append({**text, "labels": number % 2})
+    return found
+
+
+def trainer(folder, base, plan, epochs, dtype=None, **settings):
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, dtype=dtype)
+    data = rows(tiny.tiny_tokenizer("bert"))
+    seen = []
+
+    def worse_each_time(predicted):
+        seen.append(1)
+        return {"score": 1 / len(seen)}
+
+    arguments = TrainingArguments(
+        str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=4,
+        learning_rate=0.01,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        metric_for_best_model="score",
+        logging_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=3,
+        **settings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Trainer(
+            apply(model, plan), arguments, train_dataset=data, eval_dataset=data, compute_metrics=worse_each_time
+        )
+
+
+def run(one, **how):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about a learning-rate scheduler and pinned memory
+        one.train(**how)
+    return {name: tensor.detach().clone() for name, tensor in one.model.attached.trained().items()}
+
+
+@CASES
+def test_the_best_weights_are_loaded_at_the_end(plan, dtype, tiny_folder, tmp_path, caplog):
+    found = run(trainer(tmp_path, tiny_folder("bert", "mlm"), plan, 3, dtype, load_best_model_at_end=True))
+    first, last = (load_file(tmp_path / f"checkpoint-{step}" / "adapter.safetensors") for step in (2, 6))
+    assert found.keys() == first.keys()
+    assert all(torch.equal(tensor, first[name]) for name, tensor in found.items())
+    assert any(not torch.equal(tensor, last[name]) for name, tensor in found.items())
+    assert not any("missing keys" in one.message for one in caplog.records)
+
+
+@CASES
+def test_a_run_goes_on_from_its_checkpoint(plan, dtype, tiny_folder, tmp_path):
+    base = tiny_folder("bert", "mlm")
+    straight = run(trainer(tmp_path / "straight", base, plan, 4, dtype, lr_scheduler_type="constant"))
+    run(trainer(tmp_path / "halves", base, plan, 2, dtype, lr_scheduler_type="constant"))
+    second = trainer(tmp_path / "halves", base, plan, 4, dtype, lr_scheduler_type="constant")
+    resumed = run(second, resume_from_checkpoint=True)
+    assert second.state.global_step == 8
+    for name, tensor in straight.items():
+        torch.testing.assert_close(resumed[name], tensor)
+
+
+def test_a_checkpoint_of_the_trainer_loads(tiny_folder, tmp_path):
+    one = trainer(tmp_path, tiny_folder("bert", "mlm"), "lora", 1)
+    run(one)
+    loaded = st.load(tmp_path / "checkpoint-2")
+    ids = torch.tensor([[5, 9, 12]])
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, one.model.eval()(input_ids=ids).logits)
+    assert loaded.attached.trained().keys() == load_file(tmp_path / "checkpoint-2" / "model.safetensors").keys()
+
+
+def test_other_processes_write_nothing(tiny_folder, tmp_path):
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")), "lora")
+    model.save_pretrained(tmp_path / "other", is_main_process=False)
+    assert not (tmp_path / "other").exists()
+    model.save_pretrained(tmp_path / "own")
+    assert not (tmp_path / "own" / "model.safetensors").exists()
+
+
+def test_a_whole_state_is_loaded_as_ever(tiny_folder):
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")), "lora")
+    state = model.state_dict()
+    assert model.load_state_dict(state).missing_keys == []
+    del state[next(iter(state))]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(state)

@@ -1,0 +1,208 @@
+"""``st.apply`` on models as users load them: what is new trains and is saved, and what fails leaves the model alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+import tiny
+from stratatune._compat import came_with_checkpoint
+from stratatune.errors import ModelError, StratatuneError
+from stratatune.model.artefact import load
+from stratatune.model.attach import Tuned, apply
+
+IDS = {"input_ids": torch.tensor([[5, 9, 12, 7], [6, 20, 21, 2]]), "attention_mask": torch.ones(2, 4, dtype=torch.long)}
+TASKS = {
+    AutoModelForSequenceClassification: {"num_labels": 5},
+    AutoModelForTokenClassification: {"num_labels": 4},
+    AutoModelForQuestionAnswering: {"num_labels": 2},
+    AutoModelForMultipleChoice: {},
+    AutoModel: {},
+}
+
+
+def outputs(model, inputs=IDS):
+    with torch.no_grad():
+        return torch.cat([one.flatten() for one in model(**inputs).to_tuple() if isinstance(one, torch.Tensor)])
+
+
+def fitted(model, steps=3):
+    """A plain loop, on whatever the model puts out."""
+    torch.manual_seed(0)
+    model.train()
+    optimiser = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.05)
+    for _ in range(steps):
+        tensors = [one for one in model(**IDS).to_tuple() if isinstance(one, torch.Tensor)]
+        sum(one.square().mean() for one in tensors).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return model.eval()
+
+
+def test_transformers_marks_what_it_loads(tiny_folder):
+    """The private mark that new parts are told by."""
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_folder("bert", "mlm"))
+    new = {name for name, one in model.named_parameters() if not came_with_checkpoint(one)}
+    assert new == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+    whole = AutoModelForMaskedLM.from_pretrained(tiny_folder("bert", "mlm")).to(torch.bfloat16)
+    assert all(map(came_with_checkpoint, whole.parameters()))
+
+
+@pytest.mark.parametrize("plan", ["lora", "-1: bitfit", "frozen", "bft-adapter"])
+@pytest.mark.parametrize("auto", TASKS)
+def test_what_is_new_trains_is_saved_and_comes_back(auto, plan, family, tiny_folder, tmp_path):
+    if plan == "frozen" and auto is AutoModel and family == "roberta":
+        plan = "-1: bitfit"  # nothing else would train
+    model = auto.from_pretrained(tiny_folder(family, "mlm"), **TASKS[auto])
+    new = {name for name, one in model.named_parameters() if not came_with_checkpoint(one)}
+    tuned = apply(model, plan)
+    assert new <= tuned.attached.trained().keys()
+    if auto is AutoModelForMultipleChoice:
+        tuned.save_pretrained(tmp_path)
+    else:
+        fitted(tuned).save_pretrained(tmp_path)
+        again = load(tmp_path)
+        assert type(again).__name__ == type(tuned).__name__
+        assert torch.equal(outputs(again), outputs(tuned))
+    assert load(tmp_path).attached.trained().keys() == tuned.attached.trained().keys()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+def test_a_decoder_without_a_head(family, tmp_path):
+    tiny.save_tiny_decoder(tmp_path / "base", family)
+    base = AutoModel.from_pretrained(tmp_path / "base")
+    before = outputs(base)
+    model = apply(base, "-2: lora")
+    assert torch.equal(outputs(model), before)
+    fitted(model).save_pretrained(tmp_path / "adapter")
+    assert not torch.equal(outputs(model), before)
+    assert torch.equal(outputs(load(tmp_path / "adapter")), outputs(model))
+
+
+def test_the_model_inside_sentence_transformers(tiny_folder, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    models = sentence_transformers.sentence_transformer.modules
+    outer = sentence_transformers.SentenceTransformer(
+        modules=[models.Transformer(str(tiny_folder("bert", "mlm"))), models.Pooling(32)], device="cpu"
+    )
+    inner = next(one for one in outer[0].modules() if one.__class__.__name__ == "BertModel")
+    before = outer.encode(["a good film"])
+    apply(inner, "-1: lora")
+    assert (outer.encode(["a good film"]) == before).all()
+    with torch.no_grad():
+        next(iter(inner.attached.trained().values())).add_(1.0)
+        dict(inner.attached.trained())["encoder.layer.3.attention.self.value.b"].add_(1.0)
+    assert (outer.encode(["a good film"]) != before).any()
+    inner.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load(tmp_path)), outputs(inner.eval()))
+
+
+def test_what_a_user_unfroze_is_saved_and_comes_back(family, tiny_folder, tmp_path):
+    model = apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), "-1: lora")
+    name, parameter = next((n, p) for n, p in model.named_parameters() if "LayerNorm" in n and "layer" not in n)
+    parameter.requires_grad_(True)
+    with torch.no_grad():
+        parameter.add_(0.5)
+    model.eval().save_pretrained(tmp_path)
+    assert name in load(tmp_path).attached.trained()
+    assert torch.equal(outputs(load(tmp_path)), outputs(model))
+
+
+def test_what_was_frozen_after_training_is_saved_all_the_same(family, tiny_folder, tmp_path):
+    """Many freeze a model before they evaluate it."""
+    model = fitted(apply(AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm")), "-1: lora"))
+    model.requires_grad_(False)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load(tmp_path)), outputs(model))
+
+
+def test_a_model_changed_by_hand_comes_back_onto_one(tiny_folder, tmp_path):
+    def changed():
+        torch.manual_seed(4)
+        made = AutoModelForSequenceClassification.from_pretrained(tiny_folder("bert", "mlm"), num_labels=2)
+        made.classifier = torch.nn.Sequential(torch.nn.Linear(32, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+        return made
+
+    model = fitted(apply(changed(), "-1: lora"))
+    assert {"classifier.0.weight", "classifier.2.bias"} <= model.attached.trained().keys()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(outputs(load(tmp_path, base=changed())), outputs(model))
+    with pytest.raises(ModelError, match="base=MODEL"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("plan", ["1: lora + bitfit | head(mlm=dense)", "prompt(tokens=2) | 2: full", "1: prefix"])
+def test_a_plan_that_fails_leaves_the_model_as_it_was(family, plan, tiny_folder):
+    model = AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm"))
+    model.get_input_embeddings().requires_grad_(False)
+    cls, before, state = type(model), outputs(model), copy.deepcopy(model.state_dict())
+    trains = {name: one.requires_grad for name, one in model.named_parameters()}
+    with pytest.raises(StratatuneError, match="also_train"):
+        apply(model, plan, also_train=["no.such.parameter"])
+    assert type(model) is cls and not isinstance(model, Tuned) and not hasattr(model, "attached")
+    assert {name: one.requires_grad for name, one in model.named_parameters()} == trains
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in state.items())
+    assert torch.equal(outputs(model), before)
+    assert torch.equal(outputs(apply(model, "-1: lora")), before)
+
+
+def integers(model):
+    layer = model.bert.encoder.layer[1].attention.self.query
+    layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.int8), requires_grad=False)
+    return model
+
+
+def configured(model):
+    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    return model
+
+
+def offloaded(model):
+    model.bert.encoder.layer[2].to("meta")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (integers, "is quantised: bert.encoder.layer.1.attention.self.query.weight"),
+        (configured, r"is quantised \(bitsandbytes\)"),
+        (offloaded, "bert.encoder.layer.2.* is not in memory"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_in_one_line(break_it, said):
+    with pytest.raises(ModelError, match=said) as error:
+        apply(break_it(tiny.tiny_bert()), "lora")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_quantised_by_torch_is_refused_in_one_line():
+    model = torch.ao.quantization.quantize_dynamic(tiny.tiny_bert(), {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ModelError, match="is quantised") as error:
+        apply(model, "lora")
+    assert "\n" not in str(error.value)
+
+
+def test_a_resized_vocabulary_is_refused_until_it_is_saved(family, tiny_folder, tmp_path):
+    """Its new rows are in no checkpoint, so no adapter could be loaded again."""
+    model = AutoModelForMaskedLM.from_pretrained(tiny_folder(family, "mlm"))
+    model.resize_token_embeddings(model.config.vocab_size + 3, mean_resizing=False)
+    with pytest.raises(ModelError, match="vocabulary"):
+        apply(model, "lora")
+    model.save_pretrained(tmp_path / "base")
+    tiny.tiny_tokenizer(family).save_pretrained(tmp_path / "base")
+    tuned = apply(AutoModelForMaskedLM.from_pretrained(tmp_path / "base"), "lora")
+    tuned.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(outputs(load(tmp_path / "adapter")), outputs(tuned.eval()))
