@@ -50,7 +50,7 @@ def _one_that_trains(grid, out):
     while time.monotonic() < until and grid.poll() is None:
         if any(out.glob("runs/*/checkpoint.safetensors")):
             for one in psutil.Process(grid.pid).children(recursive=True):
-                if "stratatune.studies.grid.worker" in one.cmdline() and one.children():
+                if "stratatune.studies.grid.worker" in " ".join(one.cmdline()) and one.children():
                     return one.parent()
         time.sleep(0.05)
     raise AssertionError("no run began")
