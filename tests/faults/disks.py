@@ -45,12 +45,13 @@ def actions(bench: Bench) -> dict[str, Action]:
         own = ("--out", place / "run", "--cache", place / "cache", "--plan", "bft-adapter@2")
         return ask("train", "--model", bench.base, *data, *own, "--json", *(["--resume"] if again else []))
 
+    merging = next(path for path in sorted((bench.grid / "runs").iterdir()) if path.is_dir())  # bitfit can be merged
     return {
         "train": train,
         "predict": lambda place, _: ask("predict", bench.run, "--data", bench.data, "--out", place / "out.csv"),
         "report": lambda place, _: ask("report", bench.run, "--out", place / "report.html"),
         "export": lambda place, again: ask(
-            "export", bench.run, "--to", "merged", "--out", place / ("again" if again else "merged")
+            "export", merging, "--to", "merged", "--out", place / ("again" if again else "merged")
         ),
         "init": lambda place, _: ask("init", place / "run.yaml"),
         "plan": lambda place, _: ask("plan", "lora", "--model", "roberta-base", "--svg", place / "plan.svg"),
