@@ -56,7 +56,7 @@ def book(folder: Path, config: dict[str, Any], again: bool) -> None:
         for row in store.runs():
             if row["status"] != "done":
                 store.started(row["id"])
-                store.stopped(row["id"], "done", result={"best": {}})
+                store.stopped(row["id"], "done")
 
 
 SCENARIOS: dict[str, Scenario] = {"train": train, "cache": build, "book": book}
