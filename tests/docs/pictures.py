@@ -24,7 +24,7 @@ PACKAGE = ROOT / "src" / "stratatune"
 FOLDER = ROOT / "docs" / "pictures"
 MEASURED = ROOT / "benchmarks" / "results" / "depths.jsonl"
 
-# --- the way of the data -------------------------------------------------------------------------------------------------
+# --- the way of the data ----------------------------------------------------------------------------------------------
 
 BOX, TALL, STEP = 154, 66, 186  # pixels: a box, and from one box to the next
 ONCE, EVERY = 116, 272  # tops of the two rows
@@ -91,8 +91,9 @@ def data() -> str:
         "stw",
         "The way of the data",
         "d is the frozen depth, L the number of blocks, T tokens, D the hidden size",
-        "Text is encoded, runs once through the frozen trunk, and its hidden states are cached. From the cache, every epoch runs the "
-        "top and the head; the objective gives the loss, whose gradient stops at the frozen depth. An exit writes what was trained.",
+        "Text is encoded, runs once through the frozen trunk, and its hidden states are cached. From the cache, every "
+        "epoch runs the top and the head; the objective gives the loss, whose gradient stops at the frozen depth. An "
+        "exit writes what was trained.",
         [*body, *_question(), *_gradient()],
         height=EVERY + TALL + 92,
         rules=_DATA_RULES,
@@ -112,12 +113,13 @@ def _question() -> Iterator[str]:
 def _gradient() -> Iterator[str]:
     """The backward pass, below the row: from the loss to the frozen depth."""
     y = EVERY + TALL + 28
-    yield f'<path class="back" d="M{_middle("objective")} {EVERY + TALL + 4}V{y}H{_middle("top")}V{EVERY + TALL + 12}"/>'
+    start, end = f"M{_middle('objective')} {EVERY + TALL + 4}", f"V{EVERY + TALL + 12}"
+    yield f'<path class="back" d="{start}V{y}H{_middle("top")}{end}"/>'
     yield _tip(_middle("top"), EVERY + TALL + 4, "up", "back")
     yield text(_middle("objective") + 8, y + 18, "backward: stops at the frozen depth")
 
 
-# --- the floors ----------------------------------------------------------------------------------------------------------
+# --- the floors -------------------------------------------------------------------------------------------------------
 
 _LINE, _GAP, _FLOORS_TOP = 20, 5, 78  # pixels
 _FLOOR_RULES = """
@@ -170,7 +172,7 @@ def _imports_torch(room: str) -> bool:
     return any(re.search(r"^(import|from) torch\b", file.read_text("utf-8"), re.MULTILINE) for file in files)
 
 
-# --- a plan, and accuracy by depth -----------------------------------------------------------------------------------------
+# --- a plan, and accuracy by depth ------------------------------------------------------------------------------------
 
 
 def plan() -> str:
@@ -194,7 +196,9 @@ def curve() -> str:
             scores[depth].append(100 * run["score"])
             seconds[depth].append((run["trunk_seconds"], run["seconds"]))
     means = {depth: mean(values) for depth, values in sorted(scores.items())}
-    listed = "; ".join(f"depth {d}: {value:.1f} % in {mean(s for _, s in seconds[d]):.0f} s" for d, value in means.items())
+    listed = "; ".join(
+        f"depth {d}: {value:.1f} % in {mean(s for _, s in seconds[d]):.0f} s" for d, value in means.items()
+    )
     return picture(
         "stc",
         "TREC on a six-block MiniLM: BFT's adapter at every depth",
