@@ -108,7 +108,7 @@ def answers(predictor: Predictor, source: Any) -> list[Any]:
 
 
 def test_an_objective_that_is_not_here():
-    with pytest.raises(ModelError, match="'dance', which is not here"):
+    with pytest.raises(ModelError, match="'dance', which is not registered"):
         objective_from({"objective": "dance"}, None)  # pyright: ignore[reportArgumentType]
 
 

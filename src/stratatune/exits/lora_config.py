@@ -88,7 +88,7 @@ def refusals(attached: Attached) -> list[str]:
     resolved, found = attached.resolved, dict[str, None]()
     for method in (one for block in resolved.blocks for one in block):
         if method.kind not in _HOLDS:
-            found[f"{method}: no LoraConfig holds it"] = None
+            found[f"{method}: a LoraConfig cannot hold it"] = None
     for _, insertion in resolved.insertions:
         found[f"{insertion}: peft inserts nothing between blocks, and no prompt beside LoRA"] = None
     if _uses(attached, "lora") and _uses(attached, "dora"):

@@ -117,7 +117,7 @@ def forgetting(
         objective, samples = way.objective, _in_place(rows, loaded.tokenizer, way.next_token, random)
     told = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
     if not told:
-        raise DataError(f"{source}: no token to tell", "give longer texts, or more of them")
+        raise DataError(f"{source}: no token to predict", "give longer texts, or more of them")
     model = loaded.model.to(where).eval()  # pyright: ignore[reportArgumentType]
     before = _loss(model, samples, way) / told
     after = _loss(_tuned(model, record, tensors), samples, way) / told

@@ -218,9 +218,9 @@ def test_what_is_written_can_be_trained(tmp_path):
     [
         ({}, {"family": "bfd"}, "family: 'bfd'; did you mean 'bft'"),
         ({}, {"samples": 10}, "samples: 10; 40 or more"),
-        ({}, {"budget_seconds": 0}, "budget_seconds: 0; more than 0"),
+        ({}, {"budget_seconds": 0}, "budget_seconds: 0; must be more than 0"),
         ({}, {"budget_memory": "much"}, "budget_memory: 'much'; a number with a unit"),
-        ({"plan": "lora"}, {}, "plan: 'lora'; the plan is what suggest finds"),
+        ({"plan": "lora"}, {}, "plan: 'lora'; suggest chooses the plan itself"),
     ],
 )
 def test_bad_input(settings, wanted, line, tiny_folder):

@@ -165,7 +165,7 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
     name = _name(found, search)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
     if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
-        raise ConfigError([f"out: {folder} holds a search of other settings"], "give another --out, or remove it")
+        raise ConfigError([f"out: {folder} holds a search of other settings"], "choose another --out, or remove it")
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -201,7 +201,7 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
     plan, rate = best.user_attrs["plan"], best.params["lr"]
     line = (
         f"{len(ended)} trials by successive halving: {plan} at rate {rate:.1e} is best, {search.view.metric} "
-        f"{_last(best):.4f}; the rule's own plan at {own.params['lr']:.1e} came to {_last(own):.4f} with "
+        f"{_last(best):.4f}; the rule's own plan at {own.params['lr']:.1e} reached {_last(own):.4f} with "
         f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
     )
     config = found.config.model_copy(update={"plan": plan, "lr": rate})
