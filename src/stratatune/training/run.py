@@ -40,6 +40,7 @@ from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
+from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -180,7 +181,7 @@ def _check_folder(config: RunConfig, out: Path) -> None:
         for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
             if (out / name).exists():
                 raise ConfigError(
-                    [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
+                    [f"out: {out} holds {what}"], "choose another --out, remove the folder, or continue with --resume"
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
@@ -207,11 +208,14 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
         return None
     try:
-        result = TypeAdapter(Result).validate_json(json.dumps(read_json(out / RESULT)), strict=True)
+        data = read_json(out / RESULT)
+        if isinstance(data, dict) and (odd := broken(data, out)):
+            raise Unreadable(f"{odd} is not as the run left it")
+        result = TypeAdapter(Result).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
+        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "choose another --out") from error
     except Unreadable as error:
-        raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
+        raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
     same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
     return result
 
@@ -347,6 +351,7 @@ def _finish(
         notices=session.reporter.notices,
     )
     if is_main():
-        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+        kept = sealed(result.to_json(), session.out)
+        write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result
