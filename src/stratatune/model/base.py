@@ -170,7 +170,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
     if sizes:
         was, now = next(iter(sizes.values()))
         base.notices.append(
-            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it is newly initialised "
             f"({', '.join(sorted(sizes))})"
         )
     return set(sizes)

@@ -16,7 +16,7 @@ from stratatune.methods.precision import HALVES
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WHERE = "say where it is now: --base FOLDER, or load(..., base=FOLDER)"
+_WHERE = "give its new place: --base FOLDER, or load(..., base=FOLDER)"
 
 
 @dataclass(frozen=True)
