@@ -90,6 +90,7 @@ def test_what_was_saved_by_0_1_0_predicts_the_same(kind, source, bases, tmp_path
     now = answers(predictor, source)
     assert objective_from(predictor.objective.to_data(), predictor.tokenizer) == predictor.objective
     saved = json.loads(record.read_text())
+    del saved["checksums"]  # 0.1.0 wrote none
     record.write_text(json.dumps({**saved, "reading": as_it_was(saved["reading"], family)}))
     before = Predictor(tmp_path / "run", device="cpu")
     assert before.objective == predictor.objective
