@@ -55,7 +55,7 @@ def test_from_a_file(tmp_path):
         ({"report": {"rows": "tasks"}}, "report: there is no axis 'tasks'"),
         ({"report": {"figures": ["tabel"]}}, "report.figures.0: 'tabel'"),
         ({"report": {"x": "dept"}}, "report.x: there is no 'dept'; did you mean 'depth'?"),
-        ({"report": {"x": "plan"}}, "report.x: 'lpt' of the axis 'plan' is no number"),
+        ({"report": {"x": "plan"}}, "report.x: 'lpt' of the axis 'plan' is not a number"),
         ({"report": {"y": "acuracy"}}, "report.y: there is no metric 'acuracy'; did you mean 'accuracy'?"),
         ({"report": {"metric": "train_loss"}}, "report.metric: there is no metric 'train_loss'"),
         ({"plans": "lpt"}, "plan: 'lpt' is not a list"),
