@@ -81,7 +81,7 @@ def test_objectives_of_a_bench():
     assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
     with pytest.raises(ConfigError, match="objective: 'completion'"):
         objective_of(decoder, ["lora"], "completion")
-    with pytest.raises(ConfigError, match="no decoder"):
+    with pytest.raises(ConfigError, match="is not a decoder"):
         objective_of(encoder, ["lora"], "causal")
 
 
