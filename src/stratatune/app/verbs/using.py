@@ -193,7 +193,7 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
     """Hands the options of ``generate`` on, and draws from their seed."""
     if options and not predictor.objective.writes:
         answer = "class" if predictor.labels else "number"
-        said = f"{', '.join(options)}: this model gives a {answer}and generates no text"
+        said = f"{', '.join(options)}: this model gives a {answer} and generates no text"
         raise ConfigError([said], "leave out the options for generated text")
     if "seed" in options:
         import torch
