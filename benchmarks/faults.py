@@ -41,13 +41,20 @@ def one(kind: str, count: int, chance: int) -> dict[str, object]:
         bench = make_bench(place)
         if what == "malformed":
             tally = try_kind(name, bench, count, chance)
-            row: dict[str, object] = {"tried": tally.tried, "lost": [], "believed": [], "slow": tally.slow}
+            row: dict[str, object] = {
+                "tried": tally.tried,
+                "refused": tally.refused,
+                "lost": [],
+                "believed": [],
+                "slow": tally.slow,
+            }
             return {**row, "slowest": tally.slowest, "bad": list(tally.rows())}
         if what == "disks":
             return try_disks(bench, count)
         found = try_artefact(name, artefacts(bench)[name], bench, count, chance)
         return {
             "tried": found.tried,
+            "refused": found.refused,
             "lost": found.lost,
             "believed": found.believed,
             "slow": found.slow,
@@ -76,7 +83,15 @@ def kinds() -> list[str]:
 
 def run(kind: str, count: int) -> dict[str, object]:
     """One campaign by processes of at most ``CHUNK`` inputs; one that is ended by its input is a bad answer."""
-    total: dict[str, object] = {"tried": 0, "lost": [], "believed": [], "slow": 0, "slowest": 0.0, "bad": []}
+    total: dict[str, object] = {
+        "tried": 0,
+        "refused": 0,
+        "lost": [],
+        "believed": [],
+        "slow": 0,
+        "slowest": 0.0,
+        "bad": [],
+    }
     chunk = count if kind == "disks full" else CHUNK
     for chance, start in enumerate(range(0, count, chunk)):
         asked = [sys.executable, "-m", "benchmarks.faults", "--one", kind, str(min(chunk, count - start)), str(chance)]
