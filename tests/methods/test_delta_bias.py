@@ -78,7 +78,7 @@ def test_without_a_place_in_the_config_only_in_memory(family, plan, named, tmp_p
     model = tuned(family, plan)
     wanted = said(model)
     for refused in (lambda: merge(model), lambda: st.export(model, tmp_path / "out", to="merged")):
-        with pytest.raises(PlanError, match="cannot be exported to merged") as error:
+        with pytest.raises(PlanError, match="cannot be (exported to )?merged") as error:
             refused()
         assert all(word in error.value.message for word in named) and "in_memory=True" in error.value.hint
     assert not (tmp_path / "out").exists() and torch.equal(said(model), wanted)  # as it was
