@@ -22,6 +22,7 @@ from transformers.models.auto import modeling_auto as auto
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
+from stratatune.model.loading import load_model
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.outside import path_exists
 from stratatune.plan import architecture_of, shape_of
@@ -43,7 +44,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, fp32, with the head of the objective.
+        model: in eval mode, with the head of the objective; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -102,10 +103,10 @@ def load_base(
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
+        model, info = load_model(loader, name, settings)
         own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
         if own:
-            model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
+            model, info = load_model(loader, name, {**settings, **own})
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
@@ -147,7 +148,7 @@ def load_class(
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
     settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
     with _told(name), _quiet():
-        model = loader.from_pretrained(name, **settings)
+        model, _ = load_model(loader, name, settings)
     return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
 
 

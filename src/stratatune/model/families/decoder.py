@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stratatune.methods.precision import product
 from stratatune.model.families.decoder_layout import Layout, branched, continued
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question, text_end
@@ -154,7 +155,7 @@ def lm_logits(backbone: Backbone, hidden: Tensor, rows: Tensor | None = None) ->
         logits = decoder(hidden)
     else:
         bias = None if decoder.bias is None else decoder.bias[rows]
-        logits = nn.functional.linear(hidden, decoder.weight[rows], bias)
+        logits = product(hidden, decoder.weight[rows], bias)
     cap = getattr(backbone.model.config, "final_logit_softcapping", None)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 

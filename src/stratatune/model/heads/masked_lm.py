@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from stratatune.methods.precision import product
+
 if TYPE_CHECKING:
     from stratatune.model.backbone import Backbone
 
@@ -38,8 +40,8 @@ class MlmHead:
         hidden = part["norm"](activation(part["dense"](hidden)))
         bias = part["bias"].bias
         if words is None:
-            return nn.functional.linear(hidden, self._decoder(), bias)
-        return nn.functional.linear(hidden, self._decoder(words), None if bias is None else bias[words])
+            return product(hidden, self._decoder(), bias)
+        return product(hidden, self._decoder(words), None if bias is None else bias[words])
 
     def _decoder(self, words: Tensor | None = None) -> Tensor:
         """The decoder as the head reads it [V, E], or the rows of ``words`` [C, E]."""
