@@ -30,7 +30,7 @@ def at(read: Tensor, rows: Tensor | None = None) -> Question:
 
 def logits_at(attached: Attached, hidden: Tensor, mask: Tensor, read: Tensor, rows: Tensor | None = None) -> Tensor:
     """The top's logits at ``read`` [B] -> [B, C]; a classifier pools by itself."""
-    if attached.backbone.output == "classification":
+    if attached.backbone.head.name == "sequence":
         return Top(attached)(hidden, mask, Question())
     return Top(attached)(hidden, mask, at(read, rows))[:, 0]
 
@@ -43,7 +43,7 @@ def behind(mask: Tensor, read: Tensor, ids: Tensor) -> Tensor:
 
 def text_objective(attached: Attached) -> Objective:
     """Free text: behind a text, or by a second stack."""
-    return (TextToText if attached.backbone.output == "seq2seq" else Completion)(**COMMON)
+    return (TextToText if attached.backbone.head.name == "seq2seq_lm" else Completion)(**COMMON)
 
 
 def scores_behind(attached: Attached, hidden: Tensor, mask: Tensor, read: Tensor, ids: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ def logits_of(model: Any) -> Tensor:
     strata = model.attached
     ids, mask = away(IDS), away(MASK)
     read = mask.sum(1) - 1
-    asked = asking.at(read) if strata.backbone.output in ("mlm", "causal") else Question()
-    asked = Question(targets=away(TARGETS)) if strata.backbone.row.kind == "encoder-decoder" else asked
+    asked = asking.at(read) if strata.backbone.head.name in ("masked_lm", "lm") else Question()
+    asked = Question(targets=away(TARGETS)) if strata.backbone.row.family == "encoder-decoder" else asked
     for training in (True, False):
         model.train(training)
         logits = Top(strata)(Trunk(strata)(ids, mask, None, asked), mask, asked)
@@ -111,7 +111,7 @@ def cases() -> Iterator[tuple[str, Callable[[], Tensor | None]]]:
     yield "cache", remembered
     builds: dict[str, Callable[[], Any]] = {}
     for row in ARCHITECTURES:
-        for name in row.model_types if row.kind == "encoder" else ():
+        for name in row.model_types if row.family == "encoder" else ():
             if name != "deberta-v2":  # makes a constant in its forward, which this device cannot take
                 for kind in ("mlm", "classification"):
                     builds[f"{name} {kind}"] = lambda name=name, kind=kind: tiny.tiny_of(name, kind)

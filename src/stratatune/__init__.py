@@ -13,14 +13,21 @@ if TYPE_CHECKING:
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.app.suggest import suggest
-    from stratatune.costs.cost import cost
+    from stratatune.costs.cost import cost as cost
     from stratatune.errors import StratatuneError, UserError
     from stratatune.exits.export import export
     from stratatune.model.artefact import load
     from stratatune.model.attach import apply
-    from stratatune.model.custom import backbone_from_names
-    from stratatune.model.merging import merge, remove
-    from stratatune.plan import Plan, shape_of
+    from stratatune.model.custom import add_architecture
+    from stratatune.model.custom import backbone_from_names as backbone_from_names
+    from stratatune.model.merging import merge
+    from stratatune.model.merging import remove as remove
+    from stratatune.plan import Plan
+    from stratatune.plan import shape_of as shape_of
+    from stratatune.shapes.architectures import DecoderArchitecture as DecoderArchitecture
+    from stratatune.shapes.architectures import EncoderArchitecture as EncoderArchitecture
+    from stratatune.shapes.architectures import EncoderDecoderArchitecture as EncoderDecoderArchitecture
+    from stratatune.shapes.architectures import Fields as Fields
     from stratatune.training.config import RunConfig
     from stratatune.training.predict import Predictor
 
@@ -33,14 +40,11 @@ __all__ = [
     "StratatuneError",
     "UserError",
     "__version__",
+    "add_architecture",
     "apply",
-    "backbone_from_names",
-    "cost",
     "export",
     "load",
     "merge",
-    "remove",
-    "shape_of",
     "suggest",
     "train",
     "train_many",
@@ -54,17 +58,23 @@ _HOMES = {
     "RunConfig": "training.config",
     "StratatuneError": "errors",
     "UserError": "errors",
+    "add_architecture": "model.custom",
     "apply": "model.attach",
-    "backbone_from_names": "model.custom",
-    "cost": "costs.cost",
     "export": "exits.export",
     "load": "model.artefact",
     "merge": "model.merging",
-    "remove": "model.merging",
-    "shape_of": "plan",
+    "suggest": "app.suggest",
     "train": "app.api",
     "train_many": "app.api",
-    "suggest": "app.suggest",
+    # Further names, for those who look for them: of a row of one's own, and what is wanted less often.
+    "DecoderArchitecture": "shapes.architectures",
+    "EncoderArchitecture": "shapes.architectures",
+    "EncoderDecoderArchitecture": "shapes.architectures",
+    "Fields": "shapes.architectures",
+    "backbone_from_names": "model.custom",
+    "cost": "costs.cost",
+    "remove": "model.merging",
+    "shape_of": "plan",
 }
 
 

@@ -19,7 +19,7 @@ _RAW = re.compile(r"please report it|Traceback \(most recent|^error: [A-Z]\w*(Er
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said, its exit code, and how many seconds it took."""
+    """What a command said, its exit code, and how many seconds of the processor it took."""
 
     code: int
     out: str
@@ -47,7 +47,7 @@ class Answer:
 def ask(*arguments: object, stdin: str = "") -> Answer:
     """Run ``stratatune ARGUMENTS`` as the console script does, its streams captured."""
     out, err = _stream(), _stream()
-    begun = time.perf_counter()
+    begun = time.process_time()
     with _streams(io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8", "surrogatepass")), "utf-8"), out, err):
         try:
             code = run([str(one) for one in arguments])
@@ -56,7 +56,7 @@ def ask(*arguments: object, stdin: str = "") -> Answer:
 
             traceback.print_exception(error, file=err)
             code = 70
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     return Answer(code, _said(out), _said(err), seconds)
 
 

@@ -14,7 +14,7 @@ from stratatune.model.merging import merge, remove
 from stratatune.plan import ARCHITECTURES
 from tuning import MIXES, PLANS, halves, read_at, shake, whole
 
-TYPES = [row.model_types[0] for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder"]
+TYPES = [row.model_types[0] for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head]
 REASONS = {
     "albert": ("they are the same weights",),
     "deberta-v2": ("prefix cannot stand in", "q reads a table of positions"),
@@ -59,7 +59,7 @@ def _back_to_an_ordinary_model(model, base, inputs, read, found):
     names = [name for name, _ in base.named_parameters()]
     for way, wanted in ((merge, found), (remove, whole(base, inputs, read))):
         back = copy.deepcopy(model)
-        if way is remove and model.attached.backbone.output == "classification":
+        if way is remove and model.attached.backbone.head.name == "sequence":
             continue  # the new output layer stays as it was trained
         try:
             way(back)

@@ -65,9 +65,9 @@ def whole(model):
 def halves(model):
     strata, read = model.attached, MASK.sum(1) - 1
     hidden = Trunk(strata)(IDS, MASK)
-    if strata.backbone.row.kind != "encoder-decoder":
+    if strata.backbone.row.family != "encoder-decoder":
         return logits_at(strata, hidden, MASK, read)
-    if strata.backbone.output == "seq2seq":
+    if strata.backbone.head.name == "seq2seq_lm":
         return scores_of(strata, hidden, MASK, TARGETS)[:, 0]
     return Top(strata)(hidden, MASK, Question(targets=IDS))
 
@@ -83,7 +83,7 @@ def tuned(family, text, head):
 
 
 def test_every_row_of_the_table_is_here():
-    rows = {row.name for row in ARCHITECTURES if row.kind != "encoder"}
+    rows = {row.name for row in ARCHITECTURES if row.family != "encoder"}
     assert rows == {architecture_of(name).name for name in tiny.DECODERS} | set(TWO_STACKS)
 
 
@@ -115,7 +115,7 @@ def test_what_a_method_promises(family, head, text, monkeypatch):
 def _trains_what_it_counts(model, head):
     resolved, own = model.attached.resolved, model.attached.backbone.output_layer()
     trained = sum(parameter.numel() for parameter in model.attached.trained().values())
-    assert trained == resolved.trainable(model.attached.backbone.output) + sum(p.numel() for p in own)
+    assert trained == resolved.trainable(model.attached.backbone.head.name) + sum(p.numel() for p in own)
     model = without_dropout(copy.deepcopy(model))
     first = None
     for checkpointing in (False, True):

@@ -39,7 +39,7 @@ def base_of(tmp_path_factory):
             made[name] = tmp_path_factory.mktemp(name)
             _model(name).save_pretrained(made[name])
             row = next(row for row in ARCHITECTURES if row.name == name)
-            tokenizer = tiny.decoder_tokenizer() if row.kind == "decoder" else tiny.roberta_tokenizer()
+            tokenizer = tiny.decoder_tokenizer() if row.family == "decoder" else tiny.roberta_tokenizer()
             tokenizer.save_pretrained(made[name])
         return made[name]
 
@@ -48,9 +48,9 @@ def base_of(tmp_path_factory):
 
 def _model(name):
     row, vocab = next(row for row in ARCHITECTURES if row.name == name), len(tiny.roberta_tokenizer())
-    if row.kind == "encoder-decoder":
+    if row.family == "encoder-decoder":
         return tiny.tiny_encoder_decoder(name, blocks=4, more=0)
-    if row.kind == "decoder":
+    if row.family == "decoder":
         return tiny.tiny_decoder(row.model_types[0])
     return tiny.tiny_of(row.model_types[0], **{row.fields.vocab: vocab})
 
@@ -89,7 +89,7 @@ def _stopped(monkeypatch, config, batch):
 @pytest.mark.parametrize(("name", "objective", "plan"), CASES)
 def test_stopped_and_uncached_is_neither(name, objective, plan, base_of, films, tmp_path, monkeypatch):
     row = next(row for row in ARCHITECTURES if row.name == name)
-    objective = LM[row.kind] if objective == "lm" else objective
+    objective = LM[row.family] if objective == "lm" else objective
     plan = MIX.replace("2: ", ": ") if name == "albert" and plan == MIX else plan
     task = {"text": "sentence", "label": "label"} if objective == "seq2seq" else {"task": "sst2"}
     given = {"model": str(base_of(name)), "plan": plan, "train": str(films), "objective": objective, **task}

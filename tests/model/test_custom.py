@@ -16,6 +16,8 @@ from stratatune.model.split import Trunk
 from stratatune.shapes import table
 from tuning import shake
 
+pytestmark = pytest.mark.filterwarnings("ignore:backbone_from_names:DeprecationWarning")
+
 NAMES = {
     "embeddings": "embeddings",
     "blocks": "encoder.layer",
@@ -69,7 +71,7 @@ def test_every_plan_splits_where_the_model_does(make, plan):
     model = apply(model, plan)
     resolved = model.attached.resolved
     if plan == "full":
-        assert resolved.trainable(model.attached.backbone.output) == every - own
+        assert resolved.trainable(model.attached.backbone.head.name) == every - own
     read = torch.tensor([4, 2]) if make is RoFormerForMaskedLM else torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
         logits = model(input_ids=IDS, attention_mask=MASK.long()).logits
@@ -110,7 +112,7 @@ def test_names_are_checked_when_the_model_comes():
 def test_an_unknown_architecture_says_what_to_name():
     with pytest.raises(ModelError, match="model type 'roformer' is not in the table") as error:
         apply(roformer(), "lora")
-    assert "backbone_from_names(model, blocks=..., embeddings=..., roles={" in error.value.hint
+    assert "add_architecture(EncoderArchitecture(...))" in error.value.hint
 
 
 # ---- decoders -----------------------------------------------------------------------------------------------------
@@ -166,10 +168,10 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
     model = decoder(model_type, head)
     every, row = model.num_parameters(), backbone_from_names(model, **{**LLAMA_LIKE, **DECODERS[model_type]})
     own = sum(parameter.numel() for parameter in Backbone(model).output_layer())
-    assert row.causal
+    assert row.family == "decoder"
     model = shake(apply(model, plan))
     resolved = model.attached.resolved
-    assert resolved.shape.parameters(model.attached.backbone.output) + own == every
+    assert resolved.shape.parameters(model.attached.backbone.head.name) + own == every
     read, ids = MASK.sum(1) - 1, IDS.masked_fill(~MASK, 1)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=MASK.long(), use_cache=False).logits

@@ -28,6 +28,8 @@ from stratatune.training.config import validate
 from stratatune.training.run import train
 from tuning import shake
 
+pytestmark = pytest.mark.filterwarnings("ignore:backbone_from_names:DeprecationWarning")
+
 
 class SagaConfig(T5Config):
     """T5's, under a name that nobody knows."""
@@ -151,7 +153,7 @@ def test_every_weight_is_counted(model_type):
         shape_of(model.config.to_dict())
     row = backbone_from_names(model, **NAMES[model_type])
     shape = Backbone(model).shape
-    assert row.kind == "encoder-decoder" and shape.stacks == {"enc": range(3), "dec": range(3, 6)}
+    assert row.family == "encoder-decoder" and shape.stacks == {"enc": range(3), "dec": range(3, 6)}
     assert shape.parameters("seq2seq") == sum(parameter.numel() for parameter in model.parameters())
     tuned = apply(model, "full")
     assert tuned.attached.resolved.trainable("seq2seq") == sum(parameter.numel() for parameter in model.parameters())

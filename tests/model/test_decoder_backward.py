@@ -93,7 +93,7 @@ def test_an_untied_copy_is_priced_and_leaves_the_embeddings_alone(family):
     model = tiny.tiny_decoder(family) if family == "gpt2" else tiny.tiny_model("bert")
     plain, embeddings = sum(p.numel() for p in model.parameters()), model.get_input_embeddings().weight
     model = apply(model, "head(mlm=norm,decoder, untie)")
-    resolved, objective = model.attached.resolved, model.attached.backbone.output
+    resolved, objective = model.attached.resolved, model.attached.backbone.head.name
     decoder = model.get_output_embeddings().weight
     assert decoder is not embeddings and decoder.requires_grad and not embeddings.requires_grad
     assert resolved.total(objective) == plain + decoder.numel() == sum(p.numel() for p in model.parameters())

@@ -115,7 +115,7 @@ def test_stories260k_merges(shared, plan):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_heads_norm_of_a_decoder_is_its_final_norm(family, head, output):
     model = apply(tiny.tiny_decoder(family, output), head)
-    norm = model.attached.backbone.final_norms()[0]
+    norm = model.attached.backbone.body.final_norms()[0]
     assert [p for group in model.attached.groups if group.method == "head" for p in group.parameters] == list(
         norm.parameters()
     )

@@ -13,7 +13,7 @@ from stratatune.model.depths import Depths
 from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES
 
-ENCODERS = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
+ENCODERS = [name for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head for name in row.model_types]
 
 
 def build(name):

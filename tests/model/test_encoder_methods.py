@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny
-from asking import logits_at
+from asking import at, logits_at
 from stratatune.errors import PlanError
 from stratatune.methods.fused import FusedLinear
 from stratatune.model.attach import apply
@@ -17,7 +17,7 @@ from stratatune.model.merging import merge
 from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES, Plan, architecture_of, shape_of
 
-TYPES = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
+TYPES = [name for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head for name in row.model_types]
 IDS = torch.randint(5, 100, (2, 9), generator=torch.Generator().manual_seed(3))
 MASK = torch.arange(9) < torch.tensor([9, 6])[:, None]
 READ = torch.tensor([4, 2])
@@ -157,7 +157,7 @@ def test_positions_behind_a_late_prompt(model_type):
         prompted, mask = insertion(Trunk(model.attached)(IDS, MASK), MASK)
         state = by_hand(model, prompted, mask)
         state = state[torch.arange(2), READ + 3].unsqueeze(1)
-        wanted = model.attached.backbone.head(state, None, torch.ones(2, 1, dtype=torch.bool))[:, 0]
+        wanted = model.attached.backbone.head.logits(state, MASK, at(READ))[:, 0]
         torch.testing.assert_close(split(model), wanted, atol=1e-10, rtol=0)
         torch.testing.assert_close(words(model), wanted, atol=1e-10, rtol=0)
 

@@ -18,18 +18,19 @@ from stratatune.model.artefact import load
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
-from stratatune.model.fitting import check_names
+from stratatune.model.heads.registry import head_named
 from stratatune.model.measure import measured
+from stratatune.model.names import check_names
 from stratatune.model.saving import read_tensors, save_adapter
 from stratatune.model.split import Trunk
 from stratatune.plan import ARCHITECTURES, BUILTIN, Plan, architecture_of, shape_of
 from stratatune.shapes.builtin import builtin_config
 
-ENCODERS = [row for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder"]
+ENCODERS = [row for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head]
 
 
 def _is_encoder(name):
-    return architecture_of(str((builtin_config(name) or {})["model_type"])).kind == "encoder"
+    return architecture_of(str((builtin_config(name) or {})["model_type"])).family == "encoder"
 
 
 VARIANTS = {
@@ -138,7 +139,7 @@ def test_everything_that_full_says_trains(variant, kind, inputs):
     trained = model.attached.trained()
     assert trained.keys() == dict(model.named_parameters()).keys()
     inputs.loss(inputs.split(model)).backward()
-    for module in model.attached.backbone.embedding_modules():
+    for module in model.attached.backbone.body.embedding_modules():
         assert any(parameter.grad is not None for parameter in module.parameters())
 
 
@@ -162,9 +163,9 @@ def test_counts_are_those_of_the_live_model(variant, kind):
     """Each size by formula is the size of the live module, each name of the row is there, and the totals agree."""
     model = base(variant, kind)
     backbone = Backbone(model)
-    assert backbone.output == kind and model.base_model_prefix == backbone.row.base
+    assert backbone.head.name == head_named(kind).name and model.base_model_prefix == backbone.row.base
     check_names(backbone.row, model, f"{backbone.row.base}.")
-    assert measured(backbone.shape, backbone) == backbone.shape
+    assert measured(backbone.body, backbone.head) == backbone.shape
     own = sum(parameter.numel() for parameter in backbone.output_layer())
     assert backbone.shape.parameters(kind) == model.num_parameters() - own
     assert own == 0 or own == 3 * 32 + 3 + backbone.shape.classifier_dense

@@ -18,7 +18,7 @@ from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.plan import ARCHITECTURES
 
-ENCODERS = [name for row in ARCHITECTURES if row.mlm_head and row.kind == "encoder" for name in row.model_types]
+ENCODERS = [name for row in ARCHITECTURES if row.family == "encoder" and row.mlm_head for name in row.model_types]
 MODELS = {
     **{f"{name} {kind}": (name, kind) for name in ENCODERS for kind in ("mlm", "classification")},
     **{f"{name} causal": (name, "causal") for name in tiny.DECODERS},

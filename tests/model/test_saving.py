@@ -82,7 +82,7 @@ def test_another_pretrained_head_is_refused(family, tmp_path, tiny_folder):
     from_folder(tiny_folder(family, "mlm"), "mlm", "lpt-adapter").save_pretrained(tmp_path / "adapter")
     other = tiny.tiny_model(family)
     with torch.no_grad():
-        dense = apply(tiny.tiny_model(family), "lora").attached.backbone.mlm.paths["dense"]
+        dense = apply(tiny.tiny_model(family), "lora").attached.backbone.head.paths["dense"]
         other.get_submodule(dense).weight.add_(0.1)
     other.save_pretrained(tmp_path / "other")
     tiny.tiny_tokenizer(family).save_pretrained(tmp_path / "other")

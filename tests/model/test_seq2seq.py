@@ -12,9 +12,9 @@ from stacks import FAMILIES, checkpoint, inputs, split, tuned, whole, without_dr
 from stratatune.errors import ModelError, PlanError
 from stratatune.model.attach import apply
 from stratatune.model.split import Trunk
+from stratatune.objectives.text_to_text import rouge
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
-from stratatune.training.generate import rouge
 
 FROZEN_DEPTHS = {
     "enc 1: lora(rank=2) | dec 2: lora(rank=2, on=cross_q,cross_v)": 1,

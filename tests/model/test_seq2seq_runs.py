@@ -100,7 +100,7 @@ def test_classes_by_trunk_and_top_are_the_whole_models(family, plan):
     model = without_dropout(classes(family, plan))
     ids, mask = texts()
     strata = model.attached
-    assert strata.backbone.output == "classification" and strata.resolved.frozen_depth == CLASSES[plan]
+    assert strata.backbone.head.name == "sequence" and strata.resolved.frozen_depth == CLASSES[plan]
     assert strata.resolved.total("classification") + sum(p.numel() for p in strata.backbone.output_layer()) == sum(
         p.numel() for p in model.parameters()
     )

@@ -9,7 +9,8 @@ import torch
 from asking import logits_at
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
-from stratatune.model.split import Trunk, take
+from stratatune.model.families.last_block import take
+from stratatune.model.split import Trunk
 
 
 def remembered(model, inputs):

@@ -30,19 +30,19 @@ def saved(folder, family, dtype=HALF):
             tiny.tiny_decoder(family),
             tiny.decoder_tokenizer(),
             AutoModelForCausalLM,
-            "causal",
+            "lm",
         )
     elif family in ENCODER_DECODERS:
         model, tokenizer, auto, head = (
             tiny.tiny_encoder_decoder(family),
             tiny.roberta_tokenizer(),
             AutoModelForSeq2SeqLM,
-            "seq2seq",
+            "seq2seq_lm",
         )
     else:
         vocab = len(tiny.roberta_tokenizer())
         model = tiny.tiny_of(family, vocab_size=vocab)
-        tokenizer, auto, head = tiny.roberta_tokenizer(), AutoModelForMaskedLM, "mlm"
+        tokenizer, auto, head = tiny.roberta_tokenizer(), AutoModelForMaskedLM, "masked_lm"
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return auto, head
@@ -114,7 +114,7 @@ def test_a_step_is_that_of_fp32(family, plan, tmp_path):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text"])
 def test_a_decoder_trains_and_saves(family, tmp_path):
     saved(tmp_path / "base", family)
-    base = load_base(str(tmp_path / "base"), "causal").model
+    base = load_base(str(tmp_path / "base"), "lm").model
     before = held(base)
     model = shake(apply(base, "2: lora"))
     trained = sum(one.nbytes for one in model.attached.trained().values())
@@ -128,14 +128,14 @@ def test_a_decoder_trains_and_saves(family, tmp_path):
 
 def test_the_fingerprint_is_that_of_fp32(tmp_path):
     saved(tmp_path, "llama")
-    stored = apply(load_base(str(tmp_path), "causal").model, "2: lora")
+    stored = apply(load_base(str(tmp_path), "lm").model, "2: lora")
     wide = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
     assert stored.attached.base == apply(wide, "2: lora").attached.base
 
 
 def test_autocast_widens_and_copies_nothing(tmp_path):
     saved(tmp_path, "llama")
-    model = apply(load_base(str(tmp_path), "causal").model, "2: lora")
+    model = apply(load_base(str(tmp_path), "lm").model, "2: lora")
     places = {name: one.data_ptr() for name, one in model.named_parameters()}
     cast_frozen(model.attached, HALF)
     assert places == {name: one.data_ptr() for name, one in model.named_parameters()}
@@ -144,7 +144,7 @@ def test_autocast_widens_and_copies_nothing(tmp_path):
 def test_memory_is_the_checkpoint_and_its_small_parts(tmp_path):
     """Counted: what the parameters hold is what the file does, but for vectors, which are twice as wide."""
     saved(tmp_path, "llama")
-    model = load_base(str(tmp_path), "causal").model
+    model = load_base(str(tmp_path), "lm").model
     entries = Checkpoint.of(str(tmp_path)).entries.values()
     in_file = sum(2 * torch.Size(one.shape).numel() for one in entries)
     vectors = sum(2 * one.numel() for one in model.parameters() if one.dim() == 1)

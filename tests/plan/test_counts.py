@@ -203,8 +203,6 @@ def test_every_path_of_the_table_exists(model_type):
         assert _count(mlm.get_submodule(row.mlm_head[part])) == shape.head_parts[part]
     decoder = mlm.get_submodule(row.mlm_head["decoder"])
     assert (decoder.weight.numel(), decoder.bias.numel()) == (shape.head_parts["decoder"], shape.head_parts["bias"])
-    assert mlm.get_submodule(row.mlm_module) is not None
-    assert isinstance(classification.get_submodule(row.classifier_output), torch.nn.Linear)
     assert _count(base.get_submodule(row.embeddings)) == shape.embeddings
     assert (_count(base.pooler) if row.pooler else 0) == shape.pooler
 

@@ -8,7 +8,7 @@ import pytest
 
 from stratatune.errors import ModelError
 from stratatune.plan import shape_of
-from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.architectures import EncoderArchitecture
 from stratatune.shapes.builtin import builtin_config
 from stratatune.shapes.table import architecture_of
 
@@ -83,7 +83,7 @@ def test_a_row_of_another_kind_is_data_only(monkeypatch):
         "final_norm": "norm",
         "fields": architectures.Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),
     }
-    monkeypatch.setattr(table, "ARCHITECTURES", (Architecture(**values),))
+    monkeypatch.setattr(table, "ARCHITECTURES", (EncoderArchitecture(**values),))
     config = CONFIG | {"model_type": "llama", "num_key_value_heads": 4, "head_dim": 32}
     shape = shape_of(config)
     assert shape.linears["q"].outputs == 12 * 32 and shape.linears["k"].outputs == 4 * 32

@@ -185,7 +185,7 @@ class Classifier(ClassifierMixin, _TextEstimator):
         labels = labels_of(y)
         classes = classes_of(labels)
         # An encoder-decoder would tell labels as text, and here they are classes.
-        told = {"objective": "classification"} if shape_of(self.model).decoder is not None else {}
+        told = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
         self._fit(X, [name_of(label) for label in labels], classes, **told)
         self.classes_ = classes
         return self

@@ -22,8 +22,9 @@ from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
+from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
-from stratatune.model.split import Trunk, take
+from stratatune.model.split import Trunk
 
 Asking = Callable[[Batch], Question]
 """What an objective asks of a batch."""

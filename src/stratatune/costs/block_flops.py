@@ -71,12 +71,12 @@ class Block:
         self.linears = shape.linears
         fused = architecture_of(shape.model_type).fused.values()
         self.joined = any("q" in roles for roles in fused)  # queries, keys and values are one tensor
-        self.twice = shape.causal and queries < length
-        self.rotary = shape.causal and architecture_of(shape.model_type).rotary is not None  # Llama and its kin
+        self.twice = shape.last_block == "cached" and queries < length
+        self.rotary = shape.rotary
 
     def run(self, arrives: bool) -> bool:
         """Do it; tells whether gradients are wanted of what comes out."""
-        before = self.shape.causal  # a decoder's norms stand before its parts: what they train wants gradients there
+        before = self.shape.norms_first  # what they train wants gradients in front of the parts
         context = self._attention(arrives or (before and "norm_attn" in self.touched))
         norms = {"attn", "norm_attn", "norm_post_attn"}
         middle = self._linear("o", context) or arrives or not norms.isdisjoint(self.touched)

@@ -204,7 +204,7 @@ def _epochs(
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
         if not theirs:
             return _epoch(plan, lengths, batches, parts, own, labels, ours, read_last=reads_one(shape, objective))
-        head = own if shape.causal else "classification"
+        head = own if shape.causal else "sequence"
         return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
 
     whole, top = slice(0, 2), slice(1, 2)
@@ -248,7 +248,7 @@ def _casts(plan: Resolved, head: str) -> int:
     shape = plan.shape
     blocks = range(plan.frozen_depth, shape.blocks)
     matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
-    decoder = shape.head_parts["decoder"] if shape.causal and head in LM_OBJECTIVES else 0
+    decoder = shape.head_parts["decoder"] if head in LM_OBJECTIVES else 0
     return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
 
 

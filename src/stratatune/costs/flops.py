@@ -34,7 +34,6 @@ from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Resolved, Shape
 from stratatune.plan.methods import Insertion
 from stratatune.shapes.shape import LM_OBJECTIVES
-from stratatune.shapes.table import architecture_of
 
 
 def example(
@@ -86,7 +85,7 @@ def example(
 
 def reads_one(shape: Shape, objective: str) -> bool:
     """Whether our loop runs the last block of this model only at the position that the objective's head reads."""
-    return OBJECTIVES[objective].reads != "all" and architecture_of(shape.model_type).last_block is not None
+    return OBJECTIVES[objective].reads != "all" and shape.last_block is not None
 
 
 def reread(shape: Shape, tokens: int) -> float:
@@ -117,7 +116,7 @@ def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: 
         stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]
         stages += [("output", shape.hidden * labels)]
         trained, kept = {name for name, (_, trains) in layers.items() if trains} | {"output"}, 0.0
-    final = head.final_norm or (shape.causal and "norm" in head.mlm)
+    final = head.final_norm or (shape.normed_by_final and "norm" in head.mlm)
     arrives = arrives or bool(shape.final_norm and final)
     work = Work(kept=kept + 4 * widths.norm * shape.hidden)
     for name, weights in stages:

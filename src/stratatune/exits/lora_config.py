@@ -28,13 +28,10 @@ from stratatune.methods.wrapping import standing
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.merging import take_off
-from stratatune.shapes.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TASK_TYPES = {"classification": "SEQ_CLS", "causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
-"""What peft calls the heads; it has no word for a masked language model."""
 _HOLDS = ("bitfit", "lora", "dora", "full")
 
 
@@ -78,7 +75,7 @@ def write(model: Tuned, folder: Path) -> None:
             bias="all" if form.biases else "none",
             modules_to_save=list(form.whole) or None,
             fan_in_fan_out=any(isinstance(plain.get_submodule(name), Conv1D) for name in form.low_rank),
-            task_type=_TASK_TYPES.get(attached.backbone.output),
+            task_type=attached.backbone.head.peft_task,
         )
         made: Any = peft.get_peft_model(plain, config)
         _fill(made.base_model.model, form)
@@ -98,9 +95,9 @@ def refusals(attached: Attached) -> list[str]:
         found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
     if _uses(attached, "dora") and attached.backbone.row.fused:
         found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
-    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.output in LM_OBJECTIVES:
+    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.head.speaks:
         found["embeddings full: peft trains a copy, and the decoder stays tied to the base's"] = None
-    if resolved.unties and attached.backbone.output in LM_OBJECTIVES:
+    if resolved.unties and attached.backbone.head.speaks:
         found["head(untie): the base that peft loads ties the decoder again"] = None
     for number, path in _mixed(attached):
         found[f"block {number}: lora and full on roles of {path}, which is one module"] = None
@@ -135,9 +132,9 @@ def _mixed(attached: Attached) -> list[tuple[int, str]]:
 
 def _path(attached: Attached, number: int, role: str) -> str:
     """Where ``role`` lives in block ``number`` of the plain model: of several roles in one linear, that linear."""
-    row = attached.backbone.row
-    roles = row.decoder_roles if number >= attached.backbone.encoder_blocks else row.roles
-    return next((path for path, fused in row.fused.items() if role in fused), roles[role])
+    backbone = attached.backbone
+    together = (path for path, fused in backbone.row.fused.items() if role in fused)
+    return next(together, backbone.stack(number).roles[role])
 
 
 def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
@@ -172,9 +169,8 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     wanted += [part for part in ("pooler", "final_norm") if getattr(head, part)]
     form.whole |= {site.roles[part]: None for part in wanted if part in site.roles}
     if attached.resolved.trains_embeddings:
-        form.whole |= {names[id(module)]: None for module in backbone.embedding_modules()}
-    if backbone.output == "classification":
-        form.whole |= {path: None for path in (backbone.row.classifier_before, backbone.row.classifier) if path}
+        form.whole |= {names[id(module)]: None for module in backbone.body.embedding_modules()}
+    form.whole |= dict.fromkeys(backbone.head.new_layers)
     form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}
     return form
 

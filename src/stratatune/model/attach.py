@@ -15,7 +15,6 @@ from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
 from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
-from stratatune.model.inputs import Inputs
 from stratatune.model.masters import hold_masters
 from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
@@ -24,7 +23,6 @@ from stratatune.model.stored import computes_in
 from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
-from stratatune.shapes.shape import LM_OBJECTIVES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,15 +59,8 @@ class Tuned(_AnyModel):
         Raises:
             PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
         """
-        if kwargs.get("use_cache") is False and self.attached.backbone.row.causal and self._prompts_from_text():
-            raise PlanError(
-                "a late prompt is made once from the text and then lives in the key-value cache",
-                "generate without use_cache=False",
-            )
+        self.attached.backbone.family.refuse_generation(self.attached.insertions, kwargs.get("use_cache"))
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _prompts_from_text(self) -> bool:
-        return any(one.prompt and not one.positions for _, one in self.attached.resolved.insertions)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save the trained tensors and the plan (not the base model); :func:`stratatune.load` reads them back.
@@ -138,11 +129,11 @@ def apply(
 
 
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
-    problems = resolved.problems(backbone.output)
+    problems = resolved.problems(backbone.head.name)
     if problems:
         raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
     if resolved.moved:
-        Inputs(backbone).check()
+        backbone.family.refuse_prompt()
 
 
 def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
@@ -156,15 +147,15 @@ def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
 def _attach(attached: Attached) -> None:
     resolved, backbone = attached.resolved, attached.backbone
     if resolved.trains_embeddings:
-        parameters = train(p for module in backbone.embedding_modules() for p in module.parameters())
+        parameters = train(p for module in backbone.body.embedding_modules() for p in module.parameters())
         attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
     for number in resolved.shape.owners:
         for method in in_order(resolved.blocks[number]):
             _attach_to_block(attached, method, number)
-    inputs, before = Inputs(backbone), 0
+    family, before = backbone.family, 0
     for depth, method in resolved.insertions:
         words: Any = backbone.model.get_input_embeddings()
-        place = Place(depth, resolved.shape.hidden, before, words, inputs.embed, inputs.read)
+        place = Place(depth, resolved.shape.hidden, before, words, family.embed, family.read_text)
         _insert(attached, method, place)
         before += method.prompt
     _attach_head(attached)
@@ -172,7 +163,8 @@ def _attach(attached: Attached) -> None:
 
 def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
     on_roles = isinstance(method, RoleMethod)
-    attached.backbone.take_apart(number, method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES)
+    roles = method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES
+    attached.backbone.family.take_apart(number, roles)
     site = attached.backbone.site(number)
     parameters = METHODS[method.kind].attach(method, site)
     attached.add(method.kind, site.name, parameters, method.lr)
@@ -186,7 +178,7 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     blocks, depth = attached.backbone.blocks, place.depth
     weight = next(blocks.parameters())
     module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
-    module.causal, module.positions = attached.backbone.row.causal, method.positions
+    module.causal, module.positions = attached.backbone.family.causal, method.positions
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(method.kind, depth), module)
     attached.insertions.append((depth, module))
     attached.add(method.kind, f"depth {depth}", module.parameters(), method.lr)
@@ -199,8 +191,8 @@ def insertion_name(kind: str, depth: int) -> str:
 
 def _attach_head(attached: Attached) -> None:
     backbone, head = attached.backbone, attached.resolved.plan.head
-    if attached.resolved.unties and backbone.output in LM_OBJECTIVES:
-        attached.notices.append(backbone.untie_decoder())
+    if attached.resolved.unties and backbone.head.speaks:
+        attached.notices.append(backbone.head.untie())
     attached.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
     named = dict(backbone.model.named_parameters())
     unknown = [name for name in attached.also_train if name not in named]
@@ -215,7 +207,7 @@ def _check_count(attached: Attached) -> None:
     """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
     new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}
     trained = sum(p.numel() for p in attached.trained().values() if id(p) not in new)
-    predicted = attached.resolved.trainable(attached.backbone.output)
+    predicted = attached.resolved.trainable(attached.backbone.head.name)
     if trained != predicted:
         raise StratatuneError(
             f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,28 @@ from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.backbone import Backbone
 from stratatune.model.fingerprint import Fingerprint
+from stratatune.model.insertions import Insertions
 from stratatune.model.origin import Origin
 from stratatune.plan import Resolved
 
-if TYPE_CHECKING:
-    from stratatune.model.offload import Offloaded
+
+@dataclass(frozen=True)
+class Offloaded:
+    """What a model has let go of.
+
+    Attributes:
+        parameters: by their names in the model, now without values.
+        count: how many values they had.
+        bytes: how many bytes.
+        digest: hash of those.
+        reload: gives the base model once more, as it was before the plan was attached.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    count: int
+    bytes: int
+    digest: str
+    reload: Callable[[], nn.Module]
 
 
 @dataclass
@@ -57,7 +74,7 @@ class Attached:
     origin: Origin
     head_hash: str = ""
     groups: list[Group] = field(default_factory=list)
-    insertions: list[tuple[int, nn.Module]] = field(default_factory=list)
+    insertions: Insertions = field(default_factory=Insertions)
     also_train: list[str] = field(default_factory=list)
     hooks: list[RemovableHandle] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -74,7 +91,7 @@ class Attached:
 
     def insertions_at(self, depth: int) -> list[Any]:
         """The insertion modules at ``depth``."""
-        return [module for at, module in self.insertions if at == depth]
+        return self.insertions.at(depth)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this.
@@ -110,9 +127,8 @@ class Attached:
 
         Where one is asked of each text, no other matters of the hidden state at that depth.
         """
-        if self.backbone.row.kind == "encoder-decoder" or self.backbone.reads_all:
-            return False
-        return self.resolved.frozen_depth == len(self.backbone.blocks)
+        alone = self.backbone.family.leaves_the_head(self.resolved.frozen_depth)
+        return alone and not self.backbone.head.pools_all
 
     def set_dropout(self, training: bool) -> None:
         """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
@@ -123,8 +139,9 @@ class Attached:
         if self.resolved.trains_embeddings:
             return
         depth, backbone = self.resolved.frozen_depth, self.backbone
-        for module in backbone.stacks(depth):
+        for module in backbone.family.stacks(depth):
             nn.Module.train(module, False)  # not module.eval(): a model without a head is its own stack
+        backbone.model.training = training
         below = {id(block) for block in backbone.blocks[:depth]}
         for block in backbone.blocks[depth:]:
             if id(block) not in below:  # shared by all depths, where blocks share weights
@@ -136,4 +153,4 @@ class Attached:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
         blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
         inserted = [module for _, module in self.insertions]
-        return [*blocks, *inserted, *self.backbone.head_weights()]
+        return [*blocks, *inserted, *self.backbone.head.weights()]

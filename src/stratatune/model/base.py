@@ -1,4 +1,4 @@
-"""Loading a base model and its tokenizer from a folder or a hub, with the head that an objective needs."""
+"""Loading a base model and its tokenizer from a folder or a hub, with the head that an objective reads."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
-from transformers.models.auto import modeling_auto as auto
+from transformers import AutoTokenizer
 
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
+from stratatune.model.heads.head import Head
+from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import load_model
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.outside import path_exists
-from stratatune.plan import architecture_of, shape_of
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.configs import config_of
+from stratatune.shapes.sizes import shape_of
+from stratatune.shapes.table import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +33,6 @@ _OWN_HEAD = (
     "(DeBERTa-v3), that head knows little: objective classification needs none"
 )
 _PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.bin")
-HeadName = Literal["mlm", "causal", "seq2seq", "classification"]
 
 
 @dataclass
@@ -44,7 +40,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, with the head of the objective; it computes in fp32, its frozen weights are as stored.
+        model: in eval mode, with the head asked for; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -58,7 +54,7 @@ class Base:
 
 def load_base(
     name: str,
-    head: HeadName,
+    head: str,
     *,
     num_labels: int = 2,
     seed: int = 0,
@@ -69,62 +65,58 @@ def load_base(
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
 ) -> Base:
-    """Load ``name`` (a folder or a hub id) with a head, and its tokenizer unless that is given.
+    """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
-    A head that the checkpoint does not bring is made with ``seed``: an MLM head as an identity on the tied
+    A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
     tokenizer is None where there is none.
 
     Raises:
-        ModelError: no such model, no row for its family, it cannot be loaded, or its tokenizer does not belong to it.
+        ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
+            cannot be loaded, or a tokenizer that does not belong to it.
     """
-    # The family is known, or one clear line says what is; costs only the config.
-    shape = shape_of(name, revision)
+    # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
+    config, worn = config_of(name, revision), head_named(head)
+    shape_of({**config, "_name_or_path": name})
+    row = architecture_of(str(config["model_type"]), config)
+    _check_head(row, worn)
     _check_weights(Path(name))
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Weights that are pickled are never read: pickle can run code.
-    settings = {
+    settings: dict[str, Any] = {
         "use_safetensors": True,
         "dtype": getattr(torch, dtype),
         "attn_implementation": attention or attention_for_training(),
         **options,
+        **worn.settings(num_labels),
     }
-    causal, two_stacks = shape.causal, shape.decoder is not None
-    _check_head(head, causal=causal, two_stacks=two_stacks)
-    if head not in LM_OBJECTIVES:
+    if worn.parts != "lm":
         settings["ignore_mismatched_sizes"] = True  # which are looked at below
-        settings["num_labels"] = num_labels
-        settings["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
-    language_model: Any = AutoModelForCausalLM if causal else AutoModelForMaskedLM
-    if two_stacks:
-        language_model = AutoModelForSeq2SeqLM
-    loader: Any = language_model if head in LM_OBJECTIVES else AutoModelForSequenceClassification
+    loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings)
-        own = _own_head(model, info["unexpected_keys"]) if head == "mlm" else {}
+        own = worn.own_setting(row, info["unexpected_keys"])
         if own:
             model, info = load_model(loader, name, {**settings, **own})
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    backbone = Backbone(base.model)
     if tokenizer is not None:
         check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
-    if causal and tokenizer is not None:
-        _settle_padding(base)
-    other = _other_sizes(base, info["mismatched_keys"])
-    _settle_new_parameters(base, set(info["missing_keys"]) | other)
+        backbone.family.prepare(tokenizer)
+    other = _other_sizes(base, backbone, info["mismatched_keys"])
+    _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)
     return base
 
 
 def class_for(head: str, model_type: str) -> str:
     """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
-    names = {"mlm": auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "causal": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
-    names["seq2seq"] = auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    names["classification"] = auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    found: Any = names.get(head, {}).get(model_type, "")
+    loader: Any = getattr(transformers, head_named(head).auto)
+    found: Any = loader._model_mapping._model_mapping.get(model_type, "")
     return found if isinstance(found, str) else found[0]
 
 
@@ -161,14 +153,14 @@ def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTo
         return None
 
 
-def _other_sizes(base: Base, mismatched: Iterable[Any]) -> set[str]:
+def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> set[str]:
     """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
 
     Raises:
         ModelError: it is no output layer.
     """
     sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
-    own = {id(parameter) for parameter in Backbone(base.model).output_layer()}
+    own = {id(parameter) for parameter in backbone.output_layer()}
     for name, parameter in base.model.named_parameters():
         if name in sizes and id(parameter) not in own:
             was, now = sizes[name]
@@ -199,16 +191,15 @@ def load_tokenizer(
     return tokenizer
 
 
-def _own_head(model: PreTrainedModel, unused: Iterable[str]) -> dict[str, bool]:
-    """The setting with which the model has a place for the masked-LM head that its checkpoint holds; else empty.
-
-    The published DeBERTa-v2 and v3 checkpoints keep their head under names that transformers reads with
-    ``legacy=False`` alone, and their configs do not say so: a new head would take its place (transformers #18674).
-    """
-    setting = architecture_of(model.config.model_type, model.config.to_dict()).mlm_setting
-    if setting is None or not any(name.startswith(setting[0]) for name in unused):
-        return {}
-    return {setting[1]: setting[2]}
+def _check_head(row: Architecture, head: type[Head]) -> None:
+    """Refuse a head that a family does not wear."""
+    if row.family in head.families:
+        return
+    worn = [one.name for one in HEADS.values() if row.family in one.families]
+    article = "an" if row.family[0] in "aeiou" else "a"
+    raise ModelError(
+        f"head {head.name}: {row.name} is {article} {row.family}, which has none", f"its heads: {', '.join(worn)}"
+    )
 
 
 def attention_for_training() -> str | None:
@@ -230,34 +221,6 @@ def _check_weights(folder: Path) -> None:
             f"{folder} holds pickled weights ({pickled[0]}), which can run code and are not read",
             "save them once as safetensors: AutoModel.from_pretrained(FOLDER).save_pretrained(NEW)",
         )
-
-
-def _check_head(head: str, *, causal: bool, two_stacks: bool) -> None:
-    if two_stacks and head in ("mlm", "causal"):
-        raise ModelError(
-            f"this model is an encoder-decoder, and the head is {head}",
-            "use --objective seq2seq (labels are told as text), classification or regression",
-        )
-    if not two_stacks and head == "seq2seq":
-        raise ModelError(
-            "this model is no encoder-decoder, and the head is seq2seq", "use T5 or BART, or another objective"
-        )
-    if causal and head == "mlm":
-        raise ModelError("a decoder has no mask to read at (head mlm)", "use --objective causal or classification")
-    if not causal and head == "causal":
-        raise ModelError(
-            f"head {head} needs a decoder, and this model is an encoder",
-            "use --objective mlm or classification",
-        )
-
-
-def _settle_padding(base: Base) -> None:
-    """Give a decoder's tokenizer a padding token where it has none (the end of text; padding is masked everywhere)."""
-    tokenizer, config = base.tokenizer, base.model.config
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
 
 
 @contextlib.contextmanager
@@ -290,9 +253,8 @@ def _quiet() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-def _settle_new_parameters(base: Base, missing: set[str]) -> None:
+def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) -> None:
     """Decide what happens to parameters that the checkpoint lacks: they train, or the head is built anew."""
-    backbone = Backbone(base.model)
     named = dict(base.model.named_parameters())
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}
@@ -303,14 +265,11 @@ def _settle_new_parameters(base: Base, missing: set[str]) -> None:
             f"such as {encoder[0]}",
             "it was saved for another architecture",
         )
-    head = backbone.mlm
-    if head is not None and head.can_reset and any(name.startswith(head.paths["dense"]) for name in missing):
-        head.reset()
+    built = backbone.head.build(missing)
+    if built:
         for name in missing:
             mark_as_loaded(named[name])
-        base.notices.append(
-            "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
-        )
+        base.notices.append(built)
     elif missing:
         base.new = sorted(missing)
         base.notices.append(f"new in this model, so they train: {', '.join(base.new)}")

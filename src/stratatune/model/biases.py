@@ -75,8 +75,7 @@ def _biases_of(model: PreTrainedModel, fields: Iterable[str]) -> set[str]:
 
 def _path(attached: Attached, number: int, role: str) -> str:
     """Where the role stands in a block of the model as its own code makes it."""
-    row = attached.backbone.row
-    return (row.decoder_roles if number >= attached.backbone.encoder_blocks else row.roles)[role]
+    return attached.backbone.stack(number).roles[role]
 
 
 def _bias_name(attached: Attached, number: int, role: str) -> str:

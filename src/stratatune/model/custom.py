@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, did_you_mean
 from stratatune.model.backbone import Backbone
-from stratatune.model.fitting import check_names
+from stratatune.model.names import check_names
 from stratatune.plan.methods import ROLES
-from stratatune.shapes.architectures import Architecture, Config, Fields
+from stratatune.shapes.architectures import (
+    Architecture,
+    Config,
+    DecoderArchitecture,
+    EncoderArchitecture,
+    EncoderDecoderArchitecture,
+    Fields,
+)
 from stratatune.shapes.encoder_decoders import BART_FIELDS, T5_FIELDS
-from stratatune.shapes.table import add_architecture, forget_architecture
+from stratatune.shapes.table import forget_architecture, register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,13 +53,10 @@ def backbone_from_names(
     position_bias: str | None = None,
     position_norm: str | None = None,
 ) -> Architecture:
-    """Make an architecture known for the rest of the process, without touching the package.
+    """Deprecated: build a row and give it to :func:`add_architecture`, which this does.
 
-    Paths are dotted attributes. Sizes are read off the live model. How masks and positions reach an encoder's block is
-    asked of the model's own forward, so the names are all that is needed; the model must take ``inputs_embeds``. A
-    decoder (``lm_head`` makes it one) calls its blocks as Llama does, an encoder-decoder (``decoder_blocks`` makes it
-    one) those of its encoder as BART or T5 does; whether that gives what the model's own forward gives is tried on a
-    few tokens. Of an encoder-decoder every weight must have a name.
+    ``lm_head`` makes the row a decoder's, ``decoder_blocks`` an encoder-decoder's. Paths are dotted attributes. Sizes
+    are read off the live model. Of an encoder-decoder every weight must have a name.
 
     Args:
         model: a model of the architecture, whose modules the names are checked against; or its ``config.model_type``
@@ -96,94 +101,111 @@ def backbone_from_names(
         ModelError: a role that does not exist, a path that the model does not have, with the nearest that it has, or a
             decoder that does more around its blocks than this.
     """
+    warnings.warn("backbone_from_names: build a row and give it to add_architecture", DeprecationWarning, stacklevel=2)
     for wrong in (role for role in (*roles, *(decoder_roles or {})) if role not in ROLES):
         raise ModelError(f"roles: {wrong!r} is not a role", did_you_mean(wrong, ROLES))
-    two_stacks = decoder_blocks is not None
-    if two_stacks and lm_head is None:
-        raise ModelError("lm_head: an encoder-decoder needs one", "name the output matrix of its language-model head")
-    if lm_head is not None and final_norm is None and not two_stacks:
-        raise ModelError("final_norm: a decoder needs one", "name the norm behind its last block")
     model_type = model if isinstance(model, str) else model.config.model_type
-    if lm_head is None:
-        own, head = {}, dict(mlm_head or {})
-    elif two_stacks:
-        own = _encoder_decoder(decoder_blocks, decoder_roles, behind_encoder, position_bias, beside)
-        own |= {"position_table": position_table, "position_norm": position_norm}
-        head = {"decoder": lm_head, **({} if final_norm is None else {"norm": final_norm})}
-    else:
-        own = _decoder(rotary, position_table)
-        head = {"norm": str(final_norm), "decoder": lm_head}
-    classifier = classifier or ("classification_head" if two_stacks else "classifier" if lm_head is None else "score")
-    named = Fields(types=None) if not two_stacks else T5_FIELDS if position_bias else BART_FIELDS
-    row = Architecture(
-        name=model_type,
-        model_types=(model_type,),
-        base="",
-        embeddings=embeddings,
-        blocks=blocks,
-        final_norm=final_norm,
-        roles=dict(roles),
-        mlm_head=head,
-        mlm_module="",
-        mlm_activation=mlm_activation,
-        pooler=pooler,
-        classifier=classifier,
-        classifier_before=classifier_before,
-        classifier_dense=two_stacks,
-        classifier_output=classifier,
-        embedding_tables=("vocab",),
-        projection=projection,
-        beside=dict.fromkeys((*(() if two_stacks else beside), *([projection] if projection else [])), _unknown),
-        fused=dict(fused or {}),
-        fields=replace(named, **(fields or {})),
-        token_types=token_types,
-        tuple_blocks=tuple_blocks,
-        measured=True,
-        **own,
+    common: dict[str, Any] = {
+        "name": model_type,
+        "model_types": (model_type,),
+        "base": "",
+        "embeddings": embeddings,
+        "blocks": blocks,
+        "final_norm": final_norm,
+        "roles": dict(roles),
+        "classifier_before": classifier_before,
+        "pooler": pooler,
+        "embedding_tables": ("vocab",),
+        "fused": dict(fused or {}),
+        "token_types": token_types,
+        "tuple_blocks": tuple_blocks,
+        "measured": True,
+    }
+    widened: Mapping[str, Callable[[Config], int]] = dict.fromkeys(
+        (*beside, *([projection] if projection else [])), _unknown
     )
-    if not isinstance(model, str):
-        check_names(row, model, "" if model.base_model is model else f"{model.base_model_prefix}.")
-    add_architecture(row)
-    if not isinstance(model, str) and lm_head is not None:
-        _try(model, model_type)
+    row: Architecture
+    if decoder_blocks is not None:
+        if lm_head is None:
+            raise ModelError("lm_head: an encoder-decoder needs one", "name the output matrix of its LM head")
+        row = EncoderDecoderArchitecture(
+            **common,
+            lm_head=lm_head,
+            classifier=classifier or "classification_head",
+            classifier_dense=True,
+            fields=replace(T5_FIELDS if position_bias else BART_FIELDS, **(fields or {})),
+            decoder_blocks=decoder_blocks,
+            decoder_roles=dict(decoder_roles or {}),
+            more_embeddings=tuple(dict.fromkeys((*beside, *behind_encoder))),
+            behind_blocks=tuple(behind_encoder),
+            relative_bias=position_bias,
+            position_table=position_table,
+            position_norm=position_norm,
+        )
+    elif lm_head is not None:
+        if final_norm is None:
+            raise ModelError("final_norm: a decoder needs one", "name the norm behind its last block")
+        row = DecoderArchitecture(
+            **common,
+            lm_head=lm_head,
+            classifier=classifier or "score",
+            classifier_bias=False,
+            fields=Fields(**{"types": None, **(fields or {})}),
+            beside=widened,
+            more_embeddings=() if position_table is None else (position_table,),
+            rotary=rotary,
+            position_table=position_table,
+        )
+    else:
+        row = EncoderArchitecture(
+            **common,
+            mlm_head=dict(mlm_head or {}),
+            mlm_activation=mlm_activation,
+            classifier=classifier or "classifier",
+            fields=Fields(**{"types": None, **(fields or {})}),
+            beside=widened,
+            projection=projection,
+        )
+    if isinstance(model, str):
+        register(row)
+    else:
+        add_architecture(row, model)
     return row
 
 
-def _decoder(rotary: str | None, position_table: str | None) -> dict[str, Any]:
-    """What else the row of a decoder says."""
-    return {
-        "kind": "decoder",
-        "rotary": rotary,
-        "position_table": position_table,
-        "more_embeddings": () if position_table is None else (position_table,),
-        "classifier_bias": False,
-    }
+def add_architecture(row: Architecture, model: PreTrainedModel | None = None) -> None:
+    """Make an architecture known for the rest of the process, without touching the package.
+
+    How masks and positions reach an encoder's block is asked of the model's own forward, so names are all that a row
+    needs; the model must take ``inputs_embeds``. A decoder calls its blocks as Llama does, an encoder-decoder those of
+    its encoder as BART or T5 does; whether that gives what the model's own forward gives is tried on a few tokens.
+
+    Args:
+        row: an ``EncoderArchitecture``, a ``DecoderArchitecture`` or an ``EncoderDecoderArchitecture``. With
+            ``measured=True`` sizes are read off the live model; else its config must hold them.
+        model: a live model of it, against which the row is checked; None: it is checked when one is tuned.
+
+    Raises:
+        ModelError: a role that does not exist, a path that the model does not have, with the nearest that it has, or a
+            model that does more around its blocks than this.
+    """
+    for wrong in (role for stack in row.stacks for role in stack.roles if role not in ROLES):
+        raise ModelError(f"roles: {wrong!r} is not a role", did_you_mean(wrong, ROLES))
+    if model is None:
+        register(row)
+        return
+    check_names(row, model, "" if model.base_model is model else f"{model.base_model_prefix}.")
+    register(row)
+    _try(model, row.model_types)
 
 
-def _encoder_decoder(
-    blocks: str | None,
-    roles: Mapping[str, str] | None,
-    behind: Sequence[str],
-    position_bias: str | None,
-    beside: Sequence[str],
-) -> dict[str, Any]:
-    """What else the row of an encoder-decoder says."""
-    return {
-        "kind": "encoder-decoder",
-        "decoder_blocks": blocks,
-        "decoder_roles": dict(roles or {}),
-        "behind_blocks": tuple(behind),
-        "relative_bias": position_bias,
-        "more_embeddings": tuple(dict.fromkeys((*beside, *behind))),
-    }
-
-
-def _try(model: PreTrainedModel, model_type: str) -> None:
+def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
     """Look at the model through its new row, which goes again where it does not fit."""
     try:
         Backbone(model)
     except ModelError:
-        forget_architecture(model_type)
+        for model_type in model_types:
+            forget_architecture(model_type)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +13,17 @@ from stratatune.errors import ModelError
 from stratatune.model.backbone import Backbone
 from stratatune.model.families.last_block import take
 
-READ, MEAN = "read", "mean"
+
+def _at(hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+    return take(hidden, read)[:, 0]
+
+
+def _mean(hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+    return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+_READ: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"read": _at, "mean": _mean}
+"""How a depth is read: hidden state [B, T, D], mask [B, T] bool, position [B] -> [B, D]."""
 
 
 class Depths:
@@ -29,14 +40,14 @@ class Depths:
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        if backbone.row.kind == "encoder-decoder":
+        if len(backbone.row.stacks) > 1:
             raise ModelError(
                 f"{type(backbone.model).__name__} tells its labels as texts: no depth of it can be read for them",
                 "use an encoder or a decoder",
             )
         self.backbone = backbone
         self.count = len(backbone.blocks) + 1
-        self.readings = (READ,) if backbone.row.causal else (READ, MEAN)
+        self.readings = backbone.family.depth_readings
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None, read: Tensor) -> Tensor:
@@ -47,10 +58,8 @@ class Depths:
         found: list[Tensor] = []
 
         def note(hidden: Tensor) -> None:
-            parts = [take(hidden, read)[:, 0]]
-            if MEAN in self.readings:
-                parts.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-            found.append(torch.stack(parts, dim=1).float())
+            parts = (_READ[reading](hidden, mask, read) for reading in self.readings)
+            found.append(torch.stack(list(parts), dim=1).float())
 
         def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             note(args[0] if args else kwargs["hidden_states"])

@@ -22,8 +22,6 @@ _NO_ARITHMETIC = (
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
 """Config fields that say nothing about what the encoder computes."""
-_NO_DECODER_ARITHMETIC = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-"""Those that say nothing about what a decoder's blocks compute (padding is masked, and moves no position)."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ def first_edition(backbone: Backbone) -> str:
 
 
 def _settings(backbone: Backbone) -> dict[str, Any]:
-    silent = (*_NO_ARITHMETIC, *(_NO_DECODER_ARITHMETIC if backbone.row.causal else ()))
+    silent = (*_NO_ARITHMETIC, *backbone.family.silent_fields)
     return {k: v for k, v in sorted(backbone.model.config.to_dict().items()) if k not in silent}
 
 
 def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
-    modules = (*backbone.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.final_norms())
+    modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
     return (named for module in modules for named in module.state_dict().items())
 
 

@@ -4,45 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from stratatune.errors import ModelError
+from stratatune.model.body import Body
+from stratatune.model.heads.head import Head
 from stratatune.shapes.shape import Linear, Norm, Shape
 
-if TYPE_CHECKING:
-    from stratatune.model.backbone import Backbone
 
-
-def measured(shape: Shape, backbone: Backbone) -> Shape:
-    """``shape`` with every count as it is in the live model."""
-    row, speaks = backbone.row, backbone.output in ("causal", "seq2seq")
-    paths = {} if backbone.mlm is None else backbone.mlm.paths
-    head = {part: backbone.model.get_submodule(path) for part, path in paths.items()}
-    decoder = shape.decoder
-    if row.decoder_blocks is not None and decoder is not None:
-        above = len(list(backbone.base.get_submodule(row.decoder_blocks).children()))
-        decoder = replace(_stack(decoder, backbone, backbone.blocks[-1], row.decoder_roles), blocks=above)
-    last = len(backbone.blocks) - 1 - (0 if decoder is None else decoder.blocks)
-    own_head = _lm_head(shape, backbone) if row.kind != "encoder" else _head_parts(head) or shape.head_parts
+def measured(body: Body, head: Head) -> Shape:
+    """The body's shape with every count as it is in the live model."""
+    shape, (first, *more) = body.shape, body.row.stacks
+    counts = [len(list(body.base.get_submodule(stack.path).children())) for stack in more]
+    above = [
+        replace(_stack(one, body, body.blocks[-1], stack.roles), blocks=count)
+        for one, stack, count in zip(filter(None, [shape.decoder]), more, counts, strict=True)
+    ]
+    speaks = head.speaks and shape.normed_by_final
     return replace(
-        _stack(shape, backbone, backbone.blocks[last], row.roles),
-        blocks=len(backbone.blocks),
-        embeddings=_count(nn.ModuleList(backbone.embedding_modules())),
-        head_parts=own_head,
-        decoder_tied=_tied(backbone) if speaks else shape.decoder_tied,
-        pooler=_pooler(backbone) if backbone.output == "classification" else shape.pooler,
-        final_norm=sum(_count(norm) for norm in backbone.final_norms()),
-        decoder=decoder,
+        _stack(shape, body, body.blocks[len(body.blocks) - 1 - sum(counts)], first.roles),
+        blocks=len(body.blocks),
+        embeddings=_count(nn.ModuleList(body.embedding_modules())),
+        head_parts=_lm_head(shape, body, speaks) if shape.normed_by_final else _masked_lm_head(body, head),
+        decoder_tied=_tied(body, head) if speaks else shape.decoder_tied,
+        pooler=_pooler(body) if head.parts == "pooler" else shape.pooler,
+        final_norm=sum(_count(norm) for norm in body.final_norms()),
+        decoder=next(iter(above), None),
     )
 
 
-def _stack(shape: Shape, backbone: Backbone, block: nn.Module, roles: Mapping[str, str]) -> Shape:
+def _stack(shape: Shape, body: Body, block: nn.Module, roles: Mapping[str, str]) -> Shape:
     """The sizes of one stack, read off a block of it; what feeds its blocks counts with the embeddings."""
     parts = {role: block.get_submodule(path) for role, path in roles.items()}
-    share = {role: len(fused) for fused in backbone.row.fused.values() for role in fused}
-    named = [*parts.values(), *backbone.embedding_modules()]
+    share = {role: len(fused) for fused in body.row.fused.values() for role in fused}
+    named = [*parts.values(), *body.embedding_modules()]
     counted = {id(p) for module in named for p in module.parameters()}
     return replace(
         shape,
@@ -58,8 +55,8 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _pooler(backbone: Backbone) -> int:
-    return _count(backbone.model.get_submodule(backbone.row.pooler)) if backbone.row.pooler else 0
+def _pooler(body: Body) -> int:
+    return _count(body.part(body.row.pooler)) if body.row.pooler else 0
 
 
 def _linear(role: str, module: nn.Module, share: int) -> Linear:
@@ -74,34 +71,27 @@ def _norm(module: nn.Module) -> Norm:
     return Norm(sizes.get("weight", 0), "bias" in sizes)
 
 
-def _head_parts(head: dict[str, nn.Module]) -> dict[str, int]:
-    if not head:
-        return {}
-    sizes = {part: dict(module.named_parameters()) for part, module in head.items()}
+def _masked_lm_head(body: Body, head: Head) -> Mapping[str, int]:
+    """Of a masked-LM head that the model has; else what its config says."""
+    if not head.speaks:
+        return body.shape.head_parts
+    modules = {part: body.part(path) for part, path in head.paths.items()}
+    bias = dict(modules["bias"].named_parameters()).get("bias")
     return {
-        "dense": _count(head["dense"]),
-        "norm": _count(head["norm"]),
-        "bias": sizes["bias"]["bias"].numel() if "bias" in sizes["bias"] else 0,
-        "decoder": sizes["decoder"]["weight"].numel(),
-    }
-
-
-def _lm_head(shape: Shape, backbone: Backbone) -> dict[str, int]:
-    norm = sum(_count(norm) for norm in backbone.final_norms())
-    bias = (
-        getattr(backbone.model.get_output_embeddings(), "bias", None)
-        if backbone.output in ("causal", "seq2seq")
-        else None
-    )
-    return {
-        "dense": 0,
-        "norm": norm,
+        "dense": _count(modules["dense"]),
+        "norm": _count(modules["norm"]),
         "bias": 0 if bias is None else bias.numel(),
-        "decoder": shape.vocab * shape.word,
+        "decoder": modules["decoder"].weight.numel(),
     }
 
 
-def _tied(backbone: Backbone) -> bool:
-    decoder: Any = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
-    words: Any = backbone.model.get_input_embeddings()
-    return decoder.weight is words.weight
+def _lm_head(shape: Shape, body: Body, speaks: bool) -> dict[str, int]:
+    norm = sum(_count(norm) for norm in body.final_norms())
+    bias = getattr(body.model.get_output_embeddings(), "bias", None) if speaks else None
+    decoder = shape.vocab * shape.word
+    return {"dense": 0, "norm": norm, "bias": 0 if bias is None else bias.numel(), "decoder": decoder}
+
+
+def _tied(body: Body, head: Head) -> bool:
+    words: Any = body.model.get_input_embeddings()
+    return body.part(head.paths["decoder"]).weight is words.weight

@@ -107,7 +107,7 @@ def _changed(attached: Attached) -> list[str]:
     changed = {str(one): None for block in attached.resolved.blocks for one in block if not one.adds}
     if plan.embeddings is not None:
         changed["embeddings"] = None
-    if attached.resolved.head_trainable(attached.backbone.output):
+    if attached.resolved.head_trainable(attached.backbone.head.name):
         changed[str(plan.head)] = None
     return list(changed)
 
@@ -121,7 +121,7 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
     round_masters(attached)
-    attached.backbone.put_together()
+    attached.backbone.family.put_together()
     for depth, one in attached.resolved.insertions:
         delattr(blocks[min(depth, len(blocks) - 1)], insertion_name(one.kind, depth))
     for handle in attached.hooks:

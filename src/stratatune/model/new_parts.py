@@ -81,5 +81,5 @@ def new_parts(backbone: Backbone) -> list[str]:
         name
         for name, one in named.items()
         if not backbone.in_encoder(one)
-        and ((marked and not came_with_checkpoint(one)) or (backbone.output == "none" and id(one) not in inside))
+        and ((marked and not came_with_checkpoint(one)) or (backbone.head.name == "none" and id(one) not in inside))
     ]

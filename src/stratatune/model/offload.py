@@ -9,33 +9,13 @@ relative positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from stratatune.errors import ModelError
-from stratatune.model.attached import Attached
+from stratatune.model.attached import Attached, Offloaded
 from stratatune.model.fingerprint import hash_of
-
-
-@dataclass(frozen=True)
-class Offloaded:
-    """What a model has let go of.
-
-    Attributes:
-        parameters: by their names in the model, now without values.
-        count: how many values they had.
-        bytes: how many bytes.
-        digest: hash of those.
-        reload: gives the base model once more, as it was before the plan was attached.
-    """
-
-    parameters: Mapping[str, nn.Parameter]
-    count: int
-    bytes: int
-    digest: str
-    reload: Callable[[], nn.Module]
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
@@ -48,8 +28,8 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     """
     if attached.offloaded is not None:
         return 0
-    if words is not None and attached.backbone.mlm is not None:
-        attached.backbone.mlm.hold_words(words)
+    if words is not None:
+        attached.backbone.head.hold_rows(words)
     parameters = _only_below(attached)
     count = sum(parameter.numel() for parameter in parameters.values())
     size = sum(parameter.nbytes for parameter in parameters.values())
@@ -79,22 +59,17 @@ def reload_trunk(attached: Attached) -> None:
         )
     for name, parameter in offloaded.parameters.items():
         parameter.data = fetched[name]
-    if attached.backbone.mlm is not None:
-        attached.backbone.mlm.hold_words(None)
+    attached.backbone.head.hold_rows(None)
     attached.offloaded = None
 
 
 def _only_below(attached: Attached) -> dict[str, nn.Parameter]:
-    """The parameters that nothing at or above the frozen depth reads, by name.
-
-    None of an encoder-decoder: its decoder embeds by the encoder's matrix, and T5's first block holds the position
-    biases of all.
-    """
+    """The parameters that nothing at or above the frozen depth reads, by name."""
     depth, backbone = attached.resolved.frozen_depth, attached.backbone
-    if depth == 0 or attached.resolved.trains_embeddings or backbone.row.kind == "encoder-decoder":
+    if depth == 0 or attached.resolved.trains_embeddings:
         return {}
     parts = ([part] if isinstance(part, Tensor) else part.parameters() for part in attached.top_weights())
     kept = {id(one) for part in parts for one in part}
-    below = [backbone.embeddings, *backbone.blocks[:depth]]
+    below = backbone.family.offloadable(depth)
     found = {id(one) for module in below for one in module.parameters() if not one.requires_grad} - kept
     return {name: one for name, one in backbone.model.named_parameters() if id(one) in found}

@@ -25,8 +25,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     for module in attached.backbone.blocks.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
             module.weight.data = _cast(module.weight.data, dtype, made)
-    if attached.backbone.mlm is not None:
-        attached.backbone.mlm.hold_decoder(lambda weight: _cast(weight, dtype, made))
+    attached.backbone.head.hold_decoder(lambda weight: _cast(weight, dtype, made))
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, made: Casts | None) -> Tensor:

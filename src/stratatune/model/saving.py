@@ -94,7 +94,7 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
             "head": head,
             "attention": model.config._attn_implementation,
         },
-        "output": attached.backbone.output,
+        "output": attached.backbone.head.name,
         "num_labels": model.config.num_labels,
         "also_train": also_train,
         "tokenizer": attached.tokenizer,

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -116,8 +117,12 @@ class Skeleton:
         raise AssertionError("the model's forward never reached its last block")
 
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool."""
-        return self._run(self._model, hidden, mask, stop_after=0).logits
+        """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool.
+
+        Of a head that tells beginnings and ends, both: [B, T, 2].
+        """
+        out = self._run(self._model, hidden, mask, stop_after=0)
+        return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
 
     def _run(self, module: nn.Module, hidden: Tensor, mask: Tensor, stop_after: int) -> Any:
         tape = self._tape

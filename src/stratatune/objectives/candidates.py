@@ -42,7 +42,7 @@ class Candidates(Objective):
 
     name: ClassVar[str] = "causal"
     summary: ClassVar[str] = "label words behind a text, by a decoder's LM head"
-    head: ClassVar[str] = "causal"
+    head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "few"
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)

@@ -41,7 +41,7 @@ class Classes(Objective):
 
     name: ClassVar[str] = "classification"
     summary: ClassVar[str] = "one class a text, by a new output layer"
-    head: ClassVar[str] = "classification"
+    head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)

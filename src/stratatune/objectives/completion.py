@@ -33,7 +33,7 @@ class Completion(Objective):
 
     name: ClassVar[str] = "completion"
     summary: ClassVar[str] = "any text behind a prompt, or the text itself, by a decoder's LM head"
-    head: ClassVar[str] = "causal"
+    head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS

@@ -40,7 +40,7 @@ class LabelWords(Objective):
 
     name: ClassVar[str] = "mlm"
     summary: ClassVar[str] = "label words at the mask of a hard prompt, by the masked-LM head"
-    head: ClassVar[str] = "mlm"
+    head: ClassVar[str] = "masked_lm"
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)

@@ -34,7 +34,7 @@ class Numbers(Objective):
 
     name: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number a text, by a new output layer"
-    head: ClassVar[str] = "classification"
+    head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)

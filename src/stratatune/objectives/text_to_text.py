@@ -34,7 +34,7 @@ class TextToText(Objective):
 
     name: ClassVar[str] = "seq2seq"
     summary: ClassVar[str] = "any text for another, by an encoder-decoder"
-    head: ClassVar[str] = "seq2seq"
+    head: ClassVar[str] = "seq2seq_lm"
     families: ClassVar[frozenset[str]] = frozenset({"encoder-decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
     metrics: ClassVar[tuple[str, ...]] = TEXT_METRICS

@@ -31,7 +31,7 @@ from stratatune.plan.abstract import (
 from stratatune.plan.insertions import Adapter, Idpg, LatePrompt, Prompt
 from stratatune.plan.layers import refusal
 from stratatune.plan.options import Options
-from stratatune.shapes.shape import LM_OBJECTIVES, Shape
+from stratatune.shapes.shape import LM_OBJECTIVES, POOLED, Shape
 
 __all__ = [
     "BLOCK_METHODS", "GROUPS", "HEAD_PARTS", "INSERTIONS", "NORM_ROLES", "ROLES", "Adapter", "BitFit", "DeltaBias",
@@ -263,11 +263,11 @@ class Head(Options, frozen=True):
         """Trained parameters of the parts that the head has under ``objective``."""
         final = shape.final_norm if self.final_norm else 0
         parts: tuple[str, ...] = self.mlm
-        if (shape.causal or shape.decoder is not None) and "norm" in parts:
+        if shape.normed_by_final and "norm" in parts:
             final, parts = shape.final_norm, tuple(part for part in parts if part != "norm")
         if objective in LM_OBJECTIVES:
             return final + sum(shape.head_parts[part] for part in parts)
-        return final + (shape.pooler if self.pooler else 0)
+        return final + (shape.pooler if self.pooler and objective in POOLED else 0)
 
 
 BLOCK_METHODS: dict[str, type[MethodConfig]] = {

@@ -53,7 +53,7 @@ def _head(resolved: Resolved, objective: str) -> Band:
     """The pretrained head's trained parts under this objective, and the task's own output layer."""
     head, trained = resolved.plan.head, resolved.head_trainable(objective)
     if objective in LM_OBJECTIVES:
-        name = "masked LM" if objective == "mlm" else "LM"
+        name = "masked LM" if objective in ("mlm", "masked_lm") else "LM"
         text = f"{name}: {', '.join(head.mlm)}" if head.mlm else f"{name}, frozen"
     else:
         text = ("pooler, " if trained else "") + "new output layer (not counted)"

@@ -1,15 +1,15 @@
 """What a row of the backbone table says: where the parts of an architecture live, and how its config names its sizes.
 
 One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
-(``table.py``), so a new architecture is a new row and nothing more. BERT's and RoBERTa's rows stand here, the other
-encoders' in ``encoders.py``, decoders' in ``decoders.py``, encoder-decoders' in ``seq2seq.py``.
+(``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows stand in
+``encoders.py``, ``decoders.py`` and ``encoder_decoders.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 Config = Mapping[str, object]
 
@@ -38,65 +38,64 @@ class Fields:
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """One row. Paths are dotted attributes; ``base`` is the attribute of a ``...ForX`` model that holds the encoder."""
+class Stack:
+    """One list of blocks.
+
+    Attributes:
+        name: what a user calls it.
+        path: below ``base``.
+        roles: role to path inside a block of it.
+        more: what else is named inside a block, and its path.
+    """
 
     name: str
+    path: str
+    roles: Mapping[str, str]
+    more: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def named(self) -> Mapping[str, str | None]:
+        """Everything that is named inside a block."""
+        return {**self.roles, **self.more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One row. Abstract: the three types below are finished.
+
+    Paths are dotted attributes; ``base`` is the attribute of a ``...ForX`` model that holds the encoder (the stacks).
+    """
+
+    family: ClassVar[str]
+    """``encoder``, ``decoder`` or ``encoder-decoder``: what heads and objectives serve."""
+    heads: ClassVar[str]
+    """The heads that such a model can wear, for people."""
+    name: str
     model_types: tuple[str, ...]
-    """``config.model_type`` of every family with this layout."""
-    base: str
+    """``config.model_type`` of every model with this layout."""
+    walked_by: str
+    """The entry of ``model/families/registry.py`` that runs such a model."""
+    base: str = ""
+    """Of a user's row nothing: the model itself knows its own."""
     embeddings: str
     """The module, below ``base``, whose output is depth 0."""
+    more_embeddings: tuple[str, ...] = ()
+    """Further modules of the embeddings, where no single module holds them all."""
+    position_table: str | None = None
+    """The table of positions, below ``base``, where it stands beside the embeddings (of two stacks: the encoder's)."""
+    beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
+    with their parameters from the config; 0: not in this model. They count and train as embeddings."""
+    embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
+    """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
+    token_types: bool = False
+    """Whether the tokenizer's token types tell segments apart (a table of one row tells nothing)."""
     blocks: str
     """The list of blocks, below ``base``."""
     final_norm: str | None
     """The norm after the last block, below ``base``; None where every block ends in its own."""
     roles: Mapping[str, str]
     """Role to its path inside a block. A role that is not here does not exist in the architecture."""
-    mlm_head: Mapping[str, str]
-    """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model.
-
-    The part ``bias`` is the decoder's bias.
-    """
-    mlm_module: str
-    """The whole masked-LM head, from the ``...ForMaskedLM`` model."""
-    pooler: str | None
-    """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
-    classifier: str
-    """The new classification head, from the ``...ForSequenceClassification`` model."""
-    classifier_dense: bool
-    """Whether that head has a new dense layer D -> D before its output."""
-    classifier_output: str
-    """The output layer, from the ``...ForSequenceClassification`` model."""
-    mlm_activation: str | None = None
-    """Activation between dense and norm of the masked-LM head; None: what the config says in ``activation``."""
-    activation: str = "hidden_act"
-    """The config's field for that activation."""
-    mlm_alternatives: tuple[Mapping[str, str], ...] = ()
-    """Other layouts of the masked-LM head; the first whose modules the model has is its own. A part ``bias`` names the
-    module that holds the decoder's bias where that is not the decoder."""
-    mlm_setting: tuple[str, str, bool] | None = None
-    """Prefix of a masked-LM head's weights, and the config field and value by which the model has a place for them.
-
-    For checkpoints that hold such weights and whose config does not say so."""
-    position_offset: int = 0
-    """Rows of the position table that no token uses: max tokens = positions - offset."""
-    token_types: bool = False
-    """Whether the tokenizer's token types tell segments apart (a table of one row tells nothing)."""
-    embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
-    """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
-    table_if: Mapping[str, str] = field(default_factory=dict)
-    """Table to the config field (true unless it says otherwise) without which it is not there."""
-    embedding_norm: bool = True
-    projection: str | None = None
-    """The module below ``base`` that maps E to D where they differ; depth 0 is behind it."""
-    beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
-    """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
-    with their parameters from the config; 0: not in this model. They count and train as embeddings."""
-    lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Block number to the roles that this block, unlike the others, does not have."""
-    reused: tuple[str, ...] = ()
-    """Roles whose linear also maps the table of relative positions (DeBERTa)."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs.
 
@@ -109,103 +108,144 @@ class Architecture:
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
     the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
-    tied: bool = True
-    """Whether the decoder shares the word embeddings when the config does not say."""
-    fields: Fields = Fields()
     tuple_blocks: bool = False
     """Whether a block returns a tuple that the hidden state leads."""
     last_block: str | None = None
-    """How the last block runs at one position alone (``model/families/last_block.py``); None: it runs in full."""
-    pooler_norm: bool = False
-    """Whether the pooler is a dense layer and a norm, not a dense layer alone."""
+    """How the last block runs at a few positions alone (``model/families/last_block.py``); None: it runs in full."""
+    classifier: str
+    """The new classification head, from the ``...ForSequenceClassification`` model."""
     classifier_before: str | None = None
     """The new dense layer that stands outside ``classifier``, where it does."""
+    classifier_dense: bool = False
+    """Whether that head has a new dense layer D -> D before its output."""
+    classifier_bias: bool = True
+    """Whether the new classification output has a bias."""
+    pooler: str | None = None
+    """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
     pooling: str | None = None
     """The config's field that may say ``mean``: the classification head then reads every token, not the first."""
+    tied: bool = True
+    """Whether the decoder shares the word embeddings when the config does not say."""
+    fields: Fields = Fields()
+    applies: tuple[str, str] | None = None
+    """A config field and how its value must begin, where one model type has rows of several layouts."""
     refuses: Callable[[Config], str] = _refuses_nothing
     """What of a config is not supported, in a line; empty when all is well."""
     measured: bool = False
     """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
-    kind: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
-    """Whether a token sees the whole text, or only what stands before it."""
-    decoder_blocks: str | None = None
-    """The list of an encoder-decoder's decoder blocks, below ``base``."""
-    decoder_roles: Mapping[str, str] = field(default_factory=dict)
-    """Role to its path inside a decoder block."""
-    applies: tuple[str, str] | None = None
-    """A config field and how its value must begin, where one model type has rows of several layouts."""
-    more_embeddings: tuple[str, ...] = ()
-    """Further modules of the embeddings, where no single module holds them all."""
-    behind_blocks: tuple[str, ...] = ()
-    """The modules that the output of an encoder-decoder's encoder goes through behind its last block, in order."""
-    position_table: str | None = None
-    """The table of positions, below ``base``, where it stands beside the embeddings (of two stacks: the encoder's)."""
-    position_norm: str | None = None
-    """The norm behind the encoder's words and positions, where an encoder-decoder has one beside the embeddings."""
-    relative_bias: str | None = None
-    """The module inside the encoder's first block whose ``compute_bias`` tells all blocks the relative positions."""
-    rotary: str | None = None
-    """The module, below ``base``, that makes rotary position embeddings for the blocks."""
-    rotary_by_type: bool = False
-    """Whether that module is also told the type of attention of the block."""
-    classifier_bias: bool = True
-    """Whether the new classification output has a bias."""
-    ffn_multiple: int = 0
-    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
-
-    @property
-    def causal(self) -> bool:
-        """Whether a token sees only what stands before it."""
-        return self.kind == "decoder"
 
     def has_bias(self, role: str, config: Config) -> bool:
         """Whether ``role`` has a bias in a model of this config."""
         says = self.biases.get(role, True)
         return bool(config.get(says, False)) if isinstance(says, str) else says
 
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The lists of blocks, the first run first."""
+        return (Stack("blocks", self.blocks, self.roles),)
 
-BERT = Architecture(
-    name="bert",
-    model_types=("bert",),
-    base="bert",
-    embeddings="embeddings",
-    blocks="encoder.layer",
-    final_norm=None,
-    roles={
-        "q": "attention.self.query",
-        "k": "attention.self.key",
-        "v": "attention.self.value",
-        "o": "attention.output.dense",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-        "norm_attn": "attention.output.LayerNorm",
-        "norm_ffn": "output.LayerNorm",
-    },
-    mlm_head={
-        "dense": "cls.predictions.transform.dense",
-        "norm": "cls.predictions.transform.LayerNorm",
-        "decoder": "cls.predictions.decoder",
-    },
-    mlm_module="cls",
-    pooler="bert.pooler",
-    classifier="classifier",
-    classifier_dense=False,
-    classifier_output="classifier",
-    token_types=True,
-    last_block="bert",
-)
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The modules whose outputs make the hidden state at depth 0: one, unless no single one makes it."""
+        return (self.embeddings, *self.more_embeddings)
 
-ROBERTA = replace(
-    BERT,
-    name="roberta",
-    model_types=("roberta", "xlm-roberta", "camembert"),
-    base="roberta",
-    mlm_head={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head.decoder"},
-    mlm_module="lm_head",
-    mlm_activation="gelu",
-    pooler=None,  # the classification head reads the first token itself
-    classifier_dense=True,
-    classifier_output="classifier.out_proj",
-    position_offset=2,  # positions are counted from padding_idx + 1 = 2
-    token_types=False,
-)
+    @property
+    def named(self) -> tuple[tuple[str, str | None], ...]:
+        """What a user calls each path below ``base``, and the path."""
+        paths = (("embeddings", self.embeddings), ("blocks", self.blocks), ("final_norm", self.final_norm))
+        beside = (("beside", path) for path in self.more_embeddings)
+        return (*paths, ("position_table", self.position_table), *beside)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderArchitecture(Architecture):
+    """A row of an encoder: every token sees the whole text."""
+
+    family: ClassVar[str] = "encoder"
+    heads: ClassVar[str] = "masked-LM, classification, token and span heads"
+    walked_by: str = "encoder"
+    mlm_head: Mapping[str, str]
+    """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model; empty: none.
+
+    A part ``bias`` names the module that holds the decoder's bias where that is not the decoder."""
+    mlm_alternatives: tuple[Mapping[str, str], ...] = ()
+    """Other layouts of the masked-LM head; the first whose modules the model has is its own."""
+    mlm_setting: tuple[str, str, bool] | None = None
+    """Prefix of a masked-LM head's weights, and the config field and value by which the model has a place for them.
+
+    For checkpoints that hold such weights and whose config does not say so."""
+    mlm_activation: str | None = None
+    """Activation between dense and norm of the masked-LM head; None: what the config says in ``activation``."""
+    activation: str = "hidden_act"
+    """The config's field for that activation."""
+    position_offset: int = 0
+    """Rows of the position table that no token uses: max tokens = positions - offset."""
+    embedding_norm: bool = True
+    """Whether the embeddings end in a norm."""
+    table_if: Mapping[str, str] = field(default_factory=dict)
+    """Table to the config field (true unless it says otherwise) without which it is not there."""
+    projection: str | None = None
+    """The module below ``base`` that maps E to D where they differ; depth 0 is behind it."""
+    lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Block number to the roles that this block, unlike the others, does not have."""
+    reused: tuple[str, ...] = ()
+    """Roles whose linear also maps the table of relative positions (DeBERTa)."""
+    pooler_norm: bool = False
+    """Whether the pooler is a dense layer and a norm, not a dense layer alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderArchitecture(Architecture):
+    """A row of a decoder: a token sees only what stands before it. Every block is pre-norm, a final norm follows."""
+
+    family: ClassVar[str] = "decoder"
+    heads: ClassVar[str] = "language-model, classification, token and span heads"
+    walked_by: str = "decoder"
+    lm_head: str
+    """The output matrix, from the ``...ForCausalLM`` model."""
+    rotary: str | None = None
+    """The module, below ``base``, that makes rotary position embeddings for the blocks."""
+    rotary_by_type: bool = False
+    """Whether that module is also told the type of attention of the block."""
+    ffn_multiple: int = 0
+    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderDecoderArchitecture(Architecture):
+    """A row of an encoder-decoder. Its stacks are ``encoder`` and ``decoder`` of ``base``; ``blocks`` and ``roles`` are
+    the encoder's."""
+
+    family: ClassVar[str] = "encoder-decoder"
+    heads: ClassVar[str] = "language-model and classification heads"
+    walked_by: str = "encoder-decoder"
+    lm_head: str
+    """The output matrix, from the ``...ForConditionalGeneration`` model."""
+    decoder_blocks: str
+    """The list of the decoder's blocks, below ``base``."""
+    decoder_roles: Mapping[str, str]
+    """Role to its path inside a decoder block."""
+    behind_blocks: tuple[str, ...] = ()
+    """The modules that the output of the encoder goes through behind its last block, in order."""
+    position_norm: str | None = None
+    """The norm behind the encoder's words and positions, where it stands beside the embeddings."""
+    relative_bias: str | None = None
+    """The module inside the encoder's first block whose ``compute_bias`` tells all blocks the relative positions."""
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The encoder's blocks, then the decoder's."""
+        encoder = Stack("blocks", self.blocks, self.roles, {"position_bias": self.relative_bias})
+        return encoder, Stack("decoder_blocks", self.decoder_blocks, self.decoder_roles)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Without what stands behind the encoder's blocks, which counts with the embeddings."""
+        return tuple(path for path in super().inputs if path not in self.behind_blocks)
+
+    @property
+    def named(self) -> tuple[tuple[str, str | None], ...]:
+        """With both stacks, and what stands around the encoder's blocks."""
+        stacks = (("encoder", "encoder"), ("decoder", "decoder"), ("decoder_blocks", self.decoder_blocks))
+        behind = (("behind_encoder", path) for path in self.behind_blocks)
+        return (*stacks, *behind, ("position_norm", self.position_norm), *super().named)

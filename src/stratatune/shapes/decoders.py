@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import Architecture, Fields
+from stratatune.shapes.architectures import DecoderArchitecture, Fields
 
 _LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
 _NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
 _NO_BIAS = dict.fromkeys((*_LINEARS, *_NORMS), False)
 
-_GPT2 = Architecture(
+_GPT2 = DecoderArchitecture(
     name="gpt2",
     model_types=("gpt2",),
-    kind="decoder",
     base="transformer",
     embeddings="wte",
     more_embeddings=("wpe",),
@@ -36,15 +35,10 @@ _GPT2 = Architecture(
         "norm_ffn": "ln_2",
     },
     fused={"attn.c_attn": ("q", "k", "v")},
-    mlm_head={"norm": "transformer.ln_f", "decoder": "lm_head"},
-    mlm_module="lm_head",
-    pooler=None,
+    lm_head="lm_head",
     classifier="score",
-    classifier_dense=False,
     classifier_bias=False,
-    classifier_output="score",
     embedding_tables=("vocab", "positions"),
-    embedding_norm=False,
     ffn_multiple=4,
     fields=Fields(
         blocks="n_layer", hidden="n_embd", ffn="n_inner", heads="n_head", positions="n_positions", types=None
@@ -74,7 +68,6 @@ _LLAMA = replace(
         "norm_ffn": "post_attention_layernorm",
     },
     fused={},
-    mlm_head={"norm": "model.norm", "decoder": "lm_head"},
     embedding_tables=("vocab",),
     biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias") | dict.fromkeys(("up", "gate", "down"), "mlp_bias"),
     norms_read_by={"norm_attn": ("q", "k", "v"), "norm_ffn": ("up", "gate")},
@@ -130,5 +123,5 @@ _GEMMA3 = replace(
     rotary_by_type=True,
 )
 
-DECODERS: tuple[Architecture, ...] = (_GPT2, _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA, _GEMMA2, _GEMMA3)
+DECODERS: tuple[DecoderArchitecture, ...] = (_GPT2, _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA, _GEMMA2, _GEMMA3)
 """Rows of the table whose blocks see only what stands before."""

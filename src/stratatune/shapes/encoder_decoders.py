@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import Architecture, Fields
+from stratatune.shapes.architectures import EncoderDecoderArchitecture, Fields
 
 CROSSED_LINEARS = ("q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o", "up", "gate", "down")
 _NO_BIAS: dict[str, bool | str] = dict.fromkeys((*CROSSED_LINEARS, "norm_attn", "norm_cross", "norm_ffn"), False)
@@ -65,10 +65,9 @@ def _bart(cross: bool) -> dict[str, str]:
     return {**roles, "up": "fc1", "down": "fc2", **norms}
 
 
-_T5 = Architecture(
+_T5 = EncoderDecoderArchitecture(
     name="t5",
     model_types=("t5",),
-    kind="encoder-decoder",
     base="",
     embeddings="shared",
     more_embeddings=(
@@ -85,12 +84,9 @@ _T5 = Architecture(
     final_norm="decoder.final_layer_norm",
     roles=_t5(cross=False, gated=False),
     decoder_roles=_t5(cross=True, gated=False),
-    mlm_head={"norm": "decoder.final_layer_norm", "decoder": "lm_head"},
-    mlm_module="lm_head",
-    pooler=None,
+    lm_head="lm_head",
     classifier="classification_head",
     classifier_dense=True,
-    classifier_output="classification_head.out_proj",
     biases=_NO_BIAS,
     norms_read_by={"norm_attn": ("q", "k", "v"), "norm_cross": ("cross_q",), "norm_ffn": ("up", "gate")},
 )
@@ -125,10 +121,9 @@ _BART = replace(
     final_norm=None,
     roles=_bart(cross=False),
     decoder_roles=_bart(cross=True),
-    mlm_head={"decoder": "lm_head"},
     biases={},
     norms_read_by={},  # they stand behind the skip connection
 )
 
-ENCODER_DECODERS: tuple[Architecture, ...] = (_T5_GATED, _T5, _BART)
+ENCODER_DECODERS: tuple[EncoderDecoderArchitecture, ...] = (_T5_GATED, _T5, _BART)
 """Rows of the table with two stacks."""

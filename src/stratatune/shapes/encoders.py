@@ -1,10 +1,10 @@
-"""Rows of the backbone table: the encoders besides BERT and RoBERTa."""
+"""Rows of the backbone table for encoders. Data only, like the table itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import BERT, ROBERTA, Architecture, Config, Fields
+from stratatune.shapes.architectures import Config, EncoderArchitecture, Fields
 
 
 def _count(config: Config, name: str, default: int = 0) -> int:
@@ -23,6 +23,48 @@ def _electra_widening(config: Config) -> int:
     return 0 if config.get("embedding_size") == config.get("hidden_size") else _widening(config)
 
 
+BERT = EncoderArchitecture(
+    name="bert",
+    model_types=("bert",),
+    base="bert",
+    embeddings="embeddings",
+    blocks="encoder.layer",
+    final_norm=None,
+    roles={
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "o": "attention.output.dense",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm_attn": "attention.output.LayerNorm",
+        "norm_ffn": "output.LayerNorm",
+    },
+    mlm_head={
+        "dense": "cls.predictions.transform.dense",
+        "norm": "cls.predictions.transform.LayerNorm",
+        "decoder": "cls.predictions.decoder",
+    },
+    pooler="bert.pooler",
+    classifier="classifier",
+    classifier_dense=False,
+    token_types=True,
+    last_block="bert",
+)
+
+ROBERTA = replace(
+    BERT,
+    name="roberta",
+    model_types=("roberta", "xlm-roberta", "camembert"),
+    base="roberta",
+    mlm_head={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "decoder": "lm_head.decoder"},
+    mlm_activation="gelu",
+    pooler=None,  # the classification head reads the first token itself
+    classifier_dense=True,
+    position_offset=2,  # positions are counted from padding_idx + 1 = 2
+    token_types=False,
+)
+
 _ELECTRA = replace(
     BERT,
     name="electra",
@@ -33,17 +75,15 @@ _ELECTRA = replace(
         "norm": "generator_predictions.LayerNorm",
         "decoder": "generator_lm_head",
     },
-    mlm_module="generator_predictions",
     mlm_activation="gelu",
     pooler=None,
     classifier_dense=True,
-    classifier_output="classifier.out_proj",
     projection="embeddings_project",
     beside={"embeddings_project": _electra_widening},
     fields=Fields(embedding="embedding_size"),
 )
 
-_DISTILBERT = Architecture(
+_DISTILBERT = EncoderArchitecture(
     name="distilbert",
     model_types=("distilbert",),
     base="distilbert",
@@ -61,13 +101,11 @@ _DISTILBERT = Architecture(
         "norm_ffn": "output_layer_norm",
     },
     mlm_head={"dense": "vocab_transform", "norm": "vocab_layer_norm", "decoder": "vocab_projector"},
-    mlm_module="vocab_transform",
     activation="activation",
     pooler=None,
     classifier="classifier",
     classifier_before="pre_classifier",
     classifier_dense=True,
-    classifier_output="classifier",
     embedding_tables=("vocab", "positions"),
     fields=Fields(blocks="n_layers", hidden="dim", ffn="hidden_dim", heads="n_heads", types=None),
     last_block="distilbert",
@@ -151,7 +189,7 @@ _DEBERTA = replace(
     refuses=_deberta_refuses,
 )
 
-_MODERNBERT = Architecture(
+_MODERNBERT = EncoderArchitecture(
     name="modernbert",
     model_types=("modernbert",),
     base="model",
@@ -169,14 +207,12 @@ _MODERNBERT = Architecture(
     fused={"attn.Wqkv": ("q", "k", "v"), "mlp.Wi": ("gate", "up")},  # act(first half) * second half
     lacks={0: ("norm_attn",)},
     mlm_head={"dense": "head.dense", "norm": "head.norm", "decoder": "decoder"},
-    mlm_module="head",
     activation="classifier_activation",
     pooler="head",
     pooler_norm=True,
     pooling="classifier_pooling",
     classifier="classifier",
     classifier_dense=False,
-    classifier_output="classifier",
     embedding_tables=("vocab",),  # positions are rotary
     biases={
         **dict.fromkeys(("q", "k", "v", "o"), "attention_bias"),
@@ -194,7 +230,7 @@ def _albert_refuses(config: Config) -> str:
     return "inner_group_num is above 1: a block is several layers" if _count(config, "inner_group_num", 1) > 1 else ""
 
 
-_ALBERT = Architecture(
+_ALBERT = EncoderArchitecture(
     name="albert",
     model_types=("albert",),
     base="albert",
@@ -212,11 +248,9 @@ _ALBERT = Architecture(
         "norm_ffn": "albert_layers.0.full_layer_layer_norm",
     },
     mlm_head={"dense": "predictions.dense", "norm": "predictions.LayerNorm", "decoder": "predictions.decoder"},
-    mlm_module="predictions",
     pooler="albert.pooler",
     classifier="classifier",
     classifier_dense=False,
-    classifier_output="classifier",
     token_types=True,
     projection="encoder.embedding_hidden_mapping_in",
     beside={"encoder.embedding_hidden_mapping_in": _widening},
@@ -225,4 +259,8 @@ _ALBERT = Architecture(
     refuses=_albert_refuses,
 )
 
-ENCODERS: tuple[Architecture, ...] = (_ELECTRA, _DISTILBERT, _MPNET, _DEBERTA, _MODERNBERT, _ALBERT)
+ENCODERS: tuple[EncoderArchitecture, ...] = (
+    *(BERT, ROBERTA, _ELECTRA, _DISTILBERT),
+    *(_MPNET, _DEBERTA, _MODERNBERT, _ALBERT),
+)
+"""Rows of the table whose blocks see the whole text."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-LM_OBJECTIVES = ("mlm", "causal", "completion", "seq2seq")
-"""Objectives that read the pretrained language-model head; the others wear a classification head."""
+LM_HEADS = ("masked_lm", "lm", "seq2seq_lm")
+"""Heads that read the pretrained language-model head."""
+LM_OBJECTIVES = ("mlm", "causal", "completion", "seq2seq", *LM_HEADS)
+"""Objectives that read the pretrained language-model head, and those heads."""
+_PRETRAINED = {"encoder": "mlm", "decoder": "causal", "encoder-decoder": "seq2seq"}
+POOLED = ("sequence", "classification", "regression")
+"""The head, and the objectives, that read a pretrained pooler where the model has one."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,18 @@ class Shape:
     decoder_tied: bool
     final_norm: int = 0
     """The norm behind the last block; the head's ``norm`` where the blocks end without one of their own."""
+    family: str = "encoder"
+    """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
     """Whether a token sees only what stands before it."""
+    norms_first: bool = False
+    """Whether the norms of a block stand before the parts that read them: what they train wants gradients there."""
+    rotary: bool = False
+    """Whether a block turns queries and keys by angles that it is given."""
+    last_block: str | None = None
+    """How the last block runs at a few positions alone; None: it runs in full."""
+    normed_by_final: bool = False
+    """Whether the final norm is the norm of the LM head: then ``head_parts`` counts it as ``norm``."""
     decoder: Shape | None = None
     """The decoder of an encoder-decoder, as a shape; ``linears`` and ``norms`` are then the encoder's.
 
@@ -116,8 +131,9 @@ class Shape:
 
     def at(self, number: int) -> Shape:
         """The shape of the stack in which block ``number`` stands."""
-        if self.decoder is None or number < self.blocks - self.decoder.blocks:
+        if number < self.border:
             return self
+        assert self.decoder is not None
         return self.decoder
 
     @property
@@ -147,16 +163,19 @@ class Shape:
         return replace(self, linears=linears, norms=norms)
 
     def head_parameters(self, objective: str) -> int:
-        """Parameters of the pretrained head under ``objective``; a tied decoder is counted with the embeddings."""
+        """Parameters of the pretrained head under ``objective`` or a head of that name.
+
+        A tied decoder is counted with the embeddings.
+        """
         if objective not in LM_OBJECTIVES:
-            return self.pooler
+            return self.pooler if objective in POOLED else 0
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
-        return sum(self.head_parts.values()) - tied - (self.final_norm if self.causal or self.decoder else 0)
+        return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
 
     @property
     def lm_objective(self) -> str:
         """The objective of the language-model head that this model was pretrained with."""
-        return "seq2seq" if self.decoder is not None else "causal" if self.causal else "mlm"
+        return _PRETRAINED[self.family]
 
     def parameters(self, objective: str) -> int:
         """Parameters of the whole model under ``objective``, without a task's new output layer."""

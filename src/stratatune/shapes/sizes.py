@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import singledispatch
 
 from stratatune.errors import ModelError
-from stratatune.shapes.architectures import Architecture, Config
+from stratatune.shapes.architectures import (
+    Architecture,
+    Config,
+    DecoderArchitecture,
+    EncoderArchitecture,
+    EncoderDecoderArchitecture,
+)
 from stratatune.shapes.configs import config_of
 from stratatune.shapes.shape import Linear, Norm, Shape
 from stratatune.shapes.stacks import encoder_decoder_shape
@@ -41,37 +49,84 @@ def _from_config(name: str, config: Config) -> Shape:
     reason = row.refuses(config)
     if reason:
         raise ModelError(f"{name or row.name} cannot be tuned here: {reason}", f"other {row.name} models can")
-    if row.kind == "encoder-decoder":
-        return encoder_decoder_shape(name, row, config)
+    return _shaped(row, name, config)
+
+
+@singledispatch
+def _shaped(row: Architecture, name: str, config: Config) -> Shape:
+    """The shape of a model of this config, by its family's row."""
+    raise TypeError(f"{type(row).__name__} says no sizes")
+
+
+@_shaped.register
+def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
     sizes = _sizes(name, row, config)
-    hidden = sizes["hidden"]
+    width, hidden, vocab = sizes["embedding"], sizes["hidden"], sizes["vocab"]
+    tables = [table for table in row.embedding_tables if config.get(row.table_if.get(table, ""), True)]
+    found = _one_stack(row, name, sizes, tables, config)
+    return replace(
+        found,
+        max_tokens=sizes["positions"] - row.position_offset,
+        embeddings=found.embeddings + (_norm(row, width, "embeddings", config) if row.embedding_norm else 0),
+        head_parts={
+            "dense": hidden * width + (width if row.has_bias("dense", config) else 0),
+            "norm": _norm(row, width, "norm", config),
+            "bias": vocab if row.has_bias("decoder", config) else 0,
+            "decoder": vocab * width,
+        },
+        pooler=_pooler(row, sizes, config),
+        classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
+        reused=row.reused,
+        lacks=row.lacks,
+    )
+
+
+@_shaped.register
+def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
+    """Its head has the final norm and the decoder alone."""
+    sizes = _sizes(name, row, config, row.ffn_multiple)
+    found = _one_stack(row, name, sizes, row.embedding_tables, config)
+    return replace(
+        found,
+        head_parts={"dense": 0, "norm": found.final_norm, "bias": 0, "decoder": sizes["vocab"] * sizes["embedding"]},
+        causal=True,
+        norms_first=True,
+        rotary=row.rotary is not None,
+        normed_by_final=True,
+    )
+
+
+_shaped.register(EncoderDecoderArchitecture)(encoder_decoder_shape)
+
+
+def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: Sequence[str], config: Config) -> Shape:
+    """What the shapes of encoders and decoders have in common; no head, and of the embeddings the tables alone."""
+    hidden, width = sizes["hidden"], sizes["embedding"]
     return Shape(
         name=name,
-        model_type=model_type,
+        model_type=str(config["model_type"]),
+        family=row.family,
         blocks=sizes["blocks"],
         hidden=hidden,
         ffn=sizes["ffn"],
         heads=sizes["heads"],
         vocab=sizes["vocab"],
-        max_tokens=sizes["positions"] - row.position_offset,
+        max_tokens=sizes["positions"],
         linears=_linears(row, sizes, config),
         norms={
             role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
             for role in row.roles
             if role.startswith("norm")
         },
-        embeddings=_embeddings(row, sizes, config),
-        head_parts=_head_parts(row, sizes, config),
-        pooler=_pooler(row, sizes, config),
+        embeddings=sum(sizes[table] for table in tables) * width + sum(count(config) for count in row.beside.values()),
+        head_parts={},
+        pooler=0,
         decoder_tied=bool(config.get("tie_word_embeddings", row.tied)),
-        final_norm=_final_norm(row, hidden, config),
-        causal=row.causal,
+        final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
         classifier_bias=row.classifier_bias,
-        classifier_dense=hidden * hidden + hidden if row.classifier_dense else 0,
         distinct=sizes["distinct"],
-        reused=row.reused,
-        embedding_width=0 if sizes["embedding"] == hidden else sizes["embedding"],
-        lacks=row.lacks,
+        embedding_width=0 if width == hidden else width,
+        last_block=row.last_block,
     )
 
 
@@ -80,36 +135,7 @@ def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
     return 2 * size if row.has_bias(role, config) else size
 
 
-def _final_norm(row: Architecture, hidden: int, config: Config) -> int:
-    """Parameters of the norm behind the last block."""
-    return _norm(row, hidden, "final_norm", config) if row.final_norm else 0
-
-
-def _embeddings(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
-    """Parameters of the embeddings and of what feeds the blocks beside them."""
-    width = sizes["embedding"]
-    tables = [name for name in row.embedding_tables if config.get(row.table_if.get(name, ""), True)]
-    norm = _norm(row, width, "embeddings", config) if row.embedding_norm else 0
-    return sum(sizes[table] for table in tables) * width + norm + sum(count(config) for count in row.beside.values())
-
-
-def _head_parts(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, int]:
-    """Parameters of the parts of the masked-LM head: dense D -> E, norm, decoder E -> V and its bias.
-
-    A causal decoder's has the final norm and the decoder alone.
-    """
-    width, vocab = sizes["embedding"], sizes["vocab"]
-    if row.causal:
-        return {"dense": 0, "norm": _final_norm(row, sizes["hidden"], config), "bias": 0, "decoder": vocab * width}
-    return {
-        "dense": sizes["hidden"] * width + (width if row.has_bias("dense", config) else 0),
-        "norm": _norm(row, width, "norm", config),
-        "bias": vocab if row.has_bias("decoder", config) else 0,
-        "decoder": vocab * width,
-    }
-
-
-def _pooler(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
+def _pooler(row: EncoderArchitecture, sizes: Mapping[str, int], config: Config) -> int:
     """Parameters of the pretrained pooler: dense D -> D and, in some models, a norm."""
     if not row.pooler:
         return 0
@@ -118,10 +144,10 @@ def _pooler(row: Architecture, sizes: Mapping[str, int], config: Config) -> int:
     return dense + (_norm(row, hidden, "norm", config) if row.pooler_norm else 0)
 
 
-def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
+def _sizes(name: str, row: Architecture, config: Config, ffn_multiple: int = 0) -> dict[str, int]:
     """The config's sizes under our names; raises ModelError that lists every one that is missing or not a count."""
     wanted = {ours: theirs for ours, theirs in vars(row.fields).items() if theirs is not None}
-    optional = {"kv_heads", "head_dim", "distinct", *(["ffn"] if row.ffn_multiple else [])}
+    optional = {"kv_heads", "head_dim", "distinct", *(["ffn"] if ffn_multiple else [])}
     sizes = {ours: config.get(theirs) for ours, theirs in wanted.items()}
     wrong = [
         wanted[k]
@@ -133,7 +159,7 @@ def _sizes(name: str, row: Architecture, config: Config) -> dict[str, int]:
             f"the config of {name or row.name} lacks {', '.join(wrong)}", f"a {row.name} config holds them as counts"
         )
     found = {ours: value for ours, value in sizes.items() if isinstance(value, int)}
-    found.setdefault("ffn", row.ffn_multiple * found["hidden"])
+    found.setdefault("ffn", ffn_multiple * found["hidden"])
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     found.setdefault("embedding", found["hidden"])

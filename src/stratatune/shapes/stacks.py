@@ -1,11 +1,11 @@
-"""The shape of an encoder-decoder: two stacks of blocks, numbered through, the encoder's first (``seq2seq.py``)."""
+"""The shape of an encoder-decoder: two stacks of blocks, numbered through, the encoder's first."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from stratatune.errors import ModelError
-from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.architectures import EncoderDecoderArchitecture
 from stratatune.shapes.encoder_decoders import CROSSED_LINEARS
 from stratatune.shapes.shape import Linear, Norm, Shape
 
@@ -14,7 +14,7 @@ _HINT = "it is a count of an encoder-decoder; backbone_from_names(..., fields={.
 _NO_LIMIT = 1 << 20  # relative positions reach as far as one likes
 
 
-def encoder_decoder_shape(name: str, row: Architecture, config: Mapping[str, object]) -> Shape:
+def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Mapping[str, object]) -> Shape:
     """The shape of an encoder-decoder of this config.
 
     Raises:
@@ -41,6 +41,7 @@ def encoder_decoder_shape(name: str, row: Architecture, config: Mapping[str, obj
         return Shape(
             name=name,
             model_type=row.model_types[0],
+            family=row.family,
             blocks=blocks,
             hidden=width,
             ffn=ffn,
@@ -55,6 +56,7 @@ def encoder_decoder_shape(name: str, row: Architecture, config: Mapping[str, obj
             decoder_tied=tied,
             final_norm=final_norm,
             decoder=inside,
+            normed_by_final=True,
             classifier_dense=width * width + width,
         )
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from stratatune.errors import ModelError, did_you_mean
-from stratatune.shapes.architectures import BERT, ROBERTA, Architecture, Config
+from stratatune.shapes.architectures import Architecture, Config
 from stratatune.shapes.decoders import DECODERS
 from stratatune.shapes.encoder_decoders import ENCODER_DECODERS
 from stratatune.shapes.encoders import ENCODERS
 
-ARCHITECTURES: tuple[Architecture, ...] = (BERT, ROBERTA, *ENCODERS, *DECODERS, *ENCODER_DECODERS)
+ARCHITECTURES: tuple[Architecture, ...] = (*ENCODERS, *DECODERS, *ENCODER_DECODERS)
 """The table: encoders, decoders, encoder-decoders. A new architecture is one more row."""
 
 _ADDED: dict[str, Architecture] = {}
 
 
-def add_architecture(row: Architecture) -> None:
+def register(row: Architecture) -> None:
     """Adds a user's row for this process; it comes before the table's own row of the same model type."""
     _ADDED.update(dict.fromkeys(row.model_types, row))
 
@@ -38,8 +38,8 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
     legal = [*(name for row in ARCHITECTURES for name in row.model_types), *_ADDED]
     raise ModelError(
         f"model type {model_type!r} is not in the table of architectures",
-        f"{did_you_mean(model_type, legal)}; or add it with stratatune.backbone_from_names(model, blocks=..., "
-        "embeddings=..., roles={'q': ..., 'k': ..., 'v': ..., 'o': ..., 'up': ..., 'down': ..., ...})",
+        f"{did_you_mean(model_type, legal)}; or describe it with stratatune.add_architecture(EncoderArchitecture(...)) "
+        "of stratatune.shapes.architectures, whose names say where its blocks, roles and head are",
     )
 
 

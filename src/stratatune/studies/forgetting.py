@@ -26,8 +26,9 @@ from stratatune.model.artefact import check_encoder, load_base_of, place_of_base
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.checksums import verify
+from stratatune.model.heads.registry import lm_head_for
 from stratatune.model.saving import read_record, read_tensors
-from stratatune.plan import architecture_of, shape_of
+from stratatune.plan import shape_of
 from stratatune.studies.corruption import Corrupt, corruption_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,30 @@ class _Sample:
     ids: Tensor
     labels: Tensor
     mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a language-model head is asked what it still knows.
+
+    Attributes:
+        objective: in the report.
+        next_token: each token predicts the next one.
+        gives_labels: the model is given the labels too.
+        corrupts: the text is corrupted, and the second stack tells what is missing.
+    """
+
+    objective: str
+    next_token: bool = False
+    gives_labels: bool = True
+    corrupts: bool = False
+
+
+_WAYS = {
+    "masked_lm": _Way("mlm", gives_labels=False),
+    "lm": _Way("causal", next_token=True),
+    "seq2seq_lm": _Way("", corrupts=True),
+}
 
 
 def forgetting(
@@ -79,25 +104,23 @@ def forgetting(
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     record, tensors = read_record(folder), read_tensors(folder)
     verify(record, tensors, folder)
-    shape = shape_of(*place_of_base(record, folder, base))
-    head = "seq2seq" if shape.decoder is not None else "causal" if shape.causal else "mlm"
-    loaded = load_base_of(record, folder, base, head)
+    head = lm_head_for(shape_of(*place_of_base(record, folder, base)).family)
+    loaded, way = load_base_of(record, folder, base, head), _WAYS[head]
     check_encoder(Backbone(loaded.model), record)
     where = accelerator_for(device, (), folder).device
     texts = read(source, need_labels=False).texts[0]
     rows, random = _encoded(texts, loaded.tokenizer, max_length), np.random.default_rng(seed)
-    if shape.decoder is not None:
+    if way.corrupts:
         objective, corrupt = corruption_of(loaded.tokenizer)
         samples = _corrupted(rows, loaded.tokenizer, corrupt, random)
     else:
-        objective = "causal" if shape.causal else "mlm"
-        samples = _in_place(rows, loaded.tokenizer, objective, random)
+        objective, samples = way.objective, _in_place(rows, loaded.tokenizer, way.next_token, random)
     told = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
     if not told:
         raise DataError(f"{source}: no token to tell", "give longer texts, or more of them")
     model = loaded.model.to(where).eval()  # pyright: ignore[reportArgumentType]
-    before = _loss(model, samples) / told
-    after = _loss(_tuned(model, record, tensors), samples) / told
+    before = _loss(model, samples, way) / told
+    after = _loss(_tuned(model, record, tensors), samples, way) / told
     return {"objective": objective, "base": before, "tuned": after, "difference": after - before, "tokens": told}
 
 
@@ -122,13 +145,13 @@ def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
 
 
 def _in_place(
-    rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, objective: str, random: np.random.Generator
+    rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, next_token: bool, random: np.random.Generator
 ) -> list[_Sample]:
-    """Samples whose labels stand at the tokens: masked ones (``mlm``), or all but the first (``causal``)."""
+    """Samples whose labels stand at the tokens: all but the first (``next_token``), or masked ones."""
     made = []
     for batch in _batches(rows):
         tokens, mask = _padded([ids for ids, _ in batch], pad_id(tokenizer))
-        if objective == "causal":
+        if next_token:
             labels = tokens.masked_fill(~mask, _IGNORED)
             labels[:, 0] = _IGNORED
         else:
@@ -164,15 +187,15 @@ def _padded(rows: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _loss(model: PreTrainedModel, samples: Sequence[_Sample]) -> float:
+def _loss(model: PreTrainedModel, samples: Sequence[_Sample], way: _Way) -> float:
     """Summed loss over the labels, by the model's own forward."""
-    total, kind = 0.0, architecture_of(model.config.model_type).kind
+    total = 0.0
     for sample in samples:
         ids, labels, mask = (part.to(model.device) for part in (sample.ids, sample.labels, sample.mask))
         # They are what an encoder-decoder's decoder reads, and tell a decoder's late prompt where the text ends.
-        given = {} if kind == "encoder" else {"labels": labels}
+        given = {"labels": labels} if way.gives_labels else {}
         logits = model(input_ids=ids, attention_mask=mask.long(), **given).logits
-        if kind == "decoder":
+        if way.next_token:
             logits, labels = logits[:, :-1], labels[:, 1:]
         total += F.cross_entropy(logits.float().mT, labels, ignore_index=_IGNORED, reduction="sum").item()
     return total

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
@@ -35,6 +43,10 @@ def parse_bytes(text: str) -> int:
     if not found or found[2].upper() not in _UNITS:
         raise ValueError("a number with a unit, such as 500MB, 10GB or 8GiB")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > _LARGEST
 
 
 class RunConfig(BaseModel):
@@ -129,12 +141,13 @@ class RunConfig(BaseModel):
         """``cache_limit`` as a number."""
         return parse_bytes(self.cache_limit)
 
-    @field_validator("*", mode="before")
+    @field_validator("*", mode="wrap")
     @classmethod
-    def _of_a_size(cls, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) > _LARGEST:
+    def _of_a_size(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        read = value if _is_large(value) else handler(value)
+        if _is_large(read):  # as it was given, or as a text of digits was read
             raise ValueError(f"a number up to {_LARGEST:,}")
-        return value
+        return read
 
     @field_validator("model", "train", "eval", "test", "out", "cache")
     @classmethod

@@ -27,19 +27,20 @@ def generate_texts(
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Like lengths
     go together.
     """
-    two_stacks, call = bool(model.config.is_encoder_decoder), _untyped(tokenizer)
-    if two_stacks:
-        rows: list[list[int]] = call(texts, truncation=True, max_length=longest)["input_ids"]
-    else:
+    writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
+    rows: list[list[int]]
+    if writes_on:
         rows = [prompt_ids(tokenizer, text)[-longest:] for text in texts]
+    else:
+        rows = call(texts, truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     said = [""] * len(rows)
     for start in range(0, len(order), _BATCH_SIZE):
         index = order[start : start + _BATCH_SIZE]
-        ids, mask = _padded([rows[row] for row in index], call.pad_token_id, left=not two_stacks)
+        ids, mask = _padded([rows[row] for row in index], call.pad_token_id, left=writes_on)
         given = {"attention_mask": mask.to(model.device), "pad_token_id": call.pad_token_id, **settings}
         out = _untyped(model).generate(ids.to(model.device), **given)
-        for row, tokens in zip(index, out if two_stacks else out[:, ids.shape[1] :], strict=True):
+        for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
             said[row] = call.decode(tokens, skip_special_tokens=True).strip()
     return said
 

@@ -24,7 +24,7 @@ from stratatune.errors import ConfigError
 from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.registry import choose, written
-from stratatune.plan import Plan, Resolved, Shape, architecture_of, shape_of
+from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Outline:
         name, options = written(config.objective)
         return Asked(
             plan=self.plan,
-            family=architecture_of(self.shape.model_type).kind,
+            family=self.shape.family,
             longest=self.resolved.max_tokens,
             objective=name,
             options=options,

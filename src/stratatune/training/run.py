@@ -40,6 +40,7 @@ from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
+from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.trials.sharing import Shared
 
@@ -207,7 +208,10 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
     if not config.resume or not (out / RESULT).exists() or (out / CHECKPOINT).exists():
         return None
     try:
-        result = TypeAdapter(Result).validate_json(json.dumps(read_json(out / RESULT)), strict=True)
+        data = read_json(out / RESULT)
+        if isinstance(data, dict) and (odd := broken(data, out)):
+            raise Unreadable(f"{odd} is not as the run left it")
+        result = TypeAdapter(Result).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
     except Unreadable as error:
@@ -347,6 +351,7 @@ def _finish(
         notices=session.reporter.notices,
     )
     if is_main():
-        write_text(session.out / RESULT, json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n")
+        kept = sealed(result.to_json(), session.out)
+        write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

@@ -61,7 +61,7 @@ def test_wrong_plans(plans):
 def of_decoder(family, objective=None, **changes):
     pytest.importorskip("peft")
     config = {**tiny.tiny_decoder(family, blocks=3).config.to_dict(), "attn_implementation": "eager"}
-    data = random_data(lengths_like("sst2", 24), config["vocab_size"], causal=True)
+    data = random_data(lengths_like("sst2", 24), config["vocab_size"], at_end=True)
     return BenchSetting(config, data, **{"batch_size": 8, "timed": 2, "objective": objective, **changes})
 
 

@@ -14,6 +14,7 @@ from stratatune.costs.block_flops import FP32, OURS
 from stratatune.costs.flops import example, head_work, reads_one
 from stratatune.data.batching import padding_ratio, plan_batches
 from stratatune.model.attach import apply
+from stratatune.model.question import Question
 from stratatune.plan import Plan, shape_of
 from stratatune.studies.bench.arms import lengths_like
 
@@ -188,11 +189,11 @@ def test_the_heads_share_is_counted_on_a_twin(family, words):
     """The operations of the head alone, of a model with RoBERTa's ratio of vocabulary to width, as by the formula."""
     model = tuned(family, "mlm", "bft-adapter@2")
     hidden = torch.randn(B, 1, 64, requires_grad=True)
-    rows = None if words is None else torch.tensor(words)
+    asked = Question(rows=None if words is None else torch.tensor(words))
     mask = torch.ones(B, 1, dtype=torch.bool)
 
     def head() -> None:
-        model.attached.backbone.head(hidden, rows, mask).logsumexp(-1).sum().backward()
+        model.attached.backbone.head.logits(hidden, mask, asked).logsumexp(-1).sum().backward()
 
     formula = head_work(model.attached.resolved, "mlm", True, labels=0, words=len(words or ()), widths=OURS)
     assert counted_flops(head) == B * formula.flops

@@ -43,7 +43,7 @@ class Plain:
     """The loss of a batch with labels 0, 1, 2, 0, ...; as an objective."""
 
     def __init__(self, attached):
-        self.classifies = attached.backbone.output == "classification"
+        self.classifies = attached.backbone.head.name == "sequence"
 
     def question(self, batch, *, training):
         return Question() if self.classifies else asking.at(batch.read)
@@ -142,7 +142,7 @@ def test_gradients_of_other_families_are_those_alone(family, text):
     batch: Any = SimpleNamespace(input_ids=ids, token_types=None, mask=mask, read=read, labels=torch.tensor([0, 1, 2]))
     asks = asks_of(models, [{}] * 2)
     for ask in asks:
-        if models[0].attached.backbone.output in ("causal", "seq2seq"):
+        if models[0].attached.backbone.head.name in ("lm", "seq2seq_lm"):
             forward = ask.session.forward
             ask.session.forward = replace(forward, objective=Told(models[0].attached, targets))
     AlikeTrials(asks).prove(batch, hidden_of(models[0], batch))

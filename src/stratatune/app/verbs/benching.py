@@ -112,7 +112,7 @@ def _setting(
     lengths = lengths_like(like, _EXAMPLES) if train is None else encoded(train, model=model, **data).lengths
     lengths = np.minimum(lengths, shape.max_tokens)
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    texts = random_data(lengths, shape.vocab, causal=shape.causal)
+    texts = random_data(lengths, shape.vocab, at_end=shape.causal)
     return BenchSetting(config, texts, batch_size, bf16, batches, here, objective)
 
 

@@ -85,13 +85,6 @@ def _tasks() -> list[Row]:
     ]
 
 
-_HEADS = {
-    "encoder": "masked-LM head and classification head",
-    "decoder": "language-model head and classification head",
-    "encoder-decoder": "language-model head and classification head",
-}
-
-
 def _backbones() -> list[Row]:
     from stratatune.plan import ARCHITECTURES, BUILTIN, architecture_of
     from stratatune.shapes.builtin import builtin_config
@@ -101,7 +94,7 @@ def _backbones() -> list[Row]:
     return [
         {
             "name": row.name,
-            "summary": f"{len(row.roles)} roles a block, {_HEADS[row.kind]}",
+            "summary": f"{len(row.roles)} roles a block, {row.heads}",
             "model_types": list(row.model_types),
             "roles": list(row.roles),
             "built_in_shapes": [name for name in BUILTIN if rows[name] == row.name],

@@ -86,11 +86,9 @@ def settled(objective: str, plan: Plan, shape: Shape) -> str:
     """
     from stratatune.objectives.objective import Asked
     from stratatune.objectives.registry import choose, written
-    from stratatune.shapes.table import architecture_of
 
     name, options = written(objective)
-    family = architecture_of(shape.model_type).kind
-    return choose(Asked(plan, family, shape.max_tokens, objective=name, options=options)).name
+    return choose(Asked(plan, shape.family, shape.max_tokens, objective=name, options=options)).name
 
 
 def in_colour() -> bool:

@@ -1,4 +1,4 @@
-"""What is particular to decoders: how masks and positions reach a block, and what the language-model head says.
+"""Decoders: a token sees only what stands before it.
 
 A tuned decoder's top is asked for one position (classification), for those that predict the candidates of a label, or
 for those that predict a completion.
@@ -6,160 +6,181 @@ for those that predict a completion.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from stratatune.methods.precision import product
-from stratatune.model.families.decoder_layout import Layout, branched, continued
+from stratatune.errors import PlanError
+from stratatune.model.body import Body
+from stratatune.model.families.decoder_calls import behind, block_arguments, decoder_calls, model_arguments
+from stratatune.model.families.decoder_hooks import install_insertions
+from stratatune.model.families.decoder_layout import branched
+from stratatune.model.families.family import Family, Reader
+from stratatune.model.families.fitting import check_alike, entering, some_tokens
 from stratatune.model.families.last_block import take
-from stratatune.model.question import Question, text_end
+from stratatune.model.families.stopping import run_up_to
+from stratatune.model.fused import join, roles_now, separate
+from stratatune.model.insertions import Insertions
+from stratatune.model.question import Question, last_of, text_end
 from stratatune.model.skeleton import Call
+from stratatune.shapes.architectures import DecoderArchitecture
 
 if TYPE_CHECKING:
-    from stratatune.model.attached import Attached
-    from stratatune.model.backbone import Backbone
+    from transformers import PreTrainedTokenizerBase
+
+_HINT = (
+    "a block is called with attention_mask, position_ids and, where rotary= is named, position_embeddings; "
+    "a decoder of another kind needs code of its own"
+)
 
 
-def window_of(backbone: Backbone, number: int) -> int | None:
-    """How many positions back block ``number`` looks; None: to the start."""
-    config = backbone.model.config
-    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    if types is not None and types[number] != "sliding_attention":
-        return None
-    return window
-
-
-def _mask(backbone: Backbone, layout: Layout, window: int | None, dtype: torch.dtype) -> Tensor:
-    eager = backbone.model.config._attn_implementation == "eager"
-    return layout.mask(window, dtype if eager else None)
-
-
-def block_arguments(backbone: Backbone, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
-    """What a decoder's block takes beside the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
-    found: dict[str, object] = {
-        "attention_mask": _mask(backbone, layout, window_of(backbone, number), hidden.dtype),
-        "position_ids": layout.positions,
-    }
-    if backbone.row.rotary is not None:
-        rotary = backbone.base.get_submodule(backbone.row.rotary)
-        kind = [backbone.model.config.layer_types[number]] if backbone.row.rotary_by_type else []
-        found["position_embeddings"] = rotary(hidden, layout.positions, *kind)
-    return found
-
-
-def decoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call]:
-    """What each block of a decoder is called with beside the hidden state [B, T, D]; ``mask`` [B, T] bool."""
-    layout = continued(mask, None, hidden.shape[1])
-    numbers = range(len(backbone.blocks))
-    return [Call(kwargs=block_arguments(backbone, number, hidden, layout)) for number in numbers]
-
-
-def model_arguments(backbone: Backbone, mask: Tensor, question: Question) -> dict[str, object]:
-    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool.
-
-    Without branches the model makes masks and positions by itself.
-    """
-    if not sum(question.branches):
-        return {"attention_mask": mask.long(), "use_cache": False}
-    layout = branched(mask, text_end(question, mask), question.branches)
-    dtype = next(backbone.base.parameters()).dtype
-    types = getattr(backbone.model.config, "layer_types", None)
-    windows = [window_of(backbone, number) for number in range(len(backbone.blocks))]
-    masks: object = _mask(backbone, layout, windows[0], dtype)
-    if types is not None:
-        masks = {kind: _mask(backbone, layout, window, dtype) for kind, window in zip(types, windows, strict=True)}
-    return {"attention_mask": masks, "position_ids": layout.positions, "use_cache": False}
-
-
-def behind(layout: Layout, insertion: Any, *, rows: bool = True) -> Layout:
-    """``layout`` behind what ``insertion`` puts in front; ``rows``: see :meth:`Layout.with_prompt`."""
-    put = layout.behind_words if insertion.positions else layout.with_prompt
-    return put(insertion.tokens, rows=rows)
-
-
-def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
-    """The hidden state at depth 0 of vectors in place of the first words: [P, D] -> [1, P, D]."""
-    if backbone.row.position_table is None:
-        return vectors[None]
-    places = torch.arange(len(vectors), device=vectors.device)[None]
-    return vectors[None] + backbone.base.get_submodule(backbone.row.position_table).forward(places)
-
-
-def run_plain(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Every block over [B, T, D] at depth 0, nothing inserted; padding on either side is not in ``mask`` [B, T]."""
-    layout = continued(mask, None, hidden.shape[1])
-    for number, block in enumerate(backbone.blocks):
-        hidden = block.forward(hidden, **block_arguments(backbone, number, hidden, layout))
-    return hidden
-
-
-def read_last(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
-    """What the model says at the last token of ``mask`` [B, T]: ``hidden`` [B, T, D] at depth 0 -> [B, D], normed."""
-    hidden = run_plain(backbone, hidden, mask)
-    last = mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1)
-    return backbone.final_norms()[0](take(hidden, last)[:, 0])
-
-
-def decoder_top(
-    attached: Attached,
-    hidden: Tensor,
-    mask: Tensor,
-    branches: tuple[int, ...],
-    end: Tensor,
-    places: Tensor | None,
-    start: int,
-) -> Tensor:
-    """The blocks from ``start`` on, with the insertions before, between and behind them.
+class Decoder(Family):
+    """A live decoder.
 
     Args:
-        hidden: [B, T, D] at depth ``start``.
-        mask: [B, T] bool, real tokens.
-        branches: how many tokens of each candidate stand behind the text.
-        end: [B], the last token of the text itself.
-        places: [B, N], the tokens whose last hidden state is wanted: the last block computes no other; or a mask of
-            them [B, T] bool. None: all.
-
-    Returns:
-        The last hidden state at ``places`` [B, N, D] or [n, D], or of every token [B, T, D].
+        body: the model and its parts.
     """
-    backbone, layout, prompt = attached.backbone, branched(mask, end, branches), 0
-    depths, few = range(start, len(backbone.blocks)), None if places is None or places.dtype is torch.bool else places
-    for depth in depths:
-        for insertion in attached.insertions_at(depth):
-            hidden, _ = insertion(hidden, layout.prefix)
-            layout, prompt = behind(layout, insertion), prompt + insertion.tokens
-        call = Call(kwargs=block_arguments(backbone, depth, hidden, layout))
-        if depth == depths[-1] and few is not None:
-            hidden = backbone.run_block_at(depth, hidden, call, few + prompt)
-        else:
-            hidden = backbone.run_block(depth, hidden, call)
-    if few is None:
-        hidden = hidden[:, prompt:]
-    elif not depths:
-        hidden = take(hidden, few)
-    for insertion in attached.insertions_at(len(backbone.blocks)):  # none there makes prompts, so no mask is read
-        hidden, _ = insertion(hidden, hidden.new_ones(hidden.shape[:2]).bool())
-    return hidden[places] if places is not None and places.dtype is torch.bool else hidden
+
+    causal: ClassVar[bool] = True
+    silent_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+    """Padding is masked, and moves no position."""
+    depth_readings: ClassVar[tuple[str, ...]] = ("read",)
+    """No other token has seen the whole text."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body)
+        self.row = cast("DecoderArchitecture", body.row)
+
+    def roles(self, number: int) -> Mapping[str, str]:
+        return roles_now(self.body.blocks[number], self.row)
+
+    def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
+        separate(self.body.blocks[number], self.row)
+
+    def put_together(self) -> None:
+        for block in dict.fromkeys(self.body.blocks):
+            join(block, self.row)
+
+    def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
+        return decoder_calls(self.body, hidden, mask)
+
+    def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
+        given = model_arguments(self.body, mask, question)
+        return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
+
+    def top(
+        self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
+    ) -> Tensor:
+        one = hidden.shape[1] == 1 < mask.shape[1]  # only the position asked was kept
+        places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else head.places(question, mask)
+        return head.logits(self._blocks(hidden, mask, depth, inserted, question, places), mask, question)
+
+    def _blocks(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        depth: int,
+        inserted: Insertions,
+        question: Question,
+        places: Tensor | None,
+    ) -> Tensor:
+        """The blocks from ``depth`` on, with the insertions before, between and behind them.
+
+        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
+        every token: -> [B, T, D].
+        """
+        body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
+        layout = branched(mask, text_end(question, mask), question.branches)
+        few = None if places is None or places.dtype is torch.bool else places
+        for number in depths:
+            for insertion in inserted.at(number):
+                hidden, _ = insertion(hidden, layout.prefix)
+                layout, prompt = behind(layout, insertion), prompt + insertion.tokens
+            call = Call(kwargs=block_arguments(body, number, hidden, layout))
+            if number == depths[-1] and few is not None:
+                hidden = body.run_block_at(number, hidden, call, few + prompt)
+            else:
+                hidden = body.run_block(number, hidden, call)
+        if few is None:
+            hidden = hidden[:, prompt:]
+        elif not depths:
+            hidden = take(hidden, few)
+        for insertion in inserted.at(len(body.blocks)):  # none there makes prompts, so no mask is read
+            hidden, _ = insertion(hidden, hidden.new_ones(hidden.shape[:2]).bool())
+        return hidden[places] if places is not None and places.dtype is torch.bool else hidden
+
+    def install(self, inserted: Insertions) -> list[RemovableHandle]:
+        return install_insertions(self.body, inserted)
+
+    def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
+        """The final norm, dropout where the model's own class has it, and the output layer."""
+        hidden, dropout = self.body.normed(hidden), getattr(self.body.model, "dropout", None)
+        return self.body.part(output)(dropout(hidden) if isinstance(dropout, nn.Dropout) else hidden)
+
+    def pooled(self, mask: Tensor) -> Tensor:
+        """The last token, the only one that has seen the whole text."""
+        return last_of(mask)
+
+    def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
+        """Without the key-value cache every step would make a late prompt anew, from a longer text."""
+        if use_cache is False and any(one.tokens and not one.positions for _, one in inserted.modules):
+            raise PlanError(
+                "a late prompt is made once from the text and then lives in the key-value cache",
+                "generate without use_cache=False",
+            )
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Give the tokenizer a padding token where it has none (the end of text; padding is masked everywhere)."""
+        config = self.body.model.config
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
+
+    def check_forward(self, head: Reader) -> None:
+        """A few tokens go through the model's own forward and through its blocks as the row has them called."""
+
+        def both_ways() -> tuple[Tensor, Tensor]:
+            ids, speaks = some_tokens(self.body), head.speaks
+            with entering(self.body.blocks[0]) as seen:
+                wanted = (self.body.model if speaks else self.body.base)(input_ids=ids, use_cache=False)[0]
+            mask = torch.ones_like(ids).bool()
+            hidden = self._run_plain(seen[0], mask)
+            return wanted, head.logits(hidden, mask, Question()) if speaks else self.body.normed(hidden)
+
+        check_alike(self.body, both_ways, _HINT)
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        if self.row.position_table is None:
+            return vectors[None]
+        places = torch.arange(len(vectors), device=vectors.device)[None]
+        return vectors[None] + self.body.base.get_submodule(self.row.position_table).forward(places)
+
+    def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The last hidden state of the last token, normed; the first one has read nothing."""
+        return self.body.normed(take(self._run_plain(hidden, mask), last_of(mask))[:, 0])
+
+    def _run_plain(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Every block over [B, T, D] at depth 0, nothing inserted; padding on either side is not in ``mask`` [B, T]."""
+        for number, call in enumerate(self.calls(hidden, mask)):
+            hidden = self.body.run_block(number, hidden, call)
+        return hidden
+
+    def shift(self, count: int) -> list[RemovableHandle]:
+        if self.row.position_table is None:
+            return []
+        table = self.body.base.get_submodule(self.row.position_table)
+        return [table.register_forward_pre_hook(_Further(count))]
 
 
-def lm_logits(backbone: Backbone, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-    """``hidden`` [..., D] of the last block -> logits [..., V], by the final norm and the output matrix.
+class _Further:
+    """Adds P to the numbers [B, T] that the table of positions is given."""
 
-    ``rows`` [C]: of these tokens alone, [..., C].
-    """
-    decoder: Any = backbone.model.get_submodule(backbone.row.mlm_head["decoder"])
-    hidden = backbone.final_norms()[0](hidden)
-    if rows is None:
-        logits = decoder(hidden)
-    else:
-        bias = None if decoder.bias is None else decoder.bias[rows]
-        logits = product(hidden, decoder.weight[rows], bias)
-    cap = getattr(backbone.model.config, "final_logit_softcapping", None)
-    return logits if cap is None else torch.tanh(logits / cap) * cap
+    def __init__(self, count: int) -> None:
+        self.count = count
 
-
-def class_logits(backbone: Backbone, hidden: Tensor) -> Tensor:
-    """``hidden`` [..., D] of the last block at the places asked -> logits [..., C]."""
-    return backbone.model.get_submodule(backbone.row.classifier)(backbone.final_norms()[0](hidden))
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        return (args[0] + self.count, *args[1:])

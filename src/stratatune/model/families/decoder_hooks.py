@@ -16,9 +16,10 @@ from torch.utils.hooks import RemovableHandle
 
 from stratatune._compat import cache_argument, given_cache
 from stratatune.errors import PlanError
-from stratatune.model.attached import Attached
-from stratatune.model.families.decoder import behind, block_arguments, window_of
+from stratatune.model.body import Body
+from stratatune.model.families.decoder_calls import behind, block_arguments, window_of
 from stratatune.model.families.decoder_layout import Layout, continued
+from stratatune.model.insertions import Insertions
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _IGNORED = -100  # a label that no loss is taken of
@@ -44,23 +45,22 @@ class Flow:
         return self.past == 0
 
 
-def install_insertions(attached: Attached) -> list[RemovableHandle]:
+def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle]:
     """Register the hooks of a decoder's insertions; they live until they are removed."""
-    backbone, flow = attached.backbone, Flow()
-    if not attached.insertions:
-        return []
+    flow = Flow()
     handles = [
-        backbone.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
-        backbone.base.register_forward_pre_hook(_Begin(flow, attached), with_kwargs=True),
+        body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
+        body.base.register_forward_pre_hook(_Begin(flow, inserted), with_kwargs=True),
     ]
     prompt = 0
-    for depth, block in enumerate(backbone.blocks):
-        found = attached.insertions_at(depth)
+    for depth, block in enumerate(body.blocks):
+        found = inserted.at(depth)
         prompt += sum(one.tokens for one in found)
         if found or prompt:
-            handles.append(block.register_forward_pre_hook(_Before(flow, attached, depth, prompt), with_kwargs=True))
-    last = backbone.blocks[-1]
-    for insertion in attached.insertions_at(len(backbone.blocks)):
+            hook = _Before(flow, body, inserted, depth, prompt)
+            handles.append(block.register_forward_pre_hook(hook, with_kwargs=True))
+    last = body.blocks[-1]
+    for insertion in inserted.at(len(body.blocks)):
         handles.append(last.register_forward_hook(_Behind(insertion)))
     if prompt:
         handles.append(last.register_forward_hook(lambda _, args, out: out[:, prompt:] if flow.first else out))
@@ -96,9 +96,9 @@ class _Labels:
 class _Begin:
     """Notes mask and cache of a call, and tells the model positions that leave the prompts out."""
 
-    def __init__(self, flow: Flow, attached: Attached) -> None:
+    def __init__(self, flow: Flow, inserted: Insertions) -> None:
         self.flow = flow
-        self.lowest = sum(one.tokens for one in attached.insertions_at(0))
+        self.lowest = sum(one.tokens for one in inserted.at(0))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
@@ -114,10 +114,10 @@ class _Begin:
 class _Before:
     """In front of a block: the insertions of its depth, then a mask and positions that know of the prompts so far."""
 
-    def __init__(self, flow: Flow, attached: Attached, depth: int, prompt: int) -> None:
-        self.flow, self.attached, self.depth, self.prompt = flow, attached, depth, prompt
-        self.insertions = attached.insertions_at(depth)
-        self.below: list[Any] = [one for at, one in attached.insertions if at < depth]
+    def __init__(self, flow: Flow, body: Body, inserted: Insertions, depth: int, prompt: int) -> None:
+        self.flow, self.body, self.depth, self.prompt = flow, body, depth, prompt
+        self.insertions = inserted.at(depth)
+        self.below = [one for at, one in inserted.modules if at < depth]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         (hidden, *rest), kwargs = args, dict(kwargs)
@@ -144,12 +144,11 @@ class _Before:
         return layout
 
     def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
-        backbone = self.attached.backbone
-        window = window_of(backbone, self.depth)
+        window = window_of(self.body, self.depth)
         if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
             raise PlanError(
                 f"block {self.depth} looks back {window} positions; its cache forgets the rest, the prompt with it",
                 "generate less, or use a model without sliding windows",
             )
-        found = block_arguments(backbone, self.depth, hidden, layout)
+        found = block_arguments(self.body, self.depth, hidden, layout)
         return (hidden,), {**kwargs, **found}

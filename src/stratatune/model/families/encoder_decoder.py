@@ -1,4 +1,4 @@
-"""Trunk and top of encoder-decoders.
+"""Encoder-decoders.
 
 The trunk is the encoder's frozen part, and what the cache holds: where all of it is frozen, the encoder's whole output.
 The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
@@ -6,107 +6,218 @@ blocks run again in each step, since they read the encoder.
 
 Depths run through both stacks. Up to the encoder's length an insertion stands in the encoder; at that very depth it
 changes the encoder's output, behind its last norm. A prompt stays in front of that output: the decoder reads it too
-(``model/families/encoder_decoder_hooks.py``). Above it, an adapter stands in the decoder.
+(``encoder_decoder_hooks.py``). Above it, an adapter stands in the decoder.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
-from stratatune.errors import StratatuneError
+from stratatune.errors import ModelError, PlanError, StratatuneError
+from stratatune.model.body import Body
+from stratatune.model.families.encoder_decoder_hooks import install_behind_encoder
+from stratatune.model.families.encoder_hooks import Append, install_in_encoder
+from stratatune.model.families.family import Family, Reader, in_eval
+from stratatune.model.families.fitting import check_alike, entering, some_tokens
+from stratatune.model.families.stopping import run_up_to
+from stratatune.model.fused import join, roles_now, separate
+from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
 from stratatune.model.skeleton import Call
+from stratatune.shapes.architectures import EncoderDecoderArchitecture
 
-if TYPE_CHECKING:
-    from stratatune.model.attached import Attached
-    from stratatune.model.backbone import Backbone
-
-
-def encode_whole(backbone: Backbone, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
-    base: Any = backbone.base
-    return base.encoder.forward(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+_HINT = (
+    "a block of the encoder is called with the hidden state, the mask and, where position_bias= is named, that bias; "
+    "its last one's output goes through behind_encoder=; other kinds need code of their own"
+)
 
 
-def encoder_calls(backbone: Backbone, hidden: Tensor, mask: Tensor) -> list[Call]:
-    """What each block of the encoder is called with beside ``hidden`` [B, T, D], given ``mask`` [B, T] bool."""
-    base: Any = backbone.base
-    seen = create_bidirectional_mask(config=base.encoder.config, inputs_embeds=hidden, attention_mask=mask)
-    return [Call((seen, *_position_bias(backbone, hidden.shape[1])))] * backbone.encoder_blocks
-
-
-def embed_vectors(backbone: Backbone, vectors: Tensor) -> Tensor:
-    """The hidden state at depth 0 of vectors in place of the encoder's first words: [P, D] -> [1, P, D]."""
-    row, hidden = backbone.row, vectors[None]
-    if row.position_table is not None:
-        places = torch.arange(len(vectors), device=vectors.device)
-        hidden = hidden + backbone.base.get_submodule(row.position_table).forward(hidden, position_ids=places)
-    return hidden if row.position_norm is None else backbone.base.get_submodule(row.position_norm).forward(hidden)
-
-
-def _rest_of_encoder(attached: Attached, hidden: Tensor, mask: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """The encoder from depth ``start`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
-    backbone, last = attached.backbone, attached.backbone.encoder_blocks
-    calls = encoder_calls(backbone, hidden, mask)
-    for depth in range(start, last):
-        for insertion in attached.insertions_at(depth):
-            hidden, mask = insertion(hidden, mask)
-            calls = encoder_calls(backbone, hidden, mask) if insertion.tokens else calls
-        hidden = backbone.run_block(depth, hidden, calls[depth])
-    if start < last:
-        hidden = _behind(backbone, hidden)
-    for insertion in attached.insertions_at(last):
-        hidden, mask = insertion(hidden, mask)
-    return hidden, mask
-
-
-def run_encoder(backbone: Backbone, hidden: Tensor, mask: Tensor) -> Tensor:
-    """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what stands behind the last one."""
-    for number, call in enumerate(encoder_calls(backbone, hidden, mask)):
-        hidden = backbone.run_block(number, hidden, call)
-    return _behind(backbone, hidden)
-
-
-def _behind(backbone: Backbone, hidden: Tensor) -> Tensor:
-    """What the encoder does behind its last block: T5 norms there."""
-    for path in backbone.row.behind_blocks:
-        hidden = backbone.base.get_submodule(path)(hidden)
-    return hidden
-
-
-def _position_bias(backbone: Backbone, length: int) -> list[Tensor]:
-    """T5's bias of relative positions, which its first block keeps for all: [1, heads, T, T]; nothing elsewhere."""
-    if backbone.row.relative_bias is None:
-        return []
-    first: Any = backbone.blocks[0].get_submodule(backbone.row.relative_bias)
-    return [first.compute_bias(length, length)]
-
-
-def answer(attached: Attached, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-    """From the frozen depth to the logits, by the model's own decoder.
+class EncoderDecoder(Family):
+    """A live encoder-decoder.
 
     Args:
-        hidden: [B, T, D] at the frozen depth, or the encoder's output where all of the encoder is frozen.
-        mask: [B, T] bool, real tokens of the source.
-        question: its ``targets`` are what the decoder is to say, teacher-forced; where classes are asked, the source's
-            own tokens, which the decoder reads over again.
-
-    Returns:
-        Logits at every target [B, U, V], or of the classes [B, C].
+        body: the model and its parts.
     """
-    targets = question.targets
-    if targets is None:
-        raise StratatuneError("an encoder-decoder is asked without targets")
-    hidden, mask = _rest_of_encoder(attached, hidden, mask, attached.resolved.frozen_depth)
-    model: Any = attached.backbone.model
-    if attached.backbone.output == "classification":
-        given = {"input_ids": targets}  # the model's own head finds the source's end in them
-    else:
-        given = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets)}
-    encoded = BaseModelOutput(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
-    return model(encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False, **given).logits
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body)
+        self.row = cast("EncoderDecoderArchitecture", body.row)
+        self.base: Any = body.base
+
+    def roles(self, number: int) -> Mapping[str, str]:
+        if number >= self.body.border:
+            return self.row.decoder_roles
+        return roles_now(self.body.blocks[number], self.row)
+
+    def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
+        separate(self.body.blocks[number], self.row)
+
+    def put_together(self) -> None:
+        for block in dict.fromkeys(self.body.blocks):
+            join(block, self.row)
+
+    def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
+        seen = create_bidirectional_mask(config=self.base.encoder.config, inputs_embeds=hidden, attention_mask=mask)
+        return [Call((seen, *self._position_bias(hidden.shape[1])))] * self.body.border
+
+    def _position_bias(self, length: int) -> list[Tensor]:
+        """T5's bias of relative positions, which its first block keeps for all: [1, heads, T, T]; nothing elsewhere."""
+        if self.row.relative_bias is None:
+            return []
+        first: Any = self.body.blocks[0].get_submodule(self.row.relative_bias)
+        return [first.compute_bias(length, length)]
+
+    def stacks(self, depth: int) -> list[nn.Module]:
+        return [self.base.encoder, self.base.decoder] if depth > self.body.border else [self.base.encoder]
+
+    def offloadable(self, depth: int) -> list[nn.Module]:
+        """Nothing: the decoder embeds by the encoder's matrix, and T5's first block has the position biases of all."""
+        return []
+
+    def leaves_the_head(self, depth: int) -> bool:
+        """Never: the decoder runs in each step, and reads every position of the encoder."""
+        return False
+
+    def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
+        """The encoder's hidden state at ``depth``, or its output where all of it is below."""
+        if depth >= self.body.border:
+            return self._encode(ids, mask)
+        return run_up_to(self.body, depth, lambda: self.base.encoder(input_ids=ids, attention_mask=mask.long()))
+
+    def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
+        return self.base.encoder.forward(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+    def top(
+        self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
+    ) -> Tensor:
+        """By the model's own decoder and head; ``question.targets`` are what the decoder is to say, teacher-forced, or
+        where the head pools, the source's own tokens, which the decoder reads over again."""
+        if question.targets is None:
+            raise StratatuneError("an encoder-decoder is asked without targets")
+        hidden, mask = self._rest_of_encoder(hidden, mask, depth, inserted)
+        model: Any = self.body.model
+        encoded = BaseModelOutput(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
+        given = head.for_targets(question.targets)
+        return model(encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False, **given).logits
+
+    def _rest_of_encoder(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions) -> tuple[Tensor, Tensor]:
+        """The encoder from ``depth`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
+        border, calls = self.body.border, self.calls(hidden, mask)
+        for number in range(depth, border):
+            for insertion in inserted.at(number):
+                hidden, mask = insertion(hidden, mask)
+                calls = self.calls(hidden, mask) if insertion.tokens else calls
+            hidden = self.body.run_block(number, hidden, calls[number])
+        if depth < border:
+            hidden = self._behind(hidden)
+        for insertion in inserted.at(border):
+            hidden, mask = insertion(hidden, mask)
+        return hidden, mask
+
+    def _behind(self, hidden: Tensor) -> Tensor:
+        """What the encoder does behind its last block: T5 norms there."""
+        for path in self.row.behind_blocks:
+            hidden = self.base.get_submodule(path)(hidden)
+        return hidden
+
+    def _run_encoder(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what stands behind the last."""
+        for number, call in enumerate(self.calls(hidden, mask)):
+            hidden = self.body.run_block(number, hidden, call)
+        return self._behind(hidden)
+
+    def install(self, inserted: Insertions) -> list[RemovableHandle]:
+        border = self.body.border
+        handles, flow, _ = install_in_encoder(self, inserted, self.base.encoder)
+        above = [(depth, one) for depth, one in inserted if depth > border]
+        handles += [self.body.passes.after(depth - 1, Append(one)) for depth, one in above]
+        return [*handles, *install_behind_encoder(self.body, inserted, flow.seen)]
+
+    def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
+        raise StratatuneError("an encoder-decoder's head is run by the model's own forward")
+
+    def pooled(self, mask: Tensor) -> Tensor:
+        raise StratatuneError("an encoder-decoder's head finds its token by itself")
+
+    def check_forward(self, head: Reader) -> None:
+        """Two texts, of which one is padded, go through the encoder's own forward and through its blocks.
+
+        Every weight must have a name, too.
+        """
+
+        def both_ways() -> tuple[Tensor, Tensor]:
+            ids = some_tokens(self.body).expand(2, -1)
+            mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2], device=ids.device)
+            head.for_targets(ids)  # the targets are told with it
+            with entering(self.body.blocks[0]) as seen:
+                wanted = self._encode(ids, mask)
+            return wanted[mask], self._run_encoder(seen[0], mask)[mask]
+
+        check_alike(self.body, both_ways, _HINT)
+        self._check_all_named()
+
+    def _check_all_named(self) -> None:
+        """Every weight must be the embeddings', a block's or the head's: the others would not be counted."""
+        body, heads = self.body, (self.row.lm_head, self.row.classifier)
+        tops = [module for name, module in body.model.named_modules() if name in heads]
+        modules = (*body.embedding_modules(), body.blocks, *body.final_norms(), *tops)
+        named = {id(parameter) for module in modules for parameter in module.parameters()}
+        left = [name for name, parameter in body.model.named_parameters() if id(parameter) not in named]
+        if left:
+            raise ModelError(
+                f"{type(body.model).__name__} has weights that no name covers: {', '.join(left[:6])}",
+                "name their modules in beside=, or behind_encoder=",
+            )
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        """In place of the encoder's first words."""
+        row, hidden = self.row, vectors[None]
+        if row.position_table is not None:
+            places = torch.arange(len(vectors), device=vectors.device)
+            hidden = hidden + self.base.get_submodule(row.position_table).forward(hidden, position_ids=places)
+        return hidden if row.position_norm is None else self.base.get_submodule(row.position_norm).forward(hidden)
+
+    def shift(self, count: int) -> list[RemovableHandle]:
+        if self.row.position_table is None:
+            return []
+        table = self.base.get_submodule(self.row.position_table)
+        return [table.register_forward_pre_hook(_Behind(count), with_kwargs=True)]
+
+    def refuse_prompt(self) -> None:
+        if self.row.measured and not self._embeds_as_named():
+            raise PlanError(
+                f"no prompt at the input of {self.row.name}: its encoder does more with vectors in place of words than "
+                "its row says",
+                "name position_table= and position_norm= where it has them, or use a late prompt: late_prompt(depth=0)",
+            )
+
+    @torch.no_grad()
+    def _embeds_as_named(self) -> bool:
+        """Whether vectors in place of the first words become what the model's own encoder makes of them."""
+        vectors = self.base.get_input_embeddings().weight[1:4]
+        try:
+            with in_eval(self.base.encoder), entering(self.body.blocks[0]) as seen:
+                self.base.encoder.forward(inputs_embeds=vectors[None])
+            return torch.allclose(seen[0], self.embed(vectors), atol=1e-4)
+        except (TypeError, RuntimeError):
+            return False
+
+
+class _Behind:
+    """Tells BART's table of positions, which counts them itself, that P tokens have gone before."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (args[0], self.count, *args[2:]), kwargs  # transformers 5.24 gave the argument another name

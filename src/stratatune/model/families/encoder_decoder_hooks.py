@@ -1,6 +1,6 @@
 """What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says of its two stacks.
 
-In the encoder the hooks are those of any encoder (``model/hooks.py``). What differs: a prompt stays in front of the
+In the encoder the hooks are those of any encoder (``encoder_hooks.py``). What differs: a prompt stays in front of the
 encoder's output, so the decoder's mask over that output is made longer; and an adapter may stand behind the encoder or
 between the decoder's blocks, where it runs on whatever tokens come by.
 """
@@ -13,20 +13,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from stratatune.model.attached import Attached
+from stratatune.model.body import Body
+from stratatune.model.insertions import Insertions
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def install_behind_encoder(attached: Attached, seen: Callable[[Tensor], Tensor]) -> list[RemovableHandle]:
+def install_behind_encoder(body: Body, inserted: Insertions, seen: Callable[[Tensor], Tensor]) -> list[RemovableHandle]:
     """Register the hooks at and above the border between the stacks.
 
     ``seen`` gives which positions of a hidden state [B, P + T, D] of the encoder are real.
     """
-    backbone, border = attached.backbone, attached.backbone.encoder_blocks
-    base: Any = backbone.base
-    handles = [base.encoder.register_forward_hook(_Output(one, seen)) for one in attached.insertions_at(border)]
-    if any(one.tokens for _, one in attached.insertions):
+    base: Any = body.base
+    handles = [base.encoder.register_forward_hook(_Output(one, seen)) for one in inserted.at(body.border)]
+    if any(one.tokens for _, one in inserted.modules):
         handles.append(base.decoder.register_forward_pre_hook(_SeePrompt(), with_kwargs=True))
     return handles
 

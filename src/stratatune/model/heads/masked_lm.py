@@ -1,43 +1,59 @@
-"""An encoder's pretrained masked-LM head: run at one position, for label words alone, in a lower precision."""
+"""``masked_lm``: an encoder's pretrained head, run at a few positions, for label words alone, in a lower precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from stratatune.methods.precision import product
+from stratatune.model.body import Body
+from stratatune.model.families.family import Family
+from stratatune.model.heads.head import Head, Weights
+from stratatune.model.question import Question
+from stratatune.shapes.architectures import Architecture, EncoderArchitecture
 
-if TYPE_CHECKING:
-    from stratatune.model.backbone import Backbone
 
-
-class MlmHead:
-    """The head of a model that has one: final norm, dense, activation, norm, decoder.
+class MaskedLm(Head):
+    """Final norm, dense, activation, norm, decoder.
 
     Args:
-        backbone: the model and its row.
-        paths: part of the head -> path of its module; ``bias`` is the module whose bias [V] is the decoder's.
+        body: the model and its parts.
+        family: how the model is walked.
     """
 
-    def __init__(self, backbone: Backbone, paths: dict[str, str]) -> None:
-        self.backbone, self.paths = backbone, paths
+    name: ClassVar[str] = "masked_lm"
+    auto: ClassVar[str] = "AutoModelForMaskedLM"
+    families: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    parts: ClassVar[Literal["lm", "pooler", "none"]] = "lm"
+
+    def __init__(self, body: Body, family: Family) -> None:
+        super().__init__(body, family)
+        self.row = cast("EncoderArchitecture", body.row)
+        self._paths = _layout(body)
         self._held: Tensor | None = None
         self._held_words: tuple[Tensor, Tensor] | None = None
 
-    def _modules(self) -> dict[str, Any]:
-        return {name: self.backbone.model.get_submodule(path) for name, path in self.paths.items()}
+    @classmethod
+    def is_worn(cls, body: Body) -> bool:
+        return bool(_layout(body))
 
-    def logits(self, hidden: Tensor, words: Tensor | None) -> Tensor:
-        """``hidden`` [..., D] -> [..., V], or [..., C] for the numbers of label words [C]."""
-        part, row = self._modules(), self.backbone.row
-        activation = ACT2FN[row.mlm_activation or getattr(self.backbone.model.config, row.activation)]
-        for norm in self.backbone.final_norms():
-            hidden = norm(hidden)
-        hidden = part["norm"](activation(part["dense"](hidden)))
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Part of the head -> its module; ``bias`` is the module whose bias [V] is the decoder's."""
+        return self._paths
+
+    def _modules(self) -> dict[str, Any]:
+        return {name: self.body.part(path) for name, path in self.paths.items()}
+
+    def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+        """``hidden`` [..., D] -> [..., V], or [..., C] for the rows of the decoder that are asked for."""
+        part, words = self._modules(), question.rows
+        activation = ACT2FN[self.row.mlm_activation or getattr(self.body.model.config, self.row.activation)]
+        hidden = part["norm"](activation(part["dense"](self.body.normed(hidden))))
         bias = part["bias"].bias
         if words is None:
             return product(hidden, self._decoder(), bias)
@@ -50,36 +66,59 @@ class MlmHead:
         weight = self._modules()["decoder"].weight if self._held is None else self._held
         return weight if words is None else weight[words]
 
-    def weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
+    def weights(self) -> Weights:
         """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
         part = self._modules()
         decoder = self._decoder() if self._held_words is None else self._held_words[1]
         bias = [] if part["bias"].bias is None else [part["bias"].bias]
-        return [*self.backbone.final_norms(), part["dense"], part["norm"], *bias, decoder]
+        return [*self.body.final_norms(), part["dense"], part["norm"], *bias, decoder]
 
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
         """Read what ``cast`` makes of a frozen decoder; the embeddings it is tied to stay."""
         weight: Tensor = self._modules()["decoder"].weight
         self._held = None if weight.requires_grad else cast(weight.detach())
 
-    def hold_words(self, words: Tensor | None) -> None:
-        """Keep a frozen decoder's rows for ``words`` [C] alone, if nothing else will be asked; None: no more."""
+    def hold_rows(self, rows: Tensor | None) -> None:
+        """Keep a frozen decoder's ``rows`` [C] alone, if nothing else will be asked; None: no more."""
         self._held_words = None
-        if words is not None and not self._modules()["decoder"].weight.requires_grad:
-            self._held_words = words, self._decoder(words).detach().clone()
+        if rows is not None and not self._modules()["decoder"].weight.requires_grad:
+            self._held_words = rows, self._decoder(rows).detach().clone()
             self._held = None
 
-    @property
-    def can_reset(self) -> bool:
-        """Whether one can be built on the tied embeddings: they must be as wide as the hidden state."""
-        return len(set(self._modules()["dense"].weight.shape)) == 1
+    @classmethod
+    def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
+        """For the published DeBERTa-v2 and v3 checkpoints.
+
+        They keep their head under names that transformers reads with ``legacy=False`` alone, and their configs do not
+        say so: a new head would take its place (transformers #18674).
+        """
+        setting = cast("EncoderArchitecture", row).mlm_setting
+        if setting is None or not any(name.startswith(setting[0]) for name in unused):
+            return {}
+        return {setting[1]: setting[2]}
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Make it read the hidden state as it is: dense = identity, norm and bias as new, decoder tied."""
+    def build(self, missing: Iterable[str]) -> str:
+        """One that reads the hidden state as it is: dense = identity, norm and bias as new, decoder tied.
+
+        The tied embeddings must be as wide as the hidden state.
+        """
         part = self._modules()
+        square = len(set(part["dense"].weight.shape)) == 1
+        if not square or not any(name.startswith(self.paths["dense"]) for name in missing):
+            return ""
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
             if vector is not None:
                 nn.init.zeros_(vector)
         nn.init.ones_(part["norm"].weight)
+        return "this model brings no masked-LM head: one was built on its tied embeddings (dense = identity)"
+
+
+def _layout(body: Body) -> dict[str, str]:
+    """Part of the head -> path of its module; empty when the model has no such head."""
+    row = cast("EncoderArchitecture", body.row)
+    for layout in (row.mlm_head, *row.mlm_alternatives):
+        if layout and body.names.issuperset(layout.values()):
+            return {"bias": layout["decoder"], **layout}
+    return {}

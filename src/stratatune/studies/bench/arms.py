@@ -151,12 +151,12 @@ def typical(plan: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.
     return [plan[number] for number in best]
 
 
-def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, causal: bool = False) -> Encoded:
-    """Random token ids of the given lengths, two classes, read at the last token but one, for a decoder at the last."""
+def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, at_end: bool = False) -> Encoded:
+    """Random token ids of the given lengths, two classes, read at the last token but one; ``at_end``: at the last."""
     random = np.random.default_rng(seed)
     ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    read = (lengths - (1 if causal else 2)).astype(np.int32)
+    read = (lengths - (1 if at_end else 2)).astype(np.int32)
     return Encoded(ids, None, offsets, read).with_labels(random.integers(0, 2, len(lengths)))
 
 

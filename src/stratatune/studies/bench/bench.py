@@ -135,7 +135,7 @@ def bench(
 
 def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]:
     row = architecture_of(setting.config["model_type"], setting.config)
-    if row.kind == "encoder-decoder":
+    if len(row.stacks) > 1:
         raise ModelError(
             f"bench measures encoders and decoders, and {row.name} is both in one",
             "give BERT, GPT-2, Llama or kin",
@@ -152,12 +152,13 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     Raises:
         ConfigError: ``wanted`` is none of the two, or the model is no decoder.
     """
-    causal = architecture_of(config["model_type"], config).causal
-    if wanted and not causal:
-        raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
+    if not shape_of(config).causal:
+        if wanted:
+            raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
+        return None
     if wanted and wanted not in OBJECTIVES:
         raise ConfigError([f"objective: {wanted!r}"], did_you_mean(wanted, OBJECTIVES))
-    if not causal or wanted:
+    if wanted:
         return wanted
     return "causal" if Plan.parse(plans[0]).objective == "mlm" else "classification"
 

@@ -22,8 +22,8 @@ from stratatune.costs.time import Pace, Stopwatch
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training
-from stratatune.model.families.decoder import decoder_calls, lm_logits
 from stratatune.model.precision import cast_frozen
+from stratatune.model.question import Question
 from stratatune.plan import MethodConfig, Plan, Resolved, shape_of
 from stratatune.plan.methods import Adapter
 from stratatune.plan.schema import Stratum
@@ -171,7 +171,7 @@ class Machine:
             mask = torch.ones(size, length, dtype=torch.bool, device=device)
             mask[: size // 2, max(1, length - 1) :] = False  # some padding, as always
             read = torch.zeros(size, dtype=torch.long, device=device)
-            calls = decoder_calls(backbone, hidden, mask) if self.row.causal else backbone.calls(hidden, mask)
+            calls = backbone.calls(hidden, mask)
 
             def run(hidden: Tensor = hidden, calls: Any = calls, read: Tensor = read) -> None:
                 given = out = hidden.detach().requires_grad_(backward)
@@ -215,7 +215,7 @@ class Machine:
         """
         model: Any = self.short.model("causal").train().requires_grad_(full)
         backbone = Backbone(model)
-        part = nn.ModuleList(backbone.final_norms())
+        part = nn.ModuleList(backbone.body.final_norms())
         if not self.shape.decoder_tied:
             part.append(model.get_output_embeddings())
         step = _optimiser_step(part)
@@ -227,7 +227,7 @@ class Machine:
 
             def run(hidden: Tensor = hidden, told: Tensor = told) -> None:
                 with self.setting.mixed():
-                    logits = lm_logits(backbone, hidden.detach().requires_grad_())
+                    logits = backbone.head.logits(hidden.detach().requires_grad_(), told >= 0, Question())
                     loss = model.loss_function(logits, told, self.shape.vocab, shift_labels=told)
                 loss.backward()
                 step()

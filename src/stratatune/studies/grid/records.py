@@ -17,6 +17,7 @@ from stratatune.studies.grid.recipe_parts import PLURALS, Value
 from stratatune.studies.grid.rows import AGAIN, Environment, Outcome, Settings, checked, column, file_of, lines_of
 from stratatune.training.config import NO_NUMBER, load_config
 from stratatune.training.folder import is_running
+from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 RUNS = "runs"
@@ -101,6 +102,7 @@ def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
     """A run of the book; the process that says ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
     environment = file_of(folder / "env.json", Environment) or {}
+    _check_row(grid, row, folder)
     return RunRecord(
         id=row["id"],
         config=row["config"],
@@ -117,7 +119,7 @@ def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
 
 def _of_folder(folder: Path) -> RunRecord:
     config = checked(Settings, load_config(folder / "config.yaml"), str(folder / "config.yaml"))
-    result = file_of(folder / "result.json", Outcome)
+    result = _result(folder)
     environment = file_of(folder / "env.json", Environment) or {}
     return RunRecord(
         id=run_id(config),
@@ -131,6 +133,32 @@ def _of_folder(folder: Path) -> RunRecord:
         folder=folder,
         command=_command(folder, environment),
     )
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """``result.json`` without its checksums.
+
+    Raises:
+        ConfigError: it, or a file that is read beside it, is not as the run left it.
+    """
+    result = file_of(folder / "result.json", Outcome)
+    if result is None:
+        return None
+    if odd := broken(result, folder):
+        raise ConfigError([f"{folder / odd} is not as the run left it: its checksum differs"], AGAIN)
+    return opened(result)
+
+
+def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
+    """Compare a row of the book with what the run left in its own folder, and its settings with its id.
+
+    Raises:
+        ConfigError: they disagree.
+    """
+    own = _result(folder) if row["status"] == "done" else None
+    named_by_settings = len(row["id"]) == len(run_id({}))
+    if (own is not None and own != row["result"]) or (named_by_settings and run_id(row["config"]) != row["id"]):
+        raise ConfigError([f"{grid / FILE}: {row['id']} is not as its run left it"], AGAIN)
 
 
 def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:

@@ -96,7 +96,7 @@ def suggest(
 
 
 def _refuse_what_cannot_be_probed(outline: Outline) -> None:
-    if not outline.kind.place or outline.shape.decoder is not None:
+    if not outline.kind.place or len(outline.shape.stacks) > 1:
         raise ModelError(
             "suggest probes encoders and decoders for classes or numbers; this is an encoder-decoder, or free text",
             "choose its plan by hand (`stratatune list presets`)",

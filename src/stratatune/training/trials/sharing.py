@@ -22,7 +22,7 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
-from stratatune.model.base import Base, HeadName, load_base
+from stratatune.model.base import Base, load_base
 from stratatune.model.precision import Casts
 from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -58,7 +58,7 @@ class Shared:
             self._made[key] = make()
         return self._made[key]
 
-    def load_base(self, name: str, head: HeadName, *, device: torch.device, **settings: Any) -> Base:
+    def load_base(self, name: str, head: str, *, device: torch.device, **settings: Any) -> Base:
         """As :func:`stratatune.model.base.load_base`: a model of its own over tensors that all trials share.
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.

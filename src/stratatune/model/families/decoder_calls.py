@@ -1,0 +1,73 @@
+"""How masks, positions and rotary angles reach a decoder's blocks, and the whole decoder."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from stratatune.model.body import Body
+from stratatune.model.families.decoder_layout import Layout, branched, continued
+from stratatune.model.question import Question, text_end
+from stratatune.model.skeleton import Call
+from stratatune.model.stored import computes_in
+from stratatune.shapes.architectures import DecoderArchitecture
+
+
+def window_of(body: Body, number: int) -> int | None:
+    """How many positions back block ``number`` looks; None: to the start."""
+    config = body.model.config
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if types is not None and types[number] != "sliding_attention":
+        return None
+    return window
+
+
+def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) -> Tensor:
+    eager = body.model.config._attn_implementation == "eager"
+    return layout.mask(window, dtype if eager else None)
+
+
+def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
+    """What a decoder's block takes beside the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
+    found: dict[str, object] = {
+        "attention_mask": _mask(body, layout, window_of(body, number), hidden.dtype),
+        "position_ids": layout.positions,
+    }
+    row = cast("DecoderArchitecture", body.row)
+    if row.rotary is not None:
+        rotary = body.base.get_submodule(row.rotary)
+        kind = [body.model.config.layer_types[number]] if row.rotary_by_type else []
+        found["position_embeddings"] = rotary(hidden, layout.positions, *kind)
+    return found
+
+
+def decoder_calls(body: Body, hidden: Tensor, mask: Tensor) -> list[Call]:
+    """What each block of a decoder is called with beside the hidden state [B, T, D]; ``mask`` [B, T] bool."""
+    layout = continued(mask, None, hidden.shape[1])
+    numbers = range(len(body.blocks))
+    return [Call(kwargs=block_arguments(body, number, hidden, layout)) for number in numbers]
+
+
+def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, object]:
+    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool.
+
+    Without branches the model makes masks and positions by itself.
+    """
+    if not sum(question.branches):
+        return {"attention_mask": mask.long(), "use_cache": False}
+    layout = branched(mask, text_end(question, mask), question.branches)
+    dtype = computes_in(body.model)
+    types = getattr(body.model.config, "layer_types", None)
+    windows = [window_of(body, number) for number in range(len(body.blocks))]
+    masks: object = _mask(body, layout, windows[0], dtype)
+    if types is not None:
+        masks = {kind: _mask(body, layout, window, dtype) for kind, window in zip(types, windows, strict=True)}
+    return {"attention_mask": masks, "position_ids": layout.positions, "use_cache": False}
+
+
+def behind(layout: Layout, insertion: Any, *, rows: bool = True) -> Layout:
+    """``layout`` behind what ``insertion`` puts in front; ``rows``: see :meth:`Layout.with_prompt`."""
+    put = layout.behind_words if insertion.positions else layout.with_prompt
+    return put(insertion.tokens, rows=rows)

@@ -1,0 +1,189 @@
+"""What the rest of the model's room asks of a family: how a model of it is walked, from its tokens to its logits."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from stratatune.model.body import Body
+from stratatune.model.families.stopping import run_up_to
+from stratatune.model.insertions import Insertions
+from stratatune.model.question import Question
+from stratatune.model.skeleton import Call
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Reader(Protocol):
+    """What a family asks of a head."""
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is a language-model head."""
+        ...
+
+    def places(self, question: Question, mask: Tensor) -> Tensor | None:
+        """Where the last hidden state is wanted; None: of every token."""
+        ...
+
+    def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+        """The last hidden state at those places -> the logits that are asked for."""
+        ...
+
+    def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
+        """What a model with a second stack is given for its targets."""
+        ...
+
+
+class Family(abc.ABC):
+    """A live model of one family. Abstract; a subclass is final.
+
+    Class attributes:
+        causal: whether a token sees only what stands before it.
+        silent_fields: fields of a config that say nothing about what the blocks compute.
+        depth_readings: what of a depth tells of the whole text (``model/depths.py``).
+
+    Args:
+        body: the model and its parts.
+    """
+
+    causal: ClassVar[bool] = False
+    silent_fields: ClassVar[tuple[str, ...]] = ()
+    depth_readings: ClassVar[tuple[str, ...]] = ("read", "mean")
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+
+    # --- its blocks ------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def roles(self, number: int) -> Mapping[str, str]:
+        """Role -> its path in block ``number``, as the block is now."""
+
+    @abc.abstractmethod
+    def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
+        """Give each of ``roles`` a linear of its own in block ``number``, where one linear plays several."""
+
+    @abc.abstractmethod
+    def put_together(self) -> None:
+        """Undo :meth:`take_apart`, once the methods are merged: the blocks are as the model defines them."""
+
+    @abc.abstractmethod
+    def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
+        """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].
+
+        ``mask`` [B, T] bool, which tokens are real.
+        """
+
+    def stacks(self, depth: int) -> list[nn.Module]:
+        """The modules that hold everything below ``depth``: the model without its head."""
+        return [self.body.base]
+
+    def offloadable(self, depth: int) -> list[nn.Module]:
+        """The modules that nothing above ``depth`` runs."""
+        return [self.body.embeddings, *self.body.blocks[:depth]]
+
+    def leaves_the_head(self, depth: int) -> bool:
+        """Whether nothing but the head runs above ``depth``, so that positions that are not asked do not matter."""
+        return depth == len(self.body.blocks)
+
+    # --- two halves ------------------------------------------------------------------------------------------------
+
+    def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
+        """The model's own forward, stopped at ``depth``: [B, T, D].
+
+        Args:
+            ids: tokens [B, T].
+            mask: which of them are real [B, T] bool.
+            types: token types [B, T], where the tokenizer gives them.
+            depth: where to stop.
+            question: says which candidates stand behind a decoder's text; nothing else of it matters here.
+        """
+        known = types is not None and self.body.row.token_types
+        given = {"attention_mask": mask.long(), **({"token_type_ids": types} if known else {})}
+        return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
+
+    @abc.abstractmethod
+    def top(
+        self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
+    ) -> Tensor:
+        """From ``depth`` to the logits.
+
+        Args:
+            hidden: [B, T, D] at ``depth``; [B, 1, D], where only the position asked was kept.
+            mask: which tokens are real [B, T] bool.
+            depth: where to begin.
+            inserted: what stands between the blocks.
+            question: which logits are wanted; it says in which shape.
+            head: turns the last hidden state into logits.
+        """
+
+    # --- the model's own forward -----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def install(self, inserted: Insertions) -> list[RemovableHandle]:
+        """Register the hooks by which the model's own ``forward`` and ``generate`` run what is inserted."""
+
+    @abc.abstractmethod
+    def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
+        """The model's own head over a last hidden state [B, T, D]; ``output`` is the path of its output layer."""
+
+    @abc.abstractmethod
+    def pooled(self, mask: Tensor) -> Tensor:
+        """The token that a head which pools one reads, as places [B, 1]."""
+
+    def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
+        """Refuse a ``generate`` that what is inserted cannot take part in (PlanError)."""
+        return
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Settle what model and tokenizer must agree on, such as a padding token."""
+        return
+
+    def check_forward(self, head: Reader) -> None:
+        """Refuse a user's row, where the model does more around its blocks than the row says (ModelError)."""
+        return
+
+    # --- its input -------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def embed(self, vectors: Tensor) -> Tensor:
+        """The hidden state at depth 0 of vectors in place of the first words: [P, E] -> [1, P, D]."""
+
+    def read_text(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """What the model says of a text in eval mode, without autograd: [B, T, D] at depth 0, [B, T] -> [B, D]."""
+        with torch.no_grad(), in_eval(self.body.blocks):
+            return self.said_of(hidden, mask)
+
+    def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """The last hidden state of the first token (of two stacks: of the first one's): [B, T, D] -> [B, D]."""
+        for number, call in enumerate(self.calls(hidden, mask)):
+            hidden = self.body.run_block(number, hidden, call)
+        return hidden[:, 0]
+
+    @abc.abstractmethod
+    def shift(self, count: int) -> list[RemovableHandle]:
+        """Let every text stand ``count`` positions further on, where the embeddings know of positions."""
+
+    def refuse_prompt(self) -> None:
+        """Refuse a prompt in front of embeddings that take no vectors, or do more with them than named (PlanError)."""
+        return
+
+
+@contextlib.contextmanager
+def in_eval(part: nn.Module) -> Iterator[None]:
+    """``part`` in eval mode, and back in the modes that its modules were in."""
+    training: dict[Any, bool] = {module: module.training for module in part.modules()}
+    try:
+        part.eval()
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was

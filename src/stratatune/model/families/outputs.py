@@ -1,0 +1,17 @@
+"""The hidden state in what a block returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def hidden_in(output: Any) -> Tensor:
+    """The hidden state in what a block returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden(output: Any, hidden: Tensor) -> Any:
+    """What a block returns, with another hidden state."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

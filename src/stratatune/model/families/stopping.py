@@ -1,0 +1,45 @@
+"""A model's own forward, stopped in front of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from stratatune.model.body import Body
+
+
+class _Reached(Exception):
+    """Carries the hidden state out of the model's forward."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
+    """The hidden state [B, T, D] with which ``run``, a forward of the model, reaches ``depth``.
+
+    It stops in front of block ``depth``, or behind the last block when that is the model's depth.
+    """
+    last = len(body.blocks) - 1
+    if depth <= last:
+        handle = body.passes.before(depth, _leave_before, first=True)
+    else:
+        handle = body.passes.after(last, _leave_after, first=True)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.hidden
+    finally:
+        handle.remove()
+    raise AssertionError("the model's forward never reached its own blocks")
+
+
+def _leave_before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+    raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+
+def _leave_after(module: nn.Module, args: tuple[Any, ...], output: Any) -> NoReturn:
+    raise _Reached(output[0] if isinstance(output, tuple) else output)

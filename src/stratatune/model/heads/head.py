@@ -1,0 +1,134 @@
+"""What the rest of the model's room asks of a head: how the last hidden state becomes logits."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.errors import ModelError
+from stratatune.model.body import Body
+from stratatune.model.families.family import Family
+from stratatune.model.question import Question
+from stratatune.shapes.architectures import Architecture
+
+Weights = list[nn.Module | nn.Parameter | Tensor]
+ALL_FAMILIES = frozenset({"encoder", "decoder", "encoder-decoder"})
+
+
+class Head(abc.ABC):
+    """The head of a live model. Abstract; a subclass is final.
+
+    Class attributes:
+        name: in the table of heads, and in what objectives ask for.
+        auto: the class of transformers that loads a model with it.
+        peft_task: peft's name for what such a model does; None: it has none.
+        families: of the models that wear it.
+        parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
+
+    Args:
+        body: the model and its parts.
+        family: how the model is walked.
+    """
+
+    name: ClassVar[str]
+    auto: ClassVar[str]
+    peft_task: ClassVar[str | None] = None
+    families: ClassVar[frozenset[str]] = ALL_FAMILIES
+    parts: ClassVar[Literal["lm", "pooler", "none"]] = "none"
+
+    def __init__(self, body: Body, family: Family) -> None:
+        self.body, self.family = body, family
+
+    @classmethod
+    @abc.abstractmethod
+    def is_worn(cls, body: Body) -> bool:
+        """Whether the live model has this head."""
+
+    @abc.abstractmethod
+    def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+        """The last hidden state -> logits.
+
+        Args:
+            hidden: at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
+            mask: real tokens [B, T], which a head that pools all of them reads.
+            question: which logits are wanted.
+        """
+
+    def places(self, question: Question, mask: Tensor) -> Tensor | None:
+        """Where the last hidden state is wanted; None: of every token."""
+        return question.places
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it is a language-model head."""
+        return self.parts == "lm"
+
+    @property
+    def pools_all(self) -> bool:
+        """Whether it reads every token, whatever the question (mean pooling)."""
+        return False
+
+    def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
+        """What a model with a second stack is given for its targets [B, U]."""
+        name = type(self.body.model).__name__
+        raise ModelError(f"head {self.name}: {name} has a second stack", "use sequence or seq2seq_lm")
+
+    # --- its parameters --------------------------------------------------------------------------------------------
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """The pretrained parts that a plan can train -> their modules, from the whole model."""
+        return {}
+
+    @property
+    def new_layers(self) -> tuple[str, ...]:
+        """The task's own output layer, which no pretrained model brings: the paths of its modules."""
+        return ()
+
+    def weights(self) -> Weights:
+        """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
+        modules = (self.body.part(path) for path in dict.fromkeys((*self.paths.values(), *self.new_layers)))
+        return [*self.body.final_norms(), *modules]
+
+    def untie(self) -> str:
+        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in a line."""
+        decoder: Any = self.body.part(self.paths["decoder"])
+        decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
+        self.body.model.config.tie_word_embeddings = False
+        count = decoder.weight.numel()
+        return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
+
+    def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
+        """Read what ``cast`` makes of a frozen decoder, where the head can; the embeddings it is tied to stay."""
+        return
+
+    def hold_rows(self, rows: Tensor | None) -> None:
+        """Keep a frozen decoder's ``rows`` [C] alone, if the head can and no other is asked; None: no more."""
+        return
+
+    # --- loading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def settings(cls, num_labels: int) -> dict[str, Any]:
+        """What transformers must be told to load a model with it."""
+        return {}
+
+    @classmethod
+    def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
+        """The config field by which the model has a place for the head that its checkpoint holds; else empty.
+
+        ``unused`` are the names of the weights that found no place.
+        """
+        return {}
+
+    @torch.no_grad()
+    def build(self, missing: Iterable[str]) -> str:
+        """Build a head that the checkpoint does not bring, where that can be done, and say so in a line; else empty.
+
+        ``missing`` are the names of the parameters that it lacks.
+        """
+        return ""

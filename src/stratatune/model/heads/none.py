@@ -1,0 +1,41 @@
+"""``none``: a model without a head, whose last hidden state is what is asked for."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from stratatune.errors import ModelError
+from stratatune.model.body import Body
+from stratatune.model.heads.head import Head
+from stratatune.model.question import Question
+
+
+class NoHead(Head):
+    """The last hidden state, through the final norm.
+
+    Args:
+        body: the model and its parts.
+        family: how the model is walked.
+    """
+
+    name: ClassVar[str] = "none"
+    auto: ClassVar[str] = "AutoModel"
+    peft_task: ClassVar[str | None] = "FEATURE_EXTRACTION"
+
+    @classmethod
+    def is_worn(cls, body: Body) -> bool:
+        return body.prefix == ""
+
+    def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
+        """``hidden`` [..., D] -> [..., D].
+
+        Raises:
+            ModelError: the model has a head after all, one that the table does not know.
+        """
+        if self.body.prefix:
+            name = type(self.body.model).__name__
+            hint = "load it with a masked-LM or a classification head"
+            raise ModelError(f"{name} has no head that is known here", hint)
+        return self.body.normed(hidden)

@@ -1,0 +1,44 @@
+"""The table of heads. A new one is a file beside this and a line here."""
+
+from __future__ import annotations
+
+from stratatune.errors import ModelError, did_you_mean
+from stratatune.model.body import Body
+from stratatune.model.families.family import Family
+from stratatune.model.heads.head import Head
+from stratatune.model.heads.lm import Lm
+from stratatune.model.heads.masked_lm import MaskedLm
+from stratatune.model.heads.none import NoHead
+from stratatune.model.heads.seq2seq_lm import Seq2SeqLm
+from stratatune.model.heads.sequence import Sequence
+from stratatune.model.heads.span import Span
+from stratatune.model.heads.token import Token
+
+HEADS: dict[str, type[Head]] = {one.name: one for one in (MaskedLm, Lm, Seq2SeqLm, Token, Span, Sequence, NoHead)}
+"""By name. A live model wears the first that says so: the narrower ones come first."""
+
+_BEFORE = {"mlm": "masked_lm", "causal": "lm", "seq2seq": "seq2seq_lm", "classification": "sequence"}
+"""What artefacts of 0.1 call a head."""
+
+
+def head_named(name: str) -> type[Head]:
+    """The head of this name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = HEADS.get(_BEFORE.get(name, name))
+    if found is None:
+        raise ModelError(f"head {name!r} is not in the table of heads", did_you_mean(name, HEADS))
+    return found
+
+
+def lm_head_for(family: str) -> str:
+    """The name of the language-model head that models of ``family`` wear."""
+    return next(one.name for one in HEADS.values() if one.parts == "lm" and family in one.families)
+
+
+def head_of(body: Body, family: Family) -> Head:
+    """The head that a live model wears; ``none`` where no other is found."""
+    fitting = (one for one in HEADS.values() if body.row.family in one.families and one.is_worn(body))
+    return next(fitting, NoHead)(body, family)

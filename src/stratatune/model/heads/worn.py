@@ -1,0 +1,16 @@
+"""Whether a live model is of the class that transformers has for a head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+
+from stratatune.model.body import Body
+
+
+def wears(body: Body, auto: str) -> bool:
+    """Whether the model is what ``auto``, as ``AutoModelForTokenClassification``, makes of its config."""
+    mapping: Any = getattr(transformers, auto)._model_mapping
+    config = type(body.model.config)
+    return isinstance(body.model, mapping.get(config, ()))  # one class, or several

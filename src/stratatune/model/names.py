@@ -1,0 +1,41 @@
+"""Whether the names of a row that a user added are those of the live model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from stratatune.errors import ModelError, nearest
+from stratatune.shapes.architectures import Architecture
+
+
+def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
+    """Refuse a row that names a module which the model does not have.
+
+    Args:
+        row: the row.
+        model: the whole model.
+        prefix: what leads to the encoder in it: ``"bert."``, or empty.
+
+    Raises:
+        ModelError: names what the path stands for, the path, and the nearest there is.
+    """
+    modules = dict(model.named_modules())
+    inside = [name[len(prefix) :] for name in modules if name.startswith(prefix)]
+    _check(f"{type(model).__name__} has no", row.named, inside)
+    for stack in row.stacks:
+        blocks = modules[f"{prefix}{stack.path}"]
+        if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+            raise ModelError(f"{stack.name}: {stack.path!r} is no list of blocks", "name the nn.ModuleList with them")
+        _check("a block has no", stack.named.items(), [name for name, _ in blocks[0].named_modules()])
+
+
+def _check(what: str, named: Iterable[tuple[str, str | None]], there: list[str]) -> None:
+    for role, path in named:
+        if path is not None and path not in there:
+            listed = ", ".join(name for name in there if name)
+            near = nearest(path, there)
+            raise ModelError(
+                f"{role}: {what} module {path!r}", f"did you mean {near!r}?" if near else f"there are: {listed[:400]}"
+            )
