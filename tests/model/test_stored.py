@@ -43,9 +43,16 @@ def saved(folder, family, dtype=HALF):
         vocab = len(tiny.roberta_tokenizer())
         model = tiny.tiny_of(family, vocab_size=vocab)
         tokenizer, auto, head = tiny.roberta_tokenizer(), AutoModelForMaskedLM, "masked_lm"
-    model.to(dtype).save_pretrained(folder)
+    nn.Module.to(model, dtype)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return auto, head
+
+
+def checkpoint_of(folder):
+    found = Checkpoint.of(str(folder))
+    assert found is not None
+    return found
 
 
 def inputs(family):
@@ -145,7 +152,7 @@ def test_memory_is_the_checkpoint_and_its_small_parts(tmp_path):
     """Counted: what the parameters hold is what the file does, but for vectors, which are twice as wide."""
     saved(tmp_path, "llama")
     model = load_base(str(tmp_path), "lm").model
-    entries = Checkpoint.of(str(tmp_path)).entries.values()
+    entries = checkpoint_of(tmp_path).entries.values()
     in_file = sum(2 * torch.Size(one.shape).numel() for one in entries)
     vectors = sum(2 * one.numel() for one in model.parameters() if one.dim() == 1)
     assert held(model) == in_file + vectors
@@ -154,7 +161,7 @@ def test_memory_is_the_checkpoint_and_its_small_parts(tmp_path):
 class TestACheckpointOnDisk:
     def test_rows_are_those_of_the_whole(self, tmp_path):
         saved(tmp_path, "llama")
-        checkpoint = Checkpoint.of(str(tmp_path))
+        checkpoint = checkpoint_of(tmp_path)
         key = "model.embed_tokens.weight"
         rows = torch.tensor([0, 1, 5, 90, 91, 200])
         assert torch.equal(checkpoint.read_rows(key, rows), checkpoint.read(key)[rows])
@@ -175,7 +182,7 @@ class TestACheckpointOnDisk:
 
     def test_a_file_that_was_cut_while_open_is_one_line(self, tmp_path):
         saved(tmp_path, "llama")
-        checkpoint, file = Checkpoint.of(str(tmp_path)), tmp_path / "model.safetensors"
+        checkpoint, file = checkpoint_of(tmp_path), tmp_path / "model.safetensors"
         file.write_bytes(file.read_bytes()[:200])
         with pytest.raises(ModelError, match="cannot be read"):
             checkpoint.read("model.norm.weight")

@@ -106,7 +106,8 @@ def load_base(
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
     backbone = Backbone(base.model)
     if tokenizer is not None:
-        check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+        words: Any = model.get_input_embeddings()
+        check_rows(tokenizer, words.weight.shape[0], name)
         backbone.family.prepare(tokenizer)
     other = _other_sizes(base, backbone, info["mismatched_keys"])
     _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 class StoredLinear(nn.Linear):
     """A linear whose weight is widened while it computes."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` [..., in] -> [..., out]."""
-        return product(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name for it
+        """[..., in] -> [..., out]."""
+        return product(input, self.weight, self.bias)
 
 
 class StoredConv1D(Conv1D):
