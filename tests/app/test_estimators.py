@@ -86,7 +86,7 @@ def test_missing_labels_of_pandas():
 def test_labels_that_are_no_classes():
     with pytest.raises(DataError, match="labels such as 2.5 are numbers.*looks like regression.*Regressor"):
         classes_of(labels_of([1.0, 2.5, 3.0]))
-    with pytest.raises(DataError, match="several kinds: numbers, str"):
+    with pytest.raises(DataError, match="several types: numbers, str"):
         labels_of(["a", 1])
     with pytest.raises(DataError, match="two labels are both 'a'"):
         classes_of(labels_of(["a", " a"]))

@@ -185,7 +185,7 @@ def test_bad_data(train, tmp_path):
         "no column 'lable'": ["--label", "lable"],
         "'other' was not seen in training": ["--eval", bad_file(tmp_path, [(GOOD, "other")])],
         "is not one token": ["--label-words", "positive=unbelievable,negative=bad"],
-        "no preset 'bft-adaptor'": ["--plan", "bft-adaptor"],
+        "unknown preset 'bft-adaptor'": ["--plan", "bft-adaptor"],
         "depth=9": ["--plan", "bft-adapter@9"],
         "7:9": ["--plan", "7:9 bitfit"],
     }

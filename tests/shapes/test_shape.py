@@ -57,7 +57,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch):
         raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(ModelError, match="neither here nor reachable") as caught:
+    with pytest.raises(ModelError, match="neither a local folder nor reachable") as caught:
         shape_of("roberta-lrge")
     assert "did you mean 'roberta-large'" in caught.value.hint and "\n" not in str(caught.value)
 

@@ -188,7 +188,7 @@ def test_what_makes_no_sense_is_refused(base, films, stories, tmp_path):
     with pytest.raises(DataError, match="same tokens"):
         words = {"negative": "bad", "positive": "bad"}
         run(base, films, tmp_path / "b", task="sst2", objective="causal", label_words=words)
-    with pytest.raises(ConfigError, match="no metric for text"):
+    with pytest.raises(ConfigError, match="not a metric for text"):
         run(base, stories, tmp_path / "c", objective="completion", text="text", metric="accuracy")
 
 

@@ -120,5 +120,5 @@ def test_several_processes_without_a_launcher_are_refused(run, monkeypatch, tmp_
 def test_processes_that_have_not_met_are_refused(monkeypatch):
     distributed.check_met()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="1 processes have met"):
+    with pytest.raises(ConfigError, match="1 processes are connected"):
         distributed.check_met()

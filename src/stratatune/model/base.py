@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
@@ -116,9 +116,12 @@ def load_base(
 
 def class_for(head: str, model_type: str) -> str:
     """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
+    if model_type not in CONFIG_MAPPING:
+        return ""
     loader: Any = getattr(transformers, head_named(head).auto)
-    found: Any = loader._model_mapping._model_mapping.get(model_type, "")
-    return found if isinstance(found, str) else found[0]
+    found: Any = loader._model_mapping.get(CONFIG_MAPPING[model_type], ())  # one class, or several; those added too
+    first = next(iter(found), None) if isinstance(found, list | tuple) else found
+    return "" if first is None else first.__name__
 
 
 def load_class(
@@ -172,7 +175,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
     if sizes:
         was, now = next(iter(sizes.values()))
         base.notices.append(
-            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it is newly initialised "
             f"({', '.join(sorted(sizes))})"
         )
     return set(sizes)

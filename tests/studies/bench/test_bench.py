@@ -86,7 +86,7 @@ def test_objectives_of_a_bench():
 
 
 def test_encoder_decoders_are_refused():
-    with pytest.raises(ModelError, match="measures encoders and decoders"):
+    with pytest.raises(ModelError, match="which bench cannot measure"):
         bench(BenchSetting({"model_type": "t5"}, random_data(np.array([4, 5]), 100)), ["lora"])
 
 
