@@ -31,6 +31,7 @@ def one(kind: str, count: int, chance: int) -> dict[str, object]:
     """One campaign, in this process."""
     from faults.benching import make_bench
     from faults.damaging import artefacts, try_artefact
+    from faults.disks import try_disks
     from faults.trying import try_kind
 
     what, _, name = kind.partition(" ")
@@ -40,11 +41,20 @@ def one(kind: str, count: int, chance: int) -> dict[str, object]:
         bench = make_bench(place)
         if what == "malformed":
             tally = try_kind(name, bench, count, chance)
-            row: dict[str, object] = {"tried": tally.tried, "lost": [], "believed": [], "slow": tally.slow}
+            row: dict[str, object] = {
+                "tried": tally.tried,
+                "refused": tally.refused,
+                "lost": [],
+                "believed": [],
+                "slow": tally.slow,
+            }
             return {**row, "slowest": tally.slowest, "bad": list(tally.rows())}
+        if what == "disks":
+            return try_disks(bench, count)
         found = try_artefact(name, artefacts(bench)[name], bench, count, chance)
         return {
             "tried": found.tried,
+            "refused": found.refused,
             "lost": found.lost,
             "believed": found.believed,
             "slow": found.slow,
@@ -61,19 +71,30 @@ def kills(count: int) -> dict[str, object]:
 
 
 def kinds() -> list[str]:
+    from faults.disks import may_mount
     from faults.malformed import KINDS
 
     return [
         *(f"malformed {name}" for name in KINDS),
         *(f"damaged {name}" for name in ("adapter", "run folder", "grid", "trunk cache", "checkpoint")),
+        *(["disks full"] if may_mount() else []),
     ]
 
 
 def run(kind: str, count: int) -> dict[str, object]:
     """One campaign by processes of at most ``CHUNK`` inputs; one that is ended by its input is a bad answer."""
-    total: dict[str, object] = {"tried": 0, "lost": [], "believed": [], "slow": 0, "slowest": 0.0, "bad": []}
-    for chance, start in enumerate(range(0, count, CHUNK)):
-        asked = [sys.executable, "-m", "benchmarks.faults", "--one", kind, str(min(CHUNK, count - start)), str(chance)]
+    total: dict[str, object] = {
+        "tried": 0,
+        "refused": 0,
+        "lost": [],
+        "believed": [],
+        "slow": 0,
+        "slowest": 0.0,
+        "bad": [],
+    }
+    chunk = count if kind == "disks full" else CHUNK
+    for chance, start in enumerate(range(0, count, chunk)):
+        asked = [sys.executable, "-m", "benchmarks.faults", "--one", kind, str(min(chunk, count - start)), str(chance)]
         done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)
         lines = done.stdout.splitlines()
         if done.returncode or not lines:
@@ -89,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--malformed", type=int, default=5000, help="inputs, over all kinds")
     parser.add_argument("--damages", type=int, default=1000, help="damages, over all artefacts")
+    parser.add_argument("--disks", type=int, default=90, help="disks that fill; needs the right to mount")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--only", help="one campaign, such as 'malformed table'")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
@@ -101,7 +123,8 @@ def main() -> None:
     rows = {}
     for name in names:
         group = [one for one in kinds() if one.split()[0] == name.split()[0]]
-        count = -(-(given.malformed if name.startswith("malformed") else given.damages) // len(group))
+        asked = {"malformed": given.malformed, "damaged": given.damages, "disks": given.disks}
+        count = -(-asked[name.split()[0]] // len(group))
         if count:
             rows[name] = run(name, count)
             _show(name, rows[name])

@@ -153,6 +153,18 @@ def _attend(own: str, function: AttentionFunction, module: nn.Module, *args: Any
     return function(attention_of(module, own), module, *args, **kwargs)
 
 
+def class_of_auto(loader: Any, config: Any) -> Any:
+    """The model's class that ``loader`` (an Auto class, or a model's class itself) makes for ``config``.
+
+    An Auto class itself takes no state dict without a name.
+    """
+    mapping: Any = getattr(loader, "_model_mapping", None)
+    if mapping is None:
+        return loader
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
 _LOADED = "_is_hf_initialized"  # transformers' own mark; private, so tests/model/test_apply.py asks whether it is there
 
 

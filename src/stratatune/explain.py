@@ -9,15 +9,20 @@ from dataclasses import dataclass
 
 from stratatune.errors import ConfigError, StratatuneError
 
-_DEBUG = "run the same command with --debug for the traceback; if it is a fault of stratatune, please report it"
+_DEBUG = "run the same command with --debug for the traceback; if this is a bug in stratatune, please report it"
 _SMALLER = "use a smaller --batch-size or --max-length, --precision bf16, or a plan with a deeper frozen depth"
-_DISK = {errno.ENOSPC: "make room, or name another folder", errno.EDQUOT: "make room, or name another folder"}
-_DISK |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a file or folder that you may use")
+_DISK = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+}
+_DISK |= dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "choose a file or folder that you have permission to use"
+)
 _PATH = {
-    errno.ENAMETOOLONG: "no file system takes so long a name: check the path",
+    errno.ENAMETOOLONG: "the name is too long for the file system: check the path",
     errno.EISDIR: "it is a folder, and a file is needed",
     errno.ENOTDIR: "a part of the path is a file, and a folder is needed",
-    errno.ELOOP: "its links lead in a circle",
+    errno.ELOOP: "its symbolic links form a loop",
     errno.ENOENT: "check the path",
 }
 _MOST_LINES, _WIDEST = 8, 1000

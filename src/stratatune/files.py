@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stratatune.errors import ResourceError
 
-_HINT = "give a place with room that you may write to"
+_HINT = "choose a place with free space that you can write to"
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -31,11 +31,11 @@ def wrong_path(text: str) -> str:
     if not text:
         return "the path is empty"
     if "\0" in text:
-        return "a path holds no NUL character"
+        return "a path cannot contain a NUL character"
     try:
         encoded = os.fsencode(text)
     except UnicodeEncodeError:
-        return "a path holds no half of a surrogate pair"
+        return "a path cannot contain half of a surrogate pair"
     longest = max(map(len, encoded.split(b"/")))
     if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
         return f"the path is too long ({max(longest, len(encoded)):,} bytes)"
@@ -57,7 +57,7 @@ def regular_file(path: Path) -> str:
         return f"{error.strerror}"
     if stat.S_ISDIR(mode):
         return "it is a folder, and a file is needed"
-    return "" if stat.S_ISREG(mode) else "it is no ordinary file"
+    return "" if stat.S_ISREG(mode) else "it is not a regular file"
 
 
 def read_json(path: Path) -> Any:
@@ -87,9 +87,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise Unreadable("it nests too deep") from error
+        raise Unreadable("it is nested too deeply") from error
     except ValueError as error:
-        raise Unreadable(f"no JSON: {error}") from error
+        raise Unreadable(f"not valid JSON: {error}") from error
 
 
 def first_mistake(error: ValidationError) -> str:

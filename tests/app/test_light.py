@@ -86,7 +86,7 @@ def test_init(say, tmp_path):
     assert say("init", file, "--json").json == {"out": str(file)}
     assert validate(load_config(file), check_files=False).plan == "bft-adapter"
     again = say("init", file)
-    assert (again.code, again.error) == (2, f"{file} is there already")
+    assert (again.code, again.error) == (2, f"{file} already exists")
     assert say("init", file, "--force").code == 0
     assert say("init", tmp_path / "no" / "run.yaml").code == 1
 
@@ -103,19 +103,19 @@ def test_version(say):
         (["plann"], "No such command 'plann'"),
         (["plan", "lora"], "Missing option '--model'"),
         (["plan", "lora", "--model", "roberta-base", "--tokens", "many"], "Invalid value for '--tokens'"),
-        (["plan", "lorra", "--model", "roberta-base"], "no preset 'lorra'"),
+        (["plan", "lorra", "--model", "roberta-base"], "unknown preset 'lorra'"),
         (["plan", "20:30 bitfit", "--model", "roberta-base"], "20:30"),
-        (["plan", "lora", "--model", "roberta-bas"], "'roberta-bas' is neither here"),
+        (["plan", "lora", "--model", "roberta-bas"], "'roberta-bas' is neither a local folder"),
         (["plan", "lora", "--model", "roberta-base", "--objective", "mlmm"], "objective: 'mlmm'"),
         (["plan", "lora", "--model", "roberta-base", "--cache-dtype", "int3"], "int3"),
         (["list", "things"], "list: 'things'"),
-        (["cache", "rm"], "which one?"),
+        (["cache", "rm"], "no cache was named"),
         (["cache", "rm", "abc"], "0 trunk caches"),
         (["train"], "missing"),
         (["train", "nothing.yaml"], "nothing.yaml: no such file"),
         (["train", "--set", "lr"], "no value"),
         (["train", "--label-words", "good"], "'good' has no word"),
-        (["predict", "run"], "predict: what?"),
+        (["predict", "run"], "predict needs data"),
         (["predict", "run", "--data", "-", "--out", "-", "--json"], "--json and --out -"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -184,7 +184,7 @@ def test_a_masked_lm_head_that_is_not_there_is_refused(say):
 def test_encoder_decoders_have_both_heads(say):
     rows = {row["name"]: row["summary"] for row in say("list", "backbones", "--json").json}
     for name in ("t5", "bart"):
-        assert "language-model head and classification head" in rows[name]
+        assert "language-model and classification heads" in rows[name]
 
 
 @pytest.mark.parametrize(("plan", "near"), [("BFT", "bft"), ("Lora", "lora")])

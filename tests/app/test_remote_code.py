@@ -7,7 +7,7 @@ import pytest
 import gridding
 from stratatune.app.cli import run as command
 
-SAID = "says trust_remote_code: true, so Python code that comes with"
+SAID = "sets trust_remote_code: true, so Python code that comes with"
 
 
 @pytest.mark.parametrize(

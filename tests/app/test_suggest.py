@@ -45,7 +45,7 @@ def test_people(say, films, tiny_folder):
         (("--samples", "3"), "samples: 3; 40 or more"),
         (("--budget-memory", "many"), "budget_memory: 'many'"),
         (("--budget-memory", "1KB"), "budget: bft: even bft-adapter@"),
-        (("--plan", "lora"), "plan: 'lora'; the plan is what suggest finds"),
+        (("--plan", "lora"), "plan: 'lora'; suggest chooses the plan itself"),
         (("--label", "lable"), "lable"),
     ],
 )

@@ -70,7 +70,7 @@ def test_without_shuffling_the_longest_come_first():
 
 
 def test_bad_bounds():
-    with pytest.raises(DataError, match="batches need a bound"):
+    with pytest.raises(DataError, match="neither a batch size nor a token budget is set"):
         plan_batches(np.array([1]), seed=0, epoch=0)
     with pytest.raises(DataError, match="batch size 0"):
         plan_batches(np.array([1]), batch_size=0, seed=0, epoch=0)

@@ -67,13 +67,13 @@ def test_other_encodings_by_their_mark(write):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"hello there", "is no JSON: it begins with 'hello there'"),
-        (b"\x00\x01\x02", "is no JSON"),
-        (b'"a"\n"b"\n', "is no JSON: it begins with"),
-        (b"12", "is no JSON"),
+        (b"hello there", "is not valid JSON: it begins with 'hello there'"),
+        (b"\x00\x01\x02", "is not valid JSON"),
+        (b'"a"\n"b"\n', "is not valid JSON: it begins with"),
+        (b"12", "is not valid JSON"),
         (b"\n  \n", "has no rows"),
         (b"[]", "has no rows"),
-        (b'{"text": "a", "label": 1}\n{"text": ', "line 2: is no JSON"),
+        (b'{"text": "a", "label": 1}\n{"text": ', "line 2: is not valid JSON"),
         (b'{"text": "a", "label": 1}\n[1]\n', "line 2: holds a list, not an object"),
         (b'[{"text": "a"}, 3]', "row 2: holds a number"),
         (b'{"text": "a", "label": 1}\n{"text": "\xff"}\n', "line 2: is not UTF-8"),

@@ -24,7 +24,7 @@ def test_numbers_with_fractions_look_like_regression(labels):
 
 
 def test_many_numbers_look_like_regression_too():
-    with pytest.raises(DataError, match="no classes: this looks like regression"):
+    with pytest.raises(DataError, match="too many to be classes: this looks like regression"):
         LabelSet.infer([float(i) for i in range(40)])
 
 

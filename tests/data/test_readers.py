@@ -280,7 +280,7 @@ def test_not_utf8(write):
 
 
 def test_label_of_another_task(write):
-    with pytest.raises(DataError, match="row 2: '7' is no label of sst2.*legal: negative, positive"):
+    with pytest.raises(DataError, match="row 2: '7' is not a label of sst2.*legal: negative, positive"):
         read(write("x.csv", "sentence,label\na,1\nb,7\n"), task="sst2")
 
 
@@ -369,7 +369,7 @@ def test_dates_are_labels():
 
 
 def test_half_a_character_is_refused():
-    with pytest.raises(DataError, match="row 2: column 'text' holds .*half of a character"):
+    with pytest.raises(DataError, match="row 2: column 'text' holds .*half of a surrogate pair"):
         read(["a", "b \ud83d"], need_labels=False)
 
 

@@ -16,7 +16,7 @@ def test_delimiters_have_names():
         ({"delimiter": ";;"}, "delimiter: ';;'.*semicolon"),
         ({"delimiter": "a"}, "delimiter: 'a'"),
         ({"delimiter": '"'}, "delimiter"),
-        ({"encoding": "utf-ate"}, "encoding: 'utf-ate' is no text encoding"),
+        ({"encoding": "utf-ate"}, "encoding: 'utf-ate' is not a text encoding"),
         ({"encoding": "base64"}, "encoding: 'base64'"),
         ({"bad_rows": "skipp"}, "did you mean 'skip'.*refuse, skip, empty"),
     ],

@@ -1,6 +1,6 @@
 """The page docs/methods.md, made from the registries: ``PYTHONPATH=tests python tests/docs/methods_table.py``.
 
-Every method is put into a tiny random model of every family and merged; what is refused is told with its reason.
+Every method is put into a tiny random model of every family and merged; what is refused is listed with its reason.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ HEAD = """# Methods on architectures
 Made by `tests/docs/methods_table.py` from the registries, on tiny random models; a test holds it to the code.
 **merges**: works, and `st.merge(model)` folds it into the base weights. **in memory**: works, and
 `st.merge(model, in_memory=True)` folds it in; a saved model would lose it. **works**: works, and cannot be folded.
-**-**: refused; the reasons stand below. Block methods stand here on the upper two of four blocks (frozen depth 2; on
-ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). Of an
-encoder-decoder's two stacks block methods stand on the upper blocks of each, insertions in the encoder; an `adapter`
-may stand in the decoder too (`stack=dec`). The last column: the forms of `stratatune export --to` that hold it, on BERT
+**-**: refused; the reasons are below. Block methods are on the upper two of four blocks here (frozen depth 2; on
+ALBERT, whose blocks share their weights, on all: 0), insertions at depth 2 (`prompt` and `idpg` at the input: 0). In an
+encoder-decoder, block methods are on the upper blocks of both stacks and insertions in the encoder; an `adapter`
+can also be in the decoder (`stack=dec`). The last column: the formats of `stratatune export --to` that hold it, on BERT
 ([export.md](export.md)).
 """
 

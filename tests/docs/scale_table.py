@@ -34,7 +34,7 @@ PAGE_TAIL = """
 * **Several: shards near the GPUs.** A cache of this size belongs on local NVMe drives, each node the examples that it
   trains on, or on a parallel file system that gives every GPU the bandwidth in **reads**; below **pays from** it costs
   time. `cache_dtype: int8` halves what bf16 takes and reads.
-* **Split the data first.** One cache stands in one folder on one file system and is opened with its checksums read. For
+* **Split the data first.** One cache is one folder on one file system and is opened with its checksums read. For
   10^9 examples cut the data into files of about 10^7, one cache each, built by one job each (`stratatune cache build`,
   a Slurm array): {parts} parts here.
 * **Several GPUs for one part**: `torchrun` or `accelerate launch --multi_gpu` builds a cache with all of a node's

@@ -128,8 +128,7 @@ def test_every_treatment_without_a_form_is_told(tmp_path):
     [
         ("1: lora | 2: dora | head(mlm=norm)", "bert", "lora beside dora"),
         ("1: dora", "gpt2", "dora: in this model"),
-        ("embeddings full | : full", "bert", "embeddings full"),
-        ("head(mlm=decoder, untie)", "bert", "untie"),
+        ("embeddings full | : full", "t5", "embeddings full: two stacks share them"),
         ("2: lora(on=q) + full(on=v)", "gpt2", "block 2: lora and full on roles of attn.c_attn"),
     ],
 )
@@ -138,6 +137,30 @@ def test_mixes_that_no_config_holds(plan, family, reason, tmp_path):
     with pytest.raises(PlanError) as caught:
         st.export(apply(base_of(family, "lm"), plan), tmp_path / "out")
     assert reason in caught.value.message and "merged" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        "-1: lora | head(mlm=decoder, untie)",
+        "embeddings full | : lora",
+        "embeddings full | : lora | head(mlm=decoder, untie)",
+    ],
+)
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama", "gemma3_text"])
+def test_embeddings_and_decoders_that_trained_come_back_to_the_bit(family, plan, tmp_path):
+    """Also where the base ties them: peft then trains a copy of each, and both are in the adapter."""
+    tied = {"tie_word_embeddings": True} if family in tiny.DECODERS else {}
+    base = {"bert": tiny.tiny_bert, "roberta": tiny.tiny_roberta}.get(
+        family, functools.partial(tiny.tiny_decoder, family)
+    )
+    model = shake(apply(base(**tied), plan).eval())
+    st.export(model, tmp_path)
+    ids = given(family, "lm")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = peft.PeftModel.from_pretrained(base(**tied), tmp_path).eval()
+        assert torch.equal(loaded(**ids).logits, model(**ids).logits)
 
 
 def test_embeddings_beside_a_classifier_have_a_form(tmp_path):

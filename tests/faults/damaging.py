@@ -119,7 +119,9 @@ def try_artefact(kind: str, artefact: Artefact, bench: Bench, count: int, chance
         shutil.copytree(artefact.folder, place)
         return place
 
-    right = artefact.seen(artefact.ask(fresh()), place)
+    whole = artefact.ask(fresh())
+    assert whole.code == 0, f"{kind}: {whole.err}"
+    right = artefact.seen(whole, place)
     for number in range(count):
         files = files_in(fresh(), without=artefact.without)
         path = files[number % len(files)]

@@ -36,10 +36,10 @@ def campaign(settings, tmp_path):
             check=False,
             env=dict(os.environ),
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr[-2000:]
         found = [json.loads(line) for line in done.stdout.splitlines()]
-        assert all(one["end"] == 0 for one in found), done.stderr
-        assert not points or all(one["killed"] for one in found), done.stderr
+        assert all(one["end"] == 0 for one in found), done.stderr[-2000:]
+        assert not points or all(one["killed"] for one in found), done.stderr[-2000:]
         return Path(job["folder"]), found
 
     return run
@@ -80,4 +80,4 @@ def test_a_grids_book(campaign):
     folder, found = campaign("book", list(range(counted["events"])))
     for one in found:
         records = read_records(folder / f"{one['point']}" / "grid")[1]
-        assert [record.status for record in records] == ["done"] * 3, one
+        assert [record.status for record in records] == ["failed"] * 3, one

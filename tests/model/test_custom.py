@@ -48,7 +48,7 @@ def empty_table(monkeypatch):
 def roformer(make=RoFormerForMaskedLM):
     torch.manual_seed(0)
     sizes = {
-        "vocab_size": 120,
+        "vocab_size": 320,
         "embedding_size": 16,
         "hidden_size": 32,
         "num_hidden_layers": 4,
@@ -85,7 +85,7 @@ def test_every_plan_splits_where_the_model_does(make, plan):
     [
         ({"blocks": "encoder.layers"}, "blocks: RoFormerForMaskedLM has no module 'encoder.layers'", "encoder.layer"),
         ({"embeddings": "embedding"}, "embeddings: .* has no module 'embedding'", "'embeddings'"),
-        ({"blocks": "encoder"}, "'encoder' is no list of blocks", "nn.ModuleList"),
+        ({"blocks": "encoder"}, "'encoder' is not a list of blocks", "nn.ModuleList"),
         (
             {"roles": {"q": "attention.self.quer"}},
             "q: a block has no module 'attention.self.quer'",
@@ -184,7 +184,7 @@ def test_a_decoder_is_added_by_names(model_type, plan, head):
     ("model_type", "change", "message"),
     [
         ("granite", {}, "does more around its blocks"),  # its logits are scaled
-        ("starcoder2", {"rotary": None}, "cannot be run as the names say"),
+        ("starcoder2", {"rotary": None}, "cannot be run as its row describes"),
         ("starcoder2", {"final_norm": None}, "final_norm: a decoder needs one"),
     ],
 )

@@ -49,5 +49,5 @@ def test_no_hook_stays_behind():
 
 
 def test_an_encoder_decoder_is_refused():
-    with pytest.raises(ModelError, match="tells its labels as texts"):
+    with pytest.raises(ModelError, match="generates its labels as text"):
         Depths(Backbone(tiny.tiny_encoder_decoder("bart")))

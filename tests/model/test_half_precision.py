@@ -14,6 +14,7 @@ import tiny
 from stratatune.errors import PlanError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
+from stratatune.model.base import load_base
 from stratatune.model.merging import merge
 from tuning import MIXES, PLANS, batch, shake, starts_as_the_base
 
@@ -154,3 +155,16 @@ def test_under_autocast(family, text):
         found = model(**inputs).logits
     found.float().sum().backward()
     assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_merged_export_has_the_dtype_of_the_checkpoint(family, dtype, tmp_path):
+    """A run computes from fp32 weights, whatever the checkpoint holds; the merged model is as large as the base."""
+    tiny.tiny_model(family).to(dtype).save_pretrained(tmp_path / "base")
+    tiny.tiny_tokenizer(family).save_pretrained(tmp_path / "base")
+    model = shake(apply(load_base(str(tmp_path / "base"), "mlm").model, "1: lora + bitfit"))
+    st.export(model, tmp_path / "merged", to="merged")
+    merged = AutoModelForMaskedLM.from_pretrained(tmp_path / "merged")
+    assert merged.dtype == dtype
+    exact = merge(model).state_dict()
+    assert all(torch.equal(one, exact[name].to(dtype)) for name, one in merged.state_dict().items())

@@ -58,7 +58,7 @@ def test_plans_over_two_stacks_on_paper():
     picture = terminal(Plan.parse("enc 0:2 frozen | dec 1: lora").resolve(shape), colour=False)
     assert "dec 1..3" in picture and "enc 0..2" in picture
     for text, error in (
-        ("enc 3: lora", "hold no block"),
+        ("enc 3: lora", "select no block"),
         ("dec 5: lora", "outside a model of 4 blocks"),
         ("enc lora", "legal: layers"),
         ("enc 0: lora(on=cross_q)", "no cross_q"),

@@ -53,11 +53,11 @@ def test_a_folder_without_config(tmp_path):
 def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch):
     import huggingface_hub
 
-    def offline(*_):
+    def offline(*_, **__):
         raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(ModelError, match="neither here nor reachable") as caught:
+    with pytest.raises(ModelError, match="neither a local folder nor reachable") as caught:
         shape_of("roberta-lrge")
     assert "did you mean 'roberta-large'" in caught.value.hint and "\n" not in str(caught.value)
 

@@ -175,7 +175,7 @@ def test_bad_overrides_come_at_once():
     with pytest.raises(ConfigError) as caught:
         merge({"lr": 1.0}, ["epochs", "lr.peak=3", "=4"])
     assert len(caught.value.errors) == 3
-    assert caught.value.errors[1] == "--set lr.peak=3: lr is 1.0 and has no parts"
+    assert caught.value.errors[1] == "--set lr.peak=3: lr is 1.0 and has no fields"
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -202,7 +202,7 @@ def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
     assert list(yaml.safe_load(text)) == list(RunConfig.model_fields)
     assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert "# The rate after warm-up: to zero, or as is. One of: linear, constant.\nschedule: linear\n" in text
+    assert "# The rate after warm-up: decays to zero, or stays. One of: linear, constant.\nschedule: linear\n" in text
 
 
 @pytest.mark.parametrize(

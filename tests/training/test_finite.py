@@ -179,7 +179,7 @@ def test_a_trial_that_diverges_leaves_the_others_alone(settings, tmp_path, way):
 
 def test_a_bad_row_of_a_stacked_step_stays_as_it_is(settings, monkeypatch):
     seen = []
-    plain = together.Group._step
+    plain = together.AlikeTrials._step
 
     def step(self, gradient, losses, factor):
         gradient[1] = math.nan
@@ -190,7 +190,7 @@ def test_a_bad_row_of_a_stacked_step_stays_as_it_is(settings, monkeypatch):
         seen.append(bool(norms[[0, 2]].isfinite().all()))
         return norms
 
-    monkeypatch.setattr(together.Group, "_step", step)
+    monkeypatch.setattr(together.AlikeTrials, "_step", step)
     kept = settings(epochs=1).model_dump(exclude={"plan", "seed", "lr"}, exclude_unset=True)
     with pytest.raises(NotFiniteError, match="gradient's norm is nan in epoch 1, step 1"):
         st.train_many(

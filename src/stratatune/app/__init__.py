@@ -1,1 +1,1 @@
-"""The doors: the command line and the estimators in scikit-learn's manners."""
+"""The command line, the Python functions, and the estimators in the style of scikit-learn."""

@@ -51,7 +51,7 @@ def fresh_folder(out: Path) -> Path:
     while folder.exists():
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
-    make_folder(folder, "give --out a folder that you may write to")
+    make_folder(folder, "point --out to a folder that you can write to")
     return folder
 
 
@@ -91,7 +91,7 @@ def ask(text: str | None, reporter: Reporter) -> str:
     if text:
         return text
     if not sys.stdin.isatty():
-        reporter.say("no terminal to type at: the sentence is one of ours (--text gives another)")
+        reporter.say("not a terminal, so an example sentence is used (--text sets another)")
         return SENTENCE
     try:
         return input("write to the city's service desk (Enter for an example): ").strip() or SENTENCE

@@ -81,7 +81,9 @@ class _TextEstimator(BaseEstimator):
         try:
             shutil.copytree(run, folder, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:
-            raise ResourceError(f"cannot save into {folder}: {error}", "give a folder that you may write") from error
+            raise ResourceError(
+                f"cannot save into {folder}: {error}", "choose a folder that you can write to"
+            ) from error
 
     @classmethod
     def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
@@ -228,7 +230,7 @@ def _checked(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in RunConfig.model_fields or name in _FILLED:
             legal = [field for field in RunConfig.model_fields if field not in _FILLED]
-            raise TypeError(f"there is no setting {name!r}: {did_you_mean(name, legal)}")
+            raise TypeError(f"unknown setting {name!r}: {did_you_mean(name, legal)}")
     return settings
 
 

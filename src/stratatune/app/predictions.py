@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Columns = dict[str, Sequence[Any]]
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-_HINT = "give --out a file in a folder that is there and has room"
+_HINT = "point --out to a file in a folder that exists and has free space"
 _DIGITS = 6  # of a probability as text; parquet keeps every bit
 
 

@@ -78,10 +78,10 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
             raise ValueError(f"dtype {data['dtype']!r}")
         classes = np.array(data["classes"], None if kind.kind == "U" else kind)
         if classes.ndim != 1:
-            raise ValueError("classes are no list")
+            raise ValueError("classes are not a list")
         return classes, columns
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ModelError(f"{path} is damaged: {error}", "remove it: labels then come back as text") from error
+        raise ModelError(f"{path} is damaged: {error}", "remove it: labels are then returned as text") from error
 
 
 def as_bytes(folder: Path) -> dict[str, bytes]:
@@ -104,6 +104,6 @@ def from_bytes(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or not isinstance(content, bytes):
-            raise ModelError(f"{name!r} is no file of a run folder", "save the estimator again")
+            raise ModelError(f"{name!r} is not a file of a run folder", "save the estimator again")
         make_folder((folder / inside).parent)
         write_bytes(folder / inside, content)

@@ -60,7 +60,7 @@ run_options = RunOptions()
 
 def remote_code(file: Path | None, model: str) -> str:
     """What is to be known of a file that lets a model bring its own code."""
-    return f"{file} says trust_remote_code: true, so Python code that comes with {model} runs on this machine"
+    return f"{file} sets trust_remote_code: true, so Python code that comes with {model} runs on this machine"
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
@@ -71,14 +71,16 @@ _FILE = _parameter(
     "file",
     Annotated[
         Path | None,
-        typer.Argument(metavar="RUN.yaml", help="Settings; options below win over it.", show_default=False),
+        typer.Argument(
+            metavar="RUN.yaml", help="A YAML file of settings; the options below override it.", show_default=False
+        ),
     ],
 )
 _SET = _parameter(
     "set",
     Annotated[
         list[str] | None,
-        typer.Option(help="Any setting, as in RUN.yaml; may be given again.", metavar="NAME=VALUE", show_default=False),
+        typer.Option(help="Any setting, as in RUN.yaml; repeatable.", metavar="NAME=VALUE", show_default=False),
     ],
 )
 

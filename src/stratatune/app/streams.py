@@ -106,8 +106,8 @@ def write_answer(text: str, *, exact: bool = False) -> None:
     stream = sys.stdout
     if exact and (missing := _missing(text, stream)):
         raise ResourceError(
-            f"standard output is {stream.encoding}, which has no {missing!a}",
-            "set PYTHONIOENCODING=utf-8, or give --out a file",
+            f"standard output is {stream.encoding}, which cannot encode {missing!a}",
+            "set PYTHONIOENCODING=utf-8, or write to a file with --out",
         )
     try:
         stream.write(text)

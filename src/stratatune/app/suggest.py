@@ -81,7 +81,7 @@ def asked_for(
     from stratatune.training.config import parse_bytes
 
     if "plan" in config.model_fields_set:
-        raise ConfigError([f"plan: {config.plan!r}; the plan is what suggest finds"], "leave --plan out")
+        raise ConfigError([f"plan: {config.plan!r}; suggest chooses the plan itself"], "leave out --plan")
     try:
         memory = parse_bytes(str(budget_memory)) if budget_memory is not None else None
     except ValueError as error:

@@ -91,7 +91,7 @@ def labels_of(labels: Any) -> np.ndarray:
         )
     kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
     if len(kinds) > 1:
-        raise DataError(f"labels are of several kinds: {', '.join(sorted(kinds))}", "give all of them as strings")
+        raise DataError(f"labels have several types: {', '.join(sorted(kinds))}", "give all of them as strings")
     if isinstance(labels, np.ndarray) and labels.dtype != object:
         return labels.reshape(len(values))
     return np.asarray(values)
@@ -113,7 +113,7 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     names = [name_of(one) for one in classes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"two labels are both {twice!r} without the blanks around them", "give them one spelling")
+        raise DataError(f"two labels are both {twice!r} without the blanks around them", "spell both the same way")
     return classes
 
 

@@ -1,1 +1,1 @@
-"""The trunk cache: the trunk runs once per example, and every epoch, seed and trial starts from what it said."""
+"""The trunk cache: what the frozen blocks computed for each example, so that they run once."""

@@ -63,7 +63,7 @@ class Choice:
 def choose(need: Need, room: Room) -> Choice:
     """The first precision that fits somewhere: on disk, where later runs find it, else in memory."""
     if need.passes <= 1:
-        return Choice("none", need.dtypes[0], "no trunk cache: nothing is asked for twice in this run")
+        return Choice("none", need.dtypes[0], "no trunk cache: this run needs no hidden state twice")
     for dtype in need.dtypes:
         size = need.values * DTYPE_BYTES[dtype]
         if size <= min(DISK_SHARE * room.disk, room.limit):

@@ -1,4 +1,4 @@
-"""Text to batches: tasks, readers, templates, encoding, batching and the trunk cache.
+"""Tables to batches: sources, labels, tasks, templates, encoding and batching.
 
 Importing this package or ``tasks`` and ``templates`` pulls in no torch, no transformers, no pandas and no datasets.
 """

@@ -116,9 +116,9 @@ def plan_batches(
 
 def _check(lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> None:
     if batch_size is None and token_budget is None:
-        raise DataError("batches need a bound", "give a batch size or a token budget")
+        raise DataError("neither a batch size nor a token budget is set", "give a batch size or a token budget")
     if batch_size is not None and batch_size < 1:
-        raise DataError(f"batch size {batch_size} is below 1", "legal: 1 and up")
+        raise DataError(f"batch size {batch_size} is below 1", "use 1 or more")
     longest = int(lengths.max(initial=0))
     if token_budget is not None and longest > token_budget:
         raise DataError(

@@ -32,8 +32,8 @@ def check_order(template: Template) -> None:
     kinds = [part.kind for part in template.parts]
     if {"a", "b"} & set(kinds[kinds.index("mask") :]):
         raise DataError(
-            f"template {str(template)!r} has text behind the label word, which a decoder has not read by then",
-            f"put <mask> behind the text, as in {TEMPLATES[template.columns]!r}",
+            f"template {str(template)!r} has text after the label word, which a decoder has not read at that point",
+            f"put <mask> at the end, as in {TEMPLATES[template.columns]!r}",
         )
 
 
@@ -48,7 +48,9 @@ def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: S
     tail = "".join(parts[[part.kind for part in template.parts].index("mask") + 1 :])
     found = [tuple(_behind(tokenizer, f" {word}{tail}")) for word in words]
     if len(set(found)) < len(found):
-        raise DataError(f"two of the label words {', '.join(words)} are the same tokens", "name others: --label-words")
+        raise DataError(
+            f"two of the label words {', '.join(words)} are the same tokens", "choose others with --label-words"
+        )
     return tuple(found)
 
 

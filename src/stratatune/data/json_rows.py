@@ -39,7 +39,7 @@ def open_json(path: Path, written: Written) -> Frame:
     if shown[:1] not in ("{", "["):
         if not shown and len(start) < 1024:
             raise DataError(f"{path} has no rows", "give a file with at least one example")
-        raise DataError(f"{path}: is no JSON: it begins with {shown[:20]!r}", _LEGAL)
+        raise DataError(f"{path}: is not valid JSON: it begins with {shown[:20]!r}", _LEGAL)
     if shown.startswith("["):
         return _of_rows(path, _listed(path, encoding))
     if encoding in ("utf-8", "utf-8-sig"):
@@ -60,7 +60,7 @@ def _of_lines(path: Path, lines: Iterable[bytes | str], encoding: str) -> Frame:
                 return _of_object(path, _parsed(path, _whole(path, encoding)))
             if isinstance(error, UnicodeDecodeError):
                 raise not_in(f"{path}, line {number}", error) from error
-            raise DataError(f"{path}, line {number}: is no JSON: {line_of(error)}", _LEGAL) from error
+            raise DataError(f"{path}, line {number}: is not valid JSON: {line_of(error)}", _LEGAL) from error
         columns.add(row, f"line {number}")
         count += 1
         only = row
@@ -91,7 +91,7 @@ def _of_object(path: Path, whole: Any) -> Frame:
         if len(rows) == 1:
             return _of_rows(path, rows[0][1]).noting(f"rows are read from {rows[0][0]!r}")
         return _of_rows(path, [whole])
-    raise DataError(f"{path}: is no table", _LEGAL)
+    raise DataError(f"{path}: is not a table", _LEGAL)
 
 
 def _is_of_columns(whole: Mapping[str, Any]) -> bool:

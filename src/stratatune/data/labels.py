@@ -45,11 +45,11 @@ class LabelSet:
         _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")
-            raise DataError(f"{place}: every label is {only!r}", "at least two classes are needed to learn from")
+            raise DataError(f"{place}: every label is {only!r}", "training needs at least two classes")
         if len(names) > MOST_CLASSES or (len(names) == len(labels) > _FEW_ROWS):
             like = ": this looks like regression" if all(map(_is_number, names)) else ""
             raise DataError(
-                f"{place}: {len(names)} different labels in {len(labels)} rows are no classes{like}",
+                f"{place}: {len(names)} different labels in {len(labels)} rows are too many to be classes{like}",
                 "for numbers use --objective regression, or name another label column",
             )
         return cls(tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names)))

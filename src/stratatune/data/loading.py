@@ -50,7 +50,7 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     fix = (
         "save the file as UTF-8, or name its encoding (--encoding latin-1)"
         if isinstance(error, UnicodeDecodeError)
-        else "mend the file"
+        else "fix the file"
     )
     return DataError(f"{path}: cannot be read as {path.suffix[1:]}: {line_of(error)}", fix)
 

@@ -200,8 +200,8 @@ def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
     for row, text in zip(frame.rows, texts, strict=True):
         if not text.isascii() and (broken := _LONE_SURROGATE.search(text)):
             raise DataError(
-                f"{frame.place}, row {row}: column {name!r} holds {broken[0]!r}, half of a character",
-                "write the character whole; such a half is left where a text was cut in the middle of one",
+                f"{frame.place}, row {row}: column {name!r} holds {broken[0]!r}, half of a surrogate pair",
+                "write the whole character; this happens where a text was cut in the middle of one",
             )
     return texts
 
@@ -222,7 +222,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
         if not needed:
             return None
         raise DataError(
-            f"{frame.place}, row {frame.rows[at]}: {values[at]!r} is no label of {task.name}",
+            f"{frame.place}, row {frame.rows[at]}: {values[at]!r} is not a label of {task.name}",
             f"legal: {', '.join(task.labels)}, or their numbers from 0",
         )
     return [str(name) for name in classes]

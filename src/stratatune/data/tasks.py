@@ -92,7 +92,7 @@ class Task:
         held_out = sum(self.splits[name] for name in self.cuts if name != "train")
         if rows <= held_out:
             raise DataError(
-                f"{self.name}: {rows} rows are too few to cut {held_out} off for evaluation",
+                f"{self.name}: {rows} rows are too few to hold out {held_out} for evaluation",
                 "name the evaluation data with --eval FILE: files that are named are used whole",
             )
         order = list(range(rows))

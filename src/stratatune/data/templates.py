@@ -154,9 +154,8 @@ def auto_label_words(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
                 notices.append(f"label {label!r} is read as the word {word!r}; choose another with --label-words")
         else:
             notices.append(
-                f"label {label!r}: no word of it is one free token of this model, so that {word!r} stands for it, "
-                f"which has nothing to do with it; name a word (--label-words '{label}=WORD') or use --objective "
-                "classification"
+                f"label {label!r}: none of its words is one unused token of this model, so the unrelated word {word!r} "
+                f"is used; choose a word (--label-words '{label}=WORD') or use --objective classification"
             )
     return words, notices
 

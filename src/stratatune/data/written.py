@@ -66,4 +66,6 @@ def check_encoding(name: str) -> None:
     try:
         "text".encode(name)  # refuses base64 and the like, which `codecs.lookup` finds
     except (LookupError, ValueError) as error:
-        raise DataError(f"encoding: {name!r} is no text encoding", "usual: utf-8, latin-1, cp1252, utf-16") from error
+        raise DataError(
+            f"encoding: {name!r} is not a text encoding", "for example utf-8, latin-1, cp1252, utf-16"
+        ) from error

@@ -1,1 +1,1 @@
-"""Forms in which what was trained leaves."""
+"""The formats in which a trained model leaves: native adapter, peft, merged."""

@@ -88,20 +88,24 @@ def refusals(attached: Attached) -> list[str]:
     resolved, found = attached.resolved, dict[str, None]()
     for method in (one for block in resolved.blocks for one in block):
         if method.kind not in _HOLDS:
-            found[f"{method}: no LoraConfig holds it"] = None
+            found[f"{method}: a LoraConfig cannot hold it"] = None
     for _, insertion in resolved.insertions:
         found[f"{insertion}: peft inserts nothing between blocks, and no prompt beside LoRA"] = None
     if _uses(attached, "lora") and _uses(attached, "dora"):
         found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
     if _uses(attached, "dora") and attached.backbone.row.fused:
         found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
-    if resolved.trains_embeddings and resolved.shape.decoder_tied and attached.backbone.head.speaks:
-        found["embeddings full: peft trains a copy, and the decoder stays tied to the base's"] = None
-    if resolved.unties and attached.backbone.head.speaks:
-        found["head(untie): the base that peft loads ties the decoder again"] = None
+    if resolved.trains_embeddings and len(attached.backbone.row.stacks) > 1:
+        found["embeddings full: two stacks share them, and peft trains a copy for one"] = None
     for number, path in _mixed(attached):
         found[f"block {number}: lora and full on roles of {path}, which is one module"] = None
     return list(found)
+
+
+def _tied(attached: Attached) -> bool:
+    """Whether the language-model head shares the weights of the embeddings."""
+    resolved = attached.resolved
+    return resolved.shape.decoder_tied and not resolved.unties and attached.backbone.head.speaks
 
 
 def _uses(attached: Attached, kind: str) -> bool:
@@ -170,6 +174,8 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     form.whole |= {site.roles[part]: None for part in wanted if part in site.roles}
     if attached.resolved.trains_embeddings:
         form.whole |= {names[id(module)]: None for module in backbone.body.embedding_modules()}
+        if _tied(attached):  # peft trains copies of modules, so what shares their weights must be a copy, too
+            form.whole[site.roles["decoder"]] = None
     form.whole |= dict.fromkeys(backbone.head.new_layers)
     form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}
     return form

@@ -1,1 +1,1 @@
-"""How each method works on a live model: one file a method, one line in the registry."""
+"""What each method does to a live block: one file a method, one line in the registry."""

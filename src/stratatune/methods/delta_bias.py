@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, can_hold_bias, own_bias, own_weight, wrap
 from stratatune.plan.methods import DeltaBias
@@ -23,7 +24,7 @@ class AddedBias(Wrapper):
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
         weight = own_weight(base)
-        self.vector = nn.Parameter(weight.new_zeros(weight.shape[0]))
+        self.vector = nn.Parameter(to_train(weight, weight.shape[0]).zero_())
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained, at_least_fp32
+from stratatune.methods.precision import as_trained, at_least_fp32, product, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Dora
@@ -30,8 +30,8 @@ class DoraLinear(Wrapper):
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
         super().__init__(base)
         weight, (ins, outs) = own_weight(base), widths(base)
-        self.a = nn.Parameter(weight.new_empty(rank, ins))
-        self.b = nn.Parameter(weight.new_zeros(outs, rank))
+        self.a = nn.Parameter(to_train(weight, rank, ins))
+        self.b = nn.Parameter(to_train(weight, outs, rank).zero_())
         self.magnitude = nn.Parameter(weight.detach().to(at_least_fp32(weight.dtype)).norm(dim=1))
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
@@ -40,7 +40,7 @@ class DoraLinear(Wrapper):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
         dropped, gain, y = self.dropout(x), self._gain(), self.base(x)
-        straight = nn.functional.linear(dropped, self.weight)
+        straight = product(dropped, self.weight)
         low = nn.functional.linear(nn.functional.linear(as_trained(dropped, self.a), self.a), self.b) * self.scale
         return (y + (gain - 1) * straight + gain * low).to(y.dtype)
 

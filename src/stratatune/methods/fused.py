@@ -25,7 +25,7 @@ class FusedLinear(nn.Module):
         self.roles = roles
         biases = [None] * len(roles) if base.bias is None else base.bias.data.chunk(len(roles))
         for role, weight, bias in zip(roles, base.weight.data.chunk(len(roles)), biases, strict=True):
-            self.add_module(role, _linear(weight, bias))
+            self.add_module(role, _linear(weight, bias, type(base)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
@@ -36,16 +36,17 @@ class FusedLinear(nn.Module):
         parts: list[Any] = [self.get_submodule(role) for role in self.roles]
         weight = torch.cat([part.weight.data for part in parts])
         if all(part.bias is None for part in parts):
-            return _linear(weight, None)
+            return _linear(weight, None, type(parts[0]))
         rows = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias.data for part in parts]
-        return _linear(weight, torch.cat(rows))
+        return _linear(weight, torch.cat(rows), type(parts[0]))
 
 
 @torch.no_grad()
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A frozen linear of a copy of ``weight`` [out, in]."""
+def _linear(weight: Tensor, bias: Tensor | None, kind: type[nn.Linear]) -> nn.Linear:
+    """A frozen linear of a copy of ``weight`` [out, in], of the class ``kind``, which computes as the one it is of."""
     linear = nn.Linear(*reversed(weight.shape), bias=bias is not None, device=weight.device, dtype=weight.dtype)
     linear.weight.copy_(weight)
     if bias is not None:
         linear.bias.copy_(bias)
+    linear.__class__ = kind
     return linear.requires_grad_(False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stratatune.methods.precision import to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_bias, own_weight, widths, wrap
 from stratatune.plan.methods import Ia3
@@ -20,7 +21,7 @@ class ScaledOutput(Wrapper):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        self.vector = nn.Parameter(own_weight(base).new_ones(widths(base)[1]))
+        self.vector = nn.Parameter(to_train(own_weight(base), widths(base)[1]).fill_(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
@@ -41,7 +42,7 @@ class ScaledInput(Wrapper):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        self.vector = nn.Parameter(own_weight(base).new_ones(widths(base)[0]))
+        self.vector = nn.Parameter(to_train(own_weight(base), widths(base)[0]).fill_(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""

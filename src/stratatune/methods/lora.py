@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.precision import as_trained
+from stratatune.methods.precision import as_trained, to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Lora
@@ -27,8 +27,8 @@ class LoraLinear(Wrapper):
     def __init__(self, base: nn.Module, rank: int, alpha: float, dropout: float) -> None:
         super().__init__(base)
         ins, outs = widths(base)
-        self.a = nn.Parameter(own_weight(base).new_empty(rank, ins))
-        self.b = nn.Parameter(own_weight(base).new_zeros(outs, rank))
+        self.a = nn.Parameter(to_train(own_weight(base), rank, ins))
+        self.b = nn.Parameter(to_train(own_weight(base), outs, rank).zero_())
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -18,3 +20,37 @@ def as_trained(x: Tensor, trained: Tensor) -> Tensor:
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     """fp32 for half precision, else the dtype itself."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def to_train(weight: Tensor, *shape: int) -> Tensor:
+    """Fresh memory for what trains beside ``weight``: on its device, in fp32 at least."""
+    return weight.new_empty(shape, dtype=at_least_fp32(weight.dtype))
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` in the precision of ``x`` [..., in] where ``weight`` [out, in] is stored in half of it."""
+    if x.dtype == weight.dtype or weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
+        return nn.functional.linear(x, weight, bias)
+    return _Widened.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+
+
+class _Widened(torch.autograd.Function):
+    """A linear that keeps its weight as stored for the backward pass, not a wide copy of it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight.to(x.dtype), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        x, weight, _ = inputs
+        ctx.save_for_backward(weight)
+        ctx.wide = x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (weight,) = ctx.saved_tensors
+        back = grad @ weight.to(ctx.wide) if ctx.needs_input_grad[0] else None
+        return back, None, grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stratatune._compat import AttentionFunction, attend_through
 from stratatune.errors import PlanError
+from stratatune.methods.precision import to_train
 from stratatune.methods.site import Site
 from stratatune.methods.wrapping import own_weight, widths
 from stratatune.plan.methods import Prefix
@@ -34,8 +35,8 @@ class PrefixVectors(nn.Module):
     def __init__(self, tokens: int, like: nn.Module, value: nn.Module) -> None:
         super().__init__()
         self.outer_config: Any = None  # the attention's own, while this stands in it
-        self.key = nn.Parameter(own_weight(like).new_empty(tokens, widths(like)[1]))
-        self.value = nn.Parameter(own_weight(value).new_empty(tokens, widths(value)[1]))
+        self.key = nn.Parameter(to_train(own_weight(like), tokens, widths(like)[1]))
+        self.value = nn.Parameter(to_train(own_weight(value), tokens, widths(value)[1]))
         for vectors in (self.key, self.value):
             nn.init.normal_(vectors, std=_SPREAD)
 

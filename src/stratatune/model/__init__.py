@@ -1,1 +1,1 @@
-"""A plan put into a live model: attaching, the split into trunk and top, saving and loading."""
+"""A plan in a live model: families, heads, trunk and top, saving and loading."""

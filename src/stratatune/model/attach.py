@@ -19,6 +19,7 @@ from stratatune.model.masters import hold_masters
 from stratatune.model.new_parts import check_vocabulary, check_weights, new_parts
 from stratatune.model.origin import Origin
 from stratatune.model.saving import save_adapter
+from stratatune.model.stored import computes_in
 from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
@@ -176,7 +177,7 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     """
     blocks, depth = attached.backbone.blocks, place.depth
     weight = next(blocks.parameters())
-    module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, weight.dtype)
+    module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
     module.causal, module.positions = attached.backbone.family.causal, method.positions
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(method.kind, depth), module)
     attached.insertions.append((depth, module))

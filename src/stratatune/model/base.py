@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
+from stratatune.model.loading import load_model
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.outside import path_exists
 from stratatune.shapes.architectures import Architecture
@@ -39,7 +40,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, fp32, with the head asked for.
+        model: in eval mode, with the head asked for; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -96,16 +97,17 @@ def load_base(
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = loader.from_pretrained(name, output_loading_info=True, **settings)
+        model, info = load_model(loader, name, settings)
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
-            model, info = loader.from_pretrained(name, output_loading_info=True, **settings, **own)
+            model, info = load_model(loader, name, {**settings, **own})
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
     backbone = Backbone(base.model)
     if tokenizer is not None:
-        check_rows(tokenizer, model.get_input_embeddings().weight.shape[0], name)
+        words: Any = model.get_input_embeddings()
+        check_rows(tokenizer, words.weight.shape[0], name)
         backbone.family.prepare(tokenizer)
     other = _other_sizes(base, backbone, info["mismatched_keys"])
     _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)
@@ -114,9 +116,12 @@ def load_base(
 
 def class_for(head: str, model_type: str) -> str:
     """The transformers class that :func:`load_base` makes for ``head``; empty where there is none."""
+    if model_type not in CONFIG_MAPPING:
+        return ""
     loader: Any = getattr(transformers, head_named(head).auto)
-    found: Any = loader._model_mapping._model_mapping.get(model_type, "")
-    return found if isinstance(found, str) else found[0]
+    found: Any = loader._model_mapping.get(CONFIG_MAPPING[model_type], ())  # one class, or several; those added too
+    first = next(iter(found), None) if isinstance(found, list | tuple) else found
+    return "" if first is None else first.__name__
 
 
 def load_class(
@@ -139,7 +144,7 @@ def load_class(
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
     settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
     with _told(name), _quiet():
-        model = loader.from_pretrained(name, **settings)
+        model, _ = load_model(loader, name, settings)
     return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
 
 
@@ -170,7 +175,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
     if sizes:
         was, now = next(iter(sizes.values()))
         base.notices.append(
-            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it starts anew "
+            f"the checkpoint's output layer has {was[0]} outputs, this task {now[0]}: it is newly initialised "
             f"({', '.join(sorted(sizes))})"
         )
     return set(sizes)

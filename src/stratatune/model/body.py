@@ -58,7 +58,7 @@ class Body:
         for stack, blocks in zip(self.row.stacks, lists, strict=True):
             if not isinstance(blocks, nn.ModuleList):
                 raise ModelError(
-                    f"{type(self.model).__name__}: {stack.path} is no list of blocks",
+                    f"{type(self.model).__name__}: {stack.path} is not a list of blocks",
                     "the backbone table's row is wrong",
                 )
         distinct, (first, *more) = self.shape.distinct, lists

@@ -15,7 +15,7 @@ from stratatune.model.fingerprint import hash_of
 
 _FIELDS = ("plan", "output", "num_labels", "also_train", "reading", "tokenizer")
 _BASE = ("model_type", "weights", "head", "attention", "dtype", "class")
-_AGAIN = "take the folder from a backup, or train again"
+_AGAIN = "restore the folder from a backup, or train again"
 
 
 def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -33,7 +33,7 @@ def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: obj
     """
     for name, tensor in tensors.items():
         if not tensor.dtype.is_floating_point:
-            raise ModelError(f"{folder}: {name} holds {str(tensor.dtype)[6:]}, no floating-point numbers", _AGAIN)
+            raise ModelError(f"{folder}: {name} holds {str(tensor.dtype)[6:]}, not floating-point numbers", _AGAIN)
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{folder}: {name} holds numbers that are not finite", _AGAIN)
     written = record.get("checksums")

@@ -42,7 +42,7 @@ class Depths:
     def __init__(self, backbone: Backbone) -> None:
         if len(backbone.row.stacks) > 1:
             raise ModelError(
-                f"{type(backbone.model).__name__} tells its labels as texts: no depth of it can be read for them",
+                f"{type(backbone.model).__name__} generates its labels as text, so no depth can be probed for them",
                 "use an encoder or a decoder",
             )
         self.backbone = backbone

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from stratatune.methods.site import SideBySide, Site
+from stratatune.model.stored import StoredConv1D, StoredLinear, is_stored
 from stratatune.shapes.architectures import Architecture
 
 
@@ -26,11 +27,11 @@ def separate(block: nn.Module, row: Architecture) -> None:
         layer = site.get(path)
         if isinstance(layer, Conv1D):
             weights, biases = layer.weight.chunk(len(roles), dim=1), layer.bias.chunk(len(roles))
-            parts = {role: _linear(w, b) for role, w, b in zip(roles, weights, biases, strict=True)}
+            parts = {role: _linear(w, b, layer) for role, w, b in zip(roles, weights, biases, strict=True)}
             site.replace(path, SideBySide(parts))
     for role, layer in site.modules(row.roles):
         if isinstance(layer, Conv1D):
-            site.replace(role, _linear(layer.weight, layer.bias))
+            site.replace(role, _linear(layer.weight, layer.bias, layer))
 
 
 def join(block: nn.Module, row: Architecture) -> None:
@@ -58,9 +59,10 @@ def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
 
 
 @torch.no_grad()
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def _linear(weight: Tensor, bias: Tensor, of: Conv1D) -> nn.Linear:
     """``weight`` [in, out], ``bias`` [out] of a Conv1D as a linear that owns its numbers; frozen."""
-    made = nn.Linear(weight.shape[0], weight.shape[1], device="meta").requires_grad_(False)
+    kind = StoredLinear if isinstance(of, StoredConv1D) else nn.Linear
+    made = kind(weight.shape[0], weight.shape[1], device="meta").requires_grad_(False)
     made.weight = nn.Parameter(weight.t().clone(memory_format=torch.contiguous_format), requires_grad=False)
     made.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return made
@@ -70,7 +72,8 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def _conv(parts: list[nn.Module]) -> Conv1D:
     """Linears side by side as one Conv1D."""
     weight = torch.cat([part.weight for part in parts]).t().contiguous()  # pyright: ignore[reportArgumentType, reportCallIssue]
-    made = Conv1D(weight.shape[1], weight.shape[0]).requires_grad_(False)
+    kind = StoredConv1D if is_stored(parts[0]) else Conv1D
+    made = kind(weight.shape[1], weight.shape[0]).requires_grad_(False)
     made.weight = nn.Parameter(weight, requires_grad=False)
     made.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
     return made

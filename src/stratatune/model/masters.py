@@ -3,7 +3,8 @@
 transformers 5 loads a checkpoint in the dtype that it was saved in. A step of 1e-4 is lost on a bf16 weight of 1, which
 has three digits, so what trains is held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a method adds
 compute in fp32 and give back the dtype they were given. The base's own modules (BitFit's biases, what trains whole)
-keep computing in theirs: each forward rounds the master once.
+keep computing in theirs: each forward rounds the master once. Where weights are only stored in half precision
+(``model/stored.py``), the model computes in fp32, and so do the masters.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stratatune.methods.precision import HALVES
 from stratatune.model.attached import Attached
+from stratatune.model.stored import computes_in
 
 _OWN = ("bitfit", "full", "head", "output")
 """Groups that train parameters of the base model itself; all others train what was added."""
@@ -27,10 +29,11 @@ def hold_masters(attached: Attached) -> list[RemovableHandle]:
     ``attached.rounded`` remembers the dtypes of the base's own.
     """
     own: dict[int, torch.dtype] = {}
+    widened = computes_in(attached.backbone.model) == torch.float32
     for group in attached.groups:
         for parameter in group.parameters:
             if parameter.dtype in HALVES:
-                if group.method in _OWN:
+                if group.method in _OWN and not widened:
                     attached.rounded.append((parameter, parameter.dtype))
                     own[id(parameter)] = parameter.dtype
                 parameter.data = parameter.data.float()

@@ -27,7 +27,9 @@ def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
     for stack in row.stacks:
         blocks = modules[f"{prefix}{stack.path}"]
         if not isinstance(blocks, nn.ModuleList) or not len(blocks):
-            raise ModelError(f"{stack.name}: {stack.path!r} is no list of blocks", "name the nn.ModuleList with them")
+            raise ModelError(
+                f"{stack.name}: {stack.path!r} is not a list of blocks", "name the nn.ModuleList with them"
+            )
         _check("a block has no", stack.named.items(), [name for name, _ in blocks[0].named_modules()])
 
 

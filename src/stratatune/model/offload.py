@@ -55,7 +55,7 @@ def reload_trunk(attached: Attached) -> None:
     if hash_of(fetched.items()) != offloaded.digest:
         raise ModelError(
             f"the base model {attached.backbone.model.config._name_or_path!r} has changed since this run began",
-            "put it back as it was, and go on with --resume",
+            "restore it, and continue with --resume",
         )
     for name, parameter in offloaded.parameters.items():
         parameter.data = fetched[name]

@@ -12,11 +12,12 @@ import torch
 
 from stratatune.errors import ModelError
 from stratatune.methods.precision import HALVES
+from stratatune.model.stored import computes_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WHERE = "say where it is now: --base FOLDER, or load(..., base=FOLDER)"
+_WHERE = "give its new place: --base FOLDER, or load(..., base=FOLDER)"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Origin:
         name: the hub id or the folder, as written.
         path: the folder, absolute; empty for a hub id.
         revision: the hub commit, or the revision that was asked for; empty where there is none.
-        dtype: what its weights were loaded as, such as ``float32``.
+        dtype: what it computes in without autocast, such as ``float32``.
         model_class: the transformers class, such as ``BertForQuestionAnswering``.
     """
 
@@ -42,7 +43,7 @@ class Origin:
         """That of a live model; ask before anything is attached, and before the working folder changes."""
         name = str(model.config._name_or_path)
         path = _absolute(name)
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        dtype = str(computes_in(model)).removeprefix("torch.")
         return cls(name, path, "" if path else commit_of(name, revision), dtype, type(model).__name__)
 
     def named(self, name: str) -> Origin:

@@ -29,7 +29,7 @@ from stratatune.model.record import AdapterRecord
 from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
 
 FORMAT = 1
-_AGAIN = "train again, or take the folder from a backup"
+_AGAIN = "train again, or restore the folder from a backup"
 TENSORS, RECORD, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -117,7 +117,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = read_json(path)
         if not isinstance(record, dict):
-            raise Unreadable("it holds no record")
+            raise Unreadable("it is not a record")
         if record.get("format") != FORMAT or record["format"] is True:
             raise ModelError(
                 f"{path} has format {shown(record.get('format'))}, this version reads {FORMAT}",

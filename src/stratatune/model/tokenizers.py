@@ -73,7 +73,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     special = {*own.get_added_vocab(), *own.all_special_tokens}
     if len(own.get_vocab().keys() - special) < _FEWEST:
         raise ModelError(
-            f"the tokenizer of {name!r} knows no words ({len(tokenizer):,} tokens): are its files missing?",
+            f"the tokenizer of {name!r} has an empty vocabulary ({len(tokenizer):,} tokens): are its files missing?",
             "put tokenizer.json and tokenizer_config.json (or vocab.txt, or vocab.json and merges.txt) into it",
         )
 

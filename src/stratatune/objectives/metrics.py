@@ -87,7 +87,7 @@ def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
         ConfigError: it is none; with the legal names.
     """
     if name not in legal:
-        raise ConfigError([f"metric: {name!r} is no metric for {kind}"], did_you_mean(name, legal))
+        raise ConfigError([f"metric: {name!r} is not a metric for {kind}"], did_you_mean(name, legal))
     return name
 
 

@@ -35,7 +35,7 @@ def register(objective: type[Objective]) -> type[Objective]:
         ConfigError: there is one of this name already.
     """
     if objective.name in (AUTO, *OBJECTIVES):
-        raise ConfigError([f"objective: there is one called {objective.name!r} already"], "give it another name")
+        raise ConfigError([f"objective: the name {objective.name!r} is taken"], "choose another name")
     OBJECTIVES[objective.name] = objective
     return objective
 
@@ -79,7 +79,9 @@ def choose(asked: Asked) -> type[Objective]:
     if asked.objective == AUTO:
         found = next((one for one in OBJECTIVES.values() if one.suits(asked)), None)
         if found is None:
-            raise ConfigError(["objective: none suits by itself"], f"name one: {', '.join(OBJECTIVES)}")
+            raise ConfigError(
+                ["objective: none fits this plan, model and task"], f"choose one: {', '.join(OBJECTIVES)}"
+            )
         return found
     found = OBJECTIVES[asked.objective]
     if asked.family not in found.families:
@@ -104,7 +106,7 @@ def _instead(name: str) -> str:
     """The hint for a word that is no objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
         return did_you_mean(name, names())
-    return f"no objective here gives {_ELSEWHERE[name]}; legal: {', '.join(names())}"
+    return f"no objective here predicts {_ELSEWHERE[name]}; legal: {', '.join(names())}"
 
 
 def _listed(families: frozenset[str]) -> str:
@@ -128,10 +130,10 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
     name = data.get("objective")
     if not isinstance(name, str) or name not in OBJECTIVES:
         raise ModelError(
-            f"this adapter was trained with the objective {shown(name)}, which is not here",
-            f"register it first (stratatune.objectives.registry.register); here are: {', '.join(OBJECTIVES)}",
+            f"this adapter was trained with the objective {shown(name)}, which is not registered",
+            f"register it first (stratatune.objectives.registry.register); registered: {', '.join(OBJECTIVES)}",
         )
-    again = "train again, or take the folder from a backup"
+    again = "train again, or restore the folder from a backup"
     try:
         SavedObjective.model_validate(dict(data))
         found = OBJECTIVES[name].from_data(data, tokenizer)

@@ -39,7 +39,7 @@ class SavedObjective(Written):
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task: there is no task {shown(self.task)}")
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
-            raise ValueError(f"value_range: {shown(self.value_range)} is no range")
+            raise ValueError(f"value_range: {shown(self.value_range)} is not a range")
         if self.label_words and len(self.label_words) != (classes or 2):
             raise ValueError(f"label_words: {len(self.label_words)} words for {classes or 2} labels")
         if self.label_words and self.template is None:
@@ -47,5 +47,5 @@ class SavedObjective(Written):
         if self.suffixes and len(self.suffixes) != len(self.label_words):
             raise ValueError(f"suffixes: {len(self.suffixes)} for {len(self.label_words)} words")
         if len(set(self.labels or ())) != classes:
-            raise ValueError("labels: one is there twice")
+            raise ValueError("labels: one occurs twice")
         return self

@@ -73,6 +73,6 @@ def words_of_any_length(asked: Asked, labels: Labels) -> tuple[str, ...]:
 def _chosen(words: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
     odd = sorted(words.keys() ^ set(labels))
     if odd:
-        kind = "has no word" if odd[0] in labels else "is no label of the data"
+        kind = "has no word" if odd[0] in labels else "is not a label of the data"
         raise ConfigError([f"label_words: {odd[0]!r} {kind}"], "labels: " + ", ".join(labels))
     return tuple(words[label] for label in labels)

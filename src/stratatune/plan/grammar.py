@@ -114,7 +114,7 @@ class _Parser:
             if not self.accept("|"):
                 self.fail(
                     self.token,
-                    f"{self.token} follows a method",
+                    f"{self.token} cannot follow a method",
                     "legal: '+' and a method, '|' and a segment, the end",
                 )
 
@@ -125,7 +125,7 @@ class _Parser:
         elif token.text in STACKS:
             self.take()
             if not (self.token.kind == "number" or self.token.text == ":"):
-                self.fail(self.token, f"{self.token} follows {token}", f"legal: layers, as in {token.text} 0:3")
+                self.fail(self.token, f"{self.token} cannot follow {token}", f"legal: layers, as in {token.text} 0:3")
             parts.strata.append((token.text, self.layers(), self.methods()))
         elif token.text == "embeddings":
             self.once(parts.embeddings)
@@ -138,16 +138,16 @@ class _Parser:
         elif token.text in BLOCK_METHODS:
             self.fail(
                 token,
-                f"{token} names no layers",
+                f"{token} has no layers",
                 f"write them before it: ': {token.text}' for every block, '-1: {token.text}' for the last",
             )
         else:
             legal = ("layers such as 5:10", "embeddings", "head", *INSERTIONS)
-            self.fail(token, f"{token} begins no segment", did_you_mean(token.text, legal))
+            self.fail(token, f"{token} cannot begin a segment", did_you_mean(token.text, legal))
 
     def once(self, already: object) -> None:
         if already is not None:
-            self.fail(self.token, f"{self.token} is said twice", "put it all into one segment")
+            self.fail(self.token, f"{self.token} is given twice", "put it all into one segment")
 
     def take_kind(self, legal: Iterable[str], what: str) -> _Token:
         """The kind after the word at hand (``embeddings full``)."""
@@ -163,7 +163,7 @@ class _Parser:
             self.take()
         written = self.text[first.start : self.token.start].strip()
         if self.token.text == ",":
-            self.fail(self.token, "',' follows layers", "a stratum has one slice; write two: 1 lora | 3 lora")
+            self.fail(self.token, "',' cannot follow layers", "a stratum has one slice; write two: 1 lora | 3 lora")
         try:
             return canonical_layers(written)
         except PlanError as error:
@@ -193,7 +193,9 @@ class _Parser:
                 self.option(kind, cls, places, values)
                 if not (self.accept(",") or self.token.text == ")"):
                     self.fail(
-                        self.token, f"{self.token} follows an option of {kind}", "legal: ',' and an option, or ')'"
+                        self.token,
+                        f"{self.token} cannot follow an option of {kind}",
+                        "legal: ',' and an option, or ')'",
                     )
         try:
             return cls.model_validate(values)
@@ -207,12 +209,14 @@ class _Parser:
             near = peft_word(name.text, did_you_mean(name.text, legal))
             self.fail(name, f"{name} is not an option of {kind}", near)
         if name.text in values:
-            self.fail(name, f"{name} is given twice", f"say it once in {kind}")
+            self.fail(name, f"{name} is given twice", f"give it once in {kind}")
         is_flag = cls.model_fields[name.text].annotation is bool
         if is_flag and self.token.text != "=":
             values[name.text] = True
         elif not self.accept("="):
-            self.fail(self.token, f"{self.token} follows {name}", f"legal: '=' and a value, as in {name.text}=...")
+            self.fail(
+                self.token, f"{self.token} cannot follow {name}", f"legal: '=' and a value, as in {name.text}=..."
+            )
         else:
             places[name.text] = self.token
             values[name.text] = self.value(cls, name.text)
@@ -236,7 +240,7 @@ class _Parser:
     def single(self, name: str) -> object:
         token = self.take()
         if token.kind not in ("word", "number"):
-            self.fail(token, f"{token} is no value for {name}", "legal: a number or a word")
+            self.fail(token, f"{token} is not a value for {name}", "legal: a number or a word")
         if token.kind == "word":
             return _TRUTH.get(token.text, token.text)
         if len(token.text) > 2 * _MOST_DIGITS:
@@ -245,11 +249,11 @@ class _Parser:
 
 
 def _own_segment(token: _Token) -> tuple[str, str]:
-    """What to say of an insertion among the methods of a stratum."""
+    """The message and the hint for an insertion among the methods of a stratum."""
     at_input = not INSERTIONS[token.text].model_fields["depth"].is_required()
     option = "tokens=20" if at_input else "depth=12"
     where = "at the input" if at_input else "at a depth"
-    return f"{token} stands {where}, not on layers", f"give it a segment of its own: | {token.text}({option})"
+    return f"{token} goes {where}, not on layers", f"give it a segment of its own: | {token.text}({option})"
 
 
 def _number(text: str) -> int | float | str:

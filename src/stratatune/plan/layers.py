@@ -106,7 +106,7 @@ def canonical_layers(text: object) -> str:
 
 def _one_block(block: int | str | None, text: str) -> str:
     if not isinstance(block, int):
-        raise PlanError(f"layers {shown(text)} name no single block", f'write a slice: "{text}:" or ":{text}"')
+        raise PlanError(f"layers {shown(text)} do not name a single block", f'write a slice: "{text}:" or ":{text}"')
     return "-1:" if block == -1 else f"{block}:{block + 1}"
 
 
@@ -123,7 +123,7 @@ def span(layers: str, blocks: int, where: str) -> range:
     if not (0 <= start <= blocks and 0 <= stop <= blocks):
         raise PlanError(f"{where}: layers {layers} are outside a model of {blocks} blocks", legal)
     if start >= stop:
-        raise PlanError(f"{where}: layers {layers} hold no block of a model of {blocks} blocks", legal)
+        raise PlanError(f"{where}: layers {layers} select no block of a model of {blocks} blocks", legal)
     return range(start, stop)
 
 

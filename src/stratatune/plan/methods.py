@@ -46,7 +46,7 @@ def _adapted_roles(value: object) -> tuple[str, ...]:
     """The two places of a Houlsby adapter."""
     roles = canonical_roles(value)
     if not set(expand(roles)) <= {"o", "down"}:
-        raise refusal("a Houlsby adapter stands behind a projection into the hidden state", "legal: o, down")
+        raise refusal("a Houlsby adapter goes after a projection into the hidden state", "legal: o, down")
     return roles
 
 

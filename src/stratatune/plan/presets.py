@@ -115,7 +115,7 @@ def preset_text(name: str) -> str:
     base, suffix = _split_suffix(named)
     if base not in PRESETS:
         hint = f"did you mean ': {base}'? " if base in ("frozen", "bitfit") else ""
-        raise PlanError(f"there is no preset {shown(name)}", hint + did_you_mean(name, (*PRESETS, SPAFIT_PATTERN)))
+        raise PlanError(f"unknown preset {shown(name)}", hint + did_you_mean(name, (*PRESETS, SPAFIT_PATTERN)))
     preset = PRESETS[base]
     if (suffix or "@" in name) and not preset.depth:
         inserting = ", ".join(other.name for other in PRESETS.values() if other.depth)

@@ -262,8 +262,8 @@ def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) ->
             raise PlanError(
                 f"block {number} is {says[1]} and block {owner} is {says[0]}, "
                 f"but in {shape.name} they are the same weights",
-                f"{shape.model_type} has {shape.distinct} set(s) of weights for {shape.blocks} blocks: treat them "
-                "alike (': ...') or not at all; an adapter or a late prompt may stand at any depth",
+                f"{shape.model_type} has {shape.distinct} set(s) of weights for {shape.blocks} blocks: give all "
+                "of them the same methods (': ...') or none; an adapter or a late prompt can be at any depth",
             )
 
 
@@ -293,7 +293,7 @@ def _clash(shape: Shape, one: MethodConfig, other: MethodConfig) -> list[str]:
 
 def _advice(one: MethodConfig, other: MethodConfig) -> str:
     if one.kind == other.kind:
-        return "say it once, or on different roles (on=...)"
+        return "give it once, or on different roles (on=...)"
     if isinstance(one, Full) or isinstance(other, Full):
         return "full trains weights and biases already; drop the other, or put them on different roles (on=...)"
     return "both change the same thing; drop one of them, or put them on different roles (on=...)"

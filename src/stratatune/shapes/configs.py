@@ -47,10 +47,12 @@ def _download(model: str, revision: str | None) -> Config:
 
         path = hf_hub_download(model, "config.json", revision=revision)
     except ImportError as error:
-        raise ModelError(f"model {model!r} is not here, and huggingface_hub is not installed", hint) from error
+        raise ModelError(
+            f"model {model!r} is not a local folder, and huggingface_hub is not installed", hint
+        ) from error
     except (OSError, ValueError) as error:  # not found, no access, offline, not a legal id: the hub's errors are these
         at = f" at revision {revision!r}" if revision else ""
         raise ModelError(
-            f"model {model!r}{at} is neither here nor reachable on the hub ({type(error).__name__})", hint
+            f"model {model!r}{at} is neither a local folder nor reachable on the hub ({type(error).__name__})", hint
         ) from error
     return _read(Path(path))

@@ -50,7 +50,7 @@ def lengths_in(source: str, **settings: Any) -> list[int]:
         odd = [word for word in words if not word.isdigit() or int(word) < 1]
         if odd or not words:
             raise DataError(
-                f"{source}: {odd[0]!r} is no length" if odd else f"{source} is empty",
+                f"{source}: {odd[0]!r} is not a length" if odd else f"{source} is empty",
                 "write the tokens of an example on each line, or name a data file (csv, jsonl, parquet)",
             )
         return [int(word) for word in words]

@@ -8,6 +8,7 @@ loss of every next token. Encoder-decoders: the loss of telling text in which sp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
 from stratatune.data.readers import read
-from stratatune.errors import DataError, ModelError
+from stratatune.errors import DataError, ModelError, NotFiniteError
 from stratatune.model.artefact import check_encoder, load_base_of, place_of_base
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
@@ -117,10 +118,15 @@ def forgetting(
         objective, samples = way.objective, _in_place(rows, loaded.tokenizer, way.next_token, random)
     told = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
     if not told:
-        raise DataError(f"{source}: no token to tell", "give longer texts, or more of them")
+        raise DataError(f"{source}: no token to predict", "give longer texts, or more of them")
     model = loaded.model.to(where).eval()  # pyright: ignore[reportArgumentType]
     before = _loss(model, samples, way) / told
     after = _loss(_tuned(model, record, tensors), samples, way) / told
+    for name, value in (("base model", before), ("tuned model", after)):
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{source}: the loss of the {name} is {value}", "its weights are damaged or have diverged"
+            )
     return {"objective": objective, "base": before, "tuned": after, "difference": after - before, "tokens": told}
 
 

@@ -1,1 +1,1 @@
-"""One run: its configuration, the loop, evaluation, checkpoints and tracking."""
+"""One run: its settings, the loop, evaluation, checkpoints and several processes."""

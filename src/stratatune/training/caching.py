@@ -124,7 +124,7 @@ class Caching:
         training = next(iter(data.values()))
         found: list[Dtype] = [dtype for dtype in self._dtypes() if self._begun(training, dtype)]
         if found:
-            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run has begun it")
+            self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run started it")
         else:
             need = need_of(
                 {name: (one, self._passes(name)) for name, one in data.items()},
@@ -185,7 +185,7 @@ class Caching:
         choice, resolved = self.config.cache, self.attached.resolved
         if resolved.trains_embeddings:
             if choice not in ("auto", "off"):
-                self.reporter.notice("no trunk cache: the embeddings train, so nothing below the top stays as it is")
+                self.reporter.notice("no trunk cache: the embeddings train, so no hidden state stays the same")
             return False
         return choice != "off" and (choice != "auto" or resolved.frozen_depth > 0)
 

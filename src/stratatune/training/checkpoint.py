@@ -163,7 +163,7 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     if odd:
         lines = [f"{key}: was {saved.get(key)!r}, is now {now.get(key)!r}" for key in odd]
         raise ConfigError(
-            lines, f"--resume goes on with the settings of {folder}; give another --out for other settings"
+            lines, f"--resume continues with the settings of {folder}; choose another --out for other settings"
         )
 
 

@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
     objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
-        "reads label words behind the text, completion any text (the label column) behind it, or the text itself. "
+        "reads label words after the text, completion any text (the label column) after it, or the text itself. "
         "Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
@@ -82,7 +82,7 @@ class RunConfig(BaseModel):
     train: str = Field(description="Training data: a file, a folder or a hub id.")
     eval: str | None = Field(None, description="Evaluation data; null means the task's own split, where there is one.")
     eval_split: float | str | None = Field(
-        None, description="In place of `eval`: the name of a split, or the fraction of `train` to hold out."
+        None, description="Instead of `eval`: the name of a split, or the fraction of `train` to hold out."
     )
     test: str | None = Field(None, description="Test data, scored once with the best weights.")
     train_samples: int | None = Field(None, gt=0, description="Train on this many rows, drawn by the seed; null: all.")
@@ -92,29 +92,35 @@ class RunConfig(BaseModel):
         "empty one.",
     )
     delimiter: str | None = Field(
-        None, description="Between the columns of csv and tsv files: a character or its name; null: recognised."
+        None, description="Column separator of csv and tsv files: a character or its name; null: detected."
     )
-    encoding: str | None = Field(None, description="Of text files; null: by their byte-order mark, else UTF-8.")
+    encoding: str | None = Field(
+        None, description="Encoding of text files; null: by their byte-order mark, else UTF-8."
+    )
     max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
     epochs: int = Field(10, gt=0, description="Passes over the training data.")
-    batch_size: int | None = Field(32, gt=0, description="Examples in a batch; null when token_budget is given.")
+    batch_size: int | None = Field(32, gt=0, description="Examples per batch; null when token_budget is given.")
     token_budget: int | None = Field(
-        None, gt=0, validate_default=True, description="Tokens in a batch, padding included, in place of batch_size."
+        None, gt=0, validate_default=True, description="Tokens per batch, padding included, instead of batch_size."
     )
     accumulate: int = Field(1, gt=0, description="Batches whose gradients are added up before a step.")
-    lr: float = Field(1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate; a method's own rate wins.")
+    lr: float = Field(
+        1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate; a method's own rate overrides it."
+    )
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW's decay; none on biases and norms.")
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
-    schedule: Literal["linear", "constant"] = Field("linear", description="The rate after warm-up: to zero, or as is.")
-    clip: float = Field(1.0, ge=0, description="The largest norm of the gradient; 0 clips nothing.")
+    schedule: Literal["linear", "constant"] = Field(
+        "linear", description="The rate after warm-up: decays to zero, or stays."
+    )
+    clip: float = Field(1.0, ge=0, description="The gradient is clipped to this norm; 0: no clipping.")
     adam_eps: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seeds new weights, the order of examples and dropout.")
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="Of the computation: auto is bf16 where the device has it in hardware."
+        "fp32", description="Precision of the computation: auto is bf16 where the device has it in hardware."
     )
     cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
@@ -126,10 +132,10 @@ class RunConfig(BaseModel):
 
     metric: str | None = Field(None, description="The metric that decides which epoch is best; null means the task's.")
     eval_every: int = Field(1, gt=0, description="Epochs between evaluations.")
-    early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without a gain; 0: never.")
+    early_stopping: int = Field(0, ge=0, description="Stop after this many evaluations without improvement; 0: never.")
     checkpoint_every: int = Field(0, ge=0, description="Steps between checkpoints; 0: one at the end of each epoch.")
-    resume: bool = Field(False, description="Go on from the last checkpoint in `out`.")
-    loggers: tuple[Logger, ...] = Field((), description="Trackers beside metrics.jsonl, through Accelerate.")
+    resume: bool = Field(False, description="Resume from the last checkpoint in `out`.")
+    loggers: tuple[Logger, ...] = Field((), description="Trackers in addition to metrics.jsonl, through Accelerate.")
 
     @property
     def written(self) -> Written:
@@ -307,7 +313,7 @@ def headings() -> dict[str, str]:
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
     """A YAML file with every setting at its default, each under its description: what ``stratatune init`` writes."""
     required = {"model": model, "train": train}
-    lines = ["# A run of stratatune: `stratatune train THIS-FILE`. Any line that stays at its default may go."]
+    lines = ["# A run of stratatune: `stratatune train THIS-FILE`. Lines that keep their default can be deleted."]
     for name, field in RunConfig.model_fields.items():
         if name in _HEADINGS:
             lines += ["", f"# ---- {_HEADINGS[name]} ----"]

@@ -76,7 +76,7 @@ def check_launch() -> str:
         said = f"WORLD_SIZE={size}" if size > 1 else f"LOCAL_RANK={os.environ['LOCAL_RANK']}"
         raise ConfigError([f"{said} is set, and {', '.join(lacking)} missing: no launcher started this process"], fix)
     if not number.isdecimal() or int(number) >= size:
-        raise ConfigError([f"RANK={number} with WORLD_SIZE={size}: no such process"], fix)
+        raise ConfigError([f"RANK={number} with WORLD_SIZE={size}: RANK must be below WORLD_SIZE"], fix)
     return ""
 
 
@@ -88,7 +88,8 @@ def check_met() -> None:
     """
     if world() != launched():
         raise ConfigError(
-            [f"WORLD_SIZE={launched()}, but {world()} processes have met"], "start them with torchrun on one device"
+            [f"WORLD_SIZE={launched()}, but {world()} processes are connected"],
+            "start them with torchrun on one device",
         )
 
 

@@ -58,7 +58,7 @@ def same_facts(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -
     """
     if lines := list(_differences(saved, now)):
         raise ConfigError(
-            lines, f"--resume goes on with what the run in {folder} began with; give another --out for other data"
+            lines, f"--resume continues with what the run in {folder} began with; choose another --out for other data"
         )
 
 

@@ -43,4 +43,6 @@ def is_running(folder: Path) -> bool:
 
 def in_use(folder: Path) -> ConfigError:
     """The refusal of a folder into which another process trains."""
-    return ConfigError([f"out: another process trains into {folder}"], "give another --out, or wait until it is done")
+    return ConfigError(
+        [f"out: another process is training into {folder}"], "choose another --out, or wait until it has finished"
+    )

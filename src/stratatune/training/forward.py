@@ -22,6 +22,7 @@ from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.split import Top, Trunk
+from stratatune.model.stored import computes_in
 from stratatune.objectives.objective import Objective
 
 
@@ -76,7 +77,7 @@ class Forward:
     @property
     def precision(self) -> torch.dtype:
         """What the model computes in."""
-        return self.autocast or self.attached.backbone.model.dtype
+        return self.autocast or computes_in(self.attached.backbone.model)
 
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""

@@ -156,7 +156,7 @@ def _settle(session: Session) -> None:
         words = None if rows is None else numbers_on(rows, session.device)
         freed = offload_trunk(session.top.attached, session.reload, words)
         if freed:
-            session.reporter.say(f"the trunk is remembered: {readable_size(freed)} of its weights leave memory")
+            session.reporter.say(f"the trunk's output is cached: {readable_size(freed)} of its weights are freed")
 
 
 def _out_of_patience(progress: Progress, config: RunConfig) -> bool:

@@ -180,7 +180,7 @@ def _check_folder(config: RunConfig, out: Path) -> None:
         for name, what in ((RESULT, "a finished run"), (CHECKPOINT, "a run that was stopped")):
             if (out / name).exists():
                 raise ConfigError(
-                    [f"out: {out} holds {what}"], "give another --out, remove the folder, or go on with --resume"
+                    [f"out: {out} holds {what}"], "choose another --out, remove the folder, or continue with --resume"
                 )
     elif (saved := saved_settings(out)) is not None:
         same_settings(saved, _settings(_as_begun(config, out)), out)
@@ -212,9 +212,9 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
             raise Unreadable(f"{odd} is not as the run left it")
         result = TypeAdapter(Result).validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "give another --out") from error
+        raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "choose another --out") from error
     except Unreadable as error:
-        raise ModelError(f"{out / RESULT} is damaged: {error}", "give another --out") from error
+        raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
     same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
     return result
 

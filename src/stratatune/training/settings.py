@@ -128,7 +128,9 @@ def load_config(path: str | Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError([f"{path}: {shown(data)}; lines of `name: value`"], "`stratatune init` writes an example")
+        raise ConfigError(
+            [f"{path}: {shown(data)}; expected lines of `name: value`"], "`stratatune init` writes an example"
+        )
     return {str(name): value for name, value in data.items()}
 
 
@@ -152,7 +154,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
                 inner[key] = {}
             inner = inner[key]
             if not isinstance(inner, dict):
-                errors.append(f"--set {override}: {'.'.join(keys[:depth])} is {shown(inner)} and has no parts")
+                errors.append(f"--set {override}: {'.'.join(keys[:depth])} is {shown(inner)} and has no fields")
                 break
         else:
             inner[keys[-1]] = text.strip() if keys[0] == "label_words" and len(keys) > 1 else _scalar(text)

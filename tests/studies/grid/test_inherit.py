@@ -61,7 +61,7 @@ def test_bad_extends(write, data, said):
 def test_a_folder_in_a_package(tmp_path):
     assert (folder_of("package:stratatune.samples/pairs", tmp_path) / "train.csv").is_file()
     assert folder_of("data", tmp_path) == tmp_path / "data"
-    with pytest.raises(ConfigError, match="no package 'no_such_package' is installed"):
+    with pytest.raises(ConfigError, match="the package 'no_such_package' is not installed"):
         folder_of("package:no_such_package", tmp_path)
 
 
@@ -70,7 +70,7 @@ def test_otherwise(write, tmp_path):
     path = write("small", {"extends": "large.yaml", "data": {"data": "not-here"}, "otherwise": other})
     recipe, notice = settled(load_recipe(path), path, {})
     assert [item.name for item in recipe.tasks] == ["mine"]
-    assert "there is no folder not-here" in notice
+    assert "the folder not-here is missing" in notice
     for given in ({"data": "elsewhere"}, {"": "elsewhere"}):
         assert settled(load_recipe(path), path, given) == (load_recipe(path), "")
     (tmp_path / "not-here").mkdir()

@@ -1,5 +1,6 @@
 """The engine on Ray: a real cluster on the loopback with two workers, one of which is killed in the middle."""
 
+import contextlib
 import json
 import os
 import socket
@@ -50,8 +51,9 @@ def _one_that_trains(grid, out):
     while time.monotonic() < until and grid.poll() is None:
         if any(out.glob("runs/*/checkpoint.safetensors")):
             for one in psutil.Process(grid.pid).children(recursive=True):
-                if "stratatune.studies.grid.worker" in " ".join(one.cmdline()) and one.children():
-                    return one.parent()
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    if "stratatune.studies.grid.worker" in " ".join(one.cmdline()) and one.children():
+                        return one.parent()
         time.sleep(0.05)
     raise AssertionError("no run began")
 

@@ -68,7 +68,7 @@ def test_its_runs(name, places):
 def test_without_any_data(name, tmp_path):
     """As in a clone with nothing beside it: the packaged model and the sample sets."""
     recipe, notice = settled(read(name), tmp_path / "recipes" / f"{name}.yaml", {})
-    assert "there is no folder" in notice
+    assert "is missing" in notice
     runs = expand(recipe, tmp_path)
     assert {run.coordinates["model"] for run in runs} == {"all-MiniLM-L6-v2"}
     assert all(Path(run.config.train).is_file() for run in runs)

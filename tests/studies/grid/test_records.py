@@ -108,7 +108,7 @@ def test_no_grid(tmp_path):
         connection.execute("CREATE TABLE t (x)")
     connection.close()
     (tmp_path / "other").replace(tmp_path / FILE)
-    with pytest.raises(ConfigError, match="is no grid of ours"):
+    with pytest.raises(ConfigError, match="is not a grid of stratatune"):
         Store.create(tmp_path)
 
 

@@ -57,7 +57,7 @@ def test_an_id_that_leads_elsewhere_is_refused_where_the_book_is_read(grid, tmp_
     wrong(grid, name.format(precious=tmp_path / "precious"))
     assert command(["grid", "rm", str(grid), *arguments, "--json"]) == 2
     out, err = capsys.readouterr()
-    assert "is no id of a run" in json.loads(out)["error"]["message"] and err.count("error:") == 1
+    assert "is not a run id" in json.loads(out)["error"]["message"] and err.count("error:") == 1
     assert (tmp_path / "precious" / "work.txt").exists() and (grid / "runs" / "aa" / "log.txt").exists()
 
 
@@ -124,7 +124,7 @@ book.Store.create(Path(sys.argv[1]))
 def test_killed_at_any_statement_while_it_is_begun(tmp_path, statements):
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(statements)], check=False)
     assert done.returncode == 9 and (tmp_path / FILE).exists()
-    with pytest.raises(ConfigError, match="holds no grid"):
+    with pytest.raises(ConfigError, match="is not a grid folder"):
         Store.open(tmp_path)
     with Store.create(tmp_path) as opened:
         opened.plan(planned("aa"))
@@ -179,5 +179,5 @@ def test_a_package_is_found_and_not_imported(tmp_path, monkeypatch, name):
 
 @pytest.mark.parametrize("name", ["", "nothing_of_that_name", "os", "a-b", "..", "json.tool.no", "__main__", "a..b"])
 def test_no_package(tmp_path, name):
-    with pytest.raises(ConfigError, match="is installed"):
+    with pytest.raises(ConfigError, match="is not installed"):
         folder_of(f"package:{name}", tmp_path)

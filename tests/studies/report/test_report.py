@@ -69,7 +69,7 @@ def test_costs_and_the_trunk_that_did_not_run(report):
     found = rows(table(report, "Cost"))
     assert found["lpt@1/2"][:6] == ["791,680", "12 of 24", "2.0 s", "6.0 s", "1,000", "800 MB"]
     # Six runs of three epochs: two passes of two seconds each were not needed.
-    assert table(report, "Cost").rows[0][-1].below == ("24 s spared",)
+    assert table(report, "Cost").rows[0][-1].below == ("24 s saved",)
 
 
 def test_what_the_grid_left_out_is_said(recipe, records):
@@ -266,7 +266,7 @@ def test_a_single_run(records):
         ("accuracy, % (evaluation)", "90.00"),
         ("trained parameters", "1,893,593"),
     ]
-    assert Text("The 12 frozen blocks ran once for each example, which spared about 4.0 s over 3 epochs.") in (
+    assert Text("The 12 frozen blocks ran once for each example, which saved about 4.0 s over 3 epochs.") in (
         section(report, "Cost").parts
     )
     assert [row[0].text for row in table(report, "Settings").rows][:3] == ["model", "plan", "task"]

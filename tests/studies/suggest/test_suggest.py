@@ -13,7 +13,7 @@ from datasets import Dataset
 
 import tiny
 from stratatune.costs.time import Pace
-from stratatune.errors import ConfigError, DataError, ModelError, ResourceError
+from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, ResourceError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.studies.suggest.choosing import find
@@ -91,7 +91,7 @@ def test_without_a_signal_the_papers_depth_stands(tmp_path):
     found = suggest(asked(planted(tmp_path, 2)), Asked(), tables=tables, reporter=QUIET)
     assert not found.views[0].found.told
     assert found.plan == "bft-adapter@4"  # three quarters of five blocks
-    assert "no depth tells the labels" in found.why[0]
+    assert "no depth predicts the labels" in found.why[0]
 
 
 def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path):
@@ -218,9 +218,9 @@ def test_what_is_written_can_be_trained(tmp_path):
     [
         ({}, {"family": "bfd"}, "family: 'bfd'; did you mean 'bft'"),
         ({}, {"samples": 10}, "samples: 10; 40 or more"),
-        ({}, {"budget_seconds": 0}, "budget_seconds: 0; more than 0"),
+        ({}, {"budget_seconds": 0}, "budget_seconds: 0; must be more than 0"),
         ({}, {"budget_memory": "much"}, "budget_memory: 'much'; a number with a unit"),
-        ({"plan": "lora"}, {}, "plan: 'lora'; the plan is what suggest finds"),
+        ({"plan": "lora"}, {}, "plan: 'lora'; suggest chooses the plan itself"),
     ],
 )
 def test_bad_input(settings, wanted, line, tiny_folder):
@@ -290,6 +290,27 @@ def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
     assert len(trained) == count and again.trials == found.trials
     with pytest.raises(ConfigError, match="holds a search of other settings"):
         suggest(config.model_copy(update={"epochs": 2}), Asked(refine=True, trials=4), **given)
+
+
+def test_a_trial_that_diverges_is_passed_over(tmp_path, monkeypatch):
+    """The rule's own plan does at its rate; where all do, that is what is told."""
+    from stratatune.studies.suggest import refine as module
+
+    config = asked(planted(tmp_path / "model", 1, blocks=4), epochs=1, lr=3e-3)
+    fails = [lambda rate: rate == 3e-3, lambda rate: True]
+
+    def trained(self, text, rate, rung):
+        if fails[0](rate):
+            raise NotFiniteError("the loss is nan in epoch 1, step 1, batch 1 of 2")
+        return 0.5 + rate
+
+    monkeypatch.setattr(module._Search, "_train", trained)
+    given = {"tables": {"train": table(90)}, "reporter": QUIET}
+    found = suggest(config, Asked(refine=True, trials=3), **given, folder=tmp_path / "some")
+    assert len(found.trials) == 2 and "the rule's own plan diverged" in found.why[-1]
+    fails.pop(0)
+    with pytest.raises(NotFiniteError, match="every trial of the search diverged"):
+        suggest(config, Asked(refine=True, trials=2), **given, folder=tmp_path / "all")
 
 
 def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):

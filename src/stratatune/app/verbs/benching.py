@@ -27,12 +27,12 @@ def bench(
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
     train: Annotated[
         str | None,
-        typer.Option(help="Data whose lengths count; without it 10,240 made-up examples.", show_default=False),
+        typer.Option(help="Data whose text lengths are used; without it, 10,240 made-up examples.", show_default=False),
     ] = None,
-    plans: Annotated[str, typer.Option(help="Plans, by commas.")] = "bft-adapter,bft",
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; the best counts.")] = 3,
-    batches: Annotated[int, typer.Option(min=1, help="Batches of an epoch that are run in a turn.")] = 6,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 32,
+    plans: Annotated[str, typer.Option(help="Plans, separated by commas.")] = "bft-adapter,bft",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds for each way of training; the fastest one counts.")] = 3,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of an epoch that run in each round.")] = 6,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per batch.")] = 32,
     precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
     like: Annotated[str, typer.Option(help="Without --train: lengths like those of sst2 or rte.")] = "sst2",
     task: Annotated[str | None, typer.Option(help="The task of --train.", show_default=False)] = None,
@@ -41,13 +41,15 @@ def bench(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="How all ways read a decoder's labels: causal (a word behind the text) or classification; "
-            "by default as the first plan does.",
+            help="How a decoder reads labels, in every arm: causal (a word after the text) or classification; "
+            "by default as in the first plan.",
             show_default=False,
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the processor; torch's own by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; by default as many as torch chooses.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
     """Time full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), and plans: a table, a picture.
@@ -104,7 +106,7 @@ def _setting(
     if threads:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["device: 'cuda' is not on this machine"], "give --device cpu")
+        raise ConfigError(["device: 'cuda' is not available on this machine"], "use --device cpu")
     config = dict(config_of(model))
     shape = shape_of(config)
     if data["plan"]:

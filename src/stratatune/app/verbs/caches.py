@@ -70,7 +70,7 @@ def _line(info: CacheInfo) -> str:
     return f"{info.digest}  {readable_size(info.bytes):>8}  {used}  {what}"
 
 
-@verb(of=group, interrupted="the same command goes on where it stopped", settings=run_options)
+@verb(of=group, interrupted="run the same command again to continue", settings=run_options)
 def build(door: Door, settings: RunConfig) -> Answer:
     """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
     from stratatune.training.build import build_cache
@@ -85,7 +85,7 @@ def build(door: Door, settings: RunConfig) -> Answer:
 def verify(
     door: Door,
     digest: Annotated[
-        str | None, typer.Argument(help="The beginning of its digest; all by default.", show_default=False)
+        str | None, typer.Argument(help="The start of its digest; default: all caches.", show_default=False)
     ] = None,
     root: Root = None,
 ) -> Answer:
@@ -103,7 +103,7 @@ def verify(
 @verb(of=group)
 def rm(
     door: Door,
-    digest: Annotated[str | None, typer.Argument(help="The beginning of its digest.", show_default=False)] = None,
+    digest: Annotated[str | None, typer.Argument(help="The start of its digest.", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove every cache.")] = False,
     root: Root = None,
 ) -> Answer:
@@ -112,7 +112,9 @@ def rm(
     from stratatune.units import readable_size
 
     if everything == (digest is not None):
-        raise ConfigError(["cache rm: which one?"], "name a digest (`stratatune cache ls`), or say --all")
+        raise ConfigError(
+            ["cache rm: no cache was named"], "give a digest (`stratatune cache ls` lists them), or --all"
+        )
     names = [info.digest for info in _chosen(_root(root), digest)]
     freed = sum(remove_cache(_root(root), name) for name in names)
     return Answer({"removed": names, "bytes": freed}, note=f"removed {len(names)}, {readable_size(freed)} freed")

@@ -42,7 +42,7 @@ def export(
     if wrong := check_folder("out", str(out)):
         raise ConfigError([wrong])
     if out.is_dir() and any(out.iterdir()):
-        raise ConfigError([f"out: {out} is not empty"], "give a new folder")
+        raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
     from stratatune.exits.export import check
     from stratatune.model.artefact import load_artefact
 

@@ -38,19 +38,21 @@ def _option(meaning: str, metavar: str, *names: str) -> Any:
     return typer.Option(*names, help=meaning, metavar=metavar, show_default=False)
 
 
-@verb(of=group, interrupted="the same command goes on where it stopped")
+@verb(of=group, interrupted="run the same command again to continue")
 def run(
     door: Door,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.", show_default=False)],
     out: Annotated[Path | None, _option("The grid folder.", "DIR")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for many machines.", metavar="WORD")] = "local",
-    address: Annotated[str | None, _option("ray: the cluster; without it one is started here.", "HOST:PORT")] = None,
+    address: Annotated[
+        str | None, _option("ray: the cluster's address; without it, Ray starts on this machine.", "HOST:PORT")
+    ] = None,
     jobs: Annotated[int | None, _option("Runs at a time; by default one for each GPU, or one.", "N")] = None,
     data: Annotated[list[str] | None, _option("Where the data are.", "[NAME=]DIR")] = None,
     model: Annotated[list[str] | None, _option("Where a model is.", "NAME=PLACE")] = None,
-    only: Annotated[list[str] | None, _option("These runs alone; may be given again.", "AXIS=NAME")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run what failed before again.")] = False,
+    only: Annotated[list[str] | None, _option("Only these runs; repeatable.", "AXIS=NAME")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without running it.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed runs again.")] = False,
 ) -> Answer:
     """Train every run of a recipe that is not done yet, then print its table and write its report.
 
@@ -60,7 +62,7 @@ def run(
     from stratatune.studies.grid.recipe import load_recipe, settled
 
     if jobs is not None and jobs < 1:
-        raise ConfigError([f"--jobs {jobs}: no number of runs"], "legal: 1 or more")
+        raise ConfigError([f"--jobs {jobs}: must be at least 1"], "for example --jobs 2")
     asked = load_recipe(recipe)
     where = dict(_pair(text, "") for text in data or [])
     models = dict(_pair(text, "--model {}: write NAME=PLACE") for text in model or [])
@@ -73,7 +75,7 @@ def run(
     if dry_run:
         return _planned(runs, out)
     if out is None:
-        raise ConfigError(["--out: missing; where the runs go"], "write --out runs/NAME, or --dry-run")
+        raise ConfigError(["--out is missing: the folder for the runs"], "add --out runs/NAME, or --dry-run")
     from stratatune.app.run_report import leave_report
     from stratatune.studies.grid.grid import run_grid
     from stratatune.studies.report import report_on
@@ -101,7 +103,7 @@ def _engine(name: str, address: str | None, jobs: int | None) -> Engine:
     if name != "local":
         raise ConfigError([f"--engine {name!r}"], did_you_mean(name, ("local", "ray")))
     if address:
-        raise ConfigError([f"--address {address}: only Ray has one"], "add --engine ray")
+        raise ConfigError([f"--address {address}: only the engine ray has an address"], "add --engine ray")
     return LocalEngine(jobs)
 
 
@@ -160,7 +162,7 @@ def _records(folder: Path) -> list[RunRecord]:
     from stratatune.studies.grid.records import read_records
 
     if not (folder / FILE).is_file():
-        raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
+        raise ConfigError([f"{folder}: is not a grid folder"], "`stratatune grid RECIPE.yaml --out DIR` starts one")
     return read_records(folder)[1]
 
 
@@ -175,7 +177,7 @@ def _scored(record: RunRecord) -> str:
 def show(
     door: Door,
     folder: Folder,
-    run: Annotated[str, typer.Argument(metavar="ID", help="The beginning of a run's id.", show_default=False)],
+    run: Annotated[str, typer.Argument(metavar="ID", help="The start of a run's id.", show_default=False)],
 ) -> Answer:
     """One run: its settings, its result or its error, its folder and the command that trains it again."""
     from stratatune.training.settings import dump
@@ -191,7 +193,7 @@ def show(
 def rm(
     door: Door,
     folder: Folder,
-    runs: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Beginnings of ids.")] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids, or the start of them.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every run that failed.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> Answer:
@@ -200,7 +202,9 @@ def rm(
 
     records = _records(folder)
     if failed + everything + bool(runs) != 1:
-        raise ConfigError(["grid rm: which runs?"], "name ids (`stratatune grid ls DIR`), or say --failed or --all")
+        raise ConfigError(
+            ["grid rm: no runs were named"], "give ids (`stratatune grid ls DIR` lists them), --failed or --all"
+        )
     chosen = (
         _chosen(records, runs, folder) if runs else [one for one in records if everything or one.status == "failed"]
     )

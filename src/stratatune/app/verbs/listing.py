@@ -156,14 +156,14 @@ def list_(
 def init(
     door: Door,
     file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
-    model: Annotated[str, typer.Option(help="The base model named in it.")] = "roberta-base",
-    train: Annotated[str, typer.Option(help="The training data named in it.")] = "train.csv",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    model: Annotated[str, typer.Option(help="The base model to write into it.")] = "roberta-base",
+    train: Annotated[str, typer.Option(help="The training data to write into it.")] = "train.csv",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> Answer:
     """Write a commented YAML file with every setting at its default, for `stratatune train`."""
     from stratatune.training.config import commented_yaml
 
     if file.exists() and not force:
-        raise ConfigError([f"{file} is there already"], "name another file, or write over it with --force")
-    write_text(file, commented_yaml(model, train), "name a file in a folder that you may write to")
+        raise ConfigError([f"{file} already exists"], "choose another file, or overwrite it with --force")
+    write_text(file, commented_yaml(model, train), "choose a file in a folder that you can write to")
     return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")

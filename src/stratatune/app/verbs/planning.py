@@ -33,15 +33,15 @@ def plan(
     cache_dtype: Annotated[
         str, typer.Option(help="How the cache keeps hidden states: fp32, bf16, fp16, int8.")
     ] = "fp32",
-    svg: Annotated[Path | None, typer.Option(help="Write the picture into this file too.", show_default=False)] = None,
+    svg: Annotated[Path | None, typer.Option(help="Also write the picture to this file.", show_default=False)] = None,
     lengths: Annotated[
         str | None,
         typer.Option(
-            help="Price epochs over these: a data file (the model's tokenizer reads it), or a .txt of lengths.",
+            help="Predict the cost of epochs over a data file (encoded by the model's tokenizer) or a .txt of lengths.",
             show_default=False,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="With --lengths: examples in a batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --lengths: examples per batch.")] = 32,
     task: Annotated[str | None, typer.Option(help="With --lengths: the data's task.", show_default=False)] = None,
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
@@ -101,7 +101,7 @@ def in_colour() -> bool:
 def _write_svg(resolved: Resolved, objective: str, path: Path) -> str:
     from stratatune.plan.svg import svg
 
-    write_text(path, svg(resolved, objective), "give --svg a file in a folder that you may write to")
+    write_text(path, svg(resolved, objective), "point --svg to a file in a folder that you can write to")
     return str(path)
 
 

@@ -17,9 +17,11 @@ def report(
     format: Annotated[str, typer.Option(help="html, md or latex.", metavar="WORD")] = "html",
     out: Annotated[
         Path | None,
-        typer.Option(help="The file; by default report.html in the folder, others to standard output without figures."),
+        typer.Option(help="Default: report.html in the folder; md and latex go to standard output, without figures."),
     ] = None,
-    note: Annotated[str, typer.Option(help="A sentence below the title, such as what else the machine did.")] = "",
+    note: Annotated[
+        str, typer.Option(help="A sentence to print below the title, for example what else was running.")
+    ] = "",
 ) -> Answer:
     """Write what runs came to: tables with intervals, figures, plans, costs and commands, in one file."""
     from stratatune.errors import ConfigError, did_you_mean

@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
 
 
-@verb(interrupted="with --out the same command goes on with the trials of --refine", settings=run_options)
+@verb(interrupted="with --out, the same command continues the trials of --refine", settings=run_options)
 def suggest(
     door: Door,
     settings: RunConfig,
     family: Annotated[str, typer.Option(help="bft, spafit or any (the better of both).", metavar="WORD")] = "bft",
     samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 500,
     budget_seconds: Annotated[
-        float | None, typer.Option(help="What training may take on this machine.", metavar="S", show_default=False)
+        float | None,
+        typer.Option(help="Seconds that training may take on this machine.", metavar="S", show_default=False),
     ] = None,
     budget_memory: Annotated[
-        str | None, typer.Option(help="What the run may use, such as 8GB.", metavar="B", show_default=False)
+        str | None, typer.Option(help="Memory that the run may use, such as 8GB.", metavar="B", show_default=False)
     ] = None,
     refine: Annotated[
-        bool, typer.Option("--refine", help="Then search by short real trials (extra `search`).")
+        bool, typer.Option("--refine", help="Then refine the plan by short real trials (extra `search`).")
     ] = False,
     trials: Annotated[int, typer.Option(help="Trials of --refine.", metavar="N")] = 16,
 ) -> Answer:
@@ -51,10 +52,10 @@ def _proposal(found: Suggestion) -> str:
 
 
 def _table(found: Suggestion) -> list[str]:
-    """Every candidate: depth, what the probe says there, and what it would take."""
+    """Every candidate: depth, the score of its probe, and what a run would take."""
     view = found.views[0]
     read = {one.depth: one for one in view.probes if one.reading == "read"}
-    lines = ["depth  told at the position read  work (TFLOP)  seconds  memory (MB)"]
+    lines = ["depth         score of the probe  work (TFLOP)  seconds  memory (MB)"]
     for one in view.candidates:
         probe = read[one.depth]
         mark = "  <-" if one.depth == found.depth else f"  over: {one.over}" if one.over else ""
@@ -68,4 +69,4 @@ def _table(found: Suggestion) -> list[str]:
 def _next(found: Suggestion, folder: Path | None) -> str:
     if folder:
         return f"\nnext: stratatune train {folder / 'run.yaml'}"
-    return "\nnext: the same options with `stratatune train --plan` and the plan above; --out DIR writes them down"
+    return "\nnext: the same options with `stratatune train --plan` and the plan above; --out DIR saves them"

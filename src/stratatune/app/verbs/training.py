@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stratatune.training.run import Result
 
 
-@verb(interrupted="the same command with --resume goes on from the last checkpoint", settings=run_options)
+@verb(interrupted="add --resume to the same command to continue from the last checkpoint", settings=run_options)
 def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
     from stratatune.app.run_report import leave_report
@@ -59,9 +59,9 @@ def _why(result: Result) -> str:
     blocks = result.frozen_depth + result.backprop_blocks
     backward = f"backward through {result.backprop_blocks} of {blocks} blocks"
     if not result.frozen_depth:
-        return f"{backward}: this plan trains at the bottom, so nothing is spared"
+        return f"{backward}: this plan trains the lowest block, so there is nothing to cache"
     if result.cache_hit:
-        return f"{backward}; the {result.frozen_depth} below never ran: all of it was in the trunk cache"
+        return f"{backward}; the {result.frozen_depth} below never ran: their output was in the trunk cache"
     if result.seconds["cache"] and not any(notice.startswith("no trunk cache") for notice in result.notices):
         return f"{backward}; the {result.frozen_depth} below ran once for each example"
     return f"{backward}; no trunk cache, so the {result.frozen_depth} below ran each epoch"

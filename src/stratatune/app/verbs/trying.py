@@ -13,7 +13,7 @@ from stratatune.app.door import Answer, Door, verb
 @verb()
 def demo(
     door: Door,
-    out: Annotated[Path, typer.Option(help="The folder for its runs; a new one beside it where it is taken.")] = Path(
+    out: Annotated[Path, typer.Option(help="The folder for its runs; if it exists, a new one beside it.")] = Path(
         "runs/demo"
     ),
     text: Annotated[str | None, typer.Option(help="A sentence to predict at the end.", show_default=False)] = None,
@@ -45,4 +45,4 @@ def demo(
         "prediction": row,
     }
     note = f"\nnext: stratatune predict {folder / first} --text 'A SENTENCE OF YOURS'"
-    return Answer(data, f"{sentence!r}\n  is read as: {shown(row)}", note)
+    return Answer(data, f"{sentence!r}\n  is classified as: {shown(row)}", note)

@@ -55,10 +55,13 @@ def written(
     ] = "refuse",
     delimiter: Annotated[
         str | None,
-        typer.Option(help="Between columns of csv and tsv: a character, or tab; recognised.", show_default=False),
+        typer.Option(
+            help="Column separator of csv and tsv files: a character, or tab; detected by default.", show_default=False
+        ),
     ] = None,
     encoding: Annotated[
-        str | None, typer.Option(help="Of text files; by their byte-order mark, else UTF-8.", show_default=False)
+        str | None,
+        typer.Option(help="Encoding of text files; default: by their byte-order mark, else UTF-8.", show_default=False),
     ] = None,
 ) -> Written:
     """The group of options that say how data are written."""
@@ -77,7 +80,10 @@ def eval_(
     split: Split = None,
     forgetting: Annotated[
         str | None,
-        typer.Option(help="Plain text: the language-model loss on it, tuned against base.", show_default=False),
+        typer.Option(
+            help="Plain text on which to compare the language-model loss of the tuned and the base model.",
+            show_default=False,
+        ),
     ] = None,
 ) -> Answer:
     """Score a trained adapter on labelled data, or what it made the model forget, or both."""
@@ -117,23 +123,25 @@ def _option(meaning: str) -> Any:
 
 
 def generation(
-    max_new_tokens: Annotated[int | None, _option("Tokens at most in an answer; 64 by default.")] = None,
-    num_beams: Annotated[int | None, _option("Beams to search with; 1 is greedy.")] = None,
+    max_new_tokens: Annotated[int | None, _option("Maximum number of tokens in an answer; default: 64.")] = None,
+    num_beams: Annotated[int | None, _option("Beams of the search; 1 is greedy.")] = None,
     do_sample: Annotated[bool, typer.Option("--do-sample", help="Draw tokens.", rich_help_panel=_GENERATED)] = False,
     temperature: Annotated[float | None, _option("Of the draw; implies --do-sample.")] = None,
-    top_p: Annotated[float | None, _option("Draw from the likeliest tokens of this mass; implies --do-sample.")] = None,
-    top_k: Annotated[int | None, _option("Draw from so many of the likeliest; implies --do-sample.")] = None,
+    top_p: Annotated[
+        float | None, _option("Sample from the most likely tokens with this total probability; implies --do-sample.")
+    ] = None,
+    top_k: Annotated[int | None, _option("Sample from this many most likely tokens; implies --do-sample.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
 ) -> dict[str, Any]:
     """The group of options of a model that writes text, named as transformers' ``generate`` names them."""
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     found: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, **drawn}
     found = {name: value for name, value in found.items() if value is not None}
-    errors = [f"{name}: {value}; more than 0" for name, value in found.items() if not 0 < value < 10**6]
+    errors = [f"{name}: {value}; must be more than 0" for name, value in found.items() if not 0 < value < 10**6]
     if top_p is not None and top_p > 1:
-        errors.append(f"top_p: {top_p}; at most 1")
+        errors.append(f"top_p: {top_p}; must be at most 1")
     if not 0 <= seed < 2**32:
-        errors.append(f"seed: {seed}; from 0 to 4294967295")
+        errors.append(f"seed: {seed}; must be from 0 to 4294967295")
     if errors:
         raise ConfigError(errors, "stratatune predict --help says what each is")
     if do_sample or any(value is not None for value in drawn.values()):
@@ -152,15 +160,18 @@ def predict(
         str | None, typer.Option(help="Texts: a file, a folder, a hub id, or - for standard input.", show_default=False)
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(help="A text in place of --data; two make a pair.", show_default=False)
+        list[str] | None, typer.Option(help="A text instead of --data; give two for a pair.", show_default=False)
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
     ] = None,
     split: Split = None,
-    format: Annotated[Form, typer.Option(help="Of standard output: csv or jsonl.")] = Form.csv,
+    format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,
     in_format: Annotated[
-        Form, typer.Option(help="Of standard input: text (one a line; a tab between the two of a pair), csv or jsonl.")
+        Form,
+        typer.Option(
+            help="Format of standard input: text (one per line; a tab between the two of a pair), csv or jsonl."
+        ),
     ] = Form.text,
 ) -> Answer:
     """Predict a label for each text; the output has the data's columns, the label and a probability for each class.
@@ -182,8 +193,8 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
     """Hands the options of ``generate`` on, and draws from their seed."""
     if options and not predictor.objective.writes:
         answer = "class" if predictor.labels else "number"
-        said = f"{', '.join(options)}: this model gives a {answer}, and writes no text"
-        raise ConfigError([said], "leave the options of generated text out")
+        said = f"{', '.join(options)}: this model gives a {answer} and generates no text"
+        raise ConfigError([said], "leave out the options for generated text")
     if "seed" in options:
         import torch
 
@@ -246,7 +257,7 @@ def _check_request(door: Door, data: str | None, text: list[str] | None, out: st
     from stratatune.app.predictions import check_writable
 
     if (data is None) == (not text):
-        raise ConfigError(["predict: what?"], "give either --data FILE or --text TEXT")
+        raise ConfigError(["predict needs data"], "use either --data FILE or --text TEXT")
     if data not in (None, "-"):
         _check_data(str(data))
     if out == "-" and door.json:

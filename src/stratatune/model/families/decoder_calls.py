@@ -11,6 +11,7 @@ from stratatune.model.body import Body
 from stratatune.model.families.decoder_layout import Layout, branched, continued
 from stratatune.model.question import Question, text_end
 from stratatune.model.skeleton import Call
+from stratatune.model.stored import computes_in
 from stratatune.shapes.architectures import DecoderArchitecture
 
 
@@ -57,7 +58,7 @@ def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, o
     if not sum(question.branches):
         return {"attention_mask": mask.long(), "use_cache": False}
     layout = branched(mask, text_end(question, mask), question.branches)
-    dtype = next(body.base.parameters()).dtype
+    dtype = computes_in(body.model)
     types = getattr(body.model.config, "layer_types", None)
     windows = [window_of(body, number) for number in range(len(body.blocks))]
     masks: object = _mask(body, layout, windows[0], dtype)

@@ -145,7 +145,7 @@ class EncoderDecoder(Family):
         raise StratatuneError("an encoder-decoder's head is run by the model's own forward")
 
     def pooled(self, mask: Tensor) -> Tensor:
-        raise StratatuneError("an encoder-decoder's head finds its token by itself")
+        raise StratatuneError("an encoder-decoder's head finds its own token")
 
     def check_forward(self, head: Reader) -> None:
         """Two texts, of which one is padded, go through the encoder's own forward and through its blocks.

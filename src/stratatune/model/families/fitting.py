@@ -32,12 +32,12 @@ def check_alike(body: Body, both_ways: Callable[[], tuple[Tensor, Tensor]], hint
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(
-            f"{type(model).__name__}: its blocks cannot be run as the names say: {reason}", hint
+            f"{type(model).__name__}: its blocks cannot be run as its row describes: {reason}", hint
         ) from error
     finally:
         model.train(training)
     if not torch.allclose(found, wanted, rtol=0, atol=0.01 * wanted.abs().max().item()):
-        raise ModelError(f"{type(model).__name__} does more around its blocks than the names say", hint)
+        raise ModelError(f"{type(model).__name__} does more around its blocks than its row describes", hint)
 
 
 def some_tokens(body: Body) -> Tensor:

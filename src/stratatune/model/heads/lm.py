@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stratatune.methods.precision import product
 from stratatune.model.body import Body
 from stratatune.model.heads.head import Head
 from stratatune.model.question import Question
@@ -45,6 +46,6 @@ class Lm(Head):
             logits = decoder(hidden)
         else:
             bias = None if decoder.bias is None else decoder.bias[rows]
-            logits = nn.functional.linear(hidden, decoder.weight[rows], bias)
+            logits = product(hidden, decoder.weight[rows], bias)
         cap = getattr(self.body.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap

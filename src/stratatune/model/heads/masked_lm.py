@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from stratatune.methods.precision import product
 from stratatune.model.body import Body
 from stratatune.model.families.family import Family
 from stratatune.model.heads.head import Head, Weights
@@ -55,8 +56,8 @@ class MaskedLm(Head):
         hidden = part["norm"](activation(part["dense"](self.body.normed(hidden))))
         bias = part["bias"].bias
         if words is None:
-            return nn.functional.linear(hidden, self._decoder(), bias)
-        return nn.functional.linear(hidden, self._decoder(words), None if bias is None else bias[words])
+            return product(hidden, self._decoder(), bias)
+        return product(hidden, self._decoder(words), None if bias is None else bias[words])
 
     def _decoder(self, words: Tensor | None = None) -> Tensor:
         """The decoder as the head reads it [V, E], or the rows of ``words`` [C, E]."""

@@ -137,11 +137,11 @@ def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]
     row = architecture_of(setting.config["model_type"], setting.config)
     if len(row.stacks) > 1:
         raise ModelError(
-            f"bench measures encoders and decoders, and {row.name} is both in one",
-            "give BERT, GPT-2, Llama or kin",
+            f"{row.name} is an encoder-decoder, which bench cannot measure",
+            "use an encoder such as BERT, or a decoder such as GPT-2 or Llama",
         )
     if not plans or len(set(plans)) < len(plans):
-        raise ConfigError([f"plans: {', '.join(plans) or 'none'}"], "name one plan or more, each once")
+        raise ConfigError([f"plans: {', '.join(plans) or 'none'}"], "give one or more plans, each once")
     shape = shape_of(setting.config)
     return {name: Plan.parse(name).resolve(shape) for name in plans}
 
@@ -152,9 +152,9 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     Raises:
         ConfigError: ``wanted`` is none of the two, or the model is no decoder.
     """
-    if not shape_of(config).causal:
+    if architecture_of(config["model_type"], config).family != "decoder":
         if wanted:
-            raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is no decoder"], "leave it out")
+            raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is not a decoder"], "leave it out")
         return None
     if wanted and wanted not in OBJECTIVES:
         raise ConfigError([f"objective: {wanted!r}"], did_you_mean(wanted, OBJECTIVES))

@@ -82,15 +82,21 @@ class Store:
         path = folder / FILE
         with _database_errors(path):
             if not path.is_file() or _is_blank(path):
-                raise ConfigError([f"{folder}: holds no grid"], "`stratatune grid RECIPE.yaml --out DIR` begins one")
+                raise ConfigError(
+                    [f"{folder}: is not a grid folder"], "`stratatune grid RECIPE.yaml --out DIR` starts one"
+                )
             connection = _connected(path)
             kind, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _FORM)
         if kind != _KIND or version != VERSION:
             connection.close()
             said = (
-                f"is of version {version}; this stratatune reads {VERSION}" if kind == _KIND else "is no grid of ours"
+                f"is of version {version}; this stratatune reads {VERSION}"
+                if kind == _KIND
+                else "is not a grid of stratatune"
             )
-            raise ConfigError([f"{path}: {said}"], "give another --out, or use the stratatune that began it")
+            raise ConfigError(
+                [f"{path}: {said}"], "choose another --out, or use the version of stratatune that started it"
+            )
         return cls(connection, folder)
 
     def close(self) -> None:
@@ -109,7 +115,7 @@ class Store:
         """A fact of the whole grid, such as ``recipe``."""
         found = self._read("SELECT value FROM about WHERE name = ?", name)
         if found and not isinstance(found[0]["value"], str):
-            raise ConfigError([f"{self.folder / FILE}: {name}: {shown(found[0]['value'])} is no text"], AGAIN)
+            raise ConfigError([f"{self.folder / FILE}: {name}: {shown(found[0]['value'])} is not text"], AGAIN)
         return found[0]["value"] if found else None
 
     def runs(self) -> list[dict[str, Any]]:
@@ -130,7 +136,7 @@ class Store:
         """A row as data; what else than ours writes here is refused before anything believes it."""
         place, names = str(self.folder / FILE), row.keys()
         if "id" in names and not is_id(row["id"]):
-            raise ConfigError([f"{place}: {shown(row['id'])} is no id of a run"], AGAIN)
+            raise ConfigError([f"{place}: {shown(row['id'])} is not a run id"], AGAIN)
         place = f"{place}, {shown(row[names[0]])}"
         plain = {name: row[name] for name in names}
         plain |= {name: column(row[name], f"{place}: {name}") for name in json_columns if name in plain}
@@ -242,6 +248,6 @@ def _database_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such"):
             raise ResourceError(f"{path}: {error}", "is the disk full, or the folder read-only?") from error
-        raise ConfigError([f"{path}: {error}"], "the file is damaged or no grid; give another --out") from error
+        raise ConfigError([f"{path}: {error}"], "the file is damaged or not a grid; choose another --out") from error
     except OSError as error:
-        raise ResourceError(f"{path}: {error.strerror or error}", "name a folder that you may write to") from error
+        raise ResourceError(f"{path}: {error.strerror or error}", "choose a folder that you can write to") from error

@@ -88,7 +88,7 @@ def expand(
     if making.errors:
         raise ConfigError([f"{line}  ({place})" for line, place in making.errors.items()], HINT)
     if not found:
-        raise ConfigError(["no run is left of this recipe"], "look at its pairs and exclude, and at --only")
+        raise ConfigError(["this recipe has no runs left"], "look at its pairs and exclude, and at --only")
     return found
 
 
@@ -106,7 +106,7 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
         given = {**given, names[0]: given[""]}
     odd = [name for name in given if name not in names and not (name == "" and len(names) == 1)]
     if odd:
-        said = f"--data: the recipe has no folder {odd[0]!r}" if odd[0] else "--data: which folder?"
+        said = f"--data: the recipe has no folder {odd[0]!r}" if odd[0] else "--data: the recipe has several folders"
         raise ConfigError([said], f"write --data NAME=DIR; names: {', '.join(names) or 'none'}")
     roots, errors = {}, []
     for name, default in recipe.data.items():
@@ -117,7 +117,7 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
             )
         roots[name] = str(path and path_exists(path) and path.resolve())
     if errors:
-        raise ConfigError(errors, f"say where the data are: --data {'DIR' if len(names) == 1 else 'NAME=DIR'}")
+        raise ConfigError(errors, f"pass the folder with --data {'DIR' if len(names) == 1 else 'NAME=DIR'}")
     return roots
 
 
@@ -150,7 +150,7 @@ def _wrong_keys(recipe: Recipe) -> Iterator[str]:
     for place, settings, own in places:
         for name in settings:
             if name in _OURS:
-                yield f"{place}: {name}: the grid gives it"
+                yield f"{place}: {name}: the grid sets it"
             elif name not in legal and name not in own:
                 near = nearest(name, legal)
                 yield f"{place}: {name}: unknown setting" + (f"; did you mean {near!r}?" if near else "")

@@ -160,7 +160,7 @@ class _Going:
         job = self._under_way.pop(outcome["name"])
         if outcome["status"] == "lost":
             if self._begun[job["name"]] < ATTEMPTS:
-                self.reporter.notice(f"{self._called(job)}: {outcome['error']}; it goes on from its checkpoint")
+                self.reporter.notice(f"{self._called(job)}: {outcome['error']}; it continues from its checkpoint")
                 self._waiting.insert(0, job)
                 return False
             error = f"{outcome['error']}, {ATTEMPTS} times"

@@ -96,7 +96,7 @@ def folder_of(written: str, beside: Path) -> Path:
     place = _package_folder(module)
     if place is None:
         raise ConfigError(
-            [f"data: {shown(written)}: no package {shown(module)} is installed"], 'pip install "stratatune[demo]"'
+            [f"data: {shown(written)}: the package {shown(module)} is not installed"], 'pip install "stratatune[demo]"'
         )
     return place / inside
 

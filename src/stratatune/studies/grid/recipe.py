@@ -87,7 +87,7 @@ class Recipe(Closed):
 
 def _items(written: Any, axis: str) -> Any:
     if not isinstance(written, Sequence) or isinstance(written, str):
-        raise ValueError(f"{axis}: {shown(written)} is no list")
+        raise ValueError(f"{axis}: {shown(written)} is not a list")
     return [item if isinstance(item, Item) else Item.of(item, axis) for item in written]
 
 
@@ -143,12 +143,12 @@ def _line(item: Mapping[str, Any]) -> str:
 def _repeated(recipe: Recipe) -> Iterator[str]:
     """Names that stand on one axis twice, and axes that would hide another."""
     for axis in recipe.settings.keys() & {*PLURALS.values(), "name", "a", "b", "mask"}:
-        yield f"settings.{axis}: an axis cannot be called so; " + (
+        yield f"settings.{axis}: this name cannot be used for an axis; " + (
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
         )
     for axis, items in recipe.axes.items():
         times = Counter(item.name for item in items)
-        yield from (f"{axis}: {shown(name)} is there twice" for name, count in times.items() if count > 1)
+        yield from (f"{axis}: {shown(name)} occurs twice" for name, count in times.items() if count > 1)
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _wrong_curves(recipe: Recipe) -> Iterator[str]:
         if x not in axes:
             yield f"report.x: there is no {x!r}; {did_you_mean(x, [*TIMES, *axes])}"
         elif odd := [item.name for item in axes[x] if isinstance(item.name, str)]:
-            yield f"report.x: {odd[0]!r} of the axis {x!r} is no number"
+            yield f"report.x: {odd[0]!r} of the axis {x!r} is not a number"
     legal = metric_names()
     asked = [("report.y", recipe.report.y, [LOSS, *legal]), ("report.metric", recipe.report.metric, legal)]
     asked += [(f"claims.{number}.metric", claim.metric, legal) for number, claim in enumerate(recipe.claims)]
@@ -222,5 +222,5 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
     other = recipe_of({**data, **recipe.otherwise}, f"{source}: otherwise")
     return (
         other,
-        f"there is no folder {missing[0]}: what the recipe holds for that runs instead (--data DIR says where it is)",
+        f"the folder {missing[0]} is missing, so the recipe's fallback runs instead (--data DIR sets the folder)",
     )

@@ -14,7 +14,7 @@ Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
 """Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
 
-HINT = "docs/grid.md says what a recipe holds"
+HINT = "docs/grid.md lists the keys of a recipe"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
 TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}

@@ -75,7 +75,7 @@ def read_records(path: str | Path) -> tuple[Recipe | None, list[RunRecord]]:
         return _recipe(recipe, path / FILE) if recipe else None, records
     if (path / "config.yaml").is_file():
         return None, [_of_folder(path)]
-    raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "give one that `train` or `grid` wrote")
+    raise ConfigError([f"{path}: neither a run folder nor a grid folder"], "use a folder that `train` or `grid` wrote")
 
 
 def _recipe(text: str, place: Path) -> Recipe:

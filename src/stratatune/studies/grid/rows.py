@@ -145,7 +145,7 @@ def column(text: object, place: str) -> Any:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise ConfigError([f"{place}: {shown(text)} is no text"], AGAIN)
+        raise ConfigError([f"{place}: {shown(text)} is not text"], AGAIN)
     try:
         return parse_json(text)
     except Unreadable as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from stratatune.files import make_folder, write_bytes
 from stratatune.studies.grid.records import RunRecord
 
-_HINT = "name a file that you may write to"
+_HINT = "choose a file that you can write to"
 FORMATS = ("csv", "parquet")
 _FACTS = ("trainable", "total", "frozen_depth", "backprop_blocks", "epochs", "best_epoch")
 _MEASURED = ("tokens_per_second", "peak_memory_bytes", "cache_hit")

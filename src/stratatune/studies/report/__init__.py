@@ -17,7 +17,7 @@ from stratatune.studies.report.markdown import markdown
 from stratatune.studies.report.parts import Panel, Report
 from stratatune.studies.report.single import single
 
-_HINT = "give --out a file that you may write to"
+_HINT = "point --out to a file that you can write to"
 FILE = "report.html"
 """The report in a run folder or a grid folder."""
 FORMATS: Mapping[str, Callable[[Report, str], str]] = {

@@ -32,8 +32,8 @@ def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> R
     heads = ("trained", "backward through", "trunk", "training", "tokens/s", "peak memory", *ratios, "cache hits")
     note = (
         "Means over the runs of a row; seconds of one run. Trunk: running the frozen part, once an example where it is "
-        "cached. A hit is a run whose cache was there before its first step. Spared: the trunk passes that did not "
-        "run, at the pace of those that did, an estimate."
+        "cached. A hit is a run whose cache was complete before its first step. Saved: an estimate, the trunk passes "
+        "that did not run at the speed of those that did."
     )
     return ReportTable("Cost of a run.", (Column(measured.heading, False), *map(Column, heads)), tuple(rows), note)
 
@@ -113,7 +113,7 @@ def _hits(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
     found = sum(spared(measured, run) for run in runs)
-    return (f"{seconds(found)} spared",) if found >= 0.05 else ()
+    return (f"{seconds(found)} saved",) if found >= 0.05 else ()
 
 
 def spared(measured: Measured, run: RunRecord) -> float:

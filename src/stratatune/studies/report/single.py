@@ -114,13 +114,13 @@ def _cache(measured: Measured, run: RunRecord) -> str:
     result = run.result or {}
     depth = result["frozen_depth"]
     if not depth:
-        return "This plan trains at the bottom: there is no frozen trunk to remember."
+        return "This plan trains the lowest block: there is no frozen trunk to cache."
     if result["cache_hit"]:
-        return f"The {depth} blocks below never ran for training: all of it was in the trunk cache."
+        return f"The {depth} blocks below never ran for training: their output was in the trunk cache."
     if not costs.remembers(run):
         return f"No trunk cache: the {depth} frozen blocks ran in every epoch."
     saved = costs.spared(measured, run)
-    more = f", which spared about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""
+    more = f", which saved about {seconds(saved)} over {result['epochs']} epochs" if saved >= 0.01 else ""
     return f"The {depth} frozen blocks ran once for each example{more}."
 
 

@@ -26,7 +26,7 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
         named = "; ".join(f"depth {one.depth}: {one.over}" for one in left_out[:4])
         yield f"{len(left_out)} of {len(view.candidates)} candidates are over the budget ({named}{_more(left_out)})"
     for other in views[1:]:
-        beaten = "told no better, or costs more" if other.chosen else "no plan of it keeps the budgets"
+        beaten = "predicts no better, or costs more" if other.chosen else "none of its plans fits the budgets"
         yield f"{other.family}, read at {other.position}: {_number(other.found.best)} at the best depth; {beaten}"
 
 
@@ -34,7 +34,7 @@ def _evidence(view: View) -> str:
     found, best = view.found, view.found.best
     control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
     if not found.told:
-        return f"no depth tells the labels at {view.position}: {_number(best)} at best, {control}"
+        return f"no depth predicts the labels at {view.position}: {_number(best)} at best, {control}"
     return f"at {view.position} the information is there from depth {found.gathered.depth} on: " + (
         f"{_number(found.gathered)} ({_measure(view)}; best {_number(best)} at depth {best.depth}; {control})"
     )
@@ -43,12 +43,12 @@ def _evidence(view: View) -> str:
 def _depth(view: View) -> str:
     found, where = view.found, "insert" if view.family == "bft" else "start LoRA"
     if not found.told:
-        return f"so the probes cannot choose, and the paper's place stands: {where} at depth {found.depth}"
+        return f"so the probes cannot choose, and the paper's place is used: {where} at depth {found.depth}"
     line = (
         f"so {where} below that, at depth {found.depth}: block {found.depth} and those above still gather what changes"
     )
     if view.family == "spafit":
-        line += f"; blocks below depth {found.frozen} tell no more than the embeddings, so they are frozen"
+        line += f"; blocks below depth {found.frozen} predict no better than the embeddings, so they are frozen"
     return line
 
 

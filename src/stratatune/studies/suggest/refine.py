@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune._compat import needs_extra
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, NotFiniteError
 from stratatune.files import make_folder
 from stratatune.hashing import digest_of_json
 from stratatune.objectives.registry import smaller_is_better
@@ -38,6 +38,7 @@ RUNGS = (1, 3, 9)
 _WIDTHS = (4, 8, 16, 32, 64)
 _RATES = (1e-4, 1e-2)
 _EPOCHS = 2
+_DIVERGED = "diverged"  # of a trial: where its numbers ceased to be finite
 
 
 def check_search() -> None:
@@ -65,6 +66,7 @@ def refine(
     Raises:
         ResourceError: Optuna is not installed, or the folder cannot be written.
         ConfigError: ``folder`` holds another search.
+        NotFiniteError: every trial diverged; one that does is passed over.
     """
     check_search()
     import optuna
@@ -73,14 +75,14 @@ def refine(
     with _place(folder) as place:
         search = _Search(found, place, tables)
         study = _study(found, place if folder else None, search)
-        done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        left = trials - sum(trial.state in done for trial in study.trials)
-        if not any(trial.state in done for trial in study.trials):
+        done = sum(_is_done(trial) for trial in study.trials)
+        if not done:
             study.enqueue_trial(search.start(), user_attrs={"rule": True})
-        for _ in range(max(0, left)):
-            study.optimize(search.run, n_trials=1)
+        for _ in range(max(0, trials - done)):
+            study.optimize(search.run, n_trials=1, catch=(NotFiniteError,))
             last = study.trials[-1]
-            reporter.say(f"trial {last.number}: {last.user_attrs['plan']} at {last.params['lr']:.1e}  {_scores(last)}")
+            scores = f"{_scores(last)} {last.user_attrs.get(_DIVERGED, '')}".strip()
+            reporter.say(f"trial {last.number}: {last.user_attrs['plan']} at {last.params['lr']:.1e}  {scores}")
         return _settled(found, study, search)
 
 
@@ -116,7 +118,11 @@ class _Search:
         trial.set_user_attr("plan", text)
         score = 0.0
         for rung in RUNGS:
-            score = self._train(text, rate, rung)
+            try:
+                score = self._train(text, rate, rung)
+            except NotFiniteError as error:
+                trial.set_user_attr(_DIVERGED, error.message)
+                raise
             trial.report(score, rung)
             if rung < RUNGS[-1] and trial.should_prune():
                 raise optuna.TrialPruned
@@ -165,7 +171,7 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
     name = _name(found, search)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
     if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
-        raise ConfigError([f"out: {folder} holds a search of other settings"], "give another --out, or remove it")
+        raise ConfigError([f"out: {folder} holds a search of other settings"], "choose another --out, or remove it")
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -186,6 +192,11 @@ def _name(found: Suggestion, search: _Search) -> str:
     return digest_of_json([config, search.view.family, found.samples, search.depths, search.widths], size=8)
 
 
+def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial counts: one that diverged does, one that was stopped does not."""
+    return trial.state.name in ("COMPLETE", "PRUNED") or _DIVERGED in trial.user_attrs
+
+
 def _scores(trial: optuna.trial.FrozenTrial) -> str:
     return " ".join(f"{value:.4f}" for _, value in sorted(trial.intermediate_values.items()))
 
@@ -194,16 +205,22 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
     """The best trial's plan and rate in place of the rule's."""
     import optuna
 
+    if not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        raise NotFiniteError("every trial of the search diverged", "look at the data and the base model")
     best, sign = study.best_trial, -1 if search.smaller else 1
     ended = study.get_trials(states=(optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED))
     ended.sort(key=lambda one: (len(one.intermediate_values), sign * _last(one)), reverse=True)
-    own = next(one for one in ended if one.user_attrs.get("rule"))
+    own = next((one for one in ended if one.user_attrs.get("rule")), None)
     plan, rate = best.user_attrs["plan"], best.params["lr"]
     line = (
         f"{len(ended)} trials by successive halving: {plan} at rate {rate:.1e} is best, {search.view.metric} "
-        f"{_last(best):.4f}; the rule's own plan at {own.params['lr']:.1e} came to {_last(own):.4f} with "
-        f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
+        f"{_last(best):.4f}; the rule's own plan "
     )
+    if own is None:
+        line += "diverged"
+    else:
+        rows = f"{max(own.intermediate_values)}/{RUNGS[-1]} of the rows"
+        line += f"at {own.params['lr']:.1e} reached {_last(own):.4f} with {rows}"
     config = found.config.model_copy(update={"plan": plan, "lr": rate})
     trials = tuple(_as_data(one) for one in ended)
     why = (*found.why, line)

@@ -53,7 +53,7 @@ class Asked:
         for name in ("budget_seconds", "budget_memory"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                wrong.append(f"{name}: {value:g}; more than 0")
+                wrong.append(f"{name}: {value:g}; must be more than 0")
         if wrong:
             raise ConfigError(wrong, "`stratatune suggest --help` says what each means")
 

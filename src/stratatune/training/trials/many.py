@@ -98,7 +98,7 @@ def train_many(
     if failed := [
         f"{config.out}: {one.error.message}" for config, one in zip(configs, turns, strict=True) if one.error
     ]:
-        done = "the results of the others are in their folders; a smaller lr for these, or warmup and clip"
+        done = "the results of the others are in their folders; try a smaller lr for these, or warmup and clip"
         raise NotFiniteError(f"{len(failed)} of {len(turns)} trials stopped: {'; '.join(failed)}", done)
     return [one.result for one in turns]
 

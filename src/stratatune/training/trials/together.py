@@ -105,7 +105,7 @@ class Together:
             if (group := self._groups.pop(key, None)) is not None:
                 group.hand_back()
             why = " ".join(str(error).split())[:200]
-            self.reporter.notice(f"{len(asks)} trials take turns, they cannot learn together: {why}")
+            self.reporter.notice(f"{len(asks)} trials take turns, because they cannot be trained together: {why}")
             return None
 
 

@@ -1,0 +1,150 @@
+"""A checkpoint on disk, read one tensor at a time: safetensors, one file or shards with an index.
+
+Nothing is mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked for
+(a mapped file counts against a limit on the address space as a whole).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from stratatune.errors import ModelError
+from stratatune.outside import Unreadable, path_exists, read_json
+
+_ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    **{"BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+}
+_RUN = 64  # rows closer together than this are read in one go
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a checkpoint: its file, its dtype and its shape."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint, by their names in it."""
+
+    entries: dict[str, Entry]
+    _open: dict[Path, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, name: str, revision: str | None = None) -> Checkpoint | None:
+        """That of a folder or a hub id; None where it has no safetensors of the usual names.
+
+        Raises:
+            ModelError: a shard is missing, too short, or not in this format.
+        """
+        files = _files(name, revision)
+        if not files:
+            return None
+        found: dict[str, Entry] = {}
+        opened: dict[Path, Any] = {}
+        for file in files:
+            handle = opened[file] = _opened(file)
+            for key in handle.keys():  # noqa: SIM118 - it is no mapping
+                part = handle.get_slice(key)
+                found[key] = Entry(file, _DTYPES.get(part.get_dtype(), torch.uint8), tuple(part.get_shape()))
+        return cls(found, opened)
+
+    def read(self, key: str) -> Tensor:
+        """The whole tensor, as stored.
+
+        Raises:
+            ModelError: the file is gone or has become shorter since it was opened.
+        """
+        return self._reading(key, lambda handle: handle.get_tensor(key))
+
+    def read_rows(self, key: str, rows: Tensor) -> Tensor:
+        """``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E]; no others are read, but for small gaps."""
+        entry = self.entries[key]
+
+        def gather(handle: Any) -> Tensor:
+            part, found = handle.get_slice(key), torch.empty(len(rows), *entry.shape[1:], dtype=entry.dtype)
+            for start, stop in _runs(rows):
+                first, last = int(rows[start]), int(rows[stop - 1])
+                found[start:stop] = part[first : last + 1][rows[start:stop] - first]
+            return found
+
+        return self._reading(key, gather)
+
+    def _reading(self, key: str, read: Any) -> Tensor:
+        file = self.entries[key].file
+        try:
+            return read(self._open[file])
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ModelError(f"{file}: {key} cannot be read: {_line(error)}", "is the file still whole?") from error
+
+
+def _runs(rows: Tensor) -> Iterator[tuple[int, int]]:
+    """Slices of sorted ``rows`` [n] whose members lie close together."""
+    breaks = (torch.diff(rows) > _RUN).nonzero().flatten().add(1).tolist()
+    starts = [0, *breaks] if len(rows) else []
+    yield from zip(starts, [*breaks, len(rows)], strict=False)
+
+
+def _files(name: str, revision: str | None) -> list[Path]:
+    """The safetensors files of a folder or a hub id, in their order."""
+    locate = functools.partial(_located, name, revision)
+    if (one := locate(_ONE)) is not None:
+        return [one]
+    if (index := locate(_INDEX)) is None:
+        return []
+    try:
+        parts = sorted(set(read_json(index)["weight_map"].values()))
+    except (Unreadable, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged", "copy the checkpoint again") from error
+    files = {part: locate(str(part)) for part in parts}
+    gone = [part for part, file in files.items() if file is None]
+    if gone:
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        raise ModelError(
+            f"the checkpoint {name!r} lacks its shard {gone[0]}{more}, of {len(parts)}", "copy the checkpoint again"
+        )
+    return [file for file in files.values() if file is not None]
+
+
+def _located(name: str, revision: str | None, file: str) -> Path | None:
+    if path_exists(Path(name)):
+        there = Path(name) / file
+        return there if path_exists(there) else None
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        name,
+        file,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt", device="cpu", backend="pread")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} is no whole safetensors file ({file.stat().st_size:,} bytes): {_line(error)}",
+            "copy the checkpoint again",
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

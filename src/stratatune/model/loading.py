@@ -1,0 +1,81 @@
+"""A transformers model made from a checkpoint in the precision that the checkpoint has.
+
+``from_pretrained`` brings every tensor to one dtype, and with it the constants that a model computes while it is made.
+So the model is made in fp32, and is given each tensor as stored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from stratatune._compat import class_of_auto
+from stratatune.methods.precision import HALVES
+from stratatune.model.checkpoint import Checkpoint
+from stratatune.model.stored import keep_stored
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
+"""Settings of ``from_pretrained`` that no config has."""
+
+
+class _Stored:
+    """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is asked for.
+
+    It comes as it is stored, whatever dtype transformers asks for.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, key: str) -> None:
+        self.checkpoint, self.key = checkpoint, key
+
+    def __getitem__(self, part: Any) -> _Stored:
+        return self
+
+    def get_shape(self) -> list[int]:
+        """As a safetensors slice's."""
+        return list(self.checkpoint.entries[self.key].shape)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Tensor:
+        """The tensor."""
+        return self.checkpoint.read(self.key)
+
+
+def load_model(loader: Any, name: str, settings: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """``loader.from_pretrained(name, **settings)`` and its loading info; half-precision weights stay as stored.
+
+    Asked for in fp32, a model computes in it (``model/stored.py``). Where the model brings its own code, or its
+    checkpoint is quantised or of a form of its own, transformers alone loads it.
+    """
+    checkpoint = _as_stored(name, settings)
+    if checkpoint is None:
+        return loader.from_pretrained(name, output_loading_info=True, **settings)
+    own = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
+    config = AutoConfig.from_pretrained(name, **own)
+    given = {key: settings[key] for key in _OF_THE_MODEL if key in settings and key != "use_safetensors"}
+    tensors: dict[str, Any] = {key: _Stored(checkpoint, key) for key in checkpoint.entries}
+    made = class_of_auto(loader, config)
+    model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
+    model.config._name_or_path = name
+    keep_stored(model)
+    return model, info
+
+
+def _as_stored(name: str, settings: dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it."""
+    if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
+        return None
+    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+        return None
+    checkpoint = Checkpoint.of(name, settings.get("revision"))
+    if checkpoint is None or not any(entry.dtype in HALVES for entry in checkpoint.entries.values()):
+        return None
+    if not all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values()):
+        return None
+    quantised = AutoConfig.from_pretrained(name, revision=settings.get("revision")).to_dict().get("quantization_config")
+    return None if quantised else checkpoint

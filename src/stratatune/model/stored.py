@@ -1,0 +1,113 @@
+"""Frozen matrices held as the checkpoint stores them, in half precision, in a model that computes in fp32.
+
+A bf16 checkpoint of 8 B parameters is 16 GB; loaded in fp32 it is 32. But a matrix need be wide only while it is
+multiplied with. So linears and the table of words keep their weights as stored and widen them in each forward, one at a
+time; norms, biases and positions, which are small, are fp32 throughout. Widening is exact, so the numbers are those of
+the model loaded in fp32. Under autocast a linear's weight is taken as it is, and nothing is widened at all.
+
+What a method trains is fp32 (``model/masters.py``), and then nothing is widened either.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from stratatune.methods.precision import HALVES, product
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class StoredLinear(nn.Linear):
+    """A linear whose weight is widened while it computes."""
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name for it
+        """[..., in] -> [..., out]."""
+        return product(input, self.weight, self.bias)
+
+
+class StoredConv1D(Conv1D):
+    """The same for GPT-2's linear, whose weight is [in, out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] -> [..., out]."""
+        if self.weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return product(x.flatten(0, -2), self.weight.t(), self.bias).unflatten(0, x.shape[:-1])
+
+
+class StoredTable:
+    """Mixed into the class of a table of words: the rows that occur are widened, before anything is done with them."""
+
+    weight: nn.Parameter
+
+    def rows(self, words: Tensor) -> Tensor:
+        """The rows of the table for ``words`` [n]."""
+        return self.weight[words]
+
+    def forward(self, words: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As the table's own class."""
+        if self.weight.dtype not in HALVES:
+            return super().forward(words, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        occurring, places = words.unique(return_inverse=True)
+        own = vars(self)
+        padding = own.get("padding_idx")
+        # What an instance has comes before nn.Module's parameters, so the class' own code reads these rows.
+        own["weight"], own["padding_idx"] = self.rows(occurring).to(words.device, torch.float32), None
+        try:
+            return super().forward(places, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            del own["weight"]
+            own["padding_idx"] = padding
+
+
+@functools.cache
+def _table_of(cls: type) -> type:
+    return type(cls.__name__, (StoredTable, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+_STORED: dict[type, type] = {nn.Linear: StoredLinear, Conv1D: StoredConv1D}
+
+
+def keep_stored(model: PreTrainedModel) -> None:
+    """Let the half-precision matrices of a model that computes in fp32 stay as they are, and widen all else.
+
+    A module whose class looks at its weight's dtype (T5's last projection), as transformers lists them, is widened too.
+    """
+    words: Any = model.get_input_embeddings()
+    exempt = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+    held: set[int] = set()
+    for path, module in model.named_modules():
+        weight = module._parameters.get("weight")
+        if weight is None or weight.dtype not in HALVES or path.rpartition(".")[2] in exempt:
+            continue
+        if type(module) in _STORED:
+            module.__class__ = _STORED[type(module)]
+        elif isinstance(module, nn.Embedding) and weight is words.weight:
+            module.__class__ = _table_of(type(module))
+        else:
+            continue
+        held.add(id(weight))
+    for parameter in model.parameters():
+        if parameter.dtype in HALVES and id(parameter) not in held:
+            parameter.data = parameter.data.float()
+    for buffer in model.buffers():
+        if buffer.dtype in HALVES:
+            buffer.data = buffer.data.float()
+
+
+def is_stored(module: nn.Module) -> bool:
+    """Whether this module widens its weight by itself."""
+    return isinstance(module, StoredLinear | StoredConv1D | StoredTable)
+
+
+def computes_in(model: nn.Module) -> torch.dtype:
+    """The precision of a model's numbers without autocast: fp32 where its weights are only stored in less."""
+    if any(map(is_stored, model.modules())):
+        return torch.float32
+    return next(model.parameters()).dtype

@@ -1,0 +1,48 @@
+"""The options of generated text on the command line."""
+
+import json
+
+import pytest
+
+import stratatune as st
+import tiny
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A run that writes text: a tiny Llama, one epoch."""
+    folder = tmp_path_factory.mktemp("writer")
+    model = tiny.save_tiny_decoder(folder / "llama", "llama", blocks=2, initializer_range=0.2)
+    rows = [{"text": f"question {n % 3} is", "answer": "yes it is good"} for n in range(8)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"objective": "completion", "text": "text", "label": "answer", "epochs": 1, "cache": "off"}
+    st.train(model=model, plan="lora", train=folder / "rows.jsonl", out=str(folder / "run"), **settings)
+    return folder / "run"
+
+
+def written(say, run, *options):
+    said = say("predict", run, "--text", "question 1 is", "--json", *options)
+    assert said.code == 0, said.err
+    return said.json["predictions"][0]["generated"]
+
+
+def test_length(say, writer):
+    short, long = (written(say, writer, "--max-new-tokens", count) for count in (2, 12))
+    assert len(short.split()) <= 2 and long.startswith(short)
+
+
+def test_draws_depend_on_the_seed(say, writer):
+    one, same, other = (written(say, writer, "--temperature", 5.0, "--seed", seed) for seed in (1, 1, 2))
+    assert one == same != other
+    assert written(say, writer, "--num-beams", 2)
+
+
+@pytest.mark.parametrize("option", [("--num-beams", 2), ("--do-sample",), ("--top-k", 3)])
+def test_a_model_that_gives_a_class(option, say, trained):
+    assert "this model gives a class and generates no text" in say("predict", trained, "--text", "x", *option).error
+
+
+@pytest.mark.parametrize("option", [("--temperature", 0), ("--top-p", 1.5), ("--max-new-tokens", -1), ("--seed", -1)])
+def test_values_that_are_none(option, say, writer):
+    said = say("predict", writer, "--text", "x", *option)
+    assert said.code == 2 and option[0].strip("-").replace("-", "_") in said.error
