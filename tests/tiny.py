@@ -199,7 +199,7 @@ def _build(model_class: Callable[[Any], PreTrainedModel], config: Any, seed: int
     return model.eval()
 
 
-_SIZES = {"blocks": 4, "hidden": 32, "ffn": 48, "heads": 4, "vocab": 120, "types": 2, "embedding": 16, "distinct": 1}
+_SIZES = {"blocks": 4, "hidden": 32, "ffn": 48, "heads": 4, "vocab": 320, "types": 2, "embedding": 16, "distinct": 1}
 _SPECIAL = {
     "deberta-v2": {
         **{"relative_attention": True, "position_buckets": 8, "max_relative_positions": -1, "share_att_key": True},
@@ -211,7 +211,7 @@ _SPECIAL = {
 
 
 def tiny_of(model_type: str, kind: Kind = "mlm", *, labels: int = 3, seed: int = 0, **config: Any) -> PreTrainedModel:
-    """A tiny model of any type in the backbone table, in eval mode, with a vocabulary of 120 numbers; padding is 1."""
+    """A tiny model of any type in the backbone table, in eval mode, with a vocabulary of 320 numbers; padding is 1."""
     row = architecture_of(model_type)
     sizes = {**_SIZES, "positions": MAX_TOKENS + row.position_offset}
     named = {theirs: sizes[ours] for ours, theirs in vars(row.fields).items() if theirs and ours in sizes}

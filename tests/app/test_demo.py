@@ -14,7 +14,7 @@ def test_demo(say, tiny_folder, monkeypatch, tmp_path):
     assert said.code == 0, said.err
     assert set(said.json["results"]) == {"bft-adapter", "lora"}
     assert said.json["prediction"]["text"] == "my bins are full"
-    assert said.err.count("┌────────┐") == 2
+    assert said.err.count("backward through") >= 2 and "┌────────┐" not in said.err  # two lines, no picture
     assert (tmp_path / "demo" / "bft-adapter" / "adapter" / "adapter.json").is_file()
 
 
@@ -35,4 +35,4 @@ def test_the_sentence(monkeypatch, capsys):
     assert demo.ask("given", Reporter()) == "given"
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert demo.ask(None, Reporter()) == demo.SENTENCE
-    assert "no terminal" in capsys.readouterr().err
+    assert "not a terminal" in capsys.readouterr().err

@@ -184,7 +184,7 @@ def test_a_masked_lm_head_that_is_not_there_is_refused(say):
 def test_encoder_decoders_have_both_heads(say):
     rows = {row["name"]: row["summary"] for row in say("list", "backbones", "--json").json}
     for name in ("t5", "bart"):
-        assert "language-model head and classification head" in rows[name]
+        assert "language-model and classification heads" in rows[name]
 
 
 @pytest.mark.parametrize(("plan", "near"), [("BFT", "bft"), ("Lora", "lora")])

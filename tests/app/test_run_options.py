@@ -24,6 +24,8 @@ VALUES = {
     "cache": "ram",
     "cache_limit": "5GB",
     "warmup": 0.5,
+    "delimiter": ";",
+    "encoding": "latin-1",
 }
 
 

@@ -50,7 +50,7 @@ def test_unknown_task_names_the_nearest():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_is_whole(name):
     row = TASKS[name]
-    ends = ["0", "5"] if row.family == "regression" else list(row.labels)
+    ends = ["0", "5"] if row.kind == "regression" else list(row.labels)
     assert list(row.words) == ends or set(row.words) == set(ends)
     assert len(set(row.words.values())) == len(ends)
     assert set(row.templates) == {"bft", "lpt"}

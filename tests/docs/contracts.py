@@ -58,7 +58,7 @@ def page(text: str) -> str:
     """The page with the contracts in their place."""
     before, _, rest = text.partition(START)
     code = "\n\n".join("\n".join(contract(one)) for one in CONTRACTS)
-    return f"{before}{START}```python\n{code}\n```\n{END}{rest.partition(END)[2]}"
+    return f"{before}{START}```text\n{code}\n```\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":

@@ -50,9 +50,13 @@ def build(folder: Path, config: dict[str, Any], again: bool) -> None:
 def book(folder: Path, config: dict[str, Any], again: bool) -> None:
     """A grid's book from its first statement on: planned, begun, ended."""
     from stratatune.studies.grid import grid
+    from stratatune.studies.grid.records import run_id
 
     with grid.grid_lock(folder / "grid"), grid.Store.create(folder / "grid") as store:
-        store.plan({"id": f"{n}" * 16, "number": n, "coordinates": {}, "config": config} for n in range(3))
+        plans = [{**config, "seed": seed} for seed in range(3)]
+        store.plan(
+            {"id": run_id(one), "number": number, "coordinates": {}, "config": one} for number, one in enumerate(plans)
+        )
         for row in store.runs():
             if row["status"] != "failed":
                 store.started(row["id"])

@@ -96,7 +96,7 @@ def test_paths(tmp_path):
     assert not wrong_path(str(tmp_path))
     assert all(map(wrong_path, ("", "a\0b", "x" * 300, "/y" * 4000, "\ud800")))
     assert "folder" in regular_file(tmp_path)
-    assert "ordinary" in regular_file(type(tmp_path)("/dev/null"))
+    assert "regular file" in regular_file(type(tmp_path)("/dev/null"))
 
 
 def test_json():

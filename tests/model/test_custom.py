@@ -48,7 +48,7 @@ def empty_table(monkeypatch):
 def roformer(make=RoFormerForMaskedLM):
     torch.manual_seed(0)
     sizes = {
-        "vocab_size": 120,
+        "vocab_size": 320,
         "embedding_size": 16,
         "hidden_size": 32,
         "num_hidden_layers": 4,

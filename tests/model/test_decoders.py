@@ -292,5 +292,5 @@ def test_a_saved_decoder_comes_back(family, plan, tmp_path):
 
 def test_objectives_that_a_family_has_not_are_refused(tmp_path):
     folder = tiny.save_tiny_decoder(tmp_path, "llama")
-    with pytest.raises(ModelError, match="no mask to read at"):
-        load_base(str(folder), "mlm")
+    with pytest.raises(ModelError, match="head masked_lm: llama is a decoder, which has none"):
+        load_base(str(folder), "masked_lm")

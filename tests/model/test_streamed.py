@@ -44,6 +44,7 @@ def test_a_wave_says_what_the_trunk_in_memory_says(family, dtype, autocast, tmp_
     streamed = tuned(tmp_path, head, plan, below=DEPTH, autocast=autocast)
     assert streamed.attached.base == whole.attached.base
     unread = Unread.of(streamed)
+    assert unread is not None
     blocks = streamed.attached.backbone.blocks
     assert any(one.is_meta for one in blocks[0].parameters()) != (family == "albert"), "its blocks run above too"
     assert not any(one.is_meta for block in blocks[DEPTH:] for one in block.parameters())

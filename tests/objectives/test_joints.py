@@ -142,7 +142,7 @@ def test_a_toy_objective_is_at_the_doors(toy, told, files, tmp_path, tiny_folder
 
 
 def test_a_name_is_taken_once(toy):
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(ConfigError, match="is taken"):
         register(Vowels)
 
 

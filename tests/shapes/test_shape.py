@@ -53,7 +53,7 @@ def test_a_folder_without_config(tmp_path):
 def test_an_unknown_name_is_one_line_with_the_nearest(monkeypatch):
     import huggingface_hub
 
-    def offline(*_):
+    def offline(*_, **__):
         raise huggingface_hub.errors.OfflineModeIsEnabled("offline")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)

@@ -183,7 +183,7 @@ def test_long_plain_text_is_told_in_blocks_every_token_once(words, opens):
 
 
 def test_what_makes_no_sense_is_refused(base, films, stories, tmp_path):
-    with pytest.raises(DataError, match="text behind the label word"):
+    with pytest.raises(DataError, match="text after the label word"):
         run(base, films, tmp_path / "a", task="sst2", objective="causal", template="<mask> : {a}")
     with pytest.raises(DataError, match="same tokens"):
         words = {"negative": "bad", "positive": "bad"}

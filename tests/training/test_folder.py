@@ -60,7 +60,7 @@ def test_a_second_run_into_the_same_folder_gets_one_line(run, tmp_path):
     lock = hold(tmp_path / "run" / LOCK)
     assert lock is not None
     for resume in (False, True):
-        with pytest.raises(ConfigError, match="another process trains into") as caught:
+        with pytest.raises(ConfigError, match="another process is training into") as caught:
             run(epochs=1, resume=resume)
         assert len(caught.value.errors) == 1
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
@@ -80,7 +80,7 @@ def test_a_killed_run_is_stopped_and_a_living_one_runs(settings, tmp_path):
     assert read_records(tmp_path / "run")[1][0].status == "running"
     second = subprocess.run([*line, "--json"], capture_output=True, text=True, check=False, env=dict(os.environ))
     assert second.returncode == 2
-    assert "another process trains into" in json.loads(second.stdout)["error"]["message"]
+    assert "another process is training into" in json.loads(second.stdout)["error"]["message"]
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read_records(tmp_path / "run")[1][0].status == "stopped"

@@ -15,6 +15,7 @@ from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_bytes, write_errors
 
 if TYPE_CHECKING:
+    from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
 
 Columns = dict[str, Sequence[Any]]
@@ -75,8 +76,14 @@ def output_of(prediction: Prediction) -> Output:
     given: Columns = {}
     for name in table.whole.names if table.whole else table.columns:
         free = name if name in texts else _given(name, {*predicted, *texts, *given})
-        given[free] = texts[name] if name in texts else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
+        given[free] = texts[name] if name in texts and not _is_listed(table, name) else table.whole.get(name)  # pyright: ignore[reportOptionalMemberAccess]
     return Output(given, predicted)
+
+
+def _is_listed(table: Table, name: str) -> bool:
+    """Whether a text column holds lists of words in the source, of which the reader made texts."""
+    values = table.whole.get(name) if table.whole else []
+    return any(isinstance(value, list) for value in values)
 
 
 def _beside(name: str, texts: Columns) -> str:
@@ -109,8 +116,13 @@ def as_text(output: Output, form: str) -> str:
     lines = _Lines()
     writer = csv.DictWriter(lines, list(output.columns), lineterminator=_Lines.end)
     writer.writeheader()
-    writer.writerows(output.rows())
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in output.rows())
     return "".join(lines.lines)
+
+
+def _cell(value: Any) -> Any:
+    """A cell of csv, which has no lists: these are JSON in it."""
+    return json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
 class _Lines:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from stratatune.costs.block_flops import FP32, OURS, STOCK, Widths
 from stratatune.costs.flops import example, reads_one
 from stratatune.errors import DataError, PlanError, did_you_mean
-from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
 from stratatune.plan.methods import RoleMethod
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -142,6 +141,8 @@ def cost(
         raise PlanError(f"dtype {dtype!r} is not known", did_you_mean(dtype, DTYPE_BYTES))
     resolved = _resolved(plan, shape)
     objective = objective or resolved.plan.objective
+    from stratatune.objectives.registry import OBJECTIVES  # brings in numpy, which drawing a plan does not need
+
     if objective not in OBJECTIVES:
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
@@ -199,6 +200,8 @@ def _epochs(
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
     lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
+    from stratatune.objectives.registry import OBJECTIVES
+
     own = OBJECTIVES[objective].head
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:

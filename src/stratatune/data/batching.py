@@ -35,6 +35,8 @@ class Batch:
         targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
         groups: int64 [G, K], which of the B texts are those of each of G examples, -1 behind the last; None: each text
             is an example. Then targets are those of the G examples.
+        places: int64 [B, U], the positions the head reads where there are several, -1 for what no token stands for,
+            -100 behind the last; None: ``read``.
     """
 
     index: Tensor
@@ -44,6 +46,7 @@ class Batch:
     read: Tensor
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     groups: Tensor | None = None
+    places: Tensor | None = None
 
     @property
     def examples(self) -> int:
@@ -65,7 +68,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
-        parts = ("input_ids", "mask", "token_types", "read", "groups")
+        parts = ("input_ids", "mask", "token_types", "read", "groups", "places")
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) for name in parts if (part := getattr(self, name)) is not None
         }
@@ -190,6 +193,7 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         token_types=None if encoded.types is None else padded(encoded.types, 0),
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
         targets={} if encoded.groups is not None else _targets(encoded, index),
+        places=None if encoded.places is None else torch.from_numpy(encoded.places.padded(index)),
     )
 
 

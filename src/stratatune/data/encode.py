@@ -107,6 +107,8 @@ class Encoded:
         groups: the numbers of each example's texts, where examples have several (pairs that are ranked, an anchor with
             its positive and its negatives); None: each text is an example.
         notices: what the user should know, such as how many texts were cut.
+        places: the positions that the head reads, where an objective reads several of each text, one after the other;
+            -1 for what no token stands for. None: ``read`` says it all.
     """
 
     ids: np.ndarray
@@ -116,6 +118,7 @@ class Encoded:
     targets: Mapping[str, Targets] = field(default_factory=dict)
     groups: Targets | None = None
     notices: tuple[str, ...] = ()
+    places: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.read)
@@ -179,6 +182,7 @@ class Encoded:
             read=self.read[at],
             targets={name: one.subset(at) for name, one in self.targets.items()},
             notices=self.notices,
+            places=None if self.places is None else self.places.subset(at),
         )
 
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
@@ -211,6 +215,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         targets={name: joined([part.targets[name] for part in parts]) for name in parts[0].targets},
         groups=None if parts[0].groups is None else joined(_behind_one_another(parts)),
         notices=tuple(notice for part in parts for notice in part.notices),
+        places=None if parts[0].places is None else joined([part.places for part in parts if part.places is not None]),
     )
 
 

@@ -80,7 +80,10 @@ def _values(data: Dataset, name: str) -> list[Any]:
     """A column's values; a ClassLabel as its name, and its -1 (the hub's mark for a hidden label) as missing."""
     from datasets import ClassLabel
 
-    kind = data.features[name]
+    kind: Any = data.features[name]
+    inner = getattr(kind, "feature", None)  # of a list
+    if isinstance(inner, ClassLabel):
+        return [row and [inner.int2str(value) for value in row] for row in data[name][:]]
     values = list(data[name][:])  # whole: a row at a time takes many times as long
     if isinstance(kind, ClassLabel):
         return [None if value is None or value < 0 else kind.int2str(value) for value in values]

@@ -7,8 +7,8 @@ names the place, the value, what is legal and the fix.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from decimal import Decimal
 from typing import Any
@@ -43,7 +43,8 @@ class Table:
 
     ``texts`` holds one or two columns of N strings. ``labels`` are class names of the task where a task is known, the
     file's own values as text otherwise, floats for regression, None where there are none. ``rows`` numbers the rows as
-    in the source, from 1, a header line not counted.
+    in the source, from 1, a header line not counted. ``further`` are columns of an objective's own reader, N values
+    each.
     """
 
     texts: tuple[list[str], ...]
@@ -54,6 +55,7 @@ class Table:
     rows: Sequence[int] = ()
     notices: tuple[str, ...] = ()
     whole: Frame | None = None
+    further: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -67,7 +69,8 @@ class Table:
         at = [int(i) for i in index]
         texts = tuple([column[i] for i in at] for column in self.texts)
         labels: Any = None if self.labels is None else [self.labels[i] for i in at]
-        return replace(self, texts=texts, labels=labels, rows=[self.rows[i] for i in at])
+        further = {name: [values[i] for i in at] for name, values in self.further.items()}
+        return replace(self, texts=texts, labels=labels, rows=[self.rows[i] for i in at], further=further)
 
 
 def read(
@@ -111,9 +114,9 @@ def read(
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
     if written.bad_rows == "skip":
-        frame = _without_bad(frame, checked)
+        frame = without_bad(frame, checked)
     return Table(
-        texts=tuple(_texts(frame, name, written.bad_rows) for name in columns),
+        texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
         labels=_labels(frame, label_column, known, need_labels) if label_column else None,
         columns=columns,
         label_column=label_column,
@@ -188,7 +191,8 @@ def _label_column(
 # --- what is in them -----------------------------------------------------------------------------------------------
 
 
-def _texts(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
+def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
+    """The texts of a column; DataError names the rows that are blank where that is refused, and broken characters."""
     values = [_plain(value, frame.place, name) for value in frame.get(name)]
     if bad_rows == "refuse":
         _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
@@ -269,7 +273,7 @@ def _whole_rows(frame: Frame, names: list[str]) -> list[int]:
     return [at for at, blanks in enumerate(zip(*columns, strict=True)) if not any(blanks)]
 
 
-def _without_bad(frame: Frame, names: list[str]) -> Frame:
+def without_bad(frame: Frame, names: list[str]) -> Frame:
     """The rows with text and label, and how many others there were."""
     kept = _whole_rows(frame, names)
     if len(kept) == len(frame.rows):

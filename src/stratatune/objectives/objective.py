@@ -19,6 +19,7 @@ from stratatune.data.readers import Table
 from stratatune.data.readers import read as read_table
 from stratatune.data.tasks import Task
 from stratatune.data.written import AS_USUAL, Written
+from stratatune.objectives.by_class import by_class as scores_by_class
 from stratatune.plan import Plan
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Asked:
         task: the named task, where there is one.
         template, label_words, loss, metric, max_length: the settings of these names.
         table: the training data; None while an objective is chosen, before the data are read.
+        others: the evaluation and test data, for what every part must know, such as the names of the labels.
         tokenizer: the model's; likewise.
     """
 
@@ -58,6 +60,7 @@ class Asked:
     metric: str | None = None
     max_length: int = 256
     table: Table | None = None
+    others: tuple[Table, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -256,9 +259,20 @@ class Objective(abc.ABC):
         ``unit`` is that of the precision of the computation: the distance from 1 to the next number.
         """
 
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        """The scores of each class, as :func:`stratatune.objectives.by_class.by_class` gives them.
+
+        A subclass whose predictions are no single class may give ``f1`` and ``classes`` of what it predicts.
+        """
+        return scores_by_class(self.labels, data.labels, output)
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""
+
+    def for_probes(self, data: Encoded, seed: int) -> Encoded:
+        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target."""
+        return data
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""

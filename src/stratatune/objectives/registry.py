@@ -15,6 +15,7 @@ from stratatune.objectives.label_words import LabelWords
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.saved import SavedObjective
+from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
 from stratatune.outside import first_mistake
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers)
+    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Tags)
 }
 
 

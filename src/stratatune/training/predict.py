@@ -21,7 +21,6 @@ from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
 from stratatune.model.artefact import load_artefact
 from stratatune.model.tokenizers import check_ids, unknown_words
-from stratatune.objectives.by_class import by_class
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
@@ -126,7 +125,8 @@ class Predictor:
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
         """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...], "by_class": {...}}``.
 
-        ``by_class`` is that of :func:`stratatune.objectives.by_class.by_class`, over all rows; missing without classes.
+        ``by_class`` is that of :meth:`stratatune.objectives.objective.Objective.by_class`, over all rows; missing
+        without classes.
 
         Raises:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
@@ -142,7 +142,7 @@ class Predictor:
             *scores.notices,
             *self._unknown,
         ]
-        found = by_class(self.labels, data.labels, scores.output)
+        found = self.objective.by_class(scores.output, data)
         return {
             "metrics": metrics,
             "n": sum(map(len, parts)),

@@ -163,7 +163,9 @@ def settle(
         ModelError: the model has no tokenizer.
     """
     tokenizer = tokenizer or tokenizer_for(outline.config)
-    objective, notices = outline.kind.settle(replace(outline.asked, table=tables.train, tokenizer=tokenizer))
+    others = (*tables.eval, *([tables.test] if tables.test else []))
+    asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
+    objective, notices = outline.kind.settle(asked)
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]

@@ -22,7 +22,6 @@ from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
 from stratatune.model.unread import to_device
-from stratatune.objectives.by_class import by_class
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
@@ -61,7 +60,7 @@ class Result:
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
         by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
-            as :func:`stratatune.objectives.by_class.by_class` gives them; empty where labels are no classes.
+            as :meth:`Objective.by_class` gives them; empty where labels are no classes.
         processes: how many trained together; times and memory are those of the first.
     """
 
@@ -293,14 +292,14 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     encoded = session.objective.encode(data.test, caching.tokenizer)
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
-    return scores.metrics, by_class(session.objective.labels, encoded.labels, scores.output)
+    return scores.metrics, session.objective.by_class(scores.output, encoded)
 
 
 def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
     """The scores of each class on the evaluation data, in the selected epoch."""
     if session.eval is None or fitted.scores is None:
         return {}
-    return by_class(session.objective.labels, session.eval.labels, fitted.scores.output)
+    return session.objective.by_class(fitted.scores.output, session.eval)
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:

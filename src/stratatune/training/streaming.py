@@ -87,7 +87,8 @@ def settle_waves(attached: Attached, config: RunConfig) -> None:
     if unread is None:
         return
     used = psutil.Process().memory_info().rss
-    limit = config.memory_limit_bytes if config.memory_limit is not None else used + int(_SHARE * free_memory())
+    given = config.memory_limit_bytes
+    limit = used + int(_SHARE * free_memory()) if given is None else given
     training = 3 * sum(one.nbytes for one in attached.trained().values())  # gradients and AdamW's two moments
     room = wave_memory(limit, used + training, attached.backbone.blocks)
     if room < _LEAST_WAVE:

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from transformers import BertConfig, GPT2Config
 
 import tiny
 from stratatune.costs.cost import cost
@@ -77,11 +78,11 @@ def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, ob
 
 
 def test_objectives_of_a_bench():
-    decoder, encoder = {"model_type": "gpt2"}, {"model_type": "bert"}
+    decoder, encoder = GPT2Config().to_dict(), BertConfig().to_dict()
     assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
     with pytest.raises(ConfigError, match="objective: 'completion'"):
         objective_of(decoder, ["lora"], "completion")
-    with pytest.raises(ConfigError, match="no decoder"):
+    with pytest.raises(ConfigError, match="is not a decoder"):
         objective_of(encoder, ["lora"], "causal")
 
 

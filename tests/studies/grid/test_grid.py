@@ -95,7 +95,7 @@ def test_what_fails_does_not_stop_the_rest(tmp_path, say, monkeypatch):
     mistake, killed = (one["error"] for one in answer["failed"])
     assert "{c}" in mistake and "\n" not in mistake and mistake in err
     assert "killed by signal 9" in killed and killed.endswith("3 times")
-    assert err.count("it goes on from its checkpoint") == 2
+    assert err.count("it continues from its checkpoint") == 2
     assert "Traceback" in (out / "runs" / answer["failed"][0]["id"] / "error.txt").read_text()
 
     code, answer, _ = say("grid", recipe, "--out", out)
@@ -150,7 +150,7 @@ def test_one_process_at_a_time(tmp_path, say):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["grid", "{recipe}"], "--out: missing"),
+        (["grid", "{recipe}"], "--out is missing"),
         (["grid", "{recipe}", "--out", "g", "--engine", "loca"], "--engine 'loca'"),
         (["grid", "{recipe}", "--out", "g", "--address", "x"], "only the engine ray has an address"),
         (["grid", "{recipe}", "--out", "g", "--jobs", "0"], "--jobs 0"),

@@ -91,7 +91,7 @@ def test_without_a_signal_the_papers_depth_stands(tmp_path):
     found = suggest(asked(planted(tmp_path, 2)), Asked(), tables=tables, reporter=QUIET)
     assert not found.views[0].found.told
     assert found.plan == "bft-adapter@4"  # three quarters of five blocks
-    assert "no depth tells the labels" in found.why[0]
+    assert "no depth predicts the labels" in found.why[0]
 
 
 def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path):

@@ -63,7 +63,9 @@ def plan(
     if lengths is not None:
         from stratatune.studies.encoded import lengths_in
 
-        given = lengths_in(lengths, model=model, revision=revision, plan=plan, task=task, text=text, label=label)
+        given = lengths_in(
+            lengths, model=model, revision=revision, plan=plan, objective=objective, task=task, text=text, label=label
+        )
     costs = cost(
         resolved, None, given, tokens=tokens, objective=wanted, dtype=cache_dtype, batch_size=batch_size, labels=labels
     )

@@ -193,7 +193,7 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
     """Hands the options of ``generate`` on, and draws from their seed."""
     if options and not predictor.objective.writes:
         answer = "class" if predictor.labels else "number"
-        said = f"{', '.join(options)}: this model gives a {answer}and generates no text"
+        said = f"{', '.join(options)}: this model gives a {answer} and generates no text"
         raise ConfigError([said], "leave out the options for generated text")
     if "seed" in options:
         import torch
@@ -222,9 +222,19 @@ def shown(row: dict[str, Any]) -> str:
     if answer is None:
         return "(left out)"
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
+    if isinstance(answer, list):
+        return "; ".join(map(_part, answer)) or "(nothing)"
     if not chances:
         return answer if isinstance(answer, str) else f"{answer:.4f}"
     return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
+
+
+def _part(value: Any) -> str:
+    """One of several answers to a text: ``Ada Lovelace  (person 0:12 0.98)``."""
+    if not isinstance(value, dict):
+        return str(value)
+    first, *others = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in value.values())
+    return f"{first}  ({' '.join(others)})"
 
 
 def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:

@@ -152,7 +152,7 @@ def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | 
     Raises:
         ConfigError: ``wanted`` is none of the two, or the model is no decoder.
     """
-    if not shape_of(config).causal:
+    if architecture_of(config["model_type"], config).family != "decoder":
         if wanted:
             raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is not a decoder"], "leave it out")
         return None

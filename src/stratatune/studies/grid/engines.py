@@ -46,7 +46,7 @@ class Engine(Protocol):
 
 
 class Worker:
-    """A worker process of this machine, told and heard over its standard streams."""
+    """A worker process of this machine, driven over its standard streams."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = {**os.environ, **(environment or {}), "PYTHONSAFEPATH": "1"}  # for the processes that it starts
@@ -101,7 +101,9 @@ class LocalEngine:
 
     def start(self, job: Job) -> None:
         slot = self._free.pop(0)
-        if slot not in self._workers or not self._workers[slot].alive:
+        if slot in self._workers and not self._workers[slot].alive:
+            self._workers.pop(slot).stop()  # closes its streams
+        if slot not in self._workers:
             self._workers[slot] = Worker(self._environment(slot))
         threading.Thread(target=self._do, args=(slot, self._workers[slot], job), daemon=True).start()
 

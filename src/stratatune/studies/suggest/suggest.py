@@ -112,9 +112,10 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     setting, config = _setting(outline, tables, reporter), outline.config
     backbone, objective, encoded = Backbone(setting.base.model), setting.prepared.objective, setting.prepared.train
     shape, classes = backbone.shape, objective.outputs
+    sample = objective.for_probes(encoded, config.seed)
     read = read_depths(
         backbone,
-        encoded,
+        sample,
         pad_id(setting.base.tokenizer),
         batch_size=_PASS_BATCH,
         device=setting.device,
@@ -122,8 +123,8 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         reporter=reporter,
     )
     started = time.perf_counter()
-    assert encoded.labels is not None
-    probes = tuple(probe(read, encoded.labels, seed=config.seed, reporter=reporter))
+    assert sample.labels is not None
+    probes = tuple(probe(read, sample.labels, seed=config.seed, reporter=reporter))
     found = find(probes)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
@@ -147,7 +148,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         objective=objective.name,
         position=objective.position,
         metric=objective.metric,
-        value=encoded.labels.dtype.kind == "f",
+        value=sample.labels.dtype.kind == "f",
         classes=classes,
         hidden=shape.hidden,
         probes=probes,

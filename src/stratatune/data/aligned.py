@@ -1,0 +1,183 @@
+"""Words to tokens, for what reads every word of a text: where each begins, and long texts in windows that overlap.
+
+A token belongs to the word in which its first character lies; that is what a fast tokenizer's ``word_ids`` say of words
+given one by one, and it holds for words of a plain text too. Where windows overlap, each token counts in one of them:
+the one that shows most of the text on both of its sides. So each word is read once, and the words of the windows, one
+window after the other, are those of the text.
+
+Shapes: N windows, T tokens of a window, W words of all texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.encode import Encoded, Targets, pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FAR = 2**31
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Texts as windows of tokens, and which word each token is of.
+
+    Attributes:
+        encoded: N windows; its ``places`` are the first tokens of the words that are read there, -1 for a word that has
+            no token.
+        words: int64 [sum T], the number of each token's word among all W; -1 for a token that is of none, or counts in
+            another window.
+        first: bool [sum T], whether the token is the first of its word.
+        continues: int64 [N], 1 where a window goes on with the text of the one before.
+    """
+
+    encoded: Encoded
+    words: np.ndarray
+    first: np.ndarray
+    continues: np.ndarray
+
+
+@dataclass
+class _Window:
+    """One window of a text: the number of its first token in the text, and of each token the word (or -1)."""
+
+    start: int
+    body: np.ndarray
+    words: np.ndarray
+    first: np.ndarray
+    places: list[int]
+
+
+def encode_words(
+    texts: Sequence[str],
+    words: Sequence[Sequence[tuple[int, int]]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int,
+    source: str = "the texts given",
+) -> Aligned:
+    """Tokenise texts whose words lie at the characters ``words``.
+
+    Args:
+        texts: the texts, which are tokenised as they are.
+        words: (start, end) of each word of each text, in order.
+        tokenizer: a fast one.
+        max_length: tokens of a window at most, special tokens included.
+        stride: tokens that neighbouring windows share.
+        source: for notices.
+    """
+    call: Any = tokenizer
+    options = {"truncation": True, "max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
+    asked = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "return_attention_mask": False}
+    out = call(list(texts), **options, **asked, padding=False, verbose=False)
+    ids, types, owners = out["input_ids"], out.get("token_type_ids"), out["overflow_to_sample_mapping"]
+    found: list[_Window] = []
+    before, at = 0, 0
+    for number, (text, places) in enumerate(zip(texts, words, strict=True)):
+        first = at
+        while at < len(owners) and owners[at] == number:
+            at += 1
+        body = [np.flatnonzero(np.asarray(out["special_tokens_mask"][row]) == 0) for row in range(first, at)]
+        spans = [np.asarray(out["offset_mapping"][row]).reshape(-1, 2)[keep] for row, keep in enumerate(body, first)]
+        windows = _windows(
+            text, np.asarray(places).reshape(-1, 2), body, spans, [len(ids[row]) for row in range(first, at)], stride
+        )
+        _own(windows, len(places), before)
+        found += windows
+        before += len(places)
+    for row, tokens in enumerate(ids):
+        if not tokens:  # a blank text of a tokenizer that adds nothing
+            ids[row] = [tokenizer.eos_token_id or 0]
+            found[row].words, found[row].first = np.array([-1]), np.array([False])
+    return _together(
+        pack(ids, types, np.zeros(len(ids), np.int32), ()), found, owners, before, (max_length, stride, source)
+    )
+
+
+def _windows(
+    text: str, places: np.ndarray, body: list[np.ndarray], spans: list[np.ndarray], lengths: list[int], stride: int
+) -> list[_Window]:
+    """The windows of one text, every token with the word that it lies in, numbered within the text."""
+    step = max(1, len(body[0]) - stride)
+    windows = []
+    for row, (keep, span, length) in enumerate(zip(body, spans, lengths, strict=True)):
+        words = np.full(length, -1)
+        words[keep] = _word_of(text, places, span)
+        windows.append(_Window(row * step, keep, words, np.zeros(length, bool), []))
+    return windows
+
+
+def _word_of(text: str, places: np.ndarray, spans: np.ndarray) -> np.ndarray:
+    """The word in which the first character of each token lies; -1 where there is none."""
+    starts = spans[:, 0].copy()
+    for at, (start, end) in enumerate(spans):
+        while start < end and text[start].isspace():  # of a sentencepiece, whose token holds the blank before it
+            start += 1
+        starts[at] = start
+    if not len(places):
+        return np.full(len(starts), -1)
+    words = np.searchsorted(places[:, 0], starts, side="right") - 1
+    return np.where((words >= 0) & (starts < places[words, 1]) & (starts < spans[:, 1]), words, -1)
+
+
+def _own(windows: list[_Window], count: int, before: int) -> None:
+    """Leave each token in one window, mark the first of each word, and number words from ``before`` on."""
+    if len(windows) > 1:
+        _share(windows)
+    seen, last = -1, windows[0]
+    for window in windows:
+        for at in window.body:
+            word = int(window.words[at])
+            if word <= seen:
+                continue
+            last.places.extend([-1] * (word - seen - 1))  # words that have no token
+            last, seen = window, word
+            window.first[at] = True
+            window.places.append(int(at))
+    last.places.extend([-1] * (count - 1 - seen))
+    for window in windows:
+        window.words[window.words >= 0] += before
+
+
+def _share(windows: list[_Window]) -> None:
+    """Of a token in several windows, the one that is farthest from its edges counts; text ends are no edges."""
+    best: dict[int, tuple[int, int]] = {}
+    for row, window in enumerate(windows):
+        for at in range(len(window.body)):
+            left = _FAR if row == 0 else at
+            right = _FAR if row == len(windows) - 1 else len(window.body) - 1 - at
+            room = min(left, right)
+            if room > best.get(window.start + at, (-1, 0))[0]:
+                best[window.start + at] = room, row
+    for row, window in enumerate(windows):
+        lost = [at for at in range(len(window.body)) if best[window.start + at][1] != row]
+        window.words[window.body[lost]] = -1
+
+
+def _together(
+    encoded: Encoded, windows: list[_Window], owners: Sequence[int], count: int, said: tuple[int, int, str]
+) -> Aligned:
+    max_length, stride, source = said
+    sizes = np.array([len(window.places) for window in windows], np.int64)
+    values = np.array([place for window in windows for place in window.places], np.int64)
+    continues = np.concatenate([[0], np.diff(np.asarray(owners)) == 0]).astype(np.int64)
+    notices = []
+    texts = len(owners) - int(continues.sum())
+    if long := len(set(np.asarray(owners)[continues == 1].tolist())):
+        what = f"have more than {max_length} tokens and are read in windows that share {stride}"
+        notices.append(f"{long:,} of {texts:,} texts of {source} {what}")
+    if lost := int((values < 0).sum()):
+        notices.append(f"{lost:,} of {count:,} words of {source} have no token in this model")
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return Aligned(
+        replace(encoded, places=Targets(values, offsets), notices=tuple(notices)),
+        np.concatenate([window.words for window in windows]),
+        np.concatenate([window.first for window in windows]),
+        continues,
+    )

@@ -1,0 +1,365 @@
+"""``tags``: a tag for each word, and by them the named entities of a text, by a new output layer on every token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.aligned import Aligned, encode_words
+from stratatune.data.encode import IGNORED, LABEL, Encoded
+from stratatune.data.readers import Table
+from stratatune.data.tagged import WORDS, read_tagged
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import ConfigError, DataError, ModelError, did_you_mean, nearest
+from stratatune.objectives.entities import (
+    OUTSIDE,
+    SCHEMES,
+    Entity,
+    entities,
+    parts,
+    scheme_of,
+    summary,
+    to_iob2,
+    type_scores,
+)
+from stratatune.objectives.metrics import check_metric
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.tensors import at_least_fp32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+    from stratatune.model.question import Question
+
+METRICS = ("f1", "precision", "recall", "macro_f1", "macro_precision", "macro_recall", "accuracy")
+_ALIGN = ("first", "all")
+_MATCH = ("conll", "strict", "partial")
+_STRIDE = 64
+_TAGS, _CONTINUES = "tags", "continues"
+_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags(Objective):
+    """A tag for each word.
+
+    Attributes:
+        tags: the names of the classes: ``O``, then ``B-`` and ``I-`` of each type; of plain tags these alone.
+        scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
+        names: of tags that are written as numbers, in their order.
+        align: whether the ``first`` token of a word bears its tag, or ``all`` of them do.
+        match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is no entity), ``partial``.
+        stride: tokens that the windows of a long text share.
+    """
+
+    name: ClassVar[str] = "tags"
+    summary: ClassVar[str] = "a tag for each word (named entities, parts of speech), by a new output layer"
+    head: ClassVar[str] = "token"
+    families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "all"
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+    options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
+    place: ClassVar[str] = "one word of each text"
+
+    tags: tuple[str, ...]
+    scheme: str = "auto"
+    names: tuple[str, ...] = ()
+    align: str = "first"
+    match: str = "conll"
+    stride: int = _STRIDE
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        options = {"scheme": "auto", "align": "first", "match": "conll", **asked.options}
+        for name, legal in (("scheme", SCHEMES), ("align", _ALIGN), ("match", _MATCH)):
+            if options[name] not in legal:
+                raise ConfigError(
+                    [f"objective: tags has no {name} {options[name]!r}"], did_you_mean(options[name], legal)
+                )
+        if not asked.tokens.is_fast:
+            raise ModelError("tags needs a fast tokenizer, which says where each token lies", "take another model")
+        common = common_of(asked, check_metric(asked.metric or _usual(asked, options), cls.metrics, "tags"))
+        names = tuple(options.pop("names", "").split())
+        options["stride"] = _stride(options.get("stride"), common["max_length"], asked.tokens)
+        drafted = cls(**common, tags=(), names=names, **options)
+        tables = [asked.data, *asked.others]
+        rows = [row for table in tables for row in drafted.written(table)]
+        tags, schemes = drafted.classes(rows), [drafted.scheme_in(table) for table in tables]
+        if len(tags) < 2:
+            raise DataError(
+                f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed"
+            )
+        said = [f"tags are read as {name.upper()}" for name in dict.fromkeys(schemes) if options["scheme"] == "auto"]
+        return cls(**common, tags=tags, names=names, **options), said
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        named = {name: data[name] for name in ("scheme", "align", "match", "stride")}
+        return cls(**common_from(data), tags=tuple(data["labels"]), names=tuple(data["names"]), **named)
+
+    def to_data(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("scheme", "align", "match", "stride")}
+        return {**self.common(), "labels": list(self.tags), "names": list(self.names), **own}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.tags
+
+    @property
+    def plain(self) -> bool:
+        """Whether the tags are classes, and there are no entities."""
+        return OUTSIDE not in self.tags
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
+    ) -> Table:
+        """Words with tags, or texts with spans; see :func:`stratatune.data.tagged.read_tagged`."""
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_tagged(source, written=written, keep_whole=keep_whole, **asked)
+
+    @classmethod
+    def classes_of(cls, table: Table) -> None:
+        return None
+
+    def scheme_in(self, table: Table) -> str:
+        """The scheme that a table is written in: the one that was named, or what its tags tell."""
+        if self.scheme != "auto":
+            return self.scheme
+        return "plain" if self.tags and self.plain else scheme_of(self._named(table))
+
+    def _named(self, table: Table) -> list[list[str]]:
+        """The tags as written, numbers by their names."""
+        rows: Any = table.labels or []
+        if not rows or not all(tag.isdecimal() for row in rows for tag in row):
+            return rows
+        if not self.names:
+            raise DataError(
+                f"{table.source}: its tags are numbers", "name them: --objective 'tags(names=O B-PER I-PER ...)'"
+            )
+        for number, row in zip(table.rows, rows, strict=True):
+            if over := next((tag for tag in row if int(tag) >= len(self.names)), None):
+                raise DataError(
+                    f"{table.source}, row {number}: tag {over}, and {len(self.names)} names were given",
+                    "name all tags, from that of 0 on",
+                )
+        return [[self.names[int(tag)] for tag in row] for row in rows]
+
+    def written(self, table: Table) -> Iterator[list[str]]:
+        """The tags of each text of a table in IOB2; plain ones as they are."""
+        scheme = self.scheme_in(table)
+        for number, row in zip(table.rows, self._named(table), strict=True):
+            yield to_iob2(row, scheme, f"{table.source}, row {number}")
+
+    def classes(self, rows: Iterable[Sequence[str]]) -> tuple[str, ...]:
+        """The classes that tags are of: with entities both tags of every type, the data's own or not."""
+        tags = {tag for row in rows for tag in row}
+        if self.scheme == "plain" or OUTSIDE not in tags:
+            return tuple(sorted(tags))
+        kinds = sorted({parts(tag)[1] for tag in tags} - {""})
+        return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        aligned = encode_words(
+            table.texts[0], table.further[WORDS], tokenizer, self.max_length, self.stride, table.source
+        )
+        encoded = aligned.encoded
+        if table.labels is None:
+            return encoded
+        assert encoded.places is not None
+        tags = self._numbers(table)
+        offsets = encoded.places.offsets
+        encoded = encoded.with_targets(self._on_tokens(aligned, tags), encoded.offsets, LABEL)
+        return encoded.with_targets(tags, offsets, _TAGS).with_targets(aligned.continues, name=_CONTINUES)
+
+    def _numbers(self, table: Table) -> np.ndarray:
+        """The class of every word of a table int64 [W]."""
+        index = {tag: number for number, tag in enumerate(self.tags)}
+        rows = list(self.written(table))
+        for number, row in zip(table.rows, rows, strict=True):
+            if (unseen := next((tag for tag in row if tag not in index), None)) is not None:
+                near = nearest(unseen, self.tags)
+                hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.tags[:20])}"
+                raise DataError(f"{table.source}, row {number}: tag {unseen!r} was not seen in training", hint)
+        return np.array([index[tag] for row in rows for tag in row], np.int64)
+
+    def _on_tokens(self, aligned: Aligned, tags: np.ndarray) -> np.ndarray:
+        """The class of every token that bears loss int64 [sum T], -100 for the others."""
+        of_words = np.append(tags, IGNORED)[aligned.words]
+        if self.align == "first":
+            return np.where(aligned.first, of_words, IGNORED)
+        index = {tag: number for number, tag in enumerate(self.tags)}
+        inside = np.array([index.get(f"I-{parts(tag)[1]}", number) for number, tag in enumerate(self.tags)] + [IGNORED])
+        going_on = np.where(of_words == IGNORED, len(self.tags), of_words)
+        return np.where(aligned.first, of_words, inside[going_on])
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        """The tokens that bear a tag, or show the one of their word."""
+        from stratatune.model.question import Question
+
+        return Question(places=_asked(batch))
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """Mean cross-entropy over the tokens that bear a tag: ``logits`` [n, C]."""
+        from torch.nn.functional import cross_entropy
+
+        assert batch.labels is not None
+        total = cross_entropy(at_least_fp32(logits), batch.labels[_asked(batch)], reduction="sum")
+        return total / max(1.0, self.weight(batch))
+
+    def weight(self, batch: Batch) -> float:
+        assert batch.labels is not None
+        return float((batch.labels != IGNORED).sum())
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [n, C] -> the class of each word and its probability [W, 2]; a word without a token is outside."""
+        assert batch.places is not None
+        there = batch.places[batch.places != IGNORED] >= 0  # [W]
+        chances, classes = at_least_fp32(logits[_firsts(batch)[_asked(batch)]]).softmax(dim=1).max(dim=1)
+        output = np.tile(np.array([0.0, 1.0], np.float32), (len(there), 1))  # of plain tags, the first
+        output[there.cpu().numpy(), 0] = classes.cpu().numpy()
+        output[there.cpu().numpy(), 1] = chances.cpu().numpy()
+        return output
+
+    def rows(self, data: Encoded) -> np.ndarray:
+        assert data.places is not None
+        return data.places.sizes
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        by_type, right = self._by_type(output, data)
+        there = sum(one["n"] for one in by_type.values())
+        notices = [] if there or self.plain else ["f1, precision and recall are 0: the data have no entity"]
+        return {**summary(by_type), "accuracy": right}, notices
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        """Precision, recall and F1 of each type."""
+        if not data.targets:
+            return {}
+        by_type, _ = self._by_type(output, data)
+        names = ("precision", "recall", "f1", "n")
+        classes = [{"label": kind, **{name: one[name] for name in names}} for kind, one in by_type.items()]
+        return {"f1": "over all entities (micro)" if not self.plain else "over all words (micro)", "classes": classes}
+
+    def _by_type(self, output: np.ndarray, data: Encoded) -> tuple[dict[str, dict[str, float]], float]:
+        """The scores of each type, and the share of the words whose tag is right."""
+        truth, guess = data.targets[_TAGS].values, output[:, 0].astype(np.int64)
+        starts = np.flatnonzero(data.targets[_CONTINUES].values == 0)
+        ends = np.concatenate([[0], np.cumsum(data.targets[_TAGS].sizes)])[[*starts, len(data)]]
+        rows = [[self._entities(tags[a:b]) for a, b in pairwise(ends)] for tags in (truth, guess)]
+        return type_scores(*rows, partial=self.match == "partial"), float((truth == guess).mean()) if len(
+            truth
+        ) else 0.0
+
+    def _entities(self, classes: np.ndarray) -> list[Entity]:
+        tags = [self.tags[number] for number in classes]
+        if self.plain:
+            return [(at, at + 1, tag) for at, tag in enumerate(tags)]
+        return list(entities(tags, strict=self.match == "strict"))
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        """``words`` and ``tags`` of each text, and its entities as ``spans`` of characters with their mean score."""
+        output, at = using.output(table), 0
+        columns: dict[str, list[Any]] = {"words": [], "tags": [], "spans": []}
+        for text, words in zip(table.texts[0], table.further[WORDS], strict=True):
+            rows = output[at : at + len(words)]
+            at += len(words)
+            tags = [self.tags[int(number)] for number in rows[:, 0]]
+            found = [] if self.plain else list(entities(tags))
+            columns["words"].append([text[start:end] for start, end in words])
+            columns["tags"].append(tags if self.plain else _valid(tags, found))
+            columns["spans"].append([_span(text, words, one, rows[:, 1]) for one in found])
+        if self.plain:
+            del columns["spans"]
+        return Answers(columns)
+
+    def for_probes(self, data: Encoded, seed: int) -> Encoded:
+        """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
+        random = np.random.default_rng(seed)
+        tags, places = data.targets[_TAGS], data.places
+        assert places is not None
+        read, classes, kept = [], [], []
+        for row in range(len(data)):
+            at, now = places.subset(np.array([row])).values, tags.subset(np.array([row])).values
+            inside = np.flatnonzero((at >= 0) & (now != 0))
+            legal = inside if len(inside) and random.random() < 0.5 else np.flatnonzero(at >= 0)
+            if len(legal):
+                word = int(random.choice(legal))
+                kept.append(row)
+                read.append(at[word])
+                classes.append(now[word])
+        found = replace(data.subset(np.array(kept, np.int64)), targets={}, places=None, read=np.array(read, np.int32))
+        return found.with_labels(np.array(classes, np.int64))
+
+
+def _usual(asked: Asked, options: Mapping[str, Any]) -> str:
+    return "accuracy" if options["scheme"] == "plain" else METRICS[0]
+
+
+def _stride(asked: int | None, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The tokens that windows share: what was named, or 64, or less where windows are small."""
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    if room < 1:
+        raise ConfigError([f"max_length: {max_length} leaves no room for a word"], "raise it")
+    if asked is not None and not 0 <= asked < room:
+        raise ConfigError([f"objective: tags: stride {asked}"], f"legal: 0 to {room - 1}, for windows of {room} tokens")
+    return min(_STRIDE, room // 2) if asked is None else asked
+
+
+def _firsts(batch: Batch) -> Tensor:
+    """The first token of each word that has one [B, T] bool."""
+    import torch
+
+    assert batch.places is not None
+    found = torch.zeros_like(batch.mask)
+    rows, _ = (batch.places >= 0).nonzero(as_tuple=True)
+    found[rows, batch.places[batch.places >= 0]] = True
+    return found
+
+
+def _asked(batch: Batch) -> Tensor:
+    """The tokens whose logits are wanted [B, T] bool: those that bear a tag, without tags the first of each word."""
+    return _firsts(batch) if batch.labels is None else batch.labels != IGNORED
+
+
+def _valid(tags: Sequence[str], found: Iterable[Entity]) -> list[str]:
+    """The entities that tags mean, as tags in IOB2."""
+    valid = [OUTSIDE] * len(tags)
+    for start, end, kind in found:
+        valid[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    return valid
+
+
+def _span(text: str, words: Sequence[tuple[int, int]], entity: Entity, chances: np.ndarray) -> dict[str, Any]:
+    first, behind, kind = entity
+    start, end = words[first][0], words[behind - 1][1]
+    score = round(float(chances[first:behind].mean()), _DIGITS)
+    return {"text": text[start:end], "label": kind, "start": start, "end": end, "score": score}

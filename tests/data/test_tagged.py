@@ -1,0 +1,108 @@
+"""Reading of words with tags and of texts with spans, and every mistake in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from stratatune.data.tagged import WORDS, read_tagged, words_of
+from stratatune.errors import DataError
+
+ROWS = [["a b", "O B-P"], ["c", "O"]]
+
+
+def _read(tmp_path, name, text, **asked):
+    path = tmp_path / name
+    path.write_text(text)
+    return read_tagged(path, **asked)
+
+
+def _words(table):
+    return [[text[a:b] for a, b in words] for text, words in zip(table.texts[0], table.further[WORDS], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.conll", "a\tO\nb\tB-P\n\nc\tO\n"),
+        ("a.bio", "-DOCSTART- O\n\na O\nb B-P\n   \n\t\nc O"),
+        ("a.txt", "a O\r\nb B-P\r\n\r\nc O\r\n"),
+        ("a.tsv", "# a comment\na\tO\nb\tB-P\n\t\nc\tO\n\n\n"),
+        ("a.conll", "a NN x O\nb NN x B-P\n\nc NN x O"),
+        ("a.jsonl", '{"tokens": ["a", "b"], "ner_tags": ["O", "B-P"]}\n{"tokens": ["c"], "ner_tags": ["O"]}\n'),
+        ("a.csv", 'tokens,tags\n"[""a"", ""b""]","[""O"", ""B-P""]"\n"[""c""]","[""O""]"\n'),
+    ],
+)
+def test_every_layout_is_read(tmp_path, name, text):
+    table = _read(tmp_path, name, text)
+    assert _words(table) == [row[0].split() for row in ROWS] and table.labels == [row[1].split() for row in ROWS]
+    assert table.select([1]).further[WORDS] == [[(0, 1)]]
+
+
+def test_a_column_is_named(tmp_path):
+    text = "a NN x O\nb VB x B-P\n"
+    assert _read(tmp_path, "a.conll", text, label="pos_tags").labels == [["NN", "VB"]]
+    assert _read(tmp_path, "a.conll", text, label="2").labels == [["NN", "VB"]]
+
+
+def test_numbers_with_names_of_parquet(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Sequence, Value
+
+    features = Features({"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=["O", "B-P"]))})
+    data = Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [[0, 1]]}, features=features)
+    assert read_tagged(data).labels == [["O", "B-P"]]
+    data.to_parquet(tmp_path / "a.parquet")
+    assert read_tagged(tmp_path / "a.parquet").labels == [["O", "B-P"]]
+
+
+def _spans(tmp_path, text, *spans, column="spans"):
+    return _read(tmp_path, "a.jsonl", json.dumps({"text": text, column: list(spans)}) + "\n")
+
+
+def test_spans_become_tags(tmp_path):
+    table = _spans(tmp_path, "Ada Lovelace, in Rome.", {"start": 0, "end": 13 - 1, "label": "P"}, [17, 21, "L"])
+    assert _words(table) == [["Ada", "Lovelace", ",", "in", "Rome", "."]]
+    assert table.labels == [["B-P", "I-P", "O", "O", "B-L", "O"]] and not table.notices
+
+
+def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
+    spans = ({"start": 1, "end": 4, "label": "P"}, {"start": 0, "end": 12, "label": "L"}, [13, 14, "X"])
+    table = _spans(tmp_path, "Parisian life  ", *spans, column="entities")
+    assert table.labels == [["B-L", "I-L"]]
+    said = " ".join(table.notices)
+    assert "1 of 3 spans begin or end inside a word and are widened" in said and "'Parisian lif' (L)" in said
+    assert "2 of 3 spans cross a longer span or hold no word, and are left out: row 1" in said and "'ari' (P)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.conll", "a O\nb\n", "line 2: 1 columns, and the first word has 2"),
+        ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', "row 1: 1 tags for 2 words"),
+        ("a.jsonl", '{"tokens": ["a", 5], "tags": ["O", "O"]}', "the word 5 is no text"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": [null]}', "row 1: word 1 has no tag"),
+        ("a.jsonl", '{"tokens": ["a"], "other": ["O"]}', "which column holds the tags"),
+        ("a.jsonl", '{"words_": ["a"], "tags": ["O"]}', "which column holds the words?"),
+        ("a.jsonl", '{"text": "abc"}', "which column holds the spans"),
+        ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 9, "label": "P"}]}', "is not inside its text of 3"),
+        ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 2}]}', "is none"),
+        ("a.jsonl", '{"text": "abc", "spans": [{"start": "1", "end": 2, "label": "P"}]}', "no whole numbers"),
+        ("a.jsonl", '{"tokens": [], "tags": []}', "text column 'tokens' is empty in 1 of 1 rows"),
+        ("a.conll", "\n\n", "has no rows"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, name, text, said):
+    with pytest.raises(DataError) as caught:
+        _read(tmp_path, name, text)
+    assert said in caught.value.message and "\n" not in caught.value.message
+
+
+def test_a_slip_in_a_column(tmp_path):
+    with pytest.raises(DataError, match="has no column 'ner_tag'") as caught:
+        _read(tmp_path, "a.jsonl", '{"tokens": ["a"], "ner_tags": ["O"]}', label="ner_tag")
+    assert "did you mean 'ner_tags'" in (caught.value.hint or "")
+
+
+def test_words_of_a_plain_text():
+    assert [("it's 3.5 a_b!")[a:b] for a, b in words_of("it's 3.5 a_b!")] == "it ' s 3 . 5 a _ b !".split()
