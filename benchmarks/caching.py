@@ -32,11 +32,12 @@ import torch
 
 from benchmarks.jobs import RESULTS, Record, row, show_rows, write_rows
 from benchmarks.sides import PLAN, ROBERTA_LARGE
-from stratatune.cache.feed import Feed, fill
+from stratatune.cache.feed import Feed
 from stratatune.cache.folders import list_caches
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import plan_batches
 from stratatune.model.split import Trunk
 from stratatune.studies.bench.arms import BenchSetting, Ours, lengths_like, random_data

@@ -23,6 +23,7 @@ VALUES = {
     "eval_split": 0.25,
     "cache": "ram",
     "cache_limit": "5GB",
+    "memory_limit": "6GB",
     "warmup": 0.5,
     "delimiter": ";",
     "encoding": "latin-1",

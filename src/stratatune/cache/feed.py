@@ -19,8 +19,7 @@ from stratatune.cache.codec import Codec
 from stratatune.cache.on_device import room_on
 from stratatune.cache.prefetch import Prefetcher
 from stratatune.cache.store import TrunkCache
-from stratatune.data.batching import Batch, collate, plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.batching import Batch
 from stratatune.errors import ResourceError
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
@@ -118,7 +117,7 @@ class Feed:
             return read
         if not self.cache.has(index).all():
             hidden = self._computed(batch)
-            self._remember(index, batch, hidden)
+            self.remember(batch, hidden)
             if not self.cache.has(index).all():  # another run is writing it, or the disk is full
                 return self._rounded(hidden)
         else:
@@ -149,10 +148,11 @@ class Feed:
             with self._going_on(self.cache):
                 self.cache.flush()
 
-    def _remember(self, index: np.ndarray, batch: Batch, hidden: Tensor) -> None:
+    def remember(self, batch: Batch, hidden: Tensor) -> None:
+        """Keep what the trunk said of a batch, where the cache can be written."""
         if self.cache is not None and self.cache.writable:
             with self._going_on(self.cache):
-                self.cache.put(index, real_rows(hidden, batch).cpu())
+                self.cache.put(batch.index.numpy(), real_rows(hidden, batch).cpu())
 
     @contextlib.contextmanager
     def _going_on(self, cache: TrunkCache) -> Iterator[None]:
@@ -192,18 +192,3 @@ def run_trunk(
 def real_rows(hidden: Tensor, batch: Batch) -> Tensor:
     """The rows that a cache keeps of ``hidden`` [B, T, D] or [B, 1, D]: [sum T, D] without padding, or [B, D]."""
     return hidden[:, 0] if hidden.shape[1] == 1 else hidden[batch.mask]
-
-
-def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
-    """Run the trunk over everything that the cache behind ``feed`` still lacks, the longest examples first."""
-    assert feed.cache is not None
-    for index in building_batches(data):
-        if not feed.cache.has(index).all():
-            feed.hidden(collate(data, index, pad_id).to(device))
-        advance(len(index))
-    feed.flush()
-
-
-def building_batches(data: Encoded) -> list[np.ndarray]:
-    """The batches in which the trunk runs over a whole data set: by length, the longest first."""
-    return plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)

@@ -19,6 +19,7 @@ from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import load_model
 from stratatune.model.tokenizers import check_rows, check_words
+from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
 from stratatune.shapes.architectures import Architecture
 from stratatune.shapes.configs import config_of
@@ -64,13 +65,16 @@ def load_base(
     dtype: str = "float32",
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
+    unread_below: int = 0,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
     A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
-    tokenizer is None where there is none.
+    tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
+    the table of words where nothing else needs it, stays in the checkpoint
+    (:class:`stratatune.model.unread.Unread`).
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -97,14 +101,16 @@ def load_base(
     notices: list[str] = []
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = load_model(loader, name, settings)
+        model, info = load_model(loader, name, settings, unread=unread_below > 0)
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
-            model, info = load_model(loader, name, {**settings, **own})
+            model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
     backbone = Backbone(base.model)
+    if (unread := Unread.of(base.model)) is not None:
+        unread.load_all_but(base.model, backbone.family.streamable(unread_below))
     if tokenizer is not None:
         words: Any = model.get_input_embeddings()
         check_rows(tokenizer, words.weight.shape[0], name)

@@ -7,6 +7,7 @@ Nothing is mapped: a tensor is read into memory of its own, so what a process ho
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ class Checkpoint:
                 part = handle.get_slice(key)
                 found[key] = Entry(file, _DTYPES.get(part.get_dtype(), torch.uint8), tuple(part.get_shape()))
         return cls(found, opened)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in self.entries.values())
 
     def read(self, key: str) -> Tensor:
         """The whole tensor, as stored.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stratatune.hashing import Part, fast_digest
 from stratatune.methods.precision import HALVES
+from stratatune.model.unread import Unread
 
 if TYPE_CHECKING:
     from stratatune.model.backbone import Backbone
@@ -22,6 +23,8 @@ _NO_ARITHMETIC = (
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
 """Config fields that say nothing about what the encoder computes."""
+
+_PIECE = 1 << 22  # values that are widened at a time
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Fingerprint:
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
         """That of a live model, before anything is attached."""
-        return cls(hash_of(_encoder(backbone)), json.loads(json.dumps(_settings(backbone), default=str)))
+        return cls(hash_of(_in_memory(backbone)), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
     def digest(self) -> str:
@@ -64,7 +67,14 @@ def _settings(backbone: Backbone) -> dict[str, Any]:
 
 def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
     modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
-    return (named for module in modules for named in module.state_dict().items())
+    return (named for module in modules for named in module.state_dict(keep_vars=True).items())
+
+
+def _in_memory(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    """The same with what was not read of the checkpoint, one at a time."""
+    unread = Unread.of(backbone.model)
+    for name, tensor in _encoder(backbone):
+        yield name, unread.read(tensor) if unread is not None and tensor.is_meta else tensor
 
 
 def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
@@ -89,8 +99,9 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
     def parts() -> Iterator[Part]:
         yield settings
         for name, tensor in named:
-            held = tensor.detach().float() if tensor.dtype in HALVES else tensor.detach()
-            yield f"{name}{tuple(held.shape)}{held.dtype}"
-            yield held.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            dtype = torch.float32 if tensor.dtype in HALVES else tensor.dtype
+            yield f"{name}{tuple(tensor.shape)}{dtype}"
+            for piece in tensor.detach().cpu().reshape(-1).split(_PIECE):
+                yield piece.to(dtype).view(torch.uint8).numpy().data
 
     return fast_digest(parts())

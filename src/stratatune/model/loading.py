@@ -6,6 +6,7 @@ So the model is made in fp32, and is given each tensor as stored.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from stratatune._compat import class_of_auto
+from stratatune.errors import ModelError
 from stratatune.methods.precision import HALVES
 from stratatune.model.checkpoint import Checkpoint
-from stratatune.model.stored import keep_stored
+from stratatune.model.stored import StoredTable, keep_stored
+from stratatune.model.unread import Unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,14 +28,22 @@ _OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mism
 """Settings of ``from_pretrained`` that no config has."""
 
 
+@dataclass
+class _Asked:
+    """What became of a checkpoint's tensors: the stand-ins that took their places, by their names."""
+
+    unread: bool
+    given: dict[str, Tensor] = field(default_factory=dict)
+
+
 class _Stored:
     """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is asked for.
 
     It comes as it is stored, whatever dtype transformers asks for.
     """
 
-    def __init__(self, checkpoint: Checkpoint, key: str) -> None:
-        self.checkpoint, self.key = checkpoint, key
+    def __init__(self, checkpoint: Checkpoint, key: str, asked: _Asked) -> None:
+        self.checkpoint, self.key, self.asked = checkpoint, key, asked
 
     def __getitem__(self, part: Any) -> _Stored:
         return self
@@ -42,38 +53,68 @@ class _Stored:
         return list(self.checkpoint.entries[self.key].shape)
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:
-        """The tensor."""
-        return self.checkpoint.read(self.key)
+        """The tensor, or one of its shape that has no values."""
+        if not self.asked.unread:
+            return self.checkpoint.read(self.key)
+        entry = self.checkpoint.entries[self.key]
+        return self.asked.given.setdefault(self.key, torch.empty(entry.shape, dtype=entry.dtype, device="meta"))
 
 
-def load_model(loader: Any, name: str, settings: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_model(
+    loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """``loader.from_pretrained(name, **settings)`` and its loading info; half-precision weights stay as stored.
 
     Asked for in fp32, a model computes in it (``model/stored.py``). Where the model brings its own code, or its
     checkpoint is quantised or of a form of its own, transformers alone loads it.
+
+    ``unread``: no weight that the checkpoint has is read (:class:`Unread` knows where they are).
+
+    Raises:
+        ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` asks for it.
     """
-    checkpoint = _as_stored(name, settings)
+    checkpoint = _as_stored(name, settings, whatever=unread)
+    if checkpoint is None and unread:
+        raise ModelError(
+            f"the checkpoint {name!r} cannot be read a tensor at a time: it must be plain safetensors in fp32, bf16 or "
+            "fp16, of a model without code of its own",
+            "use --trunk resident",
+        )
     if checkpoint is None:
         return loader.from_pretrained(name, output_loading_info=True, **settings)
     own = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
     config = AutoConfig.from_pretrained(name, **own)
     given = {key: settings[key] for key in _OF_THE_MODEL if key in settings and key != "use_safetensors"}
-    tensors: dict[str, Any] = {key: _Stored(checkpoint, key) for key in checkpoint.entries}
+    asked = _Asked(unread)
+    tensors: dict[str, Any] = {key: _Stored(checkpoint, key, asked) for key in checkpoint.entries}
     made = class_of_auto(loader, config)
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
     model.config._name_or_path = name
+    places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
+    # Tied biases are made anew; they have the checkpoint's own names.
+    own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
+    unread_ones = [one for one in model.parameters() if one.is_meta]
+    keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
     keep_stored(model)
+    if unread:
+        made_unread = Unread(model, checkpoint, {one: key for one, key in keys.items() if key})
+        for module in model.modules():
+            if isinstance(module, StoredTable):
+                module.unread = made_unread
     return model, info
 
 
-def _as_stored(name: str, settings: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it."""
+def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkpoint | None:
+    """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it.
+
+    ``whatever``: also one that has no half precision.
+    """
     if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
         return None
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))
-    if checkpoint is None or not any(entry.dtype in HALVES for entry in checkpoint.entries.values()):
+    if checkpoint is None or not (whatever or any(entry.dtype in HALVES for entry in checkpoint.entries.values())):
         return None
     if not all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values()):
         return None

@@ -11,6 +11,7 @@ from stratatune._compat import came_with_checkpoint
 from stratatune.errors import ModelError
 from stratatune.model.backbone import Backbone
 from stratatune.model.origin import Origin
+from stratatune.model.unread import Unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,7 +32,8 @@ def check_weights(model: PreTrainedModel) -> None:
         method = getattr(quantiser, "quant_method", None) or (quantiser or {}).get("quant_method")  # pyright: ignore[reportAttributeAccessIssue]
         how = f" ({getattr(method, 'value', method)})" if method else f": {odd} holds no plain floating-point numbers"
         raise ModelError(f"this {name} is quantised{how}", "load it without quantization_config, in bf16 or fp32")
-    gone = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    known = Unread.of(model) is not None
+    gone = next((n for n, p in model.named_parameters() if p.is_meta and not known), None)
     if gone is not None:
         raise ModelError(
             f"{gone} of this {name} is not in memory", "load it without offloading: no device_map, or one device"

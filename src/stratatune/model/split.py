@@ -15,6 +15,8 @@ from stratatune.model.attached import Attached
 from stratatune.model.hooks import cut
 from stratatune.model.offload import reload_trunk
 from stratatune.model.question import Question
+from stratatune.model.unread import Unread
+from stratatune.model.waves import Texts, run_wave
 
 
 class Trunk:
@@ -39,9 +41,13 @@ class Trunk:
 
         Of the ``question`` only where a decoder's candidates stand behind the text matters here.
         """
+        asked = question or Question()
+        unread = Unread.of(self.attached.backbone.model)
+        if unread is not None and self.depth:
+            return run_wave(self.family, unread, self.depth, [Texts(input_ids, mask, token_types, asked)])[0]
         reload_trunk(self.attached)
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-            return self.family.trunk(input_ids, mask, token_types, self.depth, question or Question())
+            return self.family.trunk(input_ids, mask, token_types, self.depth, asked)
 
 
 class Top(nn.Module):

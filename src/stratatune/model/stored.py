@@ -22,6 +22,8 @@ from stratatune.methods.precision import HALVES, product
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from stratatune.model.unread import Unread
+
 
 class StoredLinear(nn.Linear):
     """A linear whose weight is widened while it computes."""
@@ -46,13 +48,17 @@ class StoredTable:
 
     weight: nn.Parameter
 
+    unread: Unread | None = None
+
     def rows(self, words: Tensor) -> Tensor:
-        """The rows of the table for ``words`` [n]."""
+        """The rows of the table for ``words`` [n]; of one that is not in memory, they are read."""
+        if self.unread is not None and self.weight.is_meta:
+            return self.unread.rows(self.weight, words)
         return self.weight[words]
 
     def forward(self, words: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As the table's own class."""
-        if self.weight.dtype not in HALVES:
+        if self.weight.dtype not in HALVES and not self.weight.is_meta:
             return super().forward(words, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         occurring, places = words.unique(return_inverse=True)
         own = vars(self)
@@ -84,7 +90,7 @@ def keep_stored(model: PreTrainedModel) -> None:
     held: set[int] = set()
     for path, module in model.named_modules():
         weight = module._parameters.get("weight")
-        if weight is None or weight.dtype not in HALVES or path.rpartition(".")[2] in exempt:
+        if weight is None or not _may_stay(weight) or path.rpartition(".")[2] in exempt:
             continue
         if type(module) in _STORED:
             module.__class__ = _STORED[type(module)]
@@ -99,6 +105,11 @@ def keep_stored(model: PreTrainedModel) -> None:
     for buffer in model.buffers():
         if buffer.dtype in HALVES:
             buffer.data = buffer.data.float()
+
+
+def _may_stay(weight: Tensor) -> bool:
+    """Whether a weight is in half precision, or not in memory at all."""
+    return weight.dtype in HALVES or weight.is_meta
 
 
 def is_stored(module: nn.Module) -> bool:

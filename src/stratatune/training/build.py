@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.cache.feed import Feed, fill
+from stratatune.cache.feed import Feed
 from stratatune.cache.keys import default_root
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.encode import Encoded
 from stratatune.errors import ConfigError, ResourceError
 from stratatune.progress import Reporter

@@ -20,11 +20,13 @@ from stratatune.cache.policy import MEMORY_SHARE, Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import read_identity
 from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.errors import CacheError, ResourceError
 from stratatune.hashing import fast_digest
 from stratatune.model.split import Trunk
+from stratatune.model.unread import Unread
 from stratatune.progress import Reporter
 from stratatune.training.cache_policy import free_memory, need_of, room_for
 from stratatune.training.config import RunConfig
@@ -74,7 +76,20 @@ class Caching:
             self.codec = self._settled(data) if cache is None else cache.codec
         feed = self.forward.feed(cache, self.codec, self._go_on)
         self.feeding.append(feed)
+        if Unread.of(self.attached.backbone.model) is not None:
+            self._stream(feed, data, name)
         return feed
+
+    def _stream(self, feed: Feed, data: Encoded, name: str) -> None:
+        """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it."""
+        if feed.cache is None or not feed.cache.writable and not feed.cache.complete:
+            raise ResourceError(
+                f"the trunk is streamed, and the {name} data have no trunk cache that can be written",
+                "the notes above say why; give --cache FOLDER or a larger --cache-limit, or use --trunk resident",
+            )
+        if not feed.cache.complete:
+            with self.reporter.bar(f"trunk over the {name} data, streamed", len(data)) as bar:
+                fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance)
 
     def _settled(self, data: Encoded) -> Codec:
         return Codec(self.dtype, self._scales(data) if self.dtype == "int8" else None)

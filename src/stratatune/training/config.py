@@ -33,7 +33,7 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
-NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device")
+NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
 
 
@@ -122,6 +122,14 @@ class RunConfig(BaseModel):
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="Precision of the computation: auto is bf16 where the device has it in hardware."
     )
+    trunk: Literal["auto", "resident", "streamed"] = Field(
+        "auto",
+        description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
+        "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
+    )
+    memory_limit: str | None = Field(
+        None, description="Memory that the run may use, such as 6GB; null: what the machine has free."
+    )
     cache: str = Field("auto", description="The trunk cache: auto, off, ram, or a folder (./ram for one named ram).")
     cache_dtype: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
@@ -146,6 +154,11 @@ class RunConfig(BaseModel):
     def cache_limit_bytes(self) -> int:
         """``cache_limit`` as a number."""
         return parse_bytes(self.cache_limit)
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """``memory_limit`` as a number."""
+        return None if self.memory_limit is None else parse_bytes(self.memory_limit)
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -250,10 +263,11 @@ class RunConfig(BaseModel):
             raise ValueError("auto, off, ram or a folder" + (f"; did you mean {word!r}, or ./{value}?" if word else ""))
         return value
 
-    @field_validator("cache_limit")
+    @field_validator("cache_limit", "memory_limit")
     @classmethod
-    def _cache_limit_parses(cls, value: str) -> str:
-        parse_bytes(value)
+    def _limit_parses(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bytes(value)
         return value
 
 

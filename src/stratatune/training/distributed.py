@@ -18,9 +18,10 @@ import torch
 import torch.distributed as together
 from torch import Tensor, nn
 
-from stratatune.cache.feed import Feed, building_batches
+from stratatune.cache.feed import Feed
 from stratatune.cache.shards import part_root
 from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.source import building_batches
 from stratatune.data.batching import collate, shard
 from stratatune.errors import ConfigError
 from stratatune.progress import is_main, launched

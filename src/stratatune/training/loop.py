@@ -54,6 +54,8 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     distributed.own_chance(config.seed)
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     progress, best = resumed or (Progress(), {})
+    if not resumed:
+        progress.seconds["cache"] += sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     _remember_again(session, progress)
     weighed = 0.0  # of the optimiser step under way

@@ -21,6 +21,7 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
+from stratatune.model.unread import to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
@@ -41,6 +42,7 @@ from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.training.streaming import settle_waves, streamed_below, with_cache
 from stratatune.training.trials.sharing import Shared
 
 RESULT = "result.json"
@@ -229,9 +231,13 @@ def open_session(
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
-    load = load_base if shared is None else functools.partial(shared.load_base, device=accelerator.device)
+    below = streamed_below(outline, reporter, alone=shared is None)
+    load = functools.partial(load_base, unread_below=below)
+    if shared is not None:
+        load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision).to(accelerator.device)
+    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
+    to_device(model, accelerator.device)
     model.attached.reading = prepared.objective.to_data()
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
@@ -243,7 +249,8 @@ def open_session(
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    caching = Caching(config, forward, prepared.tokenizer, reporter, opened)
+    settle_waves(model.attached, config)
+    caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
         caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
     )
@@ -261,7 +268,7 @@ def open_session(
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype},
         facts=facts_of(prepared, model.attached.base_hash),
-        reload=lambda: load_base(**prepared.base).model,
+        reload=None if below else lambda: load_base(**prepared.base).model,
     )
     if shared is not None:
         digest = caching.key(prepared.train).digest

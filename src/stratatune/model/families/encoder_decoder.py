@@ -91,6 +91,21 @@ class EncoderDecoder(Family):
             return self._encode(ids, mask)
         return run_up_to(self.body, depth, lambda: self.base.encoder(input_ids=ids, attention_mask=mask.long()))
 
+    def begin(
+        self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
+    ) -> tuple[Tensor, list[Call]]:
+        """T5's blocks hand the position bias on, so no block may be left out: what it is called with is made here."""
+        hidden = run_up_to(self.body, 0, lambda: self.base.encoder(input_ids=ids, attention_mask=mask.long()))
+        return hidden, self.calls(hidden, mask)
+
+    def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
+        return self._behind(hidden) if depth >= self.body.border else hidden
+
+    def streamable(self, depth: int) -> list[nn.Module]:
+        """The encoder's linears: not the word table, which the decoder reads too, nor the table of position biases."""
+        blocks = self.body.blocks[: min(depth, self.body.border)]
+        return [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
+
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
         return self.base.encoder.forward(input_ids=ids, attention_mask=mask.long()).last_hidden_state

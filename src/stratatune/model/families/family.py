@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.body import Body
-from stratatune.model.families.stopping import run_up_to
+from stratatune.model.families.stopping import recorded, run_up_to
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
 from stratatune.model.skeleton import Call
+from stratatune.model.stored import StoredTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,6 +110,27 @@ class Family(abc.ABC):
         known = types is not None and self.body.row.token_types
         given = {"attention_mask": mask.long(), **({"token_type_ids": types} if known else {})}
         return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
+
+    def begin(
+        self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
+    ) -> tuple[Tensor, list[Call]]:
+        """The hidden state at depth 0 [B, T, D], and what each block below ``depth`` is called with beside it.
+
+        Running the blocks by it, and :meth:`behind_trunk`, is :meth:`trunk`.
+        """
+        with recorded(self.body, depth) as calls:
+            return self.trunk(ids, mask, types, depth, question), calls
+
+    def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
+        """What :meth:`trunk` does behind the last block below ``depth``."""
+        return hidden
+
+    def streamable(self, depth: int) -> list[nn.Module]:
+        """The modules below ``depth`` that a trunk may read while it runs, for nothing above asks for them."""
+        body = self.body
+        above = set(body.blocks[depth:])  # blocks that share weights run there too
+        tables = [module for module in body.embeddings.modules() if isinstance(module, StoredTable)]
+        return [*(block for block in body.blocks[:depth] if block not in above), *tables]
 
     @abc.abstractmethod
     def top(

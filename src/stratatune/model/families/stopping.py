@@ -1,13 +1,15 @@
-"""A model's own forward, stopped in front of a block."""
+"""A model's own forward, stopped in front of a block, or run without its blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from stratatune.model.body import Body
+from stratatune.model.skeleton import Call
 
 
 class _Reached(Exception):
@@ -43,3 +45,23 @@ def _leave_before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _leave_after(module: nn.Module, args: tuple[Any, ...], output: Any) -> NoReturn:
     raise _Reached(output[0] if isinstance(output, tuple) else output)
+
+
+@contextmanager
+def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
+    """While this is open, the blocks below ``depth`` hand the hidden state on, and note what they are called with."""
+    calls: list[Call] = []
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        calls.append(Call(args[1:], kwargs))
+        return (hidden, None) if body.row.tuple_blocks else hidden
+
+    distinct = list(dict.fromkeys(body.blocks[:depth]))
+    for block in distinct:
+        vars(block)["forward"] = note
+    try:
+        yield calls
+    finally:
+        for block in distinct:
+            del vars(block)["forward"]

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stratatune.cache.feed import Feed, FeedClock, fill
+from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table

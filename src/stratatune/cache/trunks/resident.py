@@ -1,0 +1,34 @@
+"""``resident``: the trunk is in memory, and runs batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from stratatune.cache.feed import Feed
+from stratatune.cache.trunks.source import building_batches
+from stratatune.data.batching import collate
+from stratatune.data.encode import Encoded
+
+
+class Resident:
+    """A trunk in memory; see :class:`stratatune.cache.trunks.source.TrunkSource`.
+
+    Args:
+        device: where it is.
+    """
+
+    digest = ""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+        """A batch through all blocks, then the next batch."""
+        assert feed.cache is not None
+        for index in building_batches(data):
+            if not feed.cache.has(index).all():
+                feed.hidden(collate(data, index, pad_id).to(self.device))
+            advance(len(index))
+        feed.flush()

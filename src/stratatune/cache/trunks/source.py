@@ -1,0 +1,38 @@
+"""What fills a trunk cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from stratatune.cache.feed import Feed
+from stratatune.data.batching import plan_batches
+from stratatune.data.encode import Encoded
+
+
+class TrunkSource(Protocol):
+    """Runs the trunk over a whole data set.
+
+    Attributes:
+        digest: joins a cache's key; empty where the numbers are those of the trunk in memory.
+    """
+
+    digest: str
+
+    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+        """Run over everything that the cache behind ``feed`` still lacks, the longest examples first.
+
+        Args:
+            feed: has a cache.
+            data: all of its examples.
+            pad_id: fills a batch's shorter rows.
+            advance: told how many examples were done.
+        """
+        ...
+
+
+def building_batches(data: Encoded) -> list[np.ndarray]:
+    """The batches in which the trunk runs over a whole data set: by length, the longest first."""
+    return plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)

@@ -1,0 +1,116 @@
+"""``streamed``: the trunk is read from its checkpoint, a block at a time, for as many tokens as memory holds.
+
+A wave of batches goes through all blocks together, so each block is read once a wave, and the next one while this one
+computes. Behind a wave its hidden states are written: a run that is stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stratatune.cache.feed import Feed
+from stratatune.cache.trunks.source import building_batches
+from stratatune.data.batching import Batch, collate
+from stratatune.data.encode import Encoded
+from stratatune.model.families.last_block import take
+from stratatune.model.question import Question
+from stratatune.model.unread import Unread
+from stratatune.model.waves import Texts, bytes_of, run_wave
+from stratatune.shapes.shape import Shape
+
+_FP32 = 4
+_IN_USE = 0.5  # of the memory for a wave, at most, for what one batch computes in a block
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much fits into a wave.
+
+    Attributes:
+        bytes: memory for the hidden states of a wave and what one batch computes in a block.
+        shape: sizes of the model.
+    """
+
+    bytes: int
+    shape: Shape
+
+    def rows(self, tokens: int) -> int:
+        """How many texts of ``tokens`` tokens may be one batch."""
+        inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
+        return max(1, int(_IN_USE * self.bytes / (tokens * inner * _FP32)))
+
+    def held(self, batch: int, tokens: int) -> int:
+        """Bytes that a batch of a wave holds: a hidden state, and masks of two forms."""
+        return batch * tokens * (2 * self.shape.hidden + 2 * tokens) * _FP32
+
+
+class Streamed:
+    """A trunk that is not in memory; see :class:`stratatune.cache.trunks.source.TrunkSource`.
+
+    The numbers are those of the trunk in memory, so ``digest`` says nothing.
+
+    Args:
+        unread: the weights.
+        memory: bytes that a wave may take.
+        device: where it computes.
+    """
+
+    digest = ""
+
+    def __init__(self, unread: Unread, memory: int, device: torch.device) -> None:
+        self.unread, self.memory, self.device = unread, memory, device
+
+    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+        """Wave by wave; see the module's docstring."""
+        assert feed.cache is not None
+        room = Room(self.memory, feed.trunk.attached.resolved.shape)
+        done = sum(int(feed.cache.has(index).sum()) for index in building_batches(data))
+        advance(done)
+        for wave in self._waves(feed, data, room):
+            batches = [collate(data, index, pad_id).to(self.device) for index in wave]
+            self._run(feed, batches)
+            feed.flush()
+            advance(sum(len(index) for index in wave))
+
+    def _waves(self, feed: Feed, data: Encoded, room: Room) -> Iterator[list[np.ndarray]]:
+        """What is lacking, in batches and waves that fit."""
+        assert feed.cache is not None
+        wave: list[np.ndarray] = []
+        held = 0.0
+        for whole in building_batches(data):
+            lacking = whole[~feed.cache.has(whole)]
+            longest = int(data.lengths[lacking].max(initial=1))
+            count = room.rows(longest)
+            for index in (lacking[start : start + count] for start in range(0, len(lacking), count)):
+                more = room.held(len(index), longest)
+                if wave and held + more > (1 - _IN_USE) * room.bytes:
+                    yield wave
+                    wave, held = [], 0.0
+                wave.append(index)
+                held += more
+        if wave:
+            yield wave
+
+    def _run(self, feed: Feed, batches: list[Batch]) -> None:
+        started, trunk = time.perf_counter(), feed.trunk
+        ask = feed.question
+        texts = [
+            Texts(one.input_ids, one.mask, one.token_types, Question() if ask is None else ask(one)) for one in batches
+        ]
+        with torch.autocast(self.device.type, dtype=feed.autocast, enabled=feed.autocast is not None):
+            found = run_wave(trunk.family, self.unread, trunk.depth, texts)
+        feed.clock.trunk_seconds += time.perf_counter() - started
+        for place, batch in enumerate(batches):
+            hidden = take(found[place], batch.read) if feed.one_position else found[place]
+            feed.remember(batch, hidden)
+            feed.clock.computed += len(batch.index)
+
+
+def wave_memory(limit: int, used: int, blocks: torch.nn.ModuleList) -> int:
+    """Bytes that are left for a wave: of ``limit``, without what is in use and two blocks of the trunk."""
+    return limit - used - 2 * max(map(bytes_of, blocks), default=0)

@@ -1,0 +1,115 @@
+"""A model some of whose weights were never read: they are on the meta device, and are read while they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune._compat import came_with_checkpoint, mark_as_loaded
+from stratatune.errors import ModelError
+from stratatune.model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_ATTRIBUTE = "_unread"
+Slots = list[tuple[nn.Module, str, nn.Parameter]]
+"""Where parameters are held: module, name, parameter."""
+
+
+class Unread:
+    """The weights of a model that are in its checkpoint alone. It is the model's as long as the model lives.
+
+    Args:
+        model: made from ``checkpoint`` with all that it brings on the meta device.
+        checkpoint: where the tensors are.
+        keys: the name in it of each parameter, by ``id``.
+    """
+
+    def __init__(self, model: PreTrainedModel, checkpoint: Checkpoint, keys: dict[int, str]) -> None:
+        self.checkpoint = checkpoint
+        self._held = [one for one in model.parameters() if one.is_meta]  # so that no id is used twice
+        self._keys = keys
+        self.wave_bytes = 1 << 30
+        """How much memory a wave of texts may take, as they go through its blocks."""
+        odd = next((name for name, one in model.named_parameters() if one.is_meta and id(one) not in keys), None)
+        if odd is not None:
+            raise ModelError(
+                f"{odd} of this {type(model).__name__} is made of several tensors of its checkpoint, so the trunk "
+                "cannot be streamed",
+                "use --trunk resident",
+            )
+        setattr(model, _ATTRIBUTE, self)
+
+    @staticmethod
+    def of(model: nn.Module) -> Unread | None:
+        """What of ``model`` was not read; None: it was loaded as a whole."""
+        return vars(model).get(_ATTRIBUTE)
+
+    def __deepcopy__(self, memo: Any) -> Unread:
+        return self
+
+    def read(self, parameter: Tensor) -> Tensor:
+        """The values of a parameter that is not in memory, in the dtype that it has in the model.
+
+        Raises:
+            ModelError: its file is gone, or has become another.
+        """
+        return self.checkpoint.read(self._keys[id(parameter)]).to(parameter.dtype)
+
+    def rows(self, parameter: Tensor, rows: Tensor) -> Tensor:
+        """``rows`` [n] of a table [V, E] that is not in memory, as stored."""
+        return self.checkpoint.read_rows(self._keys[id(parameter)], rows.cpu())
+
+    def load_all_but(self, model: nn.Module, left: Iterable[nn.Module]) -> None:
+        """Read everything into memory for good, except what the modules in ``left`` alone hold."""
+        kept = {id(module) for one in left for module in one.modules()}
+        slots = self.slots(model)
+        wanted = {id(parameter) for module, _, parameter in slots if id(module) not in kept}
+        slots = [slot for slot in slots if id(slot[2]) in wanted]
+        put(slots, {id(one): self.read(one) for one in {id(slot[2]): slot[2] for slot in slots}.values()})
+
+    def slots(self, part: nn.Module) -> Slots:
+        """Where ``part`` holds parameters that are not in memory."""
+        return [
+            (module, name, parameter)
+            for module in part.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None and parameter.is_meta
+        ]
+
+
+@contextlib.contextmanager
+def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.device) -> Iterator[None]:
+    """The parameters of ``slots`` with their ``values`` while this is open; without any behind it."""
+    put(slots, values.result(), device)
+    try:
+        yield
+    finally:
+        for module, name, parameter in slots:
+            module._parameters[name] = parameter
+
+
+def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = None) -> None:
+    """Put values, by the id of the parameter that they are of, in its places; tied places share them."""
+    made: dict[int, nn.Parameter] = {}
+    for module, name, parameter in slots:
+        if id(parameter) not in made:
+            value = values[id(parameter)]
+            fresh = nn.Parameter(value if device is None else value.to(device), requires_grad=False)
+            if came_with_checkpoint(parameter):
+                mark_as_loaded(fresh)
+            made[id(parameter)] = fresh
+        module._parameters[name] = made[id(parameter)]
+
+
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model.to(device)`` for a model of which some weights are not in memory."""
+    if Unread.of(model) is None:
+        return model.to(device)
+    return model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))

@@ -1,0 +1,94 @@
+"""The trunk of a model that does not fit in memory: many batches at once go through one block after another.
+
+Each block is read once for all the batches of a wave, and the next one meanwhile. A batch meets the same modules, masks
+and positions as in the model's own forward, so the numbers are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.model.body import Body
+from stratatune.model.families.family import Family
+from stratatune.model.question import Question
+from stratatune.model.unread import Slots, Unread, in_memory
+
+
+@dataclass
+class Texts:
+    """A batch that the trunk is to run over.
+
+    Attributes:
+        ids: tokens [B, T].
+        mask: which of them are real [B, T] bool.
+        types: token types [B, T] or None.
+        question: says which candidates stand behind a decoder's text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    types: Tensor | None
+    question: Question
+
+
+@torch.no_grad()
+def run_wave(family: Family, unread: Unread, depth: int, texts: Sequence[Texts]) -> list[Tensor]:
+    """The hidden states [B, T, D] of each batch at ``depth``.
+
+    Raises:
+        ModelError: the checkpoint cannot be read.
+    """
+    body, device = family.body, texts[0].ids.device
+    begun = [family.begin(one.ids, one.mask, one.types, depth, one.question) for one in texts]
+    hidden, calls = [state for state, _ in begun], [calls for _, calls in begun]
+    numbers = range(min(depth, body.border))
+    with _Reader(unread, body, device) as reader:
+        for number in numbers:
+            with reader.block(number, last=number == numbers[-1]):
+                for place, state in enumerate(hidden):
+                    hidden[place] = body.run_block(number, state, calls[place][number])
+    return [family.behind_trunk(state, depth) for state in hidden]
+
+
+class _Reader:
+    """Reads the blocks of a model in their order, one ahead of the one in use."""
+
+    def __init__(self, unread: Unread, body: Body, device: torch.device) -> None:
+        self.unread, self.body, self.device = unread, body, device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stratatune-blocks")
+        self._coming: tuple[int, Slots, Future[dict[int, Tensor]]] | None = None
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def block(self, number: int, *, last: bool) -> Iterator[None]:
+        """Block ``number`` in memory while this is open; unless it is the ``last``, the next one is being read."""
+        if self._coming is None or self._coming[0] != number:
+            self._coming = self._begin(number)
+        _, slots, values = self._coming
+        self._coming = None if last else self._begin(number + 1)
+        with in_memory(slots, values, self.device):
+            yield
+
+    def _begin(self, number: int) -> tuple[int, Slots, Future[dict[int, Tensor]]]:
+        slots = self.unread.slots(self.body.blocks[number])
+        return number, slots, self._thread.submit(self._read, slots)
+
+    def _read(self, slots: Slots) -> dict[int, Tensor]:
+        return {id(one): self.unread.read(one) for one in {id(slot[2]): slot[2] for slot in slots}.values()}
+
+
+def bytes_of(part: nn.Module) -> int:
+    """Bytes that the parameters of ``part`` take in memory, or would take."""
+    return sum(one.numel() * one.element_size() for one in part.parameters())

@@ -1,0 +1,123 @@
+"""``--trunk streamed``: the same run as with the trunk in memory, and a run that is stopped inside a wave goes on."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+import tiny
+from checkpoints import HALF
+from stratatune.cache.trunks import streamed
+from stratatune.errors import ConfigError, ModelError
+from stratatune.model.unread import Unread
+from stratatune.progress import Reporter
+from stratatune.training.build import build_cache
+from stratatune.training.run import train
+
+QUIET = Reporter(quiet=True)
+PLAN = "2: lora"
+
+
+@pytest.fixture(params=["llama", "gemma3_text", "gpt2"])
+def base(request, tmp_path):
+    model = tiny.tiny_decoder(request.param)
+    nn.Module.to(model, HALF)
+    model.save_pretrained(tmp_path / "base", max_shard_size="60KB")
+    tiny.decoder_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def run_of(settings, base, tmp_path):
+    def make(name, **changes):
+        data = {"model": str(base), "plan": PLAN, "objective": "classification", "out": str(tmp_path / name)}
+        return settings(**{**data, "cache": str(tmp_path / f"cache-{name}"), **changes})
+
+    return make
+
+
+def hidden_states(folder):
+    """The bytes of every shard below ``folder``."""
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("shard-*.bin"))}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_cache_to_the_bit(run_of, tmp_path, precision):
+    built = [build_cache(run_of(trunk, trunk=trunk, precision=precision), QUIET) for trunk in ("resident", "streamed")]
+    first, second = ([one["digest"] for one in record["caches"]] for record in built)
+    assert first == second
+    resident, stream = (hidden_states(tmp_path / f"cache-{trunk}") for trunk in ("resident", "streamed"))
+    assert resident
+    assert resident == stream
+
+
+def test_the_same_run(run_of, tmp_path):
+    whole = train(run_of("resident", trunk="resident", cache=str(tmp_path / "one")), reporter=QUIET)
+    stream = train(run_of("streamed", trunk="streamed", cache=str(tmp_path / "one")), reporter=QUIET)
+    assert stream.cache_hit
+    assert stream.best == whole.best
+    assert stream.total == whole.total
+    files = [next((tmp_path / name / "adapter").glob("*.safetensors")) for name in ("resident", "streamed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_block_is_read_once_a_wave(run_of, monkeypatch):
+    read, whole = [], Unread.read
+
+    def noted(self, parameter):
+        read.append(self._keys[id(parameter)])
+        return whole(self, parameter)
+
+    monkeypatch.setattr(Unread, "read", noted)
+    train(run_of("streamed", trunk="streamed"), reporter=QUIET)
+    below = [key for key in read if ".0." in key or ".1." in key]
+    times = {key: below.count(key) for key in below}
+    assert set(times.values()) == {3}, "for the fingerprint, the training data and the evaluation data"
+
+
+def test_stopped_inside_a_wave_it_goes_on(run_of, monkeypatch):
+    waves, whole = [], streamed.run_wave
+
+    def stops(*args):
+        waves.append(len(args[-1]))
+        if len(waves) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    monkeypatch.setattr(streamed, "run_wave", stops)
+    monkeypatch.setattr(streamed.Room, "rows", lambda self, tokens: 8)
+    monkeypatch.setattr(streamed.Room, "held", lambda self, batch, tokens: 1e18)
+    config = run_of("streamed", trunk="streamed")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, reporter=QUIET)
+    assert len(waves) == 3
+    train(config, reporter=QUIET)
+    assert len(waves) == 3 + (48 // 8 - 2) + 3, "the two waves that were written did not run again"
+
+
+def test_a_checkpoint_cut_short_is_one_line(run_of, base):
+    file = min(base.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        train(run_of("streamed", trunk="streamed"), reporter=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cache": "off"}, "without a trunk cache"),
+        ({"plan": ": lora"}, "there is no trunk"),
+        ({"memory_limit": "1MB"}, "are in use"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(run_of, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        train(run_of("streamed", trunk="streamed", **changes), reporter=QUIET)
+
+
+def test_auto_streams_what_does_not_fit(run_of, monkeypatch):
+    said = []
+    monkeypatch.setattr(QUIET, "say", said.append)
+    with pytest.raises(ConfigError, match="memory_limit"):  # so little that not even one block fits
+        train(run_of("auto", memory_limit="100KB"), reporter=QUIET)
+    assert any("trunk: streamed" in line for line in said)
