@@ -35,6 +35,7 @@ def test_a_worker_that_is_lost(tmp_path):
         answer = json.loads(grid.communicate(timeout=HANGS)[0])
     finally:
         grid.kill()
+        grid.communicate()  # closes the pipe
     assert (answer["ran"], answer["failed"], answer["caches"]) == (4, [], 2)
     records = read_records(out)[1]
     assert {record.status for record in records} == {"done"}

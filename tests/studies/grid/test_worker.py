@@ -53,18 +53,16 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("how", ["its standard input ends", "it is killed"])
 def test_no_run_outlives_its_worker(tmp_path, how):
     (tmp_path / "slow.py").write_text(SLOW)
-    worker = subprocess.Popen(
-        [sys.executable, str(tmp_path / "slow.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert worker.stdin is not None
-    begun = tmp_path / "begun"
-    print(json.dumps({"name": str(begun)}), file=worker.stdin, flush=True)
-    while not begun.exists():
-        assert worker.poll() is None
-        time.sleep(0.05)
-    below = psutil.Process(worker.pid).children(recursive=True)
-    assert below
-    worker.kill() if how == "it is killed" else worker.stdin.close()
-    worker.wait()
+    line = [sys.executable, str(tmp_path / "slow.py")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        begun = tmp_path / "begun"
+        print(json.dumps({"name": str(begun)}), file=worker.stdin, flush=True)
+        while not begun.exists():
+            assert worker.poll() is None
+            time.sleep(0.05)
+        below = psutil.Process(worker.pid).children(recursive=True)
+        assert below
+        worker.kill() if how == "it is killed" else worker.stdin.close()
     _, alive = psutil.wait_procs(below, timeout=60)
     assert alive == []
