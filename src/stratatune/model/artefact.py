@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, PlanError
+from stratatune.hub import fetched
 from stratatune.model import origin
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
 from stratatune.model.fingerprint import Fingerprint, first_edition
-from stratatune.model.saving import read_record, read_tensors
+from stratatune.model.heads.registry import HEADS
+from stratatune.model.peft_folder import PeftFolder, is_peft, read_peft
+from stratatune.model.peft_plan import adapted
+from stratatune.model.saving import describe, read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
+from stratatune.model.twins import part
 from stratatune.outside import path_exists
+from stratatune.shapes.configs import config_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,21 +47,27 @@ class Artefact:
     notices: list[str] = field(default_factory=list)
 
 
-def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None = None) -> Artefact:
+def load_artefact(
+    folder: str | Path, base: str | Path | PreTrainedModel | None = None, *, apart: bool = False
+) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
 
     The base is looked for where it was, at the hub revision and in the dtype that it was trained with.
 
     Args:
-        folder: the ``adapter`` folder of a run, or the run's own folder.
+        folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
+            (``model/peft_plan.py``); or where one of these stands on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
+        apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
-    folder = Path(folder)
+    folder = fetched(folder)
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
+    if is_peft(folder):
+        return _from_peft(folder, base, apart=apart)
     record, tensors = read_record(folder), read_tensors(folder)
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base)
@@ -68,9 +80,36 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
+    if apart:
+        part(attached)
     _fill(model, tensors)
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     return Artefact(model.eval(), loaded.tokenizer, record, notices)
+
+
+def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
+    """A LoRA folder of peft as an artefact, whose record is what saving it would write."""
+    found = read_peft(folder)
+    loaded = _base_of_peft(found, folder, base)
+    model = adapted(loaded.model, found, apart=apart)
+    trained = model.attached.trained()
+    return Artefact(model, loaded.tokenizer, describe(model.attached, folder, trained), loaded.notices)
+
+
+def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrainedModel | None) -> Base:
+    config = found.config
+    if base is not None and not isinstance(base, str | Path):
+        return Base(base, None)  # pyright: ignore[reportArgumentType]
+    name = str(base or config.base_model_name_or_path or "")
+    if not name:
+        raise ModelError(f"{folder} does not say which base model it belongs to", _THAT_BASE)
+    revision = config.revision if base is None else None
+    head = next((one.name for one in HEADS.values() if one.peft_task and one.peft_task == config.task_type), None)
+    if head is not None:
+        labels = found.outputs or len(config_of(name, revision).get("id2label") or ()) or 2
+        return load_base(name, head, num_labels=labels, revision=revision, texts=False)
+    options: dict[str, Any] = {"num_labels": found.outputs or 2, "revision": revision, "attention": None}
+    return load_class(name, config.model_class or "AutoModel", dtype="float32", **options)
 
 
 def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None) -> Tuned:
@@ -142,11 +181,11 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
     _same("weights", saved["weights"], found.weights, saved, backbone)
 
 
-def _same(part: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
+def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
     if was != given:
         raise ModelError(
-            f"this adapter was trained on {saved['name']!r} with {part} {was[:12]}, "
-            f"but {backbone.model.config._name_or_path!r} has {part} {given[:12]}",
+            f"this adapter was trained on {saved['name']!r} with {what} {was[:12]}, "
+            f"but {backbone.model.config._name_or_path!r} has {what} {given[:12]}",
             _THAT_BASE,
         )
 

@@ -19,7 +19,7 @@ from stratatune.objectives.labels import (
     with_targets,
 )
 from stratatune.objectives.metrics import CLASS_METRICS
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Classes(Objective):
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
     place: ClassVar[str] = "[CLS]"
 
@@ -90,7 +91,7 @@ class Classes(Objective):
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """``logits`` [B, C]."""
         assert batch.labels is not None
-        return self.label_kind.loss(logits, batch.labels)
+        return self.label_kind.loss(logits, batch.labels, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""

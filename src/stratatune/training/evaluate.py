@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
 from stratatune.training import distributed
-from stratatune.training.forward import Forward
+from stratatune.training.forward import Answering, ReadingAhead
 
 _BATCH_SIZE = 64
 
@@ -41,7 +40,7 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = ()) -> Scores:
+def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = ()) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
     ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
@@ -49,16 +48,14 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
-    objective, top = forward.objective, forward.top
-    was_training = top.training
-    top.eval()
+    objective = forward.objective
     outputs: list[np.ndarray] = []
     order: list[np.ndarray] = []
     totals = np.zeros(2)  # the summed loss, and what it is summed over
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
-    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
+    with forward.evaluating(), feed.prefetch([data.texts_of(index) for index in batches], forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
@@ -67,7 +64,6 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
             order.append(index)
-    top.train(was_training)
     offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
     rows = flat(offsets, np.concatenate(order))
     output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
@@ -97,7 +93,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 
 
 def _mean_score(
-    forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+    forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
     """Each metric's mean over the parts, and what is to be said of any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps

@@ -5,10 +5,12 @@ Training, evaluation, prediction, trials and benchmarks all go through :class:`F
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +33,45 @@ class Feeding(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D], or [B, 1, D] where one position matters."""
+        ...
+
+
+class ReadingAhead(Protocol):
+    """What an evaluation asks of a feed."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> AbstractContextManager[None]:
+        """While this is open, batches that come may be read before they are asked for."""
+        ...
+
+
+class Answering(Protocol):
+    """What an evaluation asks of a model, whatever runs it: torch, or onnxruntime (``onnx_engine.py``)."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is asked."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its numbers."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """While this is open, there is no dropout."""
+        ...
+
+    def batch(self, data: Encoded, index: np.ndarray) -> Batch:
+        """The examples ``index`` [B] of ``data``, padded, on the device."""
+        ...
+
+    def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
+        """The logits for a batch, as the objective's question says."""
         ...
 
 
@@ -78,6 +119,16 @@ class Forward:
     def precision(self) -> torch.dtype:
         """What the model computes in."""
         return self.autocast or computes_in(self.attached.backbone.model)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The top in eval mode, and back in the mode that it was in."""
+        was_training = self.top.training
+        self.top.eval()
+        try:
+            yield
+        finally:
+            self.top.train(was_training)
 
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""

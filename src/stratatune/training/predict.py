@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +14,26 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
+from stratatune.cache.feed import Feed
 from stratatune.data.batching import pad_id
 from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import DataError
+from stratatune.errors import ConfigError, DataError
+from stratatune.exits.onnx_folder import holds_onnx
+from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact
+from stratatune.model.attach import Tuned
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
+
+ENGINES = ("torch", "onnx")
+"""What a trained model can be run by."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +61,46 @@ class Predictor:
     """A trained adapter on its base model, ready to be asked.
 
     Args:
-        folder: a run's folder, or its ``adapter`` folder.
+        folder: a run's folder, its ``adapter`` folder, an ONNX export, or where one stands on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
+        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
+        model: the tuned model; there is none where onnxruntime runs it.
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
+        ConfigError: no such engine, or one that has no such device or precision.
     """
 
+    model: Tuned
+
     def __init__(
-        self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        base: str | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+        engine: str | None = None,
     ) -> None:
+        self._unknown: list[str] = []
+        self.remember: tuple[Path, int] | None = None
+        """The folder of trunk caches that keeps what the trunk says of texts, and the bytes that it may take."""
+        self.generation: dict[str, Any] = {}
+        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+        folder = fetched(folder)
+        if _engine(engine, folder) == "onnx":
+            self._open_onnx(folder, base, device, precision)
+        else:
+            self._open(folder, base, device, precision)
+
+    def _open(self, folder: str | Path, base: str | None, device: str, precision: str | None) -> None:
         artefact = load_artefact(folder, base)
         self.notices = artefact.notices
-        self._unknown: list[str] = []
         saved = artefact.record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
@@ -77,10 +108,29 @@ class Predictor:
         self.tokenizer = artefact.tokenizer
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
-        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._codec = Codec.from_data(saved)
-        self.generation: dict[str, Any] = {}
-        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+        forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self._forward, self._mixed = forward, forward.mixed
+        self._feed = functools.partial(self._fed, forward, Codec.from_data(saved))
+        self._vocab = self.model.attached.resolved.shape.vocab
+
+    def _open_onnx(self, folder: str | Path, base: str | None, device: str, precision: str | None) -> None:
+        from stratatune.training.onnx_engine import NoTrunk, open_onnx
+
+        given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+        if errors := [f"{name}: {value!r}; an ONNX export has its own" for name, value in given.items() if value]:
+            raise ConfigError(errors, "leave it out: the file runs as it was written, on the CPU")
+        opened = open_onnx(folder)
+        self.notices, self.tokenizer, self._vocab = opened.notices, opened.tokenizer, opened.vocab
+        self._forward, self.objective, self.device = opened.forward, opened.forward.objective, opened.forward.device
+        self._mixed, self._feed = contextlib.nullcontext, lambda data: NoTrunk()
+
+    def _fed(self, forward: Forward, codec: Codec, data: Encoded) -> Feed:
+        """Hidden states of ``data``, remembered where :attr:`remember` says so."""
+        if self.remember is None:
+            return forward.feed(codec=codec)
+        from stratatune.training.pooled import pooled_feed
+
+        return pooled_feed(forward, data, self.tokenizer, codec, *self.remember)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -119,7 +169,7 @@ class Predictor:
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
-        with torch.no_grad(), self._forward.mixed():
+        with torch.no_grad(), self._mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
@@ -168,12 +218,24 @@ class Predictor:
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
         encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        rows = self.model.attached.resolved.shape.vocab
         for part, one in zip(parts, encoded, strict=True):
-            check_ids(one.ids, self.tokenizer, rows, part.source)
+            check_ids(one.ids, self.tokenizer, self._vocab, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
-        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
-        return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
+        data = concatenate(encoded)
+        return data, evaluate(self._forward, data, self._feed(data), [one.examples for one in encoded])
+
+
+def _engine(asked: str | None, folder: str | Path) -> str:
+    """The engine by its name; None: what the folder is made for.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    if asked is None:
+        return "onnx" if holds_onnx(folder) else "torch"
+    if asked not in ENGINES:
+        raise ConfigError([f"engine: {asked!r}"], f"legal: {', '.join(ENGINES)}")
+    return asked
 
 
 def _for_every_row(found: Prediction) -> Prediction:

@@ -21,13 +21,14 @@ from stratatune.model.base import load_base
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
+from stratatune.model.twins import part
 from stratatune.model.unread import to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed
+from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -103,7 +104,11 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         ResourceError: no room or no permission.
         NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
-    running = trial(config, tables or {}, reporter or Reporter())
+    return finish(trial(config, tables or {}, reporter or Reporter()))
+
+
+def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
+    """Let a trial learn from every batch that it asks for."""
     while True:
         try:
             next(running)
@@ -151,8 +156,11 @@ def _run(
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
+        trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
         fitted = yield from steps(session)
         test = _test_scores(session, caching, data)
+        best = fitted.scores.metrics if fitted.scores else {}
+        trackers.conclude(session.accelerator, {"best": best, "test": test[0]}, fitted.progress.seconds)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
     finally:
@@ -241,7 +249,7 @@ def open_session(
     model.attached.reading = prepared.objective.to_data()
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
-        shared.part(model.attached)
+        part(model.attached)
     if autocast is not None:
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     alone = [line] if (line := distributed.left_alone()) else []

@@ -20,7 +20,12 @@ from stratatune.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from stratatune.training.predict import Predictor
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.", show_default=False)]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The folder of a run, of its adapter, or of an ONNX export.", show_default=False
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
@@ -40,13 +45,22 @@ def machine(
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, or onnx for a folder that `export --to onnx` wrote; by the folder by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
+    if engine not in (None, "torch", "onnx"):
+        raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
-    return {"base": base, "device": device, "precision": precision}
+    return {"base": base, "device": device, "precision": precision, "engine": engine}
 
 
 def written(
