@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from chats import CHATML, GEMMA, MARKED, NO_STOP, THINKING, chat_tokenizer, said, save_chat_model, write_jsonl
 from stratatune.app.cli import run as command
 from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.studies.grid.records import read_records
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -189,6 +191,19 @@ def test_the_command_line(base, data, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["objective"] == "chat"
     assert command(["suggest", "--train", str(data), *where]) == 2
     assert "free text" in capsys.readouterr().err
+
+
+def test_a_grid_shares_one_cache(base, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
+    settings = {"train": str(data), "eval": str(data), "objective": "chat", "epochs": 1, "batch_size": 8}
+    grid = {"title": "chat", "models": [str(base)], "plans": ["2: lora", "2: full"], "seeds": [0, 1]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**grid, "base": {**settings, "device": "cpu"}}))
+    assert command(["grid", str(recipe), "--out", str(tmp_path / "grid"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ran"], answer["failed"], answer["caches"]) == (4, [], 1)  # it evaluates on its training data
+    _, records = read_records(tmp_path / "grid")
+    assert all(one.result["cache_hit"] and one.result["best"]["token_accuracy"] >= 0 for one in records)
 
 
 def test_turns_last_learns_the_last_answer(chat, tmp_path, data):
