@@ -32,6 +32,7 @@ PAIRS = (
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
 _BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
+_CHAT = "the data hold conversations: --objective chat reads them"
 _BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
 
 
@@ -142,9 +143,10 @@ def _text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | N
     if task:
         found = [names for names in found if len(names) == len(task.text)]
     if len(found) != 1:
+        chat = next((name for name in frame.names if any(map(is_conversation, frame.get(name)[:1]))), None)
         raise DataError(
             f"{frame.place}: which column holds the text? columns: {', '.join(frame.names)}",
-            "name it with --text COLUMN, or two with --text A,B",
+            _CHAT if chat else "name it with --text COLUMN, or two with --text A,B",
         )
     said = " and ".join(map(repr, found[0]))
     return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
@@ -236,8 +238,16 @@ def _plain(value: Any, place: str, name: str) -> str | float | None:
     if hasattr(value, "item"):  # a numpy scalar out of an object column
         return _plain(value.item(), place, name)
     raise DataError(
-        f"{place}: column {name!r} holds {type(value).__name__} values", "text or numbers are read; convert the column"
+        f"{place}: column {name!r} holds {type(value).__name__} values",
+        _CHAT if is_conversation(value) else "text or numbers are read; convert the column",
     )
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a cell holds a list of messages."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return isinstance(first, Mapping) and bool({"role", "from"} & first.keys())
 
 
 def _or_empty(value: str | float | None) -> str:

@@ -27,7 +27,7 @@ class Merged:
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """The model with its config, in which the classes have their names, and the tokenizer.
+        """The model with its config, in which the classes have their names and an answer its end, and the tokenizer.
 
         Its weights have the dtype of the base's checkpoint: folded in fp32, each is rounded once.
         """
@@ -36,12 +36,15 @@ class Merged:
 
         dtype = model.attached.origin.checkpoint_dtype()
         labels = model.attached.reading.get("labels") or ()
+        stop = model.attached.reading.get("stop_tokens") or ()
         plain = merge(model)
         if dtype is not None:
             plain.to(dtype)  # pyright: ignore[reportArgumentType]
         if labels and len(labels) == plain.config.num_labels:
             plain.config.id2label = dict(enumerate(labels))
             plain.config.label2id = {label: number for number, label in enumerate(labels)}
+        if stop:
+            plain.generation_config.eos_token_id = list(stop)
         with write_errors(folder):
             plain.save_pretrained(folder)
             if tokenizer is not None:

@@ -70,6 +70,8 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
     _fill(model, tensors)
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
+        loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
     return Artefact(model.eval(), loaded.tokenizer, record, notices)
 
 

@@ -95,23 +95,27 @@ class Answers:
         labels: N class names, or N generated texts; None where the answer is neither.
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
+        notices: what the user should know of them, one line each.
     """
 
     columns: Mapping[str, Sequence[Any]]
     labels: list[str] | None = None
     probabilities: np.ndarray | None = None
     values: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
 
 
 class Using(Protocol):
     """A trained model at work, as an objective asks it for predictions."""
 
+    tokenizer: PreTrainedTokenizerBase
+
     def output(self, table: Table) -> np.ndarray:
         """What :meth:`Objective.predict` gives for every row, in order."""
         ...
 
-    def generate(self, texts: list[str]) -> list[str]:
-        """What the model writes for each text."""
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
         ...
 
 

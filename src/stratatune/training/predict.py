@@ -106,16 +106,19 @@ class Predictor:
         table = self._read(source, split, written, need_labels=False)
         self._unknown.clear()
         said = self.objective.answer(table, self)
-        table = replace(table, notices=(*table.notices, *self._unknown))
+        table = replace(table, notices=(*table.notices, *said.notices, *self._unknown))
         return _for_every_row(Prediction(table, said.columns, said.labels, said.probabilities, said.values))
 
     def output(self, table: Table) -> np.ndarray:
         """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
-    def generate(self, texts: list[str], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
+    def generate(
+        self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
+    ) -> list[str]:
         """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
+        A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
@@ -139,6 +142,7 @@ class Predictor:
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
         said = [
             *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
+            *data.notices,
             *scores.notices,
             *self._unknown,
         ]

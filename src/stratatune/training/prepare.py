@@ -178,7 +178,7 @@ def settle(
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *train.notices, *dict.fromkeys(unknown)],
+        notices=[*notices, *(notice for part in (train, *parts) for notice in part.notices), *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),
