@@ -23,7 +23,7 @@ def test_json(say, films, tiny_folder, tmp_path):
     model = ("--model", tiny_folder("bert"), "--device", "cpu", "--epochs", "2")
     said = say("suggest", *model, "--train", films, "--out", tmp_path / "out", "--json", "--quiet")
     assert said.code == 0, said.err
-    assert said.json["plan"].startswith("bft-adapter@") and said.json["views"][0]["candidates"]
+    assert said.json["plan"] == "1: full" and said.json["views"][0]["candidates"]
     assert set(said.json["files"]) == {"suggestion.json", "suggestion.svg", "run.yaml"}
     assert said.err == ""
     assert say("train", tmp_path / "out" / "run.yaml", "--json", "--quiet").json["epochs"] == 2
@@ -44,7 +44,7 @@ def test_people(say, films, tiny_folder):
         (("--family", "bf"), "family: 'bf'; did you mean 'bft'"),
         (("--samples", "3"), "samples: 3; 40 or more"),
         (("--budget-memory", "many"), "budget_memory: 'many'"),
-        (("--budget-memory", "1KB"), "budget: bft: even bft-adapter@"),
+        (("--budget-memory", "1KB"), "budget: full: even "),
         (("--plan", "lora"), "plan: 'lora'; suggest chooses the plan itself"),
         (("--label", "lable"), "lable"),
     ],

@@ -45,6 +45,8 @@ from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan
 from stratatune.shapes.table import architecture_of
 from stratatune.training.forward import Forward
+from stratatune.training.optimiser import ClippingAdamW, clip_and_step, gradients_of
+from stratatune.training.working import WorkingCopies
 
 PADDING, WORDS = 1, (10, 11)
 """Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
@@ -258,7 +260,13 @@ class Ours:
         objective, autocast = OBJECTIVES[kind], torch.bfloat16 if setting.bf16 else None
         self.forward = Forward.of(attached, objective, PADDING, torch.device(setting.device), autocast)
         self.trained = list(attached.trained().values())
-        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        blocks = attached.backbone.blocks.modules() if setting.device == "cpu" and autocast is not None else ()
+        self.copies = WorkingCopies(blocks, autocast)
+        groups = [{"params": self.trained, "lr": 1e-4, "weight_decay": 0.01}]
+        if self.copies.by_master:
+            self.optimiser = ClippingAdamW(groups, eps=1e-8, copies=self.copies.by_master)
+        else:
+            self.optimiser = torch.optim.AdamW(groups, fused=True)
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
@@ -290,7 +298,6 @@ class Ours:
 
     def step(self, batch: Batch) -> None:
         """Feed, forward, backward, clip, step."""
-        self.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        loss = self.loss(batch)
+        loss.backward()
+        clip_and_step(self.optimiser, gradients_of(self.optimiser), 1.0, float(loss.detach()))
