@@ -351,7 +351,7 @@ class _Search:
             f"  cost: choosing took {share:.0%} of the run's work (at most 15 %); the whole run does "
             f"{price.run / self._stock():.0%} of the work of LoRA on every block",
         )
-        seconds = time.perf_counter() - self.started
+        seconds = time.perf_counter() - self.started - (trials[number].seconds if trials else 0.0)
         return Choice(config, why, self._record(number, trials, share, seconds))
 
     def _stock(self) -> float:

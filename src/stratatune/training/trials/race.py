@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +59,13 @@ class Trial:
         config: the run that it proposes.
         marks: one a heat that it was in.
         refused: why it cannot take part, or stopped; empty otherwise.
+        seconds: of its steps in the race, which the run that it proposes makes anyway.
     """
 
     config: RunConfig
     marks: list[Mark] = field(default_factory=list)
     refused: str = ""
+    seconds: float = 0.0
 
 
 def race(
@@ -130,8 +133,7 @@ def _heat(runners: Sequence[_Runner], steps: int, judged: int) -> list[_Runner]:
     """Let all make their steps, score them, and keep the better half."""
     for _ in range(steps):
         for one in runners:
-            if one.turns.ask is not None:
-                one.turns.take()
+            one.step()
     for one in runners:
         one.judge(judged)
     running = [one for one in runners if not one.trial.refused]
@@ -181,6 +183,13 @@ class _Runner:
         """What it trains with."""
         assert self.turns.ask is not None
         return self.turns.ask.session
+
+    def step(self) -> None:
+        """Learn from the batch that it has come to, where it has not ended."""
+        if self.turns.ask is not None:
+            started = time.perf_counter()
+            self.turns.take()
+            self.trial.seconds += time.perf_counter() - started
 
     def judge(self, batches: int) -> None:
         """Score it on the last batches of the first epoch."""
