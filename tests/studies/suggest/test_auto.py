@@ -88,7 +88,7 @@ def test_every_proposal_fits_its_model(name, classes):
     for one in found:
         try:
             Plan.parse(one.plan).resolve(shape)
-            fits.append(one.name)
+            fits += [] if one.prompted else [one.name]
         except PlanError as error:  # SPAFIT without biases; blocks that share weights
             assert one.name == "SPAFIT" or name == "albert-base-v2", error
         assert 1e-5 <= one.lr <= 2e-3

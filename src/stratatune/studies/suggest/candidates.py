@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from stratatune.plan import Shape
+from stratatune.shapes.shape import top_depth
 
 _WIDTH = 768
 """D at which the rates below were found."""
@@ -42,11 +43,6 @@ class Proposal:
     lr: float
     prompted: bool = False
     tried: bool = True
-
-
-def top_depth(blocks: int) -> int:
-    """From where the topmost blocks train: a quarter of them, three at least, and never all."""
-    return max(min(1, blocks - 1), blocks - max(3, math.ceil(blocks / 4)))
 
 
 def deeper_than(depth: int, blocks: int) -> int:
