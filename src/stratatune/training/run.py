@@ -144,7 +144,9 @@ def _run(
         reporter.notice(notice)
     write_settings(config, out)
     session, caching = open_session(outline, data, out, reporter, shared)
-    for line in headline(outline.resolved, session.objective.head):
+    attached = session.top.attached
+    counts = (attached.trained_count(), attached.parameter_count())
+    for line in headline(outline.resolved, session.objective.head, counts):
         reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
@@ -366,7 +368,7 @@ def _finish(
         objective=session.objective.name,
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
-        trainable=sum(parameter.numel() for parameter in attached.trained().values()),
+        trainable=attached.trained_count(),
         total=attached.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,
