@@ -52,8 +52,10 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
-    """Time full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks
-    (C), the frozen model with a ridge head (floor), and plans: a table, a picture.
+    """Time the ways of today and plans: a table, a picture.
+
+    Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
+    and the frozen model once with a ridge head (floor).
 
     The model is an encoder or a decoder. Its weights are random, as they do not change the time; its configuration is
     all that is read of it.
