@@ -10,7 +10,7 @@ import yaml
 
 from runs import *  # noqa: F403  (pytest finds fixtures by their names here)
 from runs import rows, write_csv
-from stratatune.errors import ConfigError, DataError, PlanError
+from stratatune.errors import ConfigError, DataError, ModelError, PlanError
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.shapes.builtin import BUILTIN
@@ -187,15 +187,28 @@ def test_a_run_that_is_resumed_keeps_what_was_chosen(settings, short_heats):
         train(config, reporter=QUIET)
 
 
-def test_a_plan_that_cannot_take_part_is_passed_over(settings, short_heats, monkeypatch):
-    from stratatune.studies.suggest.candidates import Proposal
+def refusing(monkeypatch, *plans):
+    opened = plain.open_session
 
-    odd = Proposal("odd", "adapter(depth=2) | head(mlm=dense,norm,bias)", 1e-3)
-    usual = auto.proposals
-    monkeypatch.setattr(auto, "proposals", lambda *given, **more: [usual(*given, **more)[0], odd])
-    config = settings(plan=AUTO, objective="classification")
-    train(config, reporter=QUIET)
-    assert yaml.safe_load(Path(config.out, "config.yaml").read_text())["plan"] == "1: full"
+    def open_session(outline, *given):
+        if outline.config.plan in plans:
+            raise ModelError(f"no {outline.config.plan} here")
+        return opened(outline, *given)
+
+    monkeypatch.setattr(plain, "open_session", open_session)
+
+
+def test_a_plan_that_cannot_take_part_is_passed_over(settings, tmp_path, short_heats, monkeypatch):
+    refusing(monkeypatch, "1: full")
+    train(settings(plan=AUTO), reporter=QUIET)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["plan"].startswith("1: lora")
+    assert json.loads((tmp_path / "run" / "auto.json").read_text())["plans"][0]["refused"] == "no 1: full here"
+
+
+def test_where_none_can_take_part_it_is_the_first_ones_error(settings, short_heats, monkeypatch):
+    refusing(monkeypatch, *(one.plan for one in proposals(shape_of(settings().model))))
+    with pytest.raises(ModelError, match="no 1: full here"):
+        train(settings(plan=AUTO), reporter=QUIET)
 
 
 SMALL = {

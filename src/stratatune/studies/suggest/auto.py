@@ -318,6 +318,7 @@ class _Search:
 
         choice = self.choice(0)
         self._say(choice)
+        self.shared.let_go()  # the run loads the model by itself
         result = run(choice.config, tables=self.tables, reporter=self.reporter)
         self._keep(choice)
         return result
