@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
 from stratatune.studies.suggest.candidates import PATIENCE, Proposal, deeper_than, epochs_for, proposals, top_depth
 from stratatune.studies.suggest.choosing import adds_below
+from stratatune.studies.suggest.chosen import Choice, Seen
 from stratatune.studies.suggest.course import SHARE, Course, Price, overhead, planned
 from stratatune.studies.suggest.probing import FEWEST, Probe, probe, read_depths
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, load_config
@@ -36,21 +37,6 @@ RECORD = "auto.json"
 _SAMPLE, _PASS_SHARE = 256, 0.25
 """Examples whose depths are read at most, and how much of what choosing may take this may be."""
 _PASS_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was chosen for a run, and why.
-
-    Attributes:
-        config: the run's settings, its plan an ordinary one.
-        why: three lines.
-        record: all that was looked at, as plain data.
-    """
-
-    config: RunConfig
-    why: tuple[str, str, str]
-    record: Mapping[str, Any]
 
 
 def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
@@ -342,18 +328,20 @@ class _Search:
     def choice(self, number: int, trials: Sequence[Trial] = ()) -> Choice:
         """The plan of this number as what was chosen."""
         proposal, price = self.found[number]
-        config = self.proposed(proposal)
-        prices = [one for _, one in self.found]
-        spent = overhead(self.course, prices, number, self.spent) if trials else self.spent
-        share = spent / price.run
-        why = (
-            f"auto: {config.plan} at rate {config.lr:.2g}, {config.epochs} epochs at most: {proposal.name}",
-            f"  why: {self._depths()}{self._trials(number, trials)}",
-            f"  cost: choosing took {share:.0%} of the run's work (at most 15 %); the whole run does "
-            f"{price.run / self._stock():.0%} of the work of LoRA on every block",
+        spent = overhead(self.course, [one for _, one in self.found], number, self.spent) if trials else self.spent
+        seen = Seen(
+            plans=self.found,
+            number=number,
+            trials=trials,
+            probes=self.probes,
+            course=self.course,
+            share=spent / price.run,
+            of_stock=price.run / self._stock(),
+            metric=self.prepared.objective.metric,
+            blocks=self.prepared.outline.shape.blocks,
+            seconds=time.perf_counter() - self.started - (trials[number].seconds if trials else 0.0),
         )
-        seconds = time.perf_counter() - self.started - (trials[number].seconds if trials else 0.0)
-        return Choice(config, why, self._record(number, trials, share, seconds))
+        return seen.choice(self.proposed(proposal))
 
     def _stock(self) -> float:
         """Operations of peft's LoRA on all blocks for as many epochs."""
@@ -363,48 +351,6 @@ class _Search:
         objective = self.prepared.objective.name
         whole = cost("lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size)
         return config.epochs * whole.epochs["A"].flops
-
-    def _depths(self) -> str:
-        if not self.probes:
-            return "too few examples to read the depths for their price, so the topmost blocks train"
-        depth = top_depth(self.prepared.outline.shape.blocks)
-        at, best = next(one for one in self.probes if one.depth == depth), max(self.probes, key=lambda one: one.score)
-        told = f"a probe of depth {depth} scores {at.score:.3f}, of depth {best.depth}, the best, {best.score:.3f}"
-        if adds_below(self.probes, depth):
-            return f"{told}: what the task needs gets lost on the way up, so more blocks train"
-        return f"{told}: what the task needs is there"
-
-    def _trials(self, number: int, trials: Sequence[Trial]) -> str:
-        if not trials:
-            return "; no trials: they would cost more than their share" if self.found else ""
-        last = trials[number].marks[-1] if trials[number].marks else None
-        others = [
-            f"{one.config.plan} at {one.config.lr:.2g}: {one.refused or f'{one.marks[-1].score:.3f}'}"
-            for place, one in enumerate(trials)
-            if place != number
-        ]
-        if last is None:
-            return f"; nothing else could be tried ({'; '.join(others)})"
-        metric = self.prepared.objective.metric
-        return (
-            f"; after {last.steps} steps {metric} {last.score:.3f} on {last.rows} rows held back ({'; '.join(others)})"
-        )
-
-    def _record(self, number: int, trials: Sequence[Trial], share: float, seconds: float) -> dict[str, Any]:
-        told = [
-            {**asdict(proposal), "operations": price.run, "chosen": place == number}
-            for place, (proposal, price) in enumerate(self.found)
-        ]
-        for line, one in zip(told, trials, strict=False):
-            line |= {"marks": [asdict(mark) for mark in one.marks], "refused": one.refused}
-        probes = [{"depth": one.depth, "score": one.score, "error": one.error} for one in self.probes]
-        return {
-            "plans": told,
-            "probes": probes,
-            "course": asdict(self.course) if trials else None,
-            "share": share,
-            "seconds": round(seconds, 3),
-        }
 
 
 def _classes(encoded: Encoded) -> Any:
