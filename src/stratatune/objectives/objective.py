@@ -270,6 +270,13 @@ class Objective(abc.ABC):
         """
         return scores_by_class(self.labels, data.labels, output)
 
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+
+        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        """
+        return self, output
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""

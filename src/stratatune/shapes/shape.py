@@ -14,6 +14,11 @@ POOLED = ("sequence", "classification", "regression")
 """The head, and the objectives, that read a pretrained pooler where the model has one."""
 
 
+def top_depth(blocks: int) -> int:
+    """From where the topmost blocks of so many begin: a quarter of them, three at least, and never all."""
+    return max(min(1, blocks - 1), blocks - max(3, -(-blocks // 4)))
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer: ``inputs -> outputs``."""

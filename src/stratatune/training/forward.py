@@ -5,8 +5,9 @@ Training, evaluation, prediction, trials and benchmarks all go through :class:`F
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class Feeding(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D], or [B, 1, D] where one position matters."""
+        ...
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come [B] may be read before they are asked for."""
         ...
 
 

@@ -117,7 +117,7 @@ def _cost_lines(costs: Cost, dtype: str) -> str:
 
 
 def _epochs(costs: Cost) -> list[str]:
-    """What epochs over the lengths cost beside A, B and F."""
+    """What epochs over the lengths cost beside the ways of today."""
     if not costs.epochs:
         return []
     from stratatune.costs.cost import ARMS

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def suggest(
     door: Door,
     settings: RunConfig,
-    family: Annotated[str, typer.Option(help="bft, spafit or any (the better of both).", metavar="WORD")] = "bft",
+    family: Annotated[
+        str, typer.Option(help="full, lora, bft, spafit or any (the better of the last two).", metavar="WORD")
+    ] = "full",
     samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 500,
     budget_seconds: Annotated[
         float | None,

@@ -15,7 +15,7 @@ class View:
     """A model's depths as one family reads them.
 
     Attributes:
-        family: ``bft`` or ``spafit``.
+        family: whose plans these are, such as ``full`` or ``bft``.
         objective: under which the text was read; ``position``: where, in words.
         metric: that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
