@@ -17,6 +17,7 @@ from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
+from stratatune.objectives.vectors import Vectors
 from stratatune.outside import first_mistake
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Tags)
+    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Tags, Vectors)
 }
 
 
@@ -62,11 +63,18 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
         if option not in legal:
             raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, legal))
         try:
-            options[option] = legal[option](value)
+            options[option] = _switch(value) if legal[option] is bool else legal[option](value)
         except ValueError as error:
             kind = legal[option].__name__
-            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
+            legal_values = "true or false" if legal[option] is bool else f"a value of type {kind}"
+            raise ConfigError([f"objective: {text!r}; {option} takes {legal_values}"]) from error
     return name, options
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
 
 
 def choose(asked: Asked) -> type[Objective]:

@@ -58,7 +58,8 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
-    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
+    coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
+    with feed.prefetch(coming, forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
