@@ -144,8 +144,12 @@ def measured(args: argparse.Namespace) -> list[Record]:
     ratios = {
         name: [one / our for one, our in zip(seconds[name], seconds["ours"], strict=True)] for name in ("full", "same")
     }
-    shown = {name: f"{statistics.median(found):.1f}x ({min(found):.1f} to {max(found):.1f})" for name, found in ratios.items()}
-    told = f"{shown['full']} its full tuning, {shown['same']} the same blocks; ours {statistics.median(seconds['ours']):.1f} s"
+    shown = {
+        name: f"{statistics.median(found):.1f}x ({min(found):.1f} to {max(found):.1f})"
+        for name, found in ratios.items()
+    }
+    told = f"{shown['full']} its full tuning, {shown['same']} the same blocks"
+    told += f"; ours {statistics.median(seconds['ours']):.1f} s"
     what = f"a gradient-cached step, batch {args.batch}, {args.blocks} blocks, the upper quarter trains"
     return [row("V1", what, ">= 3x", "4x and the padding", told, "benchmarks.vectors")]
 

@@ -159,7 +159,7 @@ def tiny_of_any(tmp_path_factory: pytest.TempPathFactory):
             elif name in ("bert", "roberta"):
                 tiny.save_tiny(path, name)
             else:
-                tiny.tiny_of(name).save_pretrained(path)
+                tiny.tiny_of(name, vocab_size=len(tiny.roberta_tokenizer())).save_pretrained(path)
                 tiny.roberta_tokenizer().save_pretrained(path)
             made[name] = str(path)
         return made[name]
@@ -416,11 +416,13 @@ def test_search_scores_are_those_of_sentence_transformers():
         assert found[f"recall@{k}"] == pytest.approx(theirs["recall@k"][k])
 
 
-def test_scored_pairs_are_learnt(fit, data):
+def test_scored_pairs_are_learnt(fit, data, tmp_path):
     for loss in ("auto", "cosine"):
-        given = {"train": str(data / "scored.jsonl"), "eval": str(data / "scored.jsonl"), "lr": 0.01, "epochs": 8}
-        result = fit(**given, objective=f"vectors(loss={loss})", out=str(data / f"out-{loss}"))
-        assert result.best["spearman"] > 0.8 and set(result.best) == {"pearson", "spearman"}
+        out = tmp_path / loss
+        given = {"train": str(data / "scored.jsonl"), "eval": str(data / "scored.jsonl"), "lr": 0.01, "epochs": 10}
+        result = fit(**given, objective=f"vectors(loss={loss})", out=str(out))
+        untuned = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["eval_spearman"]
+        assert result.best["spearman"] > untuned + 0.2 and set(result.best) == {"pearson", "spearman"}
 
 
 # --- where it goes ---------------------------------------------------------------------------------------------------

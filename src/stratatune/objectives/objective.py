@@ -355,6 +355,11 @@ class Objective(abc.ABC):
         """The position that is read, for people."""
         return self.place
 
+    @property
+    def asked_at_once(self) -> int:
+        """How many texts are one question where they come without columns: those of a line, or of a list."""
+        return len(self.text)
+
     def answers_for(self, columns: int) -> bool:
         """Whether texts of so many columns can be predicted: as many as were trained on, unless a subclass says so."""
         return columns == len(self.text)

@@ -188,6 +188,10 @@ class Vectors(Objective):
     def classes_of(cls, table: Table) -> None:
         return None
 
+    @property
+    def asked_at_once(self) -> int:
+        return 1
+
     def answers_for(self, columns: int) -> bool:
         """Any number: one text is answered by its vector, two by their similarity too."""
         return True

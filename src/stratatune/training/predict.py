@@ -92,8 +92,8 @@ class Predictor:
 
     @property
     def text_columns(self) -> int:
-        """How many text columns this model reads."""
-        return len(self.objective.text)
+        """How many texts are one question of this model."""
+        return self.objective.asked_at_once
 
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
