@@ -33,11 +33,13 @@ class Layout:
         roles: the columns in their order: what each is for, and the names that say so. The first name is the role's.
         repeated: a role of which there may be none or several, numbered (``negative_1``, ``negative_2``).
         scored: whether a column of numbers goes with it.
+        by_order: whether two columns of any names may be given in its order.
     """
 
     roles: Mapping[str, tuple[str, ...]]
     repeated: Mapping[str, tuple[str, ...]]
     scored: bool
+    by_order: bool = True
 
     def find(self, names: Sequence[str], place: str) -> dict[str, str] | None:
         """Column -> role, in the order of the roles; None where one of them has no column.
@@ -163,7 +165,8 @@ class _Finder:
     def _fitting(self, label: str | None) -> list[tuple[Layout, dict[str, str]]]:
         """The layouts that the columns' names fit, each with its columns."""
         found = [(one, columns) for one in self.layouts if (columns := one.find(self.frame.names, self.frame.place))]
-        return [(one, columns) for one, columns in found if one.scored <= (self._label(label, columns) is not None)]
+        found = [(one, columns) for one, columns in found if one.scored <= (self._label(label, columns) is not None)]
+        return [one for one in found if not any(set(one[1]) < set(other) for _, other in found)]
 
     def _by_order(self, text: Sequence[str], label: str | None) -> tuple[dict[str, str], str | None]:
         """Columns that the user names: by their own names, else two in order, of which no name says otherwise."""
@@ -182,9 +185,10 @@ class _Finder:
             raise self._doubt(f"--text {','.join(text)}, but by its name {said}")
         if label is None and told is not None:
             raise self._doubt(f"are {text[0]!r} and {text[1]!r} scored by {told!r}? --label {told} says so")
-        one = next((one for one in self.layouts if len(one.roles) == 2 and one.scored == (told is not None)), None)
+        legal = (one for one in self.layouts if one.by_order and len(one.roles) == 2)
+        one = next((one for one in legal if one.scored == (told is not None)), None)
         if one is None:
-            raise self._doubt("these columns fit no layout")
+            raise self._doubt(f"what are {text[0]!r} and {text[1]!r} for? there is no score")
         return dict(zip(text, one.roles, strict=True)), told
 
     def to_predict(self, text: Sequence[str] | None) -> dict[str, str]:

@@ -74,3 +74,17 @@ def by_query(
     for name, value, gain in zip(names, values, gains, strict=True):
         found.setdefault(name, []).append((value, gain))
     return found
+
+
+def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:
+    """The share of pairs of different gains whose scores are in the same order; equal scores count by half.
+
+    ``among`` are the numbers of the candidates that are compared with one another. 0 where there is no such pair.
+    """
+    right, total = 0.0, 0
+    for at in among:
+        for gain in np.unique(gains[at])[1:]:
+            above, below = scores[at[gains[at] == gain]], np.sort(scores[at[gains[at] < gain]])
+            right += sum(np.searchsorted(below, above, side).sum() for side in ("left", "right")) / 2
+            total += len(above) * len(below)
+    return float(right / total) if total else 0.0

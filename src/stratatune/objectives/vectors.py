@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +12,8 @@ from stratatune.data.encode import Encoded, encode_plain
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, did_you_mean
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.objectives.grouped import name_of, refuse_equal, score_range
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.retrieval import RANKINGS, nearest, search_scores, unit
@@ -122,7 +122,7 @@ class Vectors(Objective):
             asked_for[prompt] = _prompt(asked_for[prompt])
         scored = (asked.others[0] if asked.others else asked.data).labels is not None
         metric = check_metric(asked.metric or ("spearman" if scored else RANKINGS[0]), cls.metrics, "vectors")
-        low, high = _range(asked)
+        low, high = score_range(asked)
         if loss == "cosine" and (low, high) != (0.0, 1.0):
             notices.append(f"scores from {low:g} to {high:g} stand for cosines from 0 to 1")
         how = {"loss_of_scores": loss if loss != "mnrl" else "cosent", "pooling": pooling, "normalise": normalise}
@@ -181,7 +181,7 @@ class Vectors(Objective):
         table = read_roles(source, (RANKED, SCORED), _LEGAL, written=written, keep_whole=keep_whole, **asked)
         for column, role in zip(table.texts, roles_in(table), strict=True):
             if need_labels and role == _NEGATIVE:
-                _refuse_equal(table, column)
+                refuse_equal(table, column, table.texts[1], "the negative is the positive")
         return table
 
     @classmethod
@@ -212,7 +212,7 @@ class Vectors(Objective):
         if len(roles) < 2:
             return data
         assert data.groups is not None
-        names = np.array([_name_of(text) for texts in zip(*table.texts, strict=True) for text in texts], np.int64)
+        names = np.array([name_of(text) for texts in zip(*table.texts, strict=True) for text in texts], np.int64)
         data = data.with_targets(names, data.groups.offsets, _NAMES)
         return data if table.labels is None else data.with_labels(np.asarray(table.labels, np.float32))
 
@@ -374,11 +374,6 @@ _SAVED = (
 )
 
 
-def _name_of(text: str) -> int:
-    """A number that equal texts share, in whatever data set they are."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
 def _loss(name: str, *, scored: bool) -> str:
     if name not in ("auto", *LOSSES):
         raise ConfigError([f"objective: vectors has no loss {name!r}"], did_you_mean(name, ("auto", *LOSSES)))
@@ -432,28 +427,6 @@ def _pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple
     if own and own.further:
         notices.append(f"modules of the base are left out: {', '.join(own.further)}")
     return found, normalise if normalise is not None else own is None or own.normalise, notices
-
-
-def _range(asked: Asked) -> tuple[float, float]:
-    """The scores that stand for the cosines 0 and 1."""
-    if asked.data.labels is None:
-        return 0.0, 1.0
-    if asked.task and asked.task.range:
-        return asked.task.range
-    values = np.asarray(asked.data.labels, np.float64)
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        raise DataError(f"{asked.data.source}: every score is {low:g}", "scores must differ to be learnt from")
-    return (0.0, 1.0) if low >= -1 and high <= 1 else (min(low, 0.0), high)
-
-
-def _refuse_equal(table: Table, negatives: Sequence[str]) -> None:
-    """Refuse a negative that is its row's positive."""
-    for row, negative, positive in zip(table.rows, negatives, table.texts[1], strict=True):
-        if negative == positive:
-            raise DataError(
-                f"{table.source}, row {row}: the negative is the positive: {negative[:40]!r}", "correct or remove it"
-            )
 
 
 def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> tuple[dict[str, float], list[str]]:
