@@ -276,6 +276,7 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
             "it was saved for another architecture",
         )
     built = backbone.head.build(missing)
+    missing &= {name for name, _ in base.model.named_parameters()}  # a head may leave out what it does not read
     if built:
         for name in missing:
             mark_as_loaded(named[name])

@@ -96,6 +96,8 @@ class MethodConfig(Options, frozen=True):
 
     adds: ClassVar[bool] = False
     """Whether its parameters are new ones, beside those of the base model."""
+    attended: ClassVar[bool] = False
+    """Whether it adds positions that tokens attend to, so that the model is changed before the first step."""
 
     @abstractmethod
     def parameters(self, shape: Shape) -> int:

@@ -75,6 +75,12 @@ class Resolved:
         """By how many positions a prompt at the input moves the text on."""
         return sum(one.positions for _, one in self.insertions)
 
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether the tuned model is the base model until the first step: so do all but prompts and prefixes."""
+        methods = (one for block in self.blocks for one in block)
+        return not any(one.attended for one in methods) and not any(one.prompt for _, one in self.insertions)
+
     def trainable(self, objective: str) -> int:
         """Trained parameters, without the task's new output layer."""
         embeddings = self.shape.embeddings if self.trains_embeddings else 0

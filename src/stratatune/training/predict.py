@@ -19,12 +19,13 @@ from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
-from stratatune.model.artefact import load_artefact
+from stratatune.model.artefact import load_artefact, load_base_of
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
+from stratatune.training.untuned import Untuned
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Predictor:
         artefact = load_artefact(folder, base)
         self.notices = artefact.notices
         self._unknown: list[str] = []
-        saved = artefact.record["reading"]
+        record, place = artefact.record, Path(folder)
+        saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
@@ -79,6 +81,7 @@ class Predictor:
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self._codec = Codec.from_data(saved)
+        self._untuned = Untuned(self._forward, lambda: load_base_of(record, place, base, record["output"]).model)
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
@@ -89,8 +92,8 @@ class Predictor:
 
     @property
     def text_columns(self) -> int:
-        """How many text columns this model reads."""
-        return len(self.objective.text)
+        """How many texts are one question of this model."""
+        return self.objective.asked_at_once
 
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
@@ -112,6 +115,12 @@ class Predictor:
     def output(self, table: Table) -> np.ndarray:
         """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
+
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model, as it was before it was tuned."""
+        plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
+        found = self._untuned.represent(plain)
+        return found if plain.groups is None else found[plain.groups.values]
 
     def generate(
         self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
@@ -166,7 +175,7 @@ class Predictor:
             written=written,
             keep_whole=not need_labels,
         )
-        if len(table.texts) != self.text_columns:
+        if not objective.answers_for(len(table.texts)):
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
@@ -177,6 +186,9 @@ class Predictor:
             check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
+        if data.targets and self.objective.looks(training=False):
+            data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
+            self._unknown += said
         return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 

@@ -77,6 +77,7 @@ class Outline:
             plan=self.plan,
             family=self.shape.family,
             longest=self.resolved.max_tokens,
+            hidden=self.shape.hidden,
             objective=name,
             options=options,
             task=self.task,

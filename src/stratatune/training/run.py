@@ -44,6 +44,7 @@ from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import settle_waves, streamed_below, with_cache
 from stratatune.training.trials.sharing import Shared
+from stratatune.training.untuned import looked_later
 
 RESULT, CONFIG = "result.json", "config.yaml"
 
@@ -317,7 +318,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
         return {}, {}
-    encoded = session.objective.encode(data.test, caching.tokenizer)
+    encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)

@@ -163,7 +163,8 @@ def predict(
         list[str] | None, typer.Option(help="A text instead of --data; give two for a pair.", show_default=False)
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
+        str | None,
+        typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
     format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,

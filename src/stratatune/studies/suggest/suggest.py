@@ -18,7 +18,7 @@ from stratatune.errors import ConfigError, ModelError
 from stratatune.studies.suggest.candidates import rate_of
 from stratatune.studies.suggest.choosing import WHOLE, find, texts
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
-from stratatune.studies.suggest.probing import probe, read_depths
+from stratatune.studies.suggest.probing import paired, probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
 from stratatune.studies.suggest.refine import check_search, refine
 from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
@@ -132,7 +132,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     started = time.perf_counter()
     assert sample.labels is not None
-    probes = tuple(probe(read, sample.labels, seed=config.seed, reporter=reporter))
+    probes = tuple(probe(paired(read, sample), sample.labels, seed=config.seed, reporter=reporter))
     found = find(probes, family)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
