@@ -147,7 +147,7 @@ def cost(
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
     trunk, top = example(resolved, tokens, head, read_last=read_last)
-    full, lora = (_whole(name, resolved.shape, tokens, head) for name in ("full", "lora"))
+    full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(
         tokens=tokens,
         flops_per_token=(trunk.flops + top.flops) / tokens,
@@ -198,7 +198,7 @@ def _epochs(
 
     shape = resolved.shape
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
-    lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
+    lora, full = (Plan.parse(name).resolve(resolved.whole) for name in ("lora", "full"))
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
     from stratatune.objectives.registry import OBJECTIVES
 
