@@ -75,7 +75,7 @@ def test_the_bytes_of_four_bits(tmp_path):
         assert held <= 0.3 * 2 * one.in_features * one.out_features
 
 
-def test_a_run_is_loaded_as_it_was_trained(settings, tmp_path, data):
+def test_a_run_is_loaded_as_it_was_trained(settings, tmp_path):
     base = saved(tmp_path / "base")
     given = {"model": str(base), "plan": "2: lora", "objective": "classification", "out": str(tmp_path / "run")}
     done = train(settings(**given, pack="nf4", epochs=1), reporter=QUIET)
@@ -90,10 +90,11 @@ def test_a_run_is_loaded_as_it_was_trained(settings, tmp_path, data):
     export(plain, tmp_path / "merged", "merged")
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks transformers by an old name
 def test_stock_peft_over_the_same_quantised_base(tmp_path):
     import peft
 
-    base = saved(tmp_path / "base")
+    base = saved(tmp_path / "base", hidden_size=128, intermediate_size=256, head_dim=32)
     model = tuned(base, ": lora(on=q,v)")
     export(model, tmp_path / "peft", "peft")
     pack_top(model.attached, "nf4")
@@ -111,7 +112,7 @@ def test_stock_peft_over_the_same_quantised_base(tmp_path):
     with torch.no_grad():
         logits = theirs(input_ids=IDS, attention_mask=MASK).logits.float()
         ours = model(input_ids=IDS, attention_mask=MASK).logits
-    assert torch.allclose(logits, ours, rtol=0.05, atol=0.05)
+    assert torch.allclose(logits, ours, rtol=0.02, atol=0.02 * ours.abs().max())
 
 
 @pytest.mark.parametrize(("plan", "said"), [("2: dora", "dora reads"), ("2: full", "no frozen linear")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -164,7 +166,9 @@ def test_a_merged_model_is_written_without_its_trunk_in_memory(run_of, tmp_path,
     assert (folders[0] / "config.json").read_text() == (folders[1] / "config.json").read_text()
 
 
-def test_the_top_waits_in_the_checkpoint(run_of, monkeypatch):
+def test_the_top_waits_in_the_checkpoint(run_of, base, monkeypatch):
+    if json.loads((base / "config.json").read_text())["model_type"] == "gpt2":
+        pytest.skip("the linears of its top are taken apart, and are no longer the checkpoint's")
     held, whole = [], streamed.run_wave
 
     def weighed(family, unread, depth, texts):
