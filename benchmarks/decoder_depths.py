@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.accuracy import run_one
@@ -42,6 +43,29 @@ def main() -> None:
     rows = [line for task in tasks for line in summary([run for run in done if run["task"] == task], args.model)]
     show_rows(rows)
     write_rows(rows, 1)
+    draw(done, args.model, args.out.with_suffix(".svg"))
+
+
+def draw(done: list[Record], model: str, path: Path) -> None:
+    """Scores by frozen depth, a line a task, with peft's as a dashed one."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for number, task in enumerate(dict.fromkeys(run["task"] for run in done)):
+        colour, own = f"C{number}", [run for run in done if run["task"] == task]
+        places = {arm: Plan.parse(arm).resolve(shape_of(model)).frozen_depth for arm in PLANS[: len(DEPTHS)]}
+        found = {depth: [100 * run["score"] for run in own if run["arm"] == arm] for arm, depth in places.items()}
+        found = {depth: scores for depth, scores in found.items() if scores}
+        spread = [stdev(scores) if len(scores) > 1 else 0.0 for scores in found.values()]
+        axes.errorbar(list(found), [mean(s) for s in found.values()], spread, color=colour, marker="o", label=task)
+        if stock := [100 * run["score"] for run in own if run["arm"] == "peft"]:
+            axes.axhline(mean(stock), color=colour, linestyle="--", label=f"{task}, peft LoRA on all blocks")
+    axes.set(xlabel="frozen depth", ylabel="score")
+    axes.legend()
+    figure.savefig(path)
 
 
 def summary(done: list[Record], model: str) -> list[Record]:
