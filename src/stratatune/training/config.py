@@ -149,6 +149,10 @@ class RunConfig(BaseModel):
         description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
         "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
     )
+    pack: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Hold the frozen linears of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
+    )
     memory_limit: str | None = Field(
         None, description="Memory that the run may use, such as 6GB; null: what the machine has free."
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,26 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
+from stratatune.cache.feed import Feed
+from stratatune.cache.keys import CacheKey, default_root
+from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
 from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import DataError
+from stratatune.errors import DataError, ModelError
+from stratatune.files import make_folder
 from stratatune.model.artefact import load_artefact, load_base_of
 from stratatune.model.tokenizers import check_ids, unknown_words
+from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
+from stratatune.training.streaming import settle_waves, trunk_of_saved
 from stratatune.training.untuned import Untuned
 
 
@@ -57,6 +66,8 @@ class Predictor:
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
+        trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
+        memory_limit: of the process, such as ``6GB``; None: what is free.
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
@@ -66,16 +77,25 @@ class Predictor:
     """
 
     def __init__(
-        self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        base: str | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+        trunk: str = "auto",
+        memory_limit: str | None = None,
     ) -> None:
-        artefact = load_artefact(folder, base)
-        self.notices = artefact.notices
+        why = trunk_of_saved(folder, base, trunk, memory_limit)
+        artefact = load_artefact(folder, base, unread=why is not None)
+        self.notices = [*artefact.notices, *([why] if why else [])]
         self._unknown: list[str] = []
         record, place = artefact.record, Path(folder)
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
-        self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
+        self.model: Any = to_device(artefact.model, self.device)
+        settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
@@ -130,6 +150,11 @@ class Predictor:
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
+        if Unread.of(self.model) is not None:
+            raise ModelError(
+                "the trunk is streamed, and every token that is generated asks for the whole model",
+                "use --trunk resident, on a machine that holds it",
+            )
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self._forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
@@ -185,11 +210,43 @@ class Predictor:
         for part, one in zip(parts, encoded, strict=True):
             check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
-        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
-        if data.targets and self.objective.looks(training=False):
-            data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
-            self._unknown += said
-        return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
+        data = concatenate(encoded)
+        with self._feed(data) as feed:
+            if data.targets and self.objective.looks(training=False):
+                data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
+                self._unknown += said
+            return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
+
+    @contextlib.contextmanager
+    def _feed(self, data: Encoded) -> Iterator[Feed]:
+        """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
+        unread = Unread.of(self.model)
+        if unread is None:
+            yield self._forward.feed(codec=self._codec)
+            return
+        attached, root = self.model.attached, default_root()
+        make_folder(root)
+        key = CacheKey(
+            weights=attached.base_hash,
+            tokenizer="",
+            template="",
+            data=data.fingerprint,
+            max_length=self.objective.max_length,
+            depth=attached.resolved.frozen_depth,
+            positions="read" if self._forward.one_position else "all",
+            dtype=self._codec.name,  # pyright: ignore[reportArgumentType]
+            versions=(),
+        )
+        with tempfile.TemporaryDirectory(dir=root, prefix="predict-") as folder:
+            width = attached.resolved.shape.hidden
+            made = TrunkCache.open(Path(folder), key, data.lengths, width, scales=self._codec.own_scales)
+            try:
+                feed = self._forward.feed(made, self._codec)
+                unread.put_away(attached.own_blocks())
+                fill(feed, data, self._forward.pad_id, self.device, lambda examples: None)
+                yield feed
+            finally:
+                made.close()
 
 
 def _for_every_row(found: Prediction) -> Prediction:

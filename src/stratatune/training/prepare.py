@@ -150,6 +150,7 @@ class Prepared:
             "trust_remote_code": config.trust_remote_code,
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
+            "cut": self.outline.resolved.cut_to,
         }
 
 
