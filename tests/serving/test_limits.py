@@ -165,7 +165,6 @@ def test_a_body_that_does_not_arrive(serve):
         assert closed(line)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
     "start",
     [

@@ -35,16 +35,11 @@ class SharedWeights:
             if id(parameter) in trained or parameter.is_meta or not parameter.numel():
                 continue
             own = _Held(parameter.data)
-            shared = self._known.setdefault(_digest(parameter.data), own)
-            if shared is not own and torch.equal(shared.tensor, parameter.data):
+            shared = self._known.setdefault(_digest(own.tensor), own)
+            if shared is own or torch.equal(shared.tensor, own.tensor):
                 parameter.data = shared.tensor
                 held.append(shared)
-        return held + self._first_of(attached, trained)
-
-    def _first_of(self, attached: Attached, trained: set[int]) -> list[_Held]:
-        """The weights that are known from this very model."""
-        own = {one.data_ptr() for one in attached.backbone.model.parameters() if id(one) not in trained}
-        return [held for held in self._known.values() if held.tensor.data_ptr() in own]
+        return held
 
 
 class _Held:
