@@ -357,6 +357,11 @@ class Objective(abc.ABC):
         return None
 
     @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        return ()
+
+    @property
     def prompt(self) -> str:
         """What is written around each text, as the key of a trunk cache names it."""
         return ""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Asking, Feed
+from stratatune.cache.feed import Asking, Below, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
@@ -94,10 +94,14 @@ class Forward:
         cache: TrunkCache | None = None,
         codec: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
+        trunk: Below | None = None,
     ) -> Feed:
-        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`."""
+        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
+
+        ``trunk``: what stands in for the model's own trunk.
+        """
         return Feed(
-            Trunk(self.attached),
+            trunk or Trunk(self.attached),
             cache,
             one_position=self.one_position,
             autocast=self.autocast,

@@ -71,6 +71,8 @@ class Predictor:
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
+        forward: the tuned model under its objective.
+        codec: the precision to which hidden states at the frozen depth are rounded.
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
@@ -99,9 +101,9 @@ class Predictor:
         self.tokenizer = artefact.tokenizer
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
-        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._codec = Codec.from_data(saved)
-        self._untuned = Untuned(self._forward, lambda: load_base_of(record, place, base, record["output"]).model)
+        self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self.codec = Codec.from_data(saved)
+        self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
@@ -126,7 +128,7 @@ class Predictor:
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
         """
-        table = self._read(source, split, written, need_labels=False)
+        table = self.read(source, split=split, written=written)
         self._unknown.clear()
         said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *self._unknown))
@@ -156,7 +158,7 @@ class Predictor:
                 "use --trunk resident, on a machine that holds it",
             )
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
-        with torch.no_grad(), self._forward.mixed():
+        with torch.no_grad(), self.forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
@@ -170,7 +172,7 @@ class Predictor:
         """
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
+        parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
@@ -188,7 +190,10 @@ class Predictor:
             **({"by_class": found} if found else {}),
         }
 
-    def _read(self, source: Any, split: str | None, written: Written, *, need_labels: bool) -> Table:
+    def read(
+        self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, need_labels: bool = False
+    ) -> Table:
+        """The texts of ``source`` as this model reads them; arguments and errors as those of :meth:`predict`."""
         objective = self.objective
         table = objective.read(
             source,
@@ -204,25 +209,34 @@ class Predictor:
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
+    def encode(self, table: Table) -> Encoded:
+        """A table as token ids.
+
+        Raises:
+            DataError: its texts cannot be encoded.
+            ModelError: the tokenizer gives a token for which the model has no embedding.
+        """
+        encoded = self.objective.encode(table, self.tokenizer)
+        check_ids(encoded.ids, self.tokenizer, self.model.attached.resolved.shape.vocab, table.source)
+        return encoded
+
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
-        encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        rows = self.model.attached.resolved.shape.vocab
+        encoded = [self.encode(part) for part in parts]
         for part, one in zip(parts, encoded, strict=True):
-            check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         data = concatenate(encoded)
         with self._feed(data) as feed:
             if data.targets and self.objective.looks(training=False):
                 data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
                 self._unknown += said
-            return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
+            return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
 
     @contextlib.contextmanager
     def _feed(self, data: Encoded) -> Iterator[Feed]:
         """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
         unread = Unread.of(self.model)
         if unread is None:
-            yield self._forward.feed(codec=self._codec)
+            yield self.forward.feed(codec=self.codec)
             return
         attached, root = self.model.attached, default_root()
         make_folder(root)
@@ -233,17 +247,17 @@ class Predictor:
             data=data.fingerprint,
             max_length=self.objective.max_length,
             depth=attached.resolved.frozen_depth,
-            positions="read" if self._forward.one_position else "all",
-            dtype=self._codec.name,  # pyright: ignore[reportArgumentType]
+            positions="read" if self.forward.one_position else "all",
+            dtype=self.codec.name,  # pyright: ignore[reportArgumentType]
             versions=(),
         )
         with tempfile.TemporaryDirectory(dir=root, prefix="predict-") as folder:
             width = attached.resolved.shape.hidden
-            made = TrunkCache.open(Path(folder), key, data.lengths, width, scales=self._codec.own_scales)
+            made = TrunkCache.open(Path(folder), key, data.lengths, width, scales=self.codec.own_scales)
             try:
-                feed = self._forward.feed(made, self._codec)
+                feed = self.forward.feed(made, self.codec)
                 unread.put_away(attached.own_blocks())
-                fill(feed, data, self._forward.pad_id, self.device, lambda examples: None)
+                fill(feed, data, self.forward.pad_id, self.device, lambda examples: None)
                 yield feed
             finally:
                 made.close()
