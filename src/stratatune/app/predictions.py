@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,6 @@ from stratatune.training.answered import Columns, plain, rows_of
 if TYPE_CHECKING:
     from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
-
-Columns = dict[str, Sequence[Any]]
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
 _HINT = "point --out to a file in a folder that exists and has free space"
