@@ -8,8 +8,9 @@ from stratatune.exits.merged import Merged
 from stratatune.exits.native import Native
 from stratatune.exits.onnx import Onnx
 from stratatune.exits.peft import Peft
+from stratatune.exits.sentence_transformers import SentenceTransformers
 
-EXITS: dict[str, Exit] = {one.name: one for one in (Native(), Peft(), Merged(), Onnx())}
+EXITS: dict[str, Exit] = {one.name: one for one in (Native(), Peft(), Merged(), SentenceTransformers(), Onnx())}
 
 
 def add_exit(one: Exit) -> None:

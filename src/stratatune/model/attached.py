@@ -105,6 +105,10 @@ class Attached:
             if parameter.requires_grad or id(parameter) in planned
         }
 
+    def trained_count(self) -> int:
+        """How many parameters train: those of the plan, and those that the checkpoint has no values for."""
+        return sum(parameter.numel() for parameter in self.trained().values())
+
     @property
     def base_hash(self) -> str:
         """Hash of what the encoder computes: its settings and weights, before anything was attached."""
@@ -148,6 +152,12 @@ class Attached:
                 block.train(training)
         for _, insertion in self.insertions:
             insertion.train(training)
+
+    def own_blocks(self) -> list[nn.Module]:
+        """The blocks that the top runs, and the trunk does not."""
+        depth, blocks = self.resolved.frozen_depth, self.backbone.blocks
+        below = set(blocks[:depth])
+        return [block for block in dict.fromkeys(blocks[depth:]) if block not in below]
 
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""

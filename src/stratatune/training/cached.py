@@ -27,7 +27,7 @@ from stratatune.hashing import fast_digest
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.body import Body
-from stratatune.model.families.stopping import run_up_to
+from stratatune.model.families.stopping import run_through
 from stratatune.model.given import given_hidden
 from stratatune.model.stored import computes_in
 from stratatune.progress import Reporter, launched
@@ -295,9 +295,11 @@ class Rows:
 
     @torch.no_grad()
     def _trunk(self, batch: dict[str, Tensor]) -> Tensor:
-        taken = inspect.signature(self.body.base.forward).parameters
+        base: Any = self.body.base
+        run = base if len(self.body.row.stacks) < 2 else base.get_encoder()
+        taken = inspect.signature(run.forward).parameters
         known = {name: one for name, one in batch.items() if name in taken}
-        return run_up_to(self.body, self.depth, lambda: self.body.base(**known))
+        return run_through(self.body, self.depth, lambda: run(**known))
 
     def hidden(self, numbers: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The hidden state at the depth [B, T, D] of rows ``numbers`` [B], zeros at padding.

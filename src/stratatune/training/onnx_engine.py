@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,6 @@ from stratatune.objectives.registry import objective_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class NoTrunk:
-    """In the place of a feed: the graph begins with the tokens."""
-
-    @contextlib.contextmanager
-    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
-        """Nothing is read ahead."""
-        yield
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,11 @@ class OnnxForward:
         return collate_examples(data, index, self.pad_id)
 
     def __call__(self, batch: Batch, feed: object, *, training: bool) -> Tensor:
-        """The logits for a batch, as the objective's question says."""
+        """What the objective represents a batch by: the logits that its question asks for, or what it pools of them."""
+        with torch.no_grad():
+            return self.objective.represent(self._logits(batch), batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
         types = torch.zeros_like(batch.input_ids) if batch.token_types is None else batch.token_types
         given = {IDS: batch.input_ids, MASK: batch.mask.long(), TYPES: types, POSITIONS: batch.read.long()}
         found = self.session.run(None, {name: given[name].numpy() for name in self.inputs})

@@ -9,7 +9,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError
-from stratatune.files import write_text
+from stratatune.files import new_folder, write_text
 
 
 def _forms() -> str:
@@ -73,6 +73,9 @@ def export(
     base: Annotated[
         str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
     ] = None,
+    trunk: Annotated[
+        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+    ] = "auto",
 ) -> Answer:
     """Write a trained run in a form that other tools read; `stratatune list exits` shows the forms.
 
@@ -90,24 +93,29 @@ def export(
         raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
     from stratatune.app.card import card
     from stratatune.exits.export import check
+    from stratatune.hub import fetched
     from stratatune.model.artefact import load_artefact
+    from stratatune.training.streaming import trunk_of_saved
 
-    artefact = load_artefact(run, base)
+    run = str(fetched(run))
+    streamed = trunk_of_saved(run, base, trunk, None) is not None
+    artefact = load_artefact(run, base, pack=False, unread=streamed)
     data: dict[str, Any] = {"out": str(out), "to": to}
     data |= {"plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
     door.reporter().notice_once(artefact.notices)
     attached = artefact.model.attached
     check(attached, to)
     said = card(Path(run), attached, data["base"], form, hub["push"] or out.name)
-    form.write(artefact.model, artefact.tokenizer, out)
-    write_text(out / "README.md", said)
-    note = f"wrote {out}; read it with {form.reader.format(out=str(out))}"
-    if smaller["int8"]:
-        from stratatune.training.quantised import quantised
+    note = ""
+    with new_folder(out) as folder:
+        form.write(artefact.model, artefact.tokenizer, folder)
+        write_text(folder / "README.md", said)
+        if smaller["int8"]:
+            from stratatune.training.quantised import quantised
 
-        found = quantised(out, Path(run), smaller["data"], smaller["split"])
-        data["int8"] = found.to_json()
-        note = f"{found}\n{note}"
+            found = quantised(folder, Path(run), smaller["data"], smaller["split"])
+            data["int8"], note = found.to_json(), f"{found}\n"
+    note += f"wrote {out}; read it with {form.reader.format(out=str(out))}"
     if hub["push"]:
         from stratatune.hub import push
 

@@ -45,6 +45,13 @@ def machine(
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
     ] = None,
+    trunk: Annotated[
+        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+    ] = "auto",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -54,13 +61,16 @@ def machine(
     ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
-    if engine not in (None, "torch", "onnx"):
-        raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
-    return {"base": base, "device": device, "precision": precision, "engine": engine}
+    if trunk not in ("auto", "resident", "streamed"):
+        raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
+    if engine not in (None, "torch", "onnx"):
+        raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
+    where = {"base": base, "device": device, "precision": precision}
+    return {**where, "trunk": trunk, "memory_limit": memory_limit, "engine": engine}
 
 
 def written(
@@ -177,7 +187,8 @@ def predict(
         list[str] | None, typer.Option(help="A text instead of --data; give two for a pair.", show_default=False)
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
+        str | None,
+        typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
     format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,

@@ -58,7 +58,7 @@ def _facts(run: RunRecord) -> list[Fact]:
         *facts,
         Fact("trained parameters", f"{result['trainable']:,}", f"{share:.2f} % of {result['total']:,}"),
         Fact("backward through", f"{result['backprop_blocks']} of {blocks}", "blocks"),
-        Fact("time", seconds(spent["cache"] + spent["train"]), f"trunk {seconds(spent['cache'])} of it"),
+        Fact("time", seconds(sum(spent.values())), f"trunk {seconds(spent['cache'])} of it"),
         Fact("peak memory", size(result["peak_memory_bytes"]), f"{result['tokens_per_second']:,.0f} tokens/s"),
     ]
 
@@ -85,7 +85,11 @@ def _classes(run: RunRecord) -> list[Part]:
             )
             for one in found["classes"]
         )
-        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        said = f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}."
+        if "calibration_error" in found:
+            apart = number(100 * found["calibration_error"], 1)
+            said += f" Expected calibration error: {apart} % between confidence and accuracy, over 15 bins."
+        parts.append(ReportTable(said, columns, rows))
         names = [one["label"] for one in found["classes"]]
         if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
             heads = (Column("class", False), *map(Column, names))
