@@ -16,6 +16,7 @@ EXIT_TESTS = {
     "native": ("model/test_saving.py", ""),
     "peft": ("exits/test_exporting.py", "test_stock_peft_says_the_same"),
     "merged": ("exits/test_doors.py", "test_merged_models_load_by_their_auto_class"),
+    "sentence-transformers": ("objectives/test_vectors.py", ""),
     "onnx": ("exits/test_onnx.py", "test_every_encoder_says_the_same_with_an_adapter_and_a_late_prompt"),
 }
 DOORS = (

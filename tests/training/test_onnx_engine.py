@@ -53,6 +53,20 @@ def test_the_answers_are_those_of_the_run(name, exported, files):
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 
+def test_vectors_are_those_of_the_run(exported, tmp_path):
+    words = ("film", "book", "story", "day", "night", "city")
+    pairs = [{"anchor": f"a good {word}", "positive": f"the best {word} of all"} for word in words]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    folder, onnx, _ = exported(
+        objective="vectors", plan="2: lora", train=str(tmp_path / "pairs.jsonl"), text=(), label=None, epochs=1
+    )
+    texts = ["a great film", "the film a story this book was terrible"]
+    one, other = (each.predict(texts).columns for each in (Predictor(folder, device="cpu"), Predictor(onnx)))
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(np.array(one[name], float), np.array(other[name], float), atol=1e-5)
+
+
 def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
     folder, onnx, said = exported()
     assert said["to"] == "onnx" and "int8" not in said
