@@ -57,16 +57,20 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     folder = Path(folder)
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
     record, tensors = read_record(folder), read_tensors(folder)
+    # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base)
+    # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
     check_encoder(Backbone(loaded.model), record)
     _check_new(loaded.model, record)
     try:
+        # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
         model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
+    # Only now: what counts as the frozen head depends on what the plan trains of it.
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
     _fill(model, tensors)
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
@@ -120,6 +124,7 @@ def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedMod
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
+    # A model that met its plan through st.apply may be of a class that no head of the table loads: then by its class.
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
     return load_base_of(record, folder, base, head if record["reading"] or usual else None)
 
@@ -171,4 +176,5 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
                 f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
                 "the folder is damaged",
             )
+        # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         parameter.data.copy_(tensors[name])

@@ -75,11 +75,13 @@ class Tuned(_AnyModel):
         """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
+        # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.
         found = super().load_state_dict(state_dict, False, assign)
         found.missing_keys.clear()
         return found
 
 
+# One class per model class: two tuned models of one class must compare as the same type.
 @functools.cache
 def _tuned_class(cls: type) -> type:
     """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
@@ -120,10 +122,13 @@ def apply(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
+        # Everything is frozen first and each method then marks its own, so nothing trains that no method asked for.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)
+        # After attaching: the hash covers what is frozen of the head, and only now is that known.
         attached.head_hash = head_fingerprint(backbone)
+        # Last: it widens what the groups hold, so all of them must be there.
         attached.hooks += hold_masters(attached)
         return _become_tuned(model, attached)
 
@@ -141,14 +146,18 @@ def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
     tuned = cast("Tuned", model)
     tuned.attached = attached
     install(attached)
+    # The trunk goes to eval mode at once, also for a caller who never calls train().
     return tuned.train(tuned.training)
 
 
 def _attach(attached: Attached) -> None:
     resolved, backbone = attached.resolved, attached.backbone
+    # The order decides which learning rate a shared tensor gets: tied embeddings belong to the embeddings, not to the
+    # head.
     if resolved.trains_embeddings:
         parameters = train(p for module in backbone.body.embedding_modules() for p in module.parameters())
         attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
+    # Owners only: where blocks share weights (ALBERT), a method is attached once to each distinct block.
     for number in resolved.shape.owners:
         for method in in_order(resolved.blocks[number]):
             _attach_to_block(attached, method, number)
@@ -157,6 +166,7 @@ def _attach(attached: Attached) -> None:
         words: Any = backbone.model.get_input_embeddings()
         place = Place(depth, resolved.shape.hidden, before, words, family.embed, family.read_text)
         _insert(attached, method, place)
+        # A further prompt stands behind this one, so the positions it embeds start where this one's end.
         before += method.prompt
     _attach_head(attached)
 
@@ -164,6 +174,7 @@ def _attach(attached: Attached) -> None:
 def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
     on_roles = isinstance(method, RoleMethod)
     roles = method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES
+    # Before the site is made, which looks roles up in the block as it is now.
     attached.backbone.family.take_apart(number, roles)
     site = attached.backbone.site(number)
     parameters = METHODS[method.kind].attach(method, site)
@@ -179,6 +190,8 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     weight = next(blocks.parameters())
     module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
     module.causal, module.positions = attached.backbone.family.causal, method.positions
+    # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
+    # runs.
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(method.kind, depth), module)
     attached.insertions.append((depth, module))
     attached.add(method.kind, f"depth {depth}", module.parameters(), method.lr)
@@ -191,6 +204,7 @@ def insertion_name(kind: str, depth: int) -> str:
 
 def _attach_head(attached: Attached) -> None:
     backbone, head = attached.backbone, attached.resolved.plan.head
+    # Before the head is attached: training the shared matrix would also train the embeddings, below the frozen depth.
     if attached.resolved.unties and backbone.head.speaks:
         attached.notices.append(backbone.head.untie())
     attached.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
@@ -205,6 +219,8 @@ def _attach_head(attached: Attached) -> None:
 
 def _check_count(attached: Attached) -> None:
     """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    # The plan cannot predict a task's output layer or parts that the checkpoint lacks, so they are left out of the
+    # comparison.
     new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}
     trained = sum(p.numel() for p in attached.trained().values() if id(p) not in new)
     predicted = attached.resolved.trainable(attached.backbone.head.name)

@@ -132,6 +132,7 @@ def backbone_from_names(
             **common,
             lm_head=lm_head,
             classifier=classifier or "classification_head",
+            # transformers' classification heads of BART and T5 are a dense layer and a projection.
             classifier_dense=True,
             fields=replace(T5_FIELDS if position_bias else BART_FIELDS, **(fields or {})),
             decoder_blocks=decoder_blocks,
@@ -149,6 +150,7 @@ def backbone_from_names(
             **common,
             lm_head=lm_head,
             classifier=classifier or "score",
+            # transformers' classification head of a decoder is a linear without bias.
             classifier_bias=False,
             fields=Fields(**{"types": None, **(fields or {})}),
             beside=widened,

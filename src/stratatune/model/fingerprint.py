@@ -42,6 +42,7 @@ class Fingerprint:
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
         """That of a live model, before anything is attached."""
+        # Through JSON and back: tuples and integer keys change there, and saved settings are compared with these.
         return cls(hash_of(_in_memory(backbone)), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
@@ -66,6 +67,8 @@ def _settings(backbone: Backbone) -> dict[str, Any]:
 
 
 def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    # keep_vars: weights that are not in memory are looked up by the identity of their parameters. Shared blocks count
+    # once.
     modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
     return (named for module in modules for named in module.state_dict(keep_vars=True).items())
 
@@ -101,6 +104,7 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
         for name, tensor in named:
             dtype = torch.float32 if tensor.dtype in HALVES else tensor.dtype
             yield f"{name}{tuple(tensor.shape)}{dtype}"
+            # By pieces: widened as a whole, a half-precision word table would need twice its size again.
             for piece in tensor.detach().cpu().reshape(-1).split(_PIECE):
                 yield piece.to(dtype).view(torch.uint8).numpy().data
 

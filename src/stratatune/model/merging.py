@@ -35,6 +35,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
         PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
     """
     attached = _strata(model)
+    # Everything that can be refused is checked before the first weight changes: a fold cannot be undone.
     refused, lost = _refusals(attached), {} if in_memory else biases.unsaved(attached)
     if refused or lost:
         reasons = "; ".join(f"{method}: {reason}" for method, reason in {**lost, **refused}.items())
@@ -115,11 +116,14 @@ def _changed(attached: Attached) -> list[str]:
 def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrainedModel:
     """Put the model's own modules back everywhere, drop hooks and insertions, and give it its own class again."""
     blocks = attached.backbone.blocks
+    # The order is the reverse of attaching: wrappers go before fused linears are joined, for join looks at plain
+    # linears.
     for number in attached.resolved.shape.owners:
         site = attached.backbone.site(number)
         for one in attached.resolved.blocks[number]:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
+    # Before the roles are joined: concatenated with an fp32 master, a whole fused matrix would become fp32.
     round_masters(attached)
     attached.backbone.family.put_together()
     for depth, one in attached.resolved.insertions:
@@ -127,7 +131,9 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     for handle in attached.hooks:
         handle.remove()
     training = model.training
+    # The tuned class is made from (Tuned, own class), so the second base is the class that the model had.
     model.__class__ = type(model).__bases__[1]
     del model.attached  # pyright: ignore[reportAttributeAccessIssue]
+    # As from_pretrained leaves a model.
     model.requires_grad_(True)
     return model.train(training)

@@ -29,14 +29,19 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     if attached.offloaded is not None:
         return 0
     if words is not None:
+        # Before the parameters are counted: a head that holds its own rows no longer needs the embeddings it is tied
+        # to.
         attached.backbone.head.hold_rows(words)
     parameters = _only_below(attached)
     count = sum(parameter.numel() for parameter in parameters.values())
     size = sum(parameter.nbytes for parameter in parameters.values())
+    # The base is loaded again much later, perhaps from a folder that somebody has changed; without the hash the trunk
+    # would silently become another one.
     digest = hash_of(parameters.items())
     if parameters:
         attached.offloaded = Offloaded(parameters, count, size, digest, reload)
     for parameter in parameters.values():
+        # Device and dtype stay, so reload_trunk knows what to restore.
         parameter.data = parameter.data.new_empty(0)
     return size
 
@@ -51,6 +56,7 @@ def reload_trunk(attached: Attached) -> None:
     if offloaded is None:
         return
     base = dict(offloaded.reload().named_parameters())
+    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of what was offloaded.
     fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
     if hash_of(fetched.items()) != offloaded.digest:
         raise ModelError(
@@ -59,6 +65,7 @@ def reload_trunk(attached: Attached) -> None:
         )
     for name, parameter in offloaded.parameters.items():
         parameter.data = fetched[name]
+    # The word table is back, and another question may want other rows of it.
     attached.backbone.head.hold_rows(None)
     attached.offloaded = None
 

@@ -35,6 +35,7 @@ class Question:
 
 def last_of(mask: Tensor) -> Tensor:
     """The last real token of each row of ``mask`` [B, T] bool, as places [B, 1]."""
+    # argmax gives the first of equal values, so on the flipped mask the last real token.
     return (mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1))[:, None]
 
 

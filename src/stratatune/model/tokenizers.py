@@ -90,6 +90,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None
     own: Any = tokenizer
     added, used = set(own.get_added_vocab()), _put_into_texts(tokenizer)
     words = {word: number for word, number in own.get_vocab().items() if word not in added or number in used}
+    # The largest number, not the count: a vocabulary may have gaps.
     word, largest = max(words.items(), key=lambda item: item[1])
     if largest >= rows:
         raise ModelError(
@@ -123,6 +124,7 @@ def unknown_words(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: s
     if unknown is None or unknown in others or not len(ids):
         return []
     share = float(np.count_nonzero(ids == unknown)) / len(ids)
+    # A few unknown words are normal in any text; many mean the wrong language or the wrong tokenizer.
     if share <= _MANY_UNKNOWN:
         return []
     return [f"{source}: {share:.0%} of the tokens are words that the tokenizer does not know (read as unknown)"]

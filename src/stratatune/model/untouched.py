@@ -25,9 +25,11 @@ def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
     ]
     try:
         yield
+    # Ctrl-C in the middle must not leave half a plan in the model either.
     except BaseException:
         model.__class__ = own
         for module, before in modules:
+            # Cleared first: attributes that were added meanwhile must go, too.
             vars(module).clear()
             vars(module).update(before)
         for parameter, data, trains in parameters:
