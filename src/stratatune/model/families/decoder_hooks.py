@@ -63,6 +63,7 @@ def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle
     for insertion in inserted.at(len(body.blocks)):
         handles.append(last.register_forward_hook(_Behind(insertion)))
     if prompt:
+        # Registered last, so that it runs behind the insertions at the model's own depth.
         handles.append(last.register_forward_hook(lambda _, args, out: out[:, prompt:] if flow.first else out))
     return handles
 
@@ -98,15 +99,19 @@ class _Begin:
 
     def __init__(self, flow: Flow, inserted: Insertions) -> None:
         self.flow = flow
+        # The cache counts by its first layer, which holds no prompts but those at depth 0.
         self.lowest = sum(one.tokens for one in inserted.at(0))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
+        # A mask of four dimensions is the caller's own layout, and says nothing of which tokens are real.
         self.flow.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        # Without prompts at depth 0 the cache is as long as the text, and the model counts right by itself.
         if self.flow.first or not self.lowest or kwargs.get("position_ids") is not None or self.flow.mask is None:
             return None
+        # Left to itself the model would count positions from the length of the cache, prompts included.
         places = (self.flow.mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return args, {**kwargs, "position_ids": places[:, self.flow.past :]}
 
@@ -123,6 +128,7 @@ class _Before:
         (hidden, *rest), kwargs = args, dict(kwargs)
         layout = self._layout(hidden)
         for insertion in self.insertions:
+            # Later steps of generate find the prompt's keys and values in the cache; an adapter runs on every token.
             if insertion.tokens == 0 or self.flow.first:
                 hidden, _ = insertion(hidden, layout.prefix[:, -hidden.shape[1] :])
             layout = behind(layout, insertion, rows=self.flow.first)
@@ -144,6 +150,7 @@ class _Before:
         return layout
 
     def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
+        # A sliding cache drops its oldest entries first, and a prompt stands in front.
         window = window_of(self.body, self.depth)
         if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
             raise PlanError(

@@ -61,6 +61,7 @@ class Layout:
             top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
             allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
+        # So large that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
         prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
         return Layout(positions, keys, allowed, prefix)
@@ -73,6 +74,7 @@ class Layout:
         allowed = allowed.unsqueeze(1)
         if dtype is None:
             return allowed
+        # finfo.min and not -inf, as transformers' own masks: a row of -inf alone has a softmax of NaN.
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
             ~allowed, torch.finfo(dtype).min
         )
@@ -91,6 +93,7 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
     if sum(branches):
         owner = torch.tensor([n for n, size in enumerate(branches, start=1) for _ in range(size)], device=mask.device)
         place = torch.tensor([i for size in branches for i in range(size)], device=mask.device)
+        # Padding further right counts as the last candidate's here; the mask hides it from all others.
         behind = column - read[:, None] - 1  # [B, T], below 0 in the text
         index = behind.clamp(0, len(owner) - 1)
         segment = torch.where(behind >= 0, owner[index], 0)
@@ -106,6 +109,7 @@ def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
     the last real one.
     """
+    # As transformers' generate counts: padding on the left takes no position.
     keys = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     column = torch.arange(mask.shape[1], device=mask.device)
     rows = column[-computed:]

@@ -107,6 +107,7 @@ class Family(abc.ABC):
             depth: where to stop.
             question: says which candidates stand behind a decoder's text; nothing else of it matters here.
         """
+        # A tokenizer may give token types to a model that has no use for them.
         known = types is not None and self.body.row.token_types
         given = {"attention_mask": mask.long(), **({"token_type_ids": types} if known else {})}
         return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
@@ -202,6 +203,7 @@ class Family(abc.ABC):
 @contextlib.contextmanager
 def in_eval(part: nn.Module) -> Iterator[None]:
     """``part`` in eval mode, and back in the modes that its modules were in."""
+    # Module by module: the trunk of a tuned model is in eval mode already while its top trains.
     training: dict[Any, bool] = {module: module.training for module in part.modules()}
     try:
         part.eval()

@@ -41,4 +41,5 @@ def lm_head_for(family: str) -> str:
 def head_of(body: Body, family: Family) -> Head:
     """The head that a live model wears; ``none`` where no other is found."""
     fitting = (one for one in HEADS.values() if body.row.family in one.families and one.is_worn(body))
+    # A model with a head that the table does not know can still be tuned: its head trains whole (new_parts.py).
     return next(fitting, NoHead)(body, family)
