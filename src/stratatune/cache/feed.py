@@ -70,6 +70,7 @@ class Feed:
         self.autocast = autocast
         self.codec = codec or (Codec() if cache is None else cache.codec)
         self.given = torch.float32  # what blocks without autocast take
+        # fp32 that was asked for under autocast is handed out as fp32, with all of its digits.
         if autocast is not None and self.codec.stored in (autocast, torch.int8):
             self.given = autocast
         self.on_full = on_full
@@ -140,6 +141,7 @@ class Feed:
         return hidden
 
     def _rounded(self, hidden: Tensor) -> Tensor:
+        # Embeddings that train need their gradient, which rounding cuts, and nothing of theirs is cached.
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
@@ -152,6 +154,7 @@ class Feed:
         """Keep what the trunk said of a batch, where the cache can be written."""
         if self.cache is not None and self.cache.writable:
             with self._going_on(self.cache):
+                # On the CPU: rows live there, or on disk, until move_to says otherwise.
                 self.cache.put(batch.index.numpy(), real_rows(hidden, batch).cpu())
 
     @contextlib.contextmanager
@@ -162,6 +165,7 @@ class Feed:
         except ResourceError as error:
             if self.on_full is None:
                 raise
+            # The run is worth more than its cache: what is there is read on, and the trunk runs for the rest.
             cache.stop_writing()
             self.on_full(error)
 

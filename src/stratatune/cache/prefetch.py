@@ -46,12 +46,14 @@ class Prefetcher:
 
         Raises whatever reading it raised.
         """
+        # Not announced: the caller reads it itself.
         if not self._ready or not np.array_equal(self._ready[0][0], index):
             return None
         hidden = self._ready.popleft()[1].result()
         self._go_on()
         if hidden is not None and self._stream is not None:
             now = torch.cuda.current_stream(self._device)
+            # The copy may still be under way on the other stream.
             now.wait_stream(self._stream)
             hidden.record_stream(now)  # its memory is not used again before the step that reads it is done
         return hidden

@@ -73,6 +73,7 @@ def take_lock(folder: Path) -> FileLock | None:
     """The writer's lock of a cache, or None while another writer lives. OSError when the folder is not writable."""
     lock = FileLock(folder / "write.lock", thread_local=False)  # a prefetch thread may be the one that closes
     try:
+        # Without waiting: a second run reads what is there and computes the rest itself.
         lock.acquire(timeout=0)
     except Timeout:
         return None
@@ -167,6 +168,7 @@ def write_shard(
         _write(path, data)
         _write(path.with_suffix(".json"), _json(sidecar))
     except OSError:
+        # What was written of it would hold space on a disk that is full already.
         delete_shard(path)
         raise
     return Shard(path, examples, data.nbytes, clipped)
@@ -200,6 +202,7 @@ def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
         raise ValueError(f"it holds {value['dtype']} rows of {value['width']} values")
     if value["scales_crc32"] != identity.scales_crc32:
         raise ValueError("it was made with other scales")
+    # Also without `verify`: reading a memory map beyond the end of its file would kill the process.
     if path.stat().st_size != value["bytes"]:
         raise ValueError(f"it has {path.stat().st_size} bytes instead of {value['bytes']}")
     if verify and _checksum(path) != value["crc32"]:

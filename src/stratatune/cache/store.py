@@ -91,6 +91,7 @@ class TrunkCache:
             return cls(with_scales(identity, None, scales), rows, None, None, shard_bytes)
         folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
         if not (folder / KEY_FILE).is_file():
+            # A cache that would begin is refused before its folder is made.
             files.check_space(Path(root), need)
         lock, notice = files.lock_or_read(folder, need)
         cache = cls(identity, rows, folder, lock, shard_bytes)
@@ -98,6 +99,7 @@ class TrunkCache:
         try:
             cache._load(folder, verify, scales)
         except BaseException:
+            # Or the lock would be held by an object that nobody has.
             cache.close()
             raise
         return cache
@@ -177,12 +179,14 @@ class TrunkCache:
         if not self.writable:
             return
         new = np.zeros(len(index), dtype=bool)
+        # The same example twice in one call counts once.
         new[np.unique(index, return_index=True)[1]] = True
         new &= self._slot[index] == _ABSENT
         if not new.all():
             rows = rows[torch.from_numpy(np.repeat(new, counts)).to(rows.device)]
             index = index[new]
         self._append(index, rows.detach())
+        # Nothing more will be put, so nothing else would write the rest before close().
         if self.complete:
             self.flush()
 
@@ -231,6 +235,7 @@ class TrunkCache:
                 self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data, filling.clipped
             )
         self._next_shard += 1
+        # The slot keeps its number and becomes a map of the file: its memory is freed, and readers notice nothing.
         self._slots[filling.slot] = map_rows(shard.path, len(rows), self.width, self.dtype)
         self._filling = None
 
@@ -293,8 +298,10 @@ class TrunkCache:
                 self._next_shard = files.sweep(folder, whole)
                 if stored is None:
                     files.write_identity(folder, self._identity)
+                # The time of the last use, by which evict chooses.
                 os.utime(folder / KEY_FILE)
         except ResourceError as error:
+            # With nothing there the error is the user's to settle; with something, what is there is worth having.
             if self._missing == len(self._rows):
                 raise
             self.stop_writing()
@@ -315,6 +322,7 @@ class TrunkCache:
     def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:
         """Maps a shard whose rows are those its examples should have; notes it in ``bad`` otherwise."""
         counts = self._rows[shard.examples]
+        # An example that two shards name counts once.
         fresh = self._slot[shard.examples] == _ABSENT
         if counts.sum() * self._identity.row_bytes != shard.size or len(np.unique(shard.examples)) != len(counts):
             bad[shard.path] = "its examples do not have as many rows"
