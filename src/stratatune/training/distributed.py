@@ -124,6 +124,8 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
     their ``totals``."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[order] = values
+    # One process has scored all of it; otherwise each row is non-zero on one rank alone, and the sum puts them
+    # together.
     if len(order) == count:
         return whole, totals
     return added(whole), added(totals)
@@ -135,6 +137,7 @@ def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
         return BatchShare(
             weight, max(1.0, weight), loss.detach(), tokens
         )  # not read yet: a GPU would have to be waited for
+    # One message for three numbers: at small adapters latency is most of what a step sends.
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
     return BatchShare(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
 
@@ -146,6 +149,7 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        # One message for all tensors, for the same reason.
         flat = torch.cat([gradient.reshape(-1) for gradient in same])
         together.all_reduce(flat)
         for gradient, summed in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
@@ -174,6 +178,7 @@ def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def own_chance(seed: int) -> None:
     """Dropout of its own for every rank; one process keeps the numbers that it has."""
     if world() > 1:
+        # Derived, not seed + rank: the next seed's first rank would draw what this one's second does.
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
 
 
@@ -182,6 +187,7 @@ def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> 
     if world() == 1:
         return caching.feeds(data)
     opened = caching.feeds(data) if is_main() else None  # the first writes; the others read what it has begun
+    # Rank 0 decides for all: ranks time the trunk and see the disk differently, and must not choose different caches.
     choice = [caching.choice]
     together.broadcast_object_list(choice)
     caching.choice = choice[0]
@@ -199,6 +205,7 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
     cache = feed.cache
     if cache is None or cache.folder is None or not added(np.array([int(cache.writable)])).any():
         return
+    # In the same order on every rank, so that each finds its share without a message.
     lacking = [index for index in building_batches(data) if not cache.has(index).all()]
     own = feed
     if not is_main():
@@ -221,4 +228,5 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
 
 def _device() -> torch.device:
     """Where tensors must be to be sent."""
+    # nccl sends from GPUs only, gloo from the CPU.
     return torch.device("cuda" if together.get_backend() == "nccl" else "cpu")

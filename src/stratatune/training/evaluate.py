@@ -56,6 +56,7 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     order: list[np.ndarray] = []
     totals = np.zeros(2)  # the summed loss, and what it is summed over
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
+    # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
     with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
@@ -64,13 +65,16 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
             logits = forward(batch, feed, training=False)
             if weighs:
                 weight = objective.weight(batch)
+                # Weighted back to a sum: batches, and ranks, have different numbers of terms.
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
+            # Batches go by length; the rows are put back into the order of the data below.
             order.append(index)
     top.train(was_training)
     offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
     rows = flat(offsets, np.concatenate(order))
     output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
+    # Metrics can hide NaN: argmax over NaN gives a class like any other.
     check_outputs(output)
     if not data.targets:
         return Scores({}, None, output)

@@ -28,6 +28,7 @@ def facts_of(prepared: Prepared, base_hash: str) -> dict[str, Any]:
     """As plain data, by the names by which a difference is told; ``base_hash`` is that of the base model's weights."""
     found: dict[str, Any] = {"weights of the base model": base_hash, "tokenizer": tokenizer_hash(prepared.tokenizer)}
     for name, value in prepared.objective.to_data().items():
+        # Through JSON, as the checkpoint will have it: tuples come back as lists.
         found[_NAMES.get(name, name)] = json.loads(json.dumps(value))
     for name, data in (("training", prepared.train), ("evaluation", prepared.eval)):
         if data is not None:
@@ -43,6 +44,7 @@ def _labels_hash(data: Encoded) -> str:
     def parts() -> Iterator[Part]:
         for name, targets in sorted(data.targets.items()):
             for array in (targets.values, targets.offsets):
+                # Names, dtypes and shapes go in, too: two arrays in a row must not hash like one.
                 yield f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};"
                 if array is not None:
                     yield np.ascontiguousarray(array).tobytes()

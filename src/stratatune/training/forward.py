@@ -110,6 +110,7 @@ class Forward:
 
     def above(self, hidden: Tensor, batch: Batch, *, training: bool) -> Tensor:
         """The same from the hidden states of the batch at the frozen depth."""
+        # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             return self.top(hidden, batch.mask, self.objective.question(batch, training=training))
 

@@ -21,6 +21,7 @@ def build_optimiser(groups: Iterable[Group], config: RunConfig) -> torch.optim.A
     for group in groups:
         for parameter in group.parameters:
             rate = config.lr if group.lr is None else group.lr
+            # By shape and not by name: methods bring vectors (scales, gates) that no list of names knows.
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             sorted_out.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(
@@ -29,6 +30,7 @@ def build_optimiser(groups: Iterable[Group], config: RunConfig) -> torch.optim.A
             for (rate, decay), parameters in sorted_out.items()
         ],
         eps=config.adam_eps,
+        # One kernel for all tensors: an adapter has many small ones, and a loop over them is mostly overhead.
         fused=True,
     )
 
@@ -37,6 +39,7 @@ def rate_factor(step: int, total: int, config: RunConfig) -> float:
     """What each group's rate is multiplied with at optimiser step ``step`` (0-based) of ``total``."""
     warm = round(config.warmup * total)
     if step < warm:
+        # From 1/warm, not from 0: a first step at rate 0 would be wasted.
         return (step + 1) / warm
     if config.schedule == "constant":
         return 1.0

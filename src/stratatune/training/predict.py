@@ -75,9 +75,11 @@ class Predictor:
         self.device = accelerator_for(device, (), Path(folder)).device
         self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
         self.tokenizer = artefact.tokenizer
+        # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        # Hidden states are rounded as in training although nothing is cached: the top has learnt from rounded ones.
         self._codec = Codec.from_data(saved)
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
@@ -104,6 +106,7 @@ class Predictor:
             DataError: the source cannot be read, or lacks the text columns.
         """
         table = self._read(source, split, written, need_labels=False)
+        # Notices belong to one call.
         self._unknown.clear()
         said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *self._unknown))
@@ -132,6 +135,7 @@ class Predictor:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
         task = TASKS.get(self.objective.task or "")
+        # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
         self._unknown.clear()

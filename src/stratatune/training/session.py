@@ -90,6 +90,7 @@ class Session:
     @cached_property
     def likeness(self) -> str:
         """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        # Trials that differ in rates alone compute the same graph, which is what stacking needs.
         plan = _without_rates(Plan.parse(self.config.plan).to_data())
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
         return json.dumps({**settings, "plan": plan}, sort_keys=True)
@@ -131,6 +132,7 @@ class Ask:
 
     def scale(self, weight: float) -> float:
         """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
         return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 
 

@@ -45,7 +45,9 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
         return depth
     if wrong:
         return 0
+    # As stored: a half-precision checkpoint stays so in memory (model/stored.py).
     need, limit = _stored_bytes(config), config.memory_limit_bytes
+    # The user's limit does not make memory that the machine lacks.
     room = min(_SHARE * free_memory(), limit if limit is not None else float("inf"))
     if need <= room:
         return 0
@@ -86,6 +88,7 @@ def settle_waves(attached: Attached, config: RunConfig) -> None:
     unread = Unread.of(attached.backbone.model)
     if unread is None:
         return
+    # Measured, with torch and the libraries in it, which the limit counts as well.
     used = psutil.Process().memory_info().rss
     given = config.memory_limit_bytes
     limit = used + int(_SHARE * free_memory()) if given is None else given

@@ -39,6 +39,7 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
     found = []
     for values in itertools.product(*axes.values()):
         varied = dict(zip(axes, values, strict=True))
+        # The folder's name says what sets the trial apart; values that give one name are refused above.
         named = [_slug(f"{value}" if name == "plan" else f"{name}-{value}") for name, value in varied.items()]
         found.append({**base, **varied, "out": str(root / "_".join(named))})
     return found
@@ -78,6 +79,7 @@ def train_many(
     reporter = reporter or Reporter()
     if together not in CHOICES:
         raise ConfigError([f"together: {together!r}"], did_you_mean(str(together), CHOICES))
+    # All before the first one starts: a mistake in the last should not cost the work of the others.
     configs = [validate(settings) for settings in trials]
     shared = Shared(fill=len({config.seed for config in configs}) > 1)
     turns = [
@@ -87,12 +89,14 @@ def train_many(
     try:
         for one in turns:
             one.take()
+        # At its first batch each trial has loaded its model.
         shared.let_go()
         company = Together(together, reporter)
         while take_turns(turns, company):
             pass
     finally:
         for one in turns:
+            # Closing a generator runs its `finally`, which releases locks and files also after an error.
             one.running.close()
         shared.close()
     if failed := [
@@ -117,6 +121,7 @@ class Turns:
 
     def take(self, learnt: Learnt | None = None) -> None:
         """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
+        # torch has one global generator: each trial continues from where it left it, as if it had run alone.
         if self.random:
             set_random_state(self.random)
         try:
@@ -124,6 +129,7 @@ class Turns:
         except StopIteration as done:
             self.ask, self.result = None, done.value
         except NotFiniteError as error:
+            # One that diverged must not stop the others.
             self.ask, self.error = None, error
         self.random = random_state()
 

@@ -64,6 +64,7 @@ class Shared:
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
+        # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
         base = self.once(("base", head, seed), lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
@@ -83,11 +84,13 @@ class Shared:
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
+        # By the method: kinds of objectives that read tables alike share one table.
         key = ("tables", kind.read, config.seed if drawn else None)
         return self.once(key, lambda: read_tables(config, given, kind))
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """As the objective does, once for each objective."""
+        # By id, which is not used again while the table lives, and `once` keeps the tables.
         return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
     def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
@@ -124,6 +127,7 @@ class Shared:
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """The same model with modules of its own and the same tensors."""
     tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    # deepcopy takes what the memo holds for copies that are made already: tensors are shared, modules are not.
     tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, tensors)
 
@@ -170,6 +174,7 @@ class ReadOnce:
         """As :meth:`Feed.hidden`."""
         key = batch.index.numpy().tobytes()
         if key not in self.last:
+            # One batch at a time is kept: trials ask for the same one in turn, and then for the next.
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
         return self.last[key]
