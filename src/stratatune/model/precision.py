@@ -24,7 +24,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     """
     for module in attached.backbone.blocks.modules():
         # A trained matrix stays fp32: updates smaller than bf16's spacing would be lost.
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and module.weight.is_floating_point():
             module.weight.data = _cast(module.weight.data, dtype, made)
     attached.backbone.head.hold_decoder(lambda weight: _cast(weight, dtype, made))
 

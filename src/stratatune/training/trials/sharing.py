@@ -66,7 +66,8 @@ class Shared:
         """
         # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        base = self.once(("base", head, seed), lambda: self._loaded(load_base(name, head, **settings), device))
+        key = ("base", head, seed, settings.get("cut"))
+        base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
 
     def _loaded(self, base: Base, device: torch.device) -> Base:
