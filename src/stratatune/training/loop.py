@@ -50,6 +50,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
     alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
     with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
         session.copies = copies

@@ -117,6 +117,7 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
     if not gradients:
         return 0.0
     norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients]
+    # One number is read, not one per tensor: each reading waits for a GPU.
     norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if math.isfinite(norm) and math.isfinite(loss):
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0

@@ -138,6 +138,7 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
     unread = Unread.of(attached.backbone.model)
     if unread is None:
         return
+    # Until the caches are filled the trunk needs all the memory, and the top none.
     unread.put_away(attached.own_blocks())
     # Measured, with torch and the libraries in it, which the limit counts as well.
     used = psutil.Process().memory_info().rss

@@ -33,9 +33,11 @@ class WorkingCopies:
         self.by_master: dict[nn.Parameter, Tensor] = {}
         """Each master's copy; the optimiser looks in here, so there is nothing to undo there when they go."""
         for module in modules:
+            # A subclass may use its weight in a way of its own, and a name in vars() is already taken by masters.py.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
                 continue
             if module.weight.dtype == torch.float32:
+                # A leaf of its own, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).requires_grad_()
                 self.modules.append(module)
                 self.by_master[module.weight] = copy

@@ -175,6 +175,7 @@ class _Runner:
     def __init__(self, own: Trial, folder: Path, tables: Mapping[str, Any], shared: Shared) -> None:
         self.trial = own
         self.reporter = Reporter(held=True)
+        # In a folder of its own and without trackers: only the winner may leave traces in the user's.
         config = own.config.model_copy(update={"out": str(folder), "loggers": (), "resume": False})
         self.turns = Turns(trial(config, tables, self.reporter, shared))
 
