@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
 
 _BY_HAND = (
-    "a model that was changed by hand before the plan was applied is given as load(..., base=MODEL); "
-    "else the folder is damaged"
+    "if the model was changed by hand before the plan was applied, pass it as load(..., base=MODEL); "
+    "otherwise the folder is damaged"
 )
 
 
@@ -115,7 +115,7 @@ def load_base_of(
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
     Raises:
-        ModelError: it is not found, or its tokenizer reads otherwise than it did.
+        ModelError: it is not found, or its tokenizer reads texts differently now.
     """
     saved = record["base"]
     name, revision = place_of_base(record, folder, base)
@@ -163,7 +163,7 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
         ModelError: its weights or a setting of its config differ.
     """
     saved = record["base"]
-    if "weights" not in saved:  # written before weights and settings were told apart
+    if "weights" not in saved:  # written before weights and settings had hashes of their own
         _same("weights", saved["hash"], first_edition(backbone), saved, backbone)
         return
     found = Fingerprint.of(backbone)
@@ -184,11 +184,11 @@ def _same(part: str, was: str, given: str, saved: dict[str, Any], backbone: Back
 
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
-    """What was new and trained must be there, too, in what is filled."""
+    """Refuse a base without the parameters that were new in training: they are part of what was saved."""
     named = dict(model.named_parameters())
     for name in record["also_train"]:
         if name not in named:
-            raise ModelError(f"{name!r} trained, and a {type(model).__name__} has none", _BY_HAND)
+            raise ModelError(f"the adapter trained {name!r}, which a {type(model).__name__} does not have", _BY_HAND)
 
 
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         where = "what was saved" if odd in tensors else "this model"
-        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is in {where} alone", _BY_HAND)
+        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is only in {where}", _BY_HAND)
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ModelError(

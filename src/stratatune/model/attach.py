@@ -58,7 +58,7 @@ class Tuned(_AnyModel):
         """As transformers' own.
 
         Raises:
-            PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
+            PlanError: without the key-value cache every step would compute a late prompt again, from a longer text.
         """
         self.attached.backbone.family.refuse_generation(self.attached.insertions, kwargs.get("use_cache"))
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
@@ -98,13 +98,13 @@ def apply(
         model: a Hugging Face model of a family in the backbone table.
         plan: a plan, a preset's name or a plan's text.
         also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
-            whatever the plan says, as a task's own output layer always does. What transformers made anew while it
-            loaded the model is found without.
+            whatever the plan says, as a task's own output layer always does. What transformers itself initialised while
+            it loaded the model is found without being named.
         revision: the hub revision that the model was loaded at, so that ``load`` finds it again.
 
     Returns:
         The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
-        trained, and ``model.attached`` tells what was attached.
+        trained, and ``model.attached`` describes what was attached.
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
@@ -112,7 +112,7 @@ def apply(
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
     if isinstance(model, Tuned):
-        raise PlanError("this model has a plan already", "load the base model again and apply the new plan to that")
+        raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
     backbone = Backbone(model)
@@ -169,7 +169,7 @@ def _attach(attached: Attached) -> None:
         words: Any = backbone.model.get_input_embeddings()
         place = Place(depth, resolved.shape.hidden, before, words, family.embed, family.read_text)
         _insert(attached, method, place)
-        # A further prompt stands behind this one, so the positions it embeds start where this one's end.
+        # A further prompt follows this one, so the positions that it embeds start where this one's end.
         before += method.prompt
     _attach_head(attached)
 
@@ -185,9 +185,9 @@ def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> N
 
 
 def _insert(attached: Attached, method: Insertion, place: Place) -> None:
-    """Build an insertion and hang it into the block before which it stands, so that ``.to()`` finds it.
+    """Build an insertion and register it in the block that it precedes, so that ``.to()`` finds it.
 
-    At the model's depth it hangs in the last block, and stands behind it.
+    At the model's own depth it is registered in the last block, and runs after it.
     """
     blocks, depth = attached.backbone.blocks, place.depth
     weight = next(blocks.parameters())
@@ -230,6 +230,6 @@ def _check_count(attached: Attached) -> None:
     if trained != predicted:
         raise StratatuneError(
             f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}",
-            "a plan starts from a model that is as its config says; merge(in_memory=True) makes one that is not: "
-            "load the base again; if this is the base, it is a fault of stratatune, please report it",
+            "a plan needs a model that matches its config, and merge(in_memory=True) makes one that does not: "
+            "load the base again; if this is the base, it is a bug in stratatune, please report it",
         )

@@ -1,4 +1,4 @@
-"""A live Hugging Face model by the names in its row: where its blocks are, and what stands around them."""
+"""A live Hugging Face model by the names in its row: where its blocks are, and what surrounds them."""
 
 from __future__ import annotations
 

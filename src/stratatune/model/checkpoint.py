@@ -163,7 +163,7 @@ def _opened(file: Path) -> Any:
         return safe_open(file, framework="pt", device="cpu", backend="pread")
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{file} is no whole safetensors file ({file.stat().st_size:,} bytes): {_line(error)}",
+            f"{file} is not a whole safetensors file ({file.stat().st_size:,} bytes): {_line(error)}",
             "copy the checkpoint again",
         ) from error
 

@@ -36,7 +36,7 @@ class Depths:
         backbone: the model seen through its row of the table.
 
     Raises:
-        ModelError: an encoder-decoder, whose labels are texts that a decoder tells.
+        ModelError: the model is an encoder-decoder, which generates its labels as text.
     """
 
     def __init__(self, backbone: Backbone) -> None:

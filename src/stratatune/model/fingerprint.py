@@ -57,7 +57,7 @@ class Fingerprint:
 
 
 def first_edition(backbone: Backbone) -> str:
-    """The hash that artefacts of format 1 held before weights and settings were told apart."""
+    """The hash that artefacts of format 1 held before weights and settings had hashes of their own."""
     return hash_of(_encoder(backbone), str(_settings(backbone)))
 
 

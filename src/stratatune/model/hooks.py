@@ -49,9 +49,8 @@ def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
     """
     hidden = hidden.detach()
     wanted = torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False)
-    return (
-        hidden.requires_grad_() if wanted else hidden
-    )  # vmap (training/trials/together.py) refuses the call, whatever it says
+    # Not requires_grad_(wanted): under vmap (training/trials/together.py) torch refuses the call even with False.
+    return hidden.requires_grad_() if wanted else hidden
 
 
 class _Cut:

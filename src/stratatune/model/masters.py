@@ -57,7 +57,7 @@ def round_masters(attached: Attached) -> None:
 
 
 class _Round:
-    """In front of a module's forward: its masters, rounded, stand in the way of the parameters of that name.
+    """In front of a module's forward: its masters, rounded, hide the parameters of the same name.
 
     Attributes of an instance come before ``nn.Module``'s parameters, so the module's own code reads the rounded ones,
     and gradients go to the masters.

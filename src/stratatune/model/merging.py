@@ -66,8 +66,8 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     changed = _changed(attached)
     if changed:
         raise PlanError(
-            f"this plan cannot be taken off: it trained weights of the base itself ({', '.join(changed)})",
-            "load the base model again; delta_bias in place of bitfit leaves the base as it is",
+            f"this plan cannot be removed: it trained weights of the base model itself ({', '.join(changed)})",
+            "load the base model again; delta_bias instead of bitfit leaves the base as it is",
         )
     return _plain(model, attached, fold=False)
 

@@ -23,7 +23,7 @@ def check_weights(model: PreTrainedModel) -> None:
     """Refuses a model whose weights cannot be read as numbers: a quantised one, or one that is not in memory.
 
     Raises:
-        ModelError: names what stands in the way, before anything is changed.
+        ModelError: names the first weight that cannot be used, before anything is changed.
     """
     name = type(model).__name__
     quantiser = getattr(model.config, "quantization_config", None)

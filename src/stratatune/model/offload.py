@@ -1,10 +1,9 @@
 """The weights below the frozen depth leave memory while nothing reads them, and come back from the base model.
 
-Once the trunk has said all it will be asked, its blocks and the embeddings are dead weight. Offloaded, a parameter
-stays where it is, with no values: whoever computes with it fails at once instead of computing something else. What
-the top
-needs as well stays: embeddings tied to a head that reads them whole, blocks that run above the depth too, tables of
-relative positions.
+Once the trunk has run for everything that it will be asked, its blocks and the embeddings are dead weight. An offloaded
+parameter stays where it is, without values: code that computes with it fails at once instead of computing something
+else. What the top needs as well stays in memory: embeddings tied to a head that reads them whole, blocks that also run
+above the depth, tables of relative positions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stratatune.model.fingerprint import hash_of
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
-    """Let go of the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
+    """Free the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
 
     Args:
         attached: a tuned model whose trunk has run for everything that it will be asked.

@@ -68,10 +68,13 @@ def pack_top(attached: Attached, kind: Pack) -> None:
     """
     linears = [module for block in attached.own_blocks() for module in block.modules() if _may_be_packed(module)]
     if not linears:
-        raise PlanError(f"pack {kind}: the top has no frozen linear", "pack goes with lora and others beside a weight")
+        raise PlanError(
+            f"pack {kind}: the top has no frozen linear",
+            "pack works with lora and other methods that leave a weight frozen",
+        )
     # DoRA needs the norms of the weight itself, which packed bytes do not give.
     if any(isinstance(module, DoraLinear) for module in attached.backbone.blocks.modules()):
-        raise PlanError(f"pack {kind}: dora reads the weights that it stands beside", "use lora")
+        raise PlanError(f"pack {kind}: dora reads the weights that it adapts", "use lora")
     with needs_extra("pack", f"pack {kind}"):
         from bitsandbytes import functional
     for linear in linears:

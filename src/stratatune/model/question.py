@@ -1,4 +1,4 @@
-"""What an objective asks of a forward pass: all that the model's rooms know of it."""
+"""What an objective asks of a forward pass: all that model/ knows of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Question:
 
     Attributes:
         places: positions [B, N], the first of which is the last token of the text itself, where a decoder's candidates
-            stand behind it; or a mask [B, T] of bool; None: every token, or what the head pools.
+            follow it; or a mask [B, T] of bool; None: every token, or what the head pools.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
-        branches: how many tokens of each candidate stand behind the text, in a decoder's input of label words.
+        branches: how many tokens of each candidate follow the text, in a decoder's input of label words.
         targets: what a second stack is given [B, U], -100 behind the end; where its head pools, the source's own tokens
             [B, T].
     """

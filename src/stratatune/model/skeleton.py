@@ -121,7 +121,7 @@ class Skeleton:
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool.
 
-        Of a head that tells beginnings and ends, both: [B, T, 2].
+        A head for spans gives both beginnings and ends: [B, T, 2].
         """
         out = self._run(self._model, hidden, mask, stop_after=0)
         return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)

@@ -39,7 +39,7 @@ class Trunk:
     ) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
 
-        Of the ``question`` only where a decoder's candidates stand behind the text matters here.
+        Of the ``question`` only the places of a decoder's candidates behind the text matter here.
         """
         asked = question or Question()
         unread = Unread.of(self.attached.backbone.model)

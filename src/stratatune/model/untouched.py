@@ -1,4 +1,4 @@
-"""All or nothing: a model into which a plan could not be put is as it was before."""
+"""All or nothing: a model to which a plan could not be applied is as it was before."""
 
 from __future__ import annotations
 

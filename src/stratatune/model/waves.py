@@ -1,7 +1,7 @@
 """The trunk of a model that does not fit in memory: many batches at once go through one block after another.
 
 Each block is read once for all the batches of a wave, and the next one meanwhile. A batch meets the same modules, masks
-and positions as in the model's own forward, so the numbers are the same to the bit.
+and positions as in the model's own forward, so the numbers are bit for bit the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Texts:
         ids: tokens [B, T].
         mask: which of them are real [B, T] bool.
         types: token types [B, T] or None.
-        question: says which candidates stand behind a decoder's text.
+        question: says which candidates follow a decoder's text.
     """
 
     ids: Tensor

@@ -42,7 +42,7 @@ class Session:
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: what a checkpoint must agree with to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
-        reload: gives the base model once more, for weights that were let go of; None: they stay.
+        reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
         copies: what trains whole, in the precision of the computation, while the loop runs.
     """

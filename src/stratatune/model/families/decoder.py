@@ -1,4 +1,4 @@
-"""Decoders: a token sees only what stands before it.
+"""Decoders: a token sees only what precedes it.
 
 A tuned decoder's top is asked for one position (classification), for those that predict the candidates of a label, or
 for those that predict a completion.
@@ -100,7 +100,7 @@ class Decoder(Family):
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, _ = insertion(hidden, layout.prefix)
-                # Each prompt stands in front of all there is, and moves every place on.
+                # Each prompt goes in front of everything, and moves every place on.
                 layout, prompt = behind(layout, insertion), prompt + insertion.tokens
             call = Call(kwargs=block_arguments(body, number, hidden, layout))
             if number == depths[-1] and few is not None:
@@ -131,7 +131,7 @@ class Decoder(Family):
         return last_of(mask)
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Without the key-value cache every step would make a late prompt anew, from a longer text."""
+        """Without the key-value cache every step would compute a late prompt again, from a longer text."""
         if use_cache is False and any(one.tokens and not one.positions for _, one in inserted.modules):
             raise PlanError(
                 "a late prompt is made once from the text and then lives in the key-value cache",

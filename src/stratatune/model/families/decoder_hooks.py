@@ -1,9 +1,9 @@
 """What makes a tuned decoder's own ``forward`` and ``generate`` do what the plan says.
 
-In-block methods need nothing, and an adapter runs on whatever tokens come by. A prompt is made once, from the text
-that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
-above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions
-of those blocks are made anew here, since the model counts without the prompts.
+Methods inside blocks need nothing, and an adapter runs on whatever tokens it is given. A prompt is made once, from the
+text that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
+above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions of
+those blocks are computed here, since the model counts without the prompts.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Behind:
 class _Labels:
     """Notes where the text ends and its completion begins, when the caller gives labels of tokens.
 
-    Where every token is a label, the prompt is made from the first one: it must not know what is to be told.
+    Where every token is a label, the prompt is made from the first one: it must not know the answer.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -95,7 +95,7 @@ class _Labels:
 
 
 class _Begin:
-    """Notes mask and cache of a call, and tells the model positions that leave the prompts out."""
+    """Notes the mask and the cache of a call, and gives the model positions that leave the prompts out."""
 
     def __init__(self, flow: Flow, inserted: Insertions) -> None:
         self.flow = flow
@@ -150,12 +150,12 @@ class _Before:
         return layout
 
     def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
-        # A sliding cache drops its oldest entries first, and a prompt stands in front.
+        # A sliding cache drops its oldest entries first, and a prompt comes before the text.
         window = window_of(self.body, self.depth)
         if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
             raise PlanError(
-                f"block {self.depth} looks back {window} positions; its cache forgets the rest, the prompt with it",
-                "generate less, or use a model without sliding windows",
+                f"block {self.depth} attends to the last {window} positions, so its cache drops the prompt before them",
+                "generate fewer tokens, or use a model without sliding windows",
             )
         found = block_arguments(self.body, self.depth, hidden, layout)
         return (hidden,), {**kwargs, **found}

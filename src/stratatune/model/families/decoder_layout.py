@@ -1,17 +1,17 @@
-"""Where the tokens of a decoder's batch stand and which of them each may see.
+"""Positions of the tokens of a decoder's batch, and which of them each may see.
 
 Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-value cache holds the earlier ones), P
     prompts.
 
 *Branches.* A label word of several tokens is scored by running it behind the text. All candidates share one row: the
 text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
-their positions go on from the end of the text, so that each comes out as if it stood there alone.
+their positions continue from the end of the text, so each gives the same numbers as if it were there alone.
 
-*Late prompts.* Prompt vectors stand in front and get no position: a rotary embedding turns them by position 0, which is
+*Late prompts.* Prompt vectors come first and get no position: a rotary embedding turns them by position 0, which is
 no turn at all, and the tokens keep the positions they had. Attention stays causal over P + T: every token sees all
 prompts, a prompt sees those before it. This is what LPT's decoder does.
 
-*Prompts at the input* stand in front as words do: they take the first P positions, and the text goes on behind them.
+*Prompts at the input* come first as words do: they take the first P positions, and the text continues after them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
     Args:
         mask: [B, T] bool, real tokens.
         read: [B], the last token of the text itself.
-        branches: how many tokens of each candidate stand behind the text; the same for every text.
+        branches: how many tokens of each candidate follow the text; the same for every text.
     """
     column = torch.arange(mask.shape[1], device=mask.device)
     positions, segment = column.expand(mask.shape), torch.zeros_like(mask, dtype=torch.long)

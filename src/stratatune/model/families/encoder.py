@@ -101,7 +101,7 @@ class Encoder(Family):
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, mask = insertion(hidden, mask)
-                # A prompt stands in front of the text and moves every place on.
+                # A prompt goes in front of the text and moves every place on.
                 few = few if few is None else few + insertion.tokens
                 calls = self.calls(hidden, mask) if insertion.tokens else calls
             if number == depths[-1] and few is not None:
@@ -114,7 +114,7 @@ class Encoder(Family):
         elif not depths:
             hidden = take(hidden, few)
         for insertion in inserted.at(len(body.blocks)):
-            # Adapters alone stand here, which look at no mask: only its shape has to fit.
+            # Only adapters can be here, and they ignore the mask: only its shape has to fit.
             hidden, _ = insertion(hidden, real[:, : hidden.shape[1]])
         return hidden[places] if places is not None and places.dtype is torch.bool else hidden
 
@@ -151,7 +151,7 @@ class Encoder(Family):
     def refuse_prompt(self) -> None:
         if not self._takes("inputs_embeds"):
             raise PlanError(
-                f"no prompt at the input of {self.row.name}: its embeddings take no vectors",
+                f"no prompt at the input of {self.row.name}: its embeddings do not accept vectors",
                 "use a late prompt: late_prompt(depth=0)",
             )
 

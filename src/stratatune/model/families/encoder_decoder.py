@@ -4,9 +4,9 @@ The trunk is the encoder's frozen part, and what the cache holds: where all of i
 The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
 blocks run again in each step, since they read the encoder.
 
-Depths run through both stacks. Up to the encoder's length an insertion stands in the encoder; at that very depth it
-changes the encoder's output, behind its last norm. A prompt stays in front of that output: the decoder reads it too
-(``encoder_decoder_hooks.py``). Above it, an adapter stands in the decoder.
+Depths run through both stacks. Up to the encoder's length an insertion is in the encoder; at that very depth it
+changes the encoder's output, after its last norm. A prompt stays in front of that output: the decoder reads it too
+(``encoder_decoder_hooks.py``). Above it, an adapter is in the decoder.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class EncoderDecoder(Family):
         """By the model's own decoder and head; ``question.targets`` are what the decoder is to say, teacher-forced, or
         where the head pools, the source's own tokens, which the decoder reads over again."""
         if question.targets is None:
-            raise StratatuneError("an encoder-decoder is asked without targets")
+            raise StratatuneError("the question to an encoder-decoder has no targets")
         hidden, mask = self._rest_of_encoder(hidden, mask, depth, inserted)
         # The whole model and not its decoder: it scales T5's output, adds BART's logits bias, and finds the pooled
         # token.
@@ -148,7 +148,7 @@ class EncoderDecoder(Family):
         return hidden
 
     def _run_encoder(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what stands behind the last."""
+        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what follows the last."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return self._behind(hidden)

@@ -1,7 +1,7 @@
 """Hooks that run insertions in an encoder, on its own or in front of a decoder.
 
 What a caller gives the model says which tokens are real. A prompt in front makes the sequence longer, so the blocks
-behind it are called anew, with masks and positions of P + T.
+after it are called with masks and positions of P + T.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Insert:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         hidden, args, kwargs = _pop_hidden(args, kwargs)
         changed, mask = self.insertion(hidden, self.flow.seen(hidden))
-        # Calls are made anew only where the sequence became longer; an adapter leaves them as they are.
+        # New calls are needed only where the sequence became longer; an adapter leaves them as they are.
         if changed.shape != hidden.shape:
             self.flow.calls = self.flow.family.calls(changed, mask)
         return (changed, *args), kwargs

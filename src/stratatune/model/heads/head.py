@@ -1,4 +1,4 @@
-"""What the rest of the model's room asks of a head: how the last hidden state becomes logits."""
+"""What the rest of model/ asks of a head: how the last hidden state becomes logits."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Head(abc.ABC):
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
-        """What transformers must be told to load a model with it."""
+        """The settings with which transformers loads a model with it."""
         return {}
 
     @classmethod

@@ -110,8 +110,8 @@ class MaskedLm(Head):
         square = len(set(part["dense"].weight.shape)) == 1
         if not square or not any(name.startswith(self.paths["dense"]) for name in missing):
             return ""
-        # A random dense layer in front of tied embeddings would score words at random; the identity lets the hidden
-        # state speak.
+        # A random dense layer in front of tied embeddings would score words at random; the identity keeps the hidden
+        # state.
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
             if vector is not None:
