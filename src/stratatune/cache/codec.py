@@ -35,7 +35,7 @@ class Codec:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Codec:
-        """Back from ``to_data``; fp32 where nothing is said."""
+        """Back from ``to_data``; fp32 by default."""
         scales = data.get("scales")
         return cls(data.get("kept", "fp32"), None if scales is None else torch.tensor(scales))
 

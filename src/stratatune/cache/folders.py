@@ -16,7 +16,7 @@ from stratatune.cache.shards import file_errors, read_identity, read_shards, tak
 from stratatune.errors import CacheError
 
 _DIGEST = re.compile(r"[0-9a-f]{24}")
-_REMOVED = ".removed-"  # a cache on its way out
+_REMOVED = ".removed-"  # a cache that is being deleted
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def verify_cache(folder: Path) -> list[str]:
 
 
 def remove_cache(root: Path, digest_or_prefix: str) -> int:
-    """Deletes the one cache whose digest starts so, and gives the bytes freed. Who reads it now may read on.
+    """Deletes the one cache whose digest starts so, and gives the bytes freed. A process that reads it can continue.
 
     Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
     """

@@ -46,7 +46,7 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class Identity:
-    """What key.json holds: the key, and the form of the data that it stands for."""
+    """What key.json holds: the key, and the form of the data behind it."""
 
     key: CacheKey
     width: int  # D, values in a row

@@ -175,7 +175,7 @@ def write_shard(
 
 
 def delete_shard(path: Path) -> None:
-    """Removes a shard, its sidecar first, so that no sidecar stands without rows."""
+    """Removes a shard, its sidecar first, so that there is never a sidecar without rows."""
     for one in (path.with_suffix(".json"), path.with_suffix(".bin")):
         with contextlib.suppress(OSError):
             one.unlink()
@@ -222,7 +222,7 @@ def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list
             return str(error)
 
     sidecars = sorted(folder.glob("shard-*.json"))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # crc32 and reading both let go of the interpreter
+    with ThreadPoolExecutor(max_workers=4) as pool:  # crc32 and reading both release the GIL
         found = list(pool.map(attempt, sidecars))
     bad = {
         path.with_suffix(".bin"): fault for path, fault in zip(sidecars, found, strict=True) if isinstance(fault, str)

@@ -36,7 +36,7 @@ _ABSENT = -1
 class TrunkCache:
     """The rows of one data set under one key; made by ``TrunkCache.open``. ``index`` is an int array or tensor [B].
 
-    put(), flush() and close() belong to one thread; has() and get() may run beside them in others.
+    put(), flush() and close() belong to one thread; has() and get() may run in others at the same time.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TrunkCache:
         """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
 
         ``lengths`` [N] are tokens per example, ``width`` is D. ``scales`` finds int8's [D] for a cache that begins:
-        whoever goes on with one uses those it has. ``verify`` checks every byte against its checksum; sizes are
+        a cache that is continued keeps those it has. ``verify`` checks every byte against its checksum; sizes are
         checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
         another process writes the cache, this one only reads what was whole at opening.
 
@@ -132,7 +132,7 @@ class TrunkCache:
     # ---- reading ----
 
     def get(self, index: np.ndarray | Tensor) -> Tensor:
-        """A copy of the rows of ``index`` as stored, one example after another: [sum T, D] on the CPU, for kept.unpack.
+        """A copy of the rows of ``index`` as stored, one example after another: [sum T, D] on the CPU, still packed.
 
         Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
         """
@@ -308,7 +308,7 @@ class TrunkCache:
             self.notices.append(f"{error.message}; what the trunk cache has is used")
 
     def _stored(self, folder: Path) -> Identity | None:
-        """What key.json says, where it is that of this cache; else it is damaged, and no row beside it is believed."""
+        """What key.json says, where it is that of this cache; else it is damaged, and none of its rows are used."""
         try:
             stored = files.read_identity(folder)
             if stored is None or not (differs := stored.differences(self._identity)):

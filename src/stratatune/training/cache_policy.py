@@ -1,4 +1,4 @@
-"""What ``--cache auto`` asks this machine and this run before it chooses (``choosing.py``)."""
+"""What ``--cache auto`` asks this machine and this run before it chooses (``cache/policy.py``)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def free_memory() -> int:
 def disk_speed(root: Path) -> float:
     """Bytes a second that the disk of ``root`` writes or reads, the slower, without the page cache; 0: not writable.
 
-    Measured once a week; in between the number in ``root`` stands.
+    Measured once a week; in between the number remembered in ``root`` is used.
     """
     if found := _remembered_speed(root):
         return found
@@ -90,7 +90,7 @@ def disk_speed(root: Path) -> float:
 
 
 def _remembered_speed(root: Path) -> float:
-    """What was measured here within the last week; 0: nothing, or the folder cannot be written to any more."""
+    """What was measured here within the last week; 0: nothing was, or the folder is no longer writable."""
     try:
         record = json.loads((root / _SPEED_FILE).read_bytes())
         fresh = 0 <= time.time() - record["measured"] < _SPEED_LASTS

@@ -34,7 +34,7 @@ from stratatune.training.forward import Forward
 from stratatune.units import Dtype, readable_size
 
 _CLIPPED_TOLD = 1e-4
-"""The share of clipped values from which on the user is told."""
+"""The share of clipped values above which the user gets a notice."""
 
 
 class Caching:
@@ -44,7 +44,7 @@ class Caching:
         config: the run's settings.
         forward: the tuned model under its objective; how this writes its prompts belongs to a cache's key.
         tokenizer: how the texts were encoded; it belongs there too.
-        reporter: told of every decision.
+        reporter: gets a line about every decision.
         shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
             closes them all.
     """
@@ -65,7 +65,7 @@ class Caching:
         self.shared = shared
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
-        """What ``auto`` came to."""
+        """What ``auto`` chose."""
         self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
@@ -156,8 +156,8 @@ class Caching:
             )
             self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
         # A run without a cache is slower than the user expects, so that is a notice and not a line among others.
-        told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
-        told(self.choice.why)
+        report = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
+        report(self.choice.why)
 
     def _passes(self, name: str) -> int:
         """How often the examples of a data set are asked for; where trials share a cache, by another one too."""

@@ -1,4 +1,4 @@
-"""Stopping and going on: everything the loop needs, in one safetensors file that appears whole or not at all.
+"""Stopping and resuming: everything the loop needs, in one safetensors file that appears whole or not at all.
 
 A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random
 state and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
@@ -162,7 +162,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with other settings.
 
     Raises:
         ConfigError: names every setting that differs.
@@ -184,7 +184,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Go on from there."""
+    """Continue from a state that :func:`random_state` gave."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

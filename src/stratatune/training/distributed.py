@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher tells each process."""
+"""The environment variables that a launcher sets for each process."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BatchShare:
 
 
 def world() -> int:
-    """How many processes train together; 1 before they have met."""
+    """How many processes train together; 1 before they are connected."""
     return together.get_world_size() if together.is_available() and together.is_initialized() else 1
 
 
@@ -66,7 +66,7 @@ def check_launch() -> str:
     """A notice where the environment names a rank and no launcher; else empty.
 
     Raises:
-        ConfigError: it says that several processes train together, and not how they meet.
+        ConfigError: it says that several processes train together, but not how they connect.
     """
     size, number = launched(), os.environ.get("RANK", "0")
     fix = "start them with torchrun or accelerate launch; for one process alone: unset RANK LOCAL_RANK WORLD_SIZE"
@@ -82,7 +82,7 @@ def check_launch() -> str:
 
 
 def check_met() -> None:
-    """Refuse to go on where a launcher started several processes and they do not know of each other.
+    """Refuse to continue where a launcher started several processes that are not connected to each other.
 
     Raises:
         ConfigError: each would train for itself, and all but the first would write nothing.
@@ -106,7 +106,7 @@ def left_alone() -> str:
 
 
 def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """This rank's examples of each batch [B]; a batch with fewer examples than ranks is everybody's.
+    """This rank's examples of each batch [B]; a batch with fewer examples than ranks goes to all of them.
 
     Every ``world``-th example: batches are sorted by length, so all ranks get about as many tokens.
     """
@@ -212,7 +212,7 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
         root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
         own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
-    together.barrier()  # nobody writes before all know what is lacking
+    together.barrier()  # no process writes before all know what is missing
     for index in shard(lacking, rank(), world(), even=False):
         own.hidden(collate(data, index, pad_id).to(device))
     own.flush()

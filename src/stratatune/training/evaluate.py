@@ -112,7 +112,7 @@ def _scored(forward: Forward, data: Encoded, output: np.ndarray, totals: np.ndar
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -130,7 +130,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 def _mean_score(
     forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and what is to be said of any of them."""
+    """Each metric's mean over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)

@@ -1,4 +1,4 @@
-"""A run whose numbers are no numbers any more: what to tell of it, and what most likely made them so."""
+"""A run whose numbers became NaN or infinite: the error to raise, and the most likely cause."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once all that a GPU was told to do is done."""
+    """Seconds on a clock, once the GPU has finished all that was queued."""
     if device.type == "cuda":
         # CUDA calls return before the work is done.
         torch.cuda.synchronize(device)

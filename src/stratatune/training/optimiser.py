@@ -13,7 +13,7 @@ from stratatune.model.attached import Group
 from stratatune.training.config import RunConfig
 
 _CHUNK = 1 << 18
-"""Values that are stepped at once: their master, moments and gradient stay in the processor's cache meanwhile."""
+"""How many values are stepped at once, so that their master, moments and gradient stay in the processor's cache."""
 
 
 def build_optimiser(
@@ -64,7 +64,7 @@ class ClippingAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": (0.9, 0.999), "eps": eps})
         self.copies = copies
         self.scale = 1.0
-        """What gradients are multiplied with in the next step; 1 again behind it."""
+        """What gradients are multiplied with in the next step; reset to 1 after it."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -120,7 +120,7 @@ class Ask:
         index: numbers of the batch's examples [B].
         factor: what the rates are multiplied with.
         among: how many batches share its optimiser step.
-        due: the optimiser steps behind this batch.
+        due: whether the optimiser steps after this batch.
         before: what the batches of this step before it weigh (:meth:`Objective.weight`).
     """
 

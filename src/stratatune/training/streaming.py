@@ -34,7 +34,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
 
     Args:
         outline: the run.
-        reporter: told.
+        reporter: gets that line.
         alone: whether this run has its model to itself: trials share theirs.
 
     Raises:
@@ -120,7 +120,7 @@ def _in_the_way(outline: Outline, *, alone: bool) -> str:
 
 
 def _stored_bytes(model: str, revision: str | None) -> int:
-    """Bytes of the checkpoint; 0 where its files do not tell."""
+    """Bytes of the checkpoint; 0 where its files do not say."""
     if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
         return 0
     found = Checkpoint.of(model, revision)

@@ -1,10 +1,10 @@
 """Working copies in bf16 of the matrices that train whole, beside their fp32 masters.
 
-Autocast rounds every trained matrix for each forward and widens its gradient behind each backward: two passes over all
+Autocast rounds every trained matrix for each forward and widens its gradient after each backward: two passes over all
 of them that compute nothing. A working copy is the rounded matrix, kept: the forward reads it, its gradient stays in
-bf16 (the numbers that were widened before), and the optimiser writes it anew as it writes the master
+bf16 (the numbers that were widened before), and the optimiser rewrites it as it writes the master
 (``training/optimiser.py``). The parameters of the model are the masters throughout, so checkpoints, counts and the
-artefact know nothing of it. The numbers are those of autocast, to the bit.
+artefact know nothing of it. The numbers are bit for bit those of autocast.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class WorkingCopies:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Round every master anew: they were written by something else than the optimiser."""
+        """Round every master again: something other than the optimiser has written them."""
         for master, copy in self.by_master.items():
             copy.copy_(master)
 

@@ -1,7 +1,7 @@
 """``streamed``: the trunk is read from its checkpoint, a block at a time, for as many tokens as memory holds.
 
 A wave of batches goes through all blocks together, so each block is read once a wave, and the next one while this one
-computes. Behind a wave its hidden states are written: a run that is stopped goes on with the next one.
+computes. After a wave its hidden states are written: a run that was stopped continues with the next one.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
 
 
 def _repeats(values: Sequence[Any]) -> bool:
-    told = [_slug(str(value)) for value in values]
-    return len(set(told)) < len(told)
+    names = [_slug(str(value)) for value in values]
+    return len(set(names)) < len(names)
 
 
 def _slug(text: str) -> str:
@@ -62,7 +62,7 @@ def train_many(
     reporter: Reporter | None = None,
     together: str = "auto",
 ) -> list[Result]:
-    """Run every trial; the results stand in their order.
+    """Run every trial; the results are in their order.
 
     Args:
         trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
@@ -108,13 +108,13 @@ def train_many(
 
 
 class Turns:
-    """A trial that goes on where it stopped, with the random numbers that it would draw alone."""
+    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
 
     def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
         self.running = running
         self.random: dict[str, Tensor] = {}
         self.ask: Ask | None = None
-        """The batch that it has come to; None before the first and behind the last."""
+        """The batch that it has reached; None before the first and after the last."""
         self.result: Any = None
         self.error: NotFiniteError | None = None
         """Why it stopped before its end."""
@@ -135,9 +135,9 @@ class Turns:
 
 
 def take_turns(turns: Sequence[Turns], together: Together) -> bool:
-    """Let every trial, or those that are behind, learn from the batch that it has come to; False: all are at their end.
+    """Let every trial, or those that are behind, learn from the batch that it has reached; False: all are at their end.
 
-    Each must have come to its first batch.
+    Each must have reached its first batch.
     """
     waiting = [(one, one.ask) for one in turns if one.ask is not None]
     for company in together.companies([ask for _, ask in waiting]):

@@ -109,19 +109,19 @@ class Shared:
             parameter.data = parameter.data.clone()
 
     def let_go(self) -> None:
-        """Keep no weights for further trials; call when every trial has its model.
+        """Drop the weights kept for further trials; call when every trial has its model.
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
         for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
             del self._made[key]
         self._tensors.clear()
-        self.casts.clear()  # by address, and others may come to stand there
+        self.casts.clear()  # they are found by address, and other tensors may be put there
 
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+            with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
 
 

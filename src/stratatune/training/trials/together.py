@@ -36,7 +36,7 @@ from stratatune.training.session import Ask, Learnt, Session
 
 CHOICES = ("auto", "never", "always")
 _SHAKE = 0.02
-"""How far the trained values are moved for the comparison: what starts at zero would hide what stands behind it."""
+"""How far the trained values are moved for the comparison: a zero at the start would hide all it multiplies."""
 
 
 class Together:
@@ -44,7 +44,7 @@ class Together:
 
     Args:
         choice: ``auto``: on a GPU; ``never``; ``always``.
-        reporter: told once for each kind of trials that cannot.
+        reporter: gets one notice for each kind of trials that cannot.
     """
 
     def __init__(self, choice: str, reporter: Reporter) -> None:
