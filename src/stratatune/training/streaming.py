@@ -91,7 +91,7 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
     there = resolved.frozen_depth > 0 and not resolved.trains_embeddings and record["output"] is not None
     if trunk == "streamed":
         if not there:
-            raise ConfigError(["trunk: 'streamed'; this adapter has no trunk that can be"], "use --trunk resident")
+            raise ConfigError(["trunk: 'streamed'; this adapter has no trunk to stream"], "use --trunk resident")
         return ""
     with contextlib.suppress(ModelError):  # which loading the model says in its own words
         return (too_large(name, revision, bytes_allowed) or None) if there else None

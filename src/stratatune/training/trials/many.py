@@ -32,9 +32,11 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
         ConfigError: an axis without values, or one value given twice.
     """
     errors = [f"{name}: no values" for name, values in axes.items() if not len(values)]
-    errors += [f"{name}: {list(values)}; each value once" for name, values in axes.items() if _repeats(values)]
+    errors += [f"{name}: {list(values)}; list each value once" for name, values in axes.items() if _repeats(values)]
     if errors or not axes:
-        raise ConfigError(errors or ["plans, seeds, rates: none is given"], "give one list or more of what differs")
+        raise ConfigError(
+            errors or ["no plans, seeds or rates are given"], "give at least one list of what the trials differ in"
+        )
     root = Path(str(base.get("out", RunConfig.model_fields["out"].default)))
     found = []
     for values in itertools.product(*axes.values()):

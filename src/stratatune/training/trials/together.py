@@ -134,7 +134,7 @@ class AlikeTrials:
         first = {setting: place for place, setting in reversed(list(enumerate(told.values())))}
         names = sorted(trained[0], key=lambda name: first[told[name]])  # what shares rates and decays stands together
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
-            raise ValueError("what trains is of several dtypes")
+            raise ValueError("the trained tensors have several dtypes")
         if any(p.grad is not None for one in trained for p in one.values()):
             raise ValueError("a trial is in the middle of an optimiser step")
         self.shapes = {name: trained[0][name].shape for name in names}
@@ -313,7 +313,9 @@ class AlikeTrials:
                 bound = math.sqrt(torch.finfo(session.forward.autocast or self.values.dtype).eps)
                 far = float((gradient[row] - alone).norm()), float((losses[row] - loss).abs())
                 if not (far[0] <= bound * float(alone.norm()) and far[1] <= bound * max(1.0, abs(float(loss)))):
-                    raise ValueError(f"gradients differ by {far[0]:.1e} of {float(alone.norm()):.1e} from those alone")
+                    raise ValueError(
+                        f"gradients differ by {far[0]:.1e} of {float(alone.norm()):.1e} from those of each trial alone"
+                    )
         finally:
             self.values.copy_(kept)
             for session in self.sessions:
