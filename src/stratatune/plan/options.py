@@ -63,7 +63,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
         try:
             return handler(data)
         except ValidationError as error:
-            # Without pydantic's report as the cause: --debug would show it in place of the line that matters.
+            # Without the pydantic report as its cause, which would only repeat it at length.
             raise _option_error(cls, error) from None
 
     @classmethod

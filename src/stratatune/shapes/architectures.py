@@ -230,7 +230,7 @@ class EncoderDecoderArchitecture(Architecture):
     position_norm: str | None = None
     """The norm behind the encoder's words and positions, where it is outside the embeddings."""
     relative_bias: str | None = None
-    """The module inside the encoder's first block whose ``compute_bias`` makes all blocks' bias of relative positions."""
+    """The module inside the encoder's first block whose ``compute_bias`` makes the position bias of all blocks."""
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
