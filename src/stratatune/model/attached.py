@@ -85,7 +85,7 @@ class Attached:
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
         """Note what a method trains. A tensor in two places (a tied decoder) belongs to the first that named it."""
-        # A tensor in two groups would be stepped twice, and torch's optimisers refuse it.
+        # torch's optimisers refuse a tensor that is in two groups.
         taken = {id(parameter) for group in self.groups for parameter in group.parameters}
         new = [parameter for parameter in parameters if id(parameter) not in taken]
         self.groups.append(Group(method, place, new, lr))

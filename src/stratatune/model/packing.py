@@ -54,7 +54,7 @@ class _Unpacked(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         back = None
         if ctx.needs_input_grad[0]:
-            # Unpacked once more: a product is cheap beside the memory that it saves.
+            # Unpacked once more, which costs time but no memory.
             back = (grad @ ctx.layer.unpacked().to(grad.dtype)).to(ctx.given)
         return back, None, grad.flatten(0, -2).sum(0).to(ctx.bias) if ctx.needs_input_grad[2] else None
 

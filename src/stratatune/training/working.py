@@ -33,7 +33,7 @@ class WorkingCopies:
         self.by_master: dict[nn.Parameter, Tensor] = {}
         """Each master's copy; the optimiser looks in here, so there is nothing to undo there when they go."""
         for module in modules:
-            # A subclass may use its weight in a way of its own, and a name in vars() is already taken by masters.py.
+            # A subclass may use its weight in a way of its own, and a weight in vars() has a copy already.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
                 continue
             if module.weight.dtype == torch.float32:
