@@ -99,6 +99,7 @@ class Predictor:
         self.model: Any = to_device(artefact.model, self.device)
         settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
+        # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
@@ -171,6 +172,7 @@ class Predictor:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
         task = TASKS.get(self.objective.task or "")
+        # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()

@@ -27,6 +27,7 @@ def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
     """
     last = len(body.blocks) - 1
     if depth <= last:
+        # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
         handle = body.passes.before(depth, _leave_before, first=True)
     else:
         handle = body.passes.after(last, _leave_after, first=True)
@@ -57,8 +58,10 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
         calls.append(Call(args[1:], kwargs))
         return (hidden, None) if body.row.tuple_blocks else hidden
 
+    # A shared block is there several times, and its method can be put back only once.
     distinct = list(dict.fromkeys(body.blocks[:depth]))
     for block in distinct:
+        # On the instance it hides the class's method, and hooks on the block still run.
         vars(block)["forward"] = note
     try:
         yield calls
