@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, PlanError
+from stratatune.hub import fetched
 from stratatune.model import origin
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
@@ -14,11 +15,16 @@ from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
 from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, first_edition
+from stratatune.model.heads.registry import HEADS
 from stratatune.model.packing import pack_top
-from stratatune.model.saving import read_record, read_tensors
+from stratatune.model.peft_folder import PeftFolder, is_peft, read_peft
+from stratatune.model.peft_plan import adapted
+from stratatune.model.saving import describe, read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
+from stratatune.model.twins import part
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
+from stratatune.shapes.configs import config_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,14 +56,17 @@ def load_artefact(
     *,
     pack: bool = True,
     unread: bool = False,
+    apart: bool = False,
 ) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
 
     The base is looked for where it was, at the hub revision and in the dtype that it was trained with.
 
     Args:
-        folder: the ``adapter`` folder of a run, or the run's own folder.
+        folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
+            (``model/peft_plan.py``); or where one of these stands on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
+        apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
 
@@ -65,8 +74,10 @@ def load_artefact(
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
-    folder = Path(folder)
+    folder = fetched(folder)
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
+    if is_peft(folder):
+        return _from_peft(folder, base, apart=apart)
     record, tensors = read_record(folder), read_tensors(folder)
     # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
@@ -83,6 +94,8 @@ def load_artefact(
     attached, saved = model.attached, record["base"]
     # Only now: what counts as the frozen head depends on what the plan trains of it.
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
+    if apart:
+        part(attached)
     _fill(model, tensors)
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
@@ -90,6 +103,31 @@ def load_artefact(
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices)
+
+
+def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
+    """A LoRA folder of peft as an artefact, whose record is what saving it would write."""
+    found = read_peft(folder)
+    loaded = _base_of_peft(found, folder, base)
+    model = adapted(loaded.model, found, apart=apart)
+    trained = model.attached.trained()
+    return Artefact(model, loaded.tokenizer, describe(model.attached, folder, trained), loaded.notices)
+
+
+def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrainedModel | None) -> Base:
+    config = found.config
+    if base is not None and not isinstance(base, str | Path):
+        return Base(base, None)  # pyright: ignore[reportArgumentType]
+    name = str(base or config.base_model_name_or_path or "")
+    if not name:
+        raise ModelError(f"{folder} does not say which base model it belongs to", _THAT_BASE)
+    revision = config.revision if base is None else None
+    head = next((one.name for one in HEADS.values() if one.peft_task and one.peft_task == config.task_type), None)
+    if head is not None:
+        labels = found.outputs or len(config_of(name, revision).get("id2label") or ()) or 2
+        return load_base(name, head, num_labels=labels, revision=revision, texts=False)
+    options: dict[str, Any] = {"num_labels": found.outputs or 2, "revision": revision, "attention": None}
+    return load_class(name, config.model_class or "AutoModel", dtype="float32", **options)
 
 
 def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *, pack: bool = True) -> Tuned:
@@ -174,11 +212,11 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
     _same("weights", saved["weights"], found.weights, saved, backbone)
 
 
-def _same(part: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
+def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
     if was != given:
         raise ModelError(
-            f"this adapter was trained on {saved['name']!r} with {part} {was[:12]}, "
-            f"but {backbone.model.config._name_or_path!r} has {part} {given[:12]}",
+            f"this adapter was trained on {saved['name']!r} with {what} {was[:12]}, "
+            f"but {backbone.model.config._name_or_path!r} has {what} {given[:12]}",
             _THAT_BASE,
         )
 

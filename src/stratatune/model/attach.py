@@ -44,6 +44,15 @@ class Tuned(_AnyModel):
         self.attached.set_dropout(mode)
         return self
 
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again."""
+        super().gradient_checkpointing_enable(*args, **kwargs)
+        blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
+        above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
+        for block in blocks[:depth]:
+            if block not in above and hasattr(block, "gradient_checkpointing"):
+                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue]
+
     def print_trainable_parameters(self) -> None:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""
         resolved = self.attached.resolved

@@ -56,6 +56,15 @@ def round_masters(attached: Attached) -> None:
     attached.rounded.clear()
 
 
+def compute_in_fp32(attached: Attached) -> None:
+    """Widen a model in half precision for good: what trains is no longer rounded, and all else is fp32 as well."""
+    attached.backbone.model.float()
+    for module in attached.backbone.model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Round):
+                hook.held = dict.fromkeys(hook.held, torch.float32)
+
+
 class _Round:
     """In front of a module's forward: its masters, rounded, hide the parameters of the same name.
 

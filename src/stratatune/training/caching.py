@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,29 +289,40 @@ class Caching:
 
     def key(self, data: Encoded, dtype: Dtype | None = None) -> CacheKey:
         """Everything that the remembered numbers depend on; ``dtype`` in place of the chosen one."""
-        # A trunk under autocast gives other numbers, even where both are kept in one precision.
-        computed = "fp32" if self.autocast is None else "bf16"
-        return CacheKey(
-            weights=self.attached.base_hash,
-            tokenizer=tokenizer_hash(self.tokenizer),
-            template=self.forward.objective.prompt,
-            data=data.fingerprint,
-            max_length=self.forward.objective.max_length,
-            depth=self.attached.resolved.frozen_depth,
-            positions="read" if self.one_position else "all",
-            dtype=dtype or self.dtype,
-            versions=(*numeric_versions(), ("computed", computed), *self._moved(), *self._scaled()),
-            model=self.attached.backbone.model.config._name_or_path,
-        )
+        return trunk_key(self.forward, self.tokenizer, data, dtype or self.dtype, self._scaled())
 
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
         return _scales_version(None if self.codec is None else self.codec.scales)
 
-    def _moved(self) -> list[tuple[str, str]]:
-        """A prompt at the input moves the text on, so the embeddings say something else."""
-        moved = self.attached.resolved.moved
-        return [("moved", str(moved))] if moved else []
+
+def trunk_key(
+    forward: Forward,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Encoded,
+    dtype: Dtype,
+    scaled: Sequence[tuple[str, str]] = (),
+) -> CacheKey:
+    """Everything that the hidden states of ``data`` at the frozen depth depend on, kept in ``dtype``."""
+    attached = forward.attached
+    moved = attached.resolved.moved  # a prompt at the input moves the text on: the embeddings say something else
+    return CacheKey(
+        weights=attached.base_hash,
+        tokenizer=tokenizer_hash(tokenizer),
+        template=forward.objective.prompt,
+        data=data.fingerprint,
+        max_length=forward.objective.max_length,
+        depth=attached.resolved.frozen_depth,
+        positions="read" if forward.one_position else "all",
+        dtype=dtype,
+        versions=(
+            *numeric_versions(),
+            ("computed", "fp32" if forward.autocast is None else "bf16"),
+            *([("moved", str(moved))] if moved else []),
+            *scaled,
+        ),
+        model=attached.backbone.model.config._name_or_path,
+    )
 
 
 def _scales_version(scales: Tensor | None) -> list[tuple[str, str]]:

@@ -92,6 +92,9 @@ class RunConfig(BaseModel):
     )
     text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
     label: str | None = Field(None, description="The label column; null means the task's.")
+    weight: str | None = Field(
+        None, description="A column with a weight for each training row, 0 or more; null: all rows count the same."
+    )
     template: str | None = Field(
         None,
         description="Under mlm: a template's name or text; null means the task's. Under chat: a file with a chat "

@@ -22,13 +22,14 @@ from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
+from stratatune.model.twins import part
 from stratatune.model.unread import to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed
+from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -105,7 +106,11 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         ResourceError: no room or no permission.
         NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
-    running = trial(config, tables or {}, reporter or Reporter())
+    return finish(trial(config, tables or {}, reporter or Reporter()))
+
+
+def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
+    """Let a trial learn from every batch that it asks for."""
     while True:
         try:
             next(running)
@@ -156,8 +161,11 @@ def _run(
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
+        trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
         fitted = _tuned(session, (yield from steps(session)))
         test = _test_scores(session, caching, data)
+        best = fitted.scores.metrics if fitted.scores else {}
+        trackers.conclude(session.accelerator, {"best": best, "test": test[0]}, fitted.progress.seconds)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
     finally:
@@ -260,7 +268,7 @@ def open_session(
         model.attached.reading["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
-        shared.part(model.attached)
+        part(model.attached)
     if autocast is not None:
         # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)

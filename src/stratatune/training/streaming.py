@@ -13,6 +13,7 @@ from stratatune.errors import ConfigError, ModelError
 from stratatune.model.artefact import place_of_base
 from stratatune.model.attached import Attached
 from stratatune.model.checkpoint import Checkpoint
+from stratatune.model.peft_folder import is_peft
 from stratatune.model.saving import read_record
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
@@ -85,6 +86,8 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
     if trunk == "resident":
         return None
     folder = Path(folder) / "adapter" if path_exists(Path(folder) / "adapter") else Path(folder)
+    if is_peft(folder):
+        return None
     record = read_record(folder)
     name, revision = place_of_base(record, folder, base)
     resolved = Plan.from_data(record["plan"]).resolve(shape_of(name, revision))

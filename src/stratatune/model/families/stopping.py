@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.body import Body
 from stratatune.model.skeleton import Call
@@ -25,12 +26,18 @@ def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
 
     It stops in front of block ``depth``, or behind the last block when that is the model's depth.
     """
-    last = len(body.blocks) - 1
-    if depth <= last:
-        # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
-        handle = body.passes.before(depth, _leave_before, first=True)
-    else:
-        handle = body.passes.after(last, _leave_after, first=True)
+    if depth == len(body.blocks):
+        return run_through(body, depth, run)
+    # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
+    return _stopped(body.passes.before(depth, _leave_before, first=True), run)
+
+
+def run_through(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
+    """What the last block below ``depth`` gives [B, T, D]: it stops right behind it, whatever comes next."""
+    return _stopped(body.passes.after(depth - 1, _leave_after, first=True), run)
+
+
+def _stopped(handle: RemovableHandle, run: Callable[[], Any]) -> Tensor:
     try:
         run()
     except _Reached as reached:

@@ -7,31 +7,30 @@ sixteen trials hold the frozen weights once. Only what a trial trains is copied.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.store import TrunkCache
-from stratatune.cache.trunks.filling import fill
+from stratatune.cache.trunks.filling import fill, fill_pooled
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.errors import ResourceError
-from stratatune.model.attached import Attached
 from stratatune.model.base import Base, load_base
 from stratatune.model.precision import Casts
+from stratatune.model.twins import twin
 from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
 from stratatune.training.prepare import Outline, Prepared, Tables, read_tables, settle, tokenizer_for
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -42,10 +41,12 @@ class Shared:
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
             for the same examples in different company, and the trunk would run for both.
+        pooled: texts that another cache of the same trunk has are taken from there, and while a cache is filled no
+            other process fills one: together they run the trunk once for each text (``cache/siblings.py``).
     """
 
-    def __init__(self, fill: bool = False) -> None:
-        self.fill = fill
+    def __init__(self, fill: bool = False, pooled: bool = False) -> None:
+        self.fill, self.pooled = fill, pooled
         self.caches: dict[str, TrunkCache] = {}
         """By a key's digest: within a process one cache object reads and writes for all."""
         self.casts: Casts = {}
@@ -99,14 +100,11 @@ class Shared:
         if feed.trunk.trains:
             return feed
         if self.fill and feed.cache is not None and not feed.cache.complete:
-            fill(feed, data, pad_id, device, lambda examples: None)
+            if self.pooled:
+                fill_pooled(feed, data, pad_id, device)
+            else:
+                fill(feed, data, pad_id, device, lambda examples: None)
         return ReadOnce(feed, self.once(("read", digest), dict))
-
-    @staticmethod
-    def part(attached: Attached) -> None:
-        """Give a trial's trained parameters memory of their own."""
-        for parameter in attached.trained().values():
-            parameter.data = parameter.data.clone()
 
     def let_go(self) -> None:
         """Drop the weights kept for further trials; call when every trial has its model.
@@ -123,14 +121,6 @@ class Shared:
         for cache in self.caches.values():
             with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with modules of its own and the same tensors."""
-    tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    # deepcopy takes what the memo holds for copies that are made already: tensors are shared, modules are not.
-    tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, tensors)
 
 
 class ReadOnce:
