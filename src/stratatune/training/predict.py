@@ -59,8 +59,6 @@ class Predictor:
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
-        forward: the tuned model under its objective.
-        codec: the precision to which hidden states at the frozen depth are rounded.
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
@@ -79,8 +77,8 @@ class Predictor:
         self.tokenizer = artefact.tokenizer
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
-        self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self.codec = Codec.from_data(saved)
+        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self._codec = Codec.from_data(saved)
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
@@ -94,6 +92,31 @@ class Predictor:
         """How many text columns this model reads."""
         return len(self.objective.text)
 
+    @property
+    def forward(self) -> Forward:
+        """The tuned model under its objective."""
+        return self._forward
+
+    @property
+    def codec(self) -> Codec:
+        """The precision to which hidden states at the frozen depth are rounded."""
+        return self._codec
+
+    def read(self, source: Any) -> Table:
+        """The texts of ``source`` as this model reads them; errors as those of :meth:`predict`."""
+        return self._read(source, None, AS_USUAL, need_labels=False)
+
+    def encode(self, table: Table) -> Encoded:
+        """A table as token ids.
+
+        Raises:
+            DataError: its texts cannot be encoded.
+            ModelError: the tokenizer gives a token for which the model has no embedding.
+        """
+        encoded = self.objective.encode(table, self.tokenizer)
+        check_ids(encoded.ids, self.tokenizer, self.model.attached.resolved.shape.vocab, table.source)
+        return encoded
+
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
@@ -105,7 +128,7 @@ class Predictor:
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
         """
-        table = self.read(source, split=split, written=written)
+        table = self._read(source, split, written, need_labels=False)
         self._unknown.clear()
         said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *self._unknown))
@@ -121,7 +144,7 @@ class Predictor:
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
-        with torch.no_grad(), self.forward.mixed():
+        with torch.no_grad(), self._forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
@@ -135,7 +158,7 @@ class Predictor:
         """
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
+        parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
         self._unknown.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
@@ -152,10 +175,7 @@ class Predictor:
             **({"by_class": found} if found else {}),
         }
 
-    def read(
-        self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, need_labels: bool = False
-    ) -> Table:
-        """The texts of ``source`` as this model reads them; arguments and errors as those of :meth:`predict`."""
+    def _read(self, source: Any, split: str | None, written: Written, *, need_labels: bool) -> Table:
         objective = self.objective
         table = objective.read(
             source,
@@ -171,23 +191,14 @@ class Predictor:
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
-    def encode(self, table: Table) -> Encoded:
-        """A table as token ids.
-
-        Raises:
-            DataError: its texts cannot be encoded.
-            ModelError: the tokenizer gives a token for which the model has no embedding.
-        """
-        encoded = self.objective.encode(table, self.tokenizer)
-        check_ids(encoded.ids, self.tokenizer, self.model.attached.resolved.shape.vocab, table.source)
-        return encoded
-
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
-        encoded = [self.encode(part) for part in parts]
+        encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
+        rows = self.model.attached.resolved.shape.vocab
         for part, one in zip(parts, encoded, strict=True):
+            check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
-        data, feed = concatenate(encoded), self.forward.feed(codec=self.codec)
-        return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
+        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
+        return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
 
 
 def _for_every_row(found: Prediction) -> Prediction:
