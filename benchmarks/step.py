@@ -3,8 +3,8 @@
     python -m benchmarks.step --model MODEL --data GLUE_AND_TREC_FOLDER [--plan "3/4: full"]
 
 The model's shape with random weights, the top by ``upper-half`` unless another plan is named, batches of 32 cut by
-length, bf16, one CPU thread. Shares are of the processor's own time in each operation; the rate of the matrix products stands beside that of one
-large product in the same run.
+length, bf16, one CPU thread. Shares are of the processor's own time in each operation; the rate of the matrix products
+stands beside that of one large product in the same run.
 """
 
 from __future__ import annotations
