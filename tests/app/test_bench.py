@@ -81,8 +81,11 @@ def test_plan_prices_lengths(say, tmp_path):
     assert said.json["epochs"]["A"]["padding"] > 1.5 > said.json["epochs"]["cached"]["padding"]
     assert said.json["cached_vs_A"] > 1.5 * said.json["cached_vs_B"]
     assert said.json["cache_bytes"] == 64 * 64 * 1024 * 4
+    assert said.json["places"]["resident"]["memory_bytes"] > said.json["places"]["streamed"]["memory_bytes"]
+    assert min(said.json["machine"].values()) > 0
     shown = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt").out
     assert "from the cache" in shown and "kept for backward" in shown
+    assert "on this machine" in shown and "streamed, top in 4 bits" in shown
 
 
 def test_plan_prices_a_data_file(say, tiny_folder, data):

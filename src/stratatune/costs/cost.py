@@ -149,7 +149,7 @@ def cost(
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
     trunk, top = example(resolved, tokens, head, read_last=read_last)
-    full, lora = (_whole(name, resolved.shape, tokens, head) for name in ("full", "lora"))
+    full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(
         tokens=tokens,
         flops_per_token=(trunk.flops + top.flops) / tokens,
@@ -200,8 +200,8 @@ def _epochs(
 
     shape = resolved.shape
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
-    lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
-    topmost, frozen = (Plan.parse(text).resolve(shape) for text in (top_text(shape), "frozen"))
+    lora, full = (Plan.parse(name).resolve(resolved.whole) for name in ("lora", "full"))
+    topmost, frozen = (Plan.parse(text).resolve(resolved.whole) for text in (top_text(resolved.whole), "frozen"))
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
     from stratatune.objectives.registry import OBJECTIVES
 

@@ -167,6 +167,11 @@ class Shape:
         norms = {role: norm for role, norm in self.norms.items() if role not in missing}
         return replace(self, linears=linears, norms=norms)
 
+    def cut_at(self, depth: int) -> Shape:
+        """This shape with its lowest ``depth`` blocks alone."""
+        lacks = {number: roles for number, roles in self.lacks.items() if number < depth}
+        return replace(self, blocks=depth, lacks=lacks)
+
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective`` or a head of that name.
 

@@ -80,8 +80,8 @@ class RunConfig(BaseModel):
     objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
-        "reads label words after the text, completion any text (the label column) after it, or the text itself. "
-        "Encoder-decoders: seq2seq, any text.",
+        "reads label words after the text, completion any text (the label column) after it, or the text itself, chat "
+        "conversations. Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
         "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."
@@ -92,7 +92,11 @@ class RunConfig(BaseModel):
     )
     text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
     label: str | None = Field(None, description="The label column; null means the task's.")
-    template: str | None = Field(None, description="Under mlm: a template's name or text; null means the task's.")
+    template: str | None = Field(
+        None,
+        description="Under mlm: a template's name or text; null means the task's. Under chat: a file with a chat "
+        "template in Jinja, or plain; null means the tokenizer's own.",
+    )
     label_words: dict[str, str] = Field(
         default_factory=dict, description="Under mlm: label to word; empty means the task's, or the labels themselves."
     )
@@ -144,6 +148,10 @@ class RunConfig(BaseModel):
         "auto",
         description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
         "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
+    )
+    pack: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Hold the frozen linears of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
     )
     memory_limit: str | None = Field(
         None, description="Memory that the run may use, such as 6GB; null: what the machine has free."

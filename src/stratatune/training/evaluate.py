@@ -80,7 +80,8 @@ def _outputs(
     outputs: list[np.ndarray] = []
     totals = np.zeros(2)
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
-    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
+    coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
+    with feed.prefetch(coming, forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)

@@ -77,6 +77,7 @@ class Outline:
             plan=self.plan,
             family=self.shape.family,
             longest=self.resolved.max_tokens,
+            hidden=self.shape.hidden,
             objective=name,
             options=options,
             task=self.task,
@@ -149,6 +150,7 @@ class Prepared:
             "trust_remote_code": config.trust_remote_code,
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
+            "cut": self.outline.resolved.cut_to,
         }
 
 
@@ -187,7 +189,7 @@ def settle(
         tables=tables,
         tokenizer=tokenizer,
         objective=objective,
-        notices=[*notices, *train.notices, *dict.fromkeys(unknown)],
+        notices=[*notices, *(notice for part in (train, *parts) for notice in part.notices), *dict.fromkeys(unknown)],
         train=train,
         eval=concatenate(parts) if parts else None,
         eval_parts=tuple(part.examples for part in parts),

@@ -18,6 +18,7 @@ from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
@@ -44,6 +45,7 @@ from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import settle_waves, streamed_below, with_cache
 from stratatune.training.trials.sharing import Shared
+from stratatune.training.untuned import looked_later
 
 RESULT, CONFIG = "result.json", "config.yaml"
 
@@ -247,6 +249,9 @@ def open_session(
     model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
     model.attached.reading = prepared.objective.to_data()
+    if config.pack != "none":
+        pack_top(model.attached, config.pack)
+        model.attached.reading["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
@@ -257,7 +262,7 @@ def open_session(
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    settle_waves(model.attached, config)
+    settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
         caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
@@ -317,7 +322,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
         return {}, {}
-    encoded = session.objective.encode(data.test, caching.tokenizer)
+    encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
@@ -369,7 +374,7 @@ def _finish(
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=attached.trained_count(),
-        total=attached.parameter_count(),
+        total=attached.parameter_count() + hidden_count(attached),
         best=best,
         best_epoch=progress.best_epoch,
         test=test[0],

@@ -65,6 +65,11 @@ def _table(found: Suggestion) -> list[str]:
             f"{one.depth:>5}  {probe.score:>15.3f} ± {probe.error:.3f}  {one.flops / 1e12:>13,.2f}"
             f"  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
         )
+    for one in view.beside:  # no probe chose them
+        mark = f"  over: {one.over}" if one.over else ""
+        lines.append(
+            f"{one.plan:<29}  {one.flops / 1e12:>13,.2f}  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
+        )
     return lines
 
 

@@ -11,12 +11,13 @@ from stratatune.cache.trunks.resident import Resident
 from stratatune.cache.trunks.source import TrunkSource
 from stratatune.cache.trunks.streamed import Streamed
 from stratatune.data.encode import Encoded
+from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 
 
 def source_of(feed: Feed, device: torch.device) -> TrunkSource:
     """The trunk behind ``feed``: in memory, or in its checkpoint."""
-    unread = Unread.of(feed.trunk.attached.backbone.model)
+    unread = Unread.of(feed.trunk.attached.backbone.model) if isinstance(feed.trunk, Trunk) else None
     return Resident(device) if unread is None else Streamed(unread, unread.wave_bytes, device)
 
 

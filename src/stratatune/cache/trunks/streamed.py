@@ -19,6 +19,7 @@ from stratatune.data.batching import Batch, collate
 from stratatune.data.encode import Encoded
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
+from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 from stratatune.model.waves import Texts, bytes_of, run_wave
 from stratatune.shapes.shape import Shape
@@ -68,6 +69,7 @@ class Streamed:
     def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
         """Wave by wave; see the module's docstring."""
         assert feed.cache is not None
+        assert isinstance(feed.trunk, Trunk)
         room = Room(self.memory, feed.trunk.attached.resolved.shape)
         done = sum(int(feed.cache.has(index).sum()) for index in building_batches(data))
         advance(done)
@@ -98,6 +100,7 @@ class Streamed:
 
     def _run(self, feed: Feed, batches: list[Batch]) -> None:
         started, trunk = time.perf_counter(), feed.trunk
+        assert isinstance(trunk, Trunk)
         ask = feed.question
         texts = [
             Texts(one.input_ids, one.mask, one.token_types, Question() if ask is None else ask(one)) for one in batches

@@ -34,6 +34,7 @@ _BOTTLENECK = 16
 _PROMPT_SHARE = 8
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
+_FEWEST_TO_CUT = 3
 INSERTIONS = ("adapter", "late_prompt")
 """What BFT inserts; the adapter is its better and cheaper one."""
 
@@ -127,6 +128,13 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
     bitfit = [f"{frozen}:{depth} bitfit"] if frozen < depth else []
     lora = f"lora(rank={width}, alpha={2 * width}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
     return " | ".join([f"0:{frozen} frozen", *bitfit, f"{depth}: {lora}"])
+
+
+def beside(blocks: int, *, lm_head: bool) -> tuple[str, ...]:
+    """Plans that probes do not choose, and that are priced beside the candidates: the end frozen, or cut off."""
+    if blocks < _FEWEST_TO_CUT:
+        return ()
+    return ("mid",) if lm_head else ("mid", "1/3: lora | cut(2/3)")
 
 
 def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +103,18 @@ def read_depths(
             bar.advance(len(index))
     assert features is not None
     return Pass(features, depths.readings, time.perf_counter() - started)
+
+
+def paired(found: Pass, sample: Encoded) -> Pass:
+    """The features of examples of two texts: the products of their states, each of length 1, value by value.
+
+    A probe then weighs the parts of a cosine. Of examples of one text, these as they are.
+    """
+    if sample.groups is None:
+        return found
+    first, second = sample.groups.values.reshape(-1, 2).T
+    states = found.features / np.maximum(np.linalg.norm(found.features, axis=-1, keepdims=True), 1e-12)
+    return replace(found, features=states[first] * states[second])
 
 
 def probe(

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
+from stratatune.shapes.shape import LM_HEADS
 from stratatune.studies.suggest.candidates import rate_of
-from stratatune.studies.suggest.choosing import WHOLE, find, texts
+from stratatune.studies.suggest.choosing import WHOLE, beside, find, texts
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
-from stratatune.studies.suggest.probing import probe, read_depths
+from stratatune.studies.suggest.probing import paired, probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
 from stratatune.studies.suggest.refine import check_search, refine
 from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
@@ -132,7 +133,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     started = time.perf_counter()
     assert sample.labels is not None
-    probes = tuple(probe(read, sample.labels, seed=config.seed, reporter=reporter))
+    probes = tuple(probe(paired(read, sample), sample.labels, seed=config.seed, reporter=reporter))
     found = find(probes, family)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
@@ -150,6 +151,9 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
+    others = [
+        price(text, None, shape, work, paces) for text in beside(shape.blocks, lm_head=objective.head in LM_HEADS)
+    ]
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
         family=family,
@@ -165,6 +169,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         chosen=nearest_kept(priced, found.depth),
         spent={**seconds, "flops": flops},
         feature_bytes=read.features.nbytes,
+        beside=tuple(within(one, asked.budget_seconds, asked.budget_memory) for one in others),
     )
 
 

@@ -69,6 +69,7 @@ class Together:
         session = ask.session
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
         possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
+        possible = possible and session.train.given is None
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
@@ -238,7 +239,8 @@ class AlikeTrials:
         def loss(trained: dict[str, Tensor]) -> Tensor:
             with forward.mixed():
                 logits = functional_call(forward.top, trained, (hidden, batch.mask, question))
-            return objective.loss(logits, batch)
+                found = objective.represent(logits, batch)
+            return objective.loss(found, batch)
 
         # The same draw for all, as each would make by itself. A GPU's fused kernels know no such thing.
         draw = "same" if hidden.device.type == "cpu" else "different"
