@@ -210,12 +210,13 @@ class _Search:
     # --- looking ---------------------------------------------------------------------------------------------------
 
     def _may_look(self) -> bool:
-        """Whether this run can be tried at all: in one process, its model in memory, with a target for each text."""
+        """Whether this run can be tried at all: in one process, its model in memory, a text and a target an example."""
         from stratatune.progress import Reporter
         from stratatune.training import distributed
         from stratatune.training.streaming import streamed_below
 
-        if distributed.launched() > 1 or not self.prepared.train.targets:
+        train = self.prepared.train
+        if distributed.launched() > 1 or not train.targets or train.groups is not None or train.given is not None:
             return False
         quiet = Reporter(held=True)
         return not streamed_below(self._outline(self.found[0][0]), quiet, alone=True)
@@ -240,7 +241,7 @@ class _Search:
         train, shape = self.prepared.train, self.prepared.outline.shape
         allowed = _PASS_SHARE * SHARE * min(price.run for _, price in self.found[:2])
         count = min(_SAMPLE, self.rows // 2)
-        if count < 2 * FEWEST or train.groups is not None:
+        if count < 2 * FEWEST:
             return None
         chosen = train.subset(sample(_classes(train), count, self.config.seed))
         spent = pass_flops(shape, chosen, _PASS_BATCH)
