@@ -72,6 +72,7 @@ class Predictor:
         self.notices = artefact.notices
         self._unknown: list[str] = []
         record, place = artefact.record, Path(folder)
+        place = place / "adapter" if (place / "adapter").is_dir() else place
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
