@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 from stratatune.data.labels import is_missing
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_bytes, write_errors
+from stratatune.training.answered import Columns, plain, rows_of
 
 if TYPE_CHECKING:
     from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
 
-Columns = dict[str, Sequence[Any]]
-
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
 _HINT = "point --out to a file in a folder that exists and has free space"
-_DIGITS = 6  # of a probability as text; parquet keeps every bit
 
 
 def format_of(out: str) -> str:
@@ -57,11 +55,11 @@ class Output:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row, its predicted numbers rounded as text shows them; those of a row without prediction are None."""
-        return _rows(self.given, self.predicted)
+        return rows_of(self.given, self.predicted)
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """As :meth:`rows`, without what was given."""
-        return _rows({}, self.predicted)
+        return rows_of({}, self.predicted)
 
 
 def output_of(prediction: Prediction) -> Output:
@@ -97,23 +95,10 @@ def _given(name: str, taken: Container[str]) -> str:
     return name
 
 
-def _rows(given: Columns, predicted: Columns) -> Iterator[dict[str, Any]]:
-    names = [*given, *predicted]
-    for values in zip(*given.values(), *predicted.values(), strict=True):
-        row = dict(zip(names, values, strict=True))
-        yield {**row, **{name: _shown(row[name]) for name in predicted}}
-
-
-def _shown(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return None if math.isnan(value) else round(value, _DIGITS)
-
-
 def as_text(output: Output, form: str) -> str:
     """The whole table as csv or jsonl."""
     if form == "jsonl":
-        return "".join(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in output.rows())
+        return "".join(json.dumps(plain(row), ensure_ascii=False, default=str) + "\n" for row in output.rows())
     lines = _Lines()
     writer = csv.DictWriter(lines, list(output.columns), lineterminator=_Lines.end)
     writer.writeheader()
@@ -123,7 +108,7 @@ def as_text(output: Output, form: str) -> str:
 
 def _cell(value: Any) -> Any:
     """A cell of csv, which has no lists: these are JSON in it."""
-    return json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
 class _Lines:
@@ -140,15 +125,6 @@ class _Lines:
 
     def write(self, line: str) -> None:
         self.lines.append(line.removesuffix(self.end) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null in its place."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(output: Output, out: str) -> None:

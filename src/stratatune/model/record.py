@@ -38,6 +38,8 @@ class ReadingRecord(Written):
     precision: Literal["fp32", "bf16"] = "fp32"
     score: str = ""
     template: str | None = None
+    chat_template: str | None = None
+    stop_tokens: list[Count] = Field(default_factory=list)
 
 
 class AdapterRecord(Written):

@@ -97,16 +97,20 @@ class Answers:
         labels: N class names, or N generated texts; None where the answer is neither.
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
+        notices: what the user should know of them, one line each.
     """
 
     columns: Mapping[str, Sequence[Any]]
     labels: list[str] | None = None
     probabilities: np.ndarray | None = None
     values: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
 
 
 class Using(Protocol):
     """A trained model at work, as an objective asks it for predictions."""
+
+    tokenizer: PreTrainedTokenizerBase
 
     def output(self, table: Table) -> np.ndarray:
         """What :meth:`Objective.predict` gives for every row, in order."""
@@ -116,8 +120,8 @@ class Using(Protocol):
         """The same of the base model, as it was before it was tuned."""
         ...
 
-    def generate(self, texts: list[str]) -> list[str]:
-        """What the model writes for each text."""
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
         ...
 
 
@@ -302,6 +306,13 @@ class Objective(abc.ABC):
         """
         return scores_by_class(self.labels, data.labels, output)
 
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+
+        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        """
+        return self, output
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""
@@ -344,6 +355,11 @@ class Objective(abc.ABC):
     def only_rows(self) -> tuple[int, ...] | None:
         """The rows of the LM head that are ever read, in training and in use; None: all, or there is no LM head."""
         return None
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        return ()
 
     @property
     def prompt(self) -> str:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from stratatune.errors import ConfigError, ModelError, did_you_mean, shown
 from stratatune.objectives.candidates import Candidates
+from stratatune.objectives.chat import Chat
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Tags, Vectors, Rank)
+    one.name: one
+    for one in (LabelWords, Candidates, Completion, Chat, TextToText, Classes, Numbers, Tags, Vectors, Rank)
 }
 
 

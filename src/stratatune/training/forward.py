@@ -5,8 +5,9 @@ Training, evaluation, prediction, trials and benchmarks all go through :class:`F
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Asking, Feed
+from stratatune.cache.feed import Asking, Below, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
@@ -32,6 +33,10 @@ class Feeding(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D], or [B, 1, D] where one position matters."""
+        ...
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come [B] may be read before they are asked for."""
         ...
 
 
@@ -89,10 +94,14 @@ class Forward:
         cache: TrunkCache | None = None,
         codec: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
+        trunk: Below | None = None,
     ) -> Feed:
-        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`."""
+        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
+
+        ``trunk``: what stands in for the model's own trunk.
+        """
         return Feed(
-            Trunk(self.attached),
+            trunk or Trunk(self.attached),
             cache,
             one_position=self.one_position,
             autocast=self.autocast,

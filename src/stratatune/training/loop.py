@@ -23,9 +23,10 @@ from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
-from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
+from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.untuned import look, no_better
+from stratatune.training.working import WorkingCopies, working_copies
 from stratatune.units import readable_size
 
 
@@ -49,13 +50,22 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
+    with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
+        session.copies = copies
+        return (yield from _steps(session, copies))
+
+
+def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | None, Fitted]:
+    """The loop itself."""
     config, attached = session.config, session.top.attached
     trained = attached.trained()
-    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
+    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config, copies.by_master))
     distributed.own_chance(config.seed)
     started = time.perf_counter()
     untuned = look(session)
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
+    copies.refresh()
     progress, best = resumed or (Progress(), {})
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
     if not resumed:
@@ -111,6 +121,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
     _restore(trained, best)
+    copies.refresh()
     session.reporter.notice_once(filter(None, [no_better(session, progress.history)]))
     return Fitted(progress, found or _evaluate(session, progress))
 
@@ -129,19 +140,12 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
     """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
-    session = ask.session
     distributed.add_gradients(trained.values())
-    gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+    optimiser = ask.optimiser.optimizer
+    gradients = gradients_of(optimiser)
     for gradient in gradients if scale != 1.0 else ():
         gradient.mul_(scale)
-    if session.config.clip:
-        norm = session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
-    else:
-        norm = nn.utils.get_total_norm(gradients)
-    if math.isfinite(float(norm) if norm is not None else 0.0) and math.isfinite(float(loss)):
-        ask.optimiser.step()
-    ask.optimiser.zero_grad()
-    return float(norm) if norm is not None else 0.0
+    return clip_and_step(optimiser, gradients, ask.session.config.clip, float(loss))
 
 
 def _remember_again(session: Session, progress: Progress) -> None:

@@ -117,8 +117,16 @@ def paired(found: Pass, sample: Encoded) -> Pass:
     return replace(found, features=states[first] * states[second])
 
 
-def probe(found: Pass, labels: np.ndarray, *, seed: int, reporter: Reporter) -> list[Probe]:
-    """Probe every depth and reading.
+def probe(
+    found: Pass,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    reporter: Reporter,
+    depths: Sequence[int] | None = None,
+    readings: Sequence[str] | None = None,
+) -> list[Probe]:
+    """Probe every depth and reading, or those that are named.
 
     Args:
         found: what the pass gave.
@@ -132,10 +140,11 @@ def probe(found: Pass, labels: np.ndarray, *, seed: int, reporter: Reporter) -> 
         raise DataError(f"{len(labels)} examples are too few to probe", f"give at least {FEWEST} labelled rows")
     folds, shuffled = list(_folds(labels, seed)), np.random.default_rng(seed).permutation(labels)
     probes: list[Probe] = []
-    depths = found.features.shape[1]
-    with reporter.bar("probes", depths * len(found.readings)) as bar:
-        for depth in range(depths):
-            for number, reading in enumerate(found.readings):
+    depths, readings = depths or range(found.features.shape[1]), readings or found.readings
+    with reporter.bar("probes", len(depths) * len(readings)) as bar:
+        for depth in depths:
+            for reading in readings:
+                number = found.readings.index(reading)
                 scores = _scores(found.features[:, depth, number], labels, shuffled, folds)
                 mean, error = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
                 probes.append(Probe(depth, reading, *map(float, (mean[0], error[0], mean[1], error[1]))))

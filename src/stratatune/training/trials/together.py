@@ -124,6 +124,9 @@ class AlikeTrials:
         self.sessions: list[Session] = [ask.session for ask in asks]
         self.width = len(asks)
         """How many trials are computed at once; halved where memory does not hold them."""
+        for session in self.sessions:
+            if session.copies is not None:  # the rows are the masters, which functional_call puts in their modules
+                session.copies.remove()
         trained = [session.top.attached.trained() for session in self.sessions]
         device = self.sessions[0].device
         settings = [_by_parameter(ask.optimiser) for ask in asks]
