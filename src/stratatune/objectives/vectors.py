@@ -13,7 +13,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.objectives.grouped import name_of, refuse_equal, score_range
+from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.retrieval import RANKINGS, nearest, search_scores, unit
@@ -130,8 +130,10 @@ class Vectors(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        own = {name: data[name] for name in _SAVED}
-        return cls(**common_from(data), widths=tuple(data["widths"]), **own)
+        own = saved_fields(cls, _SAVED, data)
+        if own["pooling"] not in POOLINGS or own["loss_of_scores"] not in LOSSES:
+            raise ValueError(f"pooling: {own['pooling']}, loss_of_scores: {own['loss_of_scores']}")
+        return cls(**common_from(data), widths=tuple(map(int, data["widths"])), **own)
 
     def to_data(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _SAVED}

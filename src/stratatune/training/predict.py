@@ -115,6 +115,7 @@ class Predictor:
         artefact = load_artefact(folder, base, unread=why is not None)
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
+        place = folder / "adapter" if (folder / "adapter").is_dir() else folder
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), folder).device
@@ -127,7 +128,7 @@ class Predictor:
         pad = pad_id(self.tokenizer)
         self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.codec = Codec.from_data(saved)
-        self._untuned = Untuned(self.forward, lambda: load_base_of(record, folder, base, record["output"]).model)
+        self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
 
     def _open_onnx(self, folder: Path, given: Mapping[str, str | None]) -> None:
         from stratatune.training.onnx_engine import open_onnx
