@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
 
 _BY_HAND = (
-    "a model that was changed by hand before the plan was applied is given as load(..., base=MODEL); "
-    "else the folder is damaged"
+    "if the model was changed by hand before the plan was applied, pass it as load(..., base=MODEL); "
+    "otherwise the folder is damaged"
 )
 
 
@@ -79,16 +79,20 @@ def load_artefact(
     if is_peft(folder):
         return _from_peft(folder, base, apart=apart)
     record, tensors = read_record(folder), read_tensors(folder)
+    # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base, unread)
+    # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
     check_encoder(cut_as_saved(Backbone(loaded.model), record), record)
     _check_new(loaded.model, record)
     try:
+        # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
         model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
+    # Only now: what counts as the frozen head depends on what the plan trains of it.
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
     if apart:
         part(attached)
@@ -149,7 +153,7 @@ def load_base_of(
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
     Raises:
-        ModelError: it is not found, or its tokenizer reads otherwise than it did.
+        ModelError: it is not found, or its tokenizer reads texts differently now.
     """
     saved = record["base"]
     name, revision = place_of_base(record, folder, base)
@@ -185,6 +189,7 @@ def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedMod
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
+    # A model that met its plan through st.apply may be of a class that no head of the table loads: then by its class.
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
     return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
 
@@ -196,7 +201,7 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
         ModelError: its weights or a setting of its config differ.
     """
     saved = record["base"]
-    if "weights" not in saved:  # written before weights and settings were told apart
+    if "weights" not in saved:  # written before weights and settings had hashes of their own
         _same("weights", saved["hash"], first_edition(backbone), saved, backbone)
         return
     found = Fingerprint.of(backbone)
@@ -217,11 +222,11 @@ def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Back
 
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
-    """What was new and trained must be there, too, in what is filled."""
+    """Refuse a base without the parameters that were new in training: they are part of what was saved."""
     named = dict(model.named_parameters())
     for name in record["also_train"]:
         if name not in named:
-            raise ModelError(f"{name!r} trained, and a {type(model).__name__} has none", _BY_HAND)
+            raise ModelError(f"the adapter trained {name!r}, which a {type(model).__name__} does not have", _BY_HAND)
 
 
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
@@ -229,11 +234,12 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         where = "what was saved" if odd in tensors else "this model"
-        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is in {where} alone", _BY_HAND)
+        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is only in {where}", _BY_HAND)
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ModelError(
                 f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
                 "the folder is damaged",
             )
+        # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         parameter.data.copy_(tensors[name])

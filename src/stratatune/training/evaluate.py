@@ -48,11 +48,13 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
+    # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
     outputs, order, totals = _outputs(forward, data, feed, batches)
     offsets = _offsets(forward, data)
     output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
+    # Metrics can hide NaN: argmax over NaN gives a class like any other.
     check_outputs(output)
     return _scored(forward, data, output, totals, parts)
 
@@ -84,6 +86,7 @@ def _outputs(
             logits = forward(batch, feed, training=False)
             if weighs:
                 weight = objective.weight(batch)
+                # Weighted back to a sum: batches, and ranks, have different numbers of terms.
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
     return np.concatenate(outputs), np.concatenate(list(batches)), totals
@@ -105,7 +108,7 @@ def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.nd
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -123,7 +126,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 def _mean_score(
     forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and what is to be said of any of them."""
+    """Each metric's mean over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)

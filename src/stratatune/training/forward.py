@@ -200,6 +200,7 @@ class Forward:
         return torch.cat(found)[order.argsort()]
 
     def _run(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+        # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))
             return self.objective.represent(logits, batch)

@@ -115,6 +115,7 @@ class Predictor:
         artefact = load_artefact(folder, base, unread=why is not None)
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
+        place = folder / "adapter" if (folder / "adapter").is_dir() else folder
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), folder).device
@@ -122,11 +123,12 @@ class Predictor:
         settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
         self._vocab = self.model.attached.resolved.shape.vocab
+        # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.codec = Codec.from_data(saved)
-        self._untuned = Untuned(self.forward, lambda: load_base_of(record, folder, base, record["output"]).model)
+        self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
 
     def _open_onnx(self, folder: Path, given: Mapping[str, str | None]) -> None:
         from stratatune.training.onnx_engine import open_onnx
@@ -205,6 +207,7 @@ class Predictor:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
         task = TASKS.get(self.objective.task or "")
+        # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()

@@ -178,6 +178,8 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
+    # Before any text is encoded, and before the weights are loaded: an id beyond the table would fail deep in the
+    # trunk.
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
@@ -230,6 +232,8 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     source = given.get("train", config.train)
     train = read(source, "train") if config.weight is None else weighted(read, source, config.weight)
     parts = tuple(read(source, split) for source, split in _eval_parts(config, given, task))
+    # Held out before rows are drawn, so that `train_samples` counts rows to train on and the held-out part stays the
+    # same.
     if not parts and isinstance(config.eval_split, float):
         train, held_out = hold_out(train, config.eval_split, config.seed, classes=_has_classes(kind, train, task))
         parts = (held_out,)
@@ -293,6 +297,7 @@ def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
     """``split``, or None for a file that is named: it is used whole, unless ``eval_split`` names a split of it."""
     if not _is_file(source):
         return split
+    # A file that holds all splits (a task's .all) is cut by their names; any other file is one split by itself.
     return split if config.eval is None and isinstance(config.eval_split, str) and source == config.train else None
 
 

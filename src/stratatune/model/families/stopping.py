@@ -28,6 +28,7 @@ def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
     """
     if depth == len(body.blocks):
         return run_through(body, depth, run)
+    # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
     return _stopped(body.passes.before(depth, _leave_before, first=True), run)
 
 
@@ -64,8 +65,10 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
         calls.append(Call(args[1:], kwargs))
         return (hidden, None) if body.row.tuple_blocks else hidden
 
+    # A shared block is there several times, and its method can be put back only once.
     distinct = list(dict.fromkeys(body.blocks[:depth]))
     for block in distinct:
+        # On the instance it hides the class's method, and hooks on the block still run.
         vars(block)["forward"] = note
     try:
         yield calls

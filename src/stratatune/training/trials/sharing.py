@@ -65,6 +65,7 @@ class Shared:
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
+        # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
         key = ("base", head, seed, settings.get("cut"))
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
@@ -85,11 +86,13 @@ class Shared:
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
+        # By the method: kinds of objectives that read tables alike share one table.
         key = ("tables", kind.read, config.seed if drawn else None)
         return self.once(key, lambda: read_tables(config, given, kind))
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """As the objective does, once for each objective."""
+        # By id, which is not used again while the table lives, and `once` keeps the tables.
         return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
     def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
@@ -104,19 +107,19 @@ class Shared:
         return ReadOnce(feed, self.once(("read", digest), dict))
 
     def let_go(self) -> None:
-        """Keep no weights for further trials; call when every trial has its model.
+        """Drop the weights kept for further trials; call when every trial has its model.
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
         for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
             del self._made[key]
         self._tensors.clear()
-        self.casts.clear()  # by address, and others may come to stand there
+        self.casts.clear()  # they are found by address, and other tensors may be put there
 
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+            with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
 
 
@@ -162,6 +165,7 @@ class ReadOnce:
         """As :meth:`Feed.hidden`."""
         key = batch.index.numpy().tobytes()
         if key not in self.last:
+            # One batch at a time is kept: trials ask for the same one in turn, and then for the next.
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
         return self.last[key]
