@@ -146,16 +146,30 @@ class Adapters:
                 f"{type(self.base).__name__} has two stacks, and rows of several adapters are run in one",
                 "call it once for each adapter, after set(name)",
             )
-        depth = min(self._depth(name, plain) for name in backbones)
-        hidden = plain.family.trunk(input_ids, mask, token_type_ids, depth, Question())
+        alone = {name for name in backbones if name is not None and self._begins_otherwise(name)}
         found: list[Tensor | None] = [None] * len(names)
+        shared = [name for name in backbones if name not in alone]
+        depth = min((self._depth(name, plain) for name in shared), default=0)
+        among = torch.tensor([number for number, name in enumerate(names) if name not in alone], dtype=torch.long)
+        types = None if token_type_ids is None else token_type_ids[among]
+        hidden = plain.family.trunk(input_ids[among], mask[among], types, depth, Question()) if shared else None
         for name, backbone in backbones.items():
-            rows = torch.tensor([number for number, one in enumerate(names) if one == name], device=hidden.device)
-            inserted = self._loaded[name].attached.insertions if name is not None else _NOTHING
-            logits = backbone.family.top(hidden[rows], mask[rows], depth, inserted, Question(), backbone.head)
+            rows = torch.tensor([number for number, one in enumerate(names) if one == name])
+            if hidden is None or name in alone:
+                given = {} if token_type_ids is None else {"token_type_ids": token_type_ids[rows]}
+                logits = self.model(name)(input_ids=input_ids[rows], attention_mask=mask[rows].long(), **given).logits
+            else:
+                inserted = _NOTHING if name is None else self._loaded[name].attached.insertions
+                states = hidden[torch.searchsorted(among, rows)]
+                logits = backbone.family.top(states, mask[rows], depth, inserted, Question(), backbone.head)
             for row, one in zip(rows.tolist(), logits, strict=True):
                 found[row] = one
         return ModelOutput(logits=torch.stack(found))  # pyright: ignore[reportArgumentType]
+
+    def _begins_otherwise(self, name: str) -> bool:
+        """Whether an adapter's hidden state at depth 0 is not the base's: it moves the text, or trained the words."""
+        resolved = self._loaded[name].attached.resolved
+        return bool(resolved.trains_embeddings or resolved.moved)
 
     def _backbone(self, name: str | None) -> Backbone:
         return Backbone(self.base) if name is None else self.model(name).attached.backbone  # pyright: ignore
@@ -164,5 +178,4 @@ class Adapters:
         """Below which depth an adapter computes as the base does."""
         if name is None:
             return plain.shape.blocks
-        resolved = self._loaded[name].attached.resolved
-        return 0 if resolved.trains_embeddings or resolved.moved else resolved.frozen_depth
+        return self._loaded[name].attached.resolved.frozen_depth

@@ -21,6 +21,7 @@ _PICKLED = "adapter_model.bin"
 _AGAIN = "save it again with peft: model.save_pretrained(FOLDER)"
 _PREFIX = "base_model.model."
 _LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.weight)?")
+_COPY = re.compile(r"(?P<module>.+)\.modules_to_save\.\w+\.(?P<rest>.+)")
 _OTHER = ("lora_embedding_", "lora_")
 _UNHELD = (
     "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
@@ -126,11 +127,27 @@ def read_peft(folder: Path) -> PeftFolder:
         elif any(f".{other}" in plain for other in _OTHER):
             raise _no_form(folder, f"{plain}: LoRA on an embedding, or with a bias of its own")
         else:
-            found.own[plain.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
+            found.own[plain] = tensor
+    found.own = _plain(found.own)
     for module, parts in halves.items():
         if not _fit(parts):
             raise ModelError(f"{folder / TENSORS} is damaged: {module} has no A and B that belong together", _AGAIN)
         found.low_rank[module] = LowRank(parts["A"], parts["B"], parts.get("magnitude_vector"))
+    return found
+
+
+def _plain(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the names of the plain model.
+
+    ``bias="all"`` saves the biases of a module in ``modules_to_save`` once more under the name of the adapter, and once
+    as they were before training; both are left out.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        copied = _COPY.fullmatch(name)
+        if ".original_module." in name or (copied and f"{copied['module']}.{copied['rest']}" in own):
+            continue
+        found[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
     return found
 
 
