@@ -47,9 +47,12 @@ class Tuned(_AnyModel):
         self.attached.set_dropout(mode)
         return self
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again."""
-        super().gradient_checkpointing_enable(*args, **kwargs)
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again.
+
+        All of transformers' ways to turn checkpointing on, under its old name and its new one, come through here.
+        """
+        super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
         above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
         for block in blocks[:depth]:

@@ -39,6 +39,8 @@ class _Role:
     roles: tuple[str, ...]
     transposed: bool
     """Whether its weight is [in, out] (GPT-2's ``Conv1D``)."""
+    biased: bool
+    """Whether it has a bias."""
 
 
 @dataclass
@@ -65,7 +67,7 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
     backbone = Backbone(model)
     places = _places(backbone)
     draft = _draft(backbone, places, found)
-    plan = _plan(backbone, draft)
+    plan = _plan(backbone, places, draft)
     tuned = apply(model, plan, also_train=draft.new)
     if apart:
         part(tuned.attached)
@@ -91,7 +93,7 @@ def _places(backbone: Backbone) -> dict[str, _Role]:
                 continue
             name = f"{names[id(block)]}.{path}"
             blocks = (*found[name].blocks, number) if name in found else (number,)
-            found[name] = _Role(blocks, roles, isinstance(module, Conv1D))
+            found[name] = _Role(blocks, roles, isinstance(module, Conv1D), getattr(module, "bias", None) is not None)
     return found
 
 
@@ -146,6 +148,8 @@ def _note(draft: _Draft, backbone: Backbone, place: _Role | None, name: str, fou
         table = next((one for other, one in found.own.items() if _is_table(backbone, other)), parameter)
         if not _same(table, found.own[name]):
             draft.head |= {"decoder", "untie"}
+    elif named == "bias" and _same(parameter, found.own[name]):
+        return  # it came with the decoder's weight
     elif named:
         draft.head.add(named)
     elif inside:
@@ -170,11 +174,13 @@ def _head_part(backbone: Backbone, module: str, kind: str) -> str:
     return next(iter(parts), "")
 
 
-def _plan(backbone: Backbone, draft: _Draft) -> Plan:
+def _plan(backbone: Backbone, places: Mapping[str, _Role], draft: _Draft) -> Plan:
     border, both = backbone.border, len(backbone.row.stacks) > 1
     strata: list[Stratum] = []
     for stack, start, end in (("enc", 0, border), ("dec", border, backbone.shape.blocks)):
-        for first, last, methods in _runs([_methods(draft, number) for number in range(start, end)]):
+        for first, last, methods in _runs(
+            [_methods(draft, _roles_of(places, number), number) for number in range(start, end)]
+        ):
             if methods:
                 named: Literal["", "enc", "dec"] = stack if both else ""  # pyright: ignore[reportAssignmentType]
                 strata.append(Stratum(stack=named, layers=f"{first}:{last}", methods=methods))
@@ -184,15 +190,25 @@ def _plan(backbone: Backbone, draft: _Draft) -> Plan:
     return Plan(strata=tuple(strata), embeddings=embeddings, head=Head(mlm=mlm, **switches))
 
 
-def _methods(draft: _Draft, number: int) -> tuple[MethodConfig, ...]:
+def _roles_of(places: Mapping[str, _Role], number: int) -> dict[str, bool]:
+    """The roles of a block, and whether each has a bias."""
+    here = (place for place in places.values() if number in place.blocks)
+    return {role: place.biased for place in here for role in place.roles}
+
+
+def _methods(draft: _Draft, roles: Mapping[str, bool], number: int) -> tuple[MethodConfig, ...]:
     """What stands on a block: one method for all roles that have it with the same options."""
     alike: dict[str, tuple[MethodConfig, list[str]]] = {}
     for role, method in draft.low.get(number, {}).items():
         alike.setdefault(str(method), (method, []))[1].append(role)
-    found = [method.model_validate({**method.model_dump(), "on": roles}) for method, roles in alike.values()]
-    for kind, roles in ((Full, draft.whole.get(number)), (BitFit, draft.biases.get(number))):
-        if roles:
-            found.append(kind(on=tuple(role for role in ROLES if role in roles)))
+    found = [method.model_validate({**method.model_dump(), "on": on}) for method, on in alike.values()]
+    biased = {role for role, has in roles.items() if has}
+    for kind, on, every in (
+        (Full, draft.whole.get(number), set(roles)),
+        (BitFit, draft.biases.get(number), biased),
+    ):
+        if on:
+            found.append(kind(on=("all",) if on >= every else tuple(role for role in ROLES if role in on)))
     return tuple(found)
 
 
