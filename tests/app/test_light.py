@@ -87,7 +87,7 @@ def test_init(say, tmp_path):
 
     file = tmp_path / "run.yaml"
     assert say("init", file, "--json").json == {"out": str(file)}
-    assert validate(load_config(file), check_files=False).plan == "bft-adapter"
+    assert validate(load_config(file), check_files=False).plan == "auto"
     again = say("init", file)
     assert (again.code, again.error) == (2, f"{file} already exists")
     assert say("init", file, "--force").code == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
 
-FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
 _HINT = "point --out to a file in a folder that exists and has free space"
 
 
@@ -132,7 +134,30 @@ def write(output: Output, out: str) -> None:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
-    write_bytes(path, _parquet(output) if form == "parquet" else as_text(output, form).encode(), _HINT)
+    binary = {"parquet": _parquet, "npy": _array_of_vectors}.get(form)
+    write_bytes(path, binary(output) if binary else as_text(output, form).encode(), _HINT)
+
+
+def _array_of_vectors(output: Output) -> bytes:
+    """The one column of vectors as numpy's float32 [N, E]; of rows that were left out, NaN."""
+    import numpy as np
+
+    columns = {name: values for name, values in output.predicted.items() if any(map(_is_vector, values))}
+    if len(columns) != 1:
+        said = f"{len(columns)} columns of vectors" if columns else "none"
+        raise ConfigError(
+            [f"out: a .npy file holds one column of vectors, and there are {said}"], "write jsonl or parquet"
+        )
+    (values,) = columns.values()
+    width = len(next(filter(_is_vector, values)))
+    rows = [value if _is_vector(value) else [math.nan] * width for value in values]
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(rows, np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, float) for one in value)
 
 
 def _parquet(output: Output) -> bytes:
