@@ -177,10 +177,9 @@ class _Search:
         return found
 
     def _has_words(self) -> bool:
-        """Whether the user, or the task, says how a label is read as a word."""
-        config, outline = self.config, self.prepared.outline
-        asked = config.objective == "mlm" or bool(config.template or config.label_words)
-        return outline.shape.family == "encoder" and config.objective in ("auto", "mlm") and asked
+        """Whether the user says how a label is read as a word."""
+        config = self.config
+        return config.objective == "mlm" or (config.objective == "auto" and bool(config.template or config.label_words))
 
     def _price(self, proposal: Proposal) -> Price:
         from stratatune.costs.cost import cost
