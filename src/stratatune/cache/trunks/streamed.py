@@ -1,7 +1,7 @@
 """``streamed``: the trunk is read from its checkpoint, a block at a time, for as many tokens as memory holds.
 
 A wave of batches goes through all blocks together, so each block is read once a wave, and the next one while this one
-computes. Behind a wave its hidden states are written: a run that is stopped goes on with the next one.
+computes. After a wave its hidden states are written: a run that was stopped continues with the next one.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Room:
 
     def rows(self, tokens: int) -> int:
         """How many texts of ``tokens`` tokens may be one batch."""
+        # Values a token at the widest place of a block: the FFN's, the projections', and eager attention's H x T
+        # scores.
         inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
         return max(1, int(_IN_USE * self.bytes / (tokens * inner * _FP32)))
 
@@ -76,6 +78,7 @@ class Streamed:
         for wave in self._waves(feed, data, room):
             batches = [collate(data, index, pad_id).to(self.device) for index in wave]
             self._run(feed, batches)
+            # After each wave, so that a run that is stopped reads the checkpoint again for one wave only.
             feed.flush()
             advance(sum(len(index) for index in wave))
 
@@ -90,6 +93,7 @@ class Streamed:
             count = room.rows(longest)
             for index in (lacking[start : start + count] for start in range(0, len(lacking), count)):
                 more = room.held(len(index), longest)
+                # At least one batch a wave, however little memory there is: it may still fit.
                 if wave and held + more > (1 - _IN_USE) * room.bytes:
                     yield wave
                     wave, held = [], 0.0

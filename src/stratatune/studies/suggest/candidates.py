@@ -94,8 +94,9 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank), lora)
     if words:
         made["prompt"] = Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)
-    first = ("more",) if deeper else ()
-    return [made[name] for name in dict.fromkeys((*first, *_ORDER[shape.family])) if name in made]
+    order = _ORDER[shape.family]
+    first = ("more",) if deeper and order[0] == "top" else ()
+    return [made[name] for name in dict.fromkeys((*first, *order)) if name in made]
 
 
 def epochs_for(rows: int) -> int:
