@@ -106,6 +106,7 @@ def test_the_model_is_loaded_and_the_text_encoded_once(given, monkeypatch):
 
 def test_trials_hold_the_frozen_weights_once(tiny_folder):
     from stratatune.model.attach import apply
+    from stratatune.model.twins import part
     from stratatune.training.trials.sharing import Shared
 
     shared = Shared()
@@ -115,7 +116,7 @@ def test_trials_hold_the_frozen_weights_once(tiny_folder):
             str(tiny_folder("bert", "mlm")), "classification", device=torch.device("cpu"), num_labels=2, seed=seed
         )
         model = apply(base.model, "3: bitfit", also_train=base.new)
-        shared.part(model.attached)
+        part(model.attached)
         models.append(model)
     one, other = (dict(model.named_parameters()) for model in models)
     trained = set(models[0].attached.trained())
