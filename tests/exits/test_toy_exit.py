@@ -82,4 +82,4 @@ def test_python_writes_it_and_the_model_stays(toy, tmp_path):
 def test_without_it_the_name_is_refused(tmp_path):
     with pytest.raises(PlanError, match="to: 'biases'") as caught:
         st.export(st.apply(tiny.tiny_bert(), "2: bitfit"), tmp_path / "out", to="biases")
-    assert caught.value.hint == "legal: native, peft, merged"
+    assert caught.value.hint == "legal: native, peft, merged, sentence-transformers"

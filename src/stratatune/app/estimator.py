@@ -20,7 +20,7 @@ from stratatune.data.written import Written
 from stratatune.errors import DataError, ResourceError, did_you_mean
 from stratatune.plan import shape_of
 from stratatune.progress import Reporter
-from stratatune.training.config import RunConfig
+from stratatune.training.config import AUTO, RunConfig
 from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class _TextEstimator(BaseEstimator):
     """What both estimators share. Abstract.
 
     Args:
-        plan: a plan, a preset's name or a plan's text.
+        plan: a plan, a preset's name, a plan's text, or ``auto``: it is chosen from the training data.
         model: the base model: a hub id or a folder.
         settings: any setting of :class:`stratatune.RunConfig`, such as ``epochs`` or ``lr``.
     """
@@ -52,7 +52,7 @@ class _TextEstimator(BaseEstimator):
     _predictor: Predictor | None = None
 
     def __init__(
-        self, plan: Any = "bft-adapter", *, model: str = "roberta-base", verbose: bool = False, **settings: Any
+        self, plan: Any = AUTO, *, model: str = "roberta-base", verbose: bool = False, **settings: Any
     ) -> None:
         self.plan = plan
         self.model = model
@@ -194,8 +194,11 @@ class Classifier(ClassifierMixin, _TextEstimator):
 
     def predict(self, X: Texts) -> np.ndarray:
         """The likeliest class of each text [N]."""
-        chances = self.predict_proba(X)
-        return self.classes_[chances.argmax(axis=1)]
+        found = self._ask(X)
+        if found is None:
+            return self.classes_[:0]
+        places = {name_of(one): place for place, one in enumerate(self.classes_)}
+        return self.classes_[[places[label] for label in found.labels]]
 
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Probabilities [N, C], columns in the order of ``classes_``."""

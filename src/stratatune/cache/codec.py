@@ -44,6 +44,12 @@ class Codec:
         """That of a cache."""
         return cls(identity.key.dtype, torch.tensor(identity.scales) if identity.scales else None)
 
+    def own_scales(self) -> Tensor:
+        """int8's ``scales`` [D]; CacheError for another precision."""
+        if self.scales is None:
+            raise CacheError(f"{self.name} has no scales")
+        return self.scales
+
     def to_data(self) -> dict[str, Any]:
         """As plain data: ``kept`` and, for int8, ``scales``."""
         return {"kept": self.name} | ({} if self.scales is None else {"scales": self.scales.tolist()})

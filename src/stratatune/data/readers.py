@@ -6,7 +6,6 @@ names the place, the value, what is legal and the fix.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, time
@@ -32,7 +31,6 @@ PAIRS = (
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
 _CHAT = "the data hold conversations: --objective chat reads them"
 _BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
@@ -194,18 +192,11 @@ def _label_column(
 
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
-    """The texts of a column; DataError names the rows that are blank where that is refused, and broken characters."""
+    """The texts of a column; DataError names the rows that are blank where that is refused."""
     values = [_plain(value, frame.place, name) for value in frame.get(name)]
     if bad_rows == "refuse":
         _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
-    texts = [_or_empty(value) for value in values]
-    for row, text in zip(frame.rows, texts, strict=True):
-        if not text.isascii() and (broken := _LONE_SURROGATE.search(text)):
-            raise DataError(
-                f"{frame.place}, row {row}: column {name!r} holds {broken[0]!r}, half of a surrogate pair",
-                "write the whole character; this happens where a text was cut in the middle of one",
-            )
-    return texts
+    return [_or_empty(value) for value in values]
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:

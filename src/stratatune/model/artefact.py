@@ -12,10 +12,13 @@ from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
+from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, first_edition
+from stratatune.model.packing import pack_top
 from stratatune.model.saving import read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
 from stratatune.outside import path_exists
+from stratatune.plan import Plan, shape_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +44,13 @@ class Artefact:
     notices: list[str] = field(default_factory=list)
 
 
-def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None = None) -> Artefact:
+def load_artefact(
+    folder: str | Path,
+    base: str | Path | PreTrainedModel | None = None,
+    *,
+    pack: bool = True,
+    unread: bool = False,
+) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
 
     The base is looked for where it was, at the hub revision and in the dtype that it was trained with.
@@ -49,6 +58,8 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     Args:
         folder: the ``adapter`` folder of a run, or the run's own folder.
         base: where the base model is now, when it has moved; or a model that is loaded already.
+        pack: hold the frozen part of the top packed where it was in training; False: as stored.
+        unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
@@ -58,8 +69,8 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
     record, tensors = read_record(folder), read_tensors(folder)
     notices = verify(record, tensors, folder)
-    loaded = _base(record, folder, base)
-    check_encoder(Backbone(loaded.model), record)
+    loaded = _base(record, folder, base, unread)
+    check_encoder(cut_as_saved(Backbone(loaded.model), record), record)
     _check_new(loaded.model, record)
     try:
         revision = record["base"].get("revision")
@@ -72,12 +83,14 @@ def load_artefact(folder: str | Path, base: str | Path | PreTrainedModel | None 
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
         loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
+    if pack and (kind := record["reading"].get("pack")):
+        pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices)
 
 
-def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None) -> Tuned:
+def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *, pack: bool = True) -> Tuned:
     """The tuned model saved in ``folder``, in eval mode; see :func:`load_artefact` for arguments and errors."""
-    return load_artefact(folder, base).model
+    return load_artefact(folder, base, pack=pack).model
 
 
 def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None) -> tuple[str, str | None]:
@@ -92,7 +105,9 @@ def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None)
     return str(base), saved.get("revision") if str(base) == saved["name"] else None
 
 
-def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, head: Any) -> Base:
+def load_base_of(
+    record: dict[str, Any], folder: Path, base: str | Path | None, head: Any, *, unread: bool = False
+) -> Base:
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
     Raises:
@@ -109,6 +124,10 @@ def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, 
         "dtype": saved.get("dtype", "float32"),
     }
     texts = bool(record["reading"])
+    plan = Plan.from_data(record["plan"])
+    if head is not None and (unread or plan.cut is not None):
+        resolved = plan.resolve(shape_of(name, revision))
+        options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
     if head is None:
         loaded = load_class(name, saved["class"], **options)
     else:
@@ -118,12 +137,18 @@ def load_base_of(record: dict[str, Any], folder: Path, base: str | Path | None, 
     return loaded
 
 
-def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None) -> Base:
+def cut_as_saved(backbone: Backbone, record: dict[str, Any]) -> Backbone:
+    """The backbone of a base, with the blocks that the adapter's plan leaves."""
+    plan = Plan.from_data(record["plan"])
+    return backbone if plan.cut is None else cut_to(backbone, plan.resolve(whole_shape(backbone)))
+
+
+def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None, unread: bool) -> Base:
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
-    return load_base_of(record, folder, base, head if record["reading"] or usual else None)
+    return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
 
 
 def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from stratatune.methods.registry import INSERTIONS, METHODS, in_order
 from stratatune.methods.site import Place, train
 from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
+from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, head_fingerprint
 from stratatune.model.hooks import install
 from stratatune.model.masters import hold_masters
@@ -113,8 +114,9 @@ def apply(
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
     backbone = Backbone(model)
-    resolved = plan.resolve(backbone.shape)
+    resolved = plan.resolve(whole_shape(backbone))
     _refuse_broken_promises(resolved, backbone)
+    backbone = cut_to(backbone, resolved)
     origin = Origin.of(model, revision)
     check_vocabulary(model, origin)
     new = sorted({*also_train, *new_parts(backbone)})
@@ -131,7 +133,8 @@ def apply(
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
     problems = resolved.problems(backbone.head.name)
     if problems:
-        raise PlanError(problems[0], "the backward pass would not stop at the frozen depth")
+        hint = "the backward pass would not stop at the frozen depth" if resolved.cut_to is None else ""
+        raise PlanError(problems[0], hint)
     if resolved.moved:
         backbone.family.refuse_prompt()
 

@@ -153,6 +153,12 @@ class Attached:
         for _, insertion in self.insertions:
             insertion.train(training)
 
+    def own_blocks(self) -> list[nn.Module]:
+        """The blocks that the top runs, and the trunk does not."""
+        depth, blocks = self.resolved.frozen_depth, self.backbone.blocks
+        below = set(blocks[:depth])
+        return [block for block in dict.fromkeys(blocks[depth:]) if block not in below]
+
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
         """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
         blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])

@@ -1,7 +1,7 @@
 """A checkpoint on disk, read one tensor at a time: safetensors, one file or shards with an index.
 
-Nothing is mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked for
-(a mapped file counts against a limit on the address space as a whole).
+Nothing stays mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked
+for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens it).
 """
 
 from __future__ import annotations
@@ -76,6 +76,17 @@ class Checkpoint:
             ModelError: the file is gone or has become shorter since it was opened.
         """
         return self._reading(key, lambda handle: handle.get_tensor(key))
+
+    def pieces(self, key: str, values: int) -> Iterator[Tensor]:
+        """The tensor's values [n] in their order, as stored: as many rows at a time as have about ``values``."""
+        shape = self.entries[key].shape
+        if len(shape) < 2 or math.prod(shape) <= values:
+            yield self.read(key).flatten()
+            return
+        rows = max(1, values // math.prod(shape[1:]))
+        for start in range(0, shape[0], rows):
+            stop = start + rows
+            yield self._reading(key, lambda handle, at=slice(start, stop): handle.get_slice(key)[at]).flatten()
 
     def read_rows(self, key: str, rows: Tensor) -> Tensor:
         """``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E]; no others are read, but for small gaps."""

@@ -11,6 +11,7 @@ from stratatune.model import biases
 from stratatune.model.attach import Tuned, insertion_name
 from stratatune.model.attached import Attached
 from stratatune.model.masters import round_masters
+from stratatune.model.packing import is_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,6 +91,8 @@ def refusals(attached: Attached) -> list[str]:
 def _refusals(attached: Attached) -> dict[str, str]:
     """MethodConfig, as text -> why it cannot be merged; of equal ones in many blocks the first."""
     found: dict[str, str] = {}
+    if is_packed(attached):
+        found["pack"] = "a packed weight cannot be folded into; load the adapter over the weights as stored"
     for number, methods in enumerate(attached.resolved.blocks):
         site = attached.backbone.site(number)
         for one in methods:

@@ -23,7 +23,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     the same tensors, which something must keep alive, share what is in ``made``.
     """
     for module in attached.backbone.blocks.modules():
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and module.weight.is_floating_point():
             module.weight.data = _cast(module.weight.data, dtype, made)
     attached.backbone.head.hold_decoder(lambda weight: _cast(weight, dtype, made))
 

@@ -64,6 +64,7 @@ class Top(nn.Module):
         self.attached = attached
         self.depth = attached.resolved.frozen_depth
         self.model = attached.backbone.model
+        self._unread = Unread.of(self.model)
 
     def forward(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
         """From the frozen depth to the logits.
@@ -78,6 +79,8 @@ class Top(nn.Module):
             The logits; :class:`Question` says in which shape.
         """
         backbone, inserted = self.attached.backbone, self.attached.insertions
+        if self._unread is not None:
+            self._unread.bring_back()
         return backbone.family.top(self._cut(hidden), mask, self.depth, inserted, question, backbone.head)
 
     def _cut(self, hidden: Tensor) -> Tensor:

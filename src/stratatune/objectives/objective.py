@@ -39,6 +39,7 @@ class Asked:
         plan: the plan of the run.
         family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
         longest: tokens that the model takes at most.
+        hidden: D, the width of its hidden states.
         objective: an objective's name, or ``auto``.
         options: those written in brackets behind the name, by their own names.
         task: the named task, where there is one.
@@ -62,6 +63,7 @@ class Asked:
     table: Table | None = None
     others: tuple[Table, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
+    hidden: int = 0
 
     @property
     def data(self) -> Table:
@@ -114,6 +116,10 @@ class Using(Protocol):
         """What :meth:`Objective.predict` gives for every row, in order."""
         ...
 
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model, as it was before it was tuned."""
+        ...
+
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
         """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
         ...
@@ -138,6 +144,7 @@ class Objective(abc.ABC):
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
+        base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
 
     Attributes:
         text: names of the text columns.
@@ -158,6 +165,7 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    base_first: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -235,9 +243,37 @@ class Objective(abc.ABC):
     def question(self, batch: Batch, *, training: bool) -> Question:
         """Which logits are wanted of a batch, to learn from it or to predict."""
 
+    def represent(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
+
+        A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
+        may be given (:attr:`stratatune.data.encode.Encoded.given`).
+        """
+        return logits
+
+    @property
+    def piece(self) -> int:
+        """How many texts go through the top at once, however many the loss sees together; 0: all of a batch.
+
+        A batch of more texts is learnt from by gradient caching (Gao et al. 2021, arXiv 2101.06983): memory is that of
+        one piece, and each piece runs forward twice.
+        """
+        return 0
+
+    def looks(self, *, training: bool) -> bool:
+        """Whether :meth:`looked` is to see what the untuned model says of the data."""
+        return False
+
+    def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
+        """The data as they are learnt from or scored, once the untuned model was asked, and what is to be said of it.
+
+        ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
+        """
+        return data, []
+
     @abc.abstractmethod
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean loss over what :meth:`weight` counts; ``logits`` as the :meth:`question` asked for them."""
+        """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
         """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
@@ -247,7 +283,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """One row an example [B, ...] from the logits of ``question(batch, training=False)``.
+        """One row an example [B, ...] from what :meth:`represent` gives of ``question(batch, training=False)``.
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """
@@ -270,12 +306,22 @@ class Objective(abc.ABC):
         """
         return scores_by_class(self.labels, data.labels, output)
 
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+
+        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        """
+        return self, output
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
-        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target."""
+        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target.
+
+        With groups of two texts the target is of the pair, and a probe reads where the two states agree.
+        """
         return data
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
@@ -311,6 +357,11 @@ class Objective(abc.ABC):
         return None
 
     @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        return ()
+
+    @property
     def prompt(self) -> str:
         """What is written around each text, as the key of a trunk cache names it."""
         return ""
@@ -319,6 +370,15 @@ class Objective(abc.ABC):
     def position(self) -> str:
         """The position that is read, for people."""
         return self.place
+
+    @property
+    def asked_at_once(self) -> int:
+        """How many texts are one question where they come without columns: those of a line, or of a list."""
+        return len(self.text)
+
+    def answers_for(self, columns: int) -> bool:
+        """Whether texts of so many columns can be predicted: as many as were trained on, unless a subclass says so."""
+        return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:
         """The fields that all objectives have, for :meth:`to_data`."""

@@ -15,9 +15,11 @@ from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.rank import Rank
 from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
+from stratatune.objectives.vectors import Vectors
 from stratatune.outside import first_mistake
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (LabelWords, Candidates, Completion, Chat, TextToText, Classes, Numbers, Tags)
+    one.name: one
+    for one in (LabelWords, Candidates, Completion, Chat, TextToText, Classes, Numbers, Tags, Vectors, Rank)
 }
 
 
@@ -63,11 +66,18 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
         if option not in legal:
             raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, legal))
         try:
-            options[option] = legal[option](value)
+            options[option] = _switch(value) if legal[option] is bool else legal[option](value)
         except ValueError as error:
             kind = legal[option].__name__
-            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
+            legal_values = "true or false" if legal[option] is bool else f"a value of type {kind}"
+            raise ConfigError([f"objective: {text!r}; {option} takes {legal_values}"]) from error
     return name, options
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
 
 
 def choose(asked: Asked) -> type[Objective]:
@@ -95,19 +105,23 @@ def choose(asked: Asked) -> type[Objective]:
 
 
 _ELSEWHERE = {
-    **dict.fromkeys(("token-classification", "ner", "tagging"), "a label for each token"),
-    **dict.fromkeys(("question-answering", "span"), "a span of the text"),
-    **dict.fromkeys(("multilabel", "multi-label", "multi_label_classification"), "several labels for one text"),
-    **dict.fromkeys(("feature-extraction", "sentence-similarity"), "a vector for each text"),
+    **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
+    **dict.fromkeys(("question-answering", "span"), ("a span of the text", "")),
+    **dict.fromkeys(("multilabel", "multi-label", "multi_label_classification"), ("several labels for one text", "")),
+    **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
+    **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
 }
-"""Tasks by the names that others give them, and what they ask for."""
+"""Tasks by the names that others give them, what they ask for, and the objective that predicts it."""
 
 
 def _instead(name: str) -> str:
     """The hint for a word that is no objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
         return did_you_mean(name, names())
-    return f"no objective here predicts {_ELSEWHERE[name]}; legal: {', '.join(names())}"
+    what, own = _ELSEWHERE[name]
+    if own in OBJECTIVES:
+        return f"{own} predicts {what}"
+    return f"no objective here predicts {what}; legal: {', '.join(names())}"
 
 
 def _listed(families: frozenset[str]) -> str:

@@ -96,6 +96,8 @@ class MethodConfig(Options, frozen=True):
 
     adds: ClassVar[bool] = False
     """Whether its parameters are new ones, beside those of the base model."""
+    attended: ClassVar[bool] = False
+    """Whether it adds positions that tokens attend to, so that the model is changed before the first step."""
 
     @abstractmethod
     def parameters(self, shape: Shape) -> int:
@@ -210,15 +212,20 @@ class Insertion(MethodConfig, frozen=True):
         """Whether its depth counts the blocks of an encoder-decoder's decoder; else those of the first stack."""
         return False
 
-    def depth_in(self, shape: Shape) -> int:
-        """The absolute depth in a model of this shape; PlanError when it lies outside."""
+    def depth_in(self, shape: Shape, whole: Shape | None = None) -> int:
+        """The absolute depth in a model of this shape; PlanError when it lies outside.
+
+        ``whole``: the shape before a cut, of whose blocks fractions are.
+        """
         stacks = shape.stacks
         if self.in_decoder:
             if "dec" not in stacks:
                 raise PlanError(f"{self}: {shape.model_type} has one stack of blocks", "leave stack= out")
             stack = stacks["dec"]
             return stack.start + depth_at(self.depth, len(stack), len(stack), str(self), first=1)
-        blocks = shape.border
+        last, blocks = shape.border, (whole or shape).border
         if not self.needs_reader or "dec" in stacks:  # a decoder reads what stands behind its encoder
-            return depth_at(self.depth, blocks, blocks, str(self))
-        return depth_at(self.depth, blocks, blocks - 1, str(self), "after the last block nothing reads a prompt")
+            return depth_at(
+                self.depth, blocks, last, str(self), "" if blocks == last else f"the plan cuts it at {last}"
+            )
+        return depth_at(self.depth, blocks, last - 1, str(self), "after the last block nothing reads a prompt")

@@ -1,9 +1,10 @@
 """The text form of a plan, read by hand so that an error can point at its place.
 
     plan      = segment { "|" segment }
-    segment   = [ "enc" | "dec" ] LAYERS method { "+" method } | "embeddings" method | insertion | head
+    segment   = [ "enc" | "dec" ] LAYERS method { "+" method } | "embeddings" method | insertion | head | cut
     method = KIND [ "(" option { "," option } ")" ]
     option    = NAME "=" value { "," value } | FLAG
+    cut       = "cut" "(" DEPTH ")"
 
     0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | head(pooler)
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from stratatune.errors import PlanError, did_you_mean, shown
-from stratatune.plan.layers import canonical_layers
+from stratatune.plan.layers import canonical_layers, cut_depth
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
 from stratatune.plan.options import OptionError, Options, peft_word
 
@@ -64,6 +65,7 @@ class Parts:
     insertions: list[Insertion] = field(default_factory=list)
     embeddings: Full | None = None
     head: Head | None = None
+    cut: int | str | None = None
 
 
 def read(text: str) -> Parts:
@@ -133,6 +135,9 @@ class _Parser:
         elif token.text == "head":
             self.once(parts.head)
             parts.head = self.options(self.take(), Head)
+        elif token.text == "cut":
+            self.once(parts.cut)
+            parts.cut = self.cut()
         elif token.text in INSERTIONS:
             parts.insertions.append(self.options(self.take(), INSERTIONS[token.text]))
         elif token.text in BLOCK_METHODS:
@@ -142,7 +147,7 @@ class _Parser:
                 f"write them before it: ': {token.text}' for every block, '-1: {token.text}' for the last",
             )
         else:
-            legal = ("layers such as 5:10", "embeddings", "head", *INSERTIONS)
+            legal = ("layers such as 5:10", "embeddings", "head", "cut", *INSERTIONS)
             self.fail(token, f"{token} cannot begin a segment", did_you_mean(token.text, legal))
 
     def once(self, already: object) -> None:
@@ -155,6 +160,20 @@ class _Parser:
         if self.token.text not in legal:
             self.fail(self.token, f"{self.token} is not {what}", did_you_mean(self.token.text, legal))
         return self.take()
+
+    def cut(self) -> int | str:
+        """The depth at which the model ends."""
+        self.take()
+        place = self.tokens[min(self.place + 1, len(self.tokens) - 1)]
+        if not (self.accept("(") and self.token.kind == "number"):
+            self.fail(self.token, f"{self.token} cannot follow cut", "legal: a depth, as in cut(2/3) or cut(8)")
+        depth = _number(self.take().text)
+        if not self.accept(")"):
+            self.fail(self.token, f"{self.token} cannot follow cut({depth}", "legal: ')'")
+        try:
+            return cut_depth(depth)
+        except PlanError as error:
+            self.fail(place, error.message, error.hint)
 
     def layers(self) -> str:
         """The slice of blocks that opens a stratum."""

@@ -48,6 +48,21 @@ def _canonical_depth(value: object) -> int | str:
     return number
 
 
+def cut_depth(value: object) -> int | str:
+    """Where a model is cut, as it is kept: as a depth, above 0.
+
+    Raises:
+        PlanError: no depth, or none above 0.
+    """
+    number = _number(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
+    if number is None or (isinstance(number, int) and number < 1):
+        raise PlanError(
+            f"cut({value}): {shown(value)} is not a depth to cut at",
+            "legal: a number of blocks from 1, such as 8, or a fraction of them such as 2/3",
+        )
+    return number
+
+
 Depth = Annotated[int | str, BeforeValidator(_canonical_depth)]
 """After how many blocks: an int, or a fraction of the model's blocks such as ``"3/4"``."""
 
@@ -110,16 +125,18 @@ def _one_block(block: int | str | None, text: str) -> str:
     return "-1:" if block == -1 else f"{block}:{block + 1}"
 
 
-def span(layers: str, blocks: int, where: str) -> range:
+def span(layers: str, blocks: int, where: str, whole: int | None = None) -> range:
     """The blocks that a canonical slice names in a model of ``blocks`` blocks.
+
+    ``whole``: how many it had before it was cut; fractions are of these.
 
     Raises:
         PlanError: an end lies outside ``0:blocks``, or the slice is empty.
     """
     first, _, second = layers.partition(":")
-    start = _bound(first, blocks) if first else 0
-    stop = _bound(second, blocks) if second else blocks
-    legal = f"legal: 0:{blocks}"
+    start = _bound(first, blocks, whole or blocks) if first else 0
+    stop = _bound(second, blocks, whole or blocks) if second else blocks
+    legal = f"legal: 0:{blocks}" + (f"; the plan cuts {whole} blocks down to {blocks}" if whole else "")
     if not (0 <= start <= blocks and 0 <= stop <= blocks):
         raise PlanError(f"{where}: layers {layers} are outside a model of {blocks} blocks", legal)
     if start >= stop:
@@ -127,7 +144,7 @@ def span(layers: str, blocks: int, where: str) -> range:
     return range(start, stop)
 
 
-def _bound(text: str, blocks: int) -> int:
+def _bound(text: str, blocks: int, whole: int) -> int:
     if "/" in text:
-        return _at(text, blocks)
+        return _at(text, whole)
     return int(text) if int(text) >= 0 else blocks + int(text)

@@ -234,6 +234,7 @@ class Prefix(MethodConfig, frozen=True):
     """
 
     adds: ClassVar[bool] = True
+    attended: ClassVar[bool] = True
 
     kind: Literal["prefix"] = "prefix"
     tokens: Count = 20

@@ -93,6 +93,8 @@ def headline(resolved: Resolved, objective: str, counts: tuple[int, int] | None 
     model = resolved.shape.name or resolved.shape.model_type
     model = model if len(model) <= _NAME else f"...{model[-_NAME + 3 :]}"  # of a folder, the end of its path
     backward = f"backward through {resolved.backprop_blocks} of {blocks} blocks"
+    if resolved.cut_to is not None:
+        backward += f" ({resolved.whole.blocks - blocks} above are cut off)"
     return (
         f"{model}: {trainable:,} of {total:,} parameters train ({share})",
         f"{backward}, frozen depth {resolved.frozen_depth}",

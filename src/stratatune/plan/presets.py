@@ -49,6 +49,7 @@ _TABLE = (
         "SPAFIT table 2 (Full BitFit)",
     ),
     Preset("lora", ": lora", "rank 8 on q and v of every block", "Hu et al. 2022; BFT table 1"),
+    Preset("mid", "1/3:3/4 lora", "LoRA on the middle of the stack; what is above stays frozen", "LoRA, by depth"),
     Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", "SPAFIT table 2"),
     Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", "SPAFIT table 2"),
     Preset("dora", ": dora", "DoRA of rank 8 on q and v of every block", "Liu et al. 2024"),

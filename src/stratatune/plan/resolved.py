@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from stratatune.errors import PlanError
-from stratatune.plan.layers import span
+from stratatune.plan.layers import depth_at, span
 from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig, RoleMethod
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
@@ -47,6 +47,8 @@ class Resolved:
     """What trains in each block; ``()`` is frozen."""
     insertions: tuple[tuple[int, Insertion], ...]
     """Absolute depth and what is inserted there, from the input up."""
+    whole: Shape
+    """The model's own shape; ``shape`` is what a cut leaves of it."""
 
     @property
     def trains_embeddings(self) -> bool:
@@ -59,6 +61,11 @@ class Resolved:
             return 0
         trained = (number for number, methods in enumerate(self.blocks) if methods)
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
+
+    @property
+    def cut_to(self) -> int | None:
+        """How many blocks a cut leaves; None: the plan cuts nothing."""
+        return None if self.plan.cut is None else self.shape.blocks
 
     @property
     def backprop_blocks(self) -> int:
@@ -74,6 +81,12 @@ class Resolved:
     def moved(self) -> int:
         """By how many positions a prompt at the input moves the text on."""
         return sum(one.positions for _, one in self.insertions)
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether the tuned model is the base model until the first step: so do all but prompts and prefixes."""
+        methods = (one for block in self.blocks for one in block)
+        return not any(one.attended for one in methods) and not any(one.prompt for _, one in self.insertions)
 
     def trainable(self, objective: str) -> int:
         """Trained parameters, without the task's new output layer."""
@@ -112,7 +125,12 @@ class Resolved:
         return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
-        """What would carry gradients below the frozen depth, one line each; empty when the promise holds."""
+        """What cannot be: a gradient below the frozen depth, an LM head on a model that is cut. One line each."""
+        if self.cut_to is not None and objective in LM_OBJECTIVES:
+            return [
+                f"cut({self.plan.cut}) leaves {self.cut_to} of {self.whole.blocks} blocks, and the pretrained LM head "
+                "reads the last: choose an objective without one, such as --objective classification"
+            ]
         if objective in LM_OBJECTIVES and self._trains_tied_decoder and not self.trains_embeddings:
             return [
                 f"head(mlm=decoder) trains the decoder, which is tied to the embeddings below the frozen depth "
@@ -155,6 +173,7 @@ class Resolved:
             "plan": str(self.plan),
             "objective": objective,
             "blocks": shape.blocks,
+            "cut_from": None if self.cut_to is None else self.whole.blocks,
             "frozen_depth": self.frozen_depth,
             "backprop_blocks": self.backprop_blocks,
             "trainable": self.trainable(objective),
@@ -190,11 +209,13 @@ class Resolved:
 
 def resolve(plan: PlanParts, shape: Shape) -> Resolved:
     """Puts a plan on a shape; see ``Plan.resolve``."""
+    whole, shape = shape, _cut(plan, shape)
+    before = None if plan.cut is None else whole.blocks
     claims: list[list[tuple[StratumParts, MethodConfig]]] = [[] for _ in range(shape.blocks)]
     for stratum in plan.strata:
         for stack in _stacks(stratum, shape):
             _check_roles(stratum, shape.at(stack.start))
-            for number in span(stratum.layers, len(stack), str(stratum)):
+            for number in span(stratum.layers, len(stack), str(stratum), before):
                 claims[stack.start + number] += [(stratum, one) for one in stratum.methods]
     claims = [_frozen_once(claimed) for claimed in claims]
     for number, claimed in enumerate(claims):
@@ -206,9 +227,26 @@ def resolve(plan: PlanParts, shape: Shape) -> Resolved:
         )
     blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
     _check_shared(blocks, shape)
-    resolved = Resolved(plan, shape, blocks, _placed(plan, shape))
+    resolved = Resolved(plan, shape, blocks, _placed(plan, shape, whole), whole)
     _check_size(resolved)
     return resolved
+
+
+def _cut(plan: PlanParts, shape: Shape) -> Shape:
+    """What the plan leaves of a model.
+
+    Raises:
+        PlanError: it cannot be cut there.
+    """
+    if plan.cut is None:
+        return shape
+    where = f"cut({plan.cut})"
+    if len(shape.stacks) > 1:
+        raise PlanError(
+            f"{where}: {shape.model_type} has two stacks of blocks, and its decoder reads the encoder's end",
+            "cut goes with encoders and decoders",
+        )
+    return shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
 
 
 def _check_size(resolved: Resolved) -> None:
@@ -299,9 +337,9 @@ def _advice(one: MethodConfig, other: MethodConfig) -> str:
     return "both change the same thing; drop one of them, or put them on different roles (on=...)"
 
 
-def _placed(plan: PlanParts, shape: Shape) -> tuple[tuple[int, Insertion], ...]:
+def _placed(plan: PlanParts, shape: Shape, whole: Shape) -> tuple[tuple[int, Insertion], ...]:
     """The insertions at their absolute depths, from the input up; one of a kind, and one prompt, at a depth."""
-    placed = sorted(((one.depth_in(shape), one) for one in plan.insertions), key=lambda pair: pair[0])
+    placed = sorted(((one.depth_in(shape, whole), one) for one in plan.insertions), key=lambda pair: pair[0])
     for number, (depth, one) in enumerate(placed):
         one.parameters(shape)  # raises when the shape cannot take it
         for other in (other for at, other in placed[:number] if at == depth):

@@ -17,6 +17,11 @@ def config_of(model: str, revision: str | None = None) -> Config:
             f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"
         )
     folder = Path(model).expanduser()
+    if gguf := _gguf(folder):
+        raise ModelError(
+            f"{gguf} is a GGUF file, whose packed weights are not read",
+            "give the folder of the model that it was made from, in safetensors",
+        )
     if path_exists(folder / "config.json"):
         return _read(folder / "config.json")
     built_in = builtin_config(model)
@@ -25,6 +30,15 @@ def config_of(model: str, revision: str | None = None) -> Config:
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)
+
+
+def _gguf(model: Path) -> Path | None:
+    """The GGUF file that ``model`` is, or holds in place of safetensors."""
+    if model.suffix == ".gguf":
+        return model
+    if not model.is_dir() or any(model.glob("*.safetensors")):
+        return None
+    return next(iter(sorted(model.glob("*.gguf"))), None)
 
 
 def _read(path: Path) -> Config:
@@ -41,7 +55,7 @@ def _download(model: str, revision: str | None) -> Config:
     """config.json of a hub repository (or of the local hub cache, when offline)."""
     near = nearest(model, BUILTIN)
     hint = f"did you mean {near!r}? " if near else ""
-    hint += f"give a folder with config.json, a hub id, or one of: {', '.join(BUILTIN)}"
+    hint += "give a folder with config.json, a hub id, or a built-in name (`stratatune list backbones`)"
     try:
         from huggingface_hub import hf_hub_download
 

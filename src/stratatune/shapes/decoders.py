@@ -78,6 +78,9 @@ _LLAMA = replace(
 
 _MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS)
 
+_SMOLLM3 = replace(_LLAMA, name="smollm3", model_types=("smollm3",), tied=True)
+"""A Llama some of whose blocks do not turn queries and keys; each knows it of itself."""
+
 _QWEN2 = replace(
     _LLAMA,
     name="qwen2",
@@ -123,5 +126,15 @@ _GEMMA3 = replace(
     rotary_by_type=True,
 )
 
-DECODERS: tuple[DecoderArchitecture, ...] = (_GPT2, _LLAMA, _MISTRAL, _QWEN2, _QWEN3, _GEMMA, _GEMMA2, _GEMMA3)
+DECODERS: tuple[DecoderArchitecture, ...] = (
+    _GPT2,
+    _LLAMA,
+    _SMOLLM3,
+    _MISTRAL,
+    _QWEN2,
+    _QWEN3,
+    _GEMMA,
+    _GEMMA2,
+    _GEMMA3,
+)
 """Rows of the table whose blocks see only what stands before."""

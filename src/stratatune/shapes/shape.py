@@ -14,6 +14,11 @@ POOLED = ("sequence", "classification", "regression")
 """The head, and the objectives, that read a pretrained pooler where the model has one."""
 
 
+def top_depth(blocks: int) -> int:
+    """From where the topmost blocks of so many begin: a quarter of them, three at least, and never all."""
+    return max(min(1, blocks - 1), blocks - max(3, -(-blocks // 4)))
+
+
 @dataclass(frozen=True)
 class Linear:
     """A linear layer: ``inputs -> outputs``."""
@@ -161,6 +166,11 @@ class Shape:
         linears = {role: linear for role, linear in self.linears.items() if role not in missing}
         norms = {role: norm for role, norm in self.norms.items() if role not in missing}
         return replace(self, linears=linears, norms=norms)
+
+    def cut_at(self, depth: int) -> Shape:
+        """This shape with its lowest ``depth`` blocks alone."""
+        lacks = {number: roles for number, roles in self.lacks.items() if number < depth}
+        return replace(self, blocks=depth, lacks=lacks)
 
     def head_parameters(self, objective: str) -> int:
         """Parameters of the pretrained head under ``objective`` or a head of that name.

@@ -76,18 +76,22 @@ class Caching:
             self.codec = self._settled(data) if cache is None else cache.codec
         feed = self.forward.feed(cache, self.codec, self._go_on)
         self.feeding.append(feed)
-        if Unread.of(self.attached.backbone.model) is not None:
-            self._stream(feed, data, name)
+        if (unread := Unread.of(self.attached.backbone.model)) is not None:
+            self._stream(feed, data, name, unread)
         return feed
 
-    def _stream(self, feed: Feed, data: Encoded, name: str) -> None:
-        """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it."""
+    def _stream(self, feed: Feed, data: Encoded, name: str, unread: Unread) -> None:
+        """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it.
+
+        Meanwhile the top is not needed.
+        """
         if feed.cache is None or not feed.cache.writable and not feed.cache.complete:
             raise ResourceError(
                 f"the trunk is streamed, and the {name} data have no trunk cache that can be written",
                 "the notes above say why; give --cache FOLDER or a larger --cache-limit, or use --trunk resident",
             )
         if not feed.cache.complete:
+            unread.put_away(self.attached.own_blocks())
             with self.reporter.bar(f"trunk over the {name} data, streamed", len(data)) as bar:
                 fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance)
 

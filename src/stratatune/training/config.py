@@ -25,7 +25,17 @@ from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
-__all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
+__all__ = [
+    "AUTO",
+    "NO_NUMBER",
+    "RunConfig",
+    "commented_yaml",
+    "load_config",
+    "merge",
+    "parse_bytes",
+    "to_yaml",
+    "validate",
+]
 
 Logger = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -33,6 +43,10 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
+AUTO = "auto"
+"""In a plan's place: it is chosen from the data (``studies/suggest/auto.py``)."""
+CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping")
+"""Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
 
@@ -58,7 +72,11 @@ class RunConfig(BaseModel):
     revision: str | None = Field(None, description="The hub revision of the model: a branch, a tag or a commit.")
     trust_remote_code: bool = Field(False, description="Whether code that comes with a hub model may run.")
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
-    plan: str = Field("bft-adapter", description="What trains at which depth: a preset's name or a plan's text.")
+    plan: str = Field(
+        AUTO,
+        description="What trains at which depth: a preset's name, a plan's text, or auto, which chooses plan, lr, "
+        "epochs and early_stopping from the data where they are not given.",
+    )
     objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
@@ -124,12 +142,16 @@ class RunConfig(BaseModel):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="Precision of the computation: auto is bf16 where the device has it in hardware."
+        "auto", description="Precision of the computation: auto is bf16 where the device has it in hardware, else fp32."
     )
     trunk: Literal["auto", "resident", "streamed"] = Field(
         "auto",
         description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
         "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
+    )
+    pack: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Hold the frozen linears of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
     )
     memory_limit: str | None = Field(
         None, description="Memory that the run may use, such as 6GB; null: what the machine has free."
@@ -199,6 +221,8 @@ class RunConfig(BaseModel):
     def _plan_parses(cls, value: Any) -> Any:
         from stratatune.plan import Plan
 
+        if isinstance(value, str) and value.strip() == AUTO:
+            return AUTO
         try:
             if isinstance(value, str):
                 Plan.parse(value)
@@ -342,7 +366,8 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
             subsequent_indent="# ",
         )
         value = required[name] if field.is_required() else field.get_default(call_default_factory=True)
-        lines.append(dump({name: list(value) if isinstance(value, tuple) else value}).strip())
+        line = dump({name: list(value) if isinstance(value, tuple) else value}).strip()
+        lines.append(f"# {line}" if name in CHOSEN_BY_AUTO else line)  # a line that is there counts as given
     return "\n".join(lines) + "\n"
 
 

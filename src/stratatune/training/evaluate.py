@@ -14,7 +14,7 @@ from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
 from stratatune.training import distributed
-from stratatune.training.forward import Forward
+from stratatune.training.forward import Feeding, Forward
 
 _BATCH_SIZE = 64
 
@@ -49,16 +49,39 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
+    batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = distributed.whole_batches(batches)
+    outputs, order, totals = _outputs(forward, data, feed, batches)
+    offsets = _offsets(forward, data)
+    output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
+    check_outputs(output)
+    return _scored(forward, data, output, totals, parts)
+
+
+@torch.no_grad()
+def evaluate_batches(forward: Forward, data: Encoded, feed: Feeding, batches: Sequence[np.ndarray]) -> Scores:
+    """As :func:`evaluate`, of these batches of labelled ``data`` alone, in this process.
+
+    Raises:
+        NotFiniteError: an output, the loss or a metric is NaN or infinite.
+    """
+    output, order, totals = _outputs(forward, data, feed, batches)
+    check_outputs(output)
+    return _scored(forward, data.subset(order), output, totals, ())
+
+
+def _outputs(
+    forward: Forward, data: Encoded, feed: Feeding, batches: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is predicted, the examples in the order in which it is, and the summed loss and what it is summed over."""
     objective, top = forward.objective, forward.top
     was_training = top.training
     top.eval()
     outputs: list[np.ndarray] = []
-    order: list[np.ndarray] = []
-    totals = np.zeros(2)  # the summed loss, and what it is summed over
+    totals = np.zeros(2)
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
-    batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
-    batches = distributed.whole_batches(batches)
-    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
+    coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
+    with feed.prefetch(coming, forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
@@ -66,15 +89,20 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
                 weight = objective.weight(batch)
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
-            order.append(index)
     top.train(was_training)
-    offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
-    rows = flat(offsets, np.concatenate(order))
-    output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
-    check_outputs(output)
+    return np.concatenate(outputs), np.concatenate(list(batches)), totals
+
+
+def _offsets(forward: Forward, data: Encoded) -> np.ndarray:
+    """Where each example's rows of the predictions begin, and the end."""
+    return np.concatenate([[0], np.cumsum(forward.objective.rows(data))])
+
+
+def _scored(forward: Forward, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
+    """The metrics of what was predicted, in the order of the data."""
     if not data.targets:
         return Scores({}, None, output)
-    metrics, notices = _mean_score(forward, data, output, offsets, parts)
+    metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
     loss = metrics["loss"] if "loss" in metrics else float(totals[0] / max(1.0, totals[1]))
     check_outputs(output, {"loss": loss, **metrics})
     return Scores(metrics, loss, output, notices)

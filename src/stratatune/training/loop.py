@@ -23,8 +23,10 @@ from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
-from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
+from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.training.untuned import look, no_better
+from stratatune.training.working import WorkingCopies, working_copies
 from stratatune.units import readable_size
 
 
@@ -48,15 +50,31 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
+    with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
+        session.copies = copies
+        return (yield from _steps(session, copies))
+
+
+def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | None, Fitted]:
+    """The loop itself."""
     config, attached = session.config, session.top.attached
     trained = attached.trained()
-    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
+    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config, copies.by_master))
     distributed.own_chance(config.seed)
+    started = time.perf_counter()
+    untuned = look(session)
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
+    copies.refresh()
     progress, best = resumed or (Progress(), {})
-    if not resumed:
-        progress.seconds["cache"] += sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
+    if not resumed:
+        in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
+        progress.seconds["cache"] += in_trunk
+        if untuned is not None:
+            progress.seconds["eval"] += max(0.0, time.perf_counter() - started - in_trunk)
+            found = _note_untuned(session, progress, untuned)
+            best = _copied(trained) if found else {}
     _remember_again(session, progress)
     weighed = 0.0  # of the optimiser step under way
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
@@ -99,11 +117,12 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
                 _restore(trained, best)
                 raise stopped from error
             if progress.stale == 0:
-                best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
-                found = scores
+                best, found = _copied(trained), scores
         save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
     _restore(trained, best)
+    copies.refresh()
+    session.reporter.notice_once(filter(None, [no_better(session, progress.history)]))
     return Fitted(progress, found or _evaluate(session, progress))
 
 
@@ -121,19 +140,12 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
     """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
-    session = ask.session
     distributed.add_gradients(trained.values())
-    gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+    optimiser = ask.optimiser.optimizer
+    gradients = gradients_of(optimiser)
     for gradient in gradients if scale != 1.0 else ():
         gradient.mul_(scale)
-    if session.config.clip:
-        norm = session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
-    else:
-        norm = nn.utils.get_total_norm(gradients)
-    if math.isfinite(float(norm) if norm is not None else 0.0) and math.isfinite(float(loss)):
-        ask.optimiser.step()
-    ask.optimiser.zero_grad()
-    return float(norm) if norm is not None else 0.0
+    return clip_and_step(optimiser, gradients, ask.session.config.clip, float(loss))
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
@@ -143,8 +155,8 @@ def _remember_again(session: Session, progress: Progress) -> None:
         return
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
-        if not cache.has(session.train.texts_of(index)).all():
-            session.feed.hidden(session.forward.batch(session.train, index))
+        if not cache.has(session.train.computed_of(index)).all():
+            session.forward.remember(session.forward.batch(session.train, index), session.feed)
 
 
 def _settle(session: Session) -> None:
@@ -175,7 +187,8 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
-    texts = [session.train.texts_of(index) for index in batches[progress.batch :]]
+    coming = map(session.train.computed_of, batches[progress.batch :])
+    texts = [texts for texts in coming if len(texts)]
     coming = session.feed.prefetch(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
@@ -201,20 +214,31 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
-    record = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "train_loss": train_loss,
-        **(scores.record() if scores else {}),
-    }
-    progress.history.append(record)
+    _record(session, progress, {"train_loss": train_loss, **(scores.record() if scores else {})})
+    return scores
+
+
+def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) -> None:
+    """Write a line of the history, and say it."""
+    progress.history.append({"epoch": progress.epoch, "step": progress.step, **numbers})
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
-    said = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float))
-    session.reporter.say(
-        f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}"
-    )
-    return scores
+    said = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+    place = f"epoch {progress.epoch}/{session.config.epochs}" if progress.epoch else "untuned base"
+    session.reporter.say(f"{place}  {said}{'  *' if progress.stale == 0 else ''}")
+
+
+def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Scores | None:
+    """Write the untuned base down as epoch 0; it is the best so far where the tensors of the start are the base's."""
+    session.reporter.notice_once(scores.notices)
+    if session.top.attached.resolved.starts_as_base:
+        progress.best = scores.metrics[session.objective.metric]
+    _record(session, progress, scores.record())
+    return None if progress.best is None else scores
+
+
+def _copied(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
 
 
 def _evaluate(session: Session, progress: Progress) -> Scores | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,27 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
+from stratatune.cache.feed import Feed
+from stratatune.cache.keys import CacheKey, default_root
+from stratatune.cache.store import TrunkCache
+from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
 from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import DataError
-from stratatune.model.artefact import load_artefact
+from stratatune.errors import DataError, ModelError
+from stratatune.files import make_folder
+from stratatune.model.artefact import load_artefact, load_base_of
 from stratatune.model.tokenizers import check_ids, unknown_words
+from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
+from stratatune.training.streaming import settle_waves, trunk_of_saved
+from stratatune.training.untuned import Untuned
 
 
 @dataclass(frozen=True)
@@ -56,29 +66,44 @@ class Predictor:
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
+        trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
+        memory_limit: of the process, such as ``6GB``; None: what is free.
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
+        forward: the tuned model under its objective.
+        codec: the precision to which hidden states at the frozen depth are rounded.
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
     """
 
     def __init__(
-        self, folder: str | Path, *, base: str | None = None, device: str = "auto", precision: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        base: str | None = None,
+        device: str = "auto",
+        precision: str | None = None,
+        trunk: str = "auto",
+        memory_limit: str | None = None,
     ) -> None:
-        artefact = load_artefact(folder, base)
-        self.notices = artefact.notices
+        why = trunk_of_saved(folder, base, trunk, memory_limit)
+        artefact = load_artefact(folder, base, unread=why is not None)
+        self.notices = [*artefact.notices, *([why] if why else [])]
         self._unknown: list[str] = []
-        saved = artefact.record["reading"]
+        record, place = artefact.record, Path(folder)
+        saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
         self.device = accelerator_for(device, (), Path(folder)).device
-        self.model = artefact.model.to(self.device)  # pyright: ignore[reportArgumentType]
+        self.model: Any = to_device(artefact.model, self.device)
+        settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
-        self._forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
-        self._codec = Codec.from_data(saved)
+        self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self.codec = Codec.from_data(saved)
+        self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
 
@@ -89,8 +114,8 @@ class Predictor:
 
     @property
     def text_columns(self) -> int:
-        """How many text columns this model reads."""
-        return len(self.objective.text)
+        """How many texts are one question of this model."""
+        return self.objective.asked_at_once
 
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
@@ -103,7 +128,7 @@ class Predictor:
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
         """
-        table = self._read(source, split, written, need_labels=False)
+        table = self.read(source, split=split, written=written)
         self._unknown.clear()
         said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *self._unknown))
@@ -113,6 +138,12 @@ class Predictor:
         """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model, as it was before it was tuned."""
+        plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
+        found = self._untuned.represent(plain)
+        return found if plain.groups is None else found[plain.groups.values]
+
     def generate(
         self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
     ) -> list[str]:
@@ -121,8 +152,13 @@ class Predictor:
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
         """
+        if Unread.of(self.model) is not None:
+            raise ModelError(
+                "the trunk is streamed, and every token that is generated asks for the whole model",
+                "use --trunk resident, on a machine that holds it",
+            )
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
-        with torch.no_grad(), self._forward.mixed():
+        with torch.no_grad(), self.forward.mixed():
             return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
 
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
@@ -136,7 +172,7 @@ class Predictor:
         """
         task = TASKS.get(self.objective.task or "")
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
-        parts = tuple(self._read(source, part, written, need_labels=True) for part in splits)
+        parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()
         data, scores = self._scores(parts)
         metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
@@ -154,7 +190,10 @@ class Predictor:
             **({"by_class": found} if found else {}),
         }
 
-    def _read(self, source: Any, split: str | None, written: Written, *, need_labels: bool) -> Table:
+    def read(
+        self, source: Any, *, split: str | None = None, written: Written = AS_USUAL, need_labels: bool = False
+    ) -> Table:
+        """The texts of ``source`` as this model reads them; arguments and errors as those of :meth:`predict`."""
         objective = self.objective
         table = objective.read(
             source,
@@ -166,18 +205,62 @@ class Predictor:
             written=written,
             keep_whole=not need_labels,
         )
-        if len(table.texts) != self.text_columns:
+        if not objective.answers_for(len(table.texts)):
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
 
+    def encode(self, table: Table) -> Encoded:
+        """A table as token ids.
+
+        Raises:
+            DataError: its texts cannot be encoded.
+            ModelError: the tokenizer gives a token for which the model has no embedding.
+        """
+        encoded = self.objective.encode(table, self.tokenizer)
+        check_ids(encoded.ids, self.tokenizer, self.model.attached.resolved.shape.vocab, table.source)
+        return encoded
+
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
-        encoded = [self.objective.encode(part, self.tokenizer) for part in parts]
-        rows = self.model.attached.resolved.shape.vocab
+        encoded = [self.encode(part) for part in parts]
         for part, one in zip(parts, encoded, strict=True):
-            check_ids(one.ids, self.tokenizer, rows, part.source)
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
-        data, feed = concatenate(encoded), self._forward.feed(codec=self._codec)
-        return data, evaluate(self._forward, data, feed, [one.examples for one in encoded])
+        data = concatenate(encoded)
+        with self._feed(data) as feed:
+            if data.targets and self.objective.looks(training=False):
+                data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
+                self._unknown += said
+            return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
+
+    @contextlib.contextmanager
+    def _feed(self, data: Encoded) -> Iterator[Feed]:
+        """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
+        unread = Unread.of(self.model)
+        if unread is None:
+            yield self.forward.feed(codec=self.codec)
+            return
+        attached, root = self.model.attached, default_root()
+        make_folder(root)
+        key = CacheKey(
+            weights=attached.base_hash,
+            tokenizer="",
+            template="",
+            data=data.fingerprint,
+            max_length=self.objective.max_length,
+            depth=attached.resolved.frozen_depth,
+            positions="read" if self.forward.one_position else "all",
+            dtype=self.codec.name,  # pyright: ignore[reportArgumentType]
+            versions=(),
+        )
+        with tempfile.TemporaryDirectory(dir=root, prefix="predict-") as folder:
+            width = attached.resolved.shape.hidden
+            made = TrunkCache.open(Path(folder), key, data.lengths, width, scales=self.codec.own_scales)
+            try:
+                feed = self.forward.feed(made, self.codec)
+                unread.put_away(attached.own_blocks())
+                fill(feed, data, self.forward.pad_id, self.device, lambda examples: None)
+                yield feed
+            finally:
+                made.close()
 
 
 def _for_every_row(found: Prediction) -> Prediction:

@@ -25,7 +25,7 @@ from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.plan import Plan, Resolved, Shape, shape_of
-from stratatune.training.config import RunConfig
+from stratatune.training.config import AUTO, RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +41,16 @@ class Outline:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan."""
+        """The plan.
+
+        Raises:
+            ConfigError: it has not been chosen yet.
+        """
+        if self.config.plan == AUTO:
+            raise ConfigError(
+                ["plan: 'auto' is chosen by `stratatune train`, and this needs a plan that is named"],
+                "give --plan, such as '3/4: full'; `stratatune suggest` proposes one",
+            )
         return Plan.parse(self.config.plan)
 
     @cached_property
@@ -68,6 +77,7 @@ class Outline:
             plan=self.plan,
             family=self.shape.family,
             longest=self.resolved.max_tokens,
+            hidden=self.shape.hidden,
             objective=name,
             options=options,
             task=self.task,
@@ -140,6 +150,7 @@ class Prepared:
             "trust_remote_code": config.trust_remote_code,
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
+            "cut": self.outline.resolved.cut_to,
         }
 
 

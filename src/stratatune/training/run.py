@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
@@ -44,8 +45,9 @@ from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import settle_waves, streamed_below, with_cache
 from stratatune.training.trials.sharing import Shared
+from stratatune.training.untuned import looked_later
 
-RESULT = "result.json"
+RESULT, CONFIG = "result.json", "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,13 @@ def trial(
     out = Path(config.out).expanduser()
     if is_main() and is_running(out):
         raise in_use(out)
-    _check_folder(config, out)
+    check_folder(config, out)
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
     with alone_in(out):
-        _check_folder(config, out)  # another may have been there in between
+        check_folder(config, out)  # another may have been there in between
         return (yield from _run(config, tables, out, reporter, shared))
 
 
@@ -139,12 +141,10 @@ def _run(
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, _kind(outline, tables))
+    data = read(config, tables, kind_of(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
-    if is_main():
-        write_text(out / "config.yaml", to_yaml(config))
-        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+    write_settings(config, out)
     session, caching = open_session(outline, data, out, reporter, shared)
     attached = session.top.attached
     counts = (attached.trained_count(), attached.parameter_count())
@@ -153,7 +153,7 @@ def _run(
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
-        fitted = yield from steps(session)
+        fitted = _tuned(session, (yield from steps(session)))
         test = _test_scores(session, caching, data)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
@@ -163,7 +163,14 @@ def _run(
     return _finish(session, caching, fitted, test, hit, processes)
 
 
-def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+def write_settings(config: RunConfig, out: Path) -> None:
+    """What a run folder says of its run before it begins."""
+    if is_main():
+        write_text(out / CONFIG, to_yaml(config))
+        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def kind_of(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
     """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
     try:
         return outline.kind
@@ -173,7 +180,7 @@ def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
         raise
 
 
-def _check_folder(config: RunConfig, out: Path) -> None:
+def check_folder(config: RunConfig, out: Path) -> None:
     """Refuse a run folder that holds another run's work.
 
     Raises:
@@ -196,9 +203,10 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A run goes on in the precision that ``auto`` came to when it began, whatever fits by now."""
-    begun = (saved_settings(out) or {}).get("cache_dtype") if config.resume else None
-    return config.model_copy(update={"cache_dtype": begun}) if begun and config.cache_dtype == "auto" else config
+    """A run goes on in what ``auto`` came to when it began, whatever fits by now and whatever processor it is on."""
+    begun = (saved_settings(out) or {}) if config.resume else {}
+    auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
+    return config.model_copy(update={name: begun[name] for name in auto}) if auto else config
 
 
 def _finished(config: RunConfig, out: Path) -> Result | None:
@@ -219,7 +227,7 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
         raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "choose another --out") from error
     except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
-    same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
+    same_settings(_settings(validate(load_config(out / CONFIG), check_files=False)), _settings(config), out)
     return result
 
 
@@ -241,6 +249,9 @@ def open_session(
     model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
     model.attached.reading = prepared.objective.to_data()
+    if config.pack != "none":
+        pack_top(model.attached, config.pack)
+        model.attached.reading["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         shared.part(model.attached)
@@ -251,7 +262,7 @@ def open_session(
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    settle_waves(model.attached, config)
+    settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
         caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
@@ -268,7 +279,7 @@ def open_session(
         eval_parts=prepared.eval_parts,
         out=out,
         reporter=reporter,
-        settings={**_settings(config), "cache_dtype": caching.dtype},
+        settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
         facts=facts_of(prepared, model.attached.base_hash),
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
@@ -287,11 +298,31 @@ def in_bf16(precision: str, device: torch.device) -> bool:
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
+def _tuned(session: Session, fitted: Fitted) -> Fitted:
+    """The run with what its objective chooses on the evaluation data, which its scores then are flattered by."""
+    if session.eval is None or fitted.scores is None or not session.eval.targets:
+        return fitted
+    objective, output = session.objective.tuned(fitted.scores.output, session.eval)
+    if objective is session.objective:
+        return fitted
+    session.forward = replace(session.forward, objective=objective)
+    attached = session.top.attached
+    attached.reading |= objective.to_data()
+    metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
+    told = ", ".join(
+        f"{name} {value:.3f}"
+        for name, value in objective.to_data().items()
+        if name in ("temperature", "threshold") and isinstance(value, float)
+    )
+    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told}")
+    return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
+
+
 def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
         return {}, {}
-    encoded = session.objective.encode(data.test, caching.tokenizer)
+    encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
@@ -343,7 +374,7 @@ def _finish(
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=attached.trained_count(),
-        total=attached.parameter_count(),
+        total=attached.parameter_count() + hidden_count(attached),
         best=best,
         best_epoch=progress.best_epoch,
         test=test[0],

@@ -25,6 +25,7 @@ from stratatune.training import distributed
 from stratatune.training.config import RunConfig
 from stratatune.training.forward import Forward
 from stratatune.training.trials.sharing import ReadOnce
+from stratatune.training.working import WorkingCopies
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,6 +44,7 @@ class Session:
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were let go of; None: they stay.
         away: seconds in which other trials had their turn.
+        copies: what trains whole, in the precision of the computation, while the loop runs.
     """
 
     config: RunConfig
@@ -59,6 +61,7 @@ class Session:
     facts: Mapping[str, Any]
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
+    copies: WorkingCopies | None = None
 
     @property
     def device(self) -> torch.device:

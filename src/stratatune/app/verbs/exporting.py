@@ -30,6 +30,9 @@ def export(
     base: Annotated[
         str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
     ] = None,
+    trunk: Annotated[
+        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+    ] = "auto",
 ) -> Answer:
     """Write a trained run in a form that other tools read; `stratatune list exits` shows the forms.
 
@@ -44,11 +47,15 @@ def export(
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
     from stratatune.exits.export import check
+    from stratatune.files import new_folder
     from stratatune.model.artefact import load_artefact
+    from stratatune.training.streaming import trunk_of_saved
 
-    artefact = load_artefact(run, base)
+    streamed = trunk_of_saved(run, base, trunk, None) is not None
+    artefact = load_artefact(run, base, pack=False, unread=streamed)
     data = {"out": str(out), "to": to, "plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
     door.reporter().notice_once(artefact.notices)
     check(artefact.model.attached, to)
-    form.write(artefact.model, artefact.tokenizer, out)
+    with new_folder(out) as folder:
+        form.write(artefact.model, artefact.tokenizer, folder)
     return Answer(data, note=f"wrote {out}; read it with {form.reader.format(out=str(out))}")

@@ -40,13 +40,22 @@ def machine(
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
     ] = None,
+    trunk: Annotated[
+        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+    ] = "auto",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
+    ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
-    return {"base": base, "device": device, "precision": precision}
+    if trunk not in ("auto", "resident", "streamed"):
+        raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
+    return {"base": base, "device": device, "precision": precision, "trunk": trunk, "memory_limit": memory_limit}
 
 
 def written(
@@ -163,7 +172,8 @@ def predict(
         list[str] | None, typer.Option(help="A text instead of --data; give two for a pair.", show_default=False)
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
+        str | None,
+        typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
     format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,

@@ -85,7 +85,11 @@ def _classes(run: RunRecord) -> list[Part]:
             )
             for one in found["classes"]
         )
-        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        said = f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}."
+        if "calibration_error" in found:
+            apart = number(100 * found["calibration_error"], 1)
+            said += f" Expected calibration error: {apart} % between confidence and accuracy, over 15 bins."
+        parts.append(ReportTable(said, columns, rows))
         names = [one["label"] for one in found["classes"]]
         if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
             heads = (Column("class", False), *map(Column, names))

@@ -65,7 +65,8 @@ class Shared:
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        base = self.once(("base", head, seed), lambda: self._loaded(load_base(name, head, **settings), device))
+        key = ("base", head, seed, settings.get("cut"))
+        base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
 
     def _loaded(self, base: Base, device: torch.device) -> Base:

@@ -69,6 +69,7 @@ class Together:
         session = ask.session
         wanted = self.choice == "always" or (self.choice == "auto" and session.device.type == "cuda")
         possible = not session.top.attached.resolved.trains_embeddings and distributed.world() == 1
+        possible = possible and session.train.given is None
         return wanted and possible and session.likeness not in self._refused
 
     def learn(self, asks: Sequence[Ask]) -> list[Learnt] | None:
@@ -123,6 +124,9 @@ class AlikeTrials:
         self.sessions: list[Session] = [ask.session for ask in asks]
         self.width = len(asks)
         """How many trials are computed at once; halved where memory does not hold them."""
+        for session in self.sessions:
+            if session.copies is not None:  # the rows are the masters, which functional_call puts in their modules
+                session.copies.remove()
         trained = [session.top.attached.trained() for session in self.sessions]
         device = self.sessions[0].device
         settings = [_by_parameter(ask.optimiser) for ask in asks]
@@ -235,7 +239,8 @@ class AlikeTrials:
         def loss(trained: dict[str, Tensor]) -> Tensor:
             with forward.mixed():
                 logits = functional_call(forward.top, trained, (hidden, batch.mask, question))
-            return objective.loss(logits, batch)
+                found = objective.represent(logits, batch)
+            return objective.loss(found, batch)
 
         # The same draw for all, as each would make by itself. A GPU's fused kernels know no such thing.
         draw = "same" if hidden.device.type == "cpu" else "different"
