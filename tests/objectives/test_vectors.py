@@ -452,6 +452,22 @@ def test_what_leaves_is_equal_in_sentence_transformers(name, options, fit, tmp_p
     assert model.max_seq_length == 32 and model.similarity_fn_name == "cosine"
 
 
+@pytest.mark.parametrize("options", ["", ", query_prompt=ask:, pooling=first"])
+def test_documents_that_stay_leave_with_the_base(options, fit, tmp_path, tiny_of_any):
+    library = pytest.importorskip("sentence_transformers")
+    result = fit(model=tiny_of_any("roberta"), objective=f"vectors(query_only=true{options})", lr=0.01, epochs=3)
+    assert result.best_epoch > 0
+    out = tmp_path / "out"
+    assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
+    texts = ["a very good story", "bad", "the film that she saw was great and the day was long"]
+    model, predictor = library.SentenceTransformer(str(out), device="cpu"), Predictor(tmp_path / "run", device="cpu")
+    sides = {"query": model.encode_query(texts), "document": model.encode_document(texts)}
+    for side, theirs in sides.items():
+        path = write(tmp_path / f"{side}.jsonl", [{side: text} for text in texts])
+        np.testing.assert_allclose(theirs, np.array(predictor.predict(str(path)).columns["vector"]), atol=2e-6)
+    assert np.abs(sides["query"] - sides["document"]).max() > 1e-3
+
+
 def test_a_base_that_pools_is_read_as_it_does(fit, tmp_path):
     library = pytest.importorskip("sentence_transformers")
     fit(objective="vectors(pooling=first, normalise=false)", epochs=1)
@@ -556,3 +572,21 @@ def test_bad_options_get_one_line(options, fit):
     with pytest.raises(UserError) as caught:
         fit(objective=f"vectors({options})")
     assert OPTIONS[options] in caught.value.message, caught.value.message
+
+
+def test_from_python_with_a_report_and_several_trials(data, tmp_path, tiny_folder):
+    import stratatune as st
+
+    given = {"model": str(tiny_folder("bert", "mlm")), "train": str(data / "train.jsonl"), "objective": "vectors"}
+    given |= {"eval": str(data / "dev.jsonl"), "device": "cpu", "epochs": 2, "batch_size": 8, "max_length": 24}
+    given |= {"cache": "ram", "reporter": Reporter(quiet=True)}
+    st.train(**given, plan="2: lora(rank=4)", lr=0.01, out=str(tmp_path / "one"))
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "ndcg@10" in page.lower()
+    found = {}
+    for together in ("always", "never"):
+        settings = {**given, "out": str(tmp_path / together), "together": together}
+        results = st.train_many(**settings, plans=["2: lora(rank=4)"], rates=[0.01, 0.003])
+        assert not any("take turns" in said for one in results for said in one.notices)
+        found[together] = [one.best["ndcg@10"] for one in results]
+    assert found["always"] == pytest.approx(found["never"], abs=0.05)

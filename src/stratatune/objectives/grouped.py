@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from stratatune.data.readers import Table
-from stratatune.errors import DataError
-from stratatune.objectives.objective import Asked
+from stratatune.errors import DataError, shown
+from stratatune.objectives.objective import Asked, Objective
 
 
 def name_of(*texts: str) -> int:
@@ -40,3 +42,22 @@ def refuse_equal(table: Table, column: Sequence[str], other: Sequence[str], what
     for row, one, two in zip(table.rows, column, other, strict=True):
         if one == two:
             raise DataError(f"{table.source}, row {row}: {what}: {one[:40]!r}", "correct or remove it")
+
+
+def saved_fields(kind: type[Objective], names: Iterable[str], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with a default, as saved data hold them.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one is not of its default's type.
+    """
+    defaults = {field.name: field.default for field in fields(kind)}
+    found: dict[str, Any] = {}
+    for name in names:
+        value, like = data[name], defaults[name]
+        if isinstance(like, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(like):
+            raise ValueError(f"{name}: {shown(value)}")
+        found[name] = value
+    return found

@@ -13,7 +13,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.objectives.grouped import name_of, refuse_equal, score_range
+from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
@@ -99,7 +99,10 @@ class Rank(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), **{name: data[name] for name in _SAVED})
+        own = saved_fields(cls, _SAVED, data)
+        if own["by"] not in LOSSES:
+            raise ValueError(f"by: {own['by']}")
+        return cls(**common_from(data), **own)
 
     def to_data(self) -> dict[str, Any]:
         activation = _ACTIVATIONS.get(self.by, "torch.nn.modules.linear.Identity")

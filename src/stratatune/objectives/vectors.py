@@ -13,7 +13,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, did_you_mean
-from stratatune.objectives.grouped import name_of, refuse_equal, score_range
+from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.retrieval import RANKINGS, nearest, search_scores, unit
@@ -130,8 +130,10 @@ class Vectors(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        own = {name: data[name] for name in _SAVED}
-        return cls(**common_from(data), widths=tuple(data["widths"]), **own)
+        own = saved_fields(cls, _SAVED, data)
+        if own["pooling"] not in POOLINGS or own["loss_of_scores"] not in LOSSES:
+            raise ValueError(f"pooling: {own['pooling']}, loss_of_scores: {own['loss_of_scores']}")
+        return cls(**common_from(data), widths=tuple(map(int, data["widths"])), **own)
 
     def to_data(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _SAVED}
@@ -414,13 +416,15 @@ def _prompt(text: str) -> str:
     return f"{text} " if text and not text[-1].isspace() else text
 
 
+_USUAL_POOLING = {"encoder": "mean", "decoder": "last", "encoder-decoder": "mean"}
+
+
 def _pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
     """What the user names, else what the base's own folder says, else the usual of the family."""
     if pooling is not None and pooling not in POOLINGS:
         raise ConfigError([f"objective: vectors has no pooling {pooling!r}"], did_you_mean(pooling, POOLINGS))
     own = of_base(str(asked.tokens.name_or_path))
-    usual = "last" if asked.family == "decoder" else "mean"
-    found = pooling or (own.pooling if own else usual)
+    found = pooling or (own.pooling if own else _USUAL_POOLING[asked.family])
     if found not in POOLINGS:
         raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
     notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []

@@ -93,7 +93,8 @@ class Task:
             data: the same encoded; None: the objective asks the model in its own way, such as for generated text.
             trunk: has run for them; None: the task's own trunk runs.
         """
-        said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
+        using = self.predictor if data is None else _Using(self.predictor, table, data, trunk)
+        said = self.objective.answer(table, using)
         return [plain(row) for row in rows_of({}, said.columns)]
 
 
@@ -103,19 +104,19 @@ class _Using:
 
     predictor: Predictor
     table: Table
-    data: Encoded | None
+    data: Encoded
     trunk: RememberedTrunk | None
 
     def output(self, table: Table) -> np.ndarray:
         """What the objective predicts for every row of ``table``."""
-        if table is not self.table or self.data is None:
+        if table is not self.table:
             return self.predictor.output(table)
         feed = self.predictor.forward.feed(codec=self.predictor.codec, trunk=self.trunk)
         return evaluate(self.predictor.forward, self.data, feed).output
 
-    def generate(self, texts: list[str]) -> list[str]:
+    def generate(self, texts: list[str], **options: Any) -> list[str]:
         """What the model writes for each text."""
-        return self.predictor.generate(texts)
+        return self.predictor.generate(texts, **options)
 
 
 def trunk_of(predictor: Predictor) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,45 @@ class Feeding(Protocol):
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """While this is open, batches that come [B] may be read before they are asked for."""
+        ...
+
+
+class ReadingAhead(Protocol):
+    """What an evaluation asks of a feed."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come may be read before they are asked for."""
+        ...
+
+
+class Answering(Protocol):
+    """What an evaluation asks of a model, whatever runs it: torch, or onnxruntime (``onnx_engine.py``)."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is asked."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its numbers."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open, there is no dropout."""
+        ...
+
+    def batch(self, data: Encoded, index: np.ndarray) -> Batch:
+        """The examples ``index`` [B] of ``data``, padded, on the device."""
+        ...
+
+    def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
+        """What the objective represents a batch by."""
         ...
 
 
@@ -84,6 +123,16 @@ class Forward:
     def precision(self) -> torch.dtype:
         """What the model computes in."""
         return self.autocast or computes_in(self.attached.backbone.model)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The top in eval mode, and back in the mode that it was in."""
+        was_training = self.top.training
+        self.top.eval()
+        try:
+            yield
+        finally:
+            self.top.train(was_training)
 
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""
@@ -151,6 +200,7 @@ class Forward:
         return torch.cat(found)[order.argsort()]
 
     def _run(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+        # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))
             return self.objective.represent(logits, batch)

@@ -140,7 +140,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     flops = pass_flops(shape, encoded, _PASS_BATCH)
     paces = Paces(fitted([flops], [read.seconds]), top_pace(setting, plans[found.depth]))
     work = RunSize(
-        lengths=encoded.lengths,
+        lengths=encoded.example_lengths,
         rows=rows,
         epochs=config.epochs,
         batch_size=config.batch_size or max(1, int((config.token_budget or 0) / encoded.lengths.mean())),
