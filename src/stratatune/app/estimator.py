@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import trained
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
-from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of
+from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of, sets_of
 from stratatune.data.written import Written
 from stratatune.errors import DataError, ResourceError, did_you_mean
 from stratatune.plan import shape_of
@@ -124,7 +124,14 @@ class _TextEstimator(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return self._run is not None
 
-    def _fit(self, texts: Texts, labels: Sequence[Any], classes: np.ndarray | None = None, **settings: Any) -> None:
+    def _fit(
+        self,
+        texts: Texts,
+        labels: Sequence[Any],
+        classes: np.ndarray | None = None,
+        sets: str = "",
+        **settings: Any,
+    ) -> None:
         """Train in the folder ``out``, or in one that lives as long as this object."""
         columns, names = columns_of(texts), names_of(texts)
         table, text, label = _data_set(columns, labels, names)
@@ -136,7 +143,7 @@ class _TextEstimator(BaseEstimator):
             self.result_ = trained(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
         finally:
             released(out)
-        remember(out, classes, names)
+        remember(out, classes, names, sets)
         self._base = None
         self._use(out)
 
@@ -150,7 +157,7 @@ class _TextEstimator(BaseEstimator):
         self._run, self._predictor = run, predictor
         self._recall(*remembered(run))
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         """Take what the folder remembers of the data."""
         vars(self).pop("feature_names_in_", None)
         text = columns or self.predictor_.objective.text
@@ -178,12 +185,27 @@ class _TextEstimator(BaseEstimator):
 
 
 class Classifier(ClassifierMixin, _TextEstimator):
-    """Classes of texts: ``Classifier(plan="bft-adapter").fit(texts, labels).predict(texts)``."""
+    """Classes of texts: ``Classifier(plan="bft-adapter").fit(texts, labels).predict(texts)``.
+
+    With an indicator matrix [N, C], or a list of labels for each text, it learns any number of labels a text.
+    """
 
     classes_: np.ndarray
+    _sets: str = ""
 
-    def fit(self, X: Texts, y: Sequence[Any]) -> Self:
-        """Train on texts and their labels of any one kind."""
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Texts, y: Any) -> Self:
+        """Train on texts and their labels of any one kind: one a text, lists of labels, or an indicator matrix."""
+        if (found := sets_of(y)) is not None:
+            rows = [[name_of(label) for label in row] for row in found.rows]
+            kind = "matrix" if found.matrix else "lists"
+            self._fit(X, rows, found.classes, sets=kind, objective="multilabel")
+            self.classes_ = found.classes
+            return self
         labels = labels_of(y)
         classes = classes_of(labels)
         # An encoder-decoder would tell labels as text, and here they are classes.
@@ -192,21 +214,39 @@ class Classifier(ClassifierMixin, _TextEstimator):
         self.classes_ = classes
         return self
 
-    def predict(self, X: Texts) -> np.ndarray:
-        """The likeliest class of each text [N]."""
+    def predict(self, X: Texts) -> Any:
+        """The likeliest class of each text [N]; of label sets an indicator matrix [N, C] or lists, as `fit` was given.
+
+        Label sets are chosen by the thresholds of the run (``objective="multilabel(threshold=...)"``).
+        """
+        if self._sets:
+            found = self._ask(X)
+            rows = [] if found is None else found.columns["labels"]
+            chosen = np.array([[name_of(one) in row for one in self.classes_] for row in rows], int)
+            chosen = chosen.reshape(len(rows), len(self.classes_))
+            return chosen if self._sets == "matrix" else [self.classes_[row > 0].tolist() for row in chosen]
         chances = self.predict_proba(X)
         return self.classes_[chances.argmax(axis=1)]
 
     def predict_proba(self, X: Texts) -> np.ndarray:
-        """Probabilities [N, C], columns in the order of ``classes_``."""
+        """Probabilities [N, C], columns in the order of ``classes_``; 0 for a label that no text had in training."""
         found = self._ask(X)
         if found is None:
             return np.empty((0, len(self.classes_)), np.float32)
-        labels = self.predictor_.labels
-        return found.probabilities[:, [labels.index(name_of(one)) for one in self.classes_]]
+        column = {label: number for number, label in enumerate(self.predictor_.labels)}
+        chances = np.pad(found.probabilities, ((0, 0), (0, 1)))
+        return chances[:, [column.get(name_of(one), -1) for one in self.classes_]]
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
-        super()._recall(classes, columns)
+    def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
+        """The share of texts whose label, or whole set of labels, is right."""
+        if self._sets != "lists":
+            return super().score(X, y, sample_weight)
+        right = [set(one) == set(other) for one, other in zip(self.predict(X), y, strict=True)]
+        return float(np.average(right, weights=sample_weight))
+
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
+        super()._recall(classes, columns, sets)
+        self._sets = sets
         # A run that no estimator made knows its labels as text.
         self.classes_ = np.array(self.predictor_.labels) if classes is None else classes
 

@@ -66,6 +66,7 @@ def load_base(
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
     unread_below: int = 0,
+    problem_type: str | None = None,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
@@ -74,7 +75,8 @@ def load_base(
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
     tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
     the table of words where nothing else needs it, stays in the checkpoint
-    (:class:`stratatune.model.unread.Unread`).
+    (:class:`stratatune.model.unread.Unread`). ``problem_type``: transformers' word for what a classification head
+    learns, in place of the head's own.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -94,6 +96,7 @@ def load_base(
         "attn_implementation": attention or attention_for_training(),
         **options,
         **worn.settings(num_labels),
+        **({"problem_type": problem_type} if problem_type else {}),
     }
     if worn.parts != "lm":
         settings["ignore_mismatched_sizes"] = True  # which are looked at below

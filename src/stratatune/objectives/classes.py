@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from stratatune.objectives.labels import (
     chosen_metric,
     class_labels,
     labels_data,
-    with_targets,
 )
 from stratatune.objectives.metrics import CLASS_METRICS
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.objective import Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.pooled import Pooled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.model.question import Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes(Objective):
+class Classes(Pooled):
     """One class a text.
 
     Attributes:
@@ -41,11 +39,7 @@ class Classes(Objective):
 
     name: ClassVar[str] = "classification"
     summary: ClassVar[str] = "one class a text, by a new output layer"
-    head: ClassVar[str] = "sequence"
-    families: ClassVar[frozenset[str]] = FAMILIES
-    reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
-    place: ClassVar[str] = "[CLS]"
 
     label_kind: ClassLabels
 
@@ -76,16 +70,8 @@ class Classes(Objective):
     def labels(self) -> tuple[str, ...]:
         return self.label_kind.names
 
-    @property
-    def position(self) -> str:
-        return PLACES[self.family]
-
-    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.label_kind, table)
-
-    def question(self, batch: Batch, *, training: bool) -> Question:
-        return pooled(batch)
+    def targets(self, table: Table) -> np.ndarray:
+        return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """``logits`` [B, C]."""

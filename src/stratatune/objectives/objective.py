@@ -134,6 +134,8 @@ class Objective(abc.ABC):
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
+        problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
+            output a regression, of more a single label.
 
     Attributes:
         text: names of the text columns.
@@ -154,6 +156,7 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    problem_type: ClassVar[str | None] = None
 
     text: tuple[str, ...]
     label: str | None
@@ -278,6 +281,13 @@ class Objective(abc.ABC):
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
         return {}
 
+    def tuned(self, output: np.ndarray, data: Encoded) -> Self:
+        """The same with what it decides by (a threshold) fitted to the predictions of the evaluation data.
+
+        It is asked for after every evaluation of a run, before :meth:`score`; that of the best epoch is saved.
+        """
+        return self
+
     # --- what others ask -------------------------------------------------------------------------------------------
 
     @property
@@ -289,6 +299,11 @@ class Objective(abc.ABC):
     def outputs(self) -> int:
         """Outputs of a new output layer, where the head has one."""
         return max(1, len(self.labels))
+
+    @property
+    def needs_evaluation(self) -> bool:
+        """Whether :meth:`tuned` changes anything, so that a run needs evaluation data."""
+        return False
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
@@ -326,6 +341,7 @@ class Objective(abc.ABC):
             "max_length": self.max_length,
             "task": self.task,
             "family": self.family,
+            **({"problem_type": self.problem_type} if self.problem_type else {}),
         }
 
 

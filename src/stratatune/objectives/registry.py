@@ -12,6 +12,7 @@ from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
+from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.saved import SavedObjective
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
-    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Tags)
+    one.name: one for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Multilabel, Tags)
 }
 
 
@@ -94,18 +95,21 @@ def choose(asked: Asked) -> type[Objective]:
 
 
 _ELSEWHERE = {
-    **dict.fromkeys(("token-classification", "ner", "tagging"), "a label for each token"),
     **dict.fromkeys(("question-answering", "span"), "a span of the text"),
-    **dict.fromkeys(("multilabel", "multi-label", "multi_label_classification"), "several labels for one text"),
     **dict.fromkeys(("feature-extraction", "sentence-similarity"), "a vector for each text"),
 }
 """Tasks by the names that others give them, and what they ask for."""
+_CALLED = {
+    **dict.fromkeys(("token-classification", "ner", "tagging"), "tags"),
+    **dict.fromkeys(("multi-label", "multi_label", "multi_label_classification"), "multilabel"),
+}
+"""Objectives of the table by the names that others give them."""
 
 
 def _instead(name: str) -> str:
     """The hint for a word that is no objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
-        return did_you_mean(name, names())
+        return did_you_mean(_CALLED.get(name, name), names())
     return f"no objective here predicts {_ELSEWHERE[name]}; legal: {', '.join(names())}"
 
 

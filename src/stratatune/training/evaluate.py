@@ -13,6 +13,7 @@ from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
+from stratatune.objectives.objective import Objective
 from stratatune.training import distributed
 from stratatune.training.forward import Forward
 
@@ -27,12 +28,14 @@ class Scores:
         metrics: by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
         output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
+        objective: what they were scored by: that of the run, tuned to these data where that was asked for.
         notices: what the user should know of the metrics, one line each.
     """
 
     metrics: dict[str, float]
     loss: float | None
     output: np.ndarray
+    objective: Objective
     notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
@@ -41,10 +44,11 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = ()) -> Scores:
+def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = (), *, tune: bool = False) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
     ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
+    ``tune``: whether the objective's thresholds are fitted to these data first (:meth:`Objective.tuned`).
 
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
@@ -73,11 +77,12 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
     check_outputs(output)
     if not data.targets:
-        return Scores({}, None, output)
-    metrics, notices = _mean_score(forward, data, output, offsets, parts)
+        return Scores({}, None, output, objective)
+    objective = objective.tuned(output, data) if tune else objective
+    metrics, notices = _mean_score(objective, torch.finfo(forward.precision).eps, data, output, offsets, parts)
     loss = metrics["loss"] if "loss" in metrics else float(totals[0] / max(1.0, totals[1]))
     check_outputs(output, {"loss": loss, **metrics})
-    return Scores(metrics, loss, output, notices)
+    return Scores(metrics, loss, output, objective, notices)
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
@@ -97,10 +102,9 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 
 
 def _mean_score(
-    forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+    objective: Objective, unit: float, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
     """Each metric's mean over the parts, and what is to be said of any of them."""
-    objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)
     found, start = [], 0

@@ -222,7 +222,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()
-    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
+    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts, tune=True)
     progress.seconds["eval"] += time.perf_counter() - started
     session.reporter.notice_once(scores.notices)
     return scores

@@ -135,6 +135,7 @@ class Prepared:
             "name": config.model,
             "head": self.objective.head,
             "num_labels": self.objective.outputs,
+            "problem_type": self.objective.problem_type,
             "seed": config.seed,
             "revision": config.revision,
             "trust_remote_code": config.trust_remote_code,

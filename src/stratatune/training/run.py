@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ def _run(
     processes = distributed.world()
     try:
         fitted = yield from steps(session)
+        _decide(session, fitted)
         test = _test_scores(session, caching, data)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
@@ -231,6 +232,10 @@ def open_session(
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
+    if prepared.objective.needs_evaluation and prepared.eval is None:
+        raise ConfigError(
+            [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
+        )
     below = streamed_below(outline, reporter, alone=shared is None)
     load = functools.partial(load_base, unread_below=below)
     if shared is not None:
@@ -293,6 +298,13 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
+
+
+def _decide(session: Session, fitted: Fitted) -> None:
+    """From here on by the thresholds of the best epoch."""
+    if fitted.scores is not None:
+        session.forward = replace(session.forward, objective=fitted.scores.objective)
+        session.top.attached.reading |= session.objective.to_data()
 
 
 def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:

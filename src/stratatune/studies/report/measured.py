@@ -10,10 +10,14 @@ from typing import Any
 
 from stratatune.data.tasks import TASKS
 from stratatune.objectives.registry import smaller_is_better
+from stratatune.objectives.set_metrics import SET_METRICS
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.statistics import Comparison, Interval, compare, interval
 
-_BOUNDED = frozenset({"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman"})
+_BOUNDED = frozenset(
+    {"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman", *SET_METRICS}
+    | {f"{mean}{name}" for mean in ("", "macro_") for name in ("f1", "precision", "recall")}
+)
 _PLAIN = ("model", "plan", "task")
 MEAN = "mean"
 """The column over all others."""
@@ -34,8 +38,8 @@ def scale(metric: str) -> float:
 
 def title_of(metric: str) -> str:
     """The metric's name with its unit."""
-    names = {"acc_f1": "mean of accuracy and F1", "f1": "F1", "mse": "mean squared error"}
-    return names.get(metric, metric) + (", %" if metric in _BOUNDED else "")
+    names = {"acc_f1": "mean of accuracy and F1", "mse": "mean squared error", "map": "mean average precision"}
+    return names.get(metric, metric.replace("f1", "F1").replace("_", " ")) + (", %" if metric in _BOUNDED else "")
 
 
 @dataclass(frozen=True)
