@@ -133,7 +133,7 @@ PLANS = {"bert": "2: lora(rank=2)", "roberta": "2: full", "llama": "2: lora(rank
 def test_cached_resumed_saved_and_merged_runs_are_one(family, bases, labelled, sets, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
-    given = {"model": str(bases[family]), "plan": PLANS[family], "epochs": 2}
+    given = {"model": str(bases[family]), "plan": PLANS[family], "adam_eps": 1e-3}  # no step divides by next to nothing
     cached = labelled(**given)
     uncached = labelled(**given, cache="off", out=str(tmp_path / "off"))
     wanted = _tensors(cached)

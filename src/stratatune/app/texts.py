@@ -146,7 +146,10 @@ def _is_matrix(rows: list[Any]) -> bool:
 
 def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
     if odd := next((value for row in rows for value in row if is_missing(value) or value not in (0, 1)), None):
-        raise DataError(f"labels are a matrix that holds {odd!r}", "an indicator matrix holds 0 and 1")
+        raise DataError(
+            f"labels are a matrix that holds {odd!r}",
+            "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
+        )
     classes = np.array(names) if names else np.arange(len(rows[0]))
     if len({name_of(one) for one in classes}) < len(classes):
         raise DataError("two columns of labels have one name", "rename one of them")

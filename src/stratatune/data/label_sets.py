@@ -62,7 +62,7 @@ def read_sets(
         texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
         labels=_sets(frame, names) if names else None,  # pyright: ignore[reportArgumentType]  whose cells are ours
         columns=columns,
-        label_column=_joined(names) if names else None,
+        label_column=joined(names) if names else None,
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
@@ -85,7 +85,20 @@ def columns_in(label: str) -> tuple[str, ...]:
     return names
 
 
-def _joined(names: Sequence[str]) -> str:
+def columns_named(frame: Frame, label: str) -> tuple[str, ...]:
+    """The columns of a frame that ``"a,b"`` names; a column may also be called that as a whole.
+
+    Raises:
+        DataError: one that is not there, or is named twice.
+    """
+    names = (label,) if label in frame.names else columns_in(label)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"label: column {twice!r} is named twice", "name each column once")
+    return tuple(existing(frame, name) for name in names)
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names of columns as :func:`columns_in` reads them."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(names)
     return line.getvalue()
@@ -93,10 +106,7 @@ def _joined(names: Sequence[str]) -> str:
 
 def _label_columns(frame: Frame, texts: tuple[str, ...], label: str | None) -> tuple[Frame, tuple[str, ...]]:
     if label is not None:
-        names = (label,) if label in frame.names else columns_in(label)
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise DataError(f"label: column {twice!r} is named twice", "name each column once")
-        return frame, tuple(existing(frame, name) for name in names)
+        return frame, columns_named(frame, label)
     usual = [name for name in LABELS if name in frame.names and name not in texts]
     if len(usual) == 1:
         return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],)
@@ -122,7 +132,7 @@ def _flag(value: Any) -> bool | None:
 
 def _sets(frame: Frame, names: tuple[str, ...]) -> list[Cell]:
     if len(names) == 1:
-        return [_cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
+        return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
     rows = zip(*(_flags(frame, name) for name in names), strict=True)
     return [[name for name, flag in zip(names, row, strict=True) if flag] for row in rows]
 
@@ -141,8 +151,12 @@ def _flags(frame: Frame, name: str) -> list[bool]:
     return found
 
 
-def _cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
-    """A cell as its labels, or as a text that is still to be cut."""
+def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
+    """A cell as its labels, or as a text that is still to be cut.
+
+    Raises:
+        DataError: neither names nor a list of names.
+    """
     if isinstance(value, str):
         if not value.lstrip().startswith("["):
             return value.strip()

@@ -202,7 +202,7 @@ def _label_column(
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
     """The texts of a column; DataError names the rows that are blank where that is refused, and broken characters."""
-    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    values = [plain(value, frame.place, name) for value in frame.get(name)]
     if bad_rows == "refuse":
         _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
     texts = [_or_empty(value) for value in values]
@@ -216,11 +216,11 @@ def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
-    if any(map(_is_list, frame.get(name))):
+    if any(map(is_list, frame.get(name))):
         if not needed:
             return None
         raise DataError(f"{frame.place}: label column {name!r} holds lists", SETS_HINT)
-    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    values = [plain(value, frame.place, name) for value in frame.get(name)]
     missing = [_is_blank(value) for value in values]
     if any(missing) and not needed:
         return None
@@ -248,11 +248,12 @@ def _noting_sets(frame: Frame, labels: Labels) -> Frame:
     return frame.noting(f"the label {several!r} looks like {SETS_HINT}") if several else frame
 
 
-def _is_list(value: Any) -> bool:
+def is_list(value: Any) -> bool:
+    """Whether a cell holds several values."""
     return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
-def _plain(value: Any, place: str, name: str) -> str | float | None:
+def plain(value: Any, place: str, name: str) -> str | float | None:
     """One cell: text, or a number that was one in the file; None where it is missing; a date as ISO 8601 has it."""
     if isinstance(value, str):
         return str(value)
@@ -267,7 +268,7 @@ def _plain(value: Any, place: str, name: str) -> str | float | None:
     if isinstance(value, Decimal):
         return str(value)
     if hasattr(value, "item"):  # a numpy scalar out of an object column
-        return _plain(value.item(), place, name)
+        return plain(value.item(), place, name)
     raise DataError(
         f"{place}: column {name!r} holds {type(value).__name__} values", "text or numbers are read; convert the column"
     )
@@ -293,7 +294,7 @@ def _rows(at: Sequence[int]) -> str:
 
 def _whole_rows(frame: Frame, names: list[str]) -> list[int]:
     """The 0-based positions of the rows that lack nothing in these columns."""
-    columns = [[_is_blank(_plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
+    columns = [[_is_blank(plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
     return [at for at, blanks in enumerate(zip(*columns, strict=True)) if not any(blanks)]
 
 

@@ -99,8 +99,13 @@ class Multilabel(Pooled):
         names, thresholds = tuple(data["labels"]), tuple(map(float, data["thresholds"]))
         if len(thresholds) != len(names) or not all(0 < one < 1 for one in thresholds):
             raise ValueError(f"thresholds: one between 0 and 1 for each of {len(names)} labels is needed")
-        own = {"separator": str(data["separator"]), "threshold": str(data["threshold"])}
-        return cls(**common_from(data), names=names, thresholds=thresholds, **own)
+        return cls(
+            **common_from(data),
+            names=names,
+            separator=str(data["separator"]),
+            threshold=str(data["threshold"]),
+            thresholds=thresholds,
+        )
 
     def to_data(self) -> dict[str, Any]:
         own = {"separator": self.separator, "threshold": self.threshold, "thresholds": list(self.thresholds)}
@@ -215,7 +220,8 @@ class Multilabel(Pooled):
 def _cells(table: Table) -> list[Cell]:
     if table.labels is None:
         raise DataError(f"{table.source} has no labels", "name the label column with --label")
-    return list(table.labels)  # pyright: ignore[reportArgumentType]  as read_sets gives them
+    labels: Any = table.labels  # as read_sets gives them
+    return list(labels)
 
 
 def _start(threshold: str) -> float:

@@ -218,9 +218,12 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
 
 def shown(row: dict[str, Any]) -> str:
     """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated."""
-    answer = [value for name, value in row.items() if not name.startswith("p_")][-1]  # it stands behind the texts
+    answers = {name: value for name, value in row.items() if not name.startswith("p_")}
+    answer = list(answers.values())[-1]  # it stands behind the texts
     if answer is None:
         return "(left out)"
+    if len(answers) > 1 and (len(answers) < len(row) or not isinstance(answer, list)):  # of several heads
+        return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
     likeliest = f"  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})" if chances else ""
     if isinstance(answer, list):

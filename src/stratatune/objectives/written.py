@@ -1,0 +1,62 @@
+"""How a user writes an objective: ``name`` or ``name(option=value, ...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stratatune.errors import ConfigError, did_you_mean, shown
+
+_ELSEWHERE = {
+    **dict.fromkeys(("question-answering", "span"), "a span of the text"),
+    **dict.fromkeys(("feature-extraction", "sentence-similarity"), "a vector for each text"),
+}
+"""Tasks by the names that others give them, and what they ask for."""
+_CALLED = {
+    **dict.fromkeys(("token-classification", "ner", "tagging"), "tags"),
+    **dict.fromkeys(("multi-label", "multi_label", "multi_label_classification"), "multilabel"),
+}
+"""Objectives of the table by the names that others give them."""
+
+
+def _instead(name: str, names: Mapping[str, Any]) -> str:
+    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
+    if name not in _ELSEWHERE:
+        return did_you_mean(_CALLED.get(name, name), names)
+    return f"no objective here predicts {_ELSEWHERE[name]}; legal: {', '.join(names)}"
+
+
+def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of an objective; ``legal`` are the objectives with their options' types.
+
+    Raises:
+        ConfigError: no such objective, no such option, or a value that is none of its type.
+    """
+    name, opening, rest = text.strip().partition("(")
+    name = name.strip()
+    if name not in legal or (opening and not rest.rstrip().endswith(")")):
+        raise ConfigError([f"objective: {shown(text)}"], _instead(name, legal))
+    known, options = legal[name], dict[str, Any]()
+    for part in _parts(rest.rstrip().removesuffix(")")):
+        option, _, value = (piece.strip() for piece in part.partition("="))
+        if option not in known:
+            raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, known))
+        try:
+            options[option] = known[option](value)
+        except ValueError as error:
+            kind = known[option].__name__
+            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
+    return name, options
+
+
+def _parts(text: str) -> Iterator[str]:
+    """What stands between commas, those inside brackets left alone."""
+    depth, part = 0, ""
+    for character in f"{text},":
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            if part.strip():
+                yield part.strip()
+            part = ""
+        else:
+            part += character
