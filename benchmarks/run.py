@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.counters import resident_bytes, saved_bytes
 from benchmarks.jobs import Record, row, show_rows, write_rows
@@ -180,7 +180,9 @@ def p6(bench: Bench) -> list[Record]:
 
 def _rows(batch: Batch, count: int) -> Batch:
     """The first ``count`` examples of a batch, with all its padding."""
-    return replace(batch, **{name: value[:count] for name, value in vars(batch).items() if value is not None})
+    assert batch.groups is None
+    tensors = {name: value[:count] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **tensors, targets={name: value[:count] for name, value in batch.targets.items()})
 
 
 def p8(bench: Bench) -> list[Record]:

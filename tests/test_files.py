@@ -112,3 +112,29 @@ def test_what_safetensors_says_of_a_full_disk_is_one_line_and_other_errors_pass(
             raise SafetensorError("Error while serializing:\nIoError")
     with pytest.raises(ZeroDivisionError), files.write_errors(tmp_path):
         raise ZeroDivisionError
+
+
+def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty", "below/new"):
+        with files.new_folder(tmp_path / name) as folder:
+            files.write_text(folder / "a" if name == "new" else folder / "b", name)
+            assert not any((tmp_path / name).glob("*"))
+        assert [path.read_text() for path in (tmp_path / name).iterdir()] == [name]
+    with (
+        pytest.raises(ResourceError, match=f"cannot write {tmp_path}/full/a: No space"),
+        files.new_folder(tmp_path / "full") as folder,
+        files.write_errors(folder / "a"),
+    ):
+        (folder / "half").write_text("")
+        raise OSError(28, "No space left on device")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "empty", "new"]
+
+
+def test_a_folder_that_a_killed_process_left_is_swept_away(tmp_path):
+    gone = tmp_path / ".out.999999999.part"
+    gone.mkdir()
+    (gone / "half").write_text("")
+    with files.new_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,37 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to write into, which takes its place at the end; after a failure nothing is left.
+
+    ``folder`` must be missing or empty: whoever was refused for want of space can give the same command again.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    folder = Path(os.path.realpath(folder))
+    make_folder(folder.parent)
+    _sweep(folder)
+    partial = folder.with_name(f".{folder.name[:200]}.{os.getpid()}.part")
+    make_folder(partial)
+    try:
+        yield partial
+        with write_errors(folder):
+            for path in partial.rglob("*"):
+                _sync(path)
+            if folder.is_dir():
+                folder.rmdir()
+            os.replace(partial, folder)
+    except ResourceError as error:  # it names the place that the user knows
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ResourceError(error.message.replace(str(partial), str(folder)), error.hint) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` last; some systems cannot, and then a power cut may bring the old file back."""
     with contextlib.suppress(OSError):
@@ -116,7 +148,7 @@ def _sweep(path: Path) -> None:
         for entry in os.scandir(path.parent):
             process = entry.name.removeprefix(start).removesuffix(".part")
             if entry.name == f"{start}{process}.part" and process.isdigit() and not _runs(int(process)):
-                os.unlink(entry.path)
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
 
 def _runs(process: int) -> bool:

@@ -26,7 +26,13 @@ def campaign(count: int) -> dict[str, Any]:
         os.environ["STRATATUNE_CACHE"] = str(Path(folder) / "caches")
         bench = make_bench(place)
         config = {"model": str(bench.base), "train": str(bench.data), "eval": str(bench.data), "text": "text"}
-        config |= {"label": "label", "plan": "bft-adapter@2", "epochs": 3, "checkpoint_every": 1, "batch_size": 8}
+        config |= {
+            "label": "label",
+            "plan": "bft-adapter@2",
+            "epochs": max(3, count // 25),
+            "checkpoint_every": 1,
+            "batch_size": 8,
+        }
         parts = [(scenario, torn) for scenario in ("train", "cache", "book") for torn in (False, True)]
         for number, (scenario, torn) in enumerate(parts):
             share = (count - total["tried"]) // (len(parts) - number)

@@ -11,6 +11,7 @@ import pytest
 import tiny
 from stratatune.errors import ModelError
 from stratatune.objectives.registry import OBJECTIVES, objective_from
+from stratatune.progress import Reporter
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -55,6 +56,17 @@ def bases(tmp_path_factory, tiny_folder):
     return {"bert": tiny_folder("bert", "mlm"), "llama": llama, "t5": folder}
 
 
+class Said(Reporter):
+    """Keeps the lines of a run."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def as_it_was(reading: dict[str, Any], family: str) -> dict[str, Any]:
     """What version 0.1.0 wrote: every key for every objective, and two flags in place of the family."""
     return {
@@ -84,7 +96,9 @@ def test_what_was_saved_by_0_1_0_predicts_the_same(kind, source, bases, tmp_path
     plan = {"bert": "2: bitfit", "llama": "2: lora(rank=2)", "t5": "dec 1: lora(rank=2)"}[family]
     given = {"model": str(bases[family]), "train": str(source), "text": "text", "plan": plan, "device": "cpu"}
     given |= {"objective": kind.split()[0], "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run"), "cache": "off"}
-    train(validate({**given, **settings}))
+    said = Said()
+    result = train(validate({**given, **settings}), reporter=said)
+    assert any(f" {result.trainable:,} of {result.total:,} parameters train" in line for line in said.lines)
     record = tmp_path / "run" / "adapter" / "adapter.json"
     predictor = Predictor(tmp_path / "run", device="cpu")
     now = answers(predictor, source)

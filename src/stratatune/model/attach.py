@@ -46,7 +46,7 @@ class Tuned(_AnyModel):
     def print_trainable_parameters(self) -> None:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""
         resolved = self.attached.resolved
-        trained = sum(parameter.numel() for parameter in self.attached.trained().values())
+        trained = self.attached.trained_count()
         total = sum(parameter.numel() for parameter in self.parameters())
         print(
             f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f} || "

@@ -105,6 +105,10 @@ class Attached:
             if parameter.requires_grad or id(parameter) in planned
         }
 
+    def trained_count(self) -> int:
+        """How many parameters train: those of the plan, and those that the checkpoint has no values for."""
+        return sum(parameter.numel() for parameter in self.trained().values())
+
     @property
     def base_hash(self) -> str:
         """Hash of what the encoder computes: its settings and weights, before anything was attached."""

@@ -84,7 +84,7 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
         "stratatune": VERSION,
         "plan": str(resolved.plan),
         "frozen_depth": resolved.frozen_depth,
-        "trainable": sum(parameter.numel() for parameter in attached.trained().values()),
+        "trainable": attached.trained_count(),
         "base": {
             **attached.origin.named(model.config._name_or_path).to_data(folder),
             "model_type": model.config.model_type,

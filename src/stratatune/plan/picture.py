@@ -78,9 +78,17 @@ def _embeddings(resolved: Resolved) -> Band:
     return Band("cached", "embeddings", (("frozen", None),), below_frozen_depth=True)
 
 
-def headline(resolved: Resolved, objective: str) -> tuple[str, str]:
-    """Two lines above the picture: the model and its plan's counts; how far the gradient goes."""
-    trainable, total, blocks = resolved.trainable(objective), resolved.total(objective), resolved.shape.blocks
+def headline(resolved: Resolved, objective: str, counts: tuple[int, int] | None = None) -> tuple[str, str]:
+    """Two lines above the picture: the model and its plan's counts; how far the gradient goes.
+
+    Args:
+        resolved: the plan on its model.
+        objective: whose head is counted.
+        counts: how many parameters train, and how many there are, of a model at hand: it may lack some of its
+            checkpoint, which train too; by the plan alone when None.
+    """
+    blocks = resolved.shape.blocks
+    trainable, total = counts or (resolved.trainable(objective), resolved.total(objective))
     share = f"{100 * trainable / total:.2f} %"
     model = resolved.shape.name or resolved.shape.model_type
     model = model if len(model) <= _NAME else f"...{model[-_NAME + 3 :]}"  # of a folder, the end of its path

@@ -146,7 +146,9 @@ def _run(
         write_text(out / "config.yaml", to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
     session, caching = open_session(outline, data, out, reporter, shared)
-    for line in headline(outline.resolved, session.objective.head):
+    attached = session.top.attached
+    counts = (attached.trained_count(), attached.parameter_count())
+    for line in headline(outline.resolved, session.objective.head, counts):
         reporter.say(line)
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
@@ -352,7 +354,7 @@ def _finish(
         objective=session.objective.name,
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
-        trainable=sum(parameter.numel() for parameter in attached.trained().values()),
+        trainable=attached.trained_count(),
         total=attached.parameter_count(),
         best=best,
         best_epoch=progress.best_epoch,

@@ -266,6 +266,10 @@ def test_a_single_run(records):
         ("accuracy, % (evaluation)", "90.00"),
         ("trained parameters", "1,893,593"),
     ]
+    parts = [row[1].text for row in table(report, "Cost").rows]
+    whole = next(fact.value for fact in report.facts if fact.label == "time")
+    assert float(whole.split()[0]) == pytest.approx(sum(float(part.split()[0]) for part in parts), abs=0.2)
+    assert r"accuracy, \% (evaluation) & 90.00" in text_of(report, "latex")
     assert Text("The 12 frozen blocks ran once for each example, which saved about 4.0 s over 3 epochs.") in (
         section(report, "Cost").parts
     )

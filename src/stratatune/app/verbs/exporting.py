@@ -44,11 +44,13 @@ def export(
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
     from stratatune.exits.export import check
+    from stratatune.files import new_folder
     from stratatune.model.artefact import load_artefact
 
     artefact = load_artefact(run, base)
     data = {"out": str(out), "to": to, "plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
     door.reporter().notice_once(artefact.notices)
     check(artefact.model.attached, to)
-    form.write(artefact.model, artefact.tokenizer, out)
+    with new_folder(out) as folder:
+        form.write(artefact.model, artefact.tokenizer, folder)
     return Answer(data, note=f"wrote {out}; read it with {form.reader.format(out=str(out))}")

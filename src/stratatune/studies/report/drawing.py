@@ -166,6 +166,7 @@ def _dashes(style: int) -> Any:
 def _scale(axes: Axes, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    axes.margins(x=0.06, y=0.08)
     values = [x for one in panel.series for x in one.x]
     ratio = max(values) / min(values) if panel.log_x and values and min(values) > 0 else 1.0
     if ratio >= _LOG_FROM:
@@ -176,9 +177,10 @@ def _scale(axes: Axes, panel: Panel) -> None:
     else:
         whole = all(x == int(x) for x in values)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        if panel.log_x:  # a cost: from 0, so that a few per cent look like a few per cent
+            axes.set_xlim(left=0, right=1.06 * max(values, default=1.0))
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.margins(x=0.06, y=0.08)
 
 
 def _tick(value: float, _: int | None = None) -> str:

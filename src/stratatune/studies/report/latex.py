@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stratatune.studies.report.parts import Cell, Figure, Finding, Part, Report, ReportTable, Text
+from stratatune.studies.report.parts import Cell, Column, Figure, Finding, Part, Report, ReportTable, Text
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -31,11 +31,19 @@ def latex(report: Report, figures: str = "") -> str:
         figures: where the panels' PDF files lie, seen from the document; without it none is included.
     """
     lines = [f"% {report.title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]
+    if report.facts:
+        lines += ["", *_table(_summary(report))]
     for section in report.sections:
         body = [line for part in section.parts for line in _part(part, figures)]
         if body:
             lines += ["", rf"\subsection*{{{escaped(section.title)}}}", *body]
     return "\n".join(lines) + "\n"
+
+
+def _summary(report: Report) -> ReportTable:
+    """The strip below the title, which holds the scores of a single run."""
+    rows = tuple((Cell(fact.label), Cell(fact.value), Cell(fact.note)) for fact in report.facts)
+    return ReportTable("Summary.", (Column("", False), Column("value"), Column("note", False)), rows)
 
 
 def _part(part: Part, figures: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _facts(run: RunRecord) -> list[Fact]:
         *facts,
         Fact("trained parameters", f"{result['trainable']:,}", f"{share:.2f} % of {result['total']:,}"),
         Fact("backward through", f"{result['backprop_blocks']} of {blocks}", "blocks"),
-        Fact("time", seconds(spent["cache"] + spent["train"]), f"trunk {seconds(spent['cache'])} of it"),
+        Fact("time", seconds(sum(spent.values())), f"trunk {seconds(spent['cache'])} of it"),
         Fact("peak memory", size(result["peak_memory_bytes"]), f"{result['tokens_per_second']:,.0f} tokens/s"),
     ]
 
