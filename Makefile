@@ -13,7 +13,7 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo install test pytest lint format bench compat docs-check clean
+.PHONY: help demo install test pytest lint format bench compat docs docs-check release-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,7 +24,9 @@ help:
 	@echo "make format      ruff's formatter and its safe fixes"
 	@echo "make bench       the measurements of benchmarks/"
 	@echo "make compat      every test with the oldest and the newest libraries (docs/compatibility.md)"
+	@echo "make docs        the documentation site in build/site, every link checked"
 	@echo "make docs-check  the documents' code blocks and generated parts"
+	@echo "make release-check  builds wheel and sdist and tries them, and every extra, in an empty environment"
 	@echo "make clean       removes the virtual environment and all caches"
 
 # Stamps say what is installed, so a second call installs nothing. torch goes in first and by its pin: any other
@@ -84,6 +86,19 @@ compat:
 
 docs-check: $(VENV)/.dev
 	@if [ -d tests/docs ]; then $(OFFLINE) $(PY) -m pytest -q tests/docs; else echo "tests/docs is not there yet"; fi
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "installing zensical"
+	@$(PIP) install -c constraints.txt "$$(sed -n 's/^docs = \["\([^"]*\)"\].*/\1/p' pyproject.toml)"
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/zensical build --clean --strict
+
+# EXTRAS="report serve" tries some.
+EXTRAS ?=
+release-check:
+	$(PYTHON) scripts/release_check.py $(EXTRAS)
 
 clean:
 	rm -rf $(VENV) .compat build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

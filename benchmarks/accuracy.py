@@ -98,7 +98,7 @@ def _settings(job: dict[str, Any], model: str, source: str, epochs: int, out: st
         "task": job["task"],
         "train": source,
         "eval_split": SPLITS.get(job["task"]),
-        "train_samples": SAMPLES.get(job["task"]),
+        "train_samples": job.get("samples") or SAMPLES.get(job["task"]),
         "out": out,
         "epochs": epochs,
         "lr": job["lr"],
@@ -118,6 +118,7 @@ def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         settings = _settings(job, model, source, epochs, str(Path(out) / "run")) | cache
         result = train(validate({k: v for k, v in settings.items() if v is not None}), reporter=Reporter(quiet=True))
         lines = (Path(out) / "run" / "metrics.jsonl").read_text().splitlines()
+        predicting = _predicting(Path(out) / "run", source, job) if job.get("predict") else {}
     metric = _metric(job["task"])
     return {
         "metric": metric,
@@ -127,7 +128,20 @@ def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
         "seconds": result.seconds["cache"] + result.seconds["train"],
         "trunk_seconds": result.seconds["cache"],
         "memory": result.peak_memory_bytes,
+        **predicting,
     }
+
+
+def _predicting(run: Path, source: str, job: dict[str, Any]) -> dict[str, float]:
+    """Seconds of predicting the evaluation data, the least of two."""
+    from stratatune.training.predict import Predictor
+
+    predictor, times = Predictor(run), []
+    for _ in range(2):
+        started = time.perf_counter()
+        predictor.predict(source, split=SPLITS.get(job["task"]) or "dev")
+        times.append(time.perf_counter() - started)
+    return {"predict_seconds": min(times)}
 
 
 def _metric(task: str) -> str:
@@ -146,6 +160,7 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
 
     from stratatune.data.labels import LabelSet
     from stratatune.data.tasks import TASKS as TABLE
+    from stratatune.model.backbone import Backbone
     from stratatune.model.base import load_base
     from stratatune.objectives.metrics import class_scores, value_scores
     from stratatune.training.config import validate
@@ -166,12 +181,13 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
             labels = [float(y) for y in table.labels] if names is None else names.encode(table.labels).tolist()
             return Dataset.from_dict({**rows, "labels": labels})
 
+        decoder = Backbone(base.model).shape.causal
         lora = LoraConfig(
             task_type=TaskType.SEQ_CLS,
             r=8,
             lora_alpha=16,
-            target_modules=["query", "value"],
-            modules_to_save=["classifier", "pooler"],
+            target_modules=["q_proj", "v_proj"] if decoder else ["query", "value"],
+            modules_to_save=["score"] if decoder else ["classifier", "pooler"],
         )
         tuned = get_peft_model(base.model, lora)
         metric = _metric(job["task"])

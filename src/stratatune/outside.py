@@ -82,10 +82,15 @@ def parse_json(text: str) -> Any:
     """The JSON value in a text.
 
     Raises:
-        Unreadable: it is no JSON, or nests too deep.
+        Unreadable: it is not JSON, it nests too deep, or a text in it cannot be written as UTF-8.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # JSON can spell half a surrogate pair, which no file or terminal takes
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise Unreadable(f"it holds half of a surrogate pair ({error.object[error.start]!a})") from error
     except RecursionError as error:
         raise Unreadable("it is nested too deeply") from error
     except ValueError as error:

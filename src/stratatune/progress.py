@@ -41,22 +41,36 @@ class Reporter:
         quiet: say nothing but notices that matter.
         name: of the trial that speaks, where several run at once; bars, which would then lie over each other, are left
             out.
+        held: keep every line until :meth:`release`, for a run that may be given up.
     """
 
-    def __init__(self, quiet: bool = False, name: str = "") -> None:
+    def __init__(self, quiet: bool = False, name: str = "", *, held: bool = False) -> None:
         self.quiet, self.name = quiet or not is_main(), name
         self.notices: list[str] = []
+        self._held: list[str] | None = [] if held else None
 
     def say(self, text: str) -> None:
         """A line of ordinary progress."""
         if not self.quiet:
-            print(f"{self.name}: {text}" if self.name else text, file=sys.stderr, flush=True)
+            self._print(f"{self.name}: {text}" if self.name else text)
 
     def notice(self, text: str) -> None:
         """A line that the user should know even when quiet; kept for the run's record."""
         self.notices.append(text)
         if is_main():
-            print(f"note: {self.name}: {text}" if self.name else f"note: {text}", file=sys.stderr, flush=True)
+            self._print(f"note: {self.name}: {text}" if self.name else f"note: {text}")
+
+    def release(self) -> None:
+        """Print what was held, and every line from now on."""
+        held, self._held = self._held or [], None
+        for line in held:
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        if self._held is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._held.append(line)
 
     def notice_once(self, texts: Iterable[str]) -> None:
         """Each of ``texts`` as a notice, unless it has been one: what every epoch finds anew."""
@@ -67,7 +81,7 @@ class Reporter:
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Bar]:
         """A bar over ``total`` examples."""
-        if self.quiet or self.name:
+        if self.quiet or self.name or self._held is not None:
             yield _Silent()
         elif sys.stderr.isatty():
             yield from _terminal_bar(label, total)

@@ -25,7 +25,7 @@ def test_bench(say, tiny_folder, data, tmp_path):
     folder, out = tiny_folder("bert"), tmp_path / "bench"
     said = say("bench", "--model", folder, "--train", data, "--plans", "bft-adapter@2", *SMALL, "--out", out, "--json")
     assert said.code == 0
-    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "F", "bft-adapter@2"]
+    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "C", "F", "floor", "bft-adapter@2"]
     assert said.json["examples"] == 40 and said.json["padding"]["cut by length"] < said.json["padding"]["random"]
     assert (out / "bench.svg").read_text().startswith("<svg") and (out / "bench.json").is_file()
 
@@ -43,7 +43,7 @@ def test_bench_of_a_decoder(say, tmp_path, data):
     asked = ("bench", "--model", folder, "--train", data, "--plans", "bft-adapter@2", *SMALL, "--out", tmp_path / "out")
     said = say(*asked, "--json")
     assert said.code == 0 and said.json["settings"]["objective"] == "causal"
-    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "F", "bft-adapter@2"]
+    assert [way["name"] for way in said.json["ways"]] == ["A", "B", "C", "F", "floor", "bft-adapter@2"]
     assert said.json["examples"] == 40
 
 
@@ -81,8 +81,11 @@ def test_plan_prices_lengths(say, tmp_path):
     assert said.json["epochs"]["A"]["padding"] > 1.5 > said.json["epochs"]["cached"]["padding"]
     assert said.json["cached_vs_A"] > 1.5 * said.json["cached_vs_B"]
     assert said.json["cache_bytes"] == 64 * 64 * 1024 * 4
+    assert said.json["places"]["resident"]["memory_bytes"] > said.json["places"]["streamed"]["memory_bytes"]
+    assert min(said.json["machine"].values()) > 0
     shown = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt").out
     assert "from the cache" in shown and "kept for backward" in shown
+    assert "on this machine" in shown and "streamed, top in 4 bits" in shown
 
 
 def test_plan_prices_a_data_file(say, tiny_folder, data):

@@ -17,7 +17,10 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "accelerate")
         ["--help"],
         ["--version"],
         *([verb, "--help"] for verb in ("plan", "train", "eval", "predict", "list", "init", "cache", "grid", "bench")),
-        *([verb, "--help"] for verb in ("report", "suggest", "demo")),
+        *([verb, "--help"] for verb in ("report", "suggest", "demo", "serve", "doctor", "schema")),
+        ["schema", "run"],
+        ["schema", "recipe"],
+        ["serve", "runs/one", "--queue", "0"],
         ["plan", "bft-adapter", "--model", "roberta-large", "--json"],
         ["list", "presets"],
         ["list", "tasks", "--json"],
@@ -84,7 +87,7 @@ def test_init(say, tmp_path):
 
     file = tmp_path / "run.yaml"
     assert say("init", file, "--json").json == {"out": str(file)}
-    assert validate(load_config(file), check_files=False).plan == "bft-adapter"
+    assert validate(load_config(file), check_files=False).plan == "auto"
     again = say("init", file)
     assert (again.code, again.error) == (2, f"{file} already exists")
     assert say("init", file, "--force").code == 0

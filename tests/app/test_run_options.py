@@ -24,9 +24,11 @@ VALUES = {
     "cache": "ram",
     "cache_limit": "5GB",
     "memory_limit": "6GB",
+    "weight": "importance",
     "warmup": 0.5,
     "delimiter": ";",
     "encoding": "latin-1",
+    "precision": "bf16",
 }
 
 
@@ -59,7 +61,7 @@ def test_the_help_shows_every_setting_under_its_heading(verb, capsys, monkeypatc
         assert " ".join(str(field.description).split()) in said
     for heading in headings().values():
         assert heading in said
-    assert "Default: 1e-08." in said and "One of: fp32, bf16, auto. Default: fp32." in said
+    assert "Default: 1e-08." in said and "One of: fp32, bf16, auto. Default: auto." in said
 
 
 def test_options_win_over_the_file_and_set_over_options(tmp_path):

@@ -20,7 +20,7 @@ def films(tmp_path_factory):
 
 
 def test_json(say, films, tiny_folder, tmp_path):
-    model = ("--model", tiny_folder("bert"), "--device", "cpu", "--epochs", "2")
+    model = ("--model", tiny_folder("bert"), "--device", "cpu", "--epochs", "2", "--family", "bft")
     said = say("suggest", *model, "--train", films, "--out", tmp_path / "out", "--json", "--quiet")
     assert said.code == 0, said.err
     assert said.json["plan"].startswith("bft-adapter@") and said.json["views"][0]["candidates"]
@@ -34,7 +34,7 @@ def test_people(say, films, tiny_folder):
         "suggest", "--model", tiny_folder("bert"), "--train", films, "--device", "cpu", "--budget-seconds", "1e6"
     )
     assert said.code == 0
-    assert "<-" in said.out and "a trunk of" in said.out
+    assert said.out.startswith("1: full\n") and "<-" in said.out and "a trunk of" in said.out
     assert "next:" in said.err
 
 
@@ -44,7 +44,7 @@ def test_people(say, films, tiny_folder):
         (("--family", "bf"), "family: 'bf'; did you mean 'bft'"),
         (("--samples", "3"), "samples: 3; 40 or more"),
         (("--budget-memory", "many"), "budget_memory: 'many'"),
-        (("--budget-memory", "1KB"), "budget: bft: even bft-adapter@"),
+        (("--budget-memory", "1KB"), "budget: full: even "),
         (("--plan", "lora"), "plan: 'lora'; suggest chooses the plan itself"),
         (("--label", "lable"), "lable"),
     ],

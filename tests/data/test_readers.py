@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stratatune.data.frames import broken_in
 from stratatune.data.readers import Table, read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
@@ -368,9 +369,26 @@ def test_dates_are_labels():
     assert read(Dataset.from_dict({"text": ["a", "b"], "label": days})).labels == ["2020-01-02", "2020-01-03"]
 
 
-def test_half_a_character_is_refused():
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_half_a_character_is_refused(tmp_path):
     with pytest.raises(DataError, match="row 2: column 'text' holds .*half of a surrogate pair"):
         read(["a", "b \ud83d"], need_labels=False)
+    with pytest.raises(DataError, match="row 1: column 'label' holds .*half of a surrogate pair"):
+        read(lines(tmp_path / "a.jsonl", [{"text": "a", "label": "x\udc00"}, {"text": "b", "label": "y"}]))
+    with pytest.raises(DataError, match="the name of column .* holds .*half of a surrogate pair"):
+        read(lines(tmp_path / "b.jsonl", [{"text": "a", "label": "x", "more\ud83d": 1}]))
+
+
+@pytest.mark.parametrize(
+    "cell", ["a\ud800", ["a", "\udfff"], {"role": "\ud83d"}, {"\ud83d": 1}, [{"text": ("b", ["\ud800"])}]]
+)
+def test_half_a_character_is_found_wherever_it_is(cell):
+    assert "half of a surrogate pair" in broken_in(cell)
+    assert not broken_in(["\U0001f600", {"é": ("b", 1, None)}])
 
 
 # --- the published files ---------------------------------------------------------------------------------------------

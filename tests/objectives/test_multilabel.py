@@ -310,7 +310,7 @@ def test_lists_hold_names(value, labelled, tmp_path):
         ("multilabel(threshold=best)", "threshold 'best'"),
         ("multilabel(separator=and)", "separator: 'and'"),
         ("multilabels", "did you mean 'multilabel'"),
-        ("multi-label", "did you mean 'multilabel'"),
+        ("multi-label", "multilabel predicts any number of labels"),
     ],
 )
 def test_options_are_checked(objective, problem, labelled):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import gridding
 import tiny
 from stratatune.app.cli import run as command
 from stratatune.data.batching import Batch
@@ -295,6 +296,24 @@ def test_the_command_line(tables, tmp_path, tiny_folder, capsys):
     assert said.startswith("topic: ") and "; mood: " in said and "; stars: " in said
     assert command(["suggest", *given, "--family", "bft", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["views"]
+
+
+def test_a_grid_of_heads_and_of_sets(tables, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
+    asked = [
+        {"name": "heads", "objective": "multitask", "label": ["topic", "mood"], "metric": "topic.f1"},
+        {"name": "sets", "objective": "multilabel(threshold=tuned)", "label": "mood", "metric": "map"},
+    ]
+    base = {"train": str(tables / "train.csv"), "eval": str(tables / "dev.csv")}
+    recipe = gridding.write_recipe(
+        tmp_path, plans=["2: full"], seeds=[0], settings={"question": asked}, report={"rows": "question"}, base=base
+    )
+    out = tmp_path / "grid"
+    assert command(["grid", str(recipe), "--out", str(out), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ran"], answer["failed"], answer["caches"]) == (2, [], 2)  # one trunk pass for both questions
+    report = (out / "report.html").read_text()
+    assert "heads" in report and "sets" in report
 
 
 def test_columns_are_named_in_every_way():

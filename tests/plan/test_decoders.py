@@ -29,6 +29,7 @@ CONFIGS = {
     "llama": LLAMA,
     "llama with biases": LLAMA | {"attention_bias": True, "mlp_bias": True},
     "mistral": LLAMA,
+    "smollm3": LLAMA | {"head_dim": 6},
     "qwen2": {**LLAMA, "head_dim": 6},
     "qwen3": LLAMA,
     "gemma": LLAMA,
@@ -76,9 +77,40 @@ def test_built_in_decoders_are_those_of_real_models(name):
     assert shape_of(name).parameters("causal") == _count(_model(config))
 
 
+KNOWN = {
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "Llama-2-7b-hf": 6_738_415_616,
+    "Llama-2-13b-hf": 13_015_864_320,
+    "Mistral-7B-v0.1": 7_241_732_096,
+    "Mistral-Small-24B-Base-2501": 23_572_403_200,
+    "Qwen2.5-3B": 3_085_938_688,
+    "Qwen2.5-7B": 7_615_616_512,
+    "Qwen2.5-14B": 14_770_033_664,
+    "Qwen2.5-32B": 32_763_876_352,
+    "Qwen2.5-72B": 72_706_203_648,
+    "Qwen3-0.6B": 596_049_920,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "Qwen3-14B": 14_768_307_200,
+    "Qwen3-32B": 32_762_123_264,
+    "SmolLM2-135M": 134_515_008,
+    "SmolLM2-360M": 361_821_120,
+    "SmolLM2-1.7B": 1_711_376_384,
+    "SmolLM3-3B": 3_075_098_624,
+    "gemma-7b": 8_537_680_896,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-270m": 268_098_176,
+}
+"""As the models' own cards give them."""
+
+
 def test_built_in_decoders_by_known_counts():
     assert shape_of("gpt2-large").parameters("causal") == 774_030_080
     assert shape_of("meta-llama/Llama-3.2-1B").parameters("causal") == 1_235_814_400
+    for name, count in KNOWN.items():
+        assert shape_of(name).parameters("causal") == count, name
     assert Plan.parse("lpt@18").resolve(shape_of("gpt2-large")).backprop_blocks == 18
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stratatune.errors import ConfigError
-from stratatune.training.config import RunConfig, commented_yaml, load_config, merge, parse_bytes, to_yaml, validate
+from stratatune.training.config import (
+    CHOSEN_BY_AUTO,
+    RunConfig,
+    commented_yaml,
+    load_config,
+    merge,
+    parse_bytes,
+    to_yaml,
+    validate,
+)
 
 MINIMAL = {"model": "roberta-large", "train": "stanfordnlp/sst2"}
 
@@ -25,7 +35,8 @@ def errors_of(**changes) -> list[str]:
 def test_minimal_run_has_the_stated_defaults():
     config = validate(MINIMAL)
     assert (config.epochs, config.batch_size, config.lr, config.warmup) == (10, 32, 1e-3, 0.06)
-    assert (config.objective, config.loss, config.cache, config.precision) == ("auto", "vocab", "auto", "fp32")
+    assert (config.objective, config.loss, config.cache, config.precision) == ("auto", "vocab", "auto", "auto")
+    assert config.plan == "auto"
 
 
 def test_config_is_frozen():
@@ -199,7 +210,10 @@ def test_commented_yaml_names_every_setting_and_is_valid(tmp_path, monkeypatch):
     (tmp_path / "train.csv").write_text("text,label\n")
     text = commented_yaml()
     (tmp_path / "run.yaml").write_text(text)
-    assert list(yaml.safe_load(text)) == list(RunConfig.model_fields)
+    named = [re.match(r"(?:# )?(\w+):", line) for line in text.splitlines()]
+    assert [one[1] for one in named if one and one[1] in RunConfig.model_fields] == list(RunConfig.model_fields)
+    left_out = [name for name in RunConfig.model_fields if name not in yaml.safe_load(text)]
+    assert sorted(left_out) == sorted(CHOSEN_BY_AUTO)  # a line that is there would count as given
     assert validate(load_config("run.yaml")) == validate({"model": "roberta-base", "train": "train.csv"})
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "# The rate after warm-up: decays to zero, or stays. One of: linear, constant.\nschedule: linear\n" in text

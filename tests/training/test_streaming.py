@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 
 import tiny
 from checkpoints import HALF
 from stratatune.cache.trunks import streamed
 from stratatune.errors import ConfigError, ModelError
+from stratatune.exits.registry import exit_of
+from stratatune.model import sharding
+from stratatune.model.artefact import load_artefact
 from stratatune.model.unread import Unread
 from stratatune.progress import Reporter
 from stratatune.training.build import build_cache
+from stratatune.training.predict import Predictor
 from stratatune.training.run import train
 
 QUIET = Reporter(quiet=True)
@@ -62,13 +70,19 @@ def test_the_same_run(run_of, tmp_path):
 
 
 def test_a_block_is_read_once_a_wave(run_of, monkeypatch):
-    read, whole = [], Unread.read
+    read = []
 
-    def noted(self, parameter):
-        read.append(self._keys[id(parameter)])
-        return whole(self, parameter)
+    def note(name):
+        whole = getattr(Unread, name)
 
-    monkeypatch.setattr(Unread, "read", noted)
+        def noted(self, parameter, *args):
+            read.append(self._keys[id(parameter)])
+            return whole(self, parameter, *args)
+
+        monkeypatch.setattr(Unread, name, noted)
+
+    note("read")
+    note("pieces")
     train(run_of("streamed", trunk="streamed"), reporter=QUIET)
     below = [key for key in read if ".0." in key or ".1." in key]
     times = {key: below.count(key) for key in below}
@@ -98,7 +112,7 @@ def test_stopped_inside_a_wave_it_goes_on(run_of, monkeypatch):
 def test_a_checkpoint_cut_short_is_one_line(run_of, base):
     file = min(base.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a whole safetensors file"):
         train(run_of("streamed", trunk="streamed"), reporter=QUIET)
 
 
@@ -121,3 +135,47 @@ def test_auto_streams_what_does_not_fit(run_of, monkeypatch):
     with pytest.raises(ConfigError, match="memory_limit"):  # so little that not even one block fits
         train(run_of("auto", memory_limit="100KB"), reporter=QUIET)
     assert any("trunk: streamed" in line for line in said)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_saved_run_scores_alike(run_of, tmp_path, precision):
+    config = run_of("run", precision=precision)
+    train(config, reporter=QUIET)
+    whole = Predictor(tmp_path / "run", trunk="resident").score(config.eval)
+    stream = Predictor(tmp_path / "run", trunk="streamed")
+    assert Unread.of(stream.model) is not None
+    assert stream.score(config.eval) == whole
+    texts = ["great film", "a bad day", "it was fine"]
+    wanted = Predictor(tmp_path / "run").predict(texts)
+    found = stream.predict(texts)
+    assert (found.probabilities == wanted.probabilities).all()
+
+
+def test_a_merged_model_is_written_without_its_trunk_in_memory(run_of, tmp_path, monkeypatch):
+    train(run_of("run"), reporter=QUIET)
+    monkeypatch.setattr(sharding, "_SHARD_BYTES", 20_000)
+    folders = []
+    for trunk in ("resident", "streamed"):
+        artefact = load_artefact(tmp_path / "run", unread=trunk == "streamed")
+        folders.append(tmp_path / trunk)
+        exit_of("merged").write(artefact.model, artefact.tokenizer, folders[-1])
+    assert len(list(folders[1].glob("model-*.safetensors"))) > 1
+    stock = [AutoModelForSequenceClassification.from_pretrained(folder).state_dict() for folder in folders]
+    assert stock[0].keys() == stock[1].keys()
+    assert all(torch.equal(one, stock[1][name]) for name, one in stock[0].items())
+    assert (folders[0] / "config.json").read_text() == (folders[1] / "config.json").read_text()
+
+
+def test_the_top_waits_in_the_checkpoint(run_of, base, monkeypatch):
+    if json.loads((base / "config.json").read_text())["model_type"] == "gpt2":
+        pytest.skip("the linears of its top are taken apart, and are no longer the checkpoint's")
+    held, whole = [], streamed.run_wave
+
+    def weighed(family, unread, depth, texts):
+        held.append(sum(one.nbytes for block in family.body.blocks for one in block.parameters() if not one.is_meta))
+        return whole(family, unread, depth, texts)
+
+    monkeypatch.setattr(streamed, "run_wave", weighed)
+    train(run_of("run", trunk="streamed"), reporter=QUIET)
+    trained_and_norms = 20_000
+    assert max(held) < trained_and_norms

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stratatune.training.config import RunConfig
+from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig
 
 if TYPE_CHECKING:
     from stratatune.plan import Plan
@@ -43,7 +43,7 @@ def train(
     *,
     model: str | os.PathLike[str],
     train: Any,
-    plan: Plan | str | Mapping[str, Any] = "bft-adapter",
+    plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
     test: Any = None,
     reporter: Reporter | None = None,
@@ -54,7 +54,7 @@ def train(
     Args:
         model: the base model: a hub id or a folder.
         train: a file, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, or texts with labels in one of these.
-        plan: a plan, a preset's name, or a plan's text or data.
+        plan: a plan, a preset's name, or a plan's text or data; ``auto``: it is chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
         reporter: says what happens; on standard error by default.
@@ -79,18 +79,24 @@ def trained(
     *,
     model: str | os.PathLike[str],
     train: Any,
-    plan: Plan | str | Mapping[str, Any] = "bft-adapter",
+    plan: Plan | str | Mapping[str, Any] = AUTO,
     eval: Any = None,
     test: Any = None,
     reporter: Reporter,
+    pooled: bool = False,
     **settings: Any,
 ) -> Result:
-    """:func:`train` without the report: for those who keep no run folder."""
+    """:func:`train` without the report: for those who keep no run folder.
+
+    ``pooled``: the trunk runs once for each text, whichever runs on this machine ask for it (``training/pooled.py``).
+    """
+    from stratatune.studies.suggest.auto import train as run
     from stratatune.training.config import validate
-    from stratatune.training.run import train as run
+    from stratatune.training.pooled import train_pooled
 
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
-    return run(validate({**base, "plan": plan}), tables=tables, reporter=reporter)
+    config = validate({**base, "plan": plan})
+    return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 
 
 @_with_settings
@@ -120,7 +126,7 @@ def train_many(
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
-        plans: in place of ``plan``.
+        plans: in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
         seeds: in place of ``seed``.
         rates: in place of ``lr``.
         together: ``auto``: alike trials make their steps together on a GPU; ``never``; ``always``.
@@ -135,9 +141,20 @@ def train_many(
     from stratatune.training.trials.many import train_many as run
 
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
+    if plans is None and base.get("plan", AUTO) == AUTO:
+        base |= _chosen(base, tables, reporter)
     axes = {"plan": plans, "seed": seeds, "lr": rates}
     trials = settings_of(base, {name: values for name, values in axes.items() if values is not None})
     return run(trials, tables=tables, reporter=reporter, together=together)
+
+
+def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:
+    """The plan for several runs alike, with what comes with it."""
+    from stratatune.studies.suggest.auto import choose
+    from stratatune.training.config import validate
+
+    config = choose(validate(base), tables=tables, reporter=reporter).config
+    return {name: getattr(config, name) for name in ("plan", *CHOSEN_BY_AUTO)}
 
 
 def _settings(

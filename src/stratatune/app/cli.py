@@ -5,9 +5,10 @@ Nothing that this file imports brings in torch: a verb imports what it needs whe
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from stratatune.app.streams import settle_streams, write_answer
 
 # Each module registers its verbs on `app`, in the order in which `--help` shows them.
 from stratatune.app.verbs import planning, training, using, exporting, listing, caches  # noqa: F401  # isort: skip
-from stratatune.app.verbs import benching, grids, reporting, suggesting, trying  # noqa: F401  # isort: skip
+from stratatune.app.verbs import benching, grids, reporting, serving, suggesting, trying, helping  # noqa: F401  # isort: skip
 
 
 def _version(wanted: bool) -> None:
@@ -40,9 +41,16 @@ _PLAN, _FLAGS = re.compile(r"-\d+\s*:"), ("--json", "--quiet", "--debug")
 
 
 def main() -> None:
-    """The console script."""
+    """The console script; a shell that completes a command line asks it too, by the environment."""
     settle_streams()
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:] or completed_words()))
+
+
+def completed_words(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The words of the command line that a shell asks to complete; empty where none does."""
+    if "_STRATATUNE_COMPLETE" not in environment:
+        return []
+    return (environment.get("COMP_WORDS") or environment.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
 
 
 def plans_behind(arguments: Sequence[str]) -> list[str]:

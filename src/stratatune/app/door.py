@@ -100,14 +100,14 @@ def verb(
 _asked: set[str] | None = None
 
 
-def build_only(words: Iterable[str]) -> None:
-    """Let only the verbs that ``words`` name, or whose group they name, have their options; the others have none.
+def build_only(words: Iterable[str] | None) -> None:
+    """Let only the verbs that ``words`` name, or whose group they name, have their options; None: all of them.
 
     Options may be made from what takes a while to import (the settings of a run), and one command needs those of one
     verb. Before this is called, every verb has its options.
     """
     global _asked  # noqa: PLW0603
-    _asked = set(words)
+    _asked = None if words is None else set(words)
 
 
 class _Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Container, Iterator, Sequence
@@ -13,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 from stratatune.data.labels import is_missing
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_bytes, write_errors
+from stratatune.training.answered import Columns, plain, rows_of
 
 if TYPE_CHECKING:
     from stratatune.data.readers import Table
     from stratatune.training.predict import Prediction
 
-Columns = dict[str, Sequence[Any]]
-
-FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
 _HINT = "point --out to a file in a folder that exists and has free space"
-_DIGITS = 6  # of a probability as text; parquet keeps every bit
 
 
 def format_of(out: str) -> str:
@@ -56,11 +55,11 @@ class Output:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row, its predicted numbers rounded as text shows them; those of a row without prediction are None."""
-        return _rows(self.given, self.predicted)
+        return rows_of(self.given, self.predicted)
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """As :meth:`rows`, without what was given."""
-        return _rows({}, self.predicted)
+        return rows_of({}, self.predicted)
 
 
 def output_of(prediction: Prediction) -> Output:
@@ -96,23 +95,10 @@ def _given(name: str, taken: Container[str]) -> str:
     return name
 
 
-def _rows(given: Columns, predicted: Columns) -> Iterator[dict[str, Any]]:
-    names = [*given, *predicted]
-    for values in zip(*given.values(), *predicted.values(), strict=True):
-        row = dict(zip(names, values, strict=True))
-        yield {**row, **{name: _shown(row[name]) for name in predicted}}
-
-
-def _shown(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return None if math.isnan(value) else round(value, _DIGITS)
-
-
 def as_text(output: Output, form: str) -> str:
     """The whole table as csv or jsonl."""
     if form == "jsonl":
-        return "".join(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in output.rows())
+        return "".join(json.dumps(plain(row), ensure_ascii=False, default=str) + "\n" for row in output.rows())
     lines = _Lines()
     writer = csv.DictWriter(lines, list(output.columns), lineterminator=_Lines.end)
     writer.writeheader()
@@ -122,7 +108,7 @@ def as_text(output: Output, form: str) -> str:
 
 def _cell(value: Any) -> Any:
     """A cell of csv, which has no lists: these are JSON in it."""
-    return json.dumps(_plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+    return json.dumps(plain(value), ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
 class _Lines:
@@ -141,15 +127,6 @@ class _Lines:
         self.lines.append(line.removesuffix(self.end) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null in its place."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write(output: Output, out: str) -> None:
     """Writes the table into a file, which is there whole or not at all.
 
@@ -157,7 +134,30 @@ def write(output: Output, out: str) -> None:
         ResourceError: it cannot be written.
     """
     path, form = Path(out).expanduser(), format_of(out)
-    write_bytes(path, _parquet(output) if form == "parquet" else as_text(output, form).encode(), _HINT)
+    binary = {"parquet": _parquet, "npy": _array_of_vectors}.get(form)
+    write_bytes(path, binary(output) if binary else as_text(output, form).encode(), _HINT)
+
+
+def _array_of_vectors(output: Output) -> bytes:
+    """The one column of vectors as numpy's float32 [N, E]; of rows that were left out, NaN."""
+    import numpy as np
+
+    columns = {name: values for name, values in output.predicted.items() if any(map(_is_vector, values))}
+    if len(columns) != 1:
+        said = f"{len(columns)} columns of vectors" if columns else "none"
+        raise ConfigError(
+            [f"out: a .npy file holds one column of vectors, and there are {said}"], "write jsonl or parquet"
+        )
+    (values,) = columns.values()
+    width = len(next(filter(_is_vector, values)))
+    rows = [value if _is_vector(value) else [math.nan] * width for value in values]
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(rows, np.float32), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, float) for one in value)
 
 
 def _parquet(output: Output) -> bytes:

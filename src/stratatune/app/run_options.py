@@ -5,8 +5,10 @@ Name, type, help, default and panel are the field's own; a new setting has its o
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -99,8 +101,33 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         metavar=None if kind is bool else _metavar(name, field, kind),
         rich_help_panel=panel,
         show_default=False,
+        autocompletion=None if kind is bool else completing(functools.partial(_legal, name)),
     )
     return _parameter(name, Annotated[list[str] | None if name in _REPEATED else kind | None, made])
+
+
+def completing(legal: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell is offered for a word that was begun: the legal ones that begin so."""
+
+    def offered(incomplete: str) -> list[str]:
+        return [word for word in legal() if word.startswith(incomplete)]
+
+    return offered
+
+
+def _legal(name: str) -> Iterable[str]:
+    """The words that a setting is known to take."""
+    from stratatune.training.config import words
+
+    if name == "plan":
+        from stratatune.plan import list_presets
+
+        return [preset.name for preset in list_presets()]
+    if name == "task":
+        from stratatune.data.tasks import TASKS
+
+        return TASKS
+    return words(name)
 
 
 def _types(field: FieldInfo) -> list[Any]:

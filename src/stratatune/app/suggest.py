@@ -18,7 +18,7 @@ def suggest(
     *,
     model: str | os.PathLike[str],
     train: Any,
-    family: str = "bft",
+    family: str = "full",
     samples: int = 500,
     budget_seconds: float | None = None,
     budget_memory: int | str | None = None,
@@ -32,7 +32,7 @@ def suggest(
     Args:
         model: the base model: a hub id or a folder.
         train: labelled text, as ``st.train`` takes it.
-        family: ``bft``, ``spafit``, or ``any`` (the better of both).
+        family: ``full``, ``lora``, ``bft``, ``spafit``, or ``any`` (the better of the last two).
         samples: examples to read at most.
         budget_seconds: what training may take on this machine.
         budget_memory: what the run may use: bytes, or a text such as ``8GB``.

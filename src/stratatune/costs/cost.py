@@ -1,7 +1,7 @@
 """What a plan costs, by formula, before anything runs. No torch.
 
 :func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
-epoch takes in batches of them, padding included, beside the three ways of today: A, B and F. ``cost/flops.py`` has the
+epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. ``cost/flops.py`` has the
 formulas.
 """
 
@@ -16,7 +16,7 @@ from stratatune.costs.flops import example, reads_one
 from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
 from stratatune.plan.methods import RoleMethod
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_OBJECTIVES, top_depth
 from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
     "B": "A with batches cut by length",
+    "C": "full tuning of the topmost blocks (a quarter, three at least), batches cut by length",
     "F": "full tuning, random batches, dynamic padding",
 }
 """What people do today, beside which a plan is put."""
@@ -64,7 +65,8 @@ class Cost:
     cache_bytes_per_token: int
     """The trunk cache; 0 when nothing is cached."""
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
-    """Where lengths were given: an epoch of ``A``, ``B``, ``F`` and the plan (``first``: trunk and top; ``cached``)."""
+    """Where lengths were given: an epoch of ``A``, ``B``, ``C``, ``F``, of the plan (``first``: trunk and top;
+    ``cached``), and one pass of the frozen model (``trunk``)."""
     cache_bytes: int = 0
     """The whole trunk cache, where lengths were given."""
 
@@ -147,7 +149,7 @@ def cost(
         raise PlanError(f"objective {objective!r} is not known", did_you_mean(objective, OBJECTIVES))
     head = OBJECTIVES[objective].head
     trunk, top = example(resolved, tokens, head, read_last=read_last)
-    full, lora = (_whole(name, resolved.shape, tokens, head) for name in ("full", "lora"))
+    full, lora = (_whole(name, resolved.whole, tokens, head) for name in ("full", "lora"))
     found = Cost(
         tokens=tokens,
         flops_per_token=(trunk.flops + top.flops) / tokens,
@@ -198,7 +200,8 @@ def _epochs(
 
     shape = resolved.shape
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
-    lora, full = (Plan.parse(name).resolve(shape) for name in ("lora", "full"))
+    lora, full = (Plan.parse(name).resolve(resolved.whole) for name in ("lora", "full"))
+    topmost, frozen = (Plan.parse(text).resolve(resolved.whole) for text in (top_text(resolved.whole), "frozen"))
     ours, stock = (OURS, STOCK) if low else (FP32, FP32)
     from stratatune.objectives.registry import OBJECTIVES
 
@@ -214,7 +217,9 @@ def _epochs(
     return {
         "A": counted(lora, drawn, whole, True),
         "B": counted(lora, cut, whole, True),
+        "C": counted(topmost, cut, whole, True),
         "F": counted(full, drawn, whole, True),
+        "trunk": counted(frozen, cut, slice(0, 1), True),
         "first": counted(resolved, cut, whole, False),
         "cached": counted(resolved, cut, top, False),
     }
@@ -253,6 +258,12 @@ def _casts(plan: Resolved, head: str) -> int:
     matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
     decoder = shape.head_parts["decoder"] if head in LM_OBJECTIVES else 0
     return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
+
+
+def top_text(shape: Shape) -> str:
+    """The plan of arm C on a model: all of its topmost blocks; everything where blocks share weights."""
+    whole = shape.distinct or len(shape.stacks) > 1
+    return "full" if whole else f"{top_depth(shape.blocks)}: full"
 
 
 def layer_units(resolved: Resolved) -> float:

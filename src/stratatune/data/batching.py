@@ -37,6 +37,7 @@ class Batch:
             is an example. Then targets are those of the G examples.
         places: int64 [B, U], the positions the head reads where there are several, -1 for what no token stands for,
             -100 behind the last; None: ``read``.
+        given: float32 [B, E], as :attr:`stratatune.data.encode.Encoded.given` has it; None: every text is computed.
     """
 
     index: Tensor
@@ -47,6 +48,7 @@ class Batch:
     targets: Mapping[str, Tensor] = field(default_factory=dict)
     groups: Tensor | None = None
     places: Tensor | None = None
+    given: Tensor | None = None
 
     @property
     def examples(self) -> int:
@@ -68,12 +70,35 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on ``device``."""
-        parts = ("input_ids", "mask", "token_types", "read", "groups", "places")
+        parts = ("input_ids", "mask", "token_types", "read", "groups", "places", "given")
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) for name in parts if (part := getattr(self, name)) is not None
         }
         targets = {name: one.to(device, non_blocking=True) for name, one in self.targets.items()}
         return replace(self, **moved, targets=targets)
+
+    @property
+    def computed(self) -> Tensor:
+        """Which of the texts are not :attr:`given`: int64 [b]."""
+        import torch
+
+        if self.given is None:
+            return torch.arange(len(self), device=self.input_ids.device)
+        return self.given[:, 0].isnan().nonzero()[:, 0]
+
+    def texts(self, rows: Tensor) -> Batch:
+        """The texts ``rows`` [b] by themselves, as wide as the longest of them: no groups, no targets."""
+        mask = self.mask[rows]
+        width = max(1, int(mask.sum(1).max()))
+        return Batch(
+            index=self.index[rows.cpu()],
+            input_ids=self.input_ids[rows, :width],
+            mask=mask[:, :width],
+            token_types=None if self.token_types is None else self.token_types[rows, :width],
+            read=self.read[rows],
+            places=None if self.places is None else self.places[rows],
+            given=None if self.given is None else self.given[rows],
+        )
 
 
 def plan_batches(
@@ -194,6 +219,7 @@ def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
         read=torch.from_numpy(encoded.read[index].astype(np.int64)),
         targets={} if encoded.groups is not None else _targets(encoded, index),
         places=None if encoded.places is None else torch.from_numpy(encoded.places.padded(index)),
+        given=None if encoded.given is None else torch.from_numpy(encoded.given[index]),
     )
 
 

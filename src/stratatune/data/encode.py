@@ -109,6 +109,8 @@ class Encoded:
         notices: what the user should know, such as how many texts were cut.
         places: the positions that the head reads, where an objective reads several of each text, one after the other;
             -1 for what no token stands for. None: ``read`` says it all.
+        given: float32 [N, E], what an objective represents texts by, where that is known and is not to be computed (the
+            documents of a search whose index stays); NaN for the other texts. None: all are computed.
     """
 
     ids: np.ndarray
@@ -119,6 +121,7 @@ class Encoded:
     groups: Targets | None = None
     notices: tuple[str, ...] = ()
     places: Targets | None = None
+    given: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.read)
@@ -144,6 +147,11 @@ class Encoded:
     def texts_of(self, index: np.ndarray) -> np.ndarray:
         """The numbers of the texts of the examples ``index``: each once, in order, where examples have several."""
         return index if self.groups is None else np.unique(self.groups.subset(index).values)
+
+    def computed_of(self, index: np.ndarray) -> np.ndarray:
+        """Those of :meth:`texts_of` that are not :attr:`given`: what the trunk and the top run for."""
+        texts = self.texts_of(index)
+        return texts if self.given is None else texts[np.isnan(self.given[texts, 0])]
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -183,6 +191,7 @@ class Encoded:
             targets={name: one.subset(at) for name, one in self.targets.items()},
             notices=self.notices,
             places=None if self.places is None else self.places.subset(at),
+            given=None if self.given is None else self.given[at],
         )
 
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
@@ -216,6 +225,9 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         groups=None if parts[0].groups is None else joined(_behind_one_another(parts)),
         notices=tuple(notice for part in parts for notice in part.notices),
         places=None if parts[0].places is None else joined([part.places for part in parts if part.places is not None]),
+        given=None
+        if parts[0].given is None
+        else np.concatenate([part.given for part in parts if part.given is not None]),
     )
 
 

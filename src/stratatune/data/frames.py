@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,22 @@ SPLITS = {
 SPLITS["validation"] = SPLITS["dev"]
 
 
+_LONE_SURROGATE = re.compile("[\\ud800-\\udfff]")
+_WHOLE = "write the whole character; this happens where a text was cut in the middle of one"
+
+
+def broken_in(value: Any) -> str:
+    """What of a cell no file, tokenizer or terminal takes: half of a surrogate pair, which JSON can spell."""
+    if isinstance(value, str):
+        broken = None if value.isascii() else _LONE_SURROGATE.search(value)
+        return f"{broken[0]!a}, half of a surrogate pair" if broken else ""
+    if isinstance(value, Mapping):
+        return next(filter(None, map(broken_in, (*value, *value.values()))), "")
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(broken_in, value)), "")
+    return ""
+
+
 @dataclass(frozen=True)
 class Frame:
     """N rows of columns by name, before anything is known about them.
@@ -41,6 +58,21 @@ class Frame:
     task: Task | None = None
     notices: tuple[str, ...] = ()
     named: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if broken := broken_in(name):
+                raise DataError(f"{self.place}: the name of column {name!a} holds {broken}", _WHOLE)
+        read = self.get
+
+        def checked(name: str) -> list[Any]:
+            values = read(name)
+            for row, value in zip(self.rows, values, strict=False):
+                if broken := broken_in(value):
+                    raise DataError(f"{self.place}, row {row}: column {name!r} holds {broken}", _WHOLE)
+            return values
+
+        object.__setattr__(self, "get", checked)
 
     def keep(self, at: Sequence[int]) -> Frame:
         """The rows at the 0-based positions ``at``."""

@@ -6,7 +6,6 @@ names the place, the value, what is legal and the fix.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, time
@@ -32,8 +31,8 @@ PAIRS = (
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
+_CHAT = "the data hold conversations: --objective chat reads them"
 _BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
 
 
@@ -152,9 +151,10 @@ def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | No
     if task:
         found = [names for names in found if len(names) == len(task.text)]
     if len(found) != 1:
+        chat = next((name for name in frame.names if any(map(is_conversation, frame.get(name)[:1]))), None)
         raise DataError(
             f"{frame.place}: which column holds the text? columns: {', '.join(frame.names)}",
-            "name it with --text COLUMN, or two with --text A,B",
+            _CHAT if chat else "name it with --text COLUMN, or two with --text A,B",
         )
     said = " and ".join(map(repr, found[0]))
     return (frame if task else frame.noting(f"text is read from column {said}")), found[0]
@@ -201,18 +201,11 @@ def _label_column(
 
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
-    """The texts of a column; DataError names the rows that are blank where that is refused, and broken characters."""
+    """The texts of a column; DataError names the rows that are blank where that is refused."""
     values = [plain(value, frame.place, name) for value in frame.get(name)]
     if bad_rows == "refuse":
         _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
-    texts = [_or_empty(value) for value in values]
-    for row, text in zip(frame.rows, texts, strict=True):
-        if not text.isascii() and (broken := _LONE_SURROGATE.search(text)):
-            raise DataError(
-                f"{frame.place}, row {row}: column {name!r} holds {broken[0]!r}, half of a surrogate pair",
-                "write the whole character; this happens where a text was cut in the middle of one",
-            )
-    return texts
+    return [_or_empty(value) for value in values]
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
@@ -270,8 +263,16 @@ def plain(value: Any, place: str, name: str) -> str | float | None:
     if hasattr(value, "item"):  # a numpy scalar out of an object column
         return plain(value.item(), place, name)
     raise DataError(
-        f"{place}: column {name!r} holds {type(value).__name__} values", "text or numbers are read; convert the column"
+        f"{place}: column {name!r} holds {type(value).__name__} values",
+        _CHAT if is_conversation(value) else "text or numbers are read; convert the column",
     )
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a cell holds a list of messages."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return isinstance(first, Mapping) and bool({"role", "from"} & first.keys())
 
 
 def _or_empty(value: str | float | None) -> str:

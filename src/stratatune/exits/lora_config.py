@@ -28,10 +28,13 @@ from stratatune.methods.wrapping import standing
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.merging import take_off
+from stratatune.model.packing import is_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_PACKED = "the top is packed; load the adapter with load(..., pack=False)"
+_CUT = "cut leaves blocks out, and peft would load the adapter onto a base with all of them (merged has fewer)"
 _HOLDS = ("bitfit", "lora", "dora", "full")
 
 
@@ -86,6 +89,10 @@ def write(model: Tuned, folder: Path) -> None:
 def refusals(attached: Attached) -> list[str]:
     """Why a plan has no form in stock peft, each reason once; empty when it has one."""
     resolved, found = attached.resolved, dict[str, None]()
+    if is_packed(attached):
+        found[_PACKED] = None
+    if resolved.cut_to is not None:
+        found[_CUT] = None
     for method in (one for block in resolved.blocks for one in block):
         if method.kind not in _HOLDS:
             found[f"{method}: a LoraConfig cannot hold it"] = None

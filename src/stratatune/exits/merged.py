@@ -27,22 +27,31 @@ class Merged:
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """The model with its config, in which the classes have their names, and the tokenizer.
+        """The model with its config, in which the classes have their names and an answer its end, and the tokenizer.
 
-        Its weights have the dtype of the base's checkpoint: folded in fp32, each is rounded once.
+        Its weights have the dtype of the base's checkpoint: folded in fp32, each is rounded once. Of a model whose
+        trunk is not in memory, shards are written one at a time.
         """
         from stratatune.files import write_errors
         from stratatune.model.merging import merge
+        from stratatune.model.sharding import write_shards
+        from stratatune.model.unread import Unread
 
         dtype = model.attached.origin.checkpoint_dtype()
         labels = model.attached.reading.get("labels") or ()
-        plain = merge(model)
-        if dtype is not None:
+        stop = model.attached.reading.get("stop_tokens") or ()
+        plain, unread = merge(model), Unread.of(model)
+        if dtype is not None and unread is None:
             plain.to(dtype)  # pyright: ignore[reportArgumentType]
         if labels and len(labels) == plain.config.num_labels:
             plain.config.id2label = dict(enumerate(labels))
             plain.config.label2id = {label: number for number, label in enumerate(labels)}
+        if stop:
+            plain.generation_config.eos_token_id = list(stop)
         with write_errors(folder):
-            plain.save_pretrained(folder)
+            if unread is None:
+                plain.save_pretrained(folder)
+            else:
+                write_shards(plain, unread, folder, dtype)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)

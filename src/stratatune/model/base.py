@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from transformers import CONFIG_MAPPING, AutoTokenizer
 from stratatune._compat import mark_as_loaded
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
+from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
-from stratatune.model.loading import load_model
+from stratatune.model.loading import check_plain, load_model
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
@@ -66,6 +68,7 @@ def load_base(
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
     unread_below: int = 0,
+    cut: int | None = None,
     problem_type: str | None = None,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
@@ -75,8 +78,9 @@ def load_base(
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
     tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
     the table of words where nothing else needs it, stays in the checkpoint
-    (:class:`stratatune.model.unread.Unread`). ``problem_type``: transformers' word for what a classification head
-    learns, in place of the head's own.
+    (:class:`stratatune.model.unread.Unread`). ``cut``: how many blocks the model is made with, the lowest of those
+    that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
+    head learns, in place of the head's own.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -84,10 +88,11 @@ def load_base(
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
     config, worn = config_of(name, revision), head_named(head)
-    shape_of({**config, "_name_or_path": name})
+    whole = shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
     _check_weights(Path(name))
+    check_plain(name, config, revision)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Weights that are pickled are never read: pickle can run code.
     settings: dict[str, Any] = {
@@ -102,16 +107,24 @@ def load_base(
         settings["ignore_mismatched_sizes"] = True  # which are looked at below
     loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
+    adjust = None if cut is None else functools.partial(cut_config, field=row.fields.blocks, depth=cut)
+    # transformers draws new heads from the global generator: they are made by our seed, and the caller's random state
+    # stays as it was.
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = load_model(loader, name, settings, unread=unread_below > 0)
+        model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
+        # Only the names that found no place tell which layout the checkpoint's head has, so the model is loaded a
+        # second time.
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
-            model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0)
+            model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
     base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    if cut is not None:
+        note_cut(base.model, whole.blocks)
     backbone = Backbone(base.model)
+    # Which weights the trunk alone reads is known only once the backbone has found its parts.
     if (unread := Unread.of(base.model)) is not None:
         unread.load_all_but(base.model, backbone.family.streamable(unread_below))
     if tokenizer is not None:
@@ -173,6 +186,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
         ModelError: it is no output layer.
     """
     sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
+    # By identity: a tied weight has several names.
     own = {id(parameter) for parameter in backbone.output_layer()}
     for name, parameter in base.model.named_parameters():
         if name in sizes and id(parameter) not in own:
@@ -226,6 +240,7 @@ def attention_for_training() -> str | None:
 
 def _check_weights(folder: Path) -> None:
     """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return
     pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
@@ -242,6 +257,7 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (StratatuneError, MemoryError):
+        # Our own errors are one line already, and a lack of memory is not the folder's fault.
         raise
     except Exception as error:  # whatever transformers raises here is about this folder, or this id
         kind = "the folder" if Path(name).is_dir() else "the hub id"
@@ -272,6 +288,7 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}
     encoder = sorted(name for name in missing if backbone.in_encoder(named[name]))
+    # A new head can be trained, a new encoder cannot: without this its random blocks would stay frozen.
     if encoder:
         raise ModelError(
             f"the checkpoint of {base.model.config._name_or_path!r} lacks {len(encoder)} weights of the encoder, "
@@ -279,8 +296,10 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
             "it was saved for another architecture",
         )
     built = backbone.head.build(missing)
+    missing &= {name for name, _ in base.model.named_parameters()}  # a head may leave out what it does not read
     if built:
         for name in missing:
+            # new_parts would otherwise take the built head for a new one, and train it whatever the plan says.
             mark_as_loaded(named[name])
         base.notices.append(built)
     elif missing:

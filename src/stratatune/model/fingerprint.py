@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ class Fingerprint:
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
         """That of a live model, before anything is attached."""
-        return cls(hash_of(_in_memory(backbone)), json.loads(json.dumps(_settings(backbone), default=str)))
+        # Through JSON and back: tuples and integer keys change there, and saved settings are compared with these.
+        return cls(_hash_of_encoder(backbone), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
     def digest(self) -> str:
@@ -56,7 +57,7 @@ class Fingerprint:
 
 
 def first_edition(backbone: Backbone) -> str:
-    """The hash that artefacts of format 1 held before weights and settings were told apart."""
+    """The hash that artefacts of format 1 held before weights and settings had hashes of their own."""
     return hash_of(_encoder(backbone), str(_settings(backbone)))
 
 
@@ -66,15 +67,25 @@ def _settings(backbone: Backbone) -> dict[str, Any]:
 
 
 def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    # keep_vars: weights that are not in memory are looked up by the identity of their parameters. Shared blocks count
+    # once.
     modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
     return (named for module in modules for named in module.state_dict(keep_vars=True).items())
 
 
-def _in_memory(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
-    """The same with what was not read of the checkpoint, one at a time."""
+def _hash_of_encoder(backbone: Backbone) -> str:
+    """That of its weights; what was not read of the checkpoint is read a piece at a time."""
     unread = Unread.of(backbone.model)
-    for name, tensor in _encoder(backbone):
-        yield name, unread.read(tensor) if unread is not None and tensor.is_meta else tensor
+
+    def pieces(tensor: Tensor) -> Iterable[Tensor]:
+        return _pieces(tensor) if unread is None or not tensor.is_meta else unread.pieces(tensor, _PIECE)
+
+    return hash_of(_encoder(backbone), pieces=pieces)
+
+
+def _pieces(tensor: Tensor) -> Iterable[Tensor]:
+    # By pieces: widened as a whole, a half-precision word table would need twice its size again.
+    return tensor.detach().cpu().reshape(-1).split(_PIECE)
 
 
 def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
@@ -90,10 +101,13 @@ def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
     )
 
 
-def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
+def hash_of(
+    named: Iterable[tuple[str, Tensor]], settings: str = "", pieces: Callable[[Tensor], Iterable[Tensor]] = _pieces
+) -> str:
     """Hash of ``settings`` and of tensors under their names: shape, dtype and every byte.
 
     bf16 and fp16 are hashed as fp32, which holds them exactly: a checkpoint is the same whatever it is loaded as.
+    ``pieces`` gives the values of a tensor [n] in their order, some at a time.
     """
 
     def parts() -> Iterator[Part]:
@@ -101,7 +115,7 @@ def hash_of(named: Iterable[tuple[str, Tensor]], settings: str = "") -> str:
         for name, tensor in named:
             dtype = torch.float32 if tensor.dtype in HALVES else tensor.dtype
             yield f"{name}{tuple(tensor.shape)}{dtype}"
-            for piece in tensor.detach().cpu().reshape(-1).split(_PIECE):
+            for piece in pieces(tensor):
                 yield piece.to(dtype).view(torch.uint8).numpy().data
 
     return fast_digest(parts())

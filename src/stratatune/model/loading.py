@@ -6,6 +6,7 @@ So the model is made in fp32, and is given each tensor as stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
 """Settings of ``from_pretrained`` that no config has."""
+_EIGHTS = (torch.float8_e4m3fn, torch.float8_e5m2)
+_OF_THE_FILES = ("revision", "trust_remote_code")
+Adjust = Callable[[Any], None]
+"""Changes a model's config."""
 
 
 @dataclass
@@ -61,14 +66,15 @@ class _Stored:
 
 
 def load_model(
-    loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False
+    loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False, adjust: Adjust | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """``loader.from_pretrained(name, **settings)`` and its loading info; half-precision weights stay as stored.
 
     Asked for in fp32, a model computes in it (``model/stored.py``). Where the model brings its own code, or its
     checkpoint is quantised or of a form of its own, transformers alone loads it.
 
-    ``unread``: no weight that the checkpoint has is read (:class:`Unread` knows where they are).
+    ``unread``: no weight that the checkpoint has is read (:class:`Unread` knows where they are). ``adjust`` changes the
+    config before the model is made.
 
     Raises:
         ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` asks for it.
@@ -80,21 +86,31 @@ def load_model(
             "fp16, of a model without code of its own",
             "use --trunk resident",
         )
-    if checkpoint is None:
+    if checkpoint is None and adjust is None:
         return loader.from_pretrained(name, output_loading_info=True, **settings)
     own = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
+    # With a state dict from_pretrained reads no folder, so the config is read here, with the settings that belong to
+    # it.
     config = AutoConfig.from_pretrained(name, **own)
+    if adjust is not None:
+        adjust(config)
+    if checkpoint is None:
+        kept = {key: settings[key] for key in settings if key in (*_OF_THE_MODEL, *_OF_THE_FILES)}
+        return loader.from_pretrained(name, config=config, output_loading_info=True, **kept)
     given = {key: settings[key] for key in _OF_THE_MODEL if key in settings and key != "use_safetensors"}
     asked = _Asked(unread)
     tensors: dict[str, Any] = {key: _Stored(checkpoint, key, asked) for key in checkpoint.entries}
     made = class_of_auto(loader, config)
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
+    # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
     model.config._name_or_path = name
+    # A parameter is a new object over the stand-in's storage, so it is the storage that tells which tensor it is.
     places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
     # Tied biases are made anew; they have the checkpoint's own names.
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
+    # After the keys are noted: what keep_stored widens gets another storage.
     keep_stored(model)
     if unread:
         made_unread = Unread(model, checkpoint, {one: key for one, key in keys.items() if key})
@@ -104,6 +120,25 @@ def load_model(
     return model, info
 
 
+def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> None:
+    """Refuse a checkpoint whose weights are packed, from its config and its files' headers.
+
+    Raises:
+        ModelError: it is quantised, or in fp8.
+    """
+    hint = "give the checkpoint that it was made from; `pack: nf4` holds the frozen part of the top in 4 bits"
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method", "") if isinstance(quantised, Mapping) else ""
+        raise ModelError(f"the checkpoint {name!r} is quantised ({method or 'quantization_config'})", hint)
+    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+        return
+    found = Checkpoint.of(name, revision)
+    entries = {} if found is None else found.entries
+    eighth = next((key for key, entry in entries.items() if entry.dtype in _EIGHTS), None)
+    if eighth is not None:
+        raise ModelError(f"the checkpoint {name!r} holds fp8 weights ({eighth})", hint)
+
+
 def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkpoint | None:
     """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it.
 
@@ -111,12 +146,12 @@ def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkp
     """
     if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
         return None
+    # Without safetensors transformers is to say what is missing.
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))
     if checkpoint is None or not (whatever or any(entry.dtype in HALVES for entry in checkpoint.entries.values())):
         return None
-    if not all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values()):
-        return None
-    quantised = AutoConfig.from_pretrained(name, revision=settings.get("revision")).to_dict().get("quantization_config")
-    return None if quantised else checkpoint
+    # Integers and fp8 are a quantiser's, which only transformers can unpack.
+    plain = all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values())
+    return checkpoint if plain else None

@@ -38,6 +38,8 @@ class ReadingRecord(Written):
     precision: Literal["fp32", "bf16"] = "fp32"
     score: str = ""
     template: str | None = None
+    chat_template: str | None = None
+    stop_tokens: list[Count] = Field(default_factory=list)
 
 
 class AdapterRecord(Written):
@@ -57,5 +59,5 @@ class AdapterRecord(Written):
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:
-        """Raises pydantic's ValidationError where ``record`` is none."""
+        """Raises pydantic's ValidationError where ``record`` is not one."""
         cls.model_validate(record)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from stratatune._compat import came_with_checkpoint, mark_as_loaded
 from stratatune.errors import ModelError
@@ -35,6 +37,8 @@ class Unread:
         self.checkpoint = checkpoint
         self._held = [one for one in model.parameters() if one.is_meta]  # so that no id is used twice
         self._keys = keys
+        self._loaded: Any = WeakIdKeyDictionary()  # parameters that were read for good, with their names in it
+        self._away: list[tuple[nn.Parameter, str]] = []
         self.wave_bytes = 1 << 30
         """How much memory a wave of texts may take, as they go through its blocks."""
         odd = next((name for name, one in model.named_parameters() if one.is_meta and id(one) not in keys), None)
@@ -51,6 +55,7 @@ class Unread:
         """What of ``model`` was not read; None: it was loaded as a whole."""
         return vars(model).get(_ATTRIBUTE)
 
+    # Copies read the same checkpoint, and its open files cannot be copied.
     def __deepcopy__(self, memo: Any) -> Unread:
         return self
 
@@ -61,6 +66,16 @@ class Unread:
             ModelError: its file is gone, or has become another.
         """
         return self.checkpoint.read(self._keys[id(parameter)]).to(parameter.dtype)
+
+    def read_again(self, parameter: Tensor) -> Tensor:
+        """The same for a model whose methods were merged; what they gave it and the checkpoint lacks is zero."""
+        if id(parameter) in self._keys:
+            return self.read(parameter)
+        return torch.zeros(parameter.shape, dtype=parameter.dtype)
+
+    def pieces(self, parameter: Tensor, values: int) -> Iterator[Tensor]:
+        """The same values [n] in their order, about ``values`` at a time."""
+        return self.checkpoint.pieces(self._keys[id(parameter)], values)
 
     def rows(self, parameter: Tensor, rows: Tensor) -> Tensor:
         """``rows`` [n] of a table [V, E] that is not in memory, as stored."""
@@ -73,6 +88,33 @@ class Unread:
         wanted = {id(parameter) for module, _, parameter in slots if id(module) not in kept}
         slots = [slot for slot in slots if id(slot[2]) in wanted]
         put(slots, {id(one): self.read(one) for one in {id(slot[2]): slot[2] for slot in slots}.values()})
+        for module, name, parameter in slots:
+            self._loaded[module._parameters[name]] = self._keys[id(parameter)]
+
+    def put_away(self, parts: Iterable[nn.Module]) -> None:
+        """Let go of the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
+        for part in parts:
+            for parameter in part.parameters():
+                if parameter.numel() and not parameter.requires_grad and parameter in self._loaded:
+                    self._away.append((parameter, self._loaded[parameter]))
+                    parameter.data = parameter.data.new_empty(0)
+
+    @property
+    def away_bytes(self) -> int:
+        """How much memory the weights take that were put away, once they are back."""
+        entries = self.checkpoint.entries
+        return sum(math.prod(entries[key].shape) * one.element_size() for one, key in self._away)
+
+    def bring_back(self) -> None:
+        """Read what was put away once more.
+
+        Raises:
+            ModelError: its file is gone, or has become another.
+        """
+        while self._away:
+            parameter, key = self._away[-1]
+            parameter.data = self.checkpoint.read(key).to(parameter.device, parameter.dtype)
+            self._away.pop()
 
     def slots(self, part: nn.Module) -> Slots:
         """Where ``part`` holds parameters that are not in memory."""
@@ -92,6 +134,7 @@ def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.dev
         yield
     finally:
         for module, name, parameter in slots:
+            # The meta parameter itself returns: groups, hashes and keys know it by identity.
             module._parameters[name] = parameter
 
 
@@ -102,6 +145,8 @@ def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = N
         if id(parameter) not in made:
             value = values[id(parameter)]
             fresh = nn.Parameter(value if device is None else value.to(device), requires_grad=False)
+            # The mark is an attribute of the parameter that goes; without it new_parts would take this one for new, and
+            # train it.
             if came_with_checkpoint(parameter):
                 mark_as_loaded(fresh)
             made[id(parameter)] = fresh
@@ -112,4 +157,5 @@ def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """``model.to(device)`` for a model of which some weights are not in memory."""
     if Unread.of(model) is None:
         return model.to(device)
+    # Module.to would refuse to copy a meta tensor, which has no values.
     return model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))

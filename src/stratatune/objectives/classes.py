@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from stratatune.data.encode import Encoded
+from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError
+from stratatune.objectives.by_class import by_class
+from stratatune.objectives.calibration import best_temperature, best_threshold, tempered
+from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.labels import (
     ClassLabels,
     chosen_metric,
     class_labels,
     labels_data,
 )
-from stratatune.objectives.metrics import CLASS_METRICS
-from stratatune.objectives.objective import Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
 
 if TYPE_CHECKING:
@@ -29,19 +33,49 @@ if TYPE_CHECKING:
     from stratatune.data.batching import Batch
 
 
+_ON_DEV = "dev"
+_MOST_FOCAL = 10
+
+
+class Truth(int):
+    """A yes or a no, as an option."""
+
+    def __new__(cls, written: str) -> Self:
+        known = {"yes": 1, "true": 1, "no": 0, "false": 0}
+        if written.lower() not in known:
+            raise ValueError(written)
+        return super().__new__(cls, known[written.lower()])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classes(Pooled):
     """One class a text.
 
     Attributes:
         label_kind: the classes.
+        learnt_by: weights, focal loss, smoothing, order.
+        chosen: what is chosen on the evaluation data behind the last epoch: ``temperature``, ``threshold``.
+        temperature: what logits are divided by.
+        threshold: the probability of class 1 of two from which on it is named; None: the likelier class is.
     """
 
     name: ClassVar[str] = "classification"
     summary: ClassVar[str] = "one class a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
+    options: ClassVar[Mapping[str, type]] = {
+        "weights": str,
+        "focal": float,
+        "smoothing": float,
+        "ordinal": Truth,
+        "temperature": str,
+        "threshold": str,
+    }
 
     label_kind: ClassLabels
+    learnt_by: ClassLoss = ClassLoss()
+    chosen: tuple[str, ...] = ()
+    temperature: float = 1.0
+    threshold: float | None = None
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
@@ -57,33 +91,113 @@ class Classes(Pooled):
                 [f"objective: the labels of {asked.task.name} are numbers, not classes"], "legal: regression, mlm"
             )
         labels = class_labels(asked)
-        return cls(**common_of(asked, chosen_metric(asked, labels)), label_kind=labels), []
+        return cls(
+            **common_of(asked, chosen_metric(asked, labels)),
+            label_kind=labels,
+            learnt_by=_loss_of(asked, labels),
+            chosen=_chosen(asked, labels),
+        ), []
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), label_kind=ClassLabels(tuple(data["labels"])))
+        learnt = ClassLoss(ordinal=bool(data.get("ordinal")))  # what predictions need of it
+        threshold = data.get("threshold")
+        return cls(
+            **common_from(data),
+            label_kind=ClassLabels(tuple(data["labels"])),
+            learnt_by=learnt,
+            temperature=float(data.get("temperature") or 1.0),
+            threshold=None if threshold is None else float(threshold),
+        )
 
     def to_data(self) -> dict[str, Any]:
-        return {**self.common(), **labels_data(self.label_kind)}
+        own: dict[str, Any] = {"ordinal": True} if self.learnt_by.ordinal else {}
+        own |= {"temperature": self.temperature} if self.temperature != 1.0 else {}
+        own |= {"threshold": self.threshold} if self.threshold is not None else {}
+        return {**self.common(), **labels_data(self.label_kind), **own}
 
     @property
     def labels(self) -> tuple[str, ...]:
         return self.label_kind.names
 
+    @property
+    def outputs(self) -> int:
+        return len(self.labels) - self.learnt_by.ordinal
+
     def targets(self, table: Table) -> np.ndarray:
         return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """``logits`` [B, C]."""
+        """``logits`` [B, C]; an evaluation is by the plain loss, so that runs can be compared."""
         assert batch.labels is not None
-        return self.label_kind.loss(logits, batch.labels)
+        learnt = self.learnt_by if training else ClassLoss(ordinal=self.learnt_by.ordinal)
+        return learnt(logits, batch.labels, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""
-        return self.label_kind.predict(logits)
+        if self.learnt_by.ordinal:
+            found = ordinal_chances(logits).cpu().numpy()
+            return found if self.temperature == 1.0 else tempered(found, self.temperature)
+        return self.label_kind.predict(logits / self.temperature)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        return self.label_kind.score(output, data, unit)
+        assert data.labels is not None
+        return class_scores(data.labels, self.decided(output), len(self.labels)), []
+
+    def decided(self, output: np.ndarray) -> np.ndarray:
+        """The class numbers [N] that probabilities [N, C] mean."""
+        if self.threshold is None:
+            return output.argmax(axis=1)
+        return (output[:, 1] >= self.threshold).astype(np.int64)
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        return by_class(self.labels, data.labels, output, self.decided(output))
+
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        if not self.chosen or data.labels is None:
+            return self, output
+        temperature = best_temperature(output, data.labels) if "temperature" in self.chosen else 1.0
+        output = tempered(output, temperature) if temperature != 1.0 else output
+        threshold, truth = None, data.labels
+        if "threshold" in self.chosen:
+            metric = class_metrics(len(self.labels))[self.metric]
+            threshold = best_threshold(output[:, 1], lambda guess: metric(truth, guess))
+        return replace(self, temperature=temperature, threshold=threshold), output
 
     def answer(self, table: Table, using: Using) -> Answers:
-        return self.label_kind.answers(using.output(table))
+        output = using.output(table)
+        answers = self.label_kind.answers(output)
+        labels = LabelSet(self.labels).decode(self.decided(output))
+        return replace(answers, columns={**answers.columns, "label": labels}, labels=labels)
+
+
+def _loss_of(asked: Asked, labels: ClassLabels) -> ClassLoss:
+    """The loss that the options name."""
+    options = asked.options
+    focal, smoothing = options.get("focal", 0.0), options.get("smoothing", 0.0)
+    ordinal = bool(options.get("ordinal"))
+    wrong = []
+    if not 0 <= focal <= _MOST_FOCAL:
+        wrong.append(f"objective: focal={focal:g}; a number between 0 and {_MOST_FOCAL}")
+    if not 0 <= smoothing < 1:
+        wrong.append(f"objective: smoothing={smoothing:g}; a number from 0 to below 1")
+    if ordinal and (focal or smoothing):
+        wrong.append("objective: ordinal goes with weights, not with focal or smoothing")
+    if wrong:
+        raise ConfigError(wrong, "`docs/objectives.md` has an example of each")
+    counts = np.bincount(labels.targets(asked.data), minlength=len(labels.names)).tolist()
+    weights = weights_of(options.get("weights", ""), counts, labels.names)
+    return ClassLoss(weights, focal, smoothing, ordinal)
+
+
+def _chosen(asked: Asked, labels: ClassLabels) -> tuple[str, ...]:
+    """What is to be chosen on the evaluation data."""
+    found = tuple(name for name in ("temperature", "threshold") if name in asked.options)
+    if odd := [f"{name}={asked.options[name]}" for name in found if asked.options[name] != _ON_DEV]:
+        hint = f"it is chosen on the evaluation data: write ={_ON_DEV}"
+        raise ConfigError([f"objective: {one}" for one in odd], hint)
+    if "threshold" in found and len(labels.names) != 2:
+        raise ConfigError(
+            [f"objective: threshold={_ON_DEV} is for two classes, and there are {len(labels.names)}"], "leave it out"
+        )
+    return found

@@ -15,7 +15,7 @@ from stratatune.data.readers import read as read_table
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
+from stratatune.objectives.text_loss import bearing_loss, likelihoods, mean_loss, next_tokens, text_scores, weight_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,20 +88,18 @@ class Completion(Objective):
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The tokens that predict one that bears loss."""
-        from stratatune.model.question import Question
-
-        return Question(places=_next_tokens(batch) != IGNORED)
+        return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
-        return mean_loss(likelihoods(logits, _next_tokens(batch)))
+        return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def weight(self, batch: Batch) -> float:
-        return weight_of(_next_tokens(batch))
+        return weight_of(next_tokens(batch))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """The summed log-probability of each completion, and how many tokens it has [B, 2]."""
-        return likelihoods(logits, _next_tokens(batch)).float().cpu().numpy()
+        return likelihoods(logits, next_tokens(batch)).float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         return text_scores(output), []
@@ -109,11 +107,3 @@ class Completion(Objective):
     def answer(self, table: Table, using: Using) -> Answers:
         written = using.generate(table.texts[0])
         return Answers({"generated": written}, labels=written)
-
-
-def _next_tokens(batch: Batch) -> Tensor:
-    """What each token has to predict [B, T]: the target of the one behind it; -100 at the end."""
-    from torch.nn.functional import pad
-
-    assert batch.labels is not None
-    return pad(batch.labels[:, 1:], (0, 1), value=IGNORED)

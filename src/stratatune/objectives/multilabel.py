@@ -15,7 +15,7 @@ from stratatune.data.readers import Table
 from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import ConfigError, DataError, nearest
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.set_metrics import (
     GRID,
@@ -27,7 +27,7 @@ from stratatune.objectives.set_metrics import (
     precision_recall_f1,
     set_scores,
 )
-from stratatune.objectives.tensors import at_least_fp32
+from stratatune.objectives.tensors import at_least_fp32, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +51,9 @@ class Multilabel(Pooled):
     Attributes:
         names: the labels, in the order of the logits.
         separator: between two labels in a cell of text; empty where a cell holds one.
-        threshold: what the user wrote: a number, ``tuned`` or ``tuned_by_label``.
-        thresholds: [C], the score from which on each label is predicted.
+        tuning: ``tuned`` or ``tuned_by_label``, where thresholds are tuned on the evaluation data; else empty.
+        thresholds: [C], the score from which on each label is predicted; empty until they are tuned: then each
+            evaluation is scored by those that suit it.
     """
 
     name: ClassVar[str] = "multilabel"
@@ -63,8 +64,8 @@ class Multilabel(Pooled):
 
     names: tuple[str, ...]
     separator: str = ""
-    threshold: str = _USUAL
-    thresholds: tuple[float, ...]
+    tuning: str = ""
+    thresholds: tuple[float, ...] = ()
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
@@ -77,8 +78,7 @@ class Multilabel(Pooled):
         if asked.task:
             raise ConfigError([f"objective: the task {asked.task.name} has one label a text"], "leave out --task")
         metric = check_metric(asked.metric or SET_METRICS[0], cls.metrics, "label sets")
-        threshold = asked.options.get("threshold", _USUAL)
-        start = _start(threshold)
+        tuning, start = _threshold(asked.options.get("threshold", _USUAL))
         tables = [asked.data, *asked.others]
         separator, notices = _separator(asked, [cell for table in tables for cell in _cells(table)])
         names = _names(tables, separator)
@@ -86,8 +86,8 @@ class Multilabel(Pooled):
             **common_of(asked, metric),
             names=names,
             separator=separator,
-            threshold=threshold,
-            thresholds=(start,) * len(names),
+            tuning=tuning,
+            thresholds=() if tuning else (start,) * len(names),
         )
         empty = sum(not cut(cell, separator) for cell in _cells(asked.data))
         if empty:
@@ -97,18 +97,20 @@ class Multilabel(Pooled):
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
         names, thresholds = tuple(data["labels"]), tuple(map(float, data["thresholds"]))
-        if len(thresholds) != len(names) or not all(0 < one < 1 for one in thresholds):
+        if len(thresholds) not in (0, len(names)) or not all(0 < one < 1 for one in thresholds):
             raise ValueError(f"thresholds: one between 0 and 1 for each of {len(names)} labels is needed")
         return cls(
             **common_from(data),
             names=names,
             separator=str(data["separator"]),
-            threshold=str(data["threshold"]),
+            tuning=str(data["tuning"]),
             thresholds=thresholds,
         )
 
     def to_data(self) -> dict[str, Any]:
-        own = {"separator": self.separator, "threshold": self.threshold, "thresholds": list(self.thresholds)}
+        own: dict[str, Any] = {"separator": self.separator, "tuning": self.tuning, "thresholds": list(self.thresholds)}
+        if len(set(self.thresholds)) == 1:
+            own["threshold"] = self.thresholds[0]
         return {**self.common(), "labels": list(self.names), **own}
 
     @property
@@ -117,7 +119,7 @@ class Multilabel(Pooled):
 
     @property
     def needs_evaluation(self) -> bool:
-        return self.threshold in (TUNED, BY_LABEL)
+        return bool(self.tuning)
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -164,16 +166,17 @@ class Multilabel(Pooled):
 
         assert batch.labels is not None
         logits = at_least_fp32(logits)
-        return binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype))
+        losses = binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype), reduction="none")
+        return mean(losses.mean(dim=1), batch.targets.get(WEIGHT))
 
-    def tuned(self, output: np.ndarray, data: Encoded) -> Self:
-        if data.labels is None or not self.needs_evaluation:
-            return self
-        if self.threshold == BY_LABEL:
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        if data.labels is None or not self.tuning:
+            return self, output
+        if self.tuning == BY_LABEL:
             found = best_thresholds(data.labels, output).tolist()
         else:
             found = [best_threshold(data.labels, output, self.metric)] * len(self.names)
-        return replace(self, thresholds=tuple(found))
+        return replace(self, thresholds=tuple(found)), output
 
     # --- using -----------------------------------------------------------------------------------------------------
 
@@ -183,20 +186,22 @@ class Multilabel(Pooled):
 
     def chosen(self, output: np.ndarray) -> np.ndarray:
         """Scores [N, C] -> sets bool [N, C]."""
-        return output >= np.array(self.thresholds)
+        return output >= np.array(self.thresholds or [float(_USUAL)] * len(self.names))
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         assert data.labels is not None
+        own = self if self.thresholds else self.tuned(output, data)[0]
         absent = int((~data.labels.any(axis=0)).sum())
         said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"
-        return set_scores(data.labels, self.chosen(output), output), [said] if absent else []
+        return set_scores(data.labels, own.chosen(output), output), [said] if absent else []
 
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         """Precision, recall and F1 of each label with its threshold, and over all labels for a range of thresholds."""
         if data.labels is None:
             return {}
         found = counts(data.labels, self.chosen(output))
-        columns = (*(one.tolist() for one in precision_recall_f1(found)), found[2].tolist(), self.thresholds)
+        thresholds = self.thresholds or [float(_USUAL)] * len(self.names)
+        columns = (*(one.tolist() for one in precision_recall_f1(found)), found[2].tolist(), thresholds)
         names = ("label", "precision", "recall", "f1", "n", "threshold")
         classes = [dict(zip(names, row, strict=True)) for row in zip(self.names, *columns, strict=True)]
         return {"f1": f"over all labels (micro), {self._decided}", "classes": classes, "curve": _curve(data, output)}
@@ -204,9 +209,10 @@ class Multilabel(Pooled):
     @property
     def _decided(self) -> str:
         """By which threshold, for people."""
-        if self.threshold == BY_LABEL:
-            return "each label by a threshold tuned on the evaluation data"
-        return f"threshold {self.thresholds[0]:g}" + (", tuned on the evaluation data" if self.needs_evaluation else "")
+        on = ", tuned on the evaluation data" if self.tuning else ""
+        if self.tuning == BY_LABEL or not self.thresholds:
+            return f"each label by its threshold{on}"
+        return f"threshold {self.thresholds[0]:g}{on}"
 
     def answer(self, table: Table, using: Using) -> Answers:
         """``labels``, the likeliest first, and a score for each label."""
@@ -224,14 +230,14 @@ def _cells(table: Table) -> list[Cell]:
     return list(labels)
 
 
-def _start(threshold: str) -> float:
-    """The threshold before any is tuned.
+def _threshold(threshold: str) -> tuple[str, float]:
+    """How thresholds are tuned, or the one that is fixed.
 
     Raises:
         ConfigError: neither a number between 0 and 1 nor one of the words.
     """
     if threshold in (TUNED, BY_LABEL):
-        return float(_USUAL)
+        return threshold, float(_USUAL)
     try:
         value = float(threshold)
     except ValueError:
@@ -239,7 +245,7 @@ def _start(threshold: str) -> float:
     if not 0 < value < 1:
         legal = f"legal: a number between 0 and 1, {TUNED}, {BY_LABEL}"
         raise ConfigError([f"objective: multilabel: threshold {threshold!r}"], legal)
-    return value
+    return "", value
 
 
 def _separator(asked: Asked, cells: list[Cell]) -> tuple[str, list[str]]:

@@ -26,7 +26,7 @@ from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
 from stratatune.objectives.written import parse
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Multitask(Objective):
     name: ClassVar[str] = "multitask"
     summary: ClassVar[str] = "several label columns at once (classes, label sets, numbers), a head each"
     head: ClassVar[str] = "sequence"
-    families: ClassVar[frozenset[str]] = Pooled.families
+    families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
     options: ClassVar[Mapping[str, type]] = _Columns()
@@ -169,7 +169,7 @@ class Multitask(Objective):
 
     @property
     def position(self) -> str:
-        return self.heads[0].objective.position
+        return PLACES[self.family]
 
     def better(self, new: float, old: float | None) -> bool:
         column, _, metric = self.metric.rpartition(".")
@@ -202,7 +202,7 @@ class Multitask(Objective):
         return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        encoded = self.heads[0].objective.encode_texts(table, tokenizer)
+        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
         for head in self.heads:
             if head.column in table.further:
                 encoded = encoded.with_targets(_targets(head.objective, table, head.column), name=head.column)
@@ -211,7 +211,7 @@ class Multitask(Objective):
     # --- learning --------------------------------------------------------------------------------------------------
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        return self.heads[0].objective.question(batch, training=training)
+        return pooled(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean of the heads' losses, each times its weight: ``logits`` [B, sum C].
@@ -230,11 +230,16 @@ class Multitask(Objective):
                 total = total + head.weight * len(targets) / len(batch) * loss
         return total / len(self.heads)
 
-    def tuned(self, output: np.ndarray, data: Encoded) -> Self:
-        heads = []
-        for head, part, own in self._parts(output, data):
-            heads.append(replace(head, objective=head.objective.tuned(part, own)))
-        return replace(self, heads=tuple(heads))
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        heads, found = [], output.copy()
+        for (head, part, own), columns in zip(self._parts(output, data), self._columns(), strict=True):
+            objective, changed = head.objective.tuned(part, own) if len(part) else (head.objective, part)
+            there = np.flatnonzero(head.present(data.targets[head.column].values))
+            found[there, columns] = changed.reshape(len(there), -1)
+            heads.append(replace(head, objective=objective))
+        if all(one.objective is other.objective for one, other in zip(heads, self.heads, strict=True)):
+            return self, output
+        return replace(self, heads=tuple(heads)), found
 
     # --- using -----------------------------------------------------------------------------------------------------
 
@@ -243,19 +248,22 @@ class Multitask(Objective):
         return sum(head.objective.outputs for head in self.heads)
 
     def _slices(self) -> list[slice]:
-        """The outputs of each head; what it predicts has as many columns."""
-        ends = np.cumsum([0, *(head.objective.outputs for head in self.heads)]).tolist()
-        return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        """The outputs of each head."""
+        return _slices_of([head.objective.outputs for head in self.heads])
+
+    def _columns(self) -> list[slice]:
+        """The columns of each head in what is predicted: one for each class or label, or one for a number."""
+        return _slices_of([max(1, len(head.objective.labels)) for head in self.heads])
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """``logits`` [B, sum C] -> what each head predicts, side by side [B, sum C]."""
+        """``logits`` [B, sum C] -> what each head predicts, side by side [B, columns]."""
         parts = zip(self.heads, self._slices(), strict=True)
         found = [head.objective.predict(head.raw(logits[:, part]), batch) for head, part in parts]
         return np.concatenate([one.reshape(len(one), -1) for one in found], axis=1)
 
     def _of(self, head: TaskHead, output: np.ndarray) -> np.ndarray:
         """A head's columns as its objective predicts them: [N, C], or [N] for a number."""
-        found = output[:, self._slices()[self.heads.index(head)]]
+        found = output[:, self._columns()[self.heads.index(head)]]
         return found if head.objective.labels else found[:, 0]
 
     def _parts(self, output: np.ndarray, data: Encoded) -> Iterator[tuple[TaskHead, np.ndarray, Encoded]]:
@@ -297,7 +305,7 @@ class Multitask(Objective):
         answers: dict[str, Any] = {}
         scores: dict[str, Any] = {}
         for head in self.heads:
-            said = head.objective.answer(table, _Predicted(self._of(head, output))).columns
+            said = head.objective.answer(table, _Predicted(self._of(head, output), using)).columns
             for number, (name, values) in enumerate(said.items()):
                 if number == 0:
                     answers[head.column] = values
@@ -316,23 +324,37 @@ class Multitask(Objective):
             elif values.dtype.kind == "b":
                 columns.append(values)
             else:
-                columns.append(values[:, None] == np.arange(head.objective.outputs))
+                columns.append(values[:, None] == np.arange(len(head.objective.labels)))
         return replace(data, targets={}).with_targets(np.concatenate(columns, axis=1))
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """What a head predicts, as its objective asks for it."""
+    """A model at work, whose predictions are those of one head."""
 
     found: np.ndarray
+    using: Using
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.using.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
-        """As given."""
+        """What the head predicts."""
         return self.found
 
-    def generate(self, texts: list[str]) -> list[str]:
-        """Nothing: no head writes text."""
-        raise NotImplementedError
+    def untuned(self, table: Table) -> np.ndarray:
+        """As the model at work."""
+        return self.using.untuned(table)
+
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """As the model at work."""
+        return self.using.generate(texts, **options)
+
+
+def _slices_of(sizes: Sequence[int]) -> list[slice]:
+    ends = np.cumsum([0, *sizes]).tolist()
+    return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
 # --- settling one head -----------------------------------------------------------------------------------------------

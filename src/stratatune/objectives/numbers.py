@@ -12,8 +12,9 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.tensors import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,8 @@ class Numbers(Pooled):
         from torch.nn.functional import mse_loss
 
         assert batch.labels is not None
-        return mse_loss(logits[:, 0].float(), batch.labels.float())
+        losses = mse_loss(logits[:, 0].float(), batch.labels.float(), reduction="none")
+        return mean(losses, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, 1] -> values [B]."""

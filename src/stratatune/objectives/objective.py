@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from stratatune.model.question import Question
 
 
+WEIGHT = "weight"
+"""The name of the weights in ``Table.further`` and among the targets, one for each text."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a run asks for: everything from which an objective is chosen and settled.
@@ -39,6 +43,7 @@ class Asked:
         plan: the plan of the run.
         family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
         longest: tokens that the model takes at most.
+        hidden: D, the width of its hidden states.
         objective: an objective's name, or ``auto``.
         options: those written in brackets behind the name, by their own names.
         task: the named task, where there is one.
@@ -62,6 +67,7 @@ class Asked:
     table: Table | None = None
     others: tuple[Table, ...] = ()
     tokenizer: PreTrainedTokenizerBase | None = None
+    hidden: int = 0
 
     @property
     def data(self) -> Table:
@@ -95,23 +101,31 @@ class Answers:
         labels: N class names, or N generated texts; None where the answer is neither.
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
+        notices: what the user should know of them, one line each.
     """
 
     columns: Mapping[str, Sequence[Any]]
     labels: list[str] | None = None
     probabilities: np.ndarray | None = None
     values: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
 
 
 class Using(Protocol):
     """A trained model at work, as an objective asks it for predictions."""
 
+    tokenizer: PreTrainedTokenizerBase
+
     def output(self, table: Table) -> np.ndarray:
         """What :meth:`Objective.predict` gives for every row, in order."""
         ...
 
-    def generate(self, texts: list[str]) -> list[str]:
-        """What the model writes for each text."""
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model, as it was before it was tuned."""
+        ...
+
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
         ...
 
 
@@ -136,6 +150,8 @@ class Objective(abc.ABC):
         writes: whether its answer is text that the model generates.
         problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
             output a regression, of more a single label.
+        weighted: whether its loss counts each text by a weight, where the training data bring one.
+        base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
 
     Attributes:
         text: names of the text columns.
@@ -157,6 +173,8 @@ class Objective(abc.ABC):
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
+    weighted: ClassVar[bool] = False
+    base_first: ClassVar[bool] = False
 
     text: tuple[str, ...]
     label: str | None
@@ -234,19 +252,48 @@ class Objective(abc.ABC):
     def question(self, batch: Batch, *, training: bool) -> Question:
         """Which logits are wanted of a batch, to learn from it or to predict."""
 
+    def represent(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
+
+        A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
+        may be given (:attr:`stratatune.data.encode.Encoded.given`).
+        """
+        return logits
+
+    @property
+    def piece(self) -> int:
+        """How many texts go through the top at once, however many the loss sees together; 0: all of a batch.
+
+        A batch of more texts is learnt from by gradient caching (Gao et al. 2021, arXiv 2101.06983): memory is that of
+        one piece, and each piece runs forward twice.
+        """
+        return 0
+
+    def looks(self, *, training: bool) -> bool:
+        """Whether :meth:`looked` is to see what the untuned model says of the data."""
+        return False
+
+    def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
+        """The data as they are learnt from or scored, once the untuned model was asked, and what is to be said of it.
+
+        ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
+        """
+        return data, []
+
     @abc.abstractmethod
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean loss over what :meth:`weight` counts; ``logits`` as the :meth:`question` asked for them."""
+        """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
-        """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
-        return float(batch.examples)
+        """What :meth:`loss` is a mean over: examples, by their weights where they have some; a subclass may differ."""
+        weights = batch.targets.get(WEIGHT) if self.weighted else None
+        return float(batch.examples if weights is None else weights.sum())
 
     # --- using -----------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """One row an example [B, ...] from the logits of ``question(batch, training=False)``.
+        """One row an example [B, ...] from what :meth:`represent` gives of ``question(batch, training=False)``.
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """
@@ -269,24 +316,27 @@ class Objective(abc.ABC):
         """
         return scores_by_class(self.labels, data.labels, output)
 
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+
+        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        """
+        return self, output
+
     @abc.abstractmethod
     def answer(self, table: Table, using: Using) -> Answers:
         """The predictions for a table of texts."""
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
-        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target."""
+        """A sample as the probes of ``stratatune suggest`` read it: one position of each text, and one target.
+
+        With groups of two texts the target is of the pair, and a probe reads where the two states agree.
+        """
         return data
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
         return {}
-
-    def tuned(self, output: np.ndarray, data: Encoded) -> Self:
-        """The same with what it decides by (a threshold) fitted to the predictions of the evaluation data.
-
-        It is asked for after every evaluation of a run, before :meth:`score`; that of the best epoch is saved.
-        """
-        return self
 
     # --- what others ask -------------------------------------------------------------------------------------------
 
@@ -302,7 +352,7 @@ class Objective(abc.ABC):
 
     @property
     def needs_evaluation(self) -> bool:
-        """Whether :meth:`tuned` changes anything, so that a run needs evaluation data."""
+        """Whether a run needs evaluation data, by which :meth:`tuned` chooses."""
         return False
 
     @property
@@ -322,6 +372,11 @@ class Objective(abc.ABC):
         return None
 
     @property
+    def branches(self) -> tuple[int, ...]:
+        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        return ()
+
+    @property
     def prompt(self) -> str:
         """What is written around each text, as the key of a trunk cache names it."""
         return ""
@@ -330,6 +385,15 @@ class Objective(abc.ABC):
     def position(self) -> str:
         """The position that is read, for people."""
         return self.place
+
+    @property
+    def asked_at_once(self) -> int:
+        """How many texts are one question where they come without columns: those of a line, or of a list."""
+        return len(self.text)
+
+    def answers_for(self, columns: int) -> bool:
+        """Whether texts of so many columns can be predicted: as many as were trained on, unless a subclass says so."""
+        return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:
         """The fields that all objectives have, for :meth:`to_data`."""

@@ -1,4 +1,4 @@
-"""What the objectives share that read a new output layer on what the model's own classification head pools."""
+"""Texts for a head that pools them by itself. Shared by the objectives with a new output layer on top."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from stratatune.data.causal import encode_last
 from stratatune.data.encode import Encoded, encode_plain
 from stratatune.data.readers import Table
-from stratatune.objectives.objective import Objective
+from stratatune.objectives.objective import WEIGHT, Objective
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,16 +25,32 @@ _ENCODE: Mapping[str, Callable[[Table, PreTrainedTokenizerBase, int], Encoded]] 
     "decoder": encode_last,
     "encoder-decoder": encode_plain,
 }
-_PLACES = {"encoder": "[CLS]", "decoder": "the last token", "encoder-decoder": "the last token"}
+PLACES = {"encoder": "[CLS]", "decoder": "the last token", "encoder-decoder": "the last token"}
+"""The position that a classification head reads, for people."""
+FAMILIES = frozenset(_ENCODE)
+"""The families whose models have a classification head."""
+
+
+def encode_pooled(family: str, table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """The text, or both, as the classification head of a model of this family reads them."""
+    return _ENCODE[family](table, tokenizer, max_length)
+
+
+def pooled(batch: Batch) -> Question:
+    """What the head pools; a second stack reads the text over again."""
+    from stratatune.model.question import Question
+
+    return Question(targets=batch.input_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled(Objective):
-    """One set of targets a text, read from what the classification head pools. Abstract."""
+    """One label of some kind for a text, read from what the classification head pools. Abstract."""
 
     head: ClassVar[str] = "sequence"
-    families: ClassVar[frozenset[str]] = frozenset(_ENCODE)
+    families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
     place: ClassVar[str] = "[CLS]"
 
     @abc.abstractmethod
@@ -47,18 +63,14 @@ class Pooled(Objective):
 
     @property
     def position(self) -> str:
-        return _PLACES[self.family]
+        return PLACES[self.family]
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        encoded = self.encode_texts(table, tokenizer)
-        return encoded if table.labels is None else encoded.with_targets(self.targets(table))
-
-    def encode_texts(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """The text, or both, as the classification head of a model of this family reads them."""
-        return _ENCODE[self.family](table, tokenizer, self.max_length)
+        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
+        if table.labels is None:
+            return encoded
+        found, weights = encoded.with_targets(self.targets(table)), table.further.get(WEIGHT)
+        return found if weights is None else found.with_targets(np.asarray(weights, np.float32), name=WEIGHT)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """What the head pools; a second stack reads the text over again."""
-        from stratatune.model.question import Question
-
-        return Question(targets=batch.input_ids)
+        return pooled(batch)

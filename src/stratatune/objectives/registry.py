@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from stratatune.errors import ConfigError, ModelError, shown
 from stratatune.objectives.candidates import Candidates
+from stratatune.objectives.chat import Chat
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
@@ -16,9 +17,11 @@ from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.rank import Rank
 from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
+from stratatune.objectives.vectors import Vectors
 from stratatune.objectives.written import parse
 from stratatune.outside import first_mistake
 
@@ -28,7 +31,20 @@ if TYPE_CHECKING:
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
     one.name: one
-    for one in (LabelWords, Candidates, Completion, TextToText, Classes, Numbers, Multilabel, Multitask, Tags)
+    for one in (
+        LabelWords,
+        Candidates,
+        Completion,
+        Chat,
+        TextToText,
+        Classes,
+        Numbers,
+        Multilabel,
+        Multitask,
+        Tags,
+        Vectors,
+        Rank,
+    )
 }
 
 

@@ -30,6 +30,10 @@ class SavedObjective(Written):
     template: str | None = None
     label_words: list[str] = Field(default_factory=list)
     loss: Literal["vocab", "words"] = "vocab"
+    chat_template: str | None = None
+    turns: Literal["all", "last"] = "all"
+    stop_tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    system: str = ""
     suffixes: list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -12,6 +12,24 @@ from stratatune.objectives.tensors import at_least_fp32
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stratatune.data.batching import Batch
+    from stratatune.model.question import Question
+
+
+def next_tokens(batch: Batch) -> Tensor:
+    """What each token of a text has to predict [B, T]: the target of the one behind it; -100 at the end."""
+    from torch.nn.functional import pad
+
+    assert batch.labels is not None
+    return pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def bearing_loss(batch: Batch) -> Question:
+    """The tokens that predict one that bears loss."""
+    from stratatune.model.question import Question
+
+    return Question(places=next_tokens(batch) != IGNORED)
+
 
 def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
     """How likely each text is: the summed log-probability of its targets, and how many they are [B, 2].
@@ -31,6 +49,13 @@ def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
         loss = cross_entropy(at_least_fp32(logits), targets[bears], reduction="none")  # [n]
         total = loss.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], -loss)
     return torch.stack([total, bears.sum(dim=1).to(total.dtype)], dim=1)
+
+
+def right_tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many targets of each text are the likeliest token [B]: ``logits`` [n, V] of those that bear loss."""
+    bears = targets != IGNORED
+    right = (logits.argmax(dim=1) == targets[bears]).float()
+    return right.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], right)
 
 
 def mean_loss(found: Tensor) -> Tensor:

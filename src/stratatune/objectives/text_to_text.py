@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -107,15 +107,18 @@ class TextToText(Objective):
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """ROUGE of what is written for each text, where its package is installed."""
-        if not installed("rouge-score"):
-            return {}
-        written = using.generate([text for part in parts for text in part.texts[0]])
-        return rouge(written, [str(label) for part in parts for label in part.labels or ()])
+        wanted = [str(label) for part in parts for label in part.labels or ()]
+        return rouge_where_installed(lambda: using.generate([text for part in parts for text in part.texts[0]]), wanted)
 
 
 def _targets(batch: Batch) -> Tensor:
     assert batch.labels is not None
     return batch.labels
+
+
+def rouge_where_installed(write: Callable[[], list[str]], wanted: list[str]) -> dict[str, float]:
+    """:func:`rouge` of what is written; nothing is written where its package is missing."""
+    return rouge(write(), wanted) if installed("rouge-score") else {}
 
 
 def rouge(written: list[str], wanted: list[str]) -> dict[str, float]:

@@ -8,22 +8,23 @@ from typing import Any
 from stratatune.errors import ConfigError, did_you_mean, shown
 
 _ELSEWHERE = {
-    **dict.fromkeys(("question-answering", "span"), "a span of the text"),
-    **dict.fromkeys(("feature-extraction", "sentence-similarity"), "a vector for each text"),
+    **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
+    **dict.fromkeys(("question-answering", "span"), ("a span of the text", "")),
+    **dict.fromkeys(("multi-label", "multi_label_classification"), ("any number of labels for a text", "multilabel")),
+    **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
+    **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
 }
-"""Tasks by the names that others give them, and what they ask for."""
-_CALLED = {
-    **dict.fromkeys(("token-classification", "ner", "tagging"), "tags"),
-    **dict.fromkeys(("multi-label", "multi_label", "multi_label_classification"), "multilabel"),
-}
-"""Objectives of the table by the names that others give them."""
+"""Tasks by the names that others give them, what they ask for, and the objective that predicts it."""
 
 
 def _instead(name: str, names: Mapping[str, Any]) -> str:
     """The hint for a word that is no objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
-        return did_you_mean(_CALLED.get(name, name), names)
-    return f"no objective here predicts {_ELSEWHERE[name]}; legal: {', '.join(names)}"
+        return did_you_mean(name, names)
+    what, own = _ELSEWHERE[name]
+    if own in names:
+        return f"{own} predicts {what}"
+    return f"no objective here predicts {what}; legal: {', '.join(names)}"
 
 
 def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:
@@ -42,11 +43,18 @@ def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict
         if option not in known:
             raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, known))
         try:
-            options[option] = known[option](value)
+            options[option] = _switch(value) if known[option] is bool else known[option](value)
         except ValueError as error:
             kind = known[option].__name__
-            raise ConfigError([f"objective: {text!r}; {option} takes a value of type {kind}"]) from error
+            legal_values = "true or false" if known[option] is bool else f"a value of type {kind}"
+            raise ConfigError([f"objective: {text!r}; {option} takes {legal_values}"]) from error
     return name, options
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
 
 
 def _parts(text: str) -> Iterator[str]:

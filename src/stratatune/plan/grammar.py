@@ -1,9 +1,10 @@
 """The text form of a plan, read by hand so that an error can point at its place.
 
     plan      = segment { "|" segment }
-    segment   = [ "enc" | "dec" ] LAYERS method { "+" method } | "embeddings" method | insertion | head
+    segment   = [ "enc" | "dec" ] LAYERS method { "+" method } | "embeddings" method | insertion | head | cut
     method = KIND [ "(" option { "," option } ")" ]
     option    = NAME "=" value { "," value } | FLAG
+    cut       = "cut" "(" DEPTH ")"
 
     0:5 frozen | 5:10 bitfit | 10: lora(rank=64, alpha=128, on=q,k,v,o) + bitfit(on=ffn,norm_ffn) | head(pooler)
 
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from stratatune.errors import PlanError, did_you_mean, shown
-from stratatune.plan.layers import canonical_layers
+from stratatune.plan.layers import canonical_layers, cut_depth
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
 from stratatune.plan.options import OptionError, Options, peft_word
 
@@ -64,6 +65,7 @@ class Parts:
     insertions: list[Insertion] = field(default_factory=list)
     embeddings: Full | None = None
     head: Head | None = None
+    cut: int | str | None = None
 
 
 def read(text: str) -> Parts:
@@ -133,8 +135,12 @@ class _Parser:
         elif token.text == "head":
             self.once(parts.head)
             parts.head = self.options(self.take(), Head)
+        elif token.text == "cut":
+            self.once(parts.cut)
+            parts.cut = self.cut()
         elif token.text in INSERTIONS:
             parts.insertions.append(self.options(self.take(), INSERTIONS[token.text]))
+        # The method is right and its layers are missing, so the hint shows how to write them.
         elif token.text in BLOCK_METHODS:
             self.fail(
                 token,
@@ -142,7 +148,7 @@ class _Parser:
                 f"write them before it: ': {token.text}' for every block, '-1: {token.text}' for the last",
             )
         else:
-            legal = ("layers such as 5:10", "embeddings", "head", *INSERTIONS)
+            legal = ("layers such as 5:10", "embeddings", "head", "cut", *INSERTIONS)
             self.fail(token, f"{token} cannot begin a segment", did_you_mean(token.text, legal))
 
     def once(self, already: object) -> None:
@@ -156,12 +162,27 @@ class _Parser:
             self.fail(self.token, f"{self.token} is not {what}", did_you_mean(self.token.text, legal))
         return self.take()
 
+    def cut(self) -> int | str:
+        """The depth at which the model ends."""
+        self.take()
+        place = self.tokens[min(self.place + 1, len(self.tokens) - 1)]
+        if not (self.accept("(") and self.token.kind == "number"):
+            self.fail(self.token, f"{self.token} cannot follow cut", "legal: a depth, as in cut(2/3) or cut(8)")
+        depth = _number(self.take().text)
+        if not self.accept(")"):
+            self.fail(self.token, f"{self.token} cannot follow cut({depth}", "legal: ')'")
+        try:
+            return cut_depth(depth)
+        except PlanError as error:
+            self.fail(place, error.message, error.hint)
+
     def layers(self) -> str:
         """The slice of blocks that opens a stratum."""
         first = self.token
         while self.token.kind == "number" or self.token.text == ":":
             self.take()
         written = self.text[first.start : self.token.start].strip()
+        # Checked here, where the place is known; the layers read so far are valid by themselves.
         if self.token.text == ",":
             self.fail(self.token, "',' cannot follow layers", "a stratum has one slice; write two: 1 lora | 3 lora")
         try:
@@ -234,6 +255,7 @@ class _Parser:
 
     def starts_option(self, cls: type[Options]) -> bool:
         """Whether what follows the comma at hand is the next option, and no more of this list."""
+        # A comma separates both options and the values of a list, so the token after the next one decides.
         word, after = self.tokens[self.place + 1], self.tokens[min(self.place + 2, len(self.tokens) - 1)]
         return after.text == "=" or word.text in cls.option_names()
 
@@ -243,6 +265,7 @@ class _Parser:
             self.fail(token, f"{token} is not a value for {name}", "legal: a number or a word")
         if token.kind == "word":
             return _TRUTH.get(token.text, token.text)
+        # Before int(), which takes quadratic time on a long text of digits.
         if len(token.text) > 2 * _MOST_DIGITS:
             self.fail(token, f"{token} is too long a number", f"legal: up to {_MOST_DIGITS} digits")
         return _number(token.text)

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from stratatune.errors import PlanError, shown
 
+# Nine digits: int() of a very long text is slow, and no model has as many blocks.
 _INTEGER = re.compile(r"-?\d{1,9}")
 _FRACTION = re.compile(r"(\d{1,9})/(\d{1,9})")
 _LAYERS_HINT = 'write a slice of blocks such as "5:10", "10:", "-1:", ":" or "1/2:", or one block such as "3"'
@@ -35,6 +36,7 @@ def _number(text: str) -> int | str | None:
     over, under = int(found[1]), int(found[2])
     if not 0 < over <= under:
         return None
+    # One spelling for equal fractions, so that equal plans print and compare the same.
     return f"{over // gcd(over, under)}/{under // gcd(over, under)}"
 
 
@@ -48,6 +50,21 @@ def _canonical_depth(value: object) -> int | str:
     return number
 
 
+def cut_depth(value: object) -> int | str:
+    """Where a model is cut, as it is kept: as a depth, above 0.
+
+    Raises:
+        PlanError: no depth, or none above 0.
+    """
+    number = _number(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
+    if number is None or (isinstance(number, int) and number < 1):
+        raise PlanError(
+            f"cut({value}): {shown(value)} is not a depth to cut at",
+            "legal: a number of blocks from 1, such as 8, or a fraction of them such as 2/3",
+        )
+    return number
+
+
 Depth = Annotated[int | str, BeforeValidator(_canonical_depth)]
 """After how many blocks: an int, or a fraction of the model's blocks such as ``"3/4"``."""
 
@@ -57,6 +74,7 @@ def _at(position: int | str, blocks: int) -> int:
     if isinstance(position, int):
         return position
     over, under = (int(part) for part in position.split("/"))
+    # In whole numbers, since round() rounds halves to even: 1/2 of 5 blocks must be 3 everywhere.
     return max(1, (2 * over * blocks + under) // (2 * under))
 
 
@@ -107,19 +125,22 @@ def canonical_layers(text: object) -> str:
 def _one_block(block: int | str | None, text: str) -> str:
     if not isinstance(block, int):
         raise PlanError(f"layers {shown(text)} do not name a single block", f'write a slice: "{text}:" or ":{text}"')
+    # -1:0 would be an empty slice.
     return "-1:" if block == -1 else f"{block}:{block + 1}"
 
 
-def span(layers: str, blocks: int, where: str) -> range:
+def span(layers: str, blocks: int, where: str, whole: int | None = None) -> range:
     """The blocks that a canonical slice names in a model of ``blocks`` blocks.
+
+    ``whole``: how many it had before it was cut; fractions are of these.
 
     Raises:
         PlanError: an end lies outside ``0:blocks``, or the slice is empty.
     """
     first, _, second = layers.partition(":")
-    start = _bound(first, blocks) if first else 0
-    stop = _bound(second, blocks) if second else blocks
-    legal = f"legal: 0:{blocks}"
+    start = _bound(first, blocks, whole or blocks) if first else 0
+    stop = _bound(second, blocks, whole or blocks) if second else blocks
+    legal = f"legal: 0:{blocks}" + (f"; the plan cuts {whole} blocks down to {blocks}" if whole else "")
     if not (0 <= start <= blocks and 0 <= stop <= blocks):
         raise PlanError(f"{where}: layers {layers} are outside a model of {blocks} blocks", legal)
     if start >= stop:
@@ -127,7 +148,7 @@ def span(layers: str, blocks: int, where: str) -> range:
     return range(start, stop)
 
 
-def _bound(text: str, blocks: int) -> int:
+def _bound(text: str, blocks: int, whole: int) -> int:
     if "/" in text:
-        return _at(text, blocks)
+        return _at(text, whole)
     return int(text) if int(text) >= 0 else blocks + int(text)

@@ -1,4 +1,4 @@
-"""What a plan is made of, as those see it that resolve and count it; ``schema.py`` has the data themselves."""
+"""What a plan is made of, as the code that resolves and counts it sees it; ``schema.py`` has the data."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class PlanParts(Protocol):
     def embeddings(self) -> Full | None: ...
     @property
     def head(self) -> Head: ...
+    @property
+    def cut(self) -> int | str | None: ...
     @property
     def objective(self) -> str: ...
     def to_data(self) -> dict[str, Any]:

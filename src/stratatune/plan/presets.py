@@ -1,7 +1,7 @@
 """Named plans: every method of both papers as the text of a plan.
 
 A preset's name takes one suffix (``+norm2``, ``+ffd``, ``+ln``: from where in the last block the weights train) and
-``@depth`` (where its insertion stands): ``bft-adapter+ln@18``. Without ``@depth`` it stands where the paper put it in
+``@depth`` (where its insertion goes): ``bft-adapter+ln@18``. Without ``@depth`` it is where the paper put it in
 24 blocks, as a fraction, so that it scales.
 """
 
@@ -49,6 +49,7 @@ _TABLE = (
         "SPAFIT table 2 (Full BitFit)",
     ),
     Preset("lora", ": lora", "rank 8 on q and v of every block", "Hu et al. 2022; BFT table 1"),
+    Preset("mid", "1/3:3/4 lora", "LoRA on the middle of the stack; what is above stays frozen", "LoRA, by depth"),
     Preset("lora-I", f": {_LORA_I}", "rank 64 on q, k, v of every block", "SPAFIT table 2"),
     Preset("lora-II", f": {_LORA_II}", "rank 64 on q, k, v, o of every block", "SPAFIT table 2"),
     Preset("dora", ": dora", "DoRA of rank 8 on q and v of every block", "Liu et al. 2024"),
@@ -107,6 +108,7 @@ def preset_text(name: str) -> str:
     Raises:
         PlanError: there is no such preset, or it takes no such suffix or depth.
     """
+    # Before the table: SPAFIT is a family of plans, with numbers in the name.
     spafit = _SPAFIT_NAME.fullmatch(name)
     if spafit:
         text = _spafit_text(name, spafit)

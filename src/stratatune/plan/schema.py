@@ -9,7 +9,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, F
 
 from stratatune.errors import PlanError, did_you_mean, shown
 from stratatune.plan import grammar, presets
-from stratatune.plan.layers import canonical_layers
+from stratatune.plan.layers import canonical_layers, cut_depth
 from stratatune.plan.methods import BLOCK_METHODS, INSERTIONS, Full, Head, Insertion, MethodConfig
 from stratatune.plan.resolved import Resolved, resolve
 from stratatune.shapes.shape import Shape
@@ -66,6 +66,8 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
     insertions: tuple[DepthMethod, ...] = ()
     embeddings: Annotated[Full | None, AfterValidator(_whole)] = None
     head: Head = Head()
+    cut: Annotated[int | str | None, AfterValidator(lambda value: None if value is None else cut_depth(value))] = None
+    """The depth at which the model ends: blocks above are not loaded, run, saved or served."""
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -92,6 +94,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
             insertions=tuple(parts.insertions),
             embeddings=parts.embeddings,
             head=parts.head or Head(),
+            cut=parts.cut,
         )
 
     @classmethod
@@ -123,12 +126,14 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
         segments += [str(part) for part in (*self.strata, *self.insertions)]
         if self.head != Head():
             segments.append(str(self.head))
+        if self.cut is not None:
+            segments.append(f"cut({self.cut})")
         return " | ".join(segments) or NOTHING
 
     @property
     def prompted(self) -> bool:
         """Whether its paper reads a label under a prompt (an insertion, or a trained LM head), not by a new layer."""
-        return bool(self.insertions or (self.head.mlm and not self.head.pooler))
+        return self.cut is None and bool(self.insertions or (self.head.mlm and not self.head.pooler))
 
     @property
     def objective(self) -> str:

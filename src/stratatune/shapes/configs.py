@@ -17,14 +17,31 @@ def config_of(model: str, revision: str | None = None) -> Config:
             f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"
         )
     folder = Path(model).expanduser()
+    # Before config.json, which a folder of GGUF files may hold too: loading it would fail later, without its weights.
+    if gguf := _gguf(folder):
+        raise ModelError(
+            f"{gguf} is a GGUF file, whose packed weights are not read",
+            "give the folder of the model that it was made from, in safetensors",
+        )
     if path_exists(folder / "config.json"):
         return _read(folder / "config.json")
+    # Before the hub, so that plans of well-known models resolve without a network.
     built_in = builtin_config(model)
     if built_in is not None:
         return built_in
+    # A folder of that name is what the user means; the hub's answer would only hide what is wrong with it.
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)
+
+
+def _gguf(model: Path) -> Path | None:
+    """The GGUF file that ``model`` is, or holds in place of safetensors."""
+    if model.suffix == ".gguf":
+        return model
+    if not model.is_dir() or any(model.glob("*.safetensors")):
+        return None
+    return next(iter(sorted(model.glob("*.gguf"))), None)
 
 
 def _read(path: Path) -> Config:
@@ -41,7 +58,7 @@ def _download(model: str, revision: str | None) -> Config:
     """config.json of a hub repository (or of the local hub cache, when offline)."""
     near = nearest(model, BUILTIN)
     hint = f"did you mean {near!r}? " if near else ""
-    hint += f"give a folder with config.json, a hub id, or one of: {', '.join(BUILTIN)}"
+    hint += "give a folder with config.json, a hub id, or a built-in name (`stratatune list backbones`)"
     try:
         from huggingface_hub import hf_hub_download
 

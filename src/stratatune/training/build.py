@@ -25,8 +25,8 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     """Run the trunk over the training and the evaluation data of a run, and train nothing.
 
     Returns:
-        ``caches`` (one record a data set: ``digest``, ``folder``, ``examples``, ``computed``, ``bytes``), ``depth`` and
-        ``seconds``.
+        ``caches`` (one record a data set: ``digest``, ``folder``, ``examples``, ``computed``, ``bytes``,
+        ``trunk_seconds``), ``depth`` and ``seconds``.
 
     Raises:
         ConfigError: the settings leave nothing to remember (``cache`` off or ram, or a plan that trains from the
@@ -50,8 +50,10 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
             if part is not None and isinstance(feed, Feed)
         ]
     finally:
+        # Also after an error: whole shards stay, and the next build goes on from them.
         caching.close()
     depth = session.top.attached.resolved.frozen_depth
+    # A plan without a trunk is the user's mistake, a trunk without a cache is the machine's: the exit codes differ.
     if not any(records) and depth:
         raise ResourceError("no trunk cache could be built", "the notes above say why")
     if not any(records):
@@ -76,4 +78,5 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
         "examples": len(data),
         "computed": int(distributed.added(np.array([feed.clock.computed]))[0]),
         "bytes": cache.bytes,
+        "trunk_seconds": round(feed.clock.trunk_seconds, 3),
     }

@@ -25,7 +25,17 @@ from stratatune.data.written import BadRows, Written
 from stratatune.errors import ConfigError, UserError, did_you_mean, nearest, shown
 from stratatune.training.settings import check_folder, check_source, dump, load_config, looks_like_path, merge
 
-__all__ = ["NO_NUMBER", "RunConfig", "commented_yaml", "load_config", "merge", "parse_bytes", "to_yaml", "validate"]
+__all__ = [
+    "AUTO",
+    "NO_NUMBER",
+    "RunConfig",
+    "commented_yaml",
+    "load_config",
+    "merge",
+    "parse_bytes",
+    "to_yaml",
+    "validate",
+]
 
 Logger = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio"]
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -33,6 +43,10 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
+AUTO = "auto"
+"""In a plan's place: it is chosen from the data (``studies/suggest/auto.py``)."""
+CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping")
+"""Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
 
@@ -58,12 +72,16 @@ class RunConfig(BaseModel):
     revision: str | None = Field(None, description="The hub revision of the model: a branch, a tag or a commit.")
     trust_remote_code: bool = Field(False, description="Whether code that comes with a hub model may run.")
     attention: Literal["auto", "sdpa", "eager"] = Field("auto", description="The attention implementation.")
-    plan: str = Field("bft-adapter", description="What trains at which depth: a preset's name or a plan's text.")
+    plan: str = Field(
+        AUTO,
+        description="What trains at which depth: a preset's name, a plan's text, or auto, which chooses plan, lr, "
+        "epochs and early_stopping from the data where they are not given.",
+    )
     objective: str = Field(
         "auto",
         description="How a label is read; auto: as the plan's paper does, where the task allows it. Decoders: causal "
-        "reads label words after the text, completion any text (the label column) after it, or the text itself. "
-        "Encoder-decoders: seq2seq, any text.",
+        "reads label words after the text, completion any text (the label column) after it, or the text itself, chat "
+        "conversations. Encoder-decoders: seq2seq, any text.",
     )
     loss: Literal["vocab", "words"] = Field(
         "vocab", description="Under mlm: the loss over the whole vocabulary, or over the label words alone."
@@ -76,7 +94,14 @@ class RunConfig(BaseModel):
     label: str | None = Field(
         None, description="The label column; several train a head each (multitask). Null means the task's."
     )
-    template: str | None = Field(None, description="Under mlm: a template's name or text; null means the task's.")
+    weight: str | None = Field(
+        None, description="A column with a weight for each training row, 0 or more; null: all rows count the same."
+    )
+    template: str | None = Field(
+        None,
+        description="Under mlm: a template's name or text; null means the task's. Under chat: a file with a chat "
+        "template in Jinja, or plain; null means the tokenizer's own.",
+    )
     label_words: dict[str, str] = Field(
         default_factory=dict, description="Under mlm: label to word; empty means the task's, or the labels themselves."
     )
@@ -122,12 +147,16 @@ class RunConfig(BaseModel):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute.")
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="Precision of the computation: auto is bf16 where the device has it in hardware."
+        "auto", description="Precision of the computation: auto is bf16 where the device has it in hardware, else fp32."
     )
     trunk: Literal["auto", "resident", "streamed"] = Field(
         "auto",
         description="Where the frozen part below the top is: resident in memory, or streamed from the checkpoint block "
         "by block into the trunk cache; auto: streamed where the model does not fit in memory.",
+    )
+    pack: Literal["none", "int8", "nf4"] = Field(
+        "none",
+        description="Hold the frozen linears of the top in 8 bits, or in 4 as QLoRA does (extra `pack`).",
     )
     memory_limit: str | None = Field(
         None, description="Memory that the run may use, such as 6GB; null: what the machine has free."
@@ -165,6 +194,7 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _of_a_size(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        # A huge number is refused unparsed; one in a text is known to be huge only when it is parsed.
         read = value if _is_large(value) else handler(value)
         if _is_large(read):  # as it was given, or as a text of digits was read
             raise ValueError(f"a number up to {_LARGEST:,}")
@@ -206,6 +236,8 @@ class RunConfig(BaseModel):
     def _plan_parses(cls, value: Any) -> Any:
         from stratatune.plan import Plan
 
+        if isinstance(value, str) and value.strip() == AUTO:
+            return AUTO
         try:
             if isinstance(value, str):
                 Plan.parse(value)
@@ -249,6 +281,8 @@ class RunConfig(BaseModel):
     @field_validator("batch_size", "token_budget")
     @classmethod
     def _one_batch_measure(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # Fields are validated in their order, so the second of the two sees both; a first one that is wrong is not
+        # there.
         if info.field_name == "token_budget" and "batch_size" in info.data:
             if value and info.data["batch_size"]:
                 raise ValueError("give batch_size or token_budget, not both (the other one null)")
@@ -262,6 +296,7 @@ class RunConfig(BaseModel):
         if isinstance(value, float):
             if not 0 < value < 1:
                 raise ValueError("a split's name, or a fraction between 0 and 1")
+            # `eval` stands before `eval_split` in the class, so its value is known here.
             if info.data.get("eval"):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
@@ -294,16 +329,19 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     """
     values = dict(data)
     if values.get("token_budget") is not None:
+        # The default batch size is nobody's wish, so it is no contradiction to a token budget.
         values.setdefault("batch_size", None)
     errors: list[str] = []
     config = None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
+        # A union reports each of its branches; one line a setting is enough, the first.
         wrong = list({_path(item): item for item in reversed(error.errors(include_url=False))}.values())[::-1]
         errors = [_line(item) for item in wrong[:_MOST_ERRORS]]
         if len(wrong) > _MOST_ERRORS:
             errors.append(f"and {len(wrong) - _MOST_ERRORS:,} more settings are wrong")
+    # Even where the settings are wrong: all mistakes are said at once, and these need no valid configuration.
     if check_files:
         errors += _file_errors(values)
     if config is None or errors:
@@ -349,7 +387,8 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
             subsequent_indent="# ",
         )
         value = required[name] if field.is_required() else field.get_default(call_default_factory=True)
-        lines.append(dump({name: list(value) if isinstance(value, tuple) else value}).strip())
+        line = dump({name: list(value) if isinstance(value, tuple) else value}).strip()
+        lines.append(f"# {line}" if name in CHOSEN_BY_AUTO else line)  # a line that is there counts as given
     return "\n".join(lines) + "\n"
 
 

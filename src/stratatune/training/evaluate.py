@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
-from stratatune.objectives.objective import Objective
 from stratatune.training import distributed
-from stratatune.training.forward import Forward
+from stratatune.training.forward import Answering, ReadingAhead
 
 _BATCH_SIZE = 64
 
@@ -28,14 +26,12 @@ class Scores:
         metrics: by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
         output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
-        objective: what they were scored by: that of the run, tuned to these data where that was asked for.
         notices: what the user should know of the metrics, one line each.
     """
 
     metrics: dict[str, float]
     loss: float | None
     output: np.ndarray
-    objective: Objective
     notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
@@ -44,49 +40,75 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = (), *, tune: bool = False) -> Scores:
+def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = ()) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
     ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
-    ``tune``: whether the objective's thresholds are fitted to these data first (:meth:`Objective.tuned`).
 
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
-    objective, top = forward.objective, forward.top
-    was_training = top.training
-    top.eval()
-    outputs: list[np.ndarray] = []
-    order: list[np.ndarray] = []
-    totals = np.zeros(2)  # the summed loss, and what it is summed over
-    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
+    # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
-    with feed.prefetch([data.texts_of(index) for index in batches], forward.device):
+    outputs, order, totals = _outputs(forward, data, feed, batches)
+    offsets = _offsets(forward, data)
+    output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
+    # Metrics can hide NaN: argmax over NaN gives a class like any other.
+    check_outputs(output)
+    return _scored(forward, data, output, totals, parts)
+
+
+@torch.no_grad()
+def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]) -> Scores:
+    """As :func:`evaluate`, of these batches of labelled ``data`` alone, in this process.
+
+    Raises:
+        NotFiniteError: an output, the loss or a metric is NaN or infinite.
+    """
+    output, order, totals = _outputs(forward, data, feed, batches)
+    check_outputs(output)
+    return _scored(forward, data.subset(order), output, totals, ())
+
+
+def _outputs(
+    forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is predicted, the examples in the order in which it is, and the summed loss and what it is summed over."""
+    objective = forward.objective
+    outputs: list[np.ndarray] = []
+    totals = np.zeros(2)
+    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
+    coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
+    with forward.evaluating(), feed.prefetch(coming, forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
             if weighs:
                 weight = objective.weight(batch)
+                # Weighted back to a sum: batches, and ranks, have different numbers of terms.
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
-            order.append(index)
-    top.train(was_training)
-    offsets = np.concatenate([[0], np.cumsum(objective.rows(data))])
-    rows = flat(offsets, np.concatenate(order))
-    output, totals = distributed.rows_of_all(np.concatenate(outputs), rows, int(offsets[-1]), totals)
-    check_outputs(output)
+    return np.concatenate(outputs), np.concatenate(list(batches)), totals
+
+
+def _offsets(forward: Answering, data: Encoded) -> np.ndarray:
+    """Where each example's rows of the predictions begin, and the end."""
+    return np.concatenate([[0], np.cumsum(forward.objective.rows(data))])
+
+
+def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
+    """The metrics of what was predicted, in the order of the data."""
     if not data.targets:
-        return Scores({}, None, output, objective)
-    objective = objective.tuned(output, data) if tune else objective
-    metrics, notices = _mean_score(objective, torch.finfo(forward.precision).eps, data, output, offsets, parts)
+        return Scores({}, None, output)
+    metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
     loss = metrics["loss"] if "loss" in metrics else float(totals[0] / max(1.0, totals[1]))
     check_outputs(output, {"loss": loss, **metrics})
-    return Scores(metrics, loss, output, objective, notices)
+    return Scores(metrics, loss, output, notices)
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -102,9 +124,10 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 
 
 def _mean_score(
-    objective: Objective, unit: float, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+    forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and what is to be said of any of them."""
+    """Each metric's mean over the parts, and the notices about any of them."""
+    objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)
     found, start = [], 0

@@ -5,17 +5,19 @@ Training, evaluation, prediction, trials and benchmarks all go through :class:`F
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Asking, Feed
+from stratatune.cache.feed import Asking, Below, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
@@ -31,6 +33,49 @@ class Feeding(Protocol):
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, T, D], or [B, 1, D] where one position matters."""
+        ...
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come [B] may be read before they are asked for."""
+        ...
+
+
+class ReadingAhead(Protocol):
+    """What an evaluation asks of a feed."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come may be read before they are asked for."""
+        ...
+
+
+class Answering(Protocol):
+    """What an evaluation asks of a model, whatever runs it: torch, or onnxruntime (``onnx_engine.py``)."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is asked."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its numbers."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open, there is no dropout."""
+        ...
+
+    def batch(self, data: Encoded, index: np.ndarray) -> Batch:
+        """The examples ``index`` [B] of ``data``, padded, on the device."""
+        ...
+
+    def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
+        """What the objective represents a batch by."""
         ...
 
 
@@ -79,6 +124,16 @@ class Forward:
         """What the model computes in."""
         return self.autocast or computes_in(self.attached.backbone.model)
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The top in eval mode, and back in the mode that it was in."""
+        was_training = self.top.training
+        self.top.eval()
+        try:
+            yield
+        finally:
+            self.top.train(was_training)
+
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
@@ -88,10 +143,14 @@ class Forward:
         cache: TrunkCache | None = None,
         codec: Codec | None = None,
         on_full: Callable[[ResourceError], None] | None = None,
+        trunk: Below | None = None,
     ) -> Feed:
-        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`."""
+        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
+
+        ``trunk``: what stands in for the model's own trunk.
+        """
         return Feed(
-            Trunk(self.attached),
+            trunk or Trunk(self.attached),
             cache,
             one_position=self.one_position,
             autocast=self.autocast,
@@ -105,13 +164,46 @@ class Forward:
         return collate_examples(data, index, self.pad_id).to(self.device)
 
     def __call__(self, batch: Batch, feed: Feeding, *, training: bool) -> Tensor:
-        """The logits for a batch, as the objective's question says."""
-        return self.above(feed.hidden(batch), batch, training=training)
+        """What the objective represents a batch by: the logits that its question asks for, or what it pools of them.
+
+        Texts whose representation is given (:attr:`Batch.given`) are not run.
+        """
+        if batch.given is None:
+            return self.above(feed.hidden(batch), batch, training=training)
+        rows = batch.computed
+        if not len(rows):
+            return batch.given
+        asked = batch.texts(rows)
+        found = self.above(feed.hidden(asked), asked, training=training)
+        return batch.given.to(found.dtype).index_copy(0, rows, found)
+
+    def remember(self, batch: Batch, feed: Feeding) -> None:
+        """Run the trunk for a batch, so that a cache behind ``feed`` has it."""
+        if batch.given is None or len(batch.computed):
+            feed.hidden(batch if batch.given is None else batch.texts(batch.computed))
 
     def above(self, hidden: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """The same from the hidden states of the batch at the frozen depth."""
+        """The same from the hidden states of the batch at the frozen depth.
+
+        Where the objective has the batch run in pieces, each is run again in the backward pass in place of keeping what
+        it computed: gradient caching, with the random numbers of the first time. Pieces are cut by length.
+        """
+        size = self.objective.piece
+        if not 0 < size < len(batch):
+            return self._run(hidden, batch, training)
+        order = batch.mask.sum(1).argsort(descending=True)
+        found = []
+        for rows in order.split(size):
+            part = batch.texts(rows)
+            states = hidden[rows, : part.mask.shape[1]]
+            found.append(checkpoint(self._run, states, part, training, use_reentrant=False))
+        return torch.cat(found)[order.argsort()]
+
+    def _run(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+        # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
-            return self.top(hidden, batch.mask, self.objective.question(batch, training=training))
+            logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))
+            return self.objective.represent(logits, batch)
 
     def loss(self, batch: Batch, feed: Feeding) -> Tensor:
         """The mean training loss of a batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,11 @@ _BATCH_SIZE = 16
 def generate_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    texts: Sequence[str] | Sequence[list[int]],
     longest: int,
     settings: dict[str, Any],
 ) -> list[str]:
-    """What a model says to each of ``texts``.
+    """What a model says to each of ``texts``, which may be token ids for a decoder.
 
     A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Like lengths
@@ -29,10 +30,12 @@ def generate_texts(
     """
     writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
     rows: list[list[int]]
+    # Cut on the left: an answer follows the end of the text.
     if writes_on:
-        rows = [prompt_ids(tokenizer, text)[-longest:] for text in texts]
+        rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
+    # The longest first: memory runs out in the first batch or never.
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     said = [""] * len(rows)
     for start in range(0, len(order), _BATCH_SIZE):
@@ -41,8 +44,14 @@ def generate_texts(
         given = {"attention_mask": mask.to(model.device), "pad_token_id": call.pad_token_id, **settings}
         out = _untyped(model).generate(ids.to(model.device), **given)
         for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
-            said[row] = call.decode(tokens, skip_special_tokens=True).strip()
+            said[row] = call.decode(_until(tokens, settings.get("eos_token_id")), skip_special_tokens=True).strip()
     return said
+
+
+def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:
+    """The tokens before the first that ends an answer, which a tokenizer need not call special."""
+    found = torch.isin(tokens.cpu(), torch.tensor(stops or [], dtype=torch.long)).nonzero()
+    return tokens[: int(found[0])] if len(found) else tokens
 
 
 def _untyped(value: Any) -> Any:

@@ -23,8 +23,10 @@ from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
 from stratatune.training.machine import now
-from stratatune.training.optimiser import build_optimiser, rate_factor, set_rate
+from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
+from stratatune.training.untuned import look, no_better
+from stratatune.training.working import WorkingCopies, working_copies
 from stratatune.units import readable_size
 
 
@@ -48,17 +50,36 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
+    alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
+    with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
+        session.copies = copies
+        return (yield from _steps(session, copies))
+
+
+def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | None, Fitted]:
+    """The loop itself."""
     config, attached = session.config, session.top.attached
     trained = attached.trained()
-    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config))
+    # Only the optimiser: the model stays bare, since gradients are added up by hand (training/distributed.py).
+    optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config, copies.by_master))
     distributed.own_chance(config.seed)
+    started = time.perf_counter()
+    untuned = look(session)
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
+    copies.refresh()
     progress, best = resumed or (Progress(), {})
-    if not resumed:
-        progress.seconds["cache"] += sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
     found: Scores | None = None  # of the tensors in `best`, where this process has scored them
+    if not resumed:
+        in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
+        progress.seconds["cache"] += in_trunk
+        if untuned is not None:
+            progress.seconds["eval"] += max(0.0, time.perf_counter() - started - in_trunk)
+            found = _note_untuned(session, progress, untuned)
+            best = _copied(trained) if found else {}
     _remember_again(session, progress)
     weighed = 0.0  # of the optimiser step under way
+    # Counted over all epochs: with a token budget, epochs differ in their number of batches.
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
@@ -70,10 +91,12 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             factor = rate_factor(progress.step, total_steps, config)
             among = _group_size(number, len(batches), config.accumulate)
             ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due, weighed)
+            # The time in which other trials have their turn is not this one's.
             left = time.perf_counter()
             done = yield ask
             session.away += time.perf_counter() - left - (done.seconds if done else 0.0)
             done = done or _learn(ask, trained)
+            # No step was made, so the tensors are those before it, or the best epoch's.
             if not done.finite:
                 error = not_finite(ask, done, progress, len(batches))
                 _restore(trained, best)
@@ -81,6 +104,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
             progress.loss_sum += done.loss * done.weight
             progress.loss_count += done.weight
             progress.tokens += done.tokens
+            # Counted before the checkpoint, which must not repeat this batch.
             progress.batch = number + 1
             weighed = 0.0 if due else weighed + done.weight
             if due:
@@ -90,6 +114,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
+        # At the end of an epoch the pending shard is written, so that a kill later loses no trunk work.
         session.feed.flush()
         if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
             try:
@@ -99,11 +124,12 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
                 _restore(trained, best)
                 raise stopped from error
             if progress.stale == 0:
-                best = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
-                found = scores
+                best, found = _copied(trained), scores
         save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
     _restore(trained, best)
+    copies.refresh()
+    session.reporter.notice_once(filter(None, [no_better(session, progress.history)]))
     return Fitted(progress, found or _evaluate(session, progress))
 
 
@@ -114,6 +140,8 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
     part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
+    # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
+    # weights are known (Ask.scale).
     session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
@@ -121,19 +149,13 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
     """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
-    session = ask.session
+    # Before clipping: the norm is that of the whole gradient, not of a rank's share.
     distributed.add_gradients(trained.values())
-    gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+    optimiser = ask.optimiser.optimizer
+    gradients = gradients_of(optimiser)
     for gradient in gradients if scale != 1.0 else ():
         gradient.mul_(scale)
-    if session.config.clip:
-        norm = session.accelerator.clip_grad_norm_(trained.values(), session.config.clip)
-    else:
-        norm = nn.utils.get_total_norm(gradients)
-    if math.isfinite(float(norm) if norm is not None else 0.0) and math.isfinite(float(loss)):
-        ask.optimiser.step()
-    ask.optimiser.zero_grad()
-    return float(norm) if norm is not None else 0.0
+    return clip_and_step(optimiser, gradients, ask.session.config.clip, float(loss))
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
@@ -143,8 +165,8 @@ def _remember_again(session: Session, progress: Progress) -> None:
         return
     first = session.batches(0)
     for index in first if progress.epoch else first[: progress.batch]:
-        if not cache.has(session.train.texts_of(index)).all():
-            session.feed.hidden(session.forward.batch(session.train, index))
+        if not cache.has(session.train.computed_of(index)).all():
+            session.forward.remember(session.forward.batch(session.train, index), session.feed)
 
 
 def _settle(session: Session) -> None:
@@ -153,6 +175,7 @@ def _settle(session: Session) -> None:
     moved = sum(feed.move_to(session.device) for feed in feeds)
     if moved:
         session.reporter.say(f"the trunk cache is in the memory of {session.device}: {readable_size(moved)}")
+    # All of them: evaluation data that still need the trunk would load it again at once.
     if session.reload and all(feed.complete for feed in feeds):
         rows = session.objective.only_rows
         words = None if rows is None else numbers_on(rows, session.device)
@@ -175,7 +198,9 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
-    texts = [session.train.texts_of(index) for index in batches[progress.batch :]]
+    coming = map(session.train.computed_of, batches[progress.batch :])
+    texts = [texts for texts in coming if len(texts)]
+    # The rest of the epoch in its order; a resumed one begins in the middle.
     coming = session.feed.prefetch(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
@@ -193,6 +218,7 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
     Raises:
         NotFiniteError: a trained tensor, an output or a metric is NaN or infinite.
     """
+    # A NaN in a tensor need not show in a metric, and the epoch could be taken for the best.
     if name := first_not_finite(session.top.attached.trained().items()):
         raise NotFiniteError(f"{name} holds NaN or infinite values")
     scores = _evaluate(session, progress)
@@ -201,20 +227,32 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
         progress.best, progress.best_epoch, progress.stale = scores and scores.metrics[metric], progress.epoch, 0
     else:
         progress.stale += 1
-    record = {
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "train_loss": train_loss,
-        **(scores.record() if scores else {}),
-    }
-    progress.history.append(record)
+    _record(session, progress, {"train_loss": train_loss, **(scores.record() if scores else {})})
+    return scores
+
+
+def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) -> None:
+    """Write a line of the history, and say it."""
+    progress.history.append({"epoch": progress.epoch, "step": progress.step, **numbers})
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
-    said = "  ".join(f"{name} {value:.4f}" for name, value in record.items() if isinstance(value, float))
-    session.reporter.say(
-        f"epoch {progress.epoch}/{session.config.epochs}  {said}{'  *' if progress.stale == 0 else ''}"
-    )
-    return scores
+    said = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+    place = f"epoch {progress.epoch}/{session.config.epochs}" if progress.epoch else "untuned base"
+    session.reporter.say(f"{place}  {said}{'  *' if progress.stale == 0 else ''}")
+
+
+def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Scores | None:
+    """Write the untuned base down as epoch 0; it is the best so far where the tensors of the start are the base's."""
+    session.reporter.notice_once(scores.notices)
+    if session.top.attached.resolved.starts_as_base:
+        progress.best = scores.metrics[session.objective.metric]
+    _record(session, progress, scores.record())
+    return None if progress.best is None else scores
+
+
+def _copied(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    # On the CPU and cloned: the parameters keep training in place.
+    return {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
 
 
 def _evaluate(session: Session, progress: Progress) -> Scores | None:
@@ -222,7 +260,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()
-    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts, tune=True)
+    scores = evaluate(session.forward, session.eval, session.eval_feed, session.eval_parts)
     progress.seconds["eval"] += time.perf_counter() - started
     session.reporter.notice_once(scores.notices)
     return scores

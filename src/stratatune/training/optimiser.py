@@ -2,41 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stratatune.model.attached import Group
 from stratatune.training.config import RunConfig
 
+_CHUNK = 1 << 18
+"""How many values are stepped at once, so that their master, moments and gradient stay in the processor's cache."""
 
-def build_optimiser(groups: Iterable[Group], config: RunConfig) -> torch.optim.AdamW:
+
+def build_optimiser(
+    groups: Iterable[Group], config: RunConfig, copies: Mapping[nn.Parameter, Tensor] | None = None
+) -> torch.optim.Optimizer:
     """One optimiser group for each pair of a rate and a decay.
 
     Vectors (biases, norms) are not decayed, matrices and tables are. Each group remembers its own rate as
     ``initial_lr``.
+
+    Args:
+        groups: what trains.
+        config: the settings.
+        copies: of parameters, in the precision of the computation, that gather the gradients in their place; then the
+            optimiser is :class:`ClippingAdamW`.
     """
     sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
     for group in groups:
         for parameter in group.parameters:
             rate = config.lr if group.lr is None else group.lr
+            # By shape and not by name: methods bring vectors (scales, gates) that no list of names knows.
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             sorted_out.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in sorted_out.items()
-        ],
-        eps=config.adam_eps,
-        fused=True,
-    )
+    made: list[dict[str, Any]] = [
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in sorted_out.items()
+    ]
+    if copies:
+        return ClippingAdamW(made, eps=config.adam_eps, copies=copies)
+    # fused: one kernel for all tensors. An adapter has many small ones, and a loop over them is mostly overhead.
+    return torch.optim.AdamW(made, eps=config.adam_eps, fused=True)
+
+
+class ClippingAdamW(torch.optim.Optimizer):
+    """AdamW (Loshchilov & Hutter 2019) that clips in its own pass, and writes working copies as it writes masters.
+
+    One pass over the gradients gives their norm, a second one, piece by piece, widens a piece of the gradient, scales
+    it, steps, and rounds the master into its copy while all of them are in the processor's cache. The state has the
+    names and shapes of :class:`torch.optim.AdamW`.
+
+    Args:
+        groups: as torch's optimisers take them.
+        eps: added to the denominator.
+        copies: of masters; a master's gradient lies in its copy.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, eps: float, copies: Mapping[nn.Parameter, Tensor]) -> None:
+        super().__init__(groups, {"betas": (0.9, 0.999), "eps": eps})
+        self.copies = copies
+        self.scale = 1.0
+        """What gradients are multiplied with in the next step; reset to 1 after it."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step by the gradients times :attr:`scale`; gives no loss, so a closure is never called."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                copy = self.copies.get(parameter)
+                gradient = (parameter if copy is None else copy).grad
+                if gradient is not None:
+                    self._update(parameter, gradient, copy, group)
+        self.scale = 1.0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, those of the copies included."""
+        super().zero_grad(set_to_none)
+        for copy in self.copies.values():
+            copy.grad = None
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, copy: Tensor | None, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+        pieces = zip(*(one.detach().reshape(-1).split(_CHUNK) for one in tensors), strict=True)
+        rounded = () if copy is None else copy.detach().view(-1).split(_CHUNK)
+        for number, (master, raw, first, second) in enumerate(pieces):
+            piece = raw.float() if raw.dtype != torch.float32 else raw
+            if self.scale != 1.0:
+                piece.mul_(self.scale)
+            torch._fused_adamw_(
+                [master], [piece], [first], [second], [], [state["step"]],
+                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
+                eps=group["eps"], amsgrad=False, maximize=False,
+            )  # fmt: skip
+            if rounded:
+                rounded[number].copy_(master)
+
+
+def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor], clip: float, loss: float) -> float:
+    """Clip all gradients to a norm and step, unless the norm or the loss is not finite; gives the norm before.
+
+    Args:
+        optimiser: of :func:`build_optimiser`.
+        gradients: of all that it trains, where they lie (:func:`gradients_of`).
+        clip: the norm; 0: no clipping.
+        loss: of the step.
+    """
+    if not gradients:
+        return 0.0
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients]
+    # One number is read, not one per tensor: each reading waits for a GPU.
+    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+    if math.isfinite(norm) and math.isfinite(loss):
+        scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
+        if isinstance(optimiser, ClippingAdamW):
+            optimiser.scale = scale
+        elif scale < 1.0:
+            torch._foreach_mul_(list(gradients), scale)
+        optimiser.step()
+    optimiser.zero_grad()
+    return norm
+
+
+def gradients_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """Every gradient of what an optimiser trains: in the precision of its parameter or of its working copy."""
+    copies = optimiser.copies if isinstance(optimiser, ClippingAdamW) else {}
+    found = (copies.get(one, one).grad for group in optimiser.param_groups for one in group["params"])
+    return [gradient for gradient in found if gradient is not None]
 
 
 def rate_factor(step: int, total: int, config: RunConfig) -> float:
     """What each group's rate is multiplied with at optimiser step ``step`` (0-based) of ``total``."""
     warm = round(config.warmup * total)
     if step < warm:
+        # From 1/warm, not from 0: a first step at rate 0 would be wasted.
         return (step + 1) / warm
     if config.schedule == "constant":
         return 1.0

@@ -18,16 +18,18 @@ from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
+from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
+from stratatune.model.twins import part
 from stratatune.model.unread import to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed
+from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -44,8 +46,9 @@ from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import settle_waves, streamed_below, with_cache
 from stratatune.training.trials.sharing import Shared
+from stratatune.training.untuned import looked_later
 
-RESULT = "result.json"
+RESULT, CONFIG = "result.json", "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,11 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         ResourceError: no room or no permission.
         NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
-    running = trial(config, tables or {}, reporter or Reporter())
+    return finish(trial(config, tables or {}, reporter or Reporter()))
+
+
+def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
+    """Let a trial learn from every batch that it asks for."""
     while True:
         try:
             next(running)
@@ -121,15 +128,17 @@ def trial(
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
+    # Before its files are read, which a living run changes.
     if is_main() and is_running(out):
         raise in_use(out)
-    _check_folder(config, out)
+    check_folder(config, out)
+    # To read a result no lock is needed.
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
         return finished
     with alone_in(out):
-        _check_folder(config, out)  # another may have been there in between
+        check_folder(config, out)  # another may have been there in between
         return (yield from _run(config, tables, out, reporter, shared))
 
 
@@ -139,23 +148,24 @@ def _run(
     """The run in its folder, which is its own."""
     outline = Outline(_as_begun(config, out))
     read = read_tables if shared is None else shared.read_tables
-    data = read(config, tables, _kind(outline, tables))
+    data = read(config, tables, kind_of(outline, tables))
     for notice in data.notices:
         reporter.notice(notice)
-    if is_main():
-        write_text(out / "config.yaml", to_yaml(config))
-        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+    write_settings(config, out)
     session, caching = open_session(outline, data, out, reporter, shared)
     attached = session.top.attached
     counts = (attached.trained_count(), attached.parameter_count())
     for line in headline(outline.resolved, session.objective.head, counts):
         reporter.say(line)
+    # Before training, which fills the cache.
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
-        fitted = yield from steps(session)
-        _decide(session, fitted)
+        trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
+        fitted = _tuned(session, (yield from steps(session)))
         test = _test_scores(session, caching, data)
+        best = fitted.scores.metrics if fitted.scores else {}
+        trackers.conclude(session.accelerator, {"best": best, "test": test[0]}, fitted.progress.seconds)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
     finally:
@@ -164,7 +174,14 @@ def _run(
     return _finish(session, caching, fitted, test, hit, processes)
 
 
-def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
+def write_settings(config: RunConfig, out: Path) -> None:
+    """What a run folder says of its run before it begins."""
+    if is_main():
+        write_text(out / CONFIG, to_yaml(config))
+        write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
+
+
+def kind_of(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
     """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
     try:
         return outline.kind
@@ -174,7 +191,7 @@ def _kind(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
         raise
 
 
-def _check_folder(config: RunConfig, out: Path) -> None:
+def check_folder(config: RunConfig, out: Path) -> None:
     """Refuse a run folder that holds another run's work.
 
     Raises:
@@ -197,9 +214,10 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A run goes on in the precision that ``auto`` came to when it began, whatever fits by now."""
-    begun = (saved_settings(out) or {}).get("cache_dtype") if config.resume else None
-    return config.model_copy(update={"cache_dtype": begun}) if begun and config.cache_dtype == "auto" else config
+    """A run goes on in what ``auto`` came to when it began, whatever fits by now and whatever processor it is on."""
+    begun = (saved_settings(out) or {}) if config.resume else {}
+    auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
+    return config.model_copy(update={name: begun[name] for name in auto}) if auto else config
 
 
 def _finished(config: RunConfig, out: Path) -> Result | None:
@@ -220,7 +238,7 @@ def _finished(config: RunConfig, out: Path) -> Result | None:
         raise ModelError(f"{out / RESULT} is damaged: {first_mistake(error)}", "choose another --out") from error
     except Unreadable as error:
         raise ModelError(f"{out / RESULT} is damaged: {error}", "choose another --out") from error
-    same_settings(_settings(validate(load_config(out / "config.yaml"), check_files=False)), _settings(config), out)
+    same_settings(_settings(validate(load_config(out / CONFIG), check_files=False)), _settings(config), out)
     return result
 
 
@@ -229,9 +247,11 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
+    # First of all: it connects the processes, and rank and world are asked from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
     distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
+    # Before the plan is attached: methods draw their new weights from here.
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     if prepared.objective.needs_evaluation and prepared.eval is None:
@@ -245,18 +265,24 @@ def open_session(
     base = load(**prepared.base)
     model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
+    # On the model, so that whatever saves it (a run, Trainer, a user) saves how texts are read.
     model.attached.reading = prepared.objective.to_data()
+    if config.pack != "none":
+        pack_top(model.attached, config.pack)
+        model.attached.reading["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
-        shared.part(model.attached)
+        part(model.attached)
     if autocast is not None:
+        # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
-    settle_waves(model.attached, config)
+    # Only now does the process hold all that stays in memory, which the limit is compared with.
+    settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
         caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
@@ -273,8 +299,9 @@ def open_session(
         eval_parts=prepared.eval_parts,
         out=out,
         reporter=reporter,
-        settings={**_settings(config), "cache_dtype": caching.dtype},
+        settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
         facts=facts_of(prepared, model.attached.base_hash),
+        # A streamed trunk is not in memory, so there is nothing to offload.
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
     if shared is not None:
@@ -289,24 +316,38 @@ def in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without such a unit bf16 is emulated, and slower than fp32.
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _tuned(session: Session, fitted: Fitted) -> Fitted:
+    """The run with what its objective chooses on the evaluation data, which its scores then are flattered by."""
+    if session.eval is None or fitted.scores is None or not session.eval.targets:
+        return fitted
+    objective, output = session.objective.tuned(fitted.scores.output, session.eval)
+    if objective is session.objective:
+        return fitted
+    session.forward = replace(session.forward, objective=objective)
+    attached = session.top.attached
+    attached.reading |= objective.to_data()
+    metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
+    told = ", ".join(
+        f"{name} {value:.3f}"
+        for name, value in objective.to_data().items()
+        if name in ("temperature", "threshold") and isinstance(value, float)
+    )
+    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told or 'thresholds'}")
+    return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
 
 
 def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict[str, float], dict[str, Any]]:
     """Score the test data once, with the selected weights: the metrics, and those of each class."""
     if data.test is None:
         return {}, {}
-    encoded = session.objective.encode(data.test, caching.tokenizer)
+    encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
     scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
-
-
-def _decide(session: Session, fitted: Fitted) -> None:
-    """From here on by the thresholds of the best epoch."""
-    if fitted.scores is not None:
-        session.forward = replace(session.forward, objective=fitted.scores.objective)
-        session.top.attached.reading |= session.objective.to_data()
 
 
 def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
@@ -318,6 +359,7 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
     """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    # Tensors that hold NaN are of no use to anybody.
     if not error.kept or first_not_finite(session.top.attached.trained().items()):
         return error
     _save(session, caching, {})
@@ -355,7 +397,7 @@ def _finish(
         frozen_depth=attached.resolved.frozen_depth,
         backprop_blocks=attached.resolved.backprop_blocks,
         trainable=attached.trained_count(),
-        total=attached.parameter_count(),
+        total=attached.parameter_count() + hidden_count(attached),
         best=best,
         best_epoch=progress.best_epoch,
         test=test[0],
@@ -373,5 +415,6 @@ def _finish(
     if is_main():
         kept = sealed(result.to_json(), session.out)
         write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+        # Last: until the result is whole, the checkpoint is what a resumed run goes on from.
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

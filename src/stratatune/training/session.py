@@ -25,6 +25,7 @@ from stratatune.training import distributed
 from stratatune.training.config import RunConfig
 from stratatune.training.forward import Forward
 from stratatune.training.trials.sharing import ReadOnce
+from stratatune.training.working import WorkingCopies
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,8 +42,9 @@ class Session:
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: what a checkpoint must agree with to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
-        reload: gives the base model once more, for weights that were let go of; None: they stay.
+        reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
+        copies: what trains whole, in the precision of the computation, while the loop runs.
     """
 
     config: RunConfig
@@ -59,6 +61,7 @@ class Session:
     facts: Mapping[str, Any]
     reload: Callable[[], nn.Module] | None = None
     away: float = 0.0
+    copies: WorkingCopies | None = None
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +93,7 @@ class Session:
     @cached_property
     def likeness(self) -> str:
         """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        # Trials that differ in rates alone compute the same graph, which is what stacking needs.
         plan = _without_rates(Plan.parse(self.config.plan).to_data())
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
         return json.dumps({**settings, "plan": plan}, sort_keys=True)
@@ -116,7 +120,7 @@ class Ask:
         index: numbers of the batch's examples [B].
         factor: what the rates are multiplied with.
         among: how many batches share its optimiser step.
-        due: the optimiser steps behind this batch.
+        due: whether the optimiser steps after this batch.
         before: what the batches of this step before it weigh (:meth:`Objective.weight`).
     """
 
@@ -131,6 +135,7 @@ class Ask:
 
     def scale(self, weight: float) -> float:
         """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
         return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 
 

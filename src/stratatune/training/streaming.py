@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import psutil
 
 from stratatune.cache.keys import default_root
 from stratatune.cache.trunks.streamed import wave_memory
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, ModelError
+from stratatune.model.artefact import place_of_base
 from stratatune.model.attached import Attached
 from stratatune.model.checkpoint import Checkpoint
+from stratatune.model.peft_folder import is_peft
+from stratatune.model.saving import read_record
 from stratatune.model.unread import Unread
+from stratatune.outside import path_exists
+from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.training import distributed
 from stratatune.training.cache_policy import free_memory
-from stratatune.training.config import RunConfig
+from stratatune.training.config import RunConfig, parse_bytes
 from stratatune.training.prepare import Outline
 from stratatune.units import readable_size
 
@@ -29,7 +35,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
 
     Args:
         outline: the run.
-        reporter: told.
+        reporter: gets that line.
         alone: whether this run has its model to itself: trials share theirs.
 
     Raises:
@@ -45,14 +51,61 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
         return depth
     if wrong:
         return 0
-    need, limit = _stored_bytes(config), config.memory_limit_bytes
+    why = too_large(config.model, config.revision, config.memory_limit_bytes)
+    if not why:
+        return 0
+    reporter.say(why)
+    return depth
+
+
+def too_large(model: str, revision: str | None, limit: int | None) -> str:
+    """Why ``auto`` streams the trunk of a model, in one line; empty where the checkpoint fits into memory."""
+    need = _stored_bytes(model, revision)
+    # The user's limit does not make memory that the machine lacks.
     room = min(_SHARE * free_memory(), limit if limit is not None else float("inf"))
     if need <= room:
-        return 0
-    reporter.say(
-        f"trunk: streamed: the checkpoint takes {readable_size(need)}, and there is room for {readable_size(int(room))}"
-    )
-    return depth
+        return ""
+    return f"trunk: streamed: the checkpoint takes {readable_size(need)}, and there is room for {readable_size(room)}"
+
+
+def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str | None) -> str | None:
+    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was asked for; None: it is not.
+
+    Args:
+        folder: of the run, or of its adapter.
+        base: where the base model is now, when it has moved.
+        trunk: as in a run's settings; ``limit`` likewise.
+
+    Raises:
+        ConfigError: no such place, or ``streamed`` is asked for where there is no trunk.
+        ModelError: nothing trained is there.
+    """
+    if trunk not in ("auto", "resident", "streamed"):
+        raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
+    bytes_allowed = _limit(limit)
+    if trunk == "resident":
+        return None
+    folder = Path(folder) / "adapter" if path_exists(Path(folder) / "adapter") else Path(folder)
+    if is_peft(folder):
+        return None
+    record = read_record(folder)
+    name, revision = place_of_base(record, folder, base)
+    resolved = Plan.from_data(record["plan"]).resolve(shape_of(name, revision))
+    there = resolved.frozen_depth > 0 and not resolved.trains_embeddings and record["output"] is not None
+    if trunk == "streamed":
+        if not there:
+            raise ConfigError(["trunk: 'streamed'; this adapter has no trunk to stream"], "use --trunk resident")
+        return ""
+    with contextlib.suppress(ModelError):  # which loading the model says in its own words
+        return (too_large(name, revision, bytes_allowed) or None) if there else None
+    return None
+
+
+def _limit(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_bytes(text)
+    except ValueError as error:
+        raise ConfigError([f"memory_limit: {text!r}"], f"write {error}") from None
 
 
 def _in_the_way(outline: Outline, *, alone: bool) -> str:
@@ -69,32 +122,37 @@ def _in_the_way(outline: Outline, *, alone: bool) -> str:
     return ""
 
 
-def _stored_bytes(config: RunConfig) -> int:
-    """Bytes of the checkpoint; 0 where its files do not tell."""
-    if Path(config.model).is_dir() and not any(Path(config.model).glob("*.safetensors")):
+def _stored_bytes(model: str, revision: str | None) -> int:
+    """Bytes of the checkpoint; 0 where its files do not say."""
+    if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
         return 0
-    found = Checkpoint.of(config.model, config.revision)
+    found = Checkpoint.of(model, revision)
     return 0 if found is None else found.bytes
 
 
-def settle_waves(attached: Attached, config: RunConfig) -> None:
-    """How much memory a wave may take: what the limit leaves behind the process, the top and two blocks.
+def settle_waves(attached: Attached, asked: str | None) -> None:
+    """How much memory a wave may take: what the limit leaves behind the process and two blocks.
+
+    The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: what is free.
 
     Raises:
-        ConfigError: the limit leaves too little for one.
+        ConfigError: the limit leaves too little for a wave, or later for the top.
     """
     unread = Unread.of(attached.backbone.model)
     if unread is None:
         return
+    # Until the caches are filled the trunk needs all the memory, and the top none.
+    unread.put_away(attached.own_blocks())
+    # Measured, with torch and the libraries in it, which the limit counts as well.
     used = psutil.Process().memory_info().rss
-    given = config.memory_limit_bytes
-    limit = used + int(_SHARE * free_memory()) if given is None else given
+    limit = used + int(_SHARE * free_memory()) if asked is None else parse_bytes(asked)
     training = 3 * sum(one.nbytes for one in attached.trained().values())  # gradients and AdamW's two moments
     room = wave_memory(limit, used + training, attached.backbone.blocks)
-    if room < _LEAST_WAVE:
+    least = min(room, limit - used - training - unread.away_bytes)
+    if least < _LEAST_WAVE:
         raise ConfigError(
-            [f"memory_limit: {config.memory_limit or readable_size(limit)}; {readable_size(limit - room)} are in use"],
-            f"give {readable_size(limit - room + (256 << 20))} or more, or a plan with a smaller top",
+            [f"memory_limit: {asked or readable_size(limit)}; {readable_size(limit - least)} are in use"],
+            f"give {readable_size(limit - least + (256 << 20))} or more, or a plan with a smaller top",
         )
     unread.wave_bytes = room
 

@@ -33,16 +33,17 @@ def setting(family="bert", **changes):
 def test_every_way_is_measured_and_predicted(family):
     said = []
     report = bench(setting(family), PLANS, rounds=1, say=said.append)
-    assert [way.name for way in report.ways] == ["A", "B", "F", *PLANS]
+    assert [way.name for way in report.ways] == ["A", "B", "C", "F", "floor", *PLANS]
     for way in report.ways:
-        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0 and way.saved_bytes > 0
+        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0
+        assert (way.saved_bytes > 0) == (way.name != "floor")
     assert report.ratio("A", "A") == 1
     assert report.ratio("2: lora", "F", 10) == pytest.approx(
         report.way("F").epochs(10) / report.way("2: lora").epochs(10)
     )
     assert any(line.startswith("bft-adapter@2, first:") for line in said)
     told = json.loads(json.dumps(report.to_data()))
-    assert told["ways"][3]["epoch_vs"].keys() == {"A", "B", "F"}
+    assert told["ways"][5]["epoch_vs"].keys() == {"A", "B", "C", "F"}
     drawn = ElementTree.fromstring(svg(report))
     bars = [one for one in drawn.iter() if one.tag.endswith("rect")]
     assert len(bars) == 2 * len(report.ways) and "http" not in svg(report).replace("http://www.w3.org", "")
@@ -72,9 +73,17 @@ def of_decoder(family, objective=None, **changes):
 )
 def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, objective):
     report = bench(of_decoder(family), [plan], rounds=1)
-    assert report.settings["objective"] == objective and [way.name for way in report.ways] == ["A", "B", "F", plan]
+    assert report.settings["objective"] == objective and [way.name for way in report.ways] == [
+        "A",
+        "B",
+        "C",
+        "F",
+        "floor",
+        plan,
+    ]
     for way in report.ways:
-        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0 and way.saved_bytes > 0
+        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0
+        assert (way.saved_bytes > 0) == (way.name != "floor")
 
 
 def test_objectives_of_a_bench():

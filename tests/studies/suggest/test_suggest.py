@@ -75,7 +75,7 @@ def curve(values, error=0.01, control=0.5, reading="read"):
 
 @pytest.mark.parametrize("block", [0, 2, 4])
 def test_a_signal_planted_at_a_depth_is_found_there(block, tmp_path):
-    found = suggest(asked(planted(tmp_path, block)), Asked(), tables={"train": table()}, reporter=QUIET)
+    found = suggest(asked(planted(tmp_path, block)), Asked(family="bft"), tables={"train": table()}, reporter=QUIET)
     view = found.views[0]
     read = [one.score for one in view.probes if one.reading == "read"]
     assert max(read[: block + 1]) < 0.75 and min(read[block + 1 :]) > 0.95
@@ -88,7 +88,7 @@ def test_a_signal_planted_at_a_depth_is_found_there(block, tmp_path):
 
 def test_without_a_signal_the_papers_depth_stands(tmp_path):
     tables = {"train": table(signal=False)}
-    found = suggest(asked(planted(tmp_path, 2)), Asked(), tables=tables, reporter=QUIET)
+    found = suggest(asked(planted(tmp_path, 2)), Asked(family="bft"), tables=tables, reporter=QUIET)
     assert not found.views[0].found.told
     assert found.plan == "bft-adapter@4"  # three quarters of five blocks
     assert "no depth predicts the labels" in found.why[0]
@@ -101,6 +101,24 @@ def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path)
     assert resolved.frozen_depth == found.views[0].found.frozen
     lora = [number for number, block in enumerate(resolved.blocks) if any(one.kind == "lora" for one in block)]
     assert lora == [3, 4]
+
+
+@pytest.mark.parametrize(("family", "plan"), [("full", "2: full"), ("lora", "2: lora(rank=16, alpha=32, on=attn,ffn)")])
+def test_whole_blocks_train_from_the_top_or_from_further_down(family, plan, tmp_path):
+    """Five blocks: three train where the probes below say no more than the one there."""
+    found = suggest(asked(planted(tmp_path, 3)), Asked(family=family), tables={"train": table()}, reporter=QUIET)
+    view = found.views[0]
+    assert (found.plan, view.objective, found.depth) == (plan, "classification", 2)
+    assert found.config.lr == 2e-3  # of a model 32 wide, at the upper end
+    assert {one.frozen_depth for one in view.candidates} == {1, 2, 3, 4}
+    given = suggest(asked(str(tmp_path), lr=5e-5), Asked(family=family), tables={"train": table()}, reporter=QUIET)
+    assert given.config.lr == 5e-5
+
+
+def test_more_blocks_train_where_the_top_loses_what_is_needed():
+    whole = curve((0.5, 0.9, 0.7, 0.6, 0.6, 0.6), reading="read")
+    assert find(whole, "full").depth == 1
+    assert find(curve((0.5, 0.6, 0.7, 0.8, 0.9, 0.9)), "full").depth == 2
 
 
 def test_any_takes_the_cheaper_where_both_read_alike(tmp_path):
@@ -116,7 +134,7 @@ def test_any_takes_the_cheaper_where_both_read_alike(tmp_path):
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_decoder_is_read_at_its_last_token(name, tmp_path):
     tiny.save_tiny_decoder(tmp_path, name)
-    found = suggest(asked(str(tmp_path)), Asked(samples=64), tables={"train": table(80)}, reporter=QUIET)
+    found = suggest(asked(str(tmp_path)), Asked(family="bft", samples=64), tables={"train": table(80)}, reporter=QUIET)
     view = found.views[0]
     assert (view.objective, {one.reading for one in view.probes}) == ("causal", {"read"})
     assert view.feature_bytes == 64 * 5 * 32 * 4
@@ -133,14 +151,14 @@ def test_numbers_are_probed_by_correlation(tmp_path):
 
 def test_budgets_leave_plans_out(tmp_path):
     model = planted(tmp_path, 1)
-    free = suggest(asked(model), Asked(), tables={"train": table()}, reporter=QUIET).views[0].candidates
+    free = suggest(asked(model), Asked(family="bft"), tables={"train": table()}, reporter=QUIET).views[0].candidates
     memory = (free[1].memory_bytes + free[2].memory_bytes) // 2  # of depths 2 and 3
-    found = suggest(asked(model), Asked(budget_memory=memory), tables={"train": table()}, reporter=QUIET)
+    found = suggest(asked(model), Asked(family="bft", budget_memory=memory), tables={"train": table()}, reporter=QUIET)
     assert found.plan == "bft-adapter@3"
     assert [bool(one.over) for one in found.views[0].candidates] == [True, True, False, False, False]
     assert any("over the budget" in line for line in found.why)
     with pytest.raises(ConfigError, match="even bft-adapter@5 takes"):
-        suggest(asked(model), Asked(budget_memory=1000), tables={"train": table()}, reporter=QUIET)
+        suggest(asked(model), Asked(family="bft", budget_memory=1000), tables={"train": table()}, reporter=QUIET)
 
 
 def test_prices_are_the_cost_models():
@@ -202,7 +220,8 @@ def test_what_is_written_can_be_trained(tmp_path):
     out = tmp_path / "out"
     model = planted(tmp_path / "model", 2)
     found = st.suggest(model=model, train=data, text="text", label="label", out=str(out), epochs=1, device="cpu")
-    assert json.loads((out / "suggestion.json").read_text())["plan"] == found.plan == "bft-adapter@2"
+    assert found.config.lr == 2e-3  # that of so narrow a model
+    assert json.loads((out / "suggestion.json").read_text())["plan"] == found.plan == "2: full"
     picture = (out / "suggestion.svg").read_text()
     ElementTree.fromstring(picture)
     assert "http" not in picture.replace("http://www.w3.org/2000/svg", "") and "prefers-color-scheme:dark" in picture
@@ -233,13 +252,18 @@ def test_bad_input(settings, wanted, line, tiny_folder):
 
 def test_bad_data(tiny_folder, tmp_path):
     with pytest.raises(DataError, match="30 examples are too few to probe"):
-        suggest(asked(str(tiny_folder("bert"))), Asked(), tables={"train": table(30)}, reporter=QUIET)
+        suggest(asked(str(tiny_folder("bert"))), Asked(family="bft"), tables={"train": table(30)}, reporter=QUIET)
     with pytest.raises(DataError, match="label"):
-        suggest(asked(str(tiny_folder("bert")), label="lable"), Asked(), tables={"train": table()}, reporter=QUIET)
+        suggest(
+            asked(str(tiny_folder("bert")), label="lable"),
+            Asked(family="bft"),
+            tables={"train": table()},
+            reporter=QUIET,
+        )
     with pytest.raises(ModelError, match="free text"):
         tiny.save_tiny_decoder(tmp_path / "llama", "llama")
         config = asked(str(tmp_path / "llama"), objective="completion")
-        suggest(config, Asked(), tables={"train": table()}, reporter=QUIET)
+        suggest(config, Asked(family="bft"), tables={"train": table()}, reporter=QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +287,8 @@ def searched(tmp_path_factory):
         patch.setattr(module._Search, "_train", stopping)
         given = {"tables": {"train": table(90)}, "folder": folder / "out", "reporter": QUIET}
         with pytest.raises(KeyboardInterrupt):
-            suggest(config, Asked(refine=True, trials=4), **given)
-        found = suggest(config, Asked(refine=True, trials=4), **given)
+            suggest(config, Asked(family="bft", refine=True, trials=4), **given)
+        found = suggest(config, Asked(family="bft", refine=True, trials=4), **given)
     return config, folder / "out", found, trained
 
 
@@ -286,10 +310,10 @@ def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
     config, folder, found, trained = searched
     count = len(trained)
     given = {"tables": {"train": table(90)}, "folder": folder, "reporter": QUIET}
-    again = suggest(config, Asked(refine=True, trials=4), **given)
+    again = suggest(config, Asked(family="bft", refine=True, trials=4), **given)
     assert len(trained) == count and again.trials == found.trials
     with pytest.raises(ConfigError, match="holds a search of other settings"):
-        suggest(config.model_copy(update={"epochs": 2}), Asked(refine=True, trials=4), **given)
+        suggest(config.model_copy(update={"epochs": 2}), Asked(family="bft", refine=True, trials=4), **given)
 
 
 def test_a_trial_that_diverges_is_passed_over(tmp_path, monkeypatch):
@@ -306,15 +330,17 @@ def test_a_trial_that_diverges_is_passed_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module._Search, "_train", trained)
     given = {"tables": {"train": table(90)}, "reporter": QUIET}
-    found = suggest(config, Asked(refine=True, trials=3), **given, folder=tmp_path / "some")
+    found = suggest(config, Asked(family="bft", refine=True, trials=3), **given, folder=tmp_path / "some")
     assert len(found.trials) == 2 and "the rule's own plan diverged" in found.why[-1]
     fails.pop(0)
     with pytest.raises(NotFiniteError, match="every trial of the search diverged"):
-        suggest(config, Asked(refine=True, trials=2), **given, folder=tmp_path / "all")
+        suggest(config, Asked(family="bft", refine=True, trials=2), **given, folder=tmp_path / "all")
 
 
 def test_without_optuna_it_is_one_line(monkeypatch, tiny_folder):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ResourceError, match="--refine needs optuna") as raised:
-        suggest(asked(str(tiny_folder("bert"))), Asked(refine=True), tables={"train": table()}, reporter=QUIET)
+        suggest(
+            asked(str(tiny_folder("bert"))), Asked(family="bft", refine=True), tables={"train": table()}, reporter=QUIET
+        )
     assert "stratatune[search]" in raised.value.hint

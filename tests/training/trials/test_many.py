@@ -133,7 +133,11 @@ def test_a_finished_trial_is_found_again(given):
 
 @pytest.mark.parametrize(
     ("axes", "told"),
-    [({}, "none is given"), ({"seeds": []}, "seed: no values"), ({"rates": [0.1, 0.1]}, "each value once")],
+    [
+        ({}, "no plans, seeds or rates are given"),
+        ({"seeds": []}, "seed: no values"),
+        ({"rates": [0.1, 0.1]}, "list each value once"),
+    ],
 )
 def test_wrong_axes(given, axes, told):
     with pytest.raises(ConfigError, match=told):

@@ -52,7 +52,10 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
-    """Time full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), and plans: a table, a picture.
+    """Time the ways of today and plans: a table, a picture.
+
+    Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
+    and the frozen model once with a ridge head (floor).
 
     The model is an encoder or a decoder. Its weights are random, as they do not change the time; its configuration is
     all that is read of it.
@@ -126,7 +129,7 @@ def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
 
 
 def table(report: BenchReport) -> str:
-    """An epoch of each way, measured beside predicted, and how many times as long A, B and F take."""
+    """An epoch of each way, measured beside predicted, and how many times as long the ways of today take."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -162,12 +165,13 @@ def table(report: BenchReport) -> str:
             *(f"{one:.2f}x ({other:.2f})" for one, other in zip(ratios, thought, strict=True)),
             f"{way.saved_bytes / 1e6:,.0f} MB",
         )
-    console = Console(width=132, no_color=True)
+    console = Console(width=150, no_color=True)
     with console.capture() as captured:
         console.print(shown)
         for name, what in ARMS.items():
             console.print(f"{name}: {what}", highlight=False)
+        console.print("floor: the frozen model once, and ridge regression on its mean states", highlight=False)
         console.print(
-            "vs: how many times as long A, B, F take for an epoch from the cache (predicted)", highlight=False
+            "vs: how many times as long A, B, C, F take for an epoch from the cache (predicted)", highlight=False
         )
     return captured.get().rstrip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
+from stratatune.app.run_options import completing
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.files import write_text
 
@@ -143,7 +145,15 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
 @verb("list")
 def list_(
     door: Door,
-    what: Annotated[str, typer.Argument(help=f"One of: {', '.join(_LISTS)}.", metavar="WHAT", show_default=False)],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"One of: {', '.join(_LISTS)}.",
+            metavar="WHAT",
+            show_default=False,
+            autocompletion=completing(lambda: _LISTS),
+        ),
+    ],
 ) -> Answer:
     """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
     if what not in _LISTS:
@@ -162,8 +172,13 @@ def init(
 ) -> Answer:
     """Write a commented YAML file with every setting at its default, for `stratatune train`."""
     from stratatune.training.config import commented_yaml
+    from stratatune.training.schema import RUN_SCHEMA, editor_line, run_schema
 
     if file.exists() and not force:
         raise ConfigError([f"{file} already exists"], "choose another file, or overwrite it with --force")
-    write_text(file, commented_yaml(model, train), "choose a file in a folder that you can write to")
-    return Answer({"out": str(file)}, note=f"wrote {file}; change what you need, then: stratatune train {file}")
+    hint = "choose a file in a folder that you can write to"
+    beside = file.with_name(RUN_SCHEMA)
+    write_text(file, f"{editor_line(RUN_SCHEMA)}\n{commented_yaml(model, train)}", hint)
+    write_text(beside, json.dumps(run_schema(), indent=2) + "\n", hint)
+    note = f"wrote {file}, and {beside} for editors; change what you need, then: stratatune train {file}"
+    return Answer({"out": str(file)}, note=note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from stratatune.files import write_text
 
 if TYPE_CHECKING:
     from stratatune.costs.cost import Cost
+    from stratatune.costs.placing import Place, Rates
     from stratatune.plan import Plan, Resolved, Shape
 
 
@@ -71,12 +73,15 @@ def plan(
     )
     data: dict[str, Any] = {**resolved.summary(head, labels), **costs.to_data(), "cache_dtype": cache_dtype}
     data["objective"] = wanted
+    machine = _machine(resolved, costs, given, head, low=cache_dtype != "fp32") if given is not None else None
+    if machine is not None:
+        data |= {"machine": asdict(machine[0]), "places": {name: asdict(one) for name, one in machine[1].items()}}
     if svg is not None:
         data["svg"] = _write_svg(resolved, head, svg)
     for problem in resolved.problems(head):
         door.reporter().notice(problem)
     picture = terminal(resolved, colour=in_colour(), objective=head)
-    return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs))))
+    return Answer(data, "\n".join((picture, "", _cost_lines(costs, cache_dtype), *_epochs(costs), *_placed(machine))))
 
 
 def settled(objective: str, plan: Plan, shape: Shape) -> str:
@@ -116,8 +121,36 @@ def _cost_lines(costs: Cost, dtype: str) -> str:
     return f"{first}\nfrom the trunk cache {cached}; the cache takes {size}"
 
 
+def _machine(
+    resolved: Resolved, costs: Cost, lengths: list[int], head: str, *, low: bool
+) -> tuple[Rates, dict[str, Place]]:
+    """What this machine does in a second, and what a run takes on it by the place of its trunk."""
+    from stratatune.costs.placing import places
+    from stratatune.studies.machine_rates import measured_rates
+
+    rates = measured_rates(low=low)
+    return rates, places(resolved, costs, lengths, head, rates)
+
+
+def _placed(machine: tuple[Rates, dict[str, Place]] | None) -> list[str]:
+    if machine is None:
+        return []
+    from stratatune.units import readable_size
+
+    rates, found = machine
+    lines = [
+        "",
+        f"on this machine ({rates.flops / 1e9:,.0f} GFLOP/s, {readable_size(rates.disk)}/s from disk), predicted:",
+        f"{'the trunk':<26}{'memory':>12}{'build':>12}{'an epoch':>12}",
+    ]
+    for name, one in found.items():
+        seconds = f"{one.build_seconds:>10,.0f} s{one.epoch_seconds:>10,.0f} s"
+        lines.append(f"{name:<26}{readable_size(one.memory_bytes):>12}{seconds}")
+    return lines
+
+
 def _epochs(costs: Cost) -> list[str]:
-    """What epochs over the lengths cost beside A, B and F."""
+    """What epochs over the lengths cost beside the ways of today."""
     if not costs.epochs:
         return []
     from stratatune.costs.cost import ARMS

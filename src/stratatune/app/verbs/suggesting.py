@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def suggest(
     door: Door,
     settings: RunConfig,
-    family: Annotated[str, typer.Option(help="bft, spafit or any (the better of both).", metavar="WORD")] = "bft",
+    family: Annotated[
+        str, typer.Option(help="full, lora, bft, spafit or any (the better of the last two).", metavar="WORD")
+    ] = "full",
     samples: Annotated[int, typer.Option(help="Examples to read at most.", metavar="N")] = 500,
     budget_seconds: Annotated[
         float | None,
@@ -62,6 +64,11 @@ def _table(found: Suggestion) -> list[str]:
         lines.append(
             f"{one.depth:>5}  {probe.score:>15.3f} ± {probe.error:.3f}  {one.flops / 1e12:>13,.2f}"
             f"  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
+        )
+    for one in view.beside:  # no probe chose them
+        mark = f"  over: {one.over}" if one.over else ""
+        lines.append(
+            f"{one.plan:<29}  {one.flops / 1e12:>13,.2f}  {one.seconds:>7,.0f}  {one.memory_bytes / 1e6:>11,.0f}{mark}"
         )
     return lines
 

@@ -18,7 +18,7 @@ def train(door: Door, settings: RunConfig) -> Answer:
     """Train a plan on labelled text; the trained adapter, its scores and its settings go into the run folder."""
     from stratatune.app.run_report import leave_report
     from stratatune.progress import is_main
-    from stratatune.training.run import train
+    from stratatune.studies.suggest.auto import train
 
     reporter = door.reporter()
     result = train(settings, reporter=reporter)

@@ -20,7 +20,12 @@ from stratatune.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from stratatune.training.predict import Predictor
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.", show_default=False)]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The folder of a run, of its adapter, or of an ONNX export.", show_default=False
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
@@ -40,13 +45,32 @@ def machine(
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16; as trained by default.", show_default=False)
     ] = None,
+    trunk: Annotated[
+        str, typer.Option(help="resident in memory, streamed from the checkpoint, or auto: as it fits.")
+    ] = "auto",
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, or onnx for a folder that `export --to onnx` wrote; by the folder by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
-    return {"base": base, "device": device, "precision": precision}
+    if trunk not in ("auto", "resident", "streamed"):
+        raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
+    if engine not in (None, "torch", "onnx"):
+        raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
+    where = {"base": base, "device": device, "precision": precision}
+    return {**where, "trunk": trunk, "memory_limit": memory_limit, "engine": engine}
 
 
 def written(
@@ -163,7 +187,8 @@ def predict(
         list[str] | None, typer.Option(help="A text instead of --data; give two for a pair.", show_default=False)
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="A csv, jsonl or parquet file, or - for standard output.", show_default=False)
+        str | None,
+        typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
     format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,
@@ -222,7 +247,8 @@ def shown(row: dict[str, Any]) -> str:
     answer = list(answers.values())[-1]  # it stands behind the texts
     if answer is None:
         return "(left out)"
-    if len(answers) > 1 and (len(answers) < len(row) or not isinstance(answer, list)):  # of several heads
+    scored = len(answers) < len(row) or all(isinstance(value, float) for value in answers.values())
+    if len(answers) > 1 and scored:  # of several heads
         return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
     likeliest = f"  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})" if chances else ""

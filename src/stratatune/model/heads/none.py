@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,6 +11,9 @@ from stratatune.errors import ModelError
 from stratatune.model.body import Body
 from stratatune.model.heads.head import Head
 from stratatune.model.question import Question
+
+_POOLER = "pooler"
+"""What transformers' encoders call it; each runs without one where it is None."""
 
 
 class NoHead(Head):
@@ -28,6 +32,12 @@ class NoHead(Head):
     def is_worn(cls, body: Body) -> bool:
         return body.prefix == ""
 
+    def build(self, missing: Iterable[str]) -> str:
+        """Leave out a pooler that the checkpoint does not bring: nothing here reads it, and it would be random."""
+        if any(name.startswith(f"{_POOLER}.") for name in missing):
+            setattr(self.body.base, _POOLER, None)
+        return ""
+
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
         """``hidden`` [..., D] -> [..., D].
 
@@ -37,5 +47,5 @@ class NoHead(Head):
         if self.body.prefix:
             name = type(self.body.model).__name__
             hint = "load it with a masked-LM or a classification head"
-            raise ModelError(f"{name} has no head that is known here", hint)
+            raise ModelError(f"{name} has a head that stratatune does not know", hint)
         return self.body.normed(hidden)

@@ -35,6 +35,7 @@ from stratatune.costs.cost import random_batches
 from stratatune.data.batching import Batch, collate, plan_batches
 from stratatune.data.encode import Encoded
 from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
 from stratatune.objectives.candidates import Candidates
@@ -45,6 +46,8 @@ from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan
 from stratatune.shapes.table import architecture_of
 from stratatune.training.forward import Forward
+from stratatune.training.optimiser import ClippingAdamW, clip_and_step, gradients_of
+from stratatune.training.working import WorkingCopies
 
 PADDING, WORDS = 1, (10, 11)
 """Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
@@ -161,7 +164,15 @@ def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, at_end: bool 
 
 
 class Stock:
-    """Arms F, A and B: the whole Hugging Face model, plain or under peft."""
+    """Arms F, C, A and B: the whole Hugging Face model, plain or under peft.
+
+    Args:
+        setting: what all arms share.
+        lora: under peft's LoRA.
+        bucketed: on batches cut by length.
+        bf16, attention: in place of the setting's.
+        depth: blocks below it do not train, nor do the embeddings.
+    """
 
     def __init__(
         self,
@@ -171,12 +182,18 @@ class Stock:
         bucketed: bool,
         bf16: bool | None = None,
         attention: str | None = None,
+        depth: int = 0,
     ) -> None:
         self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
         self.kind = setting.objective or "classification"
         model = setting.model(self.kind, attention)
         if lora:
             model = with_peft(model)
+        elif depth:
+            backbone = Backbone(model)  # pyright: ignore[reportArgumentType]
+            backbone.base.requires_grad_(False)
+            for block in backbone.blocks[depth:]:
+                block.requires_grad_(True)
         self.model = model.train()
         self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
@@ -213,6 +230,36 @@ class Stock:
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
+
+
+class Floor:
+    """The frozen model run once, and ridge regression on the mean of its last hidden states: what costs least."""
+
+    def __init__(self, setting: BenchSetting) -> None:
+        self.setting = setting
+        self.model = setting.model(setting.objective or "classification").eval()
+        self.base = Backbone(self.model).base  # pyright: ignore[reportArgumentType]
+
+    def epoch(self) -> float:
+        """Seconds of the timed batches and of the solution."""
+        started, means, labels = self.setting.waited(), list[Tensor](), list[Tensor]()
+        for batch in self.setting.collated(self.setting.bucketed):
+            with torch.no_grad(), self.setting.mixed():
+                hidden = self.base(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
+            mask = batch.mask[..., None]
+            means.append((hidden.float() * mask).sum(1) / mask.sum(1))
+            assert batch.labels is not None
+            labels.append(batch.labels)
+        ridge(torch.cat(means), nn.functional.one_hot(torch.cat(labels)).float())
+        return self.setting.waited() - started
+
+
+def ridge(inputs: Tensor, targets: Tensor, strength: float = 1.0) -> Tensor:
+    """The weights [D + 1, C] that bring ``inputs`` [N, D], standardised, nearest to ``targets`` [N, C]; bias last."""
+    scaled = (inputs - inputs.mean(0)) / inputs.std(0).clamp(min=1e-6)
+    scaled = torch.cat([scaled, scaled.new_ones(len(scaled), 1)], dim=1)
+    gram = scaled.T @ scaled + strength * torch.eye(scaled.shape[1], device=scaled.device)
+    return torch.linalg.solve(gram, scaled.T @ targets)
 
 
 def label_tokens(batch: Batch) -> Tensor:
@@ -258,7 +305,13 @@ class Ours:
         objective, autocast = OBJECTIVES[kind], torch.bfloat16 if setting.bf16 else None
         self.forward = Forward.of(attached, objective, PADDING, torch.device(setting.device), autocast)
         self.trained = list(attached.trained().values())
-        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4, fused=True)
+        blocks = attached.backbone.blocks.modules() if setting.device == "cpu" and autocast is not None else ()
+        self.copies = WorkingCopies(blocks, autocast)
+        groups = [{"params": self.trained, "lr": 1e-4, "weight_decay": 0.01}]
+        if self.copies.by_master:
+            self.optimiser = ClippingAdamW(groups, eps=1e-8, copies=self.copies.by_master)
+        else:
+            self.optimiser = torch.optim.AdamW(groups, fused=True)
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
@@ -290,7 +343,6 @@ class Ours:
 
     def step(self, batch: Batch) -> None:
         """Feed, forward, backward, clip, step."""
-        self.loss(batch).backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        loss = self.loss(batch)
+        loss.backward()
+        clip_and_step(self.optimiser, gradients_of(self.optimiser), 1.0, float(loss.detach()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stratatune.costs.cost import ARMS
 from stratatune.studies.bench.bench import ArmTimes, BenchReport
 from stratatune.svg_frame import WIDTH, picture, text
 
@@ -36,7 +37,7 @@ def _row(report: BenchReport, way: ArmTimes, top: float, scale: float) -> Iterat
         f'height="{_BAR - 5}"/>'
     )
     end = _LEFT + max(way.seconds, way.predicted) * scale + 10
-    ratios = ", ".join(f"{report.ratio(way.name, arm):.1f}x {arm}" for arm in ("A", "B", "F") if arm != way.name)
+    ratios = ", ".join(f"{report.ratio(way.name, arm):.1f}x {arm}" for arm in ARMS if arm != way.name)
     thought = f'<tspan class="soft">({way.predicted:,.3g})</tspan>'
     yield f'<text x="{end:.1f}" y="{top + 12}">{way.seconds:,.3g} s {thought}</text>'
     yield text(end, top + 29, ratios, "soft")

@@ -15,11 +15,14 @@ from stratatune._compat import installed
 from stratatune.costs.cost import ARMS, Cost, cost
 from stratatune.errors import ConfigError, ModelError, did_you_mean
 from stratatune.plan import Plan, Resolved, shape_of
+from stratatune.shapes.shape import Shape, top_depth
 from stratatune.shapes.table import architecture_of
-from stratatune.studies.bench.arms import BenchSetting, Ours, Stock
+from stratatune.studies.bench.arms import BenchSetting, Floor, Ours, Stock
 from stratatune.studies.bench.block_times import Machine
 
 EPOCHS = 10
+FLOOR = "floor"
+"""The frozen model run once, and ridge regression on the mean of its last hidden states."""
 OBJECTIVES = ("causal", "classification")
 """How the arms can read a decoder's labels."""
 
@@ -29,11 +32,11 @@ class ArmTimes:
     """One way to train, measured.
 
     Attributes:
-        name: A, B, F or a plan.
+        name: A, B, C, F, floor or a plan.
         what: it, in words.
         seconds: an epoch of all the data, by the mean step of the batches that were run; the best round.
         predicted: the same, from what the machine does on three blocks.
-        first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B and F as every epoch.
+        first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B, C and F as every epoch.
         flops: of an epoch, by the cost model.
         saved_bytes: kept for backward in a step, by the cost model.
         cache_bytes: of the trunk cache.
@@ -50,7 +53,9 @@ class ArmTimes:
     cache_bytes: int = 0
 
     def epochs(self, number: int, *, predicted: bool = False) -> float:
-        """Seconds of the first epoch and those after it."""
+        """Seconds of the first epoch and those after it; the floor has one pass however many are asked for."""
+        if self.name == FLOOR:
+            return self.predicted_first if predicted else self.first
         first, other = (self.predicted_first, self.predicted) if predicted else (self.first, self.seconds)
         return first + (number - 1) * other
 
@@ -91,7 +96,7 @@ class BenchReport:
 def bench(
     setting: BenchSetting, plans: Sequence[str], *, rounds: int = 3, say: Callable[[str], object] = lambda line: None
 ) -> BenchReport:
-    """Measure A, B, F and the plans.
+    """Measure A, B, C, F, the floor and the plans.
 
     Args:
         setting: the model, the data, the precision, and how many batches of an epoch are run.
@@ -121,6 +126,7 @@ def bench(
     }
     predicted = _predict(machine, resolved)
     ways = [_stock_arm(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
+    ways += [_floor_arm(setting, measured, predicted, next(iter(costs.values())))]
     ways += [_plan_arm(name, plan, setting, measured, predicted, costs[name]) for name, plan in resolved.items()]
     one = next(iter(costs.values())).epochs
     return BenchReport(
@@ -168,10 +174,17 @@ def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
     setting = machine.setting
     found = {"A": machine.stock("lora", setting.random), "B": machine.stock("lora", setting.bucketed)}
     found["F"] = machine.stock("full", setting.random)
+    found["C"] = machine.topmost(_topmost(machine.shape), setting.bucketed)
+    found[FLOOR] = machine.topmost(machine.shape.blocks, setting.bucketed)
     for name, plan in plans.items():
         found[name] = machine.plan(plan, setting.bucketed, trunk=False)
         found[f"{name}, first"] = machine.plan(plan, setting.bucketed, trunk=True)
     return found
+
+
+def _topmost(shape: Shape) -> int:
+    """From which block on arm C trains; where blocks share weights, all of them do."""
+    return 0 if shape.distinct else top_depth(shape.blocks)
 
 
 def _measure(
@@ -180,7 +193,9 @@ def _measure(
     """Seconds of the timed batches, by way; ``NAME, first``: with an empty cache. A and B share one model."""
     setting = machine.setting
     lora = Stock(setting, lora=True, bucketed=False)
-    stock = {"A": lora, "B": lora.cut_by_length(), "F": Stock(setting, lora=False, bucketed=False)}
+    topmost = Stock(setting, lora=False, bucketed=True, depth=_topmost(machine.shape))
+    stock = {"A": lora, "B": lora.cut_by_length(), "C": topmost, "F": Stock(setting, lora=False, bucketed=False)}
+    floor = Floor(setting)
     ours = {name: Ours(setting, str(plan.plan), folder) for name, plan in plans.items()}
     best: dict[str, float] = {}
 
@@ -196,7 +211,7 @@ def _measure(
             arm.feed = arm.fresh_feed()
             time(f"{name}, first", arm.epoch)
             time(name, arm.epoch)
-        for name, arm in stock.items():
+        for name, arm in {**stock, FLOOR: floor}.items():
             time(name, arm.epoch)
         machine.again()
     return best
@@ -209,6 +224,13 @@ def _stock_arm(arm: str, setting: BenchSetting, measured: Seconds, predicted: Se
     scale, epoch = _scale(setting), costs.epochs[arm]
     seconds, thought = scale * measured[arm], scale * predicted[arm]
     return ArmTimes(arm, ARMS[arm], seconds, thought, seconds, thought, epoch.flops, epoch.saved_bytes)
+
+
+def _floor_arm(setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> ArmTimes:
+    """What takes one pass, however many epochs others make; a second one takes nothing."""
+    scale, flops = _scale(setting), costs.epochs["trunk"].flops
+    once, thought = scale * measured[FLOOR], scale * predicted[FLOOR]
+    return ArmTimes(FLOOR, "the frozen model once, ridge on its mean states", once, thought, once, thought, flops, 0.0)
 
 
 def _plan_arm(

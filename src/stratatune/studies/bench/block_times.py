@@ -30,6 +30,8 @@ from stratatune.plan.schema import Stratum
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.shapes.table import architecture_of
 from stratatune.studies.bench.arms import WORDS, BenchSetting, Ours, with_peft
+from stratatune.training.optimiser import ClippingAdamW, clip_and_step, gradients_of
+from stratatune.training.working import WorkingCopies
 
 BLOCKS = 3
 Methods = tuple[MethodConfig, ...]
@@ -64,6 +66,18 @@ class Machine:
         parts = [embeddings, *([self._rate((preset, "head"))] if self.setting.objective == "causal" else [])]
         rest = sum(part.seconds(self._tokens(index)) for index in batches for part in parts)
         return self.shape.blocks * passes + rest
+
+    def topmost(self, depth: int, batches: list[np.ndarray]) -> float:
+        """Seconds of the batches where blocks from ``depth`` on train whole and those below run forward."""
+        forward, rate = self._rate(("trunk",)), self._rate(("full", "blocks"))
+        embeddings = self._rate(("lora", "embeddings"))
+        methods = Plan.parse("full").resolve(self.shape).blocks[0]
+        total = 0.0
+        for index in batches:
+            total += depth * forward.seconds(self._flops((), index, backward=False))
+            total += (self.shape.blocks - depth) * rate.seconds(self._flops(methods, index))
+            total += embeddings.seconds(self._tokens(index))
+        return total
 
     def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
         """Seconds of the batches under our loop, from the cache or with the trunk in front."""
@@ -165,7 +179,8 @@ class Machine:
     ) -> None:
         """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
         device, size = self.setting.device, self.setting.batch_size
-        step = _optimiser_step(backbone.blocks) if backward else lambda: None
+        ours = dtype == torch.bfloat16 and device == "cpu"
+        step = _optimiser_step(backbone.blocks, dtype if ours else None) if backward else lambda: None
         for length in self.lengths:
             hidden = torch.randn(size, length, self.shape.hidden, device=device, dtype=dtype)
             mask = torch.ones(size, length, dtype=torch.bool, device=device)
@@ -249,11 +264,20 @@ def _prompts(plan: Resolved, number: int) -> int:
     return sum(one.prompt for depth, one in plan.insertions if depth <= number)
 
 
-def _optimiser_step(part: nn.Module) -> Callable[[], None]:
-    """Clip, step, zero, over what trains in ``part``."""
+def _optimiser_step(part: nn.Module, copied: torch.dtype | None = None) -> Callable[[], None]:
+    """Clip, step, zero, over what trains in ``part``; with working copies in ``copied``, as our own loop has them."""
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     if not trained:
         return lambda: None
+    copies = WorkingCopies(part.modules() if copied is not None else (), copied)
+    if copies.by_master:
+        group = {"params": trained, "lr": 1e-4, "weight_decay": 0.01}
+        own = ClippingAdamW([group], eps=1e-8, copies=copies.by_master)
+
+        def clipped() -> None:
+            clip_and_step(own, gradients_of(own), 1.0, 0.0)
+
+        return clipped
     optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def step() -> None:

@@ -23,7 +23,7 @@ from stratatune.studies.grid.inherit import folder_of
 from stratatune.studies.grid.recipe import Recipe
 from stratatune.studies.grid.recipe_parts import HINT, Item, Value, agrees
 from stratatune.studies.grid.records import coordinates_of, run_id
-from stratatune.training.config import RunConfig, validate
+from stratatune.training.config import AUTO, RunConfig, validate
 
 MOST_RUNS = 5_000
 """Of one recipe; each is checked before the first begins."""
@@ -202,7 +202,8 @@ class _Making:
         place = " ".join(f"{axis}={name}" for axis, name in names.items()) or "its only run"
         try:
             config = validate(self._settings(at, names))
-            resolved = Plan.parse(config.plan).resolve(self._shape(config.model))
+            shape = self._shape(config.model)
+            resolved = None if config.plan == AUTO else Plan.parse(config.plan).resolve(shape)
         except UserError as error:
             lines = error.errors if isinstance(error, ConfigError) else [" ".join(str(error).split())]
             for line in lines:
@@ -242,9 +243,12 @@ def _filled(value: Any, words: Mapping[str, Value]) -> Any:
     return [_filled(one, words) for one in value] if isinstance(value, list) else value
 
 
-def _trunk(config: RunConfig, resolved: Resolved) -> str:
-    """What the cache's key will depend on, told from the settings alone, as a hash; empty where none is written."""
-    if config.cache in ("off", "ram") or resolved.trains_embeddings or resolved.frozen_depth == 0:
+def _trunk(config: RunConfig, resolved: Resolved | None) -> str:
+    """What the cache's key will depend on, told from the settings alone, as a hash; empty where none is written.
+
+    A plan that has still to be chosen (None) has its caches made as it is tried.
+    """
+    if resolved is None or config.cache in ("off", "ram") or resolved.trains_embeddings or resolved.frozen_depth == 0:
         return ""
     parts: list[Any] = [config.model_dump(mode="json", include=set(_SHARED))]
     parts += [resolved.frozen_depth, resolved.moved, resolved.plan.objective]

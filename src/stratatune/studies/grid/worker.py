@@ -66,7 +66,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
                 result = build_cache(config, Reporter())
             else:
-                from stratatune.training.run import train
+                from stratatune.studies.suggest.auto import train
 
                 result = train(config.model_copy(update={"resume": True}), reporter=Reporter()).to_json()
     except Exception as error:

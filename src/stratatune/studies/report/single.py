@@ -87,7 +87,11 @@ def _classes(run: RunRecord) -> list[Part]:
             )
             for one in found["classes"]
         )
-        parts.append(ReportTable(f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}.", columns, rows))
+        said = f"{_SAID.get(where, where)}. F1 as a metric: {found['f1']}."
+        if "calibration_error" in found:
+            apart = number(100 * found["calibration_error"], 1)
+            said += f" Expected calibration error: {apart} % between confidence and accuracy, over 15 bins."
+        parts.append(ReportTable(said, columns, rows))
         if "curve" in found:
             parts.append(charts.thresholds(where, found["curve"]))
         names = [one["label"] for one in found["classes"]]

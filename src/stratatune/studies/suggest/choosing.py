@@ -7,6 +7,10 @@ read by those above. Further up the gathering is over and only a readout is left
 4); further down more blocks run and train each step for nothing that a probe can see. One standard error is Breiman's
 rule: what cannot be told from the best counts as good as it. Never below 1 nor above L - 1.
 
+What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
+where a depth below is told better than the one where these begin by two standard errors: then what the task needs gets
+lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
+
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens tells no more than the embeddings do (within one standard error), and BitFit trains from f to there.
 
@@ -20,6 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stratatune.studies.suggest.candidates import deeper_than, full_text, lora_text, top_depth
 from stratatune.studies.suggest.probing import Probe
 
 _LORA_SHARE = 16
@@ -27,6 +32,9 @@ _LORA_SHARE = 16
 _BOTTLENECK = 16
 """BFT's adapter."""
 _PROMPT_SHARE = 8
+WHOLE = ("full", "lora")
+"""Families that train whole blocks."""
+_FEWEST_TO_CUT = 3
 INSERTIONS = ("adapter", "late_prompt")
 """What BFT inserts; the adapter is its better and cheaper one."""
 
@@ -50,7 +58,17 @@ class Found:
     best: Probe
 
 
-def find(probes: Sequence[Probe]) -> Found:
+def adds_below(probes: Sequence[Probe], depth: int) -> bool:
+    """Whether a probe below ``depth`` is better than the one there by two standard errors."""
+    at = next((one for one in probes if one.depth == depth), None)
+    below = [one for one in probes if one.depth < depth]
+    if at is None or not below:
+        return False
+    best = max(below, key=lambda one: one.score)
+    return best.score - at.score > 2 * max(best.error, at.error)
+
+
+def find(probes: Sequence[Probe], family: str = "bft") -> Found:
     """The rule of this module over the probes of every depth 0..L."""
     read = [one for one in probes if one.reading == "read"]
     mean = [one for one in probes if one.reading == "mean"] or read
@@ -61,6 +79,10 @@ def find(probes: Sequence[Probe]) -> Found:
     depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if told else max(1, round(0.75 * blocks))
     flat = [one.depth for one in mean if one.score <= mean[0].score + mean[0].error]
     frozen = _run(flat) if told else round(blocks / 4)
+    if family in WHOLE:
+        top = top_depth(blocks)
+        depth = frozen = deeper_than(top, blocks) if told and adds_below(mean, top) else top
+        return Found(told, depth, depth, gathered, best)
     return Found(told, depth, min(max(1, frozen), depth), gathered, best)
 
 
@@ -74,7 +96,7 @@ def width_of(family: str, hidden: int, classes: int) -> int:
 
     BFT's 16; SPAFIT's share of the hidden size, 4 at least. A power of two.
     """
-    own = _BOTTLENECK if family == "bft" else max(4, _power(hidden // _LORA_SHARE))
+    own = _BOTTLENECK if family != "spafit" else max(4, _power(hidden // _LORA_SHARE))
     return max(own, _power(classes))
 
 
@@ -86,8 +108,8 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
     """A plan of a family.
 
     Args:
-        family: ``bft`` or ``spafit``.
-        depth: of the insertion, or where LoRA starts.
+        family: ``full``, ``lora``, ``bft`` or ``spafit``.
+        depth: of the insertion, or from where on blocks train.
         width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
         gap: blocks with BitFit below LoRA.
         insertion: one of :data:`INSERTIONS`.
@@ -100,10 +122,19 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
             "late_prompt": f"late_prompt(depth={depth}, bottleneck={_PROMPT_SHARE * width})",
         }
         return f"{inserted[insertion]} | head(mlm=dense,norm,bias)"
+    if family in WHOLE:
+        return full_text(depth) if family == "full" else lora_text(depth, rank=width)
     frozen = max(1, depth - gap)
     bitfit = [f"{frozen}:{depth} bitfit"] if frozen < depth else []
     lora = f"lora(rank={width}, alpha={2 * width}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
     return " | ".join([f"0:{frozen} frozen", *bitfit, f"{depth}: {lora}"])
+
+
+def beside(blocks: int, *, lm_head: bool) -> tuple[str, ...]:
+    """Plans that probes do not choose, and that are priced beside the candidates: the end frozen, or cut off."""
+    if blocks < _FEWEST_TO_CUT:
+        return ()
+    return ("mid",) if lm_head else ("mid", "1/3: lora | cut(2/3)")
 
 
 def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> dict[int, str]:
@@ -112,5 +143,6 @@ def texts(family: str, found: Found, hidden: int, blocks: int, classes: int) -> 
     SPAFIT's frozen part moves with the depth, so that BitFit keeps its share.
     """
     gap, width = found.depth - found.frozen, width_of(family, hidden, classes)
-    depths = range(1, blocks + 1) if family == "bft" else range(gap + 1, blocks)
+    ranges = {"bft": range(1, blocks + 1), "spafit": range(gap + 1, blocks)}
+    depths = ranges.get(family, range(min(1, blocks - 1), blocks))
     return {depth: plan_text(family, depth, width, gap=gap) for depth in depths}

@@ -101,7 +101,7 @@ def _costs(view: View, chosen: int, blocks: int, across: Callable[[float], float
 
 
 def _what(view: View) -> str:
-    return "the insertion" if view.family == "bft" else "LoRA's start"
+    return {"bft": "the insertion", "full": "the lowest block that trains"}.get(view.family, "LoRA's start")
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -80,8 +80,8 @@ class Candidate:
     over: str = ""
 
 
-def price(text: str, depth: int, shape: Shape, work: RunSize, paces: Paces) -> Candidate:
-    """What a run of the plan ``text`` would take.
+def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Paces) -> Candidate:
+    """What a run of the plan ``text`` would take; ``depth`` None: it is its frozen depth.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -102,7 +102,7 @@ def price(text: str, depth: int, shape: Shape, work: RunSize, paces: Paces) -> C
     weights = DTYPE_BYTES["fp32"] * resolved.total(work.head)
     return Candidate(
         plan=text,
-        depth=depth,
+        depth=resolved.frozen_depth if depth is None else depth,
         frozen_depth=resolved.frozen_depth,
         trainable=trained,
         flops=first + (work.epochs - 1) * cached,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,8 +105,28 @@ def read_depths(
     return Pass(features, depths.readings, time.perf_counter() - started)
 
 
-def probe(found: Pass, labels: np.ndarray, *, seed: int, reporter: Reporter) -> list[Probe]:
-    """Probe every depth and reading.
+def paired(found: Pass, sample: Encoded) -> Pass:
+    """The features of examples of two texts: the products of their states, each of length 1, value by value.
+
+    A probe then weighs the parts of a cosine. Of examples of one text, these as they are.
+    """
+    if sample.groups is None:
+        return found
+    first, second = sample.groups.values.reshape(-1, 2).T
+    states = found.features / np.maximum(np.linalg.norm(found.features, axis=-1, keepdims=True), 1e-12)
+    return replace(found, features=states[first] * states[second])
+
+
+def probe(
+    found: Pass,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    reporter: Reporter,
+    depths: Sequence[int] | None = None,
+    readings: Sequence[str] | None = None,
+) -> list[Probe]:
+    """Probe every depth and reading, or those that are named.
 
     Args:
         found: what the pass gave.
@@ -120,10 +140,11 @@ def probe(found: Pass, labels: np.ndarray, *, seed: int, reporter: Reporter) -> 
         raise DataError(f"{len(labels)} examples are too few to probe", f"give at least {FEWEST} labelled rows")
     folds, shuffled = list(_folds(labels, seed)), np.random.default_rng(seed).permutation(labels)
     probes: list[Probe] = []
-    depths = found.features.shape[1]
-    with reporter.bar("probes", depths * len(found.readings)) as bar:
-        for depth in range(depths):
-            for number, reading in enumerate(found.readings):
+    depths, readings = depths or range(found.features.shape[1]), readings or found.readings
+    with reporter.bar("probes", len(depths) * len(readings)) as bar:
+        for depth in depths:
+            for reading in readings:
+                number = found.readings.index(reading)
                 scores = _scores(found.features[:, depth, number], labels, shuffled, folds)
                 mean, error = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
                 probes.append(Probe(depth, reading, *map(float, (mean[0], error[0], mean[1], error[1]))))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from stratatune.studies.suggest.candidates import top_depth
+from stratatune.studies.suggest.choosing import WHOLE
 from stratatune.studies.suggest.pricing import Candidate
 from stratatune.studies.suggest.probing import Probe
 
@@ -41,6 +43,8 @@ def _evidence(view: View) -> str:
 
 
 def _depth(view: View) -> str:
+    if view.family in WHOLE:
+        return _whole(view)
     found, where = view.found, "insert" if view.family == "bft" else "start LoRA"
     if not found.told:
         return f"so the probes cannot choose, and the paper's place is used: {where} at depth {found.depth}"
@@ -50,6 +54,13 @@ def _depth(view: View) -> str:
     if view.family == "spafit":
         line += f"; blocks below depth {found.frozen} predict no better than the embeddings, so they are frozen"
     return line
+
+
+def _whole(view: View) -> str:
+    found, top = view.found, top_depth(max(one.depth for one in view.probes))
+    if found.depth == top:
+        return f"so the topmost blocks train, from depth {found.depth} on, which most often comes first for its price"
+    return f"a depth below {top} predicts better than {top} does, so more blocks train: from depth {found.depth} on"
 
 
 def _saved(view: View, chosen: Candidate) -> str:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from stratatune.costs.time import fitted
 from stratatune.errors import ConfigError, ModelError
-from stratatune.studies.suggest.choosing import find, texts
+from stratatune.shapes.shape import LM_HEADS
+from stratatune.studies.suggest.candidates import rate_of
+from stratatune.studies.suggest.choosing import WHOLE, beside, find, texts
 from stratatune.studies.suggest.pricing import Paces, RunSize, nearest_kept, price, within
-from stratatune.studies.suggest.probing import probe, read_depths
+from stratatune.studies.suggest.probing import paired, probe, read_depths
 from stratatune.studies.suggest.reasons import reasons
 from stratatune.studies.suggest.refine import check_search, refine
 from stratatune.studies.suggest.suggestion import FAMILIES, Asked, Suggestion
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
     from stratatune.training.prepare import Outline, Tables
 
-_READ_AS = {"bft": "bft-adapter", "spafit": "lora"}
+_READ_AS = {"bft": "bft-adapter", "spafit": "lora", "full": "upper-half", "lora": "lora"}
 """A plan of each family, by which the objective is settled as a run would settle it."""
 _PASS_BATCH = 32
 
@@ -77,7 +79,7 @@ def suggest(
     best = views[0]
     if best.chosen is None:
         raise _nothing_left(views)
-    settings = config.model_copy(update={"plan": best.chosen.plan})
+    settings = config.model_copy(update={"plan": best.chosen.plan, **_rate(best, config)})
     found = Suggestion(
         model=config.model,
         plan=best.chosen.plan,
@@ -93,6 +95,13 @@ def suggest(
     if not asked.refine:
         return found
     return refine(found, trials=asked.trials, folder=folder, tables=tables or {}, reporter=reporter)
+
+
+def _rate(view: View, config: RunConfig) -> dict[str, float]:
+    """The rate that goes with whole blocks, unless one is given; the others' is the papers'."""
+    if view.family not in WHOLE or "lr" in config.model_fields_set:
+        return {}
+    return {"lr": rate_of(view.family, view.hidden)}
 
 
 def _refuse_what_cannot_be_probed(outline: Outline) -> None:
@@ -124,14 +133,14 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     started = time.perf_counter()
     assert sample.labels is not None
-    probes = tuple(probe(read, sample.labels, seed=config.seed, reporter=reporter))
-    found = find(probes)
+    probes = tuple(probe(paired(read, sample), sample.labels, seed=config.seed, reporter=reporter))
+    found = find(probes, family)
     probed = time.perf_counter()
     plans = texts(family, found, shape.hidden, shape.blocks, classes)
     flops = pass_flops(shape, encoded, _PASS_BATCH)
     paces = Paces(fitted([flops], [read.seconds]), top_pace(setting, plans[found.depth]))
     work = RunSize(
-        lengths=encoded.lengths,
+        lengths=encoded.example_lengths,
         rows=rows,
         epochs=config.epochs,
         batch_size=config.batch_size or max(1, int((config.token_budget or 0) / encoded.lengths.mean())),
@@ -142,6 +151,9 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
     )
     priced = [price(text, depth, shape, work, paces) for depth, text in plans.items()]
     priced = [within(one, asked.budget_seconds, asked.budget_memory) for one in priced]
+    others = [
+        price(text, None, shape, work, paces) for text in beside(shape.blocks, lm_head=objective.head in LM_HEADS)
+    ]
     seconds = {"pass": read.seconds, "probes": probed - started, "calibration": time.perf_counter() - probed}
     return View(
         family=family,
@@ -157,6 +169,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         chosen=nearest_kept(priced, found.depth),
         spent={**seconds, "flops": flops},
         feature_bytes=read.features.nbytes,
+        beside=tuple(within(one, asked.budget_seconds, asked.budget_memory) for one in others),
     )
 
 

@@ -18,8 +18,11 @@ from stratatune.studies.suggest.view import View
 if TYPE_CHECKING:
     from stratatune.training.config import RunConfig
 
-Family = Literal["bft", "spafit", "any"]
-FAMILIES: dict[str, tuple[str, ...]] = {"bft": ("bft",), "spafit": ("spafit",), "any": ("bft", "spafit")}
+Family = Literal["full", "lora", "bft", "spafit", "any"]
+FAMILIES: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("full", "lora", "bft", "spafit")},
+    "any": ("bft", "spafit"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,15 @@ class Asked:
     """What the user wants of the suggestion.
 
     Attributes:
-        family: BFT's insertion under a hard prompt, SPAFIT's attached under a classifier, or the better of both.
+        family: all parameters of the blocks from a depth on, LoRA of their attention and FFN, BFT's insertion under a
+            hard prompt, SPAFIT's under a classifier, or the better of both papers' (``any``).
         samples: examples that are read at most.
         budget_seconds: of the run's training on this machine.
         budget_memory: bytes of the run.
         refine: whether short real trials follow, and how many ``trials``.
     """
 
-    family: Family = "bft"
+    family: Family = "full"
     samples: int = 500
     budget_seconds: float | None = None
     budget_memory: int | None = None
@@ -65,8 +69,8 @@ class Suggestion:
     Attributes:
         model: as given.
         plan: the plan to train.
-        family: whose it is.
-        depth: where it inserts, or where its LoRA starts.
+        family: one of :data:`FAMILIES`.
+        depth: where it inserts, or from where on it trains.
         why: a few lines.
         blocks: L.
         samples, rows: examples read, and of the training data.

@@ -78,8 +78,9 @@ def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:
 def _batches(forward: Forward, prepared: Prepared) -> list[Batch]:
     """Batches of typical length: those in the middle of all, by length."""
     config, encoded = prepared.config, prepared.train
-    size = config.batch_size or max(1, int((config.token_budget or 0) / encoded.lengths.mean()))
-    cut = plan_batches(encoded.lengths, batch_size=min(size, len(encoded)), seed=0, epoch=0, shuffle=False)
+    lengths = encoded.example_lengths
+    size = config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))
+    cut = plan_batches(lengths, batch_size=min(size, len(lengths)), seed=0, epoch=0, shuffle=False)
     first = max(0, len(cut) // 2 - _TIMED // 2)
     chosen = cut[first : first + _TIMED]
     return [forward.batch(encoded, index) for index in chosen]

@@ -15,7 +15,7 @@ class View:
     """A model's depths as one family reads them.
 
     Attributes:
-        family: ``bft`` or ``spafit``.
+        family: whose plans these are, such as ``full`` or ``bft``.
         objective: under which the text was read; ``position``: where, in words.
         metric: that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
@@ -23,6 +23,7 @@ class View:
         probes: of every depth and reading.
         found: what the rule makes of them.
         candidates: by depth.
+        beside: other plans, priced alike: ``mid``, and a cut where the objective reads no LM head.
         chosen: the one proposed; None when a budget leaves none.
         spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
         feature_bytes: memory that all depths of the sample took.
@@ -41,3 +42,4 @@ class View:
     chosen: Candidate | None
     spent: Mapping[str, float]
     feature_bytes: int
+    beside: tuple[Candidate, ...] = ()

@@ -1,0 +1,281 @@
+"""``--plan auto`` beside the ways of today on real weights: score, and seconds to the score of stock LoRA.
+
+    python -m benchmarks.auto --model MODEL --data GLUE_AND_TREC_FOLDER [--tasks trec,sst2] [--seeds 0] [--rows 1500]
+
+Arms: ``A`` stock peft LoRA (r = 8, q and v) on all blocks, random batches; ``C`` the strong user: full tuning of the
+topmost blocks (a quarter, three at least), batches cut by length; ``F`` full tuning, random batches; ``floor`` the mean
+of the frozen last hidden states and a ridge classifier; ``default`` what this build did before (``bft-adapter``, rate
+1e-3); ``auto``. All in bf16 on one thread, batches of 32, each run a process of its own that pays for its own cache and
+its own choice; arms of a task run one after the other. Scores are those of the task's dev split (TREC: test) after each
+epoch, which ``auto`` does not look at when it chooses. Seconds leave evaluation out. Finished runs are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import geometric_mean, mean
+from typing import Any
+
+from benchmarks.accuracy import FOLDERS, SAMPLES, SPLITS
+from benchmarks.jobs import RESULTS, Record, ensure, machine, read
+
+MODULE = "benchmarks.auto"
+ARMS = ("auto", "C", "A", "F", "default", "floor")
+EPOCHS = {"A": 3, "C": 3, "F": 3, "default": 10}
+RATES = {"A": 1e-3, "C": 1e-4, "F": 5e-5}
+
+
+def main() -> None:
+    """Run what is missing, then print the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, help="the folder with glue/ and sentence/")
+    parser.add_argument("--out", type=Path, default=RESULTS / "auto.jsonl")
+    parser.add_argument("--tasks", default="trec,sst2,cola,mrpc,rte,stsb")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--rows", type=int, default=0, help="training rows; 0: the task's, 10,000 of SST-2")
+    parser.add_argument("--page", type=Path, help="where to write the table")
+    parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        return
+    done = read(args.out)
+    name = Path(args.model).name
+    for task in args.tasks.split(","):
+        rows = args.rows or SAMPLES.get(task, 0)
+        for seed in map(int, args.seeds.split(",")):
+            for arm in args.arms.split(","):
+                ensure(MODULE, {"arm": arm, "task": task, "seed": seed, "rows": rows, "base": name}, done, args)
+    text = page([run for run in done if run["base"] == name], name)
+    print(text)
+    if args.page:
+        args.page.write_text(text)
+
+
+def run_one(job: dict[str, Any], model: str, data: str) -> Record:
+    """One run of one arm: its score after each epoch, and the seconds until then."""
+    import torch
+
+    torch.set_num_threads(1)
+    source = str(Path(data) / FOLDERS[job["task"]])
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out:
+        settings = {
+            **{"model": model, "task": job["task"], "train": source, "eval_split": SPLITS.get(job["task"])},
+            **{"train_samples": job["rows"] or None, "seed": job["seed"], "out": f"{out}/run", "cache": f"{out}/cache"},
+        }
+        given = {key: value for key, value in settings.items() if value is not None}
+        arms = {"auto": _ours, "default": _ours, "floor": _floor}
+        record = arms.get(job["arm"], _stock)(job, given)
+    load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    return {**job, **record, "wall": time.perf_counter() - started, "load": load, "machine": machine()}
+
+
+def _metric(task: str) -> str:
+    from stratatune.data.tasks import TASKS
+
+    return TASKS[task].metric
+
+
+def _ours(job: dict[str, Any], given: dict[str, Any]) -> Record:
+    """``auto``, or the defaults of before. What choosing took is in the seconds of every epoch."""
+    from stratatune.progress import Reporter
+    from stratatune.studies.suggest.auto import RECORD, train
+    from stratatune.training.config import validate
+
+    before = {"plan": "bft-adapter", "lr": 1e-3, "epochs": EPOCHS["default"], "precision": "fp32"}
+    result = train(validate({**given, **(before if job["arm"] == "default" else {})}), reporter=Reporter(quiet=True))
+    folder = Path(given["out"])
+    choice = json.loads((folder / RECORD).read_text()) if (folder / RECORD).exists() else {}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    history = [line[f"eval_{_metric(job['task'])}"] for line in lines]
+    seconds = [choice.get("seconds", 0.0) + one for one in result.elapsed]
+    return {"plan": result.plan, "history": history, "seconds": seconds, "choice": choice}
+
+
+def _stock(job: dict[str, Any], given: dict[str, Any]) -> Record:
+    """A, C and F: transformers' model, plain or under peft, in a plain loop."""
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
+    from stratatune.costs.cost import random_batches
+    from stratatune.data.batching import collate, pad_id, plan_batches
+    from stratatune.studies.bench.arms import with_peft
+    from stratatune.training.config import validate
+    from stratatune.training.optimiser import rate_factor
+
+    arm, epochs = job["arm"], EPOCHS[job["arm"]]
+    base, prepared = _loaded({**given, "plan": "lora", "epochs": epochs})
+    torch.manual_seed(job["seed"])
+    objective, train, dev = prepared.objective, prepared.train, prepared.eval
+    model = with_peft(base.model) if arm == "A" else base.model
+    if arm != "A":
+        _train_from(model, _top_depth(base.model) if arm == "C" else 0)
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=RATES[arm], weight_decay=0.01, fused=True)
+    steps, total = 0, epochs * math.ceil(train.examples / 32)
+    config = validate({**given, "plan": "lora"})
+    pad, seconds, history, times = pad_id(base.tokenizer), 0.0, [], []
+
+    def forward(index: Any, data: Any) -> tuple[Any, Any]:
+        batch = collate(data, index, pad)
+        types = {} if batch.token_types is None else {"token_type_ids": batch.token_types}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), **types).logits.float(), batch
+
+    for epoch in range(epochs):
+        started = time.perf_counter()
+        model.train()
+        if arm == "C":
+            batches = plan_batches(train.lengths, batch_size=32, seed=job["seed"], epoch=epoch)
+        else:
+            batches = random_batches(train.examples, 32, 1000 * job["seed"] + epoch)
+        for index in batches:
+            for group in optimiser.param_groups:
+                group["lr"] = RATES[arm] * rate_factor(steps, total, config)
+            logits, batch = forward(index, train)
+            wanted = batch.labels
+            loss = functional.mse_loss(logits[:, 0], wanted) if objective.outputs == 1 else None
+            loss = functional.cross_entropy(logits, wanted) if loss is None else loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            steps += 1
+        seconds += time.perf_counter() - started
+        model.eval()
+        with torch.no_grad():
+            cut = plan_batches(dev.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)
+            found = [objective.predict(*forward(index, dev)) for index in cut]
+        output = np.concatenate(found)[np.argsort(np.concatenate(cut))]
+        history.append(objective.score(output, dev, 1e-2)[0][_metric(job["task"])])
+        times.append(seconds)
+    return {"plan": f"{arm} at {RATES[arm]:g}", "history": history, "seconds": times}
+
+
+def _floor(job: dict[str, Any], given: dict[str, Any]) -> Record:
+    """The mean over the tokens of the frozen last hidden state, and a ridge classifier, or ridge regression."""
+    import numpy as np
+    import torch
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    from stratatune.data.batching import pad_id
+    from stratatune.model.backbone import Backbone
+    from stratatune.progress import Reporter
+    from stratatune.studies.suggest.probing import read_depths
+
+    base, prepared = _loaded({**given, "plan": "frozen"})
+    started = time.perf_counter()
+
+    def states(data: Any) -> Any:
+        found = read_depths(
+            Backbone(base.model), data, pad_id(base.tokenizer), batch_size=32, device=torch.device("cpu"),
+            autocast=torch.bfloat16, reporter=Reporter(quiet=True),
+        )  # fmt: skip
+        return found.features[:, -1, found.readings.index("mean")]
+
+    objective, labels = prepared.objective, prepared.train.labels
+    scaler = StandardScaler().fit(inputs := states(prepared.train))
+    targets = labels[:, None] if objective.outputs == 1 else np.eye(objective.outputs)[labels]
+    fitted = RidgeCV(np.logspace(0, 5, 11)).fit(scaler.transform(inputs), targets)
+    seconds = time.perf_counter() - started
+    output = fitted.predict(scaler.transform(states(prepared.eval)))
+    output = output[:, 0] if objective.outputs == 1 else output
+    score = objective.score(output, prepared.eval, 1e-2)[0][_metric(job["task"])]
+    return {"plan": "frozen mean states, ridge", "history": [score], "seconds": [seconds]}
+
+
+def _loaded(settings: dict[str, Any]) -> tuple[Any, Any]:
+    """The base model under a new output layer, and the data settled."""
+    from stratatune.model.base import load_base
+    from stratatune.training.config import validate
+    from stratatune.training.prepare import Outline, read_tables, settle
+
+    config = validate(settings)
+    outline = Outline(config)
+    prepared = settle(outline, read_tables(config, {}, outline.kind))
+    return load_base(**prepared.base), prepared
+
+
+def _top_depth(model: Any) -> int:
+    from stratatune.studies.suggest.candidates import top_depth
+
+    return top_depth(model.config.num_hidden_layers)
+
+
+def _train_from(model: Any, depth: int) -> None:
+    """Train all, or the blocks from ``depth`` on and what stands above them."""
+    from stratatune.model.backbone import Backbone
+
+    blocks = Backbone(model).blocks
+    model.requires_grad_(depth == 0)
+    for block in blocks[depth:] if depth else ():
+        block.requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if depth and ("pooler" in name or "classifier" in name):
+            parameter.requires_grad_(True)
+
+
+def page(runs: list[Record], base: str) -> str:
+    """The table, as Markdown: the score and the seconds of each arm, and its time to A's best mean score."""
+    lines = [
+        f"## {base}",
+        "",
+        f"Machine: {runs[0]['machine'] if runs else '-'}; one thread a run; load averages of 1, 5, 15 minutes at the "
+        f"end of the runs: {'; '.join(dict.fromkeys(run['load'] for run in runs)) or '-'}.",
+        "",
+        "| task | rows | arm | what | best score | seconds to it | seconds of all | to A's best: times sooner than A |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ratios: dict[str, list[float]] = {}
+    for task, rows in dict.fromkeys((run["task"], run["rows"]) for run in runs):
+        here = [run for run in runs if (run["task"], run["rows"]) == (task, rows)]
+        arms = {arm: [run for run in here if run["arm"] == arm] for arm in ARMS}
+        target = mean(max(run["history"]) for run in arms["A"]) if arms["A"] else math.inf
+        reference = _time_to(arms["A"], target)
+        for arm, found in arms.items():
+            if not found:
+                continue
+            best, at = mean(max(run["history"]) for run in found), _time_to(found, target)
+            ratio = reference / at if at and reference else None
+            if ratio:
+                ratios.setdefault(arm, []).append(ratio)
+            cells = [task, f"{rows or 'all'}", arm, ", ".join(dict.fromkeys(run["plan"] for run in found))]
+            cells.append(f"{100 * best:.1f}")
+            cells.append(f"{mean(run['seconds'][run['history'].index(max(run['history']))] for run in found):.0f}")
+            cells.append(f"{mean(run['seconds'][-1] for run in found):.0f}")
+            cells.append(f"{ratio:.1f}x" if ratio else _short(target, best))
+            lines.append(f"| {' | '.join(cells)} |")
+    means = "; ".join(f"{arm} {geometric_mean(found):.1f}x ({len(found)} tasks)" for arm, found in ratios.items())
+    lines += ["", f"Geometric means over the tasks where the arm gets there: {means or 'none'}."]
+    return "\n".join(lines) + "\n"
+
+
+def _short(target: float, best: float) -> str:
+    return "-" if math.isinf(target) else f"never ({100 * (target - best):.1f} short)"
+
+
+def _time_to(runs: list[Record], target: float) -> float | None:
+    """Seconds until the mean over the seeds is at ``target`` or above; runs that stopped keep their best score."""
+    if not runs:
+        return None
+    longest = max(len(run["history"]) for run in runs)
+    for epoch in range(longest):
+        scores = [max(run["history"][: epoch + 1]) for run in runs]
+        if mean(scores) >= target - 1e-9:
+            return mean(run["seconds"][min(epoch, len(run["seconds"]) - 1)] for run in runs)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Models larger than memory: a trunk streamed from its checkpoint under a hard limit on the address space.
+
+    python -m benchmarks.streamed [--size qwen3-8b] [--tokens 20000] [--limit 4GB] [--build-limit 2.5GB]
+        [--folder FOLDER] [--ratios MODEL,MODEL]
+
+A checkpoint of random bf16 weights is written shard by shard into a temporary folder. Then, each in a process of its
+own: the trunk cache is built, a LoRA of the last eighth is trained from it for two epochs, evaluated and saved, and
+stock peft trains a LoRA of every block over the same texts; of a checkpoint that the machine does not hold, peft's
+bytes are those of its weights, the least that it needs. The build runs under ``RLIMIT_DATA``, which counts all that a
+process allocates, the rest under ``RLIMIT_AS``, which counts the files of its libraries too. The rate of the build
+stands beside that of the matrix products of its own blocks, measured behind it in the same process. ``--ratios``:
+seconds of a streamed build over those of a resident one, on checkpoints that fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.checkpoints import SIZES, WORDS, write_checkpoint
+from benchmarks.jobs import Record, row, show_rows, write_rows
+from stratatune.training.config import parse_bytes
+from stratatune.units import readable_size
+
+TOKENS = 64
+"""Of a text: all are of one length, so that nothing is padding."""
+_SLACK = 256 << 20  # what Python's allocator keeps, and the bytes that a product takes for itself
+PLAN, EPOCHS, BATCH, ROUNDS = "7/8: lora", 2, 16, 3
+MODULE = "benchmarks.streamed"
+
+
+def main() -> None:
+    """Write, run, say the rows."""
+    args = _arguments()
+    if args.child:
+        print(json.dumps(_child(json.loads(args.child))))
+        return
+    rows = [_ratio(Path(model)) for model in args.ratios.split(",")] if args.ratios else _whole(args)
+    show_rows(rows)
+    write_rows(rows, int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=SIZES, default="qwen3-8b")
+    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--limit", default="4GB")
+    parser.add_argument("--build-limit", default="2.5GB")
+    parser.add_argument("--folder", type=Path, help="where the checkpoint is written; removed afterwards")
+    parser.add_argument("--ratios", help="folders of models, by commas")
+    parser.add_argument("--child", help="internal: run this one, as JSON, and print its record")
+    return parser.parse_args()
+
+
+def _whole(args: argparse.Namespace) -> list[Record]:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        place = Path(folder)
+        started = time.perf_counter()
+        weights = write_checkpoint(args.size, place / "model")
+        _say(f"{readable_size(weights)} of weights written in {time.perf_counter() - started:.0f} s")
+        write_texts(place, args.tokens)
+        build = run({"what": "build", "folder": folder, "limit": parse_bytes(args.build_limit)})
+        trained = run({"what": "train", "folder": folder, "limit": parse_bytes(args.limit)})
+        fits = 3 * weights < psutil.virtual_memory().available
+        peft = run({"what": "peft", "folder": folder, "limit": 0})["peak"] if fits else weights
+    return rows_of(args.size, args.tokens, weights, build, trained, peft, measured=fits)
+
+
+def rows_of(
+    size: str, tokens: int, weights: int, build: Record, trained: Record, peft: int, *, measured: bool
+) -> list[Record]:
+    """What is said of a whole run."""
+    peak = max(build["peak"], trained["mapped"])
+    rate = build["products"] / build["seconds"]
+    what = f"{size} ({readable_size(weights)}), {PLAN}, {tokens:,} tokens"
+    ours = f"build {readable_size(build['peak'])} resident; run "
+    ours += f"{readable_size(trained['mapped'])} mapped, {readable_size(trained['peak'])} resident"
+    theirs = f"peft LoRA {readable_size(peft)}" + ("" if measured else " of weights alone")
+    speed = f"{rate:.0%} of its products' rate ({build['flops'] / build['seconds'] / 1e9:,.0f} GFLOP/s), "
+    speed += f"{build['seconds']:,.0f} s; two epochs {trained['seconds']['train']:,.0f} s"
+    return [
+        row("H memory", what, ">= 4x less", "-", f"{ours}; {theirs}: {peft / peak:.1f}x", MODULE),
+        row("H rate", f"{what}: build", ">= 85 %", "100 %", speed, MODULE),
+    ]
+
+
+def write_texts(folder: Path, tokens: int) -> None:
+    """Texts of :data:`TOKENS` tokens in two classes, in all ``tokens`` to train on and a tenth of that to evaluate."""
+    import random
+
+    chance = random.Random(0)
+    for name, count in (("train", tokens // TOKENS), ("eval", max(4, tokens // TOKENS // 10))):
+        lines = ["text,label"]
+        for number in range(count):
+            words = [f"w{chance.randrange(WORDS)}" for _ in range(TOKENS - 2)]
+            lines.append(f"{' '.join([f'w{number % 2}', *words])},{('no', 'yes')[number % 2]}")
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+def run(job: Record) -> Record:
+    """A job in a process of its own."""
+    _say(f"{job['what']} ...")
+    command = [sys.executable, "-W", "ignore", "-m", MODULE, "--child", json.dumps(job)]
+    # One arena of the allocator, so that what is mapped is what is in use.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    shown = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True, env=environment)
+    if shown.returncode:
+        raise SystemExit(f"{job['what']} failed")
+    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    _say(json.dumps(record))
+    return record
+
+
+def _child(job: Record) -> Record:
+    folder = Path(job["folder"])
+    if job["limit"]:
+        kind = resource.RLIMIT_DATA if job["what"] == "build" else resource.RLIMIT_AS
+        resource.setrlimit(kind, (job["limit"], job["limit"]))
+    made = {"build": _build, "train": _train, "peft": _peft}[job["what"]](folder, job["limit"])
+    return {**_most(), **made}
+
+
+def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
+    """The settings of a run over the texts in ``folder`` that keeps within ``limit`` bytes."""
+    from stratatune.training.config import validate
+
+    own = {"model": str(model), "plan": PLAN, "objective": "classification", "precision": "bf16"}
+    data = {"train": str(folder / "train.csv"), "eval": str(folder / "eval.csv"), "max_length": TOKENS}
+    run = {"epochs": EPOCHS, "batch_size": BATCH, "cache": str(folder / "cache"), "out": str(folder / "run")}
+    if limit:
+        more["memory_limit"] = f"{limit - _SLACK}B"
+    return validate({**own, **data, **run, "trunk": "streamed", **more})
+
+
+def _build(folder: Path, limit: int) -> Record:
+    from stratatune.progress import Reporter
+    from stratatune.training.build import build_cache
+
+    built = build_cache(settings(folder, folder / "model", limit), Reporter(quiet=True))
+    most, seconds = _most(), sum(one["trunk_seconds"] for one in built["caches"])
+    tokens = TOKENS * sum(one["computed"] for one in built["caches"])
+    products, flops = _products(folder / "model", tokens, built["depth"])
+    return {"seconds": seconds, "products": products, "flops": flops, "whole": built["seconds"], **most}
+
+
+def _products(model: Path, tokens: int, blocks: int) -> tuple[float, float]:
+    """Seconds and FLOPs of the matrix products of ``blocks`` blocks over ``tokens`` tokens, in bf16, one by one."""
+    import torch
+
+    from stratatune.plan import shape_of
+
+    seconds, weights, rows = 0.0, 0, 32 * TOKENS
+    for linear in shape_of(str(model)).linears.values():
+        given, weight = (torch.randn(n, linear.inputs).bfloat16() for n in (rows, linear.outputs))
+        best = float("inf")
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            torch.nn.functional.linear(given, weight)
+            best = min(best, time.perf_counter() - started)
+        seconds, weights = seconds + best, weights + linear.weights
+    return seconds / rows * tokens * blocks, 2.0 * weights * tokens * blocks
+
+
+def _train(folder: Path, limit: int) -> Record:
+    from stratatune.progress import Reporter
+    from stratatune.training.run import train
+
+    status = psutil.Process().memory_info()  # what is mapped, and not resident, counts too
+    done = train(settings(folder, folder / "model", limit - (status.vms - status.rss)), reporter=Reporter(quiet=True))
+    saved = sum(file.stat().st_size for file in (folder / "run" / "adapter").iterdir())
+    return {"seconds": done.seconds, "best": done.best, "hit": done.cache_hit, "artefact": saved}
+
+
+def _peft(folder: Path, limit: int) -> Record:
+    """Stock LoRA on every block, the weights in bf16 as stored: one epoch."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype="auto", num_labels=2)
+    targets = ["q_proj", "v_proj"]
+    tuned: Any = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="SEQ_CLS"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-4)
+    lines = (folder / "train.csv").read_text().splitlines()[1:]
+    started = time.perf_counter()
+    for start in range(0, len(lines), BATCH):
+        texts, labels = zip(*(line.split(",") for line in lines[start : start + BATCH]), strict=True)
+        given = tokenizer(list(texts), return_tensors="pt", padding=True)
+        target = torch.tensor([int(label == "yes") for label in labels])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            tuned(**given, labels=target).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return {"seconds": time.perf_counter() - started}
+
+
+def _most() -> Record:
+    """The most bytes that this process has mapped, and the most that were resident."""
+    status = Path("/proc/self/status").read_text()
+    found = {name: re.search(rf"{name}:\s+(\d+) kB", status) for name in ("VmPeak", "VmHWM")}
+    mapped, peak = (1024 * int(one[1]) if one else 0 for one in found.values())
+    return {"mapped": mapped, "peak": peak}
+
+
+def _ratio(model: Path) -> Record:
+    """Seconds of a streamed build over those of a resident one, the least of some rounds in turn."""
+    from stratatune.progress import Reporter
+    from stratatune.training.build import build_cache
+
+    best: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_texts(place, 8192)
+        for number in range(ROUNDS):
+            for trunk in ("resident", "streamed"):
+                more = {"trunk": trunk, "cache": str(place / f"{trunk}{number}")}
+                built = build_cache(settings(place, model, 0, **more), Reporter(quiet=True))
+                seconds = sum(one["trunk_seconds"] for one in built["caches"])
+                best[trunk] = min(best.get(trunk, seconds), seconds)
+    told = f"{best['streamed'] / best['resident']:.2f}x ({best['streamed']:.1f} s, {best['resident']:.1f} s)"
+    return row(f"H {model.name}", "streamed build over a resident one", "<= 1.15x", "1x", told, MODULE)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

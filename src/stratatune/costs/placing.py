@@ -1,0 +1,95 @@
+"""What a run takes where its trunk is in memory, streamed from the checkpoint, or its top packed in 4 bits. No torch.
+
+Weights have the width that checkpoints of the kind are stored in (decoders bf16, others fp32). In memory are then:
+
+    resident   the whole model, for what trains its fp32 masters, gradients and AdamW's two moments, what a step keeps
+    streamed   while the cache is filled two blocks and a wave; while the top trains its blocks and what stands around
+    4-bit      the same, the frozen linears of the top at 4.127 bits a weight (QLoRA's double quantisation)
+
+each beside what Python and torch take. Seconds are the FLOPs of ``costs/flops.py`` over a measured rate of matrix
+products. A streamed build takes that, or what reading the trunk once a wave takes, where that is more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stratatune.costs.cost import Cost
+from stratatune.plan import Resolved
+from stratatune.shapes.shape import LM_OBJECTIVES
+
+PROCESS = 500 << 20
+"""What Python with torch and transformers takes, before any weight."""
+WAVE = 8192
+"""Tokens of a wave, unless the data have fewer: more than hide any disk."""
+_PACKED = 4.127 / 8  # bytes of a weight
+_STORED = {"encoder": 4, "decoder": 2, "encoder-decoder": 4}  # bytes of a weight in checkpoints of the family
+_STATE = 16  # of a trained parameter: value, gradient, two moments
+_HELD = 8  # bytes of a value of a wave's hidden state: it, and what a batch computes
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine was measured to do: FLOP/s of matrix products, and bytes a second from its disk."""
+
+    flops: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a run takes with its trunk in one place.
+
+    Attributes:
+        memory_bytes: the most that is in use.
+        build_seconds: of filling the trunk cache.
+        epoch_seconds: of an epoch from it.
+    """
+
+    memory_bytes: int
+    build_seconds: float
+    epoch_seconds: float
+
+
+def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, rates: Rates) -> dict[str, Place]:
+    """A run over texts of ``lengths`` [N] tokens, by the place of its trunk.
+
+    Args:
+        resolved: the plan on its model.
+        costs: of an epoch over the lengths.
+        lengths: tokens of each example.
+        head: which head the objective reads.
+        rates: of the machine.
+    """
+    shape, depth = resolved.shape, resolved.frozen_depth
+    width = _STORED[shape.family]
+    blocks = [shape.of_block(number).block_parameters for number in range(shape.blocks)]
+    state = _STATE * resolved.trainable(head)
+    training = PROCESS + state + costs.epochs["cached"].saved_bytes
+    epoch = costs.epochs["cached"].flops / rates.flops
+    build = (costs.epochs["first"].flops - costs.epochs["cached"].flops) / rates.flops
+    whole = width * resolved.total(head)
+    found = {"resident": Place(int(training + whole), build + whole / rates.disk, epoch)}
+    if not depth or shape.distinct or len(shape.stacks) > 1:
+        return found
+    around = width * (shape.final_norm + shape.head_parameters(head))
+    if head in LM_OBJECTIVES and shape.decoder_tied:
+        around += width * shape.head_parts["decoder"]
+    top = width * sum(blocks[depth:])
+    tokens = min(WAVE, sum(lengths))
+    filling = PROCESS + state + 2 * width * max(blocks[:depth]) + _HELD * shape.hidden * tokens
+    reading = math.ceil(sum(lengths) / WAVE) * width * sum(blocks[:depth]) / rates.disk
+    streamed = max(build, reading)
+    found["streamed"] = Place(int(max(filling, training + top + around)), streamed, epoch)
+    packed = top - sum((width - _PACKED) * _frozen_weights(resolved, number) for number in range(depth, shape.blocks))
+    found["streamed, top in 4 bits"] = Place(int(max(filling, training + packed + around)), streamed, epoch)
+    return found
+
+
+def _frozen_weights(resolved: Resolved, number: int) -> int:
+    """Weights of the linears of a block that keep their values."""
+    shape = resolved.shape.of_block(number)
+    trained = {place for one in resolved.blocks[number] if not one.adds for place, part in one.claims(shape)}
+    return sum(linear.weights for role, linear in shape.linears.items() if role not in trained)

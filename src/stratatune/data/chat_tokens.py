@@ -1,0 +1,319 @@
+"""Conversations as tokens by a chat template, and which of the tokens bear loss: those of the assistant's turns.
+
+A template may mark them itself (``{% generation %}``). Most do not; then a turn is the difference of two prefixes: the
+conversation up to the turn, with the prompt that asks for an answer, and the conversation up to its end. Both must be
+prefixes of the whole as the template writes it. A template that rewrites earlier turns (many drop the thinking from
+them) is refused: a wrong mask would train on the wrong text in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.conversations import CONVERSATIONS, Conversation
+from stratatune.data.encode import IGNORED, Encoded, pack
+from stratatune.data.loading import line_of
+from stratatune.data.readers import Table
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = (
+    "{{ bos_token }}{% for message in messages %}### {{ message.role | capitalize }}:\n{{ message.content | trim }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
+)
+"""A template in words alone, for tokenizers that have none and no tokens for turns; an answer ends with the text."""
+
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_MASKED: Any = {
+    "tokenize": True,
+    "return_dict": True,
+    "return_assistant_tokens_mask": True,
+    "tokenizer_kwargs": {"verbose": False},
+}
+_LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(turns=last)')"
+_GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
+
+Span = tuple[int, int]
+
+
+class _Refused(Exception):
+    """What a template says of a conversation that it does not take."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A conversation as tokens.
+
+    Attributes:
+        ids: T token ids.
+        spans: where each answer that is learnt lies in them, from its first token to behind its last.
+        joined: answers whose first token begins inside the prompt.
+    """
+
+    ids: list[int]
+    spans: list[Span]
+    joined: int = 0
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template and its tokenizer.
+
+    Attributes:
+        text: the template, in Jinja.
+        tokenizer: a fast one, which says where each token lies.
+        last: whether only the last answer is learnt.
+    """
+
+    text: str
+    tokenizer: PreTrainedTokenizerBase
+    last: bool = False
+
+    @property
+    def marked(self) -> bool:
+        """Whether the template marks the assistant's turns itself."""
+        return bool(_MARK.search(self.text))
+
+    @cached_property
+    def closers(self) -> set[int]:
+        """The tokens that can close a turn: those beside the vocabulary proper, and the end of text."""
+        own: Any = self.tokenizer
+        return {*own.get_added_vocab().values(), *own.all_special_ids}
+
+    def render(self, conversation: Conversation, end: int | None = None, *, asks: bool = False) -> str:
+        """The first ``end`` messages as text; ``asks``: and what asks the assistant to speak."""
+        return self._apply(conversation, end, tokenize=False, add_generation_prompt=asks)
+
+    def _apply(self, conversation: Conversation, end: int | None = None, **options: Any) -> Any:
+        own: Any = self.tokenizer
+        given = {"chat_template": self.text, "tools": conversation.tools}
+        try:
+            return own.apply_chat_template(conversation.messages[:end], **given, **options)
+        except Exception as error:  # a template may raise anything
+            raise _Refused(line_of(error)) from error
+
+    def mistake(self) -> str:
+        """What is wrong with the template itself; empty where only a conversation can tell."""
+        try:
+            self.render(Conversation([{"role": "user", "content": "a"}]))
+        except _Refused as error:
+            return str(error) if type(error.__cause__).__name__ == "TemplateSyntaxError" else ""
+        return ""
+
+    def prompt(self, conversation: Conversation, place: str) -> list[int]:
+        """The token ids behind which the assistant speaks.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        try:
+            text = self.render(conversation, asks=True)
+        except _Refused as error:
+            raise _refused(place, error) from error
+        own: Any = self.tokenizer
+        return list(own(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def tokens(self, conversation: Conversation, place: str) -> Tokens:
+        """A conversation as tokens; ``place`` names it in errors.
+
+        Raises:
+            DataError: the template refuses it, rewrites earlier turns, or its marks do not fit.
+        """
+        try:
+            return self._by_marks(conversation, place) if self.marked else self._by_prefixes(conversation, place)
+        except _Refused as error:
+            raise _refused(place, error) from error
+
+    def stop(self, tokens: Tokens) -> int | None:
+        """The token that closes the last answer; white space may follow it. None: no token of its own does."""
+        start, end = tokens.spans[-1]
+        own: Any = self.tokenizer
+        for at in range(end - 1, start - 1, -1):
+            if tokens.ids[at] in self.closers:
+                return tokens.ids[at]
+            if own.decode([tokens.ids[at]]).strip():
+                return None
+        return None
+
+    # --- by the template's own marks -------------------------------------------------------------------------------
+
+    def _by_marks(self, conversation: Conversation, place: str) -> Tokens:
+        out = self._apply(conversation, **_MASKED)
+        ids, mask = list(out["input_ids"]), np.asarray(out["assistant_masks"], bool)
+        spans = [self._with_closer(ids, span) for span in runs(mask)]
+        if not spans:
+            raise DataError(
+                f"{place}: the template's generation marks mark no token of this conversation",
+                "put {% generation %} and {% endgeneration %} around what the assistant says, or take out the marks",
+            )
+        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
+        if len(learnt) < len(conversation.answers):
+            if len(spans) != len(conversation.answers):
+                raise DataError(
+                    f"{place}: the template marks {len(spans)} turns of {len(conversation.answers)} answers, and not "
+                    "all of them are learnt",
+                    "mark each answer once, or take out the marks",
+                )
+            spans = [spans[conversation.answers.index(at)] for at in learnt]
+        return Tokens(ids, spans)
+
+    def _with_closer(self, ids: list[int], span: Span) -> Span:
+        """The span with the token that closes its turn, where the marks leave that out."""
+        start, end = span
+        is_closed = any(token in self.closers for token in ids[start:end])
+        return (start, end + 1) if not is_closed and end < len(ids) and ids[end] in self._stops else span
+
+    @cached_property
+    def _stops(self) -> set[int]:
+        """The tokens that follow an answer which ends a conversation."""
+        probe = Conversation([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], (1,))
+        out = self._apply(probe, **_MASKED)
+        ids, mask = list(out["input_ids"]), np.asarray(out["assistant_masks"], bool)
+        end = max((end for _, end in runs(mask)), default=len(ids))
+        return set(ids[end : end + 1]) & self.closers
+
+    # --- by differences of prefixes --------------------------------------------------------------------------------
+
+    def _by_prefixes(self, conversation: Conversation, place: str) -> Tokens:
+        whole = self.render(conversation)
+        learnt = conversation.learnt[-1:] if self.last else conversation.learnt
+        found = [self._turn(conversation, at, whole, place) for at in learnt]
+        own: Any = self.tokenizer
+        out = own(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        places = np.asarray(out["offset_mapping"]).reshape(-1, 2)
+        filled = places[:, 1] > places[:, 0]
+        spans, joined = [], 0
+        for start, end in found:
+            inside = np.flatnonzero(filled & (places[:, 1] > start) & (places[:, 0] < end))
+            if not len(inside):
+                raise DataError(f"{place}: an answer of the assistant has no token", "mend the row, or leave it out")
+            spans.append((int(inside[0]), int(inside[-1]) + 1))
+            joined += int(places[inside[0], 0] < start)
+        return Tokens(list(out["input_ids"]), spans, joined)
+
+    def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
+        """Where the answer that is message ``at`` lies in the whole text, its end included."""
+        before = self.render(conversation, at, asks=True)
+        if not whole.startswith(before):
+            earlier = whole.startswith(self.render(conversation, at))
+            what = (
+                f"its prompt for an answer is not what it writes before message {at + 1}"
+                if earlier
+                else f"it rewrites what stands before message {at + 1}"
+            )
+            raise _rewritten(place, what, last_helps=not earlier and not self.last)
+        if at == len(conversation.messages) - 1:
+            return len(before), len(whole)
+        behind = self.render(conversation, at + 1)
+        if not whole.startswith(behind):
+            behind = self._without_end(behind)
+        if not behind.startswith(before) or not whole.startswith(behind):
+            raise _rewritten(place, f"it rewrites message {at + 1} once others follow", last_helps=True)
+        return len(before), len(behind)
+
+    def _without_end(self, text: str) -> str:
+        """A conversation without the special token that closes it as a whole (Phi-3's end of text)."""
+        own: Any = self.tokenizer
+        end = next((token for token in own.all_special_tokens if text.endswith(token)), "")
+        return text.removesuffix(end)
+
+
+def _refused(place: str, error: _Refused) -> DataError:
+    hint = "write the conversation as the template wants it, or give another template (--template FILE)"
+    return DataError(f"{place}: the chat template refuses it: {error}", hint)
+
+
+def _rewritten(place: str, what: str, *, last_helps: bool) -> DataError:
+    hint = f"{_LAST_ONLY}, or {_GIVE_MARKS}" if last_helps else _GIVE_MARKS
+    return DataError(f"{place}: the chat template does not show which tokens are the assistant's: {what}", hint)
+
+
+def runs(mask: np.ndarray) -> list[Span]:
+    """Where runs of True lie in a bool array [T]: the start of each, and behind its end."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+
+
+def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encoded:
+    """Conversations as tokens; the targets are the tokens of the answers, -100 elsewhere.
+
+    A conversation that is too long is cut at its end. Answers that are lost so are counted in a notice, and a
+    conversation that loses all of them is left out, since nothing of it would be learnt or scored. ``read`` is the last
+    token before the first answer.
+
+    Raises:
+        DataError: as :meth:`ChatTemplate.tokens`; or no conversation keeps an answer.
+    """
+    rows, targets, read = list[list[int]](), list[np.ndarray](), list[int]()
+    count = _Count()
+    for number, conversation in zip(table.rows, table.further[CONVERSATIONS], strict=True):
+        place = f"{table.source}, row {number}"
+        if table.labels is None or not conversation.learnt:
+            one = Tokens(template.prompt(conversation, place)[-max_length:], [])
+        else:
+            one = template.tokens(conversation, place)
+            if count.leaves_out(one, max_length):
+                continue
+        ids = np.asarray(one.ids[:max_length])
+        aims = np.full(len(ids), IGNORED)
+        for start, end in one.spans:
+            aims[start:end] = ids[start:end]
+        rows.append(ids.tolist())
+        targets.append(aims)
+        read.append(max(0, one.spans[0][0] - 1) if one.spans else len(ids) - 1)
+    if not rows:
+        raise DataError(
+            f"{table.source}: within {max_length} tokens no conversation has an answer",
+            f"raise --max-length (the longest has {count.longest:,} tokens)",
+        )
+    encoded = pack(rows, None, np.array(read, np.int32), tuple(count.notices(table, max_length)))
+    if table.labels is None:
+        return encoded
+    return encoded.with_targets(np.concatenate(targets).astype(np.int64), encoded.offsets)
+
+
+@dataclass
+class _Count:
+    """What becomes of conversations that are too long."""
+
+    cut: int = 0
+    answers: int = 0
+    lost: int = 0
+    left_out: int = 0
+    joined: int = 0
+    longest: int = 0
+
+    def leaves_out(self, one: Tokens, max_length: int) -> bool:
+        """Count a conversation; whether no answer of it is left."""
+        ends = [end for _, end in one.spans]
+        self.longest = max(self.longest, len(one.ids))
+        self.answers += len(ends)
+        self.joined += one.joined
+        self.cut += len(one.ids) > max_length
+        self.lost += sum(end > max_length for end in ends)
+        left_out = one.spans[0][0] >= max_length
+        self.left_out += left_out
+        return left_out
+
+    def notices(self, table: Table, max_length: int) -> Sequence[str]:
+        said = []
+        if self.cut:
+            cut = f"{self.cut:,} of {len(table):,} conversations of {table.source} are cut to {max_length} tokens"
+            lost = f"{self.lost:,} of {self.answers:,} answers lose their end or all"
+            out = f"{self.left_out:,} conversations keep no answer and are left out"
+            said.append(f"{cut}: {lost}, {out}; the longest has {self.longest:,} tokens (--max-length)")
+        if self.joined:
+            said.append(
+                f"{table.source}: {self.joined:,} of {self.answers:,} answers begin inside a token of the prompt; let "
+                "the template's prompt for an answer end where a token does"
+            )
+        return said

@@ -1,0 +1,226 @@
+"""Texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
+
+What a column is for is told by its name, whatever the order of the columns; names that leave it in doubt are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stratatune.data.frames import Frame
+from stratatune.data.labels import numbers
+from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
+from stratatune.data.sources import open_source
+from stratatune.data.tasks import Task
+from stratatune.data.tasks import task as task_named
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import DataError, nearest
+
+SCORES = ("score", "label", "labels", "similarity", "relevance", "gold_label")
+"""What a column of numbers beside texts is called."""
+ROLES = "roles"
+"""In ``Table.further``: the role of each text column, in every row the same."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which rows are laid out.
+
+    Attributes:
+        roles: the columns in their order: what each is for, and the names that say so. The first name is the role's.
+        repeated: a role of which there may be none or several, numbered (``negative_1``, ``negative_2``).
+        scored: whether a column of numbers goes with it.
+        by_order: whether two columns of any names may be given in its order.
+    """
+
+    roles: Mapping[str, tuple[str, ...]]
+    repeated: Mapping[str, tuple[str, ...]]
+    scored: bool
+    by_order: bool = True
+
+    def find(self, names: Sequence[str], place: str) -> dict[str, str] | None:
+        """Column -> role, in the order of the roles; None where one of them has no column.
+
+        Raises:
+            DataError: two columns for one role.
+        """
+        found: dict[str, str] = {}
+        for role, called in self.roles.items():
+            columns = [name for name in names if name.casefold() in called]
+            if len(columns) > 1:
+                raise DataError(
+                    f"{place}: {' and '.join(map(repr, columns))} are both names for the {role}",
+                    "rename or leave out one of them, or name the columns with --text A,B",
+                )
+            if not columns:
+                return None
+            found[columns[0]] = role
+        for role, called in self.repeated.items():
+            several = [name for name in names if re.sub(r"[_-]?\d+$", "", name.casefold()) in called]
+            found |= dict.fromkeys(sorted(several, key=_number), role)
+        return found
+
+
+def _number(name: str) -> tuple[int, str]:
+    digits = re.search(r"\d+$", name)
+    return (int(digits[0]) if digits else 0, name)
+
+
+def read_roles(
+    source: Any,
+    layouts: Sequence[Layout],
+    what: str,
+    *,
+    text: Sequence[str] | None = None,
+    label: str | None = None,
+    task: str | Task | None = None,
+    split: str | None = None,
+    need_labels: bool = True,
+    written: Written = AS_USUAL,
+    keep_whole: bool = False,
+) -> Table:
+    """Read ``source`` into a Table with a text column for each role, and the roles in ``further``.
+
+    Args:
+        source: what :func:`stratatune.data.readers.read` takes.
+        layouts: the legal ways in which rows are laid out, of which the columns' names decide for one.
+        what: the columns that are legal, in words, for an error.
+        text: two text columns in the order of a layout's roles, where their names say nothing.
+        label: the column of numbers, likewise.
+        task: a task, which knows its columns; its labels must be numbers.
+        split, need_labels, written, keep_whole: as there. Without labels one column of texts is legal too.
+
+    Raises:
+        DataError: whatever is wrong with the source, in one line; also columns whose roles are in doubt.
+    """
+    known = task_named(task) if isinstance(task, str) else task
+    whole = frame = open_source(source, known, split, written)
+    if not frame.rows:
+        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+    known = frame.task or known
+    finder = _Finder(frame, layouts, what)
+    roles, label_column = finder.named(text, label, known) if need_labels else (finder.to_predict(text), None)
+    checked = [*roles, *([label_column] if label_column else [])]
+    if known and known.drops_incomplete or written.bad_rows == "skip":
+        frame = without_bad(frame, checked)
+    texts = tuple(texts_of(frame, name, written.bad_rows) for name in roles)
+    labels = None
+    if label_column is not None:
+        labels = numbers(["" if value is None else value for value in frame.get(label_column)], frame.place, frame.rows)
+    return Table(
+        texts=texts,
+        labels=labels,
+        columns=tuple(roles),
+        label_column=label_column,
+        source=frame.place,
+        rows=frame.rows,
+        notices=frame.notices,
+        whole=whole if keep_whole else None,
+        further={ROLES: [tuple(roles.values())] * len(texts[0])},
+    )
+
+
+def roles_in(table: Table) -> tuple[str, ...]:
+    """The role of each text column; empty where a table has none."""
+    return next(iter(table.further.get(ROLES, ())), ())
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """Finds the columns of a frame."""
+
+    frame: Frame
+    layouts: Sequence[Layout]
+    what: str
+
+    def named(
+        self, text: Sequence[str] | None, label: str | None, task: Task | None
+    ) -> tuple[dict[str, str], str | None]:
+        """Column -> role, and the column of numbers where the layout has one."""
+        names = self.frame.names
+        if task and not task.numeric:
+            raise DataError(f"the labels of {task.name} are classes", f"legal here: {self.what}")
+        if task:
+            columns = next((one for one in (task.text, task.tsv_text) if one and set(one) <= set(names)), None)
+            own = next((one for one in (task.label, task.tsv_label) if one in names), None)
+            text, label = text or columns, label or own
+        if text and not set(text) & set(names) and self._fitting(label if label in names else None):
+            text, label = None, label if label in names else None  # the columns of other data than these
+        if label is not None and label not in names:
+            raise self._none_called(label)
+        if text:
+            return self._by_order(text, label)
+        fitting = self._fitting(label)
+        if len(fitting) != 1:
+            raise self._doubt("more than one layout fits" if fitting else "what are the columns for?")
+        one, found = fitting[0]
+        told = self._label(label, found)
+        if not one.scored and told is not None:
+            raise self._doubt(f"{' and '.join(map(repr, found))} take no score, and there is a column {told!r}")
+        return found, told
+
+    def _fitting(self, label: str | None) -> list[tuple[Layout, dict[str, str]]]:
+        """The layouts that the columns' names fit, each with its columns."""
+        found = [(one, columns) for one in self.layouts if (columns := one.find(self.frame.names, self.frame.place))]
+        found = [(one, columns) for one, columns in found if one.scored <= (self._label(label, columns) is not None)]
+        return [one for one in found if not any(set(one[1]) < set(other) for _, other in found)]
+
+    def _by_order(self, text: Sequence[str], label: str | None) -> tuple[dict[str, str], str | None]:
+        """Columns that the user names: by their own names, else two in order, of which no name says otherwise."""
+        if missing := next((name for name in text if name not in self.frame.names), None):
+            raise self._none_called(missing)
+        told, own = self._label(label, text), None
+        for one in self.layouts:
+            found = one.find(text, self.frame.place) or {}
+            if list(found) == list(text) and one.scored == (told is not None):
+                return found, told
+            own = own or found
+        if len(set(text)) != 2 or len(text) != 2:
+            raise self._doubt(f"--text {','.join(text)}: two columns are needed, or names that say what each is for")
+        if own:
+            said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
+            raise self._doubt(f"--text {','.join(text)}, but by its name {said}")
+        if label is None and told is not None:
+            raise self._doubt(f"are {text[0]!r} and {text[1]!r} scored by {told!r}? --label {told} says so")
+        legal = (one for one in self.layouts if one.by_order and len(one.roles) == 2)
+        one = next((one for one in legal if one.scored == (told is not None)), None)
+        if one is None:
+            raise self._doubt(f"what are {text[0]!r} and {text[1]!r} for? there is no score")
+        return dict(zip(text, one.roles, strict=True)), told
+
+    def to_predict(self, text: Sequence[str] | None) -> dict[str, str]:
+        """The columns of data without labels: those of a layout, or one column of texts."""
+        frame = self.frame
+        if not frame.named:
+            roles = next(iter(self.layouts)).roles if len(frame.names) > 1 else ("",)
+            return dict(zip(frame.names, roles, strict=True))
+        if text and set(text) <= set(frame.names):
+            found = next((found for one in self.layouts if (found := one.find(text, frame.place))), None)
+            return found or dict(zip(text, next(iter(self.layouts)).roles, strict=False))
+        for one in self.layouts:
+            if found := one.find(frame.names, frame.place):
+                return found
+        parts = [part for one in self.layouts for part in (*one.roles.items(), *one.repeated.items())]
+        called = {name: role for role, names in parts for name in names}
+        legal = [name for name in frame.names if name.casefold() in (*called, *SINGLES)]
+        columns = legal or (frame.names if len(frame.names) == 1 else [])
+        if len(columns) != 1:
+            raise self._doubt("which column holds the texts?")
+        return {columns[0]: called.get(columns[0].casefold(), "")}
+
+    def _label(self, label: str | None, texts: Sequence[str] | Mapping[str, str]) -> str | None:
+        found = [name for name in SCORES if name in self.frame.names and name not in texts]
+        if label is None and len(found) > 1:
+            raise self._doubt(f"{' and '.join(map(repr, found))} may both be the label")
+        return label or next(iter(found), None)
+
+    def _none_called(self, name: str) -> DataError:
+        near = nearest(name, self.frame.names)
+        hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(self.frame.names)}"
+        return DataError(f"{self.frame.place} has no column {name!r}", hint)
+
+    def _doubt(self, why: str) -> DataError:
+        return DataError(f"{self.frame.place}: {why} (columns: {', '.join(self.frame.names)})", f"legal: {self.what}")

@@ -1,0 +1,244 @@
+"""``chat``: what an assistant says in conversations, by a decoder's LM head and the tokenizer's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
+from stratatune.data.conversations import CONVERSATIONS, Conversation, read_conversations
+from stratatune.data.encode import Encoded
+from stratatune.data.loading import line_of
+from stratatune.data.readers import Table
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import ConfigError, ModelError, did_you_mean
+from stratatune.objectives.metrics import TEXT_METRICS, check_metric
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.text_loss import (
+    bearing_loss,
+    likelihoods,
+    mean_loss,
+    next_tokens,
+    right_tokens,
+    text_scores,
+    weight_of,
+)
+from stratatune.objectives.text_to_text import rouge_where_installed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+    from stratatune.model.question import Question
+
+_ACCURACY = "token_accuracy"
+_TURNS = ("all", "last")
+_NAMED = {"plain": PLAIN}
+"""Templates that have a name."""
+_SHOWN = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(Objective):
+    """The assistant's turns of conversations, each with the token that closes it.
+
+    Attributes:
+        chat_template: the template, in Jinja.
+        turns: whether ``all`` of the assistant's turns bear loss, or the ``last`` of each conversation alone.
+        stop_tokens: those that end an answer.
+        system: the system prompt that all training conversations share; plain texts are asked behind it.
+    """
+
+    name: ClassVar[str] = "chat"
+    summary: ClassVar[str] = "an assistant's turns in conversations, by a decoder's LM head and a chat template"
+    head: ClassVar[str] = "lm"
+    families: ClassVar[frozenset[str]] = frozenset({"decoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "all"
+    metrics: ClassVar[tuple[str, ...]] = (*TEXT_METRICS, _ACCURACY)
+    smaller_is_better: ClassVar[frozenset[str]] = frozenset(TEXT_METRICS)
+    options: ClassVar[Mapping[str, type]] = {"turns": str}
+    writes: ClassVar[bool] = True
+
+    chat_template: str
+    turns: str = "all"
+    stop_tokens: tuple[int, ...] = ()
+    system: str = ""
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        metric = check_metric(asked.metric or TEXT_METRICS[0], cls.metrics, "chat")
+        turns = asked.options.get("turns", "all")
+        if turns not in _TURNS:
+            raise ConfigError([f"objective: chat has no turns {turns!r}"], did_you_mean(turns, _TURNS))
+        if not asked.tokens.is_fast:
+            raise ModelError("chat needs a fast tokenizer, which says where each token lies", "take another model")
+        text, table = _template(asked), asked.data
+        template = ChatTemplate(text, asked.tokens, last=turns == "last")
+        first: Conversation = table.further[CONVERSATIONS][0]
+        tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
+        closer, end = template.stop(tokens), asked.tokens.eos_token_id
+        notices = [_example(asked.tokens, template, tokens.ids[slice(*tokens.spans[0])], table.rows[0])]
+        if closer is None:
+            notices.append(
+                "the chat template closes an answer with no token of its own, so the model does not learn where to "
+                "stop: let it write {{ eos_token }} behind an answer"
+            )
+        stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
+        systems = {_system(one) for one in table.further[CONVERSATIONS]}
+        system = systems.pop() if len(systems) == 1 else ""
+        own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}
+        return cls(**common_of(asked, metric), **own), notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        own = {name: data[name] for name in ("chat_template", "turns", "system")}
+        return cls(**common_from(data), **own, stop_tokens=tuple(data["stop_tokens"]))
+
+    def to_data(self) -> dict[str, Any]:
+        own = {"chat_template": self.chat_template, "turns": self.turns, "system": self.system}
+        return {**self.common(), **own, "stop_tokens": list(self.stop_tokens)}
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
+    ) -> Table:
+        """Conversations; see :func:`stratatune.data.conversations.read_conversations`."""
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_conversations(source, written=written, keep_whole=keep_whole, **asked)
+
+    @classmethod
+    def classes_of(cls, table: Table) -> None:
+        return None
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        return encode_chat(table, self._template(tokenizer), self.max_length)
+
+    def _template(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
+        return ChatTemplate(self.chat_template, tokenizer, last=self.turns == "last")
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        """The tokens that predict one that bears loss."""
+        return bearing_loss(batch)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
+        return mean_loss(likelihoods(logits, next_tokens(batch)))
+
+    def weight(self, batch: Batch) -> float:
+        return weight_of(next_tokens(batch))
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """The summed log-probability of each conversation's answers, their tokens, and how many are right [B, 3]."""
+        from torch import cat
+
+        targets = next_tokens(batch)
+        found = cat([likelihoods(logits, targets), right_tokens(logits, targets)[:, None]], dim=1)
+        return found.float().cpu().numpy()
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        right = float(output[:, 2].sum() / max(1.0, output[:, 1].sum()))
+        return {**text_scores(output), _ACCURACY: right}, []
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        """What the assistant says next in each conversation."""
+        written, notices = self._written(table, using)
+        return Answers({"generated": written}, labels=written, notices=notices)
+
+    def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
+        """ROUGE of what is written in the place of each last answer, where its package is installed."""
+        wanted = [str(label) for part in parts for label in part.labels or ()]
+        return rouge_where_installed(lambda: [text for part in parts for text in self._written(part, using)[0]], wanted)
+
+    def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
+        """The next answer in each conversation, and what is to be said of them."""
+        template, prompts = self._template(using.tokenizer), []
+        for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
+            asked = one.asked()
+            if asked.is_text and self.system and not _system(asked):
+                system = {"role": "system", "content": self.system}
+                asked = Conversation([system, *asked.messages], tools=asked.tools)
+            prompts.append(template.prompt(asked, f"{table.source}, row {row}"))
+        long = sum(len(prompt) > self.max_length for prompt in prompts)
+        said = f"{long} of {len(prompts)} prompts are longer than {self.max_length} tokens and lose their beginning"
+        end = {"eos_token_id": list(self.stop_tokens)} if self.stop_tokens else {}
+        return using.generate(prompts, **end), (said,) if long else ()
+
+
+def _system(conversation: Conversation) -> str:
+    """The system prompt of a conversation; empty where it has none."""
+    first = conversation.messages[0]
+    return first["content"] if first["role"] == "system" else ""
+
+
+def _template(asked: Asked) -> str:
+    """The chat template of a run: the tokenizer's own, a named one, or that of a file.
+
+    Raises:
+        ModelError: the tokenizer has none, and none was given.
+        ConfigError: what was given is neither a template's name nor a file, or is no Jinja.
+    """
+    own: Any = asked.tokens
+    if asked.template is None:
+        try:
+            return own.get_chat_template()
+        except ValueError as error:
+            raise ModelError(
+                f"the tokenizer of {own.name_or_path or 'this model'!r} has no chat template",
+                "give one: --template plain, which needs no tokens of its own, or --template FILE with one in Jinja",
+            ) from error
+    if asked.template in _NAMED:
+        return _NAMED[asked.template]
+    path = Path(asked.template).expanduser()
+    if "{%" in asked.template or "{{" in asked.template:
+        text = asked.template
+    elif path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError([f"template: {asked.template}: {line_of(error)}"], "give a text file in UTF-8") from error
+    else:
+        raise ConfigError(
+            [f"template: no file {asked.template!r}"],
+            "under chat: a file with a chat template in Jinja, or plain",
+        )
+    if wrong := ChatTemplate(text, own).mistake():
+        raise ConfigError([f"template: {asked.template}: {wrong}"], "mend its Jinja")
+    return text
+
+
+def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:
+    """Which tokens bear loss, shown on the first answer of the data."""
+    own: Any = tokenizer
+    shown = own.decode(ids)
+    if len(shown) > 2 * _SHOWN:
+        shown = f"{shown[:_SHOWN]} ... {shown[-_SHOWN:]}"
+    how = "the template's generation marks" if template.marked else "differences of prefixes"
+    return f"loss is on the assistant's turns alone, by {how}; the first, in row {row}: {shown!r} ({len(ids):,} tokens)"

@@ -1,0 +1,307 @@
+"""``rank``: a score for a text beside its query (cross-encoders, rerankers) or by itself (reward models)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.readers import Table
+from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
+from stratatune.objectives.metrics import check_metric
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.retrieval import RANKINGS, pair_accuracy, ranking_scores
+from stratatune.objectives.tensors import at_least_fp32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+    from stratatune.model.question import Question
+
+METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
+LOSSES = ("bce", "listnet", "pairwise")
+_QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
+_CHOSEN = {"chosen": ("chosen", "preferred", "better")}
+_REJECTED = {"rejected": ("rejected", "worse")}
+SCORED = Layout(
+    {"query": _QUERY, "text": ("text", "document", "passage", "answer", "response", "sentence2", "text2", "text_b")},
+    {},
+    scored=True,
+)
+PREFERRED = Layout({"query": _QUERY, **_CHOSEN, **_REJECTED}, _REJECTED, scored=False)
+ALONE = Layout({**_CHOSEN, **_REJECTED}, _REJECTED, scored=False, by_order=False)
+_LEGAL = "query, text and score; or chosen and rejected, with a prompt or without"
+_GAINS, _QUERIES = "gains", "queries"
+_ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
+_PIECE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rank(Objective):
+    """One score a text.
+
+    Attributes:
+        by: how it is learnt. ``bce``: each score by itself; ``listnet``: the scores of a query's candidates among each
+            other; ``pairwise``: the chosen text above the rejected one.
+        paired: whether a query goes in front of each text.
+        low, high: the scores in the data that stand for 0 and 1 under ``bce``.
+        mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
+    """
+
+    name: ClassVar[str] = "rank"
+    summary: ClassVar[str] = "a score for a text and its query (rerankers, reward models), by a new output layer"
+    head: ClassVar[str] = "sequence"
+    families: ClassVar[frozenset[str]] = FAMILIES - {"encoder-decoder"}
+    reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+    options: ClassVar[Mapping[str, type]] = {"loss": str, "mini_batch": int}
+    place: ClassVar[str] = "[CLS]"
+
+    by: str = "bce"
+    paired: bool = True
+    low: float = 0.0
+    high: float = 1.0
+    mini_batch: int = _PIECE
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        scored, size = asked.data.labels is not None, asked.options.get("mini_batch", _PIECE)
+        by, notices = _loss(asked.options.get("loss", "auto"), scored=scored), []
+        if size < 0:
+            raise ConfigError([f"objective: rank: mini_batch {size}"], "legal: 0 (all at once) or more")
+        queries = [texts for texts, role in zip(asked.data.texts, roles_in(asked.data), strict=True) if role == "query"]
+        several = bool(queries) and len(set(queries[0])) < len(queries[0])
+        if by == "listnet" and not several:
+            notices.append("every query has one candidate: listnet has nothing to compare them with")
+        low, high = score_range(asked)
+        if by == "bce" and (low, high) != (0.0, 1.0):
+            notices.append(f"scores from {low:g} to {high:g} stand for 0 to 1")
+        usual = "pair_accuracy" if not scored else RANKINGS[0] if several else "average_precision"
+        common = common_of(asked, check_metric(asked.metric or usual, cls.metrics, "rank"))
+        return cls(**common, by=by, paired=bool(queries), low=low, high=high, mini_batch=size), notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        own = saved_fields(cls, _SAVED, data)
+        if own["by"] not in LOSSES:
+            raise ValueError(f"by: {own['by']}")
+        return cls(**common_from(data), **own)
+
+    def to_data(self) -> dict[str, Any]:
+        activation = _ACTIVATIONS.get(self.by, "torch.nn.modules.linear.Identity")
+        config = {"sentence_transformers": {"activation_fn": activation, "version": "5.0.0"}}
+        folder = {"kind": "rank", "max_length": self.max_length, "config": config}
+        own = {name: getattr(self, name) for name in _SAVED}
+        return {**self.common(), **own, "sentence_transformers": folder}
+
+    @property
+    def position(self) -> str:
+        return PLACES[self.family]
+
+    @property
+    def piece(self) -> int:
+        return self.mini_batch
+
+    @property
+    def asked_at_once(self) -> int:
+        return 2 if self.paired else 1
+
+    def answers_for(self, columns: int) -> bool:
+        return columns >= self.asked_at_once
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
+    ) -> Table:
+        """Texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        asked = {"text": text, "label": label, "task": task, "split": split, "need_labels": need_labels}
+        layouts = (SCORED, PREFERRED, ALONE)
+        table = read_roles(source, layouts, _LEGAL, written=written, keep_whole=keep_whole, **asked)
+        columns = dict(zip(roles_in(table), table.texts, strict=True))
+        if need_labels and "chosen" in columns:
+            for texts, role in zip(table.texts, roles_in(table), strict=True):
+                if role == "rejected":
+                    refuse_equal(table, texts, columns["chosen"], "the rejected text is the chosen one")
+        return table
+
+    @classmethod
+    def classes_of(cls, table: Table) -> None:
+        return None
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Each text, or each pair of a query and a text, once; their examples as the loss compares them."""
+        roles = roles_in(table) or ("query", "text")[-len(table.texts) :]
+        queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
+        if (queries is None) == self.paired:
+            raise ConfigError(
+                [f"{table.source}: {'no query' if self.paired else 'a query'}, and the model was trained otherwise"],
+                f"legal: {_LEGAL}",
+            )
+        others = [texts for texts, role in zip(table.texts, roles, strict=True) if role != "query"]
+        heads = [()] * len(table) if queries is None else [(query,) for query in queries]
+        stored: dict[tuple[str, ...], int] = {}
+        rows = [
+            [stored.setdefault((*head, text), len(stored)) for text in texts]
+            for head, *texts in zip(heads, *others, strict=True)
+        ]
+        plain = Table(tuple(map(list, zip(*stored, strict=True))), columns=table.columns, source=table.source)
+        data = encode_pooled(self.family, plain, tokenizer, self.max_length)
+        names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
+        if len(others) > 1:
+            gains = [[1.0, *[0.0] * (len(row) - 1)] for row in rows]
+        elif table.labels is None:
+            return data.with_groups(rows)
+        else:
+            gains = [[float(score)] for score in table.labels]  # pyright: ignore[reportArgumentType]
+            if self.by == "listnet":
+                rows, gains, names = _lists(rows, gains, names)
+        data = data.with_groups(rows)
+        assert data.groups is not None
+        flat = np.array([gain for row in gains for gain in row], np.float32)
+        data = data.with_targets(flat, data.groups.offsets, _GAINS)
+        return data.with_targets(np.array(names, np.int64), name=_QUERIES)
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        return pooled(batch)
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """``logits`` [B, 1] of the texts, compared as :attr:`by` says."""
+        from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
+
+        assert batch.groups is not None
+        there = batch.groups >= 0
+        scores = at_least_fp32(logits)[:, 0][batch.groups.clamp(min=0)]  # [G, K]
+        gains = batch.targets[_GAINS]
+        if self.by == "pairwise":
+            return pairwise_loss(scores, gains, there)
+        if self.by == "listnet":
+            return listnet_loss(scores, gains, there)
+        return pointwise_loss(scores, (gains - self.low) / (self.high - self.low), there)
+
+    def weight(self, batch: Batch) -> float:
+        """Examples under ``listnet``; else texts, or pairs of a chosen and a rejected one."""
+        assert batch.groups is not None
+        if self.by == "listnet":
+            return float(batch.examples)
+        gains = batch.targets[_GAINS]
+        if self.by == "bce":
+            return float((batch.groups >= 0).sum())
+        known = gains != IGNORED
+        return float(((gains[:, :, None] > gains[:, None, :]) & known[:, :, None] & known[:, None, :]).sum())
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """Scores [B] of the texts, one example's after another's; under ``bce`` from 0 to 1."""
+        found = at_least_fp32(logits)[:, 0]
+        found = found.sigmoid() if self.by == "bce" else found
+        return (found if batch.groups is None else found[batch.groups[batch.groups >= 0]]).cpu().numpy()
+
+    def rows(self, data: Encoded) -> np.ndarray:
+        return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """Of each query's candidates, the highest score first; pairs are compared within a query."""
+        from sklearn.metrics import average_precision_score
+
+        assert data.groups is not None
+        gains = data.targets[_GAINS].values.astype(np.float64)
+        queries = np.repeat(data.targets[_QUERIES].values, data.groups.sizes)
+        by_query = _together(queries)
+        ranked, lists = [], 0
+        for at in by_query:
+            order = at[np.argsort(-output[at], kind="stable")]
+            ranked.append(((gains[order] - gains.min()).tolist(), (gains[at] - gains.min()).tolist()))
+            lists += len(at) > 1
+        notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]
+        found = {name: value for name, value in ranking_scores(ranked).items() if name in METRICS}
+        found["pair_accuracy"] = pair_accuracy(output, gains, by_query if lists else [np.arange(len(gains))])
+        right = gains > (gains.min() + gains.max()) / 2
+        found["average_precision"] = float(average_precision_score(right, output)) if right.any() else 0.0
+        return found, notices
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        return {}
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        """``score`` of each text; of several columns of texts one each."""
+        roles = roles_in(table) or ("query", "text")[-len(table.texts) :]
+        named = list(zip(table.columns, roles, table.texts, strict=True))
+        first = [one for one in named if one[1] == "query"]
+        others = [one for one in named if one[1] != "query"]
+        found: dict[str, np.ndarray] = {}
+        for name, role, texts in others:
+            columns, kinds, parts = zip(*first, (name, role, texts), strict=True)
+            rows = {ROLES: [kinds] * len(texts)}
+            one = replace(table, texts=parts, columns=columns, further=rows, labels=None, whole=None)
+            found["score" if len(others) == 1 else f"{name}_score"] = using.output(one)
+        return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
+
+    def for_probes(self, data: Encoded, seed: int) -> Encoded:
+        """Each text by itself: with its score, or as chosen (1) or not (0)."""
+        assert data.groups is not None
+        gains = data.targets[_GAINS].values
+        single = replace(data, groups=None, targets={}).subset(data.groups.values)
+        whole = bool(np.isin(gains, (0.0, 1.0)).all())
+        return single.with_labels(gains.astype(np.int64) if whole else gains)
+
+
+_SAVED = ("by", "paired", "low", "high", "mini_batch")
+
+
+def _loss(name: str, *, scored: bool) -> str:
+    if name not in ("auto", *LOSSES):
+        raise ConfigError([f"objective: rank has no loss {name!r}"], did_you_mean(name, ("auto", *LOSSES)))
+    usual = "bce" if scored else "pairwise"
+    if name != "auto" and scored == (name == "pairwise"):
+        kind = "scores" if scored else "chosen and rejected texts"
+        legal = "bce or listnet" if scored else "pairwise"
+        raise ConfigError([f"objective: rank: loss {name!r}, and the data are {kind}"], f"for these: {legal}")
+    return usual if name == "auto" else name
+
+
+def _lists(
+    rows: list[list[int]], gains: list[list[float]], names: list[int]
+) -> tuple[list[list[int]], list[list[float]], list[int]]:
+    """Rows of one text each, as one row a query; of a text that stands twice beside a query, the higher gain."""
+    found: dict[int, dict[int, float]] = {}
+    for (text,), (gain,), name in zip(rows, gains, names, strict=True):
+        own = found.setdefault(name, {})
+        own[text] = max(gain, own.get(text, gain))
+    return [list(own) for own in found.values()], [list(own.values()) for own in found.values()], list(found)
+
+
+def _together(names: np.ndarray) -> list[np.ndarray]:
+    """The places of equal names, each group in order."""
+    order = np.argsort(names, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(names[order])) + 1) if len(names) else []

@@ -1,0 +1,90 @@
+"""Scores of rankings: how far up what is right stands. No torch.
+
+Shapes: Q queries, N documents, E the width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+K = 10
+RANKINGS = (f"ndcg@{K}", f"mrr@{K}", "recall@1", f"recall@{K}")
+_PIECE = 1 << 24  # similarities at a time
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, E] of length 1; a vector of zeros stays."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` nearest documents of each query by cosine, the nearest first: numbers and cosines [Q, count].
+
+    Of equal cosines the document with the lower number stands first.
+    """
+    queries, documents = unit(queries), unit(documents)
+    count, step = min(count, len(documents)), max(1, _PIECE // max(1, len(documents)))
+    numbers, cosines = [np.empty((0, count), np.int64)], [np.empty((0, count), np.float32)]
+    for start in range(0, len(queries), step):
+        found = queries[start : start + step] @ documents.T
+        order = np.argsort(-found, axis=1, kind="stable")[:, :count]
+        numbers.append(order)
+        cosines.append(np.take_along_axis(found, order, axis=1))
+    return np.concatenate(numbers), np.concatenate(cosines)
+
+
+def ranking_scores(ranked: Iterable[tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
+    """Means over queries of nDCG, MRR and recall.
+
+    ``ranked`` has for each query the gains of what was found, the first first, and all gains that there are, which say
+    what the best order would be. nDCG is that of Jarvelin and Kekalainen (2002) with the gain itself in place of
+    2^gain - 1; the others count what has a gain above 0. Queries without any are left out.
+    """
+    rows = []
+    for gains, every in ranked:
+        ideal = sorted(every, reverse=True)
+        right = sum(gain > 0 for gain in every)
+        if not right:
+            continue
+        first = next((place for place, gain in enumerate(gains[:K], start=1) if gain > 0), 0)
+        hits = [sum(gain > 0 for gain in gains[:k]) / right for k in (1, K)]
+        rows.append((_dcg(gains) / _dcg(ideal), 1 / first if first else 0.0, *hits))
+    means = np.mean(rows, axis=0) if rows else np.zeros(len(RANKINGS))
+    return dict(zip(RANKINGS, map(float, means), strict=True))
+
+
+def _dcg(gains: Sequence[float]) -> float:
+    return float(sum(gain / np.log2(place + 1) for place, gain in enumerate(gains[:K], start=1)))
+
+
+def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[frozenset[int]]) -> dict[str, float]:
+    """The scores of a search: which of the documents [N, E] are ``right`` for each of the queries [Q, E]."""
+    found, _ = nearest(queries, documents, K)
+    rows = zip(found.tolist(), right, strict=True)
+    return ranking_scores(([float(one in wanted) for one in row], [1.0] * len(wanted)) for row, wanted in rows)
+
+
+def by_query(
+    names: Sequence[int], values: Sequence[float], gains: Sequence[float]
+) -> Mapping[int, list[tuple[float, float]]]:
+    """The (value, gain) of every candidate, by the name of its query."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for name, value, gain in zip(names, values, gains, strict=True):
+        found.setdefault(name, []).append((value, gain))
+    return found
+
+
+def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:
+    """The share of pairs of different gains whose scores are in the same order; equal scores count by half.
+
+    ``among`` are the numbers of the candidates that are compared with one another. 0 where there is no such pair.
+    """
+    right, total = 0.0, 0
+    for at in among:
+        for gain in np.unique(gains[at])[1:]:
+            above, below = scores[at[gains[at] == gain]], np.sort(scores[at[gains[at] < gain]])
+            right += sum(np.searchsorted(below, above, side).sum() for side in ("left", "right")) / 2
+            total += len(above) * len(below)
+    return float(right / total) if total else 0.0

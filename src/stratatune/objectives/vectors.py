@@ -1,0 +1,443 @@
+"""``vectors``: a vector for each text, near to those of texts that belong with it; learnt from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.readers import Table
+from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
+from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
+from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.retrieval import RANKINGS, nearest, search_scores, unit
+from stratatune.objectives.sentence_folder import of_base
+from stratatune.objectives.tensors import at_least_fp32
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+    from stratatune.model.question import Question
+
+METRICS = (*RANKINGS, *CORRELATIONS)
+POOLINGS = ("mean", "first", "last")
+LOSSES = ("mnrl", "cosent", "cosine")
+_ANCHOR, _POSITIVE, _NEGATIVE = "anchor", "positive", "negative"
+RANKED = Layout(
+    {
+        _ANCHOR: (_ANCHOR, "query", "question"),
+        _POSITIVE: (_POSITIVE, "pos", "answer", "passage", "document", "response"),
+    },
+    {_NEGATIVE: (_NEGATIVE, "neg", "hard_negative")},
+    scored=False,
+)
+SCORED = Layout(
+    {
+        "sentence1": ("sentence1", "text1", "text_a", "sentence_a", "premise"),
+        "sentence2": ("sentence2", "text2", "text_b", "sentence_b", "hypothesis"),
+    },
+    {},
+    scored=True,
+)
+_LEGAL = "anchor, positive and any number of negatives; or sentence1, sentence2 and score"
+_SYMMETRIC = (*SCORED.roles, _ANCHOR)
+"""Roles whose texts the query's prompt is written before."""
+_NAMES = "names"
+_OPTIONS = {"scale": 20.0, "query_prompt": "", "document_prompt": "", "query_only": False, "mine": 0, "margin": 0.05}
+_PIECE = 64
+_DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted
+_DIGITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors(Objective):
+    """A vector a text.
+
+    Attributes:
+        pooling: ``mean`` over the tokens, or the state of the ``first`` or the ``last`` one.
+        normalise: whether vectors have length 1.
+        loss_of_scores: of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
+        scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
+        widths: Matryoshka: the loss is also taken of so many first values of each vector; empty: of all alone.
+        low, high: the scores that stand for the cosines 0 and 1 under ``cosine``.
+        query_prompt, document_prompt: what is written before a text of either side.
+        query_only: whether documents keep the vectors of the base model, so that an index of them stays.
+        mine: hard negatives to be found for each example before the first epoch.
+        margin: a mined negative is at most ``1 - margin`` times as near as the positive.
+        mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
+    """
+
+    name: ClassVar[str] = "vectors"
+    summary: ClassVar[str] = "a vector for each text (search, similarity), from pairs of texts"
+    head: ClassVar[str] = "none"
+    families: ClassVar[frozenset[str]] = frozenset({"encoder", "decoder"})
+    reads: ClassVar[Literal["one", "few", "all"]] = "all"
+    metrics: ClassVar[tuple[str, ...]] = METRICS
+    options: ClassVar[Mapping[str, type]] = {
+        **{"pooling": str, "normalise": bool, "loss": str, "scale": float, "matryoshka": str},
+        **{"query_prompt": str, "document_prompt": str, "query_only": bool},
+        **{"mine": int, "margin": float, "mini_batch": int},
+    }
+    place: ClassVar[str] = "the pooled state"
+    base_first: ClassVar[bool] = True
+
+    pooling: str = "mean"
+    normalise: bool = True
+    loss_of_scores: str = "cosent"
+    scale: float = 20.0
+    widths: tuple[int, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    query_prompt: str = ""
+    document_prompt: str = ""
+    query_only: bool = False
+    mine: int = 0
+    margin: float = 0.05
+    mini_batch: int = _PIECE
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        asked_for = {**_OPTIONS, "loss": "auto", "matryoshka": "", "mini_batch": _PIECE, **asked.options}
+        loss = _loss(asked_for.pop("loss"), scored=asked.data.labels is not None)
+        widths = _widths(asked_for.pop("matryoshka"), asked.hidden)
+        _check_numbers(asked_for, scored=asked.data.labels is not None)
+        pooling, normalise, notices = _pooling(asked, asked_for.pop("pooling", None), asked_for.pop("normalise", None))
+        for prompt in ("query_prompt", "document_prompt"):
+            asked_for[prompt] = _prompt(asked_for[prompt])
+        scored = (asked.others[0] if asked.others else asked.data).labels is not None
+        metric = check_metric(asked.metric or ("spearman" if scored else RANKINGS[0]), cls.metrics, "vectors")
+        low, high = score_range(asked)
+        if loss == "cosine" and (low, high) != (0.0, 1.0):
+            notices.append(f"scores from {low:g} to {high:g} stand for cosines from 0 to 1")
+        how = {"loss_of_scores": loss if loss != "mnrl" else "cosent", "pooling": pooling, "normalise": normalise}
+        return cls(**common_of(asked, metric), **how, widths=widths, low=low, high=high, **asked_for), notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        own = saved_fields(cls, _SAVED, data)
+        if own["pooling"] not in POOLINGS or own["loss_of_scores"] not in LOSSES:
+            raise ValueError(f"pooling: {own['pooling']}, loss_of_scores: {own['loss_of_scores']}")
+        return cls(**common_from(data), widths=tuple(map(int, data["widths"])), **own)
+
+    def to_data(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _SAVED}
+        return {**self.common(), **own, "widths": list(self.widths), "sentence_transformers": self._folder()}
+
+    def _folder(self) -> dict[str, Any]:
+        """What :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
+        prompts = {"query": self.query_prompt, "document": self.document_prompt}
+        return {
+            "kind": "vectors",
+            "pooling": self.pooling,
+            "normalise": self.normalise,
+            "prompts": prompts if any(prompts.values()) else {},
+            "max_length": self.max_length,
+            "query_only": self.query_only,
+        }
+
+    @property
+    def position(self) -> str:
+        return {"mean": "the mean over the tokens", "first": "the first token", "last": "the last token"}[self.pooling]
+
+    @property
+    def positions(self) -> Literal["one", "few", "all"]:
+        return "all" if self.pooling == "mean" else "one"
+
+    @property
+    def piece(self) -> int:
+        return self.mini_batch
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
+    ) -> Table:
+        """Pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        asked = {"text": text, "label": label, "task": task, "split": split, "need_labels": need_labels}
+        table = read_roles(source, (RANKED, SCORED), _LEGAL, written=written, keep_whole=keep_whole, **asked)
+        for column, role in zip(table.texts, roles_in(table), strict=True):
+            if need_labels and role == _NEGATIVE:
+                refuse_equal(table, column, table.texts[1], "the negative is the positive")
+        return table
+
+    @classmethod
+    def classes_of(cls, table: Table) -> None:
+        return None
+
+    @property
+    def asked_at_once(self) -> int:
+        return 1
+
+    def answers_for(self, columns: int) -> bool:
+        """Any number: one text is answered by its vector, two by their similarity too."""
+        return True
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Each text once, whatever the number of rows and columns it is in."""
+        roles = roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
+        stored: dict[tuple[str, bool], int] = {}
+        sides = [self._side(place, role) for place, role in enumerate(roles)]
+        rows = []
+        for texts in zip(*table.texts, strict=True):
+            keys = [(prompt + text, stays) for text, (prompt, stays) in zip(texts, sides, strict=True)]
+            rows.append([stored.setdefault(key, len(stored)) for key in keys])
+        plain = Table(([text for text, _ in stored],), source=table.source)
+        data = encode_plain(plain, tokenizer, self.max_length)
+        ends = np.zeros(len(data), np.int32) if self.pooling != "last" else np.maximum(data.lengths - 1, 0)
+        data = replace(data, read=ends.astype(np.int32)).with_groups(rows)
+        if len(roles) < 2:
+            return data
+        assert data.groups is not None
+        names = np.array([name_of(text) for texts in zip(*table.texts, strict=True) for text in texts], np.int64)
+        data = data.with_targets(names, data.groups.offsets, _NAMES)
+        return data if table.labels is None else data.with_labels(np.asarray(table.labels, np.float32))
+
+    def _side(self, place: int, role: str) -> tuple[str, bool]:
+        """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""
+        of_query = role in _SYMMETRIC
+        return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
+
+    # --- what the untuned model is asked first ----------------------------------------------------------------------
+
+    def looks(self, *, training: bool) -> bool:
+        return self.query_only or (training and self.mine > 0)
+
+    def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
+        """With the documents' vectors given, where they stay, and with hard negatives, where they are mined."""
+        notices = []
+        if training and self.mine and data.labels is None:
+            data, said = self._mined(data, found)
+            notices.append(said)
+        if self.query_only:
+            assert data.groups is not None
+            documents = np.setdiff1d(data.groups.values, data.groups.values[data.groups.starts])
+            given = np.full_like(found, np.nan)
+            given[documents] = found[documents]
+            data = replace(data, given=given)
+        return data, notices
+
+    def _mined(self, data: Encoded, found: np.ndarray) -> tuple[Encoded, str]:
+        """The groups with the nearest documents that are neither right nor, by the margin, likely to be right."""
+        assert data.groups is not None
+        groups, names = data.groups, data.targets[_NAMES]
+        starts = groups.starts
+        anchors, positives = groups.values[starts], groups.values[starts + 1]
+        name_of = np.zeros(len(data), np.int64)
+        name_of[groups.values] = names.values
+        documents = np.unique(np.delete(groups.values, starts))
+        right: dict[int, set[int]] = {}
+        for anchor, positive in zip(name_of[anchors].tolist(), name_of[positives].tolist(), strict=True):
+            right.setdefault(anchor, {anchor}).add(positive)
+        near, cosines = nearest(found[anchors], found[documents], self.mine + _DEEP)
+        limits = (unit(found[anchors]) * unit(found[positives])).sum(1) * (1 - self.margin)
+        rows, named, full = [], [], 0
+        ends = np.concatenate([starts, [len(groups.values)]])
+        for row in range(len(anchors)):
+            own = groups.values[ends[row] : ends[row + 1]].tolist()
+            taken = {*right[int(name_of[anchors[row]])], *name_of[own].tolist()}
+            legal = documents[near[row][cosines[row] <= limits[row]]]
+            new = [one for one in legal.tolist() if int(name_of[one]) not in taken][: self.mine]
+            full += len(new) == self.mine
+            rows.append([*own, *new])
+            named += name_of[rows[-1]].tolist()
+        data = data.with_groups(rows)
+        assert data.groups is not None
+        data = data.with_targets(np.array(named, np.int64), data.groups.offsets, _NAMES)
+        return data, (
+            f"{self.mine} hard negatives mined from {len(documents):,} documents for {full:,} of {len(rows):,} rows, "
+            f"fewer for the others"
+        )
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        from stratatune.model.question import Question
+
+        return Question(places=None if self.pooling == "mean" else batch.read[:, None])
+
+    def represent(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The last hidden state, [B, T, D] or [B, 1, D], as one vector a text [B, D]."""
+        from torch.nn.functional import normalize
+
+        hidden = at_least_fp32(logits)
+        if self.pooling == "mean":
+            mask = batch.mask[..., None].to(hidden.dtype)
+            found = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        else:
+            found = hidden[:, 0]
+        return normalize(found, dim=1) if self.normalise else found
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """``logits`` are the vectors [B, E]; the batch's own texts are one another's negatives."""
+        from stratatune.objectives.contrast import cosent_loss, cosine_loss, matryoshka, ranking_loss
+
+        assert batch.groups is not None
+        groups, labels = batch.groups, batch.labels
+
+        def of(vectors: Tensor) -> Tensor:
+            if labels is None:
+                return ranking_loss(vectors, groups, batch.targets[_NAMES], self.scale)
+            if self.loss_of_scores == "cosine":
+                return cosine_loss(vectors, groups, (labels - self.low) / (self.high - self.low))
+            return cosent_loss(vectors, groups, labels, self.scale)
+
+        return matryoshka(of, logits, self.widths) if self.widths else of(logits)
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """The vectors [B, E] of the texts, one example's after another's."""
+        if batch.groups is not None:
+            logits = logits[batch.groups[batch.groups >= 0]]
+        return logits.float().cpu().numpy()
+
+    def rows(self, data: Encoded) -> np.ndarray:
+        return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        """Of scored pairs the correlations of their cosines; else of a search among the data's own documents."""
+        assert data.groups is not None
+        vectors = np.zeros((len(data), output.shape[1]), np.float32)
+        vectors[data.groups.values] = output
+        if data.labels is not None:
+            return _correlations(output, data.labels, unit)
+        names, starts = data.targets[_NAMES].values, data.groups.starts
+        right: dict[int, set[int]] = {}
+        anchors: dict[int, int] = {}
+        texts = np.delete(data.groups.values, starts)
+        documents = dict(zip(np.delete(names, starts).tolist(), texts.tolist(), strict=True))
+        numbers = {name: number for number, name in enumerate(documents)}
+        for start in starts.tolist():
+            anchors.setdefault(int(names[start]), int(data.groups.values[start]))
+            right.setdefault(int(names[start]), set()).add(numbers[int(names[start + 1])])
+        wanted = [frozenset(right[name]) for name in anchors]
+        return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted), []
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        return {}
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        """``vector``, or of several texts one each and the ``similarity`` of the first two."""
+        roles = roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
+        found = []
+        for place, (texts, name, role) in enumerate(zip(table.texts, table.columns, roles, strict=True)):
+            rows = {ROLES: [(role,)] * len(texts)}
+            one = replace(table, texts=(texts,), columns=(name,), further=rows, labels=None, whole=None)
+            found.append(using.untuned(one) if self._side(place, role)[1] else using.output(one))
+        written = [np.round(vectors.astype(np.float64), _DIGITS).tolist() for vectors in found]
+        if len(found) == 1:
+            return Answers({"vector": written[0]})
+        similarity = (unit(found[0]) * unit(found[1])).sum(1)
+        columns = {f"{name}_vector": one for name, one in zip(table.columns, written, strict=True)}
+        return Answers({**columns, "similarity": similarity.tolist()}, values=similarity)
+
+    def for_probes(self, data: Encoded, seed: int) -> Encoded:
+        """Pairs: with their scores, or each anchor with its positive (1) and with another document (0)."""
+        assert data.groups is not None
+        if data.labels is not None:
+            return data
+        random, starts = np.random.default_rng(seed), data.groups.starts
+        anchors, positives = data.groups.values[starts], data.groups.values[starts + 1]
+        others = random.permutation(positives)
+        pairs = np.concatenate([np.stack([anchors, positives], 1), np.stack([anchors, others], 1)])
+        labels = np.concatenate([np.ones(len(anchors), np.int64), (others == positives).astype(np.int64)])
+        return replace(data, targets={}).with_groups(pairs.tolist()).with_labels(labels)
+
+
+_SAVED = (
+    *("pooling", "normalise", "loss_of_scores", "scale", "low", "high", "query_prompt", "document_prompt"),
+    *("query_only", "mine", "margin", "mini_batch"),
+)
+
+
+def _loss(name: str, *, scored: bool) -> str:
+    if name not in ("auto", *LOSSES):
+        raise ConfigError([f"objective: vectors has no loss {name!r}"], did_you_mean(name, ("auto", *LOSSES)))
+    usual = "cosent" if scored else "mnrl"
+    if name != "auto" and scored != (name != "mnrl"):
+        kind = "pairs with scores" if scored else "pairs without scores"
+        raise ConfigError([f"objective: vectors: loss {name!r}, and the data are {kind}"], f"for these: {usual}")
+    return usual if name == "auto" else name
+
+
+def _widths(text: str, hidden: int) -> tuple[int, ...]:
+    parts = text.split()
+    if not all(part.isdecimal() and 0 < int(part) <= (hidden or 10**9) for part in parts):
+        raise ConfigError(
+            [f"objective: vectors: matryoshka {text!r}"], f"widths from 1 to {hidden}, with blanks between them"
+        )
+    return tuple(sorted({int(part) for part in parts}, reverse=True))
+
+
+def _check_numbers(options: Mapping[str, Any], *, scored: bool) -> None:
+    legal = {
+        "scale": (options["scale"] > 0, "above 0"),
+        "mine": (0 <= options["mine"] <= 100, "0 to 100"),
+        "margin": (0 <= options["margin"] < 1, "0 to below 1"),
+        "mini_batch": (options["mini_batch"] >= 0, "0 (all at once) or more"),
+    }
+    for name, (right, said) in legal.items():
+        if not right:
+            raise ConfigError([f"objective: vectors: {name} {options[name]}"], f"legal: {said}")
+    if scored and options["mine"]:
+        raise ConfigError(
+            ["objective: vectors: mine, and the data are pairs with scores"], "it finds negatives for anchors"
+        )
+
+
+def _prompt(text: str) -> str:
+    """With a blank behind it, unless it ends in one."""
+    return f"{text} " if text and not text[-1].isspace() else text
+
+
+_USUAL_POOLING = {"encoder": "mean", "decoder": "last", "encoder-decoder": "mean"}
+
+
+def _pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
+    """What the user names, else what the base's own folder says, else the usual of the family."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise ConfigError([f"objective: vectors has no pooling {pooling!r}"], did_you_mean(pooling, POOLINGS))
+    own = of_base(str(asked.tokens.name_or_path))
+    found = pooling or (own.pooling if own else _USUAL_POOLING[asked.family])
+    if found not in POOLINGS:
+        raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
+    notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []
+    if own and own.further:
+        notices.append(f"modules of the base are left out: {', '.join(own.further)}")
+    return found, normalise if normalise is not None else own is None or own.normalise, notices
+
+
+def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> tuple[dict[str, float], list[str]]:
+    """Of cosines of pairs [2 G, E] with scores [G]."""
+    vectors = unit(output)
+    cosines = (vectors[0::2] * vectors[1::2]).sum(1).astype(np.float64)
+    why = no_correlation(scores.astype(np.float64), cosines, precision)
+    if why:
+        return dict.fromkeys(CORRELATIONS, 0.0), [f"{' and '.join(CORRELATIONS)} are 0: {why}"]
+    return {name: metric(scores.astype(np.float64), cosines) for name, metric in CORRELATIONS.items()}, []

@@ -1,0 +1,1 @@
+"""Many trained tasks over one base model, served over HTTP; see docs/serve.md."""

@@ -1,0 +1,290 @@
+"""The HTTP API: what may be asked, as OpenAPI describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import re
+from collections.abc import AsyncIterator, Sequence
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from stratatune._compat import VERSION
+from stratatune.errors import StratatuneError, UserError, shown
+from stratatune.explain import failure_of
+from stratatune.serving.batching import Batcher, Busy, Stopped
+from stratatune.serving.batching import Request as Asked
+from stratatune.serving.counters import Counters
+from stratatune.serving.guard import App, Guard, error_body
+from stratatune.serving.keys import ADMIN_KEYS, Keys
+from stratatune.serving.limits import Limits
+from stratatune.serving.table import TaskTable
+from stratatune.serving.task import Task
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Text = str | Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Texts(_Closed):
+    """Texts for one task."""
+
+    texts: Annotated[list[Text], Field(min_length=1, description="Texts, or pairs of texts.")]
+
+
+class TextsForTasks(Texts):
+    """Texts for several tasks at once."""
+
+    tasks: Annotated[
+        list[str] | None, Field(min_length=1, description="Names of tasks; all that read such texts by default.")
+    ] = None
+
+
+class NewTask(_Closed):
+    """A run to serve."""
+
+    run: Annotated[str, Field(min_length=1, description="A run's folder on the server.")]
+
+
+class Answers(BaseModel):
+    """A row for each text."""
+
+    n: int
+    answers: list[dict[str, Any]]
+
+
+class AnswersOfTasks(BaseModel):
+    """A row for each text, of each task by its name."""
+
+    n: int
+    answers: dict[str, list[dict[str, Any]]]
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.hint = status, message, hint
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "The key is missing or wrong."},
+    404: {"description": "There is no such task."},
+    413: {"description": "The body is too large."},
+    422: {"description": "The texts are not as the tasks need them."},
+    429: {"description": "The queue is full; Retry-After says when to try again."},
+    503: {"description": "The server is stopping."},
+    504: {"description": "There was no answer in time."},
+}
+
+
+def create_app(table: TaskTable, limits: Limits, keys: Keys, counters: Counters) -> App:
+    """The whole application; it answers while its lifespan lasts."""
+    batcher = Batcher(table, limits, counters)
+    counters.watch(lambda: batcher.waiting, lambda: len(table.tasks))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        yield
+        await asyncio.to_thread(batcher.stop)
+
+    # The pages that show an API's description load scripts from elsewhere; /openapi.json is for any tool.
+    app = FastAPI(
+        title="stratatune serve", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None, responses=_ERRORS
+    )
+    _add_errors(app)
+    _add_state(app, table, batcher, counters)
+    _add_predictions(app, table, batcher, limits)
+    _add_changes(app, table, keys, counters)
+    return Guard(app, limits, keys, counters)  # pyright: ignore[reportArgumentType]
+
+
+def _add_state(app: FastAPI, table: TaskTable, batcher: Batcher, counters: Counters) -> None:
+    page = files("stratatune.serving").joinpath("page.html").read_text(encoding="utf-8")
+    policy = {"content-security-policy": _policy(page), "x-content-type-options": "nosniff"}
+
+    @app.get("/", include_in_schema=False)
+    async def page_() -> HTMLResponse:
+        return HTMLResponse(page, headers=policy)
+
+    @app.get("/health", summary="Whether the process lives.")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "version": VERSION}
+
+    @app.get("/ready", summary="Whether requests are answered.", responses={503: {"description": "They are not."}})
+    async def ready() -> JSONResponse:
+        yes = batcher.alive and bool(table.tasks)
+        return JSONResponse({"ready": yes, "tasks": len(table.tasks)}, 200 if yes else 503)
+
+    @app.get("/metrics", summary="Counters as Prometheus reads them.", response_class=Response)
+    async def metrics() -> Response:
+        return Response(counters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/tasks", summary="The tasks that are served.")
+    async def tasks() -> dict[str, Any]:
+        return {"tasks": [task.describe() for task in table.tasks.values()]}
+
+
+def _policy(page: str) -> str:
+    """The page may run its own script and style, and ask this server; nothing else."""
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        for tag in ("script", "style")
+        if (found := re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+    }
+    allowed = "; ".join(f"{tag}-src 'sha256-{value}'" for tag, value in hashes.items())
+    return f"default-src 'none'; {allowed}; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+
+def _add_predictions(app: FastAPI, table: TaskTable, batcher: Batcher, limits: Limits) -> None:
+    async def answered(texts: Sequence[Any], tasks: Sequence[Task]) -> dict[str, list[dict[str, Any]]]:
+        _check(texts, tasks, limits)
+        waiting = asyncio.wrap_future(batcher.submit(Asked(texts, tasks)))
+        try:
+            return await asyncio.wait_for(waiting, limits.timeout)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Refusal(504, f"no answer within {limits.timeout:g} s", "send fewer texts at a time") from None
+
+    @app.post("/predict", summary="Predict texts with several tasks.", response_model=AnswersOfTasks)
+    async def predict(asked: Annotated[TextsForTasks, Body()]) -> dict[str, Any]:
+        tasks = _chosen(table, asked)
+        return {"n": len(asked.texts), "answers": await answered(asked.texts, tasks)}
+
+    @app.post("/tasks/{name}/predict", summary="Predict texts with one task.", response_model=Answers)
+    async def predict_one(name: str, asked: Annotated[Texts, Body()]) -> dict[str, Any]:
+        found = await answered(asked.texts, [_named(table, name)])
+        return {"n": len(asked.texts), "answers": found[name]}
+
+
+def _named(table: TaskTable, name: str) -> Task:
+    try:
+        return table.named(name)
+    except UserError as error:
+        raise _refusal(404, error) from error
+
+
+def _chosen(table: TaskTable, asked: TextsForTasks) -> list[Task]:
+    if asked.tasks is not None:
+        return [_named(table, name) for name in dict.fromkeys(asked.tasks)]
+    columns = _columns(asked.texts[0])
+    found = [task for task in table.tasks.values() if task.columns == columns]
+    if not found:
+        raise Refusal(422, f"no task reads {'pairs' if columns == 2 else 'single texts'}", "GET /tasks lists them")
+    return found
+
+
+def _columns(text: Any) -> int:
+    return 1 if isinstance(text, str) else len(text)
+
+
+def _check(texts: Sequence[Any], tasks: Sequence[Task], limits: Limits) -> None:
+    """Refuse texts that a task cannot read, before they wait with others.
+
+    Raises:
+        Refusal: it names the text by its number, from 1.
+    """
+    if len(texts) > limits.texts:
+        raise Refusal(422, f"{len(texts)} texts", f"send {limits.texts} at most at a time")
+    for number, text in enumerate(texts, start=1):
+        parts = [text] if isinstance(text, str) else text
+        for task in tasks:
+            if len(parts) != task.columns:
+                wants = "a pair of texts" if task.columns == 2 else "one text"
+                raise Refusal(422, f"text {number}: task {task.name} reads {wants}", f"write {_shape(task.columns)}")
+        for part in parts:
+            if len(part) > limits.characters:
+                raise Refusal(422, f"text {number}: {len(part):,} characters", f"{limits.characters:,} at most")
+            if not part.strip():
+                raise Refusal(422, f"text {number} is empty", "leave it out")
+            if _LONE_SURROGATE.search(part):
+                raise Refusal(422, f"text {number} holds half of a surrogate pair", "write the whole character")
+
+
+def _shape(columns: int) -> str:
+    return '{"texts": [["first", "second"]]}' if columns == 2 else '{"texts": ["text"]}'
+
+
+def _add_changes(app: FastAPI, table: TaskTable, keys: Keys, counters: Counters) -> None:
+    def check(request: Request) -> None:
+        if not keys.admins:
+            raise Refusal(403, "tasks cannot be changed", f"start the server with {ADMIN_KEYS}")
+        if not keys.may_change(request.headers.get("authorization", "")):
+            raise Refusal(401, "this needs an administrator's key", f"Authorization: Bearer KEY, one of {ADMIN_KEYS}")
+
+    @app.put("/tasks/{name}", summary="Serve a run.", status_code=201)
+    async def add(name: str, new: Annotated[NewTask, Body()], request: Request) -> dict[str, Any]:
+        check(request)
+        task = await asyncio.to_thread(table.add, name, new.run)
+        return task.describe()
+
+    @app.delete("/tasks/{name}", summary="Serve a task no longer.", status_code=204)
+    async def remove(name: str, request: Request) -> None:
+        check(request)
+        _named(table, name)
+        await asyncio.to_thread(table.remove, name)
+        counters.forget(name)
+
+
+def _refusal(status: int, error: StratatuneError) -> Refusal:
+    failure = failure_of(error)
+    return Refusal(status, "; ".join(failure.lines), failure.hint)
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> JSONResponse:
+        return JSONResponse(error_body(error.message, error.hint), error.status)
+
+    @app.exception_handler(StratatuneError)
+    async def failed(request: Request, error: StratatuneError) -> JSONResponse:
+        failure = failure_of(error)
+        headers = {"retry-after": str(error.after)} if isinstance(error, Busy) else {}
+        body = error_body("; ".join(failure.lines), failure.hint, failure.kind)
+        return JSONResponse(body, _status(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        message, hint = _mistake(error.errors()[0])
+        return JSONResponse(error_body(message, hint), 422)
+
+    @app.exception_handler(AnyHTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(error_body(str(error.detail)), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        failure = failure_of(error)
+        return JSONResponse(error_body("; ".join(failure.lines), "", failure.kind), 500)
+
+
+def _mistake(first: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong with a body, and what to do, from pydantic's first error."""
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first.get('ctx', {}).get('error', '')}, at character {place}", "send JSON"
+    if not place and isinstance(first.get("input"), bytes):
+        return "the body was not read as JSON", "send Content-Type: application/json"
+    said = f"{shown(place)[1:-1]}: {first['msg']}" if place else str(first["msg"])
+    return said, "GET /openapi.json describes what is read"
+
+
+def _status(error: StratatuneError) -> int:
+    if isinstance(error, Busy):
+        return 429
+    if isinstance(error, Stopped):
+        return 503
+    return 422 if isinstance(error, UserError) else 500

@@ -1,0 +1,96 @@
+"""Many requests answered together: each trunk runs once for all texts, then each task's top for its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stratatune.data.encode import Encoded
+from stratatune.data.readers import Table
+from stratatune.serving.remembered import RememberedTrunk
+from stratatune.serving.task import Row, Task
+
+
+@dataclass(eq=False)
+class Piece:
+    """Some texts for some tasks, and what was found.
+
+    Attributes:
+        texts: N texts, or pairs of texts.
+        tasks: which are asked.
+        rows: N answers of each task by its name, once they are there.
+        error: why there are none.
+    """
+
+    texts: Sequence[Any]
+    tasks: Sequence[Task]
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    error: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        """Answers: one for each text and task."""
+        return len(self.texts) * len(self.tasks)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The texts of several pieces for one task."""
+
+    task: Task
+    pieces: Sequence[Piece]
+    table: Table
+    data: Encoded | None
+
+
+def answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> None:
+    """Fill in every piece's rows or its error.
+
+    Args:
+        pieces: computed together.
+        trunks: by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
+    """
+    try:
+        _answer(pieces, trunks)
+    except Exception as error:
+        # Whatever went wrong belongs to one of them: alone, each fails or succeeds for itself.
+        if len(pieces) == 1:
+            pieces[0].error = error
+            return
+        for piece in pieces:
+            piece.rows.clear()
+            answer([piece], trunks)
+
+
+def _answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> None:
+    asked = [_encoded(task, found) for task, found in _by_task(pieces)]
+    for name, together in _by_trunk(asked):
+        parts = [one.data for one in together if one.data is not None]
+        trunks[name].run(together[0].task.predictor.forward, parts)
+    for one in asked:
+        rows = iter(one.task.answers(one.table, one.data, trunks.get(one.task.trunk)))
+        for piece in one.pieces:
+            piece.rows[one.task.name] = [next(rows) for _ in piece.texts]
+
+
+def _encoded(task: Task, pieces: Sequence[Piece]) -> _Asked:
+    table = task.read([text for piece in pieces for text in piece.texts])
+    data = None if task.objective.writes else task.predictor.encode(table)
+    return _Asked(task, pieces, table, data)
+
+
+def _by_task(pieces: Iterable[Piece]) -> Iterable[tuple[Task, list[Piece]]]:
+    found: dict[int, tuple[Task, list[Piece]]] = {}
+    for piece in pieces:
+        for task in piece.tasks:
+            found.setdefault(id(task), (task, []))[1].append(piece)
+    return found.values()
+
+
+def _by_trunk(asked: Iterable[_Asked]) -> Iterable[tuple[str, list[_Asked]]]:
+    found: dict[str, list[_Asked]] = {}
+    for one in asked:
+        if one.task.trunk:
+            found.setdefault(one.task.trunk, []).append(one)
+    return found.items()

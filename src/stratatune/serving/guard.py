@@ -1,0 +1,129 @@
+"""What stands before the application: keys, the size of a body, and the patience with slow senders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from stratatune.serving.counters import Counters
+from stratatune.serving.keys import Keys
+from stratatune.serving.limits import Limits
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+OPEN = ("/", "/health", "/ready")
+"""What anybody may ask: the page, which holds no secret, and whether the server lives."""
+
+
+def error_body(message: str, hint: str = "", kind: str = "UserError") -> dict[str, Any]:
+    """An error as every door of this package writes it."""
+    return {"error": {"message": message, "hint": hint, "kind": kind}}
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str, hint: str = "", **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.hint, self.headers = status, message, hint, headers
+
+
+class Guard:
+    """An ASGI application around another, which gets requests whole, or not at all.
+
+    Args:
+        app: the application.
+        limits: of a body's size, and of the time in which it must arrive.
+        keys: who may ask.
+        counters: what is counted.
+    """
+
+    def __init__(self, app: App, limits: Limits, keys: Keys, counters: Counters) -> None:
+        self.app, self.limits, self.keys, self.counters = app, limits, keys, counters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def noting(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            try:
+                self._check_key(scope)
+                body = await self._body(scope, receive)
+            except _Refused as refused:
+                await _refuse(noting, refused)
+            else:
+                await self.app(scope, _replay(body, receive), noting)
+        except ConnectionError:
+            status = status or 499  # as nginx notes a client that has gone
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.counters.request(route, status, time.monotonic() - started)
+
+    def _check_key(self, scope: Scope) -> None:
+        if scope["path"] not in OPEN and not self.keys.may_ask(_header(scope, b"authorization")):
+            raise _Refused(401, "this server wants a key", "send Authorization: Bearer KEY", www_authenticate="Bearer")
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        most = self.limits.body_bytes
+        length = _header(scope, b"content-length")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+        try:
+            return await asyncio.wait_for(_whole(receive, most), self.limits.patience)
+        except (asyncio.TimeoutError, TimeoutError):
+            said = f"the request did not arrive within {self.limits.patience:g} s"
+            raise _Refused(408, said, connection="close") from None
+
+
+def _too_large(most: int) -> _Refused:
+    return _Refused(413, f"a request may have {most:,} bytes", "send fewer texts at a time", connection="close")
+
+
+async def _whole(receive: Receive, most: int) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionError("the client has gone")
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise _too_large(most)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(send: Send, refused: _Refused) -> None:
+    body = json.dumps(error_body(refused.message, refused.hint)).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **refused.headers}
+    written = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refused.status, "headers": written})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")

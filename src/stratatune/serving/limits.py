@@ -1,0 +1,60 @@
+"""What a server takes from its clients, and how long it waits for them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from stratatune.errors import ConfigError
+
+_MEANS = {
+    "body_bytes": "Most bytes of a request's body.",
+    "texts": "Most texts of a request.",
+    "characters": "Most characters of a text.",
+    "queue": "Most answers that may wait, one for each text and task.",
+    "batch": "Most texts that are computed together.",
+    "remember_bytes": "Bytes of hidden states that are kept for texts that come again.",
+    "timeout": "Seconds until a request is answered or given up.",
+    "patience": "Seconds in which a client must send a request, or read an answer.",
+    "connections": "Most connections at a time.",
+    "wait": "Seconds that a batch waits for further requests.",
+    "stop": "Seconds that requests have to finish when the server stops.",
+}
+_MAY_BE_ZERO = ("remember_bytes", "wait", "stop")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a server; what each means is what :func:`describe` says.
+
+    Raises:
+        ConfigError: one is not above zero.
+    """
+
+    body_bytes: int = 1_000_000
+    texts: int = 256
+    characters: int = 20_000
+    queue: int = 4096
+    batch: int = 64
+    remember_bytes: int = 64_000_000
+    timeout: float = 30.0
+    patience: float = 10.0
+    connections: int = 512
+    wait: float = 0.002
+    stop: float = 30.0
+
+    def __post_init__(self) -> None:
+        odd = [one.name for one in fields(self) if not self._legal(one.name)]
+        if odd:
+            raise ConfigError(
+                [f"{name}: {getattr(self, name)} must be more than 0" for name in odd],
+                "stratatune serve --help lists the limits and their defaults",
+            )
+
+    def _legal(self, name: str) -> bool:
+        value = getattr(self, name)
+        return 0 <= value < 10**12 and (value > 0 or name in _MAY_BE_ZERO)
+
+
+def describe(name: str) -> str:
+    """What a limit means, in a sentence."""
+    return _MEANS[name]

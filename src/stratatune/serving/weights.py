@@ -1,0 +1,65 @@
+"""One copy in memory of every weight that several tuned models have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import weakref
+
+import torch
+from torch import Tensor
+
+from stratatune.hashing import fast_digest
+from stratatune.model.attached import Attached
+
+
+class SharedWeights:
+    """The frozen weights of the models that are loaded, each once, by its content.
+
+    A weight lives as long as a model that uses it.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
+
+    def share(self, attached: Attached) -> list[_Held]:
+        """Let a model's frozen parameters be those in memory already, where they are equal to the bit.
+
+        Returns what the model must hold on to for as long as it is in use. What trained is its own. The model may not
+        be trained or merged afterwards: that would change the others.
+        """
+        trained = {id(parameter) for parameter in attached.trained().values()}
+        held = []
+        for parameter in attached.backbone.model.parameters():
+            if id(parameter) in trained or parameter.is_meta or not parameter.numel():
+                continue
+            own = _Held(parameter.data)
+            shared = self._known.setdefault(_digest(own.tensor), own)
+            if shared is own or torch.equal(shared.tensor, own.tensor):
+                parameter.data = shared.tensor
+                held.append(shared)
+        return held
+
+
+class _Held:
+    """A tensor in a box that can be referred to weakly."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def _digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return fast_digest([f"{tuple(tensor.shape)}{tensor.dtype}{tensor.device}", values.data])
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system: a model that was loaded and shared away leaves its heap behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's; other systems have none and need none

@@ -1,0 +1,52 @@
+"""What this machine does in a second: matrix products, and bytes from its disk. About a second of measuring."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from stratatune.costs.placing import Rates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SIZE, _TIMES = 2048, 3
+_BYTES = 128 << 20
+_FEWEST = 1 << 20
+
+
+def measured_rates(*, low: bool) -> Rates:
+    """The rates of the fastest device; ``low``: of products in bf16, else in fp32."""
+    return Rates(_products(low=low), _disk())
+
+
+def _products(*, low: bool) -> float:
+    """FLOP/s of the product of two square matrices, the best of some."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.randn(_SIZE, _SIZE, device=device, dtype=torch.bfloat16 if low else torch.float32)
+    best = min(_seconds(one) for _ in range(_TIMES))
+    return 2 * _SIZE**3 / best
+
+
+def _seconds(one: Tensor) -> float:
+    started = time.perf_counter()
+    float((one @ one)[0, 0])  # which waits for a GPU
+    return time.perf_counter() - started
+
+
+def _disk() -> float:
+    """Bytes a second of a file that was written and let go of, where the system can be asked to; else of its memory."""
+    with tempfile.TemporaryFile() as file:
+        file.write(os.urandom(_FEWEST) * (_BYTES // _FEWEST))
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, _BYTES, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        for place in range(0, _BYTES, _FEWEST):
+            os.pread(file.fileno(), _FEWEST, place)
+        return _BYTES / (time.perf_counter() - started)

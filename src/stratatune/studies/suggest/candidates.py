@@ -1,0 +1,116 @@
+"""The plans that ``--plan auto`` considers, with the rate and the number of epochs that go with each. No torch.
+
+What is known before any data are seen, from runs on real weights (docs/auto.md has them): all of the topmost blocks,
+a quarter of them but three at least, is the plan that most often comes first for its price; LoRA of attention and FFN
+from the same depth is close and sometimes ahead; training from the middle on costs twice as much and is ahead where a
+task needs it. On decoders LoRA of the middle third and a little more is ahead of the top third, although it costs more.
+Rates fall as models grow wider: full tuning took 3e-4 at D = 384 and 1e-4 at D = 768.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stratatune.plan import Shape
+from stratatune.shapes.shape import top_depth
+
+_WIDTH = 768
+"""D at which the rates below were found."""
+_RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
+"""At that width, and the power of the width with which they fall."""
+_BFT = 1e-3
+_STEPS, _BATCH = 540, 32
+_EPOCHS = (3, 10)
+PATIENCE = 2
+"""Evaluations without a better score after which a run stops."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan with what it is trained by.
+
+    Attributes:
+        name: for people.
+        plan: as text.
+        lr: the peak rate.
+        prompted: whether labels are read as words under a prompt, where the objective is left open.
+        tried: whether it may be in a race; one that trains next to nothing is priced alone.
+    """
+
+    name: str
+    plan: str
+    lr: float
+    prompted: bool = False
+    tried: bool = True
+
+
+def deeper_than(depth: int, blocks: int) -> int:
+    """The middle, or where that is no deeper than ``depth`` a third of the way up."""
+    middle = blocks // 2
+    return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
+
+
+def full_text(depth: int) -> str:
+    """All parameters of the blocks from ``depth`` on."""
+    return f"{depth}: full"
+
+
+def lora_text(start: int, stop: int | None = None, rank: int = 16) -> str:
+    """LoRA of attention and FFN of the blocks ``start:stop``."""
+    return f"{start}:{'' if stop is None else stop} lora(rank={rank}, alpha={2 * rank}, on=attn,ffn)"
+
+
+def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False) -> list[Proposal]:
+    """What is considered for a model, what is known to serve first.
+
+    Args:
+        shape: the model.
+        classes: of the task; 1 for numbers and text.
+        words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
+        deeper: whether the probes say that the topmost blocks alone do not hold what the task needs.
+    """
+    blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
+    depth, rank = top_depth(blocks), max(16, _power(classes))
+    if len(shape.stacks) > 1:
+        return [Proposal("LoRA of the upper half of both stacks", f"1/2{lora_text(0, rank=rank)[1:]}", lora)]
+    lower = deeper_than(depth, blocks)
+    top = Proposal("all of the top blocks", full_text(depth), full)
+    low_rank = Proposal("LoRA of the top blocks", lora_text(depth, rank=rank), lora)
+    more = [Proposal("all blocks from the middle on", full_text(lower), full)] if 0 < lower < depth else []
+    faster = Proposal("all of the top blocks, at twice the rate", full_text(depth), 2 * full)
+    spafit = [Proposal("SPAFIT", _spafit(lower, depth, rank), lora)] if 0 < lower < depth else []
+    bft = [Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)] if words else []
+    everywhere = Proposal(
+        "LoRA of every block", lora_text(0, rank=rank), lora
+    )  # blocks that share weights take no less
+    head = Proposal("the new output layer alone", "frozen", lora, tried=False)
+    if shape.causal:
+        start, stop = max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
+        middle = [Proposal("LoRA of the middle", lora_text(start, stop, rank), lora)] if start < stop < blocks else []
+        found = [*middle, low_rank, top, *more]
+    elif deeper:
+        found = [*more, top, low_rank, faster, *spafit, *bft]
+    else:
+        found = [top, low_rank, faster, *more, *spafit, *bft]
+    return [*found, everywhere, head]
+
+
+def epochs_for(rows: int) -> int:
+    """Passes over the data that make some 540 steps of 32 examples: more passes over few rows, three at least."""
+    return min(max(round(_STEPS * _BATCH / max(1, rows)), _EPOCHS[0]), _EPOCHS[1])
+
+
+def rate_of(method: str, hidden: int) -> float:
+    """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within what any model takes."""
+    rate, power = _RATES[method]
+    return float(f"{min(max(rate * (_WIDTH / hidden) ** power, 1e-5), 2e-3):.1e}")
+
+
+def _spafit(frozen: int, depth: int, rank: int) -> str:
+    lora = f"lora(rank={rank}, alpha={2 * rank}, on=q,k,v,o) + bitfit(on=ffn,norm_ffn)"
+    return f"0:{frozen} frozen | {frozen}:{depth} bitfit | {depth}: {lora}"
+
+
+def _power(least: int) -> int:
+    return 1 << max(0, math.ceil(math.log2(max(1, least))))

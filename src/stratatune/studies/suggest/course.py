@@ -1,0 +1,101 @@
+"""How far a race between plans may go for its price: counted in operations, never in seconds. No torch.
+
+Choosing may take a share of the run that is proposed in the end, whichever that turns out to be. What the winner's own
+trial did is no loss, because the run goes on from there; what the others did is, and so are the pass that reads every
+depth and every look at the scores. A race has heats: in each, those that are left make so many steps, are scored, and
+the worse half stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SHARE = 0.12
+"""Of the work of the proposed run; with what no formula counts (loading, opening caches) it stays below 15 %."""
+_MOST, _FEWEST, _LONGEST = 4, 16, 64
+"""Plans in a race; steps of a heat at least, and at most."""
+_JUDGED = (4, 16)
+"""Batches that each heat is scored on."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a plan takes, in operations.
+
+    Attributes:
+        run: of the whole run, the trunk's pass included.
+        step: of a training step whose trunk is cached.
+        trunk: of the trunk for a batch.
+        share: what plans must have in common to share a trunk cache.
+    """
+
+    run: float
+    step: float
+    trunk: float
+    share: str
+
+    @property
+    def judged(self) -> float:
+        """Of scoring a batch from the cache: a third of a step where all trains, half where LoRA does; at most half."""
+        return self.step / 2
+
+
+@dataclass(frozen=True)
+class Course:
+    """A race.
+
+    Attributes:
+        entrants: how many of the plans take part, from the first on; 1: none is tried, the first is taken.
+        steps: that each of those left makes in a heat.
+        judged: batches that they are scored on behind it.
+    """
+
+    entrants: int
+    steps: int = 0
+    judged: int = 0
+
+    @property
+    def heats(self) -> list[int]:
+        """How many are left before each heat."""
+        left, found = self.entrants, list[int]()
+        while left > 1:
+            found.append(left)
+            left = (left + 1) // 2
+        return found
+
+
+def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float) -> float:
+    """Operations that a race takes beyond the winner's own trial, at worst: the dearest of the others stay longest."""
+    own = prices[winner]
+    others = sorted((one for n, one in enumerate(prices[: course.entrants]) if n != winner), key=lambda one: -one.step)
+    total, trunks = spent, dict[str, float]()
+    batches = course.judged  # whose trunk states are made once
+    for left in course.heats:
+        batches += course.steps
+        running = others[: left - 1]
+        total += sum(one.step * course.steps + one.judged * course.judged for one in running)
+        total += own.judged * course.judged
+        for one in running:
+            if one.share != own.share:
+                trunks[one.share] = one.trunk * batches
+    return total + sum(trunks.values())
+
+
+def planned(prices: Sequence[Price], batches: int, spent: float, share: float = SHARE) -> Course:
+    """The race with the most entrants that has heats of 16 steps or more and keeps its share, whoever wins.
+
+    Args:
+        prices: of the plans, in the order in which they are to take part.
+        batches: of an epoch: what is learnt and what is scored comes out of the first one.
+        spent: operations spent already, or that will be, on reading the depths.
+        share: of the proposed run that choosing may take.
+    """
+    for entrants in range(min(_MOST, len(prices)), 1, -1):
+        for steps in range(_LONGEST, _FEWEST - 1, -1):
+            course = Course(entrants, steps, min(max(_JUDGED[0], steps // 2), _JUDGED[1]))
+            if steps * len(course.heats) + course.judged > batches // 2:
+                continue
+            if all(overhead(course, prices, one, spent) <= share * prices[one].run for one in range(entrants)):
+                return course
+    return Course(1)

@@ -1,0 +1,64 @@
+"""The JSON Schema of a run's YAML file, made from ``RunConfig``. No torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from stratatune.training.config import RunConfig, words
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+RUN_SCHEMA = "stratatune-run.schema.json"
+"""The file that `stratatune init` writes next to its own."""
+_LISTS = ("text", "loggers")
+"""Settings that may also be written as one text, with commas."""
+
+
+def run_schema() -> dict[str, Any]:
+    """What a run's file may hold: nothing that :func:`stratatune.training.config.validate` takes is refused.
+
+    It refuses less than that: whether a plan parses or a file is there is not in it.
+    """
+    whole = RunConfig.model_json_schema()
+    properties = {name: setting(name, one) for name, one in whole["properties"].items()}
+    return {
+        "$schema": DRAFT,
+        "title": "A run of stratatune",
+        "description": "The settings of `stratatune train FILE`; `stratatune init` writes a file with all of them.",
+        "type": "object",
+        "properties": properties,
+        "required": whole["required"],
+        "additionalProperties": False,
+    }
+
+
+def setting(name: str, made: dict[str, Any]) -> dict[str, Any]:
+    """What pydantic says of a setting, widened by the other ways in which it may be written."""
+    found = {key: value for key, value in copy.deepcopy(made).items() if key != "title"}
+    if name in _LISTS:
+        return _described(found, [{key: found.pop(key) for key in ("type", "items")}, {"type": "string"}])
+    if name == "plan":
+        return _described(found, [{"type": found.pop("type")}, {"type": "object"}])
+    if name == "label_words":  # a label may look like a number, and YAML takes it for one
+        found.pop("additionalProperties", None)
+    if name == "objective":
+        return {**found, "examples": list(words("objective"))}
+    return _texts(found)
+
+
+def _described(found: dict[str, Any], ways: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"anyOf": ways, **found}
+
+
+def _texts(found: dict[str, Any]) -> dict[str, Any]:
+    """A text may look like a number (a column called 1), which YAML takes it for."""
+    if found.get("type") == "string" and "enum" not in found:
+        found["type"] = ["string", "number"]
+    for way in found.get("anyOf", ()):
+        _texts(way)
+    return found
+
+
+def editor_line(schema: str) -> str:
+    """The first line of a YAML file by which editors with a YAML language server find its schema."""
+    return f"# yaml-language-server: $schema={schema}"

@@ -1,0 +1,139 @@
+"""What the base model says before it is tuned: the score of an epoch 0, and what an objective looks at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from stratatune.data.batching import plan_batches
+from stratatune.data.encode import Encoded
+from stratatune.errors import ConfigError
+from stratatune.model.backbone import Backbone
+from stratatune.model.insertions import Insertions
+from stratatune.training.evaluate import Scores, evaluate
+from stratatune.training.forward import Forward
+
+if TYPE_CHECKING:
+    from stratatune.data.batching import Batch
+    from stratatune.training.session import Session
+
+_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """The base model of a tuned one, loaded once more.
+
+    Attributes:
+        forward: of the tuned model, whose objective and settings hold here too.
+        load: gives the base model.
+    """
+
+    forward: Forward
+    load: Callable[[], nn.Module]
+
+    def represent(self, data: Encoded) -> np.ndarray:
+        """What the base model represents each text of ``data`` by: float32 [N, E]."""
+        model: Any = self.load()
+        backbone, forward = Backbone(model.to(self.forward.device).eval()), self.forward
+        family, objective = backbone.family, forward.objective
+
+        def run(batch: Batch) -> torch.Tensor:
+            question = objective.question(batch, training=False)
+            with forward.mixed():
+                hidden = family.trunk(batch.input_ids, batch.mask, batch.token_types, 0, question)
+                logits = family.top(hidden, batch.mask, 0, Insertions(), question, backbone.head)
+                return objective.represent(logits, batch)
+
+        return _of_texts(forward, data, run)
+
+
+def represented(forward: Forward, data: Encoded, feed: Any) -> np.ndarray:
+    """What the model, as it is now, represents each text of ``data`` by: float32 [N, E]."""
+    was_training = forward.top.training
+    forward.top.eval()
+    found = _of_texts(forward, data, lambda batch: forward(batch, feed, training=False))
+    forward.top.train(was_training)
+    return found
+
+
+@torch.no_grad()
+def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tensor]) -> np.ndarray:
+    texts = replace(data, groups=None, targets={}, given=None)
+    found: np.ndarray | None = None
+    for index in plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
+        rows = run(forward.batch(texts, index)).float().cpu().numpy()
+        if found is None:
+            # How wide a text's vector is, only the first batch tells.
+            found = np.empty((len(texts), *rows.shape[1:]), np.float32)
+        found[index] = rows
+    assert found is not None
+    return found
+
+
+def look(session: Session) -> Scores | None:
+    """Let the objective see what the untuned model says of the data, and score it; call before the first step.
+
+    A model whose plan changes nothing at first is its own base, from the trunk cache on; else the base is loaded.
+
+    Returns:
+        The scores of the base model on the evaluation data, where the objective wants them.
+    """
+    objective, scores = session.objective, None
+    if objective.looks(training=False) and session.reload is None:
+        raise ConfigError(
+            ["trunk: streamed; this objective asks the base model again once it is tuned"], "use --trunk resident"
+        )
+    if objective.looks(training=True):
+        found = _untuned(session, session.train, session.feed)
+        session.train, said = objective.looked(session.train, found, training=True)
+        session.reporter.notice_once(said)
+    if session.eval is None or session.eval_feed is None:
+        return None
+    if objective.looks(training=False) or objective.base_first:
+        found = _untuned(session, session.eval, session.eval_feed)
+        if objective.base_first:
+            known = replace(session.eval, given=found)
+            scores = evaluate(session.forward, known, session.eval_feed, session.eval_parts)
+        if objective.looks(training=False):
+            session.eval, said = objective.looked(session.eval, found, training=False)
+            session.reporter.notice_once(said)
+    return scores
+
+
+def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
+    # Methods that start as an identity (LoRA's B is zero) leave the base's numbers as they are, and those are cached.
+    if session.top.attached.resolved.starts_as_base or session.reload is None:
+        return represented(session.forward, data, feed)
+    return Untuned(session.forward, session.reload).represent(data)
+
+
+def looked_later(session: Session, data: Encoded) -> Encoded:
+    """Data that are scored once training is over, as the objective would have had them before."""
+    if not session.objective.looks(training=False):
+        return data
+    assert session.reload is not None  # look() has seen to it
+    found = Untuned(session.forward, session.reload).represent(data)
+    return session.objective.looked(data, found, training=False)[0]
+
+
+def no_better(session: Session, history: list[dict[str, Any]]) -> str:
+    """What to say where no epoch is better than the untuned base; empty where one is, or the base was not scored."""
+    objective = session.objective
+    if not history or history[0]["epoch"] != 0:
+        return ""
+    name = f"eval_{objective.metric}"
+    base, trained = history[0][name], history[1:]
+    if any(objective.better(one[name], base) for one in trained):
+        return ""
+    best = max(trained, key=lambda one: -one[name] if objective.metric in objective.smaller_is_better else one[name])
+    kept = "the adapter leaves the base model as it is" if session.top.attached.resolved.starts_as_base else "use that"
+    return (
+        f"tuning did not help: the untuned base has {objective.metric} {base:.4f}, the best epoch {best[name]:.4f}; "
+        f"{kept}. Try a smaller lr, fewer epochs or more data"
+    )

@@ -1,0 +1,202 @@
+"""Which tokens of a conversation bear loss: the assistant's, whatever the template; else an error and no wrong mask."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chats import (
+    CHATML,
+    GEMMA,
+    MARKED,
+    NO_STOP,
+    OPEN_MARKS,
+    STOPS,
+    TEMPLATES,
+    THINKING,
+    chat_tokenizer,
+    said,
+    save_chat_model,
+)
+from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
+from stratatune.data.conversations import Conversation, read_conversations
+from stratatune.data.encode import IGNORED
+from stratatune.errors import DataError
+
+MANY = said(("user", "the film"), ("assistant", "was good"), ("user", "she"), ("assistant", "loves this book"))
+
+
+def conversation(messages):
+    return Conversation(messages, tuple(at for at, one in enumerate(messages) if one["role"] == "assistant"))
+
+
+def learnt(template, messages, **options):
+    """The texts that bear loss."""
+    tokenizer = chat_tokenizer()
+    found = ChatTemplate(template, tokenizer, **options).tokens(conversation(messages), "x")
+    assert found.ids == list(tokenizer.apply_chat_template(messages, chat_template=template)["input_ids"])
+    return [tokenizer.decode(found.ids[start:end]) for start, end in found.spans]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_loss_is_on_answers_and_their_stop(name):
+    texts = learnt(TEMPLATES[name], MANY)
+    stop = STOPS[name]
+    assert [text.replace("</s>", "").rstrip() for text in texts] == [f"was good{stop}", f"loves this book{stop}"]
+    assert learnt(TEMPLATES[name], MANY, last=True) == texts[1:]
+    tokenizer = chat_tokenizer()
+    template = ChatTemplate(TEMPLATES[name], tokenizer)
+    tokens = template.tokens(conversation(MANY), "x")
+    assert template.stop(tokens) in (tokenizer.convert_tokens_to_ids(stop), tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED])
+def test_system_prompts_and_tools_are_given(template):
+    messages = [*said(("system", "a book"), ("user", "the film")), {"role": "assistant", "content": "look"}]
+    messages += said(("tool", "3"), ("assistant", "was good"))
+    assert [text.strip() for text in learnt(template, messages)] == ["look<|im_end|>", "was good<|im_end|>"]
+
+
+def test_prefixes_and_marks_agree():
+    """Apart from the line's end behind the stop token, which the marks leave out."""
+    assert [text.removesuffix("\n") for text in learnt(CHATML, MANY)] == learnt(MARKED, MANY)
+
+
+def test_marks_that_leave_the_stop_token_out_get_it():
+    assert learnt(OPEN_MARKS, MANY) == learnt(MARKED, MANY)
+
+
+def test_some_answers_alone_are_learnt():
+    for template in (CHATML, MARKED):
+        tokenizer = chat_tokenizer()
+        found = ChatTemplate(template, tokenizer).tokens(Conversation(MANY, (3,)), "x")
+        assert [tokenizer.decode(found.ids[a:b]).strip() for a, b in found.spans] == ["loves this book<|im_end|>"]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused():
+    thought = said(("user", "the film"), ("assistant", "<think>a book</think>was good"), *[("user", "she")])
+    thought += said(("assistant", "<think>very</think>loves"))
+    with pytest.raises(DataError) as caught:
+        learnt(THINKING, thought)
+    assert "rewrites message 2 once others follow" in caught.value.message
+    assert "turns=last" in caught.value.hint and "\n" not in str(caught.value)
+    assert learnt(THINKING, thought, last=True) == ["<think>very</think>loves<|im_end|>\n"]
+    assert learnt(THINKING, thought[:2]) == ["<think>a book</think>was good<|im_end|>\n"]
+
+
+def test_a_prompt_that_no_answer_follows_is_refused():
+    template = CHATML.replace("assistant\n{% endif", "assistant\n<think>{% endif")
+    with pytest.raises(DataError, match="its prompt for an answer is not what it writes before message 2"):
+        learnt(template, MANY)
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        (GEMMA, "the chat template refuses it: System role not supported"),
+        ("{{ messages[0].content | nothing }}", "the chat template refuses it: No filter named 'nothing'"),
+        (MARKED.replace("{% if m.role == 'assistant' %}", "{% if m.role == 'critic' %}"), "mark no token"),
+    ],
+)
+def test_what_a_template_does_not_take_is_one_line(template, what):
+    with pytest.raises(DataError) as caught:
+        learnt(template, said(("system", "a"), ("user", "the film"), ("assistant", "was good")))
+    assert what in caught.value.message and "\n" not in str(caught.value)
+
+
+def test_a_template_without_a_stop_token():
+    template = ChatTemplate(NO_STOP, chat_tokenizer())
+    assert template.stop(template.tokens(conversation(MANY), "x")) is None
+    plain = ChatTemplate(PLAIN, chat_tokenizer())
+    assert plain.stop(plain.tokens(conversation(MANY), "x")) == plain.tokenizer.eos_token_id
+
+
+def test_an_answer_that_begins_inside_a_token_of_the_prompt_is_counted():
+    spaced = NO_STOP.replace("assistant:'", "assistant: '").replace("{{ m.role }}:", "{{ m.role }}: ")
+    data = encode_chat(read_conversations([MANY]), ChatTemplate(spaced, chat_tokenizer()), 200)
+    assert "2 of 2 answers begin inside a token of the prompt" in data.notices[0]
+    assert "good" in chat_tokenizer().decode(data.targets["label"].values[data.targets["label"].values >= 0])
+
+
+def test_targets_are_the_answers_tokens_and_read_is_before_the_first():
+    tokenizer = chat_tokenizer()
+    template = ChatTemplate(CHATML, tokenizer)
+    data = encode_chat(read_conversations([MANY[:2], MANY]), template, 200)
+    targets = data.targets["label"]
+    assert (targets.offsets == data.offsets).all()
+    bears = targets.values != IGNORED
+    assert (targets.values[bears] == data.ids[bears]).all()
+    for row in range(2):
+        ids = data.ids[data.offsets[row] : data.offsets[row + 1]]
+        assert tokenizer.decode(ids[: data.read[row] + 1]).endswith("<|im_start|>assistant\n")
+    prompts = encode_chat(read_conversations([MANY[:3]], need_labels=False), template, 200)
+    assert not prompts.targets and tokenizer.decode(prompts.ids).endswith("she<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_what_is_cut_is_counted_and_no_answer_is_lost_in_silence():
+    template = ChatTemplate(CHATML, chat_tokenizer())
+    table = read_conversations([MANY[:2], MANY, said(("user", "the film " * 40), ("assistant", "was good"))])
+    whole = encode_chat(table, template, 400)
+    assert len(whole) == 3 and not whole.notices
+    short = int(whole.lengths[0])
+    data = encode_chat(table, template, short)
+    (said_,) = data.notices
+    assert len(data) == 2 and (data.lengths <= short).all()
+    assert f"2 of 3 conversations of the conversations given are cut to {short} tokens" in said_
+    assert "2 of 4 answers lose their end or all, 1 conversations keep no answer and are left out" in said_
+    with pytest.raises(DataError, match=f"within 3 tokens no conversation has an answer.*{whole.lengths.max()} tokens"):
+        encode_chat(table, template, 3)
+
+
+# ---- TRL, the trainer that people use today -------------------------------------------------------------------------
+
+ALIKE = ("cohere", "gemma", "gemma3", "llama3", "lfm2", "phi3", "qwen2_5_vl", "qwen3_instruct_2507")
+"""Templates that TRL ships as published and with marks for training, whose marks begin where a prompt ends."""
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_published_templates_bear_loss_as_trls_marked_ones(name):
+    """By prefixes on the template as published, to the token the same as by the marks that TRL put into it."""
+    trl = pytest.importorskip("trl")
+    folder = Path(trl.__file__).parent / "chat_templates"
+    tokenizer = chat_tokenizer()
+    published, marked = ((folder / f"{name}{end}.jinja").read_text() for end in ("", "_training"))
+    assert not ChatTemplate(published, tokenizer).marked and ChatTemplate(marked, tokenizer).marked
+    for messages in (MANY, MANY[:2]):
+        ours, theirs = (
+            ChatTemplate(text, tokenizer).tokens(conversation(messages), "x") for text in (published, marked)
+        )
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("template", [MARKED])
+def test_the_same_tokens_bear_loss_as_under_sfttrainer(template, tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+
+    folder = save_chat_model(tmp_path / "model", template)
+    rows = [MANY, MANY[:2], [*said(("system", "a book")), *MANY]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = trl.SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder),
+            processing_class=chat_tokenizer(template),
+            train_dataset=Dataset.from_list([{"messages": json.loads(json.dumps(one))} for one in rows]),
+            args=trl.SFTConfig(
+                output_dir=str(tmp_path / "out"), assistant_only_loss=True, use_cpu=True, report_to=[], max_length=256
+            ),
+        )
+        batch = trainer.data_collator([trainer.train_dataset[at] for at in range(len(rows))])
+    ours = encode_chat(read_conversations(rows), ChatTemplate(template, chat_tokenizer(template)), 256)
+    for row, (ids, labels, mask) in enumerate(
+        zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
+    ):
+        at = slice(*ours.offsets[row : row + 2])
+        assert ids[mask.bool()].tolist() == ours.ids[at].tolist()
+        assert labels[mask.bool()].tolist() == ours.targets["label"].values[at].tolist()
+    assert np.unique(ours.targets["label"].values).size > 3

@@ -1,0 +1,155 @@
+"""Conversations come out of every layout alike, and what is wrong with a row is one line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chats import said, write_jsonl
+from stratatune.data.conversations import CONVERSATIONS, read_conversations
+from stratatune.data.readers import read
+from stratatune.data.written import Written
+from stratatune.errors import DataError
+
+TWO = said(("user", "the film"), ("assistant", "was good"))
+FOUR = [*TWO, *said(("user", "she"), ("assistant", "loves it"))]
+
+
+def messages(table):
+    return [one.messages for one in table.further[CONVERSATIONS]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TWO},
+        {"conversations": [{"from": "human", "value": "the film"}, {"from": "gpt", "value": "was good"}]},
+        {"conversation": said(("User", "the film"), ("model", "was good"))},
+        {"messages": {"role": ["user", "assistant"], "content": ["the film", "was good"]}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "the film"}]}, TWO[1]]},
+        {"messages": json.dumps(TWO)},
+        {"prompt": "the film", "completion": "was good"},
+        {"prompt": TWO[:1], "completion": TWO[1:]},
+        {"prompt": TWO[:1], "completion": "was good"},
+        {"instruction": "the film", "input": "", "output": "was good"},
+        {"instruction": "the film", "context": None, "response": "was good"},
+        {"question": "the film", "answer": "was good"},
+    ],
+)
+def test_every_layout_is_the_same_conversation(row, tmp_path):
+    table = read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]))
+    assert messages(table) == [TWO] and table.labels == ["was good"]
+    assert table.further[CONVERSATIONS][0].learnt == (1,)
+
+
+def test_named_columns_frames_and_lists(tmp_path):
+    frame = pd.DataFrame({"ask": ["the film"], "say": ["was good"]})
+    assert messages(read_conversations(frame, text=["ask"], label="say")) == [TWO]
+    assert messages(read_conversations(pd.DataFrame({"messages": [np.array(TWO, object)]}))) == [TWO]
+    assert messages(read_conversations([TWO, FOUR])) == [TWO, FOUR]
+    csv = tmp_path / "x.csv"
+    pd.DataFrame({"messages": [json.dumps(FOUR)]}).to_csv(csv, index=False)
+    assert messages(read_conversations(csv)) == [FOUR]
+    parquet = tmp_path / "x.parquet"
+    pd.DataFrame({"messages": [TWO, FOUR]}).to_parquet(parquet)
+    assert messages(read_conversations(parquet)) == [TWO, FOUR]
+
+
+def test_alpacas_input_and_a_system_column_take_part(tmp_path):
+    row = {"instruction": "translate", "input": "the film", "output": "x", "system": "a book"}
+    (found,) = messages(read_conversations(write_jsonl(tmp_path / "x.jsonl", [row])))
+    assert found == said(("system", "a book"), ("user", "translate\n\nthe film"), ("assistant", "x"))
+
+
+def test_what_is_learnt(tmp_path):
+    """A prompt's own answers are given, what has weight 0 is not learnt, and nothing is read behind the last answer."""
+
+    def learnt(row):
+        (found,) = read_conversations(write_jsonl(tmp_path / "x.jsonl", [row])).further[CONVERSATIONS]
+        return found.learnt, len(found.messages)
+
+    assert learnt({"messages": FOUR}) == ((1, 3), 4)
+    assert learnt({"messages": [*FOUR, {"role": "user", "content": "so"}]}) == ((1, 3), 4)
+    assert learnt({"prompt": FOUR[:3], "completion": FOUR[3:]}) == ((3,), 4)
+    assert learnt({"messages": [FOUR[0], {**FOUR[1], "weight": 0}, *FOUR[2:]]}) == ((3,), 4)
+    assert learnt({"messages": [*FOUR[:3], {**FOUR[3], "weight": 0}]}) == ((1,), 2)
+
+
+def test_without_answers_the_last_message_is_to_be_answered(tmp_path):
+    table = read_conversations([TWO, FOUR[:3]], need_labels=False)
+    assert messages(table) == [TWO[:1], FOUR[:3]] and table.labels is None
+    table = read_conversations(["the film", "she"], text=["messages"], need_labels=False)
+    assert messages(table) == [said(("user", "the film")), said(("user", "she"))]
+    assert all(one.is_text for one in table.further[CONVERSATIONS])
+    path = write_jsonl(tmp_path / "x.jsonl", [{"text": "the film"}])
+    assert messages(read_conversations(path, text=["messages"], need_labels=False)) == [said(("user", "the film"))]
+
+
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+
+
+def test_tools_and_further_keys_reach_the_template(tmp_path):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    found = {"role": "tool", "content": "3", "tool_call_id": "a", "name": None}
+    row = {"messages": [FOUR[0], call, found, FOUR[1]], "tools": json.dumps(TOOLS)}
+    (one,) = read_conversations(write_jsonl(tmp_path / "x.jsonl", [row])).further[CONVERSATIONS]
+    assert one.tools == TOOLS and one.learnt == (1, 3)
+    assert one.messages[1] == {**call, "content": ""} and "name" not in one.messages[2]
+
+
+BAD = {
+    "there is no message of an assistant": [FOUR[0]],
+    "roles out of order: message 2, of the user, follows one of the user; assistant is due there": [FOUR[0], FOUR[2]],
+    "roles out of order: message 1, of the assistant, comes first; system or user is due there": FOUR[1:],
+    "message 3, of the system": [*TWO, {"role": "system", "content": "a"}],
+    "message 2 is of 'critic'": [FOUR[0], {"role": "critic", "content": "a"}],
+    "message 2, of the assistant, is empty": [FOUR[0], {"role": "assistant", "content": " "}],
+    "message 2 is a text without a role": [FOUR[0], "was good"],
+    "message 1 holds a part 'image_url'": [{"role": "user", "content": [{"type": "image_url"}]}, FOUR[1]],
+    "message 1 holds the value 3, not a text": [{"role": "user", "content": 3}, FOUR[1]],
+    "message 2 has weight 2": [FOUR[0], {**FOUR[1], "weight": 2}],
+    "every message of the assistant has weight 0": [FOUR[0], {**FOUR[1], "weight": 0}],
+    "holds lists of different lengths: 2 of 'role', 1 of 'content'": {"role": ["user", "assistant"], "content": ["a"]},
+    "column 'messages' holds a text, not a list of messages": "the film",
+    "column 'messages' is missing or empty": None,
+    "half of a surrogate pair": [{"role": "user", "content": "\ud83d"}, FOUR[1]],
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_row_is_one_line_or_is_left_out(what, tmp_path):
+    path = write_jsonl(tmp_path / "x.jsonl", [{"messages": TWO}, {"messages": BAD[what]}])
+    with pytest.raises(DataError) as caught:
+        read_conversations(path)
+    assert what in caught.value.message and ", row 2: " in caught.value.message and "\n" not in str(caught.value)
+    table = read_conversations(path, written=Written(bad_rows="skip"))
+    assert messages(table) == [TWO] and "1 of 2 rows are left out (row 2: " in table.notices[0]
+    with pytest.raises(DataError, match="no row holds a conversation"):
+        read_conversations(write_jsonl(path, [{"messages": BAD[what]}]), written=Written(bad_rows="skip"))
+
+
+@pytest.mark.parametrize(
+    ("row", "asked", "what"),
+    [
+        ({"a": "x", "b": "y"}, {}, "which column holds the conversations? columns: a, b"),
+        ({"prompt": "x", "b": "y"}, {}, "which column holds the conversations"),
+        ({"messages": TWO}, {"text": ["mesages"]}, "no column 'mesages'"),
+        ({"prompt": "x", "b": "y"}, {"text": ["prompt"], "label": "c"}, "no column 'c'"),
+        ({"prompt": "x", "completion": "y"}, {"text": ["prompt", "completion"]}, "2 text columns were named"),
+    ],
+)
+def test_columns_in_doubt(row, asked, what, tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]), **asked)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{}, {"text": "messages"}])
+def test_other_objectives_get_a_hint(asked, tmp_path):
+    path = write_jsonl(tmp_path / "x.jsonl", [{"messages": TWO, "label": "a"}])
+    with pytest.raises(DataError) as caught:
+        read(path, label="label", **asked)
+    assert "--objective chat" in caught.value.hint

@@ -1,0 +1,140 @@
+"""Losses over classes and what is chosen on dev, each against a reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.metrics import f1_score, log_loss
+from sklearn.utils.class_weight import compute_class_weight
+
+from stratatune.errors import ConfigError
+from stratatune.objectives.calibration import best_temperature, best_threshold, calibration_error, tempered
+from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
+
+RANDOM = np.random.default_rng(0)
+LOGITS = torch.tensor(RANDOM.normal(size=(50, 4)), dtype=torch.float32)
+TARGETS = torch.tensor(RANDOM.integers(0, 4, 50))
+
+
+def test_without_options_it_is_the_cross_entropy():
+    torch.testing.assert_close(ClassLoss()(LOGITS, TARGETS), torch.nn.functional.cross_entropy(LOGITS, TARGETS))
+
+
+def test_balanced_weights_are_scikit_learns():
+    labels = np.array([0] * 7 + [1] * 2 + [2])
+    found = weights_of("balanced", np.bincount(labels).tolist(), ("a", "b", "c"))
+    np.testing.assert_allclose(found, compute_class_weight("balanced", classes=np.arange(3), y=labels))
+    assert np.mean(np.array(found)[labels]) == pytest.approx(1)
+
+
+def test_weights_count_as_torchs_do():
+    weights = (0.5, 1.0, 2.0, 3.0)
+    each = torch.nn.functional.cross_entropy(LOGITS, TARGETS, weight=torch.tensor(weights), reduction="none")
+    torch.testing.assert_close(ClassLoss(weights)(LOGITS, TARGETS), each.mean())
+    assert weights_of("0.5/1/2/3", [1] * 4, ("a", "b", "c", "d")) == weights
+
+
+def test_the_focal_loss_is_equation_4():
+    chances = softmax(LOGITS.numpy(), axis=1)[np.arange(50), TARGETS.numpy()]
+    wanted = np.mean(-((1 - chances) ** 2.0) * np.log(chances))
+    assert ClassLoss(focal=2.0)(LOGITS, TARGETS).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_smoothing_is_torchs():
+    wanted = torch.nn.functional.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2)
+    torch.testing.assert_close(ClassLoss(smoothing=0.2)(LOGITS, TARGETS), wanted)
+
+
+def test_ordered_classes_are_corns():
+    """Shi et al. 2021, equation 11: output k on the examples that are k or more, the mean over outputs."""
+    logits, terms = LOGITS[:, :3], []
+    for k in range(3):
+        asked = k <= TARGETS
+        more = (TARGETS[asked] > k).float()
+        terms.append(torch.nn.functional.binary_cross_entropy_with_logits(logits[asked, k], more))
+    torch.testing.assert_close(ClassLoss(ordinal=True)(logits, TARGETS), torch.stack(terms).mean())
+    chances = ordinal_chances(logits)
+    torch.testing.assert_close(chances.sum(1), torch.ones(50))
+    assert (chances >= 0).all()
+    torch.testing.assert_close(chances[:, 3], logits.sigmoid().prod(1))
+
+
+@pytest.mark.parametrize("written", ["1/2", "a/b/c/d", "1/2/3/-1", "nan/1/1/1"])
+def test_odd_weights_are_one_line(written):
+    with pytest.raises(ConfigError, match="4 numbers"):
+        weights_of(written, [1] * 4, ("a", "b", "c", "d"))
+
+
+def test_the_temperature_is_the_one_of_the_least_loss():
+    truth = RANDOM.integers(0, 4, 2000)
+    logits = RANDOM.normal(size=(2000, 4)) + 1.5 * np.eye(4)[truth]
+    sure = softmax(3.0 * logits, axis=1)  # too sure of itself
+    found = best_temperature(sure, truth)
+    losses = {t: log_loss(truth, softmax(3.0 * logits / t, axis=1)) for t in np.linspace(0.5, 6, 111)}
+    assert found == pytest.approx(min(losses, key=losses.get), abs=0.06)
+    np.testing.assert_allclose(tempered(sure, found), softmax(3.0 * logits / found, axis=1), atol=1e-6)
+    assert calibration_error(tempered(sure, found), truth) < calibration_error(sure, truth) / 2
+
+
+def test_the_calibration_error_is_the_binned_one():
+    output = np.array([[0.95, 0.05], [0.9, 0.1], [0.35, 0.65], [0.4, 0.6]])
+    truth = np.array([0, 1, 1, 0])
+    bins = np.ceil(output.max(1) * 15).astype(int)
+    wanted = 0.0
+    for one in set(bins.tolist()):
+        at = bins == one
+        wanted += at.mean() * abs((output.argmax(1) == truth)[at].mean() - output.max(1)[at].mean())
+    assert calibration_error(output, truth) == pytest.approx(wanted)
+    assert calibration_error(np.eye(2)[truth], truth) == 0
+
+
+def test_the_threshold_is_the_best_one():
+    truth = (RANDOM.random(400) < 0.1).astype(int)
+    chances = np.clip(0.1 + 0.25 * truth + RANDOM.normal(scale=0.1, size=400), 0, 1)
+
+    def f1(guess):
+        return float(f1_score(truth, guess, zero_division=0.0))
+
+    found = best_threshold(chances, f1)
+    assert f1(chances >= found) == max(f1(chances >= cut) for cut in np.linspace(0, 1, 2001))
+    assert f1(chances >= found) > f1(chances >= 0.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["weights=balanced", "focal=2", "smoothing=0.1", "ordinal=yes", "temperature=dev, threshold=dev"],
+)
+def test_a_run_with_each_is_read_back(options, run, settings, tmp_path):
+    from stratatune.training.predict import Predictor
+
+    result = run(plan="2: lora", objective=f"classification({options})")
+    predictor = Predictor(tmp_path / "run")
+    found = predictor.score(settings().eval)
+    assert {name: found["metrics"][name] for name in result.best} == pytest.approx(result.best)
+    assert 0 <= found["by_class"]["calibration_error"] <= 1
+    if "threshold" in options:
+        assert predictor.objective.threshold is not None and predictor.objective.temperature != 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("focal=-1", "focal=-1; a number between 0 and 10"),
+        ("smoothing=1", "smoothing=1; a number from 0 to below 1"),
+        ("ordinal=maybe", "ordinal takes a value of type"),
+        ("ordinal=yes, focal=1", "ordinal goes with weights"),
+        ("threshold=0.4", "threshold=0.4"),
+        ("weights=heavy", "2 numbers"),
+    ],
+)
+def test_a_mistake_is_one_line(options, line, settings, run):
+    with pytest.raises(ConfigError, match=line.replace("(", r"\(")):
+        run(plan="2: lora", objective=f"classification({options})")
+
+
+def test_a_threshold_is_for_two_classes(run, files):
+    data = {"train": str(files / "train3.csv"), "eval": str(files / "dev3.csv")}
+    with pytest.raises(ConfigError, match="there are 3"):
+        run(plan="2: lora", objective="classification(threshold=dev)", **data)

@@ -1,0 +1,301 @@
+"""Rank: rerankers and reward models, from scores, lists or preferences, and equal under CrossEncoder."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from stratatune.app.cli import run as command
+from stratatune.data.batching import collate_examples
+from stratatune.errors import UserError
+from stratatune.model.saving import read_tensors
+from stratatune.objectives.rank import Rank
+from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
+from stratatune.objectives.retrieval import pair_accuracy
+from stratatune.progress import Reporter
+from stratatune.training.config import validate
+from stratatune.training.forward import Forward
+from stratatune.training.predict import Predictor
+from stratatune.training.run import train
+
+GOOD, BAD = ("great", "good", "best", "fine"), ("terrible", "bad", "worst", "poor")
+QUERIES = ("what was the film like?", "how was the book?", "was the day good?", "is the food fine?")
+
+
+def candidates(count: int, seed: int) -> list[dict[str, Any]]:
+    """Several candidates for each query, of which those with a good word are right."""
+    chance, rows = random.Random(seed), []
+    for number in range(count):
+        query = f"{QUERIES[number % len(QUERIES)]} {number}"
+        for _ in range(4):
+            right = chance.random() < 0.4
+            rows.append(
+                {"score": int(right), "text": f"it was {chance.choice(GOOD if right else BAD)}", "query": query}
+            )
+    return rows
+
+
+def preferences(count: int, seed: int, *, prompt: bool = True) -> list[dict[str, Any]]:
+    chance, rows = random.Random(seed), []
+    for number in range(count):
+        row = {"rejected": f"it was {chance.choice(BAD)}", "chosen": f"it was {chance.choice(GOOD)} and long"}
+        rows.append({**row, "prompt": QUERIES[number % len(QUERIES)]} if prompt else row)
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranked")
+    write(folder / "lists.jsonl", candidates(16, 0))
+    write(folder / "lists-dev.jsonl", candidates(8, 1))
+    write(folder / "preferences.jsonl", preferences(24, 2))
+    write(folder / "alone.jsonl", preferences(24, 3, prompt=False))
+    return folder
+
+
+KINDS = {"bce": "lists", "listnet": "lists", "pairwise": "preferences"}
+
+
+@pytest.fixture
+def fit(run, data, tmp_path):
+    """Gives ``fit(by, **changes)``: a run of a loss on the data that it takes."""
+
+    def make(by: str = "bce", **changes: Any) -> Any:
+        file = str(data / f"{KINDS[by]}.jsonl")
+        own = {"train": file, "eval": file, "text": (), "label": None, "objective": f"rank(loss={by})"}
+        return run(**{**own, "plan": "2: full", "out": str(tmp_path / "run"), "max_length": 32, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("by", KINDS)
+def test_it_trains_is_scored_saved_and_used(by, fit, data, tmp_path):
+    first = fit(by, epochs=8, lr=0.01, cache=str(tmp_path / "cache"))
+    assert first.best["pair_accuracy"] > 0.9 and first.best["ndcg@10"] > 0.8
+    again = fit(by, epochs=8, lr=0.01, cache=str(tmp_path / "cache"), out=str(tmp_path / "again"))
+    assert again.cache_hit and again.best == first.best
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    scored = predictor.score(str(data / f"{KINDS[by]}.jsonl"))["metrics"]
+    for name, value in first.best.items():
+        assert scored[name] == pytest.approx(value, abs=1e-6)
+    said = predictor.predict([("what was the film like?", "it was great"), ("what was the film like?", "it was bad")])
+    assert said.columns["score"][0] > said.columns["score"][1]
+    assert by != "bce" or all(0 <= value <= 1 for value in said.columns["score"])
+
+
+def test_a_reward_model_reads_texts_alone(fit, data, tmp_path):
+    fit("pairwise", train=str(data / "alone.jsonl"), eval=str(data / "alone.jsonl"), epochs=6, lr=0.01)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    scores = predictor.predict(["it was best and long", "it was poor"]).columns["score"]
+    assert scores[0] > scores[1]
+    both = predictor.predict(str(data / "alone.jsonl")).columns
+    assert (np.array(both["chosen_score"]) > np.array(both["rejected_score"])).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert", "llama"])
+@pytest.mark.parametrize("by", KINDS)
+def test_cached_is_uncached_and_resumed_is_not_interrupted(name, by, data, tmp_path, monkeypatch, tiny_of_any):
+    file = str(data / f"{KINDS[by]}.jsonl")
+    given = {"model": tiny_of_any(name), "train": file, "eval": file, "objective": f"rank(loss={by}, mini_batch=7)"}
+    given |= {"plan": "2: lora(rank=4, dropout=0.1)", "epochs": 2, "batch_size": 8, "lr": 0.01, "device": "cpu"}
+    given |= {"checkpoint_every": 1, "max_length": 24}
+
+    def go(out: str, **changes: Any) -> None:
+        train(validate({**given, "out": str(tmp_path / out), **changes}), reporter=Reporter(quiet=True))
+
+    go("cached", cache="ram")
+    go("whole", cache="off")
+    seen, plain = [0], Forward.loss
+
+    def loss(self: Forward, batch: Any, feed: Any) -> torch.Tensor:
+        seen[0] += 1
+        if seen[0] == 3:
+            raise KeyboardInterrupt
+        return plain(self, batch, feed)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Forward, "loss", loss)
+        go("parts", cache="off")
+    go("parts", cache="off", resume=True)
+    one, other, cached = (read_tensors(tmp_path / out / "adapter") for out in ("whole", "parts", "cached"))
+    assert one.keys() == other.keys() == cached.keys() and one
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+        torch.testing.assert_close(cached[key], one[key], rtol=1e-3, atol=1e-4)  # a text runs in other company there
+
+
+@pytest.fixture(scope="module")
+def tiny_of_any(tmp_path_factory: pytest.TempPathFactory):
+    """Gives the folder of a tiny model of a type of encoders or decoders, with a tokenizer."""
+    made: dict[str, str] = {}
+
+    def folder(name: str) -> str:
+        if name not in made:
+            path = tmp_path_factory.mktemp(name)
+            if name in tiny.DECODERS:
+                tiny.save_tiny_decoder(path, name)
+            elif name in ("bert", "roberta"):
+                tiny.save_tiny(path, name)
+            else:
+                tiny.tiny_of(name, vocab_size=len(tiny.roberta_tokenizer())).save_pretrained(path)
+                tiny.roberta_tokenizer().save_pretrained(path)
+            made[name] = str(path)
+        return made[name]
+
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+@pytest.mark.parametrize("by", KINDS)
+def test_what_leaves_is_equal_in_sentence_transformers(name, by, fit, tmp_path, tiny_of_any):
+    library = pytest.importorskip("sentence_transformers")
+    fit(by, model=tiny_of_any(name), plan="2: lora(rank=4)", lr=0.02, epochs=1)
+    out = tmp_path / "out"
+    assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
+    pairs = [(QUERIES[0], "it was great"), (QUERIES[1], "the book that she likes was bad"), (QUERIES[2], "no")]
+    ours = Predictor(tmp_path / "run", device="cpu").predict(pairs).columns["score"]
+    theirs = library.CrossEncoder(str(out), device="cpu").predict([list(pair) for pair in pairs])
+    np.testing.assert_allclose(theirs, ours, atol=2e-6)
+
+
+# --- losses and scores -----------------------------------------------------------------------------------------------
+
+
+def test_losses_are_their_formulas():
+    """In double precision; sentence-transformers' own cast to single precision, so they are compared to that."""
+    torch.manual_seed(0)
+    scores, gains = torch.randn(5, 4, dtype=torch.float64), torch.randint(0, 3, (5, 4)).double()
+    there = torch.tensor([[True] * k + [False] * (4 - k) for k in (4, 2, 3, 4, 1)])
+    chosen = [
+        torch.log1p(torch.exp(scores[g, j] - scores[g, i]))
+        for g in range(5) for i in range(4) for j in range(4)
+        if there[g, i] and there[g, j] and gains[g, i] > gains[g, j]
+    ]  # fmt: skip
+    torch.testing.assert_close(pairwise_loss(scores, gains, there), torch.stack(chosen).mean())
+    lists = []
+    for row in range(5):
+        s, g = scores[row][there[row]], gains[row][there[row]]
+        lists.append(-(g.softmax(0) * s.log_softmax(0)).sum())
+    torch.testing.assert_close(listnet_loss(scores, gains, there), torch.stack(lists).mean())
+    wanted = gains[there] / 2
+    bce = torch.nn.BCEWithLogitsLoss()(scores[there], wanted)
+    torch.testing.assert_close(pointwise_loss(scores, gains / 2, there), bce)
+
+
+def test_listnet_is_that_of_sentence_transformers():
+    losses = pytest.importorskip("sentence_transformers.cross_encoder.losses")
+    sizes, torch_seed = (4, 2, 3), 1
+    torch.manual_seed(torch_seed)
+    logits, gains = torch.randn(sum(sizes)), torch.randint(0, 2, (sum(sizes),)).float()
+
+    class Model(torch.nn.Module):
+        num_labels, device = 1, torch.device("cpu")
+
+        def preprocess(self, pairs: Any, **_: Any) -> dict[str, Any]:
+            return {"rows": torch.tensor([int(document) for _, document in pairs])}
+
+        def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+            return {"scores": logits[features["rows"]]}
+
+    numbers = torch.arange(sum(sizes)).split(sizes)
+    documents = [[str(int(n)) for n in row] for row in numbers]
+    loss = losses.ListNetLoss(Model(), mini_batch_size=-1)
+    theirs = loss([["q"] * len(sizes), documents], list(gains.split(sizes)))
+    padded = torch.nn.utils.rnn.pad_sequence(list(logits.split(sizes)), batch_first=True)
+    wanted = torch.nn.utils.rnn.pad_sequence(list(gains.split(sizes)), batch_first=True)
+    there = torch.arange(4) < torch.tensor(sizes)[:, None]
+    assert listnet_loss(padded, wanted, there).item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_pairs_in_order_are_counted():
+    random_ = np.random.default_rng(0)
+    scores, gains = random_.integers(0, 5, 40).astype(float), random_.integers(0, 3, 40).astype(float)
+    groups = [np.arange(0, 15), np.arange(15, 40)]
+    right, total = 0.0, 0
+    for at in groups:
+        for i in at:
+            for j in at:
+                if gains[i] > gains[j]:
+                    total += 1
+                    right += 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+    assert pair_accuracy(scores, gains, groups) == pytest.approx(right / total)
+    assert pair_accuracy(scores, np.ones(40), groups) == 0.0
+
+
+def test_scores_of_a_perfect_and_of_a_reversed_order(data, tiny_folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    table = Rank.read(str(data / "lists.jsonl"), text=None, label=None, task=None, split=None)
+    assert table.columns == ("query", "text") and table.label_column == "score"  # by name, whatever their order
+    for by in ("bce", "listnet"):
+        objective = Rank(text=("query", "text"), label="score", metric="ndcg@10", by=by)
+        encoded = objective.encode(table, tokenizer)
+        gains = encoded.targets["gains"].values
+        assert len(gains) == sum(objective.rows(encoded))
+        perfect, _ = objective.score(gains.astype(np.float32), encoded, 1e-7)
+        assert set(perfect.values()) == {1.0}
+        reversed_, _ = objective.score(-gains.astype(np.float32), encoded, 1e-7)
+        assert reversed_["pair_accuracy"] == 0.0 and reversed_["ndcg@10"] < 1.0
+    batch = collate_examples(encoded, np.array([0, 1]), 0)
+    assert batch.groups.shape[0] == 2 and len(batch) == len(set(batch.groups[batch.groups >= 0].tolist()))
+
+
+# --- doors -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line(fit, data, tmp_path, tiny_folder, capsys):
+    fit("listnet", epochs=1)
+    run, dev = str(tmp_path / "run"), str(data / "lists-dev.jsonl")
+    capsys.readouterr()
+    for suffix in ("csv", "jsonl", "parquet"):
+        out = str(tmp_path / f"said.{suffix}")
+        assert command(["predict", run, "--data", dev, "--device", "cpu", "--out", out]) == 0
+    row = json.loads((tmp_path / "said.jsonl").read_text().splitlines()[0])
+    assert isinstance(row["score"], float) and row["given_score"] in (0, 1) and row["query"]
+    assert command(["predict", run, "--text", QUERIES[0], "--text", "it was bad", "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert command(["eval", run, "--data", dev, "--device", "cpu", "--json"]) == 0
+    assert "ndcg@10" in json.loads(capsys.readouterr().out)["metrics"]
+    model = str(tiny_folder("bert", "mlm"))
+    assert command(["plan", "2: full", "--model", model, "--objective", "rank", "--labels", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"] == "rank"
+    for file in ("lists", "preferences"):
+        asked = ["--train", str(data / f"{file}.jsonl"), "--model", model, "--objective", "rank", "--device", "cpu"]
+        assert command(["suggest", *asked, "--family", "spafit", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["views"]
+
+
+BAD_ROWS = {
+    "an empty side": ([{"prompt": "a", "chosen": "b", "rejected": ""}], {}, "'rejected' is empty in 1 of 1 rows"),
+    "no choice": ([{"prompt": "a", "chosen": "b", "rejected": "b"}], {}, "the rejected text is the chosen one"),
+    "no roles": ([{"a": "x", "b": "y"}], {}, "what are the columns for?"),
+    "no score": ([{"query": "x", "text": "y"}], {}, "what are the columns for?"),
+    "any two columns": ([{"a": "x", "b": "y"}], {"text": "a,b"}, "what are 'a' and 'b' for?"),
+    "two texts": ([{"query": "x", "text": "y", "passage": "z", "score": 1}], {}, "both names for the text"),
+    "roles out of order": ([{"query": "x", "text": "y", "score": 1}], {"text": "text,query"}, "'query' is the query"),
+    "a word for a score": ([{"query": "x", "text": "y", "score": "good"}], {}, "'good' is not a number"),
+    "another loss": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], {"objective": "rank(loss=bce)"}, "loss 'bce'"),
+    "no such loss": ([{"query": "x", "text": "y", "score": 1}], {"objective": "rank(loss=hinge)"}, "no loss 'hinge'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ROWS)
+def test_bad_rows_get_one_line(case, fit, tmp_path):
+    rows, settings, said = BAD_ROWS[case]
+    path = write(tmp_path / "bad.jsonl", rows)
+    with pytest.raises(UserError) as caught:
+        fit(train=str(path), eval=None, **{"objective": "rank", **settings})
+    assert said in caught.value.message and "\n" not in caught.value.message, caught.value.message

@@ -1,0 +1,274 @@
+"""``--plan auto``: what is chosen, that the choice keeps its share, and that the winner is a run like any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runs import *  # noqa: F403  (pytest finds fixtures by their names here)
+from runs import rows, write_csv
+from stratatune.errors import ConfigError, DataError, ModelError, PlanError
+from stratatune.plan import Plan, shape_of
+from stratatune.progress import Reporter
+from stratatune.shapes.builtin import BUILTIN
+from stratatune.studies.suggest import auto
+from stratatune.studies.suggest.auto import adds_below, choose, train
+from stratatune.studies.suggest.candidates import deeper_than, epochs_for, proposals, top_depth
+from stratatune.studies.suggest.course import SHARE, Course, Price, overhead, planned
+from stratatune.studies.suggest.probing import Probe
+from stratatune.training import run as plain
+from stratatune.training.config import AUTO, validate
+from stratatune.training.trials.race import Mark, ranked
+
+QUIET = Reporter(quiet=True)
+
+
+def prices(*given):
+    return [Price(run, step, trunk, share) for run, step, trunk, share in given]
+
+
+# --- the course: pure arithmetic -------------------------------------------------------------------------------------
+
+
+def test_a_race_keeps_its_share_whoever_wins():
+    plans = prices((1e6, 90, 40, "a"), (8e5, 60, 40, "a"), (2e6, 180, 30, "b"), (1e6, 90, 40, "a"))
+    course = planned(plans, batches=400, spent=1e4)
+    assert course.entrants > 1
+    for winner in range(course.entrants):
+        assert overhead(course, plans, winner, 1e4) <= SHARE * plans[winner].run
+
+
+def test_what_a_race_costs_is_what_its_trials_do():
+    plans = prices((1e6, 100, 50, "a"), (1e6, 60, 50, "a"), (1e6, 10, 20, "b"), (1e6, 8, 20, "b"))
+    course = Course(4, steps=10, judged=4)
+    assert course.heats == [4, 2]
+    first = 10 * (60 + 10 + 8) + 4 * (30 + 5 + 4) + 4 * 50  # all others, and the winner's own scores
+    second = 10 * 60 + 4 * 30 + 4 * 50  # the dearest of the others
+    trunks = 20 * (4 + 10)  # of what stops behind the first heat, for its steps and for what is scored
+    assert overhead(course, plans, 0, 7.0) == 7 + first + second + trunks
+
+
+@pytest.mark.parametrize(
+    ("batches", "spent", "plans"),
+    [
+        (3, 0, [(1e9, 90, 40, "a"), (1e9, 60, 40, "a")]),  # twenty examples
+        (400, 1e6, [(1e6, 90, 40, "a"), (8e5, 60, 40, "a")]),  # the depths alone cost the share
+        (400, 0, [(1e4, 90, 40, "a"), (1e4, 60, 40, "a")]),  # a run of a few steps
+        (400, 0, [(1e6, 90, 40, "a")]),
+    ],
+)
+def test_where_a_race_would_cost_too_much_there_is_none(batches, spent, plans):
+    assert planned(prices(*plans), batches, spent) == Course(1)
+
+
+def test_a_larger_run_affords_a_longer_race():
+    plans = [(90, 40, "a"), (60, 40, "a")]
+    steps = [planned(prices(*((run, *one) for one in plans)), 1000, 0).steps for run in (3e4, 5e4, 1e9)]
+    assert steps == sorted(steps) and steps[0] < steps[-1] == 64
+
+
+# --- the candidates --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("blocks", "depth"), [(1, 0), (2, 1), (4, 1), (6, 3), (12, 9), (18, 13), (24, 18), (48, 36)])
+def test_the_topmost_quarter_trains_three_blocks_at_least(blocks, depth):
+    assert top_depth(blocks) == depth
+    assert depth == 0 or 0 <= deeper_than(depth, blocks) <= depth
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+@pytest.mark.parametrize("classes", [1, 2, 200])
+def test_every_proposal_fits_its_model(name, classes):
+    shape = shape_of(name)
+    found = proposals(shape, classes, words=shape.family == "encoder")
+    fits = []
+    for one in found:
+        try:
+            Plan.parse(one.plan).resolve(shape)
+            fits += [] if one.prompted else [one.name]
+        except PlanError as error:  # SPAFIT without biases; blocks that share weights
+            assert one.name == "SPAFIT" or name == "albert-base-v2", error
+        assert 1e-5 <= one.lr <= 2e-3
+    assert len({(one.plan, one.lr) for one in found}) == len(found)
+    assert fits[0] == ("LoRA of every block" if name == "albert-base-v2" else found[0].name)
+
+
+def test_what_is_raced_first_depends_on_the_model_and_on_the_probes():
+    encoder = [one.plan for one in proposals(shape_of("roberta-base"))]
+    assert encoder[:4] == ["9: full", "9: lora(rank=16, alpha=32, on=attn,ffn)", "9: full", "6: full"]
+    assert proposals(shape_of("roberta-base"), deeper=True)[0].plan == "6: full"
+    assert proposals(shape_of("gpt2"))[0].plan == "4:9 lora(rank=16, alpha=32, on=attn,ffn)"
+    assert proposals(shape_of("roberta-base"))[0].lr == 1e-4
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(20, 10), (1700, 10), (5452, 3), (3000, 6), (1_000_000, 3)])
+def test_few_rows_are_passed_over_more_often(rows, epochs):
+    assert epochs_for(rows) == epochs
+
+
+def curve(*scores, error=0.02):
+    return [Probe(depth, "mean", score, error, 0.5, error) for depth, score in enumerate(scores)]
+
+
+def test_more_blocks_train_where_the_way_up_loses_what_is_needed():
+    assert adds_below(curve(0.5, 0.6, 0.67, 0.6, 0.55), 3)
+    assert not adds_below(curve(0.5, 0.6, 0.67, 0.66, 0.55), 3)
+    assert not adds_below(curve(0.5, 0.6, 0.67, 0.7, 0.9), 3)
+    assert not adds_below([], 3)
+
+
+# --- the marks -------------------------------------------------------------------------------------------------------
+
+
+def test_scores_that_so_few_rows_cannot_tell_apart_are_told_by_the_loss():
+    close = [Mark(16, 0.90, 0.5, 256), Mark(16, 0.91, 0.6, 256), Mark(16, 0.70, 0.1, 256)]
+    assert ranked(close, smaller=False) == [0, 1, 2]
+    many = [Mark(16, 0.90, 0.5, 10_000), Mark(16, 0.91, 0.6, 10_000)]
+    assert ranked(many, smaller=False) == [1, 0]
+    assert ranked([Mark(16, 2.0, 2.0, 99), Mark(16, 1.5, 1.5, 99)], smaller=True) == [1, 0]
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_heats(monkeypatch):
+    """Races on tiny data: heats of two steps, whatever they cost."""
+    course = Course(3, steps=2, judged=2)
+    monkeypatch.setattr(auto, "planned", lambda *given: course)
+    return course
+
+
+def test_the_winner_is_a_run_of_its_plan_to_the_bit(settings, tmp_path, short_heats):
+    chosen = train(settings(plan=AUTO, precision="fp32"), reporter=QUIET)
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["plan"] != AUTO and Plan.parse(written["plan"])
+    alone = plain.train(validate({**written, "out": str(tmp_path / "alone")}), reporter=QUIET)
+    assert (alone.plan, alone.best, alone.best_epoch) == (chosen.plan, chosen.best, chosen.best_epoch)
+    for name in ("metrics.jsonl", "adapter/adapter.safetensors"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    record = json.loads((tmp_path / "run" / "auto.json").read_text())
+    assert [len(one["marks"]) for one in record["plans"][:3]].count(2) == 2
+    assert sum(one["chosen"] for one in record["plans"]) == 1
+
+
+def test_what_is_given_stays(settings, short_heats):
+    config = settings(plan=AUTO)
+    assert {"lr", "epochs"} <= config.model_fields_set
+    train(config, reporter=QUIET)
+    written = yaml.safe_load(Path(config.out, "config.yaml").read_text())
+    assert (written["lr"], written["epochs"], written["early_stopping"]) == (0.003, 2, 2)
+
+
+def test_evaluation_and_test_data_take_no_part(settings, files, tmp_path, short_heats):
+    """The same is chosen whatever they hold."""
+    turned = tmp_path / "turned.csv"
+    lines = (files / "dev.csv").read_text().splitlines()
+    swapped = [line.replace("positive", "x").replace("negative", "positive").replace("x", "negative") for line in lines]
+    turned.write_text("\n".join([lines[0], *swapped[1:]]) + "\n")
+    marks = []
+    for number, source in enumerate((files / "dev.csv", turned)):
+        out = tmp_path / f"{number}"
+        config = settings(plan=AUTO, eval=str(source), test=str(source), out=str(out))
+        train(config, reporter=QUIET)
+        marks.append([(one["plan"], one["marks"]) for one in json.loads((out / "auto.json").read_text())["plans"][:3]])
+    assert marks[0] == marks[1]
+
+
+def test_a_run_that_is_resumed_keeps_what_was_chosen(settings, short_heats):
+    config = settings(plan=AUTO)
+    first = train(config, reporter=QUIET)
+    again = train(config.model_copy(update={"resume": True}), reporter=QUIET)
+    assert again == first
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        train(config, reporter=QUIET)
+
+
+def refusing(monkeypatch, *plans):
+    opened = plain.open_session
+
+    def open_session(outline, *given):
+        if outline.config.plan in plans:
+            raise ModelError(f"no {outline.config.plan} here")
+        return opened(outline, *given)
+
+    monkeypatch.setattr(plain, "open_session", open_session)
+
+
+def test_a_plan_that_cannot_take_part_is_passed_over(settings, tmp_path, short_heats, monkeypatch):
+    refusing(monkeypatch, "1: full")
+    train(settings(plan=AUTO), reporter=QUIET)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["plan"].startswith("1: lora")
+    assert json.loads((tmp_path / "run" / "auto.json").read_text())["plans"][0]["refused"] == "no 1: full here"
+
+
+def test_where_none_can_take_part_it_is_the_first_ones_error(settings, short_heats, monkeypatch):
+    refusing(monkeypatch, *(one.plan for one in proposals(shape_of(settings().model))))
+    with pytest.raises(ModelError, match="no 1: full here"):
+        train(settings(plan=AUTO), reporter=QUIET)
+
+
+SMALL = {
+    "20 examples": {"train_samples": 20},
+    "no evaluation data": {"eval": None},
+    "held out": {"eval": None, "eval_split": 0.2},
+    "three classes": {"train": "train3.csv", "eval": "dev3.csv"},
+    "a prompt": {"objective": "mlm"},
+    "numbers": {"label": "score", "objective": "regression"},
+    "no cache": {"cache": "off"},
+    "tokens": {"batch_size": None, "token_budget": 64},
+    "roberta": {"family": "roberta"},
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_a_plan_comes_out_of_small_data(case, settings, files):
+    changes = dict(SMALL[case])
+    for name in ("train", "eval"):
+        if changes.get(name):
+            changes[name] = str(files / changes[name])
+    config = settings(plan=AUTO, **changes)
+    result = train(config, reporter=QUIET)
+    assert Plan.parse(result.plan) == Plan.parse(yaml.safe_load(Path(config.out, "config.yaml").read_text())["plan"])
+
+
+@pytest.mark.parametrize("classes", [1, 200])
+def test_classes(classes, settings, tmp_path):
+    table = rows(240, 0)
+    for number, row in enumerate(table):
+        row["label"] = f"c{number % classes}"
+    data = write_csv(tmp_path / "data.csv", table)
+    config = settings(plan=AUTO, train=str(data), eval=str(data), epochs=1)
+    if classes == 1:
+        with pytest.raises(DataError, match="label"):
+            train(config, reporter=QUIET)
+    else:
+        assert "lora" in train(config, reporter=QUIET).plan or "full" in train_plan(config)
+
+
+def train_plan(config):
+    return yaml.safe_load(Path(config.out, "config.yaml").read_text())["plan"]
+
+
+def test_targets_that_never_differ_are_refused_in_one_line(settings, tmp_path):
+    table = [{**row, "score": 1.0} for row in rows(48, 0)]
+    data = write_csv(tmp_path / "data.csv", table)
+    config = settings(plan=AUTO, train=str(data), eval=str(data), label="score", objective="regression")
+    with pytest.raises(DataError, match="every label is 1"):
+        train(config, reporter=QUIET)
+
+
+def test_what_needs_a_plan_by_name_says_so(settings):
+    from stratatune.training.build import build_cache
+
+    with pytest.raises(ConfigError, match="'auto' is chosen by `stratatune train`"):
+        build_cache(settings(plan=AUTO, cache="auto"), QUIET)
+
+
+def test_the_plan_of_many_runs_is_chosen_without_trials(settings):
+    choice = choose(settings(plan=AUTO), reporter=QUIET)
+    assert choice.config.plan == "1: full" and len(choice.why) == 3
+    assert not Path(choice.config.out).exists()
