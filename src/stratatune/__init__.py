@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from stratatune.costs.cost import cost as cost
     from stratatune.errors import StratatuneError, UserError
     from stratatune.exits.export import export
+    from stratatune.model.adapters import Adapters as Adapters
     from stratatune.model.artefact import load
     from stratatune.model.attach import apply
-    from stratatune.model.custom import add_architecture
+    from stratatune.model.custom import add_architecture as add_architecture
     from stratatune.model.custom import backbone_from_names as backbone_from_names
     from stratatune.model.merging import merge
     from stratatune.model.merging import remove as remove
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stratatune.shapes.architectures import EncoderArchitecture as EncoderArchitecture
     from stratatune.shapes.architectures import EncoderDecoderArchitecture as EncoderDecoderArchitecture
     from stratatune.shapes.architectures import Fields as Fields
+    from stratatune.training.cached import cached
     from stratatune.training.config import RunConfig
     from stratatune.training.predict import Predictor
 
@@ -40,8 +42,8 @@ __all__ = [
     "StratatuneError",
     "UserError",
     "__version__",
-    "add_architecture",
     "apply",
+    "cached",
     "export",
     "load",
     "merge",
@@ -58,8 +60,8 @@ _HOMES = {
     "RunConfig": "training.config",
     "StratatuneError": "errors",
     "UserError": "errors",
-    "add_architecture": "model.custom",
     "apply": "model.attach",
+    "cached": "training.cached",
     "export": "exits.export",
     "load": "model.artefact",
     "merge": "model.merging",
@@ -67,10 +69,12 @@ _HOMES = {
     "train": "app.api",
     "train_many": "app.api",
     # Further names, for those who look for them: of a row of one's own, and what is wanted less often.
+    "Adapters": "model.adapters",
     "DecoderArchitecture": "shapes.architectures",
     "EncoderArchitecture": "shapes.architectures",
     "EncoderDecoderArchitecture": "shapes.architectures",
     "Fields": "shapes.architectures",
+    "add_architecture": "model.custom",
     "backbone_from_names": "model.custom",
     "cost": "costs.cost",
     "remove": "model.merging",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
 
     Raises:
         ConfigError: the machine has no such device.
+        ResourceError: a tracker is not installed.
     """
     import torch
     from accelerate import Accelerator
@@ -81,16 +83,25 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
             [f"device: {device!r} is not on this machine"],
             "there are: " + ", ".join(d for d, yes in there.items() if yes),
         )
+    check_trackers(loggers)
     if PartialState._shared_state and PartialState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
+    return Accelerator(
         cpu=device == "cpu",
         log_with=list(loggers) or None,
         project_config=ProjectConfiguration(logging_dir=str(folder)),
     )
-    if loggers:
-        accelerator.init_trackers("stratatune")
-    return accelerator
+
+
+def check_trackers(loggers: Sequence[str]) -> None:
+    """Refuse a tracker whose library is not installed: Accelerate leaves it out without a word.
+
+    Raises:
+        ResourceError: names the first, with the line that installs it.
+    """
+    for name in loggers:
+        if importlib.util.find_spec(name) is None:
+            raise ResourceError(f"the tracker {name} is not installed", f"pip install {name.replace('_', '-')}")
 
 
 #: What transformers calls the key-value cache where it hands it to a model or a block: since 5.24, and before that.

@@ -2,7 +2,10 @@
 
 import stratatune as st
 
-BESIDES = ("backbone_from_names", "cost", "remove", "shape_of", "EncoderArchitecture", "DecoderArchitecture", "Fields")
+BESIDES = (
+    *("Adapters", "add_architecture", "backbone_from_names", "cost", "remove", "shape_of"),
+    *("EncoderArchitecture", "DecoderArchitecture", "Fields"),
+)
 
 
 def test_few_names_are_shown():

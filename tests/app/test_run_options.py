@@ -24,6 +24,7 @@ VALUES = {
     "cache": "ram",
     "cache_limit": "5GB",
     "memory_limit": "6GB",
+    "weight": "importance",
     "warmup": 0.5,
     "delimiter": ";",
     "encoding": "latin-1",

@@ -61,7 +61,7 @@ def test_a_plan_that_it_cannot_hold_is_refused(toy, adapter, tmp_path, capsys):
     assert command(["export", adapter("2: lora"), "--to", "biases", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert "cannot be exported to biases: lora: it is no bias" in said
-    assert "it can be exported to: native, peft, merged" in said
+    assert "it can be exported to: native, peft, merged, onnx" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -82,4 +82,4 @@ def test_python_writes_it_and_the_model_stays(toy, tmp_path):
 def test_without_it_the_name_is_refused(tmp_path):
     with pytest.raises(PlanError, match="to: 'biases'") as caught:
         st.export(st.apply(tiny.tiny_bert(), "2: bitfit"), tmp_path / "out", to="biases")
-    assert caught.value.hint == "legal: native, peft, merged, sentence-transformers"
+    assert caught.value.hint == "legal: native, peft, merged, sentence-transformers, onnx"

@@ -189,7 +189,7 @@ def test_built_in_shapes_train_all_of_a_real_model(name):
 @pytest.mark.parametrize(
     ("model_type", "config", "reason"),
     [
-        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution stands between"),
+        ("deberta-v2", {"conv_kernel_size": 3}, "a convolution between"),
         ("deberta-v2", {"share_att_key": False}, "share_att_key is off"),
         ("albert", {"inner_group_num": 2}, "inner_group_num is above 1"),
     ],

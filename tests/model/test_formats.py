@@ -64,7 +64,7 @@ def test_single_and_sharded_are_the_same(tmp_path, shards, below):
     ("change", "said"),
     [
         (lambda folder, shards: shards[1].unlink(), r"lacks its shard model-00002-of-0000\d"),
-        (lambda folder, shards: shards[1].write_bytes(shards[1].read_bytes()[:-7]), "is no whole safetensors file"),
+        (lambda folder, shards: shards[1].write_bytes(shards[1].read_bytes()[:-7]), "is not a whole safetensors file"),
         (lambda folder, shards: rewrite(shards[1], shorter), r"is \(31,?.*\) in the checkpoint"),
         (lambda folder, shards: rewrite(shards[1], without_a_matrix), "lacks 1 weights of the encoder"),
         (lambda folder, shards: rewrite(shards[1], eighths), "holds fp8 weights"),

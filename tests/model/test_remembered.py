@@ -158,9 +158,9 @@ def renumbered(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (cased, "it reads capitals.* otherwise"),
-        (one_word_less, "it has .* words, and had"),
-        (renumbered, "numbers"),
+        (cased, "it reads capitals.* differently"),
+        (one_word_less, "its vocabulary has .* words instead of"),
+        (renumbered, "other ids for them"),
     ],
 )
 def test_a_tokenizer_that_reads_otherwise_is_named(change, said, tmp_path):

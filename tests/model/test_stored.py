@@ -139,7 +139,7 @@ class TestACheckpointOnDisk:
         saved(tmp_path, "llama")
         file = tmp_path / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-100])
-        with pytest.raises(ModelError, match="no whole safetensors file"):
+        with pytest.raises(ModelError, match="not a whole safetensors file"):
             Checkpoint.of(str(tmp_path))
 
     def test_a_file_that_was_cut_while_open_is_one_line(self, tmp_path):

@@ -129,6 +129,14 @@ def test_mistakes_on_the_command_line(tuned, capsys, monkeypatch, door):
     assert error(tuned["lora"]).startswith("2 error: STRATATUNE_SERVE_KEYS: a key is too short")
 
 
+def test_without_the_extra_it_names_the_line_that_installs_it(tuned, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert run(["serve", tuned["lora"]]) == 1
+    said = capsys.readouterr().err
+    assert "error: stratatune serve needs fastapi, which is not installed" in said
+    assert 'hint: pip install "stratatune[serve]"' in said
+
+
 def test_the_page_runs_its_own_script_alone(door):
     said = door.ask("GET", "/")
     policy = said.headers["content-security-policy"]

@@ -60,7 +60,11 @@ def stories(tmp_path_factory):
 
 def run(base, data, out, plan="lpt@1", **settings):
     given = {"model": str(base), "plan": plan, "train": str(data), "eval": str(data), "out": str(out), "device": "cpu"}
-    return train(validate(given | {"epochs": 4, "batch_size": 4, "lr": 0.01, "max_length": 40} | settings))
+    return train(
+        validate(
+            given | {"precision": "fp32"} | {"epochs": 4, "batch_size": 4, "lr": 0.01, "max_length": 40} | settings
+        )
+    )
 
 
 def losses(out):

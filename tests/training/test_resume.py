@@ -129,7 +129,7 @@ def deadly(function, partly=None):
 if place == "feed":
     feed.Feed.hidden = deadly(feed.Feed.hidden)
 elif place == "cache":
-    feed.Feed._remember = deadly(feed.Feed._remember)
+    feed.Feed.remember = deadly(feed.Feed.remember)
 else:
     saving.save_file = deadly(saving.save_file, lambda tensors, path: path.write_bytes(b"half of it"))
 train(validate(load_config(sys.argv[1])), reporter=Reporter(quiet=True))

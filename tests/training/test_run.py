@@ -196,9 +196,9 @@ def test_rates_and_decay_reach_the_optimiser(family, settings, monkeypatch):
 
     made = []
 
-    def kept(groups, config):
+    def kept(groups, config, copies):
         groups = list(groups)
-        made.append((groups, build_optimiser(groups, config)))
+        made.append((groups, build_optimiser(groups, config, copies)))
         return made[0][1]
 
     monkeypatch.setattr(loop, "build_optimiser", kept)

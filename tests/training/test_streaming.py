@@ -112,7 +112,7 @@ def test_stopped_inside_a_wave_it_goes_on(run_of, monkeypatch):
 def test_a_checkpoint_cut_short_is_one_line(run_of, base):
     file = min(base.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="no whole safetensors file"):
+    with pytest.raises(ModelError, match="not a whole safetensors file"):
         train(run_of("streamed", trunk="streamed"), reporter=QUIET)
 
 

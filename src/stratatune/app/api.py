@@ -83,14 +83,20 @@ def trained(
     eval: Any = None,
     test: Any = None,
     reporter: Reporter,
+    pooled: bool = False,
     **settings: Any,
 ) -> Result:
-    """:func:`train` without the report: for those who keep no run folder."""
+    """:func:`train` without the report: for those who keep no run folder.
+
+    ``pooled``: the trunk runs once for each text, whichever runs on this machine ask for it (``training/pooled.py``).
+    """
     from stratatune.studies.suggest.auto import train as run
     from stratatune.training.config import validate
+    from stratatune.training.pooled import train_pooled
 
     base, tables = _settings(model, settings, {"train": train, "eval": eval, "test": test})
-    return run(validate({**base, "plan": plan}), tables=tables, reporter=reporter)
+    config = validate({**base, "plan": plan})
+    return train_pooled(config, tables, reporter) if pooled else run(config, tables=tables, reporter=reporter)
 
 
 @_with_settings

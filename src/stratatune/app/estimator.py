@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,13 @@ from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import trained
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
-from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of
+from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of, weights_of
+from stratatune.cache.keys import default_root
 from stratatune.data.written import Written
-from stratatune.errors import DataError, ResourceError, did_you_mean
-from stratatune.plan import shape_of
+from stratatune.errors import DataError, ResourceError, UserError, did_you_mean
+from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
-from stratatune.training.config import AUTO, RunConfig
+from stratatune.training.config import AUTO, RunConfig, parse_bytes
 from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
 
     from stratatune.training.run import Result
 
-_FILLED = ("train", "text", "label", "task")
+_FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
-_OWN = ("plan", "model", "verbose")
+_OWN = ("plan", "model", "verbose", "class_weight")
 _UNNAMED = (("text",), ("text1", "text2"))
 """What columns are called that bring no names."""
 
@@ -50,6 +52,7 @@ class _TextEstimator(BaseEstimator):
     _run: Path | None = None
     _base: str | None = None
     _predictor: Predictor | None = None
+    _remember: tuple[Path, int, int] | None = None
 
     def __init__(
         self, plan: Any = AUTO, *, model: str = "roberta-base", verbose: bool = False, **settings: Any
@@ -57,19 +60,28 @@ class _TextEstimator(BaseEstimator):
         self.plan = plan
         self.model = model
         self.verbose = verbose
-        self._settings = _checked(settings)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The arguments of the constructor by name."""
-        return {"plan": self.plan, "model": self.model, "verbose": self.verbose, **self._settings}
+        _keep(self, settings)
 
     def set_params(self, **params: Any) -> Self:
-        """Change arguments of the constructor."""
-        own = {name: params.pop(name) for name in _OWN if name in params}
-        self._settings = _checked({**self._settings, **params})
-        for name, value in own.items():
-            setattr(self, name, value)
-        return self
+        """Change arguments of the constructor, all of them or, where one does not exist, none.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        _check(params, self._get_param_names())
+        return super().set_params(**params)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The settings of the run that are not as they are by default."""
+        return {name: value for name, default in _SETTINGS.items() if (value := getattr(self, name)) is not default}
+
+    def __sklearn_tags__(self) -> Any:
+        """Texts are read, one-dimensional or in columns, and blank ones may be refused."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.non_deterministic = False
+        return tags
 
     def save(self, folder: str | Path) -> None:
         """Copy the run folder; ``load`` and ``stratatune predict`` read it back.
@@ -106,7 +118,7 @@ class _TextEstimator(BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """The settings, and of a fitted estimator the files of its run: safetensors and JSON, no objects of others."""
         files = {} if self._run is None else as_bytes(self._run)
-        return {"params": self.get_params(), "base": self._base, "files": files}
+        return {"params": self.get_params(deep=False), "base": self._base, "files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Back from such a state; the base model is loaded when it is first asked for.
@@ -124,21 +136,48 @@ class _TextEstimator(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return self._run is not None
 
-    def _fit(self, texts: Texts, labels: Sequence[Any], classes: np.ndarray | None = None, **settings: Any) -> None:
+    def _fit(
+        self,
+        texts: Texts,
+        labels: Sequence[Any],
+        classes: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        **settings: Any,
+    ) -> None:
         """Train in the folder ``out``, or in one that lives as long as this object."""
         columns, names = columns_of(texts), names_of(texts)
         table, text, label = _data_set(columns, labels, names)
+        if weights is not None:
+            name = _free("weight", (*text, label))
+            table, settings["weight"] = table.add_column(name, weights), name
         wanted = self._settings.get("out")
         out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
+        root = self._pool()
         given = {**settings, **self._settings, "out": str(out), "text": list(text), "label": label}
+        given |= {"cache": str(root)} if root else {}
         try:
-            self.result_ = trained(model=self.model, plan=self.plan, train=table, reporter=reporter, **given)
+            self.result_ = trained(
+                model=self.model, plan=self.plan, train=table, reporter=reporter, pooled=root is not None, **given
+            )
         finally:
             released(out)
         remember(out, classes, names)
         self._base = None
+        self._remember = (root, parse_bytes(self.cache_limit), len(table)) if root else None
         self._use(out)
+
+    def _pool(self) -> Path | None:
+        """Where trunk caches are, if there is a trunk: fits and scores of one search share what it says there."""
+        cache = self._settings.get("cache", "auto")
+        try:
+            plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)
+            depth = plan.resolve(shape_of(self.model)).frozen_depth
+        except UserError:  # said by the run, with all that is wrong
+            return None
+        if cache in ("off", "ram") or depth == 0:
+            return None
+        return default_root() if cache == "auto" else Path(cache).expanduser()
 
     def _own_folder(self) -> Path:
         folder = tempfile.mkdtemp(prefix="stratatune-")
@@ -174,7 +213,10 @@ class _TextEstimator(BaseEstimator):
         # Every text has its answer in the array that comes back, so that none is skipped.
         blanks = Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-        return self.predictor_.predict(rows, written=blanks)
+        predictor = self.predictor_
+        few = self._remember is not None and len(rows) <= self._remember[2]  # a fold, not all that there is to predict
+        predictor.remember = self._remember[:2] if self._remember is not None and few else None
+        return predictor.predict(rows, written=blanks)
 
 
 class Classifier(ClassifierMixin, _TextEstimator):
@@ -182,13 +224,32 @@ class Classifier(ClassifierMixin, _TextEstimator):
 
     classes_: np.ndarray
 
-    def fit(self, X: Texts, y: Sequence[Any]) -> Self:
-        """Train on texts and their labels of any one kind."""
+    def __init__(
+        self,
+        plan: Any = "bft-adapter",
+        *,
+        model: str = "roberta-base",
+        verbose: bool = False,
+        class_weight: Mapping[Any, float] | str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(plan, model=model, verbose=verbose, **settings)
+        self.class_weight = class_weight
+
+    def fit(self, X: Texts, y: Sequence[Any], sample_weight: Sequence[float] | None = None) -> Self:
+        """Train on texts and their labels of any one kind.
+
+        Args:
+            X: N texts, or N pairs of them.
+            y: N labels.
+            sample_weight: how much each text counts in the loss [N], 0 or more.
+        """
         labels = labels_of(y)
         classes = classes_of(labels)
+        weights = weights_of(labels, self.class_weight, sample_weight)
         # An encoder-decoder would tell labels as text, and here they are classes.
         told = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
-        self._fit(X, [name_of(label) for label in labels], classes, **told)
+        self._fit(X, [name_of(label) for label in labels], classes, weights, **told)
         self.classes_ = classes
         return self
 
@@ -217,9 +278,11 @@ class Classifier(ClassifierMixin, _TextEstimator):
 class Regressor(RegressorMixin, _TextEstimator):
     """Numbers of texts: ``Regressor(plan="lora").fit(texts, values).predict(texts)``."""
 
-    def fit(self, X: Texts, y: Sequence[float]) -> Self:
-        """Train on texts and numbers."""
-        self._fit(X, [float(value) for value in labels_of(y)], objective="regression")
+    def fit(self, X: Texts, y: Sequence[float], sample_weight: Sequence[float] | None = None) -> Self:
+        """Train on texts and numbers; ``sample_weight`` [N] says how much each text counts in the loss."""
+        values = labels_of(y)
+        weights = weights_of(values, None, sample_weight)
+        self._fit(X, [float(value) for value in values], weights=weights, objective="regression")
         return self
 
     def predict(self, X: Texts) -> np.ndarray:
@@ -228,13 +291,43 @@ class Regressor(RegressorMixin, _TextEstimator):
         return np.empty(0, np.float32) if found is None else found.values
 
 
-def _checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by name; TypeError for one that does not exist, as scikit-learn has it."""
-    for name in settings:
-        if name not in RunConfig.model_fields or name in _FILLED:
-            legal = [field for field in RunConfig.model_fields if field not in _FILLED]
+def _default(field: Any) -> Any:
+    """A setting's default as a signature shows it; None stands for a collection, which is made anew each time."""
+    value = field.get_default(call_default_factory=True)
+    return None if isinstance(value, dict | list) else value
+
+
+_SETTINGS = {name: _default(one) for name, one in RunConfig.model_fields.items() if name not in (*_FILLED, *_OWN)}
+"""Every setting that an estimator takes, and its default; the constructors show them."""
+
+
+def _check(given: Iterable[str], legal: Iterable[str]) -> None:
+    legal = list(legal)
+    for name in given:
+        if name not in legal:
             raise TypeError(f"unknown setting {name!r}: {did_you_mean(name, legal)}")
-    return settings
+
+
+def _keep(estimator: Any, settings: Mapping[str, Any]) -> None:
+    """Keep every setting under its name, as scikit-learn has it."""
+    _check(settings, _SETTINGS)
+    for name, default in _SETTINGS.items():
+        setattr(estimator, name, settings.get(name, default))
+
+
+def _with_settings(cls: type) -> None:
+    """Let the constructor's signature show each setting, which is what ``clone`` and searches go by."""
+    own = inspect.signature(cls.__init__)
+    given = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    shown = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_SETTINGS[name]) for name in _SETTINGS]
+    init: Any = cls.__init__
+    init.__signature__ = own.replace(parameters=[*given, *shown])
+
+
+def _free(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name = f"{name} of the text"
+    return name
 
 
 def _data_set(
@@ -248,5 +341,10 @@ def _data_set(
     if len(labels) != len(columns[0]):
         raise DataError(f"{len(columns[0])} texts but {len(labels)} labels", "give a label for each text")
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
-    label = "label" if "label" not in text else "label of the text"
+    label = _free("label", text)
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
+
+
+for _one in (_TextEstimator, Classifier, Regressor):
+    if "__init__" in vars(_one):  # an inherited constructor shows them already
+        _with_settings(_one)

@@ -121,3 +121,39 @@ def name_of(label: Any) -> str:
     """A label as the readers write it."""
     plain = label.item() if hasattr(label, "item") else label
     return label_text(plain if isinstance(plain, float) else str(plain))
+
+
+def weights_of(labels: np.ndarray, class_weight: Any, sample_weight: Any) -> np.ndarray | None:
+    """How much each text counts [N]: its own weight times that of its class; None: all the same.
+
+    Args:
+        labels: [N].
+        class_weight: a weight for each class, 1 where one is not named, or ``"balanced"``: N / (classes * count).
+        sample_weight: N numbers, or None.
+
+    Raises:
+        DataError: other than N weights, negative ones, or a class that does not occur.
+    """
+    if class_weight is None and sample_weight is None:
+        return None
+    weights = np.ones(len(labels))
+    if sample_weight is not None:
+        weights = np.asarray(sample_weight, np.float64)
+        if weights.shape != (len(labels),):
+            raise DataError(f"sample_weight has the shape {weights.shape}", f"give {len(labels)} numbers")
+    if class_weight is not None:
+        weights = weights * _of_classes(labels, class_weight)
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise DataError("the weights are negative, not finite, or all 0", "give numbers of 0 or more")
+    return weights
+
+
+def _of_classes(labels: np.ndarray, class_weight: Any) -> np.ndarray:
+    classes, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if class_weight == "balanced":
+        return (len(labels) / (len(classes) * counts))[place]
+    if not isinstance(class_weight, Mapping):
+        raise DataError(f"class_weight: {class_weight!r}", "legal: 'balanced', or a weight for each class")
+    if odd := [name for name in class_weight if name not in classes.tolist()]:
+        raise DataError(f"class_weight names {odd[0]!r}, which is no label", f"labels: {classes.tolist()}")
+    return np.array([float(class_weight.get(one, 1.0)) for one in classes.tolist()])[place]

@@ -35,7 +35,7 @@ class Codec:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Codec:
-        """Back from ``to_data``; fp32 where nothing is said."""
+        """Back from ``to_data``; fp32 by default."""
         scales = data.get("scales")
         return cls(data.get("kept", "fp32"), None if scales is None else torch.tensor(scales))
 
@@ -69,7 +69,9 @@ class Codec:
             if self.stored == torch.float16 and not out.isfinite().all():  # bf16 has the range of fp32
                 raise CacheError("the trunk gave values that fp16 cannot hold (65504 at most)", "store bf16 or fp32")
             return 0
+        # In fp32: the quotient of two bf16 numbers would be rounded before it is rounded to a step.
         codes = self._codes(rows)
+        # Before clamping, which would turn inf into the largest step, and hide that the trunk has failed.
         if not codes.isfinite().all():
             raise CacheError("the trunk gave values that int8 cannot hold (inf or nan)", "store bf16 or fp32")
         beyond = int((codes.abs() > _STEPS).sum())
@@ -99,6 +101,7 @@ def scales_for(largest: Tensor) -> Tensor:
     """
     largest = largest.float().cpu()
     widest = largest.max() if bool((largest > 0).any()) else torch.tensor(1.0)
+    # Up, not to the nearest: a scale below the largest value found would clip it.
     digits, exponent = torch.frexp(torch.where(largest > 0, largest, widest) * HEADROOM / _STEPS)
     return torch.ldexp((digits * 32).ceil() / 32, exponent).clamp_min_(torch.finfo(torch.float32).tiny)
 

@@ -1,4 +1,4 @@
-"""Where the top gets its input from: the trunk, or what the trunk said earlier.
+"""Where the top gets its input from: the trunk, or what the trunk computed earlier.
 
 A :class:`Feed` gives the hidden state at the frozen depth for a batch. With a cache it takes what is there and, where
 something is missing, runs the trunk once and writes it down, so epoch one trains while it writes.
@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,25 +23,10 @@ from stratatune.data.batching import Batch
 from stratatune.errors import ResourceError
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
+from stratatune.model.split import Trunk
 
 Asking = Callable[[Batch], Question]
 """What an objective asks of a batch."""
-
-
-class Below(Protocol):
-    """What gives hidden states at the frozen depth: :class:`stratatune.model.split.Trunk`, or what stands in for it.
-
-    Attributes:
-        trains: whether the embeddings train, so that the backward pass goes through it.
-    """
-
-    trains: bool
-
-    def __call__(
-        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, question: Question | None = None
-    ) -> Tensor:
-        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> [B, T, D]."""
-        ...
 
 
 @dataclass
@@ -59,18 +43,19 @@ class Feed:
 
     Args:
         trunk: the model below the frozen depth.
-        cache: remembers what the trunk said; None: it runs every time.
+        cache: remembers what the trunk computed; None: it runs every time.
         one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
-        question: what is asked of a batch, where the trunk must know of it; None: no candidates stand behind the texts.
+        question: what is asked of a batch, where the trunk must know of it; None: no candidates follow the texts.
         autocast: bf16 or None; the trunk runs in it.
         codec: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
-            not, so that cached = uncached, to the bit; None: the cache's, fp32 without one.
-        on_full: told why a cache cannot be written any more, and the trunk runs for what is missing; None: an error.
+            not, so that cached = uncached, bit for bit; None: the cache's, fp32 without one.
+        on_full: called with the reason why a cache can no longer be written; the trunk then runs for what is missing.
+            None: that is an error.
     """
 
     def __init__(
         self,
-        trunk: Below,
+        trunk: Trunk,
         cache: TrunkCache | None,
         *,
         one_position: bool,
@@ -86,6 +71,7 @@ class Feed:
         self.autocast = autocast
         self.codec = codec or (Codec() if cache is None else cache.codec)
         self.given = torch.float32  # what blocks without autocast take
+        # fp32 that was asked for under autocast is handed out as fp32, with all of its digits.
         if autocast is not None and self.codec.stored in (autocast, torch.int8):
             self.given = autocast
         self.on_full = on_full
@@ -156,6 +142,7 @@ class Feed:
         return hidden
 
     def _rounded(self, hidden: Tensor) -> Tensor:
+        # Embeddings that train need their gradient, which rounding cuts, and nothing of theirs is cached.
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
@@ -165,9 +152,10 @@ class Feed:
                 self.cache.flush()
 
     def remember(self, batch: Batch, hidden: Tensor) -> None:
-        """Keep what the trunk said of a batch, where the cache can be written."""
+        """Keep what the trunk computed for a batch, where the cache can be written."""
         if self.cache is not None and self.cache.writable:
             with self._going_on(self.cache):
+                # On the CPU: rows live there, or on disk, until move_to says otherwise.
                 self.cache.put(batch.index.numpy(), real_rows(hidden, batch).cpu())
 
     @contextlib.contextmanager
@@ -178,6 +166,7 @@ class Feed:
         except ResourceError as error:
             if self.on_full is None:
                 raise
+            # The run is worth more than its cache: what is there is read on, and the trunk runs for the rest.
             cache.stop_writing()
             self.on_full(error)
 
@@ -197,7 +186,7 @@ class Feed:
 
 
 def run_trunk(
-    trunk: Below, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
+    trunk: Trunk, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
 ) -> Tensor:
     """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
     with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):

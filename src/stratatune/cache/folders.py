@@ -16,7 +16,7 @@ from stratatune.cache.shards import file_errors, read_identity, read_shards, tak
 from stratatune.errors import CacheError
 
 _DIGEST = re.compile(r"[0-9a-f]{24}")
-_REMOVED = ".removed-"  # a cache on its way out
+_REMOVED = ".removed-"  # a cache that is being deleted
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def _info(folder: Path) -> CacheInfo:
         identity = None
     if identity is None:
         return CacheInfo(folder, None, 0, 0, size, folder.stat().st_mtime)
+    # A listing must not read gigabytes, so sizes are checked and rows are not.
     shards, _ = read_shards(folder, identity, verify=False)
     present = len(np.unique(np.concatenate([shard.examples for shard in shards]))) if shards else 0
     return CacheInfo(folder, identity.key, identity.examples, present, size, (folder / KEY_FILE).stat().st_mtime)
@@ -82,7 +83,7 @@ def verify_cache(folder: Path) -> list[str]:
 
 
 def remove_cache(root: Path, digest_or_prefix: str) -> int:
-    """Deletes the one cache whose digest starts so, and gives the bytes freed. Who reads it now may read on.
+    """Deletes the one cache whose digest starts so, and gives the bytes freed. A process that reads it can continue.
 
     Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
     """
@@ -102,9 +103,11 @@ def _remove(folder: Path) -> None:
         if lock is None:
             raise CacheError(f"the trunk cache {folder} is being written", "wait for that run, or stop it")
         try:
+            # Deleting takes time and may be killed; half a cache under its own name would look like a damaged one.
             folder.rename(folder.with_name(_REMOVED + folder.name))
         finally:
             lock.release()
+    # After the rename nobody can open it, so the lock is not needed any more.
     for gone in folder.parent.glob(f"{_REMOVED}*"):
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -120,6 +123,7 @@ def evict(root: Path, limit_bytes: int, keep: Container[str] = ()) -> int:
     for info in reversed(infos):
         if freed >= excess:
             break
+        # An incomplete cache may belong to a run that was stopped and will be resumed.
         if info.complete:
             with contextlib.suppress(CacheError):  # in use
                 _remove(info.folder)

@@ -39,13 +39,14 @@ class CacheKey:
     @property
     def digest(self) -> str:
         """24 hex characters; the name of the cache's folder. Another format gets a folder of its own, built anew."""
+        # A field that is added here changes every digest: older caches are then not found, and are evicted as they age.
         said = {"format": FORMAT, **asdict(replace(self, model=""))}
         return digest_of_json(said, size=12, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What key.json holds: the key, and the form of the data that it stands for."""
+    """What key.json holds: the key, and the form of the data behind it."""
 
     key: CacheKey
     width: int  # D, values in a row
@@ -58,6 +59,7 @@ class Identity:
     @classmethod
     def of(cls, key: CacheKey, rows: np.ndarray, width: int) -> Identity:
         """The identity of a cache of ``rows`` [N] rows per example."""
+        # Little endian and 64 bits whatever the machine, so that the hash is the same everywhere.
         return cls(key, width, len(rows), digest(rows.astype("<i8").tobytes(), size=12))
 
     @property

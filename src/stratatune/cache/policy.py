@@ -64,6 +64,7 @@ def choose(need: Need, room: Room) -> Choice:
     """The first precision that fits somewhere: on disk, where later runs find it, else in memory."""
     if need.passes <= 1:
         return Choice("none", need.dtypes[0], "no trunk cache: this run needs no hidden state twice")
+    # Disk before memory: it serves later runs, and while it fits in the page cache it is as quick to read.
     for dtype in need.dtypes:
         size = need.values * DTYPE_BYTES[dtype]
         if size <= min(DISK_SHARE * room.disk, room.limit):
@@ -81,6 +82,7 @@ def _worth(need: Need, room: Room, dtype: Dtype, place: Literal["disk", "ram"], 
     stays = place == "ram" or size <= MEMORY_SHARE * room.memory  # what was written is still in the page cache
     once = size / (_MEMORY_SPEED if stays else room.disk_speed)
     writing = 0.0 if place == "ram" else size / room.disk_speed
+    # The first pass runs the trunk in any case, so a cache saves at passes 2, 3, ...
     saved = (need.passes - 1) * (need.trunk_seconds - once) - writing
     reading = f"reading {readable_size(size)} {_seconds(once)}"
     if saved <= 0:
@@ -100,6 +102,7 @@ def _seconds(value: float) -> str:
 
 def passes_of(name: str, epochs: int, eval_every: int) -> int:
     """How often a run asks for each example of its ``training``, ``evaluation`` or other data, at most."""
+    # One evaluation more than epochs ask for: the selected weights are scored at the end of a run that was resumed.
     return {"training": epochs, "evaluation": -(-epochs // eval_every) + 1}.get(name, 1)
 
 

@@ -1,7 +1,7 @@
 """Reading the next batches from a cache in a background thread while the current step computes.
 
 The thread draws no random numbers and changes no number: it asks the same questions of the same cache, in the same
-order, only earlier. On a GPU what it reads is pinned and copied by a stream of its own, beside the computation.
+order, only earlier. On a GPU what it reads is pinned and copied by a stream of its own, during the computation.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ class Prefetcher:
 
         Raises whatever reading it raised.
         """
+        # Not announced: the caller reads it itself.
         if not self._ready or not np.array_equal(self._ready[0][0], index):
             return None
         hidden = self._ready.popleft()[1].result()
         self._go_on()
         if hidden is not None and self._stream is not None:
             now = torch.cuda.current_stream(self._device)
+            # The copy may still be under way on the other stream.
             now.wait_stream(self._stream)
             hidden.record_stream(now)  # its memory is not used again before the step that reads it is done
         return hidden

@@ -49,6 +49,7 @@ def gather(slots: Sequence[Tensor], slot: np.ndarray, first: np.ndarray, counts:
     """
     if (slot == slot[0]).all():
         return slots[slot[0]].index_select(0, torch.from_numpy(ranges(first, counts)))
+    # Stable, so that examples of one slot keep the order in which they were asked for.
     order = np.argsort(slot, kind="stable")
     at = torch.from_numpy(ranges(first[order], counts[order]))
     ends = np.cumsum(counts[order])
@@ -65,6 +66,7 @@ def gather(slots: Sequence[Tensor], slot: np.ndarray, first: np.ndarray, counts:
 def pad(rows: Tensor, counts: np.ndarray) -> Tensor:
     """Rows [sum counts, D] of B examples as [B, T, D], T the most of any, zeros after an example's last row."""
     longest, width = int(counts.max(initial=0)), rows.shape[1]
+    # Nothing to pad: the rows are a view, and no copy is made.
     if (counts == longest).all():
         return rows.view(len(counts), longest, width)
     padded = torch.zeros(len(counts) * longest, width, dtype=rows.dtype)
@@ -86,6 +88,7 @@ def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
 
 def map_rows(path: Path, rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """A shard's rows [rows, D] as a private memory map: no bytes are read now, no file handle stays open."""
+    # mmap refuses a length of zero.
     if rows * width == 0:
         return allocate(rows, width, dtype)
     with torch.inference_mode(False):

@@ -73,6 +73,7 @@ def take_lock(folder: Path) -> FileLock | None:
     """The writer's lock of a cache, or None while another writer lives. OSError when the folder is not writable."""
     lock = FileLock(folder / "write.lock", thread_local=False)  # a prefetch thread may be the one that closes
     try:
+        # Without waiting: a second run reads what is there and computes the rest itself.
         lock.acquire(timeout=0)
     except Timeout:
         return None
@@ -167,13 +168,14 @@ def write_shard(
         _write(path, data)
         _write(path.with_suffix(".json"), _json(sidecar))
     except OSError:
+        # What was written of it would hold space on a disk that is full already.
         delete_shard(path)
         raise
     return Shard(path, examples, data.nbytes, clipped)
 
 
 def delete_shard(path: Path) -> None:
-    """Removes a shard, its sidecar first, so that no sidecar stands without rows."""
+    """Removes a shard, its sidecar first, so that there is never a sidecar without rows."""
     for one in (path.with_suffix(".json"), path.with_suffix(".bin")):
         with contextlib.suppress(OSError):
             one.unlink()
@@ -200,6 +202,7 @@ def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
         raise ValueError(f"it holds {value['dtype']} rows of {value['width']} values")
     if value["scales_crc32"] != identity.scales_crc32:
         raise ValueError("it was made with other scales")
+    # Also without `verify`: reading a memory map beyond the end of its file would kill the process.
     if path.stat().st_size != value["bytes"]:
         raise ValueError(f"it has {path.stat().st_size} bytes instead of {value['bytes']}")
     if verify and _checksum(path) != value["crc32"]:
@@ -219,7 +222,7 @@ def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list
             return str(error)
 
     sidecars = sorted(folder.glob("shard-*.json"))
-    with ThreadPoolExecutor(max_workers=4) as pool:  # crc32 and reading both let go of the interpreter
+    with ThreadPoolExecutor(max_workers=4) as pool:  # crc32 and reading both release the GIL
         found = list(pool.map(attempt, sidecars))
     bad = {
         path.with_suffix(".bin"): fault for path, fault in zip(sidecars, found, strict=True) if isinstance(fault, str)

@@ -36,7 +36,7 @@ _ABSENT = -1
 class TrunkCache:
     """The rows of one data set under one key; made by ``TrunkCache.open``. ``index`` is an int array or tensor [B].
 
-    put(), flush() and close() belong to one thread; has() and get() may run beside them in others.
+    put(), flush() and close() belong to one thread; has() and get() may run in others at the same time.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TrunkCache:
         """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
 
         ``lengths`` [N] are tokens per example, ``width`` is D. ``scales`` finds int8's [D] for a cache that begins:
-        whoever goes on with one uses those it has. ``verify`` checks every byte against its checksum; sizes are
+        a cache that is continued keeps those it has. ``verify`` checks every byte against its checksum; sizes are
         checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
         another process writes the cache, this one only reads what was whole at opening.
 
@@ -91,6 +91,7 @@ class TrunkCache:
             return cls(with_scales(identity, None, scales), rows, None, None, shard_bytes)
         folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
         if not (folder / KEY_FILE).is_file():
+            # A cache that would begin is refused before its folder is made.
             files.check_space(Path(root), need)
         lock, notice = files.lock_or_read(folder, need)
         cache = cls(identity, rows, folder, lock, shard_bytes)
@@ -98,8 +99,17 @@ class TrunkCache:
         try:
             cache._load(folder, verify, scales)
         except BaseException:
+            # Or the lock would be held by an object that nobody has.
             cache.close()
             raise
+        return cache
+
+    @classmethod
+    def read_only(cls, folder: Path, key: CacheKey, lengths: np.ndarray, width: int) -> TrunkCache:
+        """What is whole of the cache in ``folder``, whoever writes it; checksums are not compared."""
+        rows = rows_per_example(lengths, key.positions)
+        cache = cls(Identity.of(key, rows, width), rows, folder, None, SHARD_BYTES)
+        cache._load(folder, False, None)
         return cache
 
     # ---- state ----
@@ -130,7 +140,7 @@ class TrunkCache:
     # ---- reading ----
 
     def get(self, index: np.ndarray | Tensor) -> Tensor:
-        """A copy of the rows of ``index`` as stored, one example after another: [sum T, D] on the CPU, for kept.unpack.
+        """A copy of the rows of ``index`` as stored, one example after another: [sum T, D] on the CPU, still packed.
 
         Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
         """
@@ -177,12 +187,14 @@ class TrunkCache:
         if not self.writable:
             return
         new = np.zeros(len(index), dtype=bool)
+        # The same example twice in one call counts once.
         new[np.unique(index, return_index=True)[1]] = True
         new &= self._slot[index] == _ABSENT
         if not new.all():
             rows = rows[torch.from_numpy(np.repeat(new, counts)).to(rows.device)]
             index = index[new]
         self._append(index, rows.detach())
+        # Nothing more will be put, so nothing else would write the rest before close().
         if self.complete:
             self.flush()
 
@@ -231,6 +243,7 @@ class TrunkCache:
                 self.folder, self._next_shard, self._identity, np.concatenate(filling.examples), data, filling.clipped
             )
         self._next_shard += 1
+        # The slot keeps its number and becomes a map of the file: its memory is freed, and readers notice nothing.
         self._slots[filling.slot] = map_rows(shard.path, len(rows), self.width, self.dtype)
         self._filling = None
 
@@ -293,15 +306,17 @@ class TrunkCache:
                 self._next_shard = files.sweep(folder, whole)
                 if stored is None:
                     files.write_identity(folder, self._identity)
+                # The time of the last use, by which evict chooses.
                 os.utime(folder / KEY_FILE)
         except ResourceError as error:
+            # With nothing there the error is the user's to settle; with something, what is there is worth having.
             if self._missing == len(self._rows):
                 raise
             self.stop_writing()
             self.notices.append(f"{error.message}; what the trunk cache has is used")
 
     def _stored(self, folder: Path) -> Identity | None:
-        """What key.json says, where it is that of this cache; else it is damaged, and no row beside it is believed."""
+        """What key.json says, where it is that of this cache; else it is damaged, and none of its rows are used."""
         try:
             stored = files.read_identity(folder)
             if stored is None or not (differs := stored.differences(self._identity)):
@@ -315,6 +330,7 @@ class TrunkCache:
     def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:
         """Maps a shard whose rows are those its examples should have; notes it in ``bad`` otherwise."""
         counts = self._rows[shard.examples]
+        # An example that two shards name counts once.
         fresh = self._slot[shard.examples] == _ABSENT
         if counts.sum() * self._identity.row_bytes != shard.size or len(np.unique(shard.examples)) != len(counts):
             bad[shard.path] = "its examples do not have as many rows"

@@ -25,6 +25,7 @@ PROCESS = 500 << 20
 WAVE = 8192
 """Tokens of a wave, unless the data have fewer: more than hide any disk."""
 _PACKED = 4.127 / 8  # bytes of a weight
+_STORED = {"encoder": 4, "decoder": 2, "encoder-decoder": 4}  # bytes of a weight in checkpoints of the family
 _STATE = 16  # of a trained parameter: value, gradient, two moments
 _HELD = 8  # bytes of a value of a wave's hidden state: it, and what a batch computes
 
@@ -63,7 +64,7 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
         rates: of the machine.
     """
     shape, depth = resolved.shape, resolved.frozen_depth
-    width = 2 if shape.causal else 4
+    width = _STORED[shape.family]
     blocks = [shape.of_block(number).block_parameters for number in range(shape.blocks)]
     state = _STATE * resolved.trainable(head)
     training = PROCESS + state + costs.epochs["cached"].saved_bytes

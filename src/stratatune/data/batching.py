@@ -90,11 +90,15 @@ class Batch:
         """The texts ``rows`` [b] by themselves, as wide as the longest of them: no groups, no targets."""
         mask = self.mask[rows]
         width = max(1, int(mask.sum(1).max()))
-        parts = {name: getattr(self, name) for name in ("read", "places", "given")}
-        cut = {name: one if one is None else one[rows] for name, one in parts.items()}
-        types = None if self.token_types is None else self.token_types[rows, :width]
-        ids = self.input_ids[rows, :width]
-        return Batch(self.index[rows.cpu()], ids, mask[:, :width], types, **cut)
+        return Batch(
+            index=self.index[rows.cpu()],
+            input_ids=self.input_ids[rows, :width],
+            mask=mask[:, :width],
+            token_types=None if self.token_types is None else self.token_types[rows, :width],
+            read=self.read[rows],
+            places=None if self.places is None else self.places[rows],
+            given=None if self.given is None else self.given[rows],
+        )
 
 
 def plan_batches(

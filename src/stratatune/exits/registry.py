@@ -6,10 +6,11 @@ from stratatune.errors import PlanError, did_you_mean
 from stratatune.exits.exit import Exit
 from stratatune.exits.merged import Merged
 from stratatune.exits.native import Native
+from stratatune.exits.onnx import Onnx
 from stratatune.exits.peft import Peft
 from stratatune.exits.sentence_transformers import SentenceTransformers
 
-EXITS: dict[str, Exit] = {one.name: one for one in (Native(), Peft(), Merged(), SentenceTransformers())}
+EXITS: dict[str, Exit] = {one.name: one for one in (Native(), Peft(), Merged(), SentenceTransformers(), Onnx())}
 
 
 def add_exit(one: Exit) -> None:

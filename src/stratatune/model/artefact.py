@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, PlanError
+from stratatune.hub import fetched
 from stratatune.model import origin
 from stratatune.model.attach import Tuned, apply
 from stratatune.model.backbone import Backbone
@@ -14,11 +15,16 @@ from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
 from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, first_edition
+from stratatune.model.heads.registry import HEADS
 from stratatune.model.packing import pack_top
-from stratatune.model.saving import read_record, read_tensors
+from stratatune.model.peft_folder import PeftFolder, is_peft, read_peft
+from stratatune.model.peft_plan import adapted
+from stratatune.model.saving import describe, read_record, read_tensors
 from stratatune.model.tokenizers import check_reading
+from stratatune.model.twins import part
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
+from stratatune.shapes.configs import config_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,8 +32,8 @@ if TYPE_CHECKING:
 _THAT_BASE = "give the base model it was trained on: --base FOLDER, or load(..., base=FOLDER)"
 
 _BY_HAND = (
-    "a model that was changed by hand before the plan was applied is given as load(..., base=MODEL); "
-    "else the folder is damaged"
+    "if the model was changed by hand before the plan was applied, pass it as load(..., base=MODEL); "
+    "otherwise the folder is damaged"
 )
 
 
@@ -50,14 +56,17 @@ def load_artefact(
     *,
     pack: bool = True,
     unread: bool = False,
+    apart: bool = False,
 ) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
 
     The base is looked for where it was, at the hub revision and in the dtype that it was trained with.
 
     Args:
-        folder: the ``adapter`` folder of a run, or the run's own folder.
+        folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
+            (``model/peft_plan.py``); or where one of these stands on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
+        apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
 
@@ -65,20 +74,28 @@ def load_artefact(
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
             depend on (its weights, its settings, its tokenizer) is not as it was.
     """
-    folder = Path(folder)
+    folder = fetched(folder)
     folder = folder / "adapter" if path_exists(folder / "adapter") else folder
+    if is_peft(folder):
+        return _from_peft(folder, base, apart=apart)
     record, tensors = read_record(folder), read_tensors(folder)
+    # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base, unread)
+    # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
     check_encoder(cut_as_saved(Backbone(loaded.model), record), record)
     _check_new(loaded.model, record)
     try:
+        # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
         model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
+    # Only now: what counts as the frozen head depends on what the plan trains of it.
     _same("a pretrained head", saved["head"], attached.head_hash, saved, attached.backbone)
+    if apart:
+        part(attached)
     _fill(model, tensors)
     attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
@@ -86,6 +103,31 @@ def load_artefact(
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices)
+
+
+def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
+    """A LoRA folder of peft as an artefact, whose record is what saving it would write."""
+    found = read_peft(folder)
+    loaded = _base_of_peft(found, folder, base)
+    model = adapted(loaded.model, found, apart=apart)
+    trained = model.attached.trained()
+    return Artefact(model, loaded.tokenizer, describe(model.attached, folder, trained), loaded.notices)
+
+
+def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrainedModel | None) -> Base:
+    config = found.config
+    if base is not None and not isinstance(base, str | Path):
+        return Base(base, None)  # pyright: ignore[reportArgumentType]
+    name = str(base or config.base_model_name_or_path or "")
+    if not name:
+        raise ModelError(f"{folder} does not say which base model it belongs to", _THAT_BASE)
+    revision = config.revision if base is None else None
+    head = next((one.name for one in HEADS.values() if one.peft_task and one.peft_task == config.task_type), None)
+    if head is not None:
+        labels = found.outputs or len(config_of(name, revision).get("id2label") or ()) or 2
+        return load_base(name, head, num_labels=labels, revision=revision, texts=False)
+    options: dict[str, Any] = {"num_labels": found.outputs or 2, "revision": revision, "attention": None}
+    return load_class(name, config.model_class or "AutoModel", dtype="float32", **options)
 
 
 def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *, pack: bool = True) -> Tuned:
@@ -111,7 +153,7 @@ def load_base_of(
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
     Raises:
-        ModelError: it is not found, or its tokenizer reads otherwise than it did.
+        ModelError: it is not found, or its tokenizer reads texts differently now.
     """
     saved = record["base"]
     name, revision = place_of_base(record, folder, base)
@@ -147,6 +189,7 @@ def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedMod
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
+    # A model that met its plan through st.apply may be of a class that no head of the table loads: then by its class.
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
     return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
 
@@ -158,7 +201,7 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
         ModelError: its weights or a setting of its config differ.
     """
     saved = record["base"]
-    if "weights" not in saved:  # written before weights and settings were told apart
+    if "weights" not in saved:  # written before weights and settings had hashes of their own
         _same("weights", saved["hash"], first_edition(backbone), saved, backbone)
         return
     found = Fingerprint.of(backbone)
@@ -169,21 +212,21 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
     _same("weights", saved["weights"], found.weights, saved, backbone)
 
 
-def _same(part: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
+def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:
     if was != given:
         raise ModelError(
-            f"this adapter was trained on {saved['name']!r} with {part} {was[:12]}, "
-            f"but {backbone.model.config._name_or_path!r} has {part} {given[:12]}",
+            f"this adapter was trained on {saved['name']!r} with {what} {was[:12]}, "
+            f"but {backbone.model.config._name_or_path!r} has {what} {given[:12]}",
             _THAT_BASE,
         )
 
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
-    """What was new and trained must be there, too, in what is filled."""
+    """Refuse a base without the parameters that were new in training: they are part of what was saved."""
     named = dict(model.named_parameters())
     for name in record["also_train"]:
         if name not in named:
-            raise ModelError(f"{name!r} trained, and a {type(model).__name__} has none", _BY_HAND)
+            raise ModelError(f"the adapter trained {name!r}, which a {type(model).__name__} does not have", _BY_HAND)
 
 
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
@@ -191,11 +234,12 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     if parameters.keys() != tensors.keys():
         odd = sorted(parameters.keys() ^ tensors.keys())[0]
         where = "what was saved" if odd in tensors else "this model"
-        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is in {where} alone", _BY_HAND)
+        raise ModelError(f"the saved tensors are not those the plan trains: {odd!r} is only in {where}", _BY_HAND)
     for name, parameter in parameters.items():
         if parameter.shape != tensors[name].shape:
             raise ModelError(
                 f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
                 "the folder is damaged",
             )
+        # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         parameter.data.copy_(tensors[name])

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
+# What transformers' Trainer passes to save_pretrained, since 5.23 both; a user has no reason to.
+_TRAINERS = ("state_dict", "is_main_process")
+
 
 class Tuned(_AnyModel):
     """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
@@ -43,6 +46,18 @@ class Tuned(_AnyModel):
         super().train(mode)
         self.attached.set_dropout(mode)
         return self
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again.
+
+        All of transformers' ways to turn checkpointing on, under its old name and its new one, come through here.
+        """
+        super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
+        above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
+        for block in blocks[:depth]:
+            if block not in above and hasattr(block, "gradient_checkpointing"):
+                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue]
 
     def print_trainable_parameters(self) -> None:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""
@@ -58,7 +73,7 @@ class Tuned(_AnyModel):
         """As transformers' own.
 
         Raises:
-            PlanError: without the key-value cache every step would make a late prompt anew, from a longer text.
+            PlanError: without the key-value cache every step would compute a late prompt again, from a longer text.
         """
         self.attached.backbone.family.refuse_generation(self.attached.insertions, kwargs.get("use_cache"))
         return super().generate(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
@@ -70,17 +85,19 @@ class Tuned(_AnyModel):
         that its ``resume_from_checkpoint`` and ``load_best_model_at_end`` find again.
         """
         if kwargs.get("is_main_process", True):
-            save_adapter(self.attached, Path(save_directory), for_trainer="is_main_process" in kwargs)
+            save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
+        # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.
         found = super().load_state_dict(state_dict, False, assign)
         found.missing_keys.clear()
         return found
 
 
+# One class per model class: two tuned models of one class must compare as the same type.
 @functools.cache
 def _tuned_class(cls: type) -> type:
     """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
@@ -96,13 +113,13 @@ def apply(
         model: a Hugging Face model of a family in the backbone table.
         plan: a plan, a preset's name or a plan's text.
         also_train: names of parameters that are new in this model (the checkpoint did not bring them) and so train
-            whatever the plan says, as a task's own output layer always does. What transformers made anew while it
-            loaded the model is found without.
+            whatever the plan says, as a task's own output layer always does. What transformers itself initialised while
+            it loaded the model is found without being named.
         revision: the hub revision that the model was loaded at, so that ``load`` finds it again.
 
     Returns:
         The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
-        trained, and ``model.attached`` tells what was attached.
+        trained, and ``model.attached`` describes what was attached.
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
@@ -110,7 +127,7 @@ def apply(
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
     if isinstance(model, Tuned):
-        raise PlanError("this model has a plan already", "load the base model again and apply the new plan to that")
+        raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
     backbone = Backbone(model)
@@ -122,10 +139,13 @@ def apply(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
+        # Everything is frozen first and each method then marks its own, so nothing trains that no method asked for.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)
+        # After attaching: the hash covers what is frozen of the head, and only now is that known.
         attached.head_hash = head_fingerprint(backbone)
+        # Last: it widens what the groups hold, so all of them must be there.
         attached.hooks += hold_masters(attached)
         return _become_tuned(model, attached)
 
@@ -144,14 +164,18 @@ def _become_tuned(model: PreTrainedModel, attached: Attached) -> Tuned:
     tuned = cast("Tuned", model)
     tuned.attached = attached
     install(attached)
+    # The trunk goes to eval mode at once, also for a caller who never calls train().
     return tuned.train(tuned.training)
 
 
 def _attach(attached: Attached) -> None:
     resolved, backbone = attached.resolved, attached.backbone
+    # The order decides which learning rate a shared tensor gets: tied embeddings belong to the embeddings, not to the
+    # head.
     if resolved.trains_embeddings:
         parameters = train(p for module in backbone.body.embedding_modules() for p in module.parameters())
         attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
+    # Owners only: where blocks share weights (ALBERT), a method is attached once to each distinct block.
     for number in resolved.shape.owners:
         for method in in_order(resolved.blocks[number]):
             _attach_to_block(attached, method, number)
@@ -160,6 +184,7 @@ def _attach(attached: Attached) -> None:
         words: Any = backbone.model.get_input_embeddings()
         place = Place(depth, resolved.shape.hidden, before, words, family.embed, family.read_text)
         _insert(attached, method, place)
+        # A further prompt follows this one, so the positions that it embeds start where this one's end.
         before += method.prompt
     _attach_head(attached)
 
@@ -167,6 +192,7 @@ def _attach(attached: Attached) -> None:
 def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
     on_roles = isinstance(method, RoleMethod)
     roles = method.roles_in(attached.resolved.shape.at(number)) if on_roles else ROLES
+    # Before the site is made, which looks roles up in the block as it is now.
     attached.backbone.family.take_apart(number, roles)
     site = attached.backbone.site(number)
     parameters = METHODS[method.kind].attach(method, site)
@@ -174,14 +200,16 @@ def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> N
 
 
 def _insert(attached: Attached, method: Insertion, place: Place) -> None:
-    """Build an insertion and hang it into the block before which it stands, so that ``.to()`` finds it.
+    """Build an insertion and register it in the block that it precedes, so that ``.to()`` finds it.
 
-    At the model's depth it hangs in the last block, and stands behind it.
+    At the model's own depth it is registered in the last block, and runs after it.
     """
     blocks, depth = attached.backbone.blocks, place.depth
     weight = next(blocks.parameters())
     module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
     module.causal, module.positions = attached.backbone.family.causal, method.positions
+    # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
+    # runs.
     blocks[min(depth, len(blocks) - 1)].add_module(insertion_name(method.kind, depth), module)
     attached.insertions.append((depth, module))
     attached.add(method.kind, f"depth {depth}", module.parameters(), method.lr)
@@ -194,6 +222,7 @@ def insertion_name(kind: str, depth: int) -> str:
 
 def _attach_head(attached: Attached) -> None:
     backbone, head = attached.backbone, attached.resolved.plan.head
+    # Before the head is attached: training the shared matrix would also train the embeddings, below the frozen depth.
     if attached.resolved.unties and backbone.head.speaks:
         attached.notices.append(backbone.head.untie())
     attached.add("head", "head", head_method.attach(head, backbone.head_site()), head.lr)
@@ -208,12 +237,14 @@ def _attach_head(attached: Attached) -> None:
 
 def _check_count(attached: Attached) -> None:
     """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    # The plan cannot predict a task's output layer or parts that the checkpoint lacks, so they are left out of the
+    # comparison.
     new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}
     trained = sum(p.numel() for p in attached.trained().values() if id(p) not in new)
     predicted = attached.resolved.trainable(attached.backbone.head.name)
     if trained != predicted:
         raise StratatuneError(
             f"the plan predicts {predicted:,} trained parameters, the model has {trained:,}",
-            "a plan starts from a model that is as its config says; merge(in_memory=True) makes one that is not: "
-            "load the base again; if this is the base, it is a fault of stratatune, please report it",
+            "a plan needs a model that matches its config, and merge(in_memory=True) makes one that does not: "
+            "load the base again; if this is the base, it is a bug in stratatune, please report it",
         )

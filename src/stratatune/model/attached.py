@@ -1,4 +1,4 @@
-"""What a plan put into a model: which parameters train, in what role, and where the insertions stand."""
+"""What a plan put into a model: which parameters train, in what role, and where the insertions are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stratatune.plan import Resolved
 
 @dataclass(frozen=True)
 class Offloaded:
-    """What a model has let go of.
+    """The weights that a model has offloaded.
 
     Attributes:
         parameters: by their names in the model, now without values.
@@ -84,7 +84,8 @@ class Attached:
     reading: dict[str, Any] = field(default_factory=dict)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
-        """Note what a method trains. A tensor of two places (a tied decoder) is of the first that named it."""
+        """Note what a method trains. A tensor in two places (a tied decoder) belongs to the first that named it."""
+        # torch's optimisers refuse a tensor that is in two groups.
         taken = {id(parameter) for group in self.groups for parameter in group.parameters}
         new = [parameter for parameter in parameters if id(parameter) not in taken]
         self.groups.append(Group(method, place, new, lr))
@@ -96,7 +97,7 @@ class Attached:
     def trained(self) -> dict[str, nn.Parameter]:
         """Every trained parameter by its name in the model; what is saved is exactly this.
 
-        What the plan trains is of them also after ``requires_grad_(False)``, and so is what a user unfroze beside it.
+        What the plan trains is included even after ``requires_grad_(False)``, and so is what a user unfroze besides.
         """
         planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         return {
@@ -121,7 +122,7 @@ class Attached:
         return sorted({*self.also_train, *unfrozen})
 
     def parameter_count(self) -> int:
-        """All parameters of the model, those that are not in memory too."""
+        """How many parameters the model has, those that are not in memory included."""
         gone = 0 if self.offloaded is None else self.offloaded.count
         return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
@@ -135,9 +136,9 @@ class Attached:
         return alone and not self.backbone.head.pools_all
 
     def set_dropout(self, training: bool) -> None:
-        """Put what is frozen below the top into eval mode, whatever the mode of the model; call behind its ``train``.
+        """Put what is frozen below the top into eval mode, whatever the mode of the model; call it after ``train``.
 
-        Dropout also stands around the blocks (behind GPT-2's and T5's embeddings), so whole stacks are set, and then
+        There is also dropout around the blocks (after GPT-2's and T5's embeddings), so whole stacks are set, and then
         the top's blocks and the insertions again. Where the embeddings train, nothing is frozen below.
         """
         if self.resolved.trains_embeddings:

@@ -42,6 +42,8 @@ class Backbone:
         self.model, self.row, self.base = model, self.body.row, self.body.base
         self.embeddings, self.blocks = self.body.embeddings, self.body.blocks
         if self.row.measured:
+            # Rows of the table work their sizes out of the config, and tests compare these with live models; a user's
+            # row has no such tests, so it is measured and tried here.
             self.body.shape = measured(self.body, self.head)
             self.family.check_forward(self.head)
 
@@ -86,6 +88,7 @@ class Backbone:
     def in_encoder(self, parameter: nn.Parameter) -> bool:
         """Whether ``parameter`` belongs to the embeddings, a block or the final norm."""
         modules = (*self.body.embedding_modules(), self.blocks, *self.body.final_norms())
+        # By identity: `in` would compare tensors element by element.
         return any(parameter is one for module in modules for one in module.parameters())
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:

@@ -105,9 +105,13 @@ def load_base(
     loader: Any = getattr(transformers, worn.auto)
     notices: list[str] = []
     adjust = None if cut is None else functools.partial(cut_config, field=row.fields.blocks, depth=cut)
+    # transformers draws new heads from the global generator: they are made by our seed, and the caller's random state
+    # stays as it was.
     with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
+        # Only the names that found no place tell which layout the checkpoint's head has, so the model is loaded a
+        # second time.
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
             model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
@@ -117,6 +121,7 @@ def load_base(
     if cut is not None:
         note_cut(base.model, whole.blocks)
     backbone = Backbone(base.model)
+    # Which weights the trunk alone reads is known only once the backbone has found its parts.
     if (unread := Unread.of(base.model)) is not None:
         unread.load_all_but(base.model, backbone.family.streamable(unread_below))
     if tokenizer is not None:
@@ -178,6 +183,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
         ModelError: it is no output layer.
     """
     sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
+    # By identity: a tied weight has several names.
     own = {id(parameter) for parameter in backbone.output_layer()}
     for name, parameter in base.model.named_parameters():
         if name in sizes and id(parameter) not in own:
@@ -231,6 +237,7 @@ def attention_for_training() -> str | None:
 
 def _check_weights(folder: Path) -> None:
     """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return
     pickled = [path.name for pattern in _PICKLED for path in sorted(folder.glob(pattern))]
@@ -247,6 +254,7 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (StratatuneError, MemoryError):
+        # Our own errors are one line already, and a lack of memory is not the folder's fault.
         raise
     except Exception as error:  # whatever transformers raises here is about this folder, or this id
         kind = "the folder" if Path(name).is_dir() else "the hub id"
@@ -277,6 +285,7 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}
     encoder = sorted(name for name in missing if backbone.in_encoder(named[name]))
+    # A new head can be trained, a new encoder cannot: without this its random blocks would stay frozen.
     if encoder:
         raise ModelError(
             f"the checkpoint of {base.model.config._name_or_path!r} lacks {len(encoder)} weights of the encoder, "
@@ -287,6 +296,7 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
     missing &= {name for name, _ in base.model.named_parameters()}  # a head may leave out what it does not read
     if built:
         for name in missing:
+            # new_parts would otherwise take the built head for a new one, and train it whatever the plan says.
             mark_as_loaded(named[name])
         base.notices.append(built)
     elif missing:

@@ -1,4 +1,4 @@
-"""A live Hugging Face model by the names in its row: where its blocks are, and what stands around them."""
+"""A live Hugging Face model by the names in its row: where its blocks are, and what surrounds them."""
 
 from __future__ import annotations
 
@@ -62,10 +62,12 @@ class Body:
                     "the backbone table's row is wrong",
                 )
         distinct, (first, *more) = self.shape.distinct, lists
+        # A new ModuleList, for numbering only: the blocks stay registered where the model has them.
         if more:
             return nn.ModuleList(block for blocks in lists for block in blocks.children())
         if not distinct:
             return first  # pyright: ignore[reportReturnType] - it is a ModuleList
+        # As transformers' AlbertTransformer picks the group of a layer: runs of equal length, in order.
         own = list(first.children())
         return nn.ModuleList(own[number * distinct // self.shape.blocks] for number in range(self.shape.blocks))
 

@@ -61,6 +61,8 @@ class Checkpoint:
             handle = opened[file] = _opened(file)
             for key in handle.keys():  # noqa: SIM118 - it is no mapping
                 part = handle.get_slice(key)
+                # A dtype that torch does not have counts as uint8, so load_model leaves such a checkpoint to
+                # transformers.
                 found[key] = Entry(file, _DTYPES.get(part.get_dtype(), torch.uint8), tuple(part.get_shape()))
         return cls(found, opened)
 
@@ -113,12 +115,14 @@ def _runs(rows: Tensor) -> Iterator[tuple[int, int]]:
     """Slices of sorted ``rows`` [n] whose members lie close together."""
     breaks = (torch.diff(rows) > _RUN).nonzero().flatten().add(1).tolist()
     starts = [0, *breaks] if len(rows) else []
+    # Without rows there is no start but still one end, hence not strict.
     yield from zip(starts, [*breaks, len(rows)], strict=False)
 
 
 def _files(name: str, revision: str | None) -> list[Path]:
     """The safetensors files of a folder or a hub id, in their order."""
     locate = functools.partial(_located, name, revision)
+    # In the order of from_pretrained: a folder with both would otherwise give us other weights than transformers.
     if (one := locate(_ONE)) is not None:
         return [one]
     if (index := locate(_INDEX)) is None:
@@ -138,6 +142,7 @@ def _files(name: str, revision: str | None) -> list[Path]:
 
 
 def _located(name: str, revision: str | None, file: str) -> Path | None:
+    # A folder of this name wins over a hub id, as in from_pretrained.
     if path_exists(Path(name)):
         there = Path(name) / file
         return there if path_exists(there) else None
@@ -158,7 +163,7 @@ def _opened(file: Path) -> Any:
         return safe_open(file, framework="pt", device="cpu", backend="pread")
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{file} is no whole safetensors file ({file.stat().st_size:,} bytes): {_line(error)}",
+            f"{file} is not a whole safetensors file ({file.stat().st_size:,} bytes): {_line(error)}",
             "copy the checkpoint again",
         ) from error
 

@@ -31,6 +31,7 @@ def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: obj
     Raises:
         ModelError: a checksum differs, or a tensor holds no finite floating-point numbers.
     """
+    # Checked first and for every artefact: older ones have no checksum, and NaN would predict without an error.
     for name, tensor in tensors.items():
         if not tensor.dtype.is_floating_point:
             raise ModelError(f"{folder}: {name} holds {str(tensor.dtype)[6:]}, not floating-point numbers", _AGAIN)

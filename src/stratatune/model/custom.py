@@ -69,8 +69,8 @@ def backbone_from_names(
         mlm_head: dense, norm and decoder of the masked-LM head, from the ``...ForMaskedLM`` model.
         mlm_activation: between dense and norm; None: the config's ``hidden_act``.
         pooler: a pretrained pooler, from the ``...ForSequenceClassification`` model.
-        classifier: the new head of that model: ``classifier`` where nothing is said, of a decoder ``score``.
-        classifier_before: a new dense layer that stands outside it.
+        classifier: the new head of that model: by default ``classifier``, of a decoder ``score``.
+        classifier_before: a new dense layer outside it.
         beside: modules below the encoder that feed the blocks beside the embeddings, as a table of relative positions;
             of an encoder-decoder in both stacks (tables of positions, norms behind them).
         projection: the module below the encoder, behind the embeddings, that widens them to the hidden size.
@@ -132,6 +132,7 @@ def backbone_from_names(
             **common,
             lm_head=lm_head,
             classifier=classifier or "classification_head",
+            # transformers' classification heads of BART and T5 are a dense layer and a projection.
             classifier_dense=True,
             fields=replace(T5_FIELDS if position_bias else BART_FIELDS, **(fields or {})),
             decoder_blocks=decoder_blocks,
@@ -149,6 +150,7 @@ def backbone_from_names(
             **common,
             lm_head=lm_head,
             classifier=classifier or "score",
+            # transformers' classification head of a decoder is a linear without bias.
             classifier_bias=False,
             fields=Fields(**{"types": None, **(fields or {})}),
             beside=widened,
@@ -210,5 +212,5 @@ def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
 
 
 def _unknown(config: Config) -> int:
-    """The config does not tell how large it is; the live model will."""
+    """The config does not say how large it is; the live model will."""
     return 0

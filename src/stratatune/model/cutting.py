@@ -52,6 +52,7 @@ def cut_to(backbone: Backbone, resolved: Resolved) -> Backbone:
     wanted, there = resolved.shape.blocks, backbone.shape.blocks
     if wanted == there:
         return backbone
+    # The blocks that another plan took are gone: a model can be cut once.
     if there != resolved.whole.blocks:
         raise PlanError(
             f"this model was cut to {there} of its {resolved.whole.blocks} blocks, and the plan wants {wanted}",
@@ -63,5 +64,7 @@ def cut_to(backbone: Backbone, resolved: Resolved) -> Backbone:
     if backbone.shape.distinct == 0:  # else the blocks are the same weights, and fewer run
         setattr(backbone.base.get_submodule(".".join(parents)), name, nn.ModuleList(list(blocks)[:wanted]))
     cut_config(model.config, str(backbone.row.fields.blocks), wanted)
+    # The plan is resolved against the whole model, whose depths its numbers mean.
     note_cut(model, there)
+    # Anew: the old one still counts the blocks that are gone.
     return Backbone(model)

@@ -42,6 +42,7 @@ class Fingerprint:
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
         """That of a live model, before anything is attached."""
+        # Through JSON and back: tuples and integer keys change there, and saved settings are compared with these.
         return cls(_hash_of_encoder(backbone), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
@@ -56,7 +57,7 @@ class Fingerprint:
 
 
 def first_edition(backbone: Backbone) -> str:
-    """The hash that artefacts of format 1 held before weights and settings were told apart."""
+    """The hash that artefacts of format 1 held before weights and settings had hashes of their own."""
     return hash_of(_encoder(backbone), str(_settings(backbone)))
 
 
@@ -66,6 +67,8 @@ def _settings(backbone: Backbone) -> dict[str, Any]:
 
 
 def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
+    # keep_vars: weights that are not in memory are looked up by the identity of their parameters. Shared blocks count
+    # once.
     modules = (*backbone.body.embedding_modules(), *dict.fromkeys(backbone.blocks), *backbone.body.final_norms())
     return (named for module in modules for named in module.state_dict(keep_vars=True).items())
 
@@ -81,6 +84,7 @@ def _hash_of_encoder(backbone: Backbone) -> str:
 
 
 def _pieces(tensor: Tensor) -> Iterable[Tensor]:
+    # By pieces: widened as a whole, a half-precision word table would need twice its size again.
     return tensor.detach().cpu().reshape(-1).split(_PIECE)
 
 

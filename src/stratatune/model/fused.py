@@ -43,6 +43,7 @@ def join(block: nn.Module, row: Architecture) -> None:
         layer = site.get(path)
         if isinstance(layer, SideBySide):
             site.replace(path, _conv([layer.get_submodule(role) for role in roles]))
+    # The other roles (GPT-2's c_proj and c_fc) were transposed one for one.
     fused = {role for roles in row.fused.values() for role in roles}
     for role, layer in site.modules(role for role in row.roles if role not in fused):
         if isinstance(layer, nn.Linear):
@@ -62,6 +63,8 @@ def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
 def _linear(weight: Tensor, bias: Tensor, of: Conv1D) -> nn.Linear:
     """``weight`` [in, out], ``bias`` [out] of a Conv1D as a linear that owns its numbers; frozen."""
     kind = StoredLinear if isinstance(of, StoredConv1D) else nn.Linear
+    # On meta, so that no weight is allocated and initialised only to be replaced. The slice is cloned: a view would
+    # keep the fused matrix alive, and a step on one role would show in it.
     made = kind(weight.shape[0], weight.shape[1], device="meta").requires_grad_(False)
     made.weight = nn.Parameter(weight.t().clone(memory_format=torch.contiguous_format), requires_grad=False)
     made.bias = nn.Parameter(bias.clone(), requires_grad=False)

@@ -36,6 +36,7 @@ def _stop_backward(attached: Attached) -> list[RemovableHandle]:
     if depth > border:  # the decoder reads a frozen encoder, whatever makes that one's embeddings require gradients
         handles.append(backbone.passes.after(border - 1, _Cut(None)))
     hook = _Cut(backbone.blocks[depth] if depth < len(backbone.blocks) else None)
+    # There is no block below to hook: the hook goes to the modules whose outputs make the embeddings.
     if depth == 0:
         return [module.register_forward_hook(hook) for module in backbone.body.input_modules()]
     return [*handles, backbone.passes.after(depth - 1, hook)]
@@ -48,9 +49,8 @@ def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
     """
     hidden = hidden.detach()
     wanted = torch.is_grad_enabled() and getattr(above, "gradient_checkpointing", False)
-    return (
-        hidden.requires_grad_() if wanted else hidden
-    )  # vmap (training/trials/together.py) refuses the call, whatever it says
+    # Not requires_grad_(wanted): under vmap (training/trials/together.py) torch refuses the call even with False.
+    return hidden.requires_grad_() if wanted else hidden
 
 
 class _Cut:

@@ -1,4 +1,4 @@
-"""The modules that stand between blocks, by their depth."""
+"""The modules between blocks, by their depth."""
 
 from __future__ import annotations
 

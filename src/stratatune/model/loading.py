@@ -89,6 +89,8 @@ def load_model(
     if checkpoint is None and adjust is None:
         return loader.from_pretrained(name, output_loading_info=True, **settings)
     own = {key: settings[key] for key in settings if key not in _OF_THE_MODEL}
+    # With a state dict from_pretrained reads no folder, so the config is read here, with the settings that belong to
+    # it.
     config = AutoConfig.from_pretrained(name, **own)
     if adjust is not None:
         adjust(config)
@@ -100,12 +102,15 @@ def load_model(
     tensors: dict[str, Any] = {key: _Stored(checkpoint, key, asked) for key in checkpoint.entries}
     made = class_of_auto(loader, config)
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
+    # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
     model.config._name_or_path = name
+    # A parameter is a new object over the stand-in's storage, so it is the storage that tells which tensor it is.
     places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
     # Tied biases are made anew; they have the checkpoint's own names.
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
+    # After the keys are noted: what keep_stored widens gets another storage.
     keep_stored(model)
     if unread:
         made_unread = Unread(model, checkpoint, {one: key for one, key in keys.items() if key})
@@ -141,10 +146,12 @@ def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkp
     """
     if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
         return None
+    # Without safetensors transformers is to say what is missing.
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))
     if checkpoint is None or not (whatever or any(entry.dtype in HALVES for entry in checkpoint.entries.values())):
         return None
+    # Integers and fp8 are a quantiser's, which only transformers can unpack.
     plain = all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values())
     return checkpoint if plain else None

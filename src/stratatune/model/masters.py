@@ -36,12 +36,15 @@ def hold_masters(attached: Attached) -> list[RemovableHandle]:
                 if group.method in _OWN and not widened:
                     attached.rounded.append((parameter, parameter.dtype))
                     own[id(parameter)] = parameter.dtype
+                # The parameter stays the same object: groups, tied modules and optimisers refer to it by identity.
                 parameter.data = parameter.data.float()
     handles: list[RemovableHandle] = []
     for module in attached.backbone.model.modules() if own else ():
         held = {name: own[id(one)] for name, one in module.named_parameters(recurse=False) if id(one) in own}
         if held:
             handles.append(module.register_forward_pre_hook(_Round(held), with_kwargs=True))
+            # always_call: after a forward that failed, a rounded tensor left behind would hide the master from every
+            # later step.
             handles.append(module.register_forward_hook(_Forget(held), always_call=True))
     return handles
 
@@ -53,8 +56,17 @@ def round_masters(attached: Attached) -> None:
     attached.rounded.clear()
 
 
+def compute_in_fp32(attached: Attached) -> None:
+    """Widen a model in half precision for good: what trains is no longer rounded, and all else is fp32 as well."""
+    attached.backbone.model.float()
+    for module in attached.backbone.model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Round):
+                hook.held = dict.fromkeys(hook.held, torch.float32)
+
+
 class _Round:
-    """In front of a module's forward: its masters, rounded, stand in the way of the parameters of that name.
+    """In front of a module's forward: its masters, rounded, hide the parameters of the same name.
 
     Attributes of an instance come before ``nn.Module``'s parameters, so the module's own code reads the rounded ones,
     and gradients go to the masters.

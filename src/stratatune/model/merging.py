@@ -36,6 +36,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
         PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
     """
     attached = _strata(model)
+    # Everything that can be refused is checked before the first weight changes: a fold cannot be undone.
     refused, lost = _refusals(attached), {} if in_memory else biases.unsaved(attached)
     if refused or lost:
         reasons = "; ".join(f"{method}: {reason}" for method, reason in {**lost, **refused}.items())
@@ -65,8 +66,8 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     changed = _changed(attached)
     if changed:
         raise PlanError(
-            f"this plan cannot be taken off: it trained weights of the base itself ({', '.join(changed)})",
-            "load the base model again; delta_bias in place of bitfit leaves the base as it is",
+            f"this plan cannot be removed: it trained weights of the base model itself ({', '.join(changed)})",
+            "load the base model again; delta_bias instead of bitfit leaves the base as it is",
         )
     return _plain(model, attached, fold=False)
 
@@ -118,11 +119,14 @@ def _changed(attached: Attached) -> list[str]:
 def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrainedModel:
     """Put the model's own modules back everywhere, drop hooks and insertions, and give it its own class again."""
     blocks = attached.backbone.blocks
+    # The order is the reverse of attaching: wrappers go before fused linears are joined, for join looks at plain
+    # linears.
     for number in attached.resolved.shape.owners:
         site = attached.backbone.site(number)
         for one in attached.resolved.blocks[number]:
             METHODS[one.kind].detach(one, site)
         unwrap(site, fold=fold)
+    # Before the roles are joined: concatenated with an fp32 master, a whole fused matrix would become fp32.
     round_masters(attached)
     attached.backbone.family.put_together()
     for depth, one in attached.resolved.insertions:
@@ -130,7 +134,9 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     for handle in attached.hooks:
         handle.remove()
     training = model.training
+    # The tuned class is made from (Tuned, own class), so the second base is the class that the model had.
     model.__class__ = type(model).__bases__[1]
     del model.attached  # pyright: ignore[reportAttributeAccessIssue]
+    # As from_pretrained leaves a model.
     model.requires_grad_(True)
     return model.train(training)

@@ -23,10 +23,11 @@ def check_weights(model: PreTrainedModel) -> None:
     """Refuses a model whose weights cannot be read as numbers: a quantised one, or one that is not in memory.
 
     Raises:
-        ModelError: names what stands in the way, before anything is changed.
+        ModelError: names the first weight that cannot be used, before anything is changed.
     """
     name = type(model).__name__
     quantiser = getattr(model.config, "quantization_config", None)
+    # Either is enough: packed weights need not show in the config, nor a configured quantiser in the weights.
     odd = next((n for n, p in model.named_parameters() if not _plain(p)), None)
     if quantiser is not None or odd is not None:
         method = getattr(quantiser, "quant_method", None) or (quantiser or {}).get("quant_method")  # pyright: ignore[reportAttributeAccessIssue]
@@ -38,6 +39,7 @@ def check_weights(model: PreTrainedModel) -> None:
         raise ModelError(
             f"{gone} of this {name} is not in memory", "load it without offloading: no device_map, or one device"
         )
+    # torch's own quantised linears have no parameters at all: their weight is a method, which unpacks it.
     packed = next(
         (n for n, m in model.named_modules() if not isinstance(getattr(m, "weight", None), torch.Tensor | None)), None
     )

@@ -1,10 +1,9 @@
 """The weights below the frozen depth leave memory while nothing reads them, and come back from the base model.
 
-Once the trunk has said all it will be asked, its blocks and the embeddings are dead weight. Offloaded, a parameter
-stays where it is, with no values: whoever computes with it fails at once instead of computing something else. What
-the top
-needs as well stays: embeddings tied to a head that reads them whole, blocks that run above the depth too, tables of
-relative positions.
+Once the trunk has run for everything that it will be asked, its blocks and the embeddings are dead weight. An offloaded
+parameter stays where it is, without values: code that computes with it fails at once instead of computing something
+else. What the top needs as well stays in memory: embeddings tied to a head that reads them whole, blocks that also run
+above the depth, tables of relative positions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stratatune.model.fingerprint import hash_of
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
-    """Let go of the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
+    """Free the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
 
     Args:
         attached: a tuned model whose trunk has run for everything that it will be asked.
@@ -29,14 +28,19 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     if attached.offloaded is not None:
         return 0
     if words is not None:
+        # Before the parameters are counted: a head that holds its own rows no longer needs the embeddings it is tied
+        # to.
         attached.backbone.head.hold_rows(words)
     parameters = _only_below(attached)
     count = sum(parameter.numel() for parameter in parameters.values())
     size = sum(parameter.nbytes for parameter in parameters.values())
+    # The base is loaded again much later, perhaps from a folder that somebody has changed; without the hash the trunk
+    # would silently become another one.
     digest = hash_of(parameters.items())
     if parameters:
         attached.offloaded = Offloaded(parameters, count, size, digest, reload)
     for parameter in parameters.values():
+        # Device and dtype stay, so reload_trunk knows what to restore.
         parameter.data = parameter.data.new_empty(0)
     return size
 
@@ -51,6 +55,7 @@ def reload_trunk(attached: Attached) -> None:
     if offloaded is None:
         return
     base = dict(offloaded.reload().named_parameters())
+    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of what was offloaded.
     fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
     if hash_of(fetched.items()) != offloaded.digest:
         raise ModelError(
@@ -59,6 +64,7 @@ def reload_trunk(attached: Attached) -> None:
         )
     for name, parameter in offloaded.parameters.items():
         parameter.data = fetched[name]
+    # The word table is back, and another question may want other rows of it.
     attached.backbone.head.hold_rows(None)
     attached.offloaded = None
 

@@ -51,7 +51,7 @@ class Origin:
         return self if name == self.name else replace(self, name=name, path=_absolute(name), revision="")
 
     def config(self) -> dict[str, Any]:
-        """The config as the checkpoint has it; empty where it cannot be told."""
+        """The config as the checkpoint has it; empty where it cannot be found out."""
         file = Path(self.path) / "config.json" if self.path else _cached(self.name, self.revision)
         try:
             read = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ class Origin:
         return read if isinstance(read, dict) else {}
 
     def checkpoint_dtype(self) -> torch.dtype | None:
-        """The half precision that the checkpoint's config names; None: it names none, or cannot be told."""
+        """The half precision that the checkpoint's config names; None: it names none, or cannot be read."""
         config = self.config()
         found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
         return found if found in HALVES else None
@@ -81,7 +81,7 @@ def _absolute(name: str) -> str:
 
 
 def commit_of(name: str, revision: str | None) -> str:
-    """The hub commit at which ``name`` was just loaded, or ``revision`` where the hub's cache does not tell.
+    """The hub commit at which ``name`` was just loaded, or ``revision`` where the hub's cache does not know.
 
     transformers no longer notes it in the config; the cache keeps a folder for each commit.
     """
@@ -98,6 +98,8 @@ def _cached(name: str, revision: str | None) -> Path | None:
         found = try_to_load_from_cache(name, "config.json", revision=revision or None)
     except HFValidationError:  # no hub id
         return None
+    # Neither None nor a path: huggingface_hub gives an object of its own where it remembers that the file does not
+    # exist.
     return Path(found) if isinstance(found, str) else None
 
 

@@ -45,6 +45,7 @@ class _Unpacked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear, bias: Tensor | None) -> Tensor:
         ctx.layer, ctx.given, ctx.bias = layer, x.dtype, None if bias is None else bias.dtype
+        # Only the packed weight is kept for the backward pass: keeping this would hold all weights wide at once.
         weight = layer.unpacked()
         mixed = torch.is_autocast_enabled(x.device.type)
         return nn.functional.linear(x, weight if mixed else weight.to(x.dtype), bias)
@@ -53,6 +54,7 @@ class _Unpacked(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         back = None
         if ctx.needs_input_grad[0]:
+            # Unpacked once more, which costs time but no memory.
             back = (grad @ ctx.layer.unpacked().to(grad.dtype)).to(ctx.given)
         return back, None, grad.flatten(0, -2).sum(0).to(ctx.bias) if ctx.needs_input_grad[2] else None
 
@@ -66,9 +68,13 @@ def pack_top(attached: Attached, kind: Pack) -> None:
     """
     linears = [module for block in attached.own_blocks() for module in block.modules() if _may_be_packed(module)]
     if not linears:
-        raise PlanError(f"pack {kind}: the top has no frozen linear", "pack goes with lora and others beside a weight")
+        raise PlanError(
+            f"pack {kind}: the top has no frozen linear",
+            "pack works with lora and other methods that leave a weight frozen",
+        )
+    # DoRA needs the norms of the weight itself, which packed bytes do not give.
     if any(isinstance(module, DoraLinear) for module in attached.backbone.blocks.modules()):
-        raise PlanError(f"pack {kind}: dora reads the weights that it stands beside", "use lora")
+        raise PlanError(f"pack {kind}: dora reads the weights that it adapts", "use lora")
     with needs_extra("pack", f"pack {kind}"):
         from bitsandbytes import functional
     for linear in linears:
@@ -77,6 +83,7 @@ def pack_top(attached: Attached, kind: Pack) -> None:
             packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         else:
             packed, state = functional.quantize_blockwise(weight, blocksize=256)
+        # In place, so that wrappers and hooks which hold the linear need no change.
         linear.__class__ = PackedLinear
         linear.weight = nn.Parameter(packed, requires_grad=False)
         made: Any = linear
@@ -95,4 +102,5 @@ def hidden_count(attached: Attached) -> int:
 
 
 def _may_be_packed(module: nn.Module) -> bool:
+    # The exact classes: a subclass may read its weight in a way of its own.
     return type(module) in (nn.Linear, StoredLinear) and not module.weight.requires_grad  # pyright: ignore[reportAttributeAccessIssue]

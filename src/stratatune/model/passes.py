@@ -28,6 +28,7 @@ class Passes:
         self.shared = len(set(blocks)) < len(blocks)
         self.done = 0
         self.handles: list[RemovableHandle] = []
+        # Only where blocks share weights: a counter in every forward of every other model would cost for nothing.
         if self.shared:
             self.handles.append(base.register_forward_pre_hook(self._begin))
             self.handles += [block.register_forward_hook(self._count) for block in dict.fromkeys(blocks)]

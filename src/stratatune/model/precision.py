@@ -23,6 +23,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     the same tensors, which something must keep alive, share what is in ``made``.
     """
     for module in attached.backbone.blocks.modules():
+        # A trained matrix stays fp32: updates smaller than bf16's spacing would be lost.
         if isinstance(module, nn.Linear) and not module.weight.requires_grad and module.weight.is_floating_point():
             module.weight.data = _cast(module.weight.data, dtype, made)
     attached.backbone.head.hold_decoder(lambda weight: _cast(weight, dtype, made))
@@ -31,6 +32,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
 def _cast(weight: Tensor, dtype: torch.dtype, made: Casts | None) -> Tensor:
     if made is None:
         return weight.to(dtype)
+    # By address: the models of several trials hold the same tensors in different parameters.
     key = (weight.data_ptr(), tuple(weight.shape))
     if key not in made:
         made[key] = weight.to(dtype)

@@ -1,4 +1,4 @@
-"""What an objective asks of a forward pass: all that the model's rooms know of it."""
+"""What an objective asks of a forward pass: all that model/ knows of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Question:
 
     Attributes:
         places: positions [B, N], the first of which is the last token of the text itself, where a decoder's candidates
-            stand behind it; or a mask [B, T] of bool; None: every token, or what the head pools.
+            follow it; or a mask [B, T] of bool; None: every token, or what the head pools.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
-        branches: how many tokens of each candidate stand behind the text, in a decoder's input of label words.
+        branches: how many tokens of each candidate follow the text, in a decoder's input of label words.
         targets: what a second stack is given [B, U], -100 behind the end; where its head pools, the source's own tokens
             [B, T].
     """
@@ -35,6 +35,7 @@ class Question:
 
 def last_of(mask: Tensor) -> Tensor:
     """The last real token of each row of ``mask`` [B, T] bool, as places [B, 1]."""
+    # argmax gives the first of equal values, so on the flipped mask the last real token.
     return (mask.shape[1] - 1 - mask.int().flip(1).argmax(dim=1))[:, None]
 
 

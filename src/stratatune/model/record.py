@@ -59,5 +59,5 @@ class AdapterRecord(Written):
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:
-        """Raises pydantic's ValidationError where ``record`` is none."""
+        """Raises pydantic's ValidationError where ``record`` is not one."""
         cls.model_validate(record)

@@ -44,17 +44,21 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
     make_folder(folder)
     tensors = attached.trained()
     record = describe(attached, folder, tensors)
+    # Of the record without its own checksums, so they are added last.
     record["checksums"] = checksums(record, tensors)
     write_tensors(folder / TENSORS, tensors, {"format": "pt"})
     if for_trainer:
         _link(folder / TENSORS, folder / SAFE_WEIGHTS_NAME)
     write_text(folder / CARD, _card(record))
+    # Last: a folder without its record is not an adapter, and an older record's checksums do not fit newer tensors. So
+    # a save that was cut short is never read as a whole one.
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _link(path: Path, name: Path) -> None:
     """Give a file a second name; a copy where the file system knows no links."""
     with write_errors(name), replacing(name) as partial:
+        # A hard link needs a name that is free.
         partial.unlink(missing_ok=True)
         try:
             partial.hardlink_to(path)
@@ -68,6 +72,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     Raises:
         ResourceError: the disk is full, or the path cannot be written.
     """
+    # safetensors refuses tensors that share memory or are not contiguous.
     held = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with write_errors(path), replacing(path) as partial:
         save_file(held, partial, metadata=metadata)
@@ -118,6 +123,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = read_json(path)
         if not isinstance(record, dict):
             raise Unreadable("it is not a record")
+        # In Python True == 1, so a format of `true` would pass.
         if record.get("format") != FORMAT or record["format"] is True:
             raise ModelError(
                 f"{path} has format {shown(record.get('format'))}, this version reads {FORMAT}",

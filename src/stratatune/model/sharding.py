@@ -34,6 +34,7 @@ def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: to
     shards: list[list[str]] = []
     total = 0
     for number, shard in enumerate(_shards(_tensors(model, unread, dtype)), start=1):
+        # A shard's final name has the number of shards in it, which is known only at the end.
         save_file(shard, folder / f"part-{number}.safetensors", metadata={"format": "pt"})
         total += sum(one.nbytes for one in shard.values())
         shards.append(list(shard))
@@ -50,6 +51,7 @@ def _tensors(model: PreTrainedModel, unread: Unread, dtype: torch.dtype | None) 
     """Each weight once, by its first name."""
     seen: set[int] = set()
     for name, one in model.state_dict(keep_vars=True).items():
+        # Tied weights are saved once, as save_pretrained does; from_pretrained ties them again.
         if id(one) in seen:
             continue
         seen.add(id(one))

@@ -100,6 +100,7 @@ class Skeleton:
     def __init__(
         self, model: nn.Module, prefix: str, sources: list[str], blocks: str, *, depth: int, returns_tuple: bool
     ) -> None:
+        # One tape for all runs: a skeleton is made once a model, and is not re-entrant.
         self._tape = _Tape()
         self._depth = depth
         listed: Any = model.get_submodule(prefix + blocks)
@@ -111,6 +112,7 @@ class Skeleton:
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         """What each block is called with: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
         try:
+            # Stopping at the last block spares the final norm and whatever the model does behind it.
             self._run(self._base, hidden, mask, stop_after=self._depth)
         except _Done:
             return self._tape.calls
@@ -119,7 +121,7 @@ class Skeleton:
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool.
 
-        Of a head that tells beginnings and ends, both: [B, T, 2].
+        A head for spans gives both beginnings and ends: [B, T, 2].
         """
         out = self._run(self._model, hidden, mask, stop_after=0)
         return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
@@ -130,13 +132,17 @@ class Skeleton:
         try:
             return module(inputs_embeds=hidden, attention_mask=mask.long())
         finally:
+            # Nothing of a batch is kept alive between steps.
             tape.hidden = None
 
 
 def _grafted(module: nn.Module, stubs: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` without its hooks, with ``stubs`` at their paths."""
+    # A shallow copy shares the table of submodules with the original, so it gets a table of its own before a stub goes
+    # in.
     clone = copy.copy(module)
     clone._modules = dict(module._modules)
+    # Without hooks: those of the live model insert, cut and count, and would do it a second time here.
     clone._forward_hooks, clone._forward_pre_hooks = OrderedDict(), OrderedDict()
     for name in dict.fromkeys(path.partition(".")[0] for path in stubs):
         below = {path[len(name) + 1 :]: stub for path, stub in stubs.items() if path.partition(".")[0] == name}

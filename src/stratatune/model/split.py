@@ -39,13 +39,15 @@ class Trunk:
     ) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
 
-        Of the ``question`` only where a decoder's candidates stand behind the text matters here.
+        Of the ``question`` only the places of a decoder's candidates behind the text matter here.
         """
         asked = question or Question()
         unread = Unread.of(self.attached.backbone.model)
         if unread is not None and self.depth:
             return run_wave(self.family, unread, self.depth, [Texts(input_ids, mask, token_types, asked)])[0]
+        # A trunk whose weights were offloaded may be asked again after all, for new data: they come back from the base.
         reload_trunk(self.attached)
+        # set_grad_enabled, not no_grad: where the embeddings train, the backward pass goes through the trunk.
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             return self.family.trunk(input_ids, mask, token_types, self.depth, asked)
 
@@ -87,5 +89,6 @@ class Top(nn.Module):
         """``hidden`` without its history, unless the embeddings train, whose gradient goes through it."""
         if self.attached.resolved.trains_embeddings:
             return hidden
+        # Above the border the hidden state given is the encoder's output; no block is entered with it directly.
         blocks, border = self.attached.backbone.blocks, self.attached.backbone.border
         return cut(hidden, blocks[self.depth] if self.depth <= border and self.depth < len(blocks) else None)

@@ -38,6 +38,7 @@ class StoredConv1D(Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
+        # Autocast converts the weight itself.
         if self.weight.dtype not in HALVES or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
         return product(x.flatten(0, -2), self.weight.t(), self.bias).unflatten(0, x.shape[:-1])
@@ -64,6 +65,7 @@ class StoredTable:
         own = vars(self)
         padding = own.get("padding_idx")
         # What an instance has comes before nn.Module's parameters, so the class' own code reads these rows.
+        # The words are renumbered to the rows that occur, so the number of the padding row means nothing here.
         own["weight"], own["padding_idx"] = self.rows(occurring).to(words.device, torch.float32), None
         try:
             return super().forward(places, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
@@ -89,9 +91,11 @@ def keep_stored(model: PreTrainedModel) -> None:
     exempt = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     held: set[int] = set()
     for path, module in model.named_modules():
+        # Not getattr: in modules of other libraries `weight` may also be a method or a property.
         weight = module._parameters.get("weight")
         if weight is None or not _may_stay(weight) or path.rpartition(".")[2] in exempt:
             continue
+        # The exact class: a subclass may compute differently in its own forward.
         if type(module) in _STORED:
             module.__class__ = _STORED[type(module)]
         elif isinstance(module, nn.Embedding) and weight is words.weight:
@@ -102,6 +106,7 @@ def keep_stored(model: PreTrainedModel) -> None:
     for parameter in model.parameters():
         if parameter.dtype in HALVES and id(parameter) not in held:
             parameter.data = parameter.data.float()
+    # A buffer takes part in fp32 arithmetic as it is; in half precision it would lower the result.
     for buffer in model.buffers():
         if buffer.dtype in HALVES:
             buffer.data = buffer.data.float()

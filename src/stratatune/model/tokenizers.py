@@ -1,4 +1,4 @@
-"""Whether a tokenizer belongs to its model, and whether it still reads as it did."""
+"""Whether a tokenizer belongs to its model, and whether it still reads texts as it did."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that reads otherwise than the one of training.
+    """Refuses a tokenizer that reads texts differently from the one of training.
 
     Raises:
-        ModelError: names what it reads otherwise.
+        ModelError: names what it reads differently.
     """
     found = reading_of(tokenizer)
     odd = [part for part, was in written.items() if found.get(part, was) != was]
     if "number of words" in odd:
-        odd = [f"it has {found['number of words']} words, and had {written['number of words']}"]
+        odd = [f"its vocabulary has {found['number of words']} words instead of {written['number of words']}"]
     elif "words" in odd:
-        odd = ["its words are others, or have other numbers"]
+        odd = ["its vocabulary has other words, or other ids for them"]
     elif odd:
-        odd = [f"it reads {', '.join(odd)} otherwise"]
+        odd = [f"it reads {', '.join(odd)} differently"]
     if odd:
         raise ModelError(
             f"the tokenizer of {name!r} is not the one that this adapter was trained with: {odd[0]}",
@@ -81,8 +81,8 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
     """Refuses a tokenizer whose words the embeddings have no rows for.
 
-    Added tokens that stand in no text unless it holds them (Gemma's image token) are let pass: :func:`check_ids` sees
-    them where one does.
+    Added tokens that are in a text only if it spells them out (Gemma's image token) pass: :func:`check_ids` finds them
+    there.
 
     Raises:
         ModelError: names the token and both numbers.
@@ -90,11 +90,12 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None
     own: Any = tokenizer
     added, used = set(own.get_added_vocab()), _put_into_texts(tokenizer)
     words = {word: number for word, number in own.get_vocab().items() if word not in added or number in used}
+    # The largest number, not the count: a vocabulary may have gaps.
     word, largest = max(words.items(), key=lambda item: item[1])
     if largest >= rows:
         raise ModelError(
             f"the tokenizer of {name!r} does not fit the model: {word!r} is token {largest:,}, "
-            f"and the embeddings have {rows:,} rows",
+            f"but the embeddings have {rows:,} rows",
             "give the tokenizer that the model was trained with, or resize_token_embeddings and save both",
         )
 
@@ -109,8 +110,8 @@ def check_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, rows: int, so
     if largest >= rows:
         word = tokenizer.convert_ids_to_tokens(largest)
         raise DataError(
-            f"{source}: a text holds {word!r}, token {largest:,}, and the model's embeddings have {rows:,} rows",
-            "take it out of the texts, or train a model that has a row for it",
+            f"{source}: a text holds {word!r}, token {largest:,}, but the model's embeddings have {rows:,} rows",
+            "remove it from the texts, or use a model that has a row for it",
         )
 
 
@@ -123,6 +124,7 @@ def unknown_words(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, source: s
     if unknown is None or unknown in others or not len(ids):
         return []
     share = float(np.count_nonzero(ids == unknown)) / len(ids)
+    # A few unknown words are normal in any text; many mean the wrong language or the wrong tokenizer.
     if share <= _MANY_UNKNOWN:
         return []
     return [f"{source}: {share:.0%} of the tokens are words that the tokenizer does not know (read as unknown)"]

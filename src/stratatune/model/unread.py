@@ -55,6 +55,7 @@ class Unread:
         """What of ``model`` was not read; None: it was loaded as a whole."""
         return vars(model).get(_ATTRIBUTE)
 
+    # Copies read the same checkpoint, and its open files cannot be copied.
     def __deepcopy__(self, memo: Any) -> Unread:
         return self
 
@@ -133,6 +134,7 @@ def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.dev
         yield
     finally:
         for module, name, parameter in slots:
+            # The meta parameter itself returns: groups, hashes and keys know it by identity.
             module._parameters[name] = parameter
 
 
@@ -143,6 +145,8 @@ def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = N
         if id(parameter) not in made:
             value = values[id(parameter)]
             fresh = nn.Parameter(value if device is None else value.to(device), requires_grad=False)
+            # The mark is an attribute of the parameter that goes; without it new_parts would take this one for new, and
+            # train it.
             if came_with_checkpoint(parameter):
                 mark_as_loaded(fresh)
             made[id(parameter)] = fresh
@@ -153,4 +157,5 @@ def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """``model.to(device)`` for a model of which some weights are not in memory."""
     if Unread.of(model) is None:
         return model.to(device)
+    # Module.to would refuse to copy a meta tensor, which has no values.
     return model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))

@@ -1,4 +1,4 @@
-"""All or nothing: a model into which a plan could not be put is as it was before."""
+"""All or nothing: a model to which a plan could not be applied is as it was before."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
     ]
     try:
         yield
+    # Ctrl-C in the middle must not leave half a plan in the model either.
     except BaseException:
         model.__class__ = own
         for module, before in modules:
+            # Cleared first: attributes that were added meanwhile must go, too.
             vars(module).clear()
             vars(module).update(before)
         for parameter, data, trains in parameters:

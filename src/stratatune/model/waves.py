@@ -1,7 +1,7 @@
 """The trunk of a model that does not fit in memory: many batches at once go through one block after another.
 
 Each block is read once for all the batches of a wave, and the next one meanwhile. A batch meets the same modules, masks
-and positions as in the model's own forward, so the numbers are the same to the bit.
+and positions as in the model's own forward, so the numbers are bit for bit the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Texts:
         ids: tokens [B, T].
         mask: which of them are real [B, T] bool.
         types: token types [B, T] or None.
-        question: says which candidates stand behind a decoder's text.
+        question: says which candidates follow a decoder's text.
     """
 
     ids: Tensor
@@ -48,6 +48,7 @@ def run_wave(family: Family, unread: Unread, depth: int, texts: Sequence[Texts])
     body, device = family.body, texts[0].ids.device
     begun = [family.begin(one.ids, one.mask, one.types, depth, one.question) for one in texts]
     hidden, calls = [state for state, _ in begun], [calls for _, calls in begun]
+    # An encoder-decoder's trunk ends with its encoder, however deep the frozen part goes into the decoder.
     numbers = range(min(depth, body.border))
     with _Reader(unread, body, device) as reader:
         for number in numbers:
@@ -62,6 +63,7 @@ class _Reader:
 
     def __init__(self, unread: Unread, body: Body, device: torch.device) -> None:
         self.unread, self.body, self.device = unread, body, device
+        # One thread and one block ahead: so at most two blocks are in memory.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stratatune-blocks")
         self._coming: tuple[int, Slots, Future[dict[int, Tensor]]] | None = None
 
@@ -74,6 +76,7 @@ class _Reader:
     @contextmanager
     def block(self, number: int, *, last: bool) -> Iterator[None]:
         """Block ``number`` in memory while this is open; unless it is the ``last``, the next one is being read."""
+        # The first block of a wave was not announced by one before it.
         if self._coming is None or self._coming[0] != number:
             self._coming = self._begin(number)
         _, slots, values = self._coming

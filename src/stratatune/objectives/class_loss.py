@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stratatune.errors import ConfigError
+from stratatune.objectives.tensors import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +42,12 @@ class ClassLoss:
     smoothing: float = 0.0
     ordinal: bool = False
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """``logits`` [B, C], or [B, C - 1] of ordered classes; ``targets`` [B] int64."""
+    def __call__(self, logits: Tensor, targets: Tensor, rows: Tensor | None = None) -> Tensor:
+        """``logits`` [B, C], or [B, C - 1] of ordered classes; ``targets`` [B] int64; ``rows`` [B] weights of each."""
         each = self._ordinal(logits, targets) if self.ordinal else self._classes(logits, targets)
         if self.weights:
             each = each * each.new_tensor(self.weights)[targets]
-        return each.mean()
+        return mean(each, rows)
 
     def _classes(self, logits: Tensor, targets: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy

@@ -23,7 +23,7 @@ from stratatune.objectives.labels import (
     with_targets,
 )
 from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Classes(Objective):
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
     place: ClassVar[str] = "[CLS]"
     options: ClassVar[Mapping[str, type]] = {
@@ -145,7 +146,7 @@ class Classes(Objective):
         """``logits`` [B, C]; an evaluation is by the plain loss, so that runs can be compared."""
         assert batch.labels is not None
         learnt = self.learnt_by if training else ClassLoss(ordinal=self.learnt_by.ordinal)
-        return learnt(logits, batch.labels)
+        return learnt(logits, batch.labels, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""

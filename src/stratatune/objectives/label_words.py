@@ -13,8 +13,8 @@ from stratatune.data.readers import Table
 from stratatune.data.templates import Template, label_word_ids
 from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.tensors import numbers_on
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.tensors import mean, numbers_on
 from stratatune.objectives.words import template_of, words_of_tokens
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class LabelWords(Objective):
     head: ClassVar[str] = "masked_lm"
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "[MASK]"
@@ -127,8 +128,9 @@ class LabelWords(Objective):
 
         assert batch.labels is not None
         if training and self._over_vocabulary:
-            return cross_entropy(logits[:, 0].float(), numbers_on(self.word_ids, logits.device)[batch.labels])
-        return self.label_kind.loss(logits[:, 0], batch.labels)
+            words = numbers_on(self.word_ids, logits.device)[batch.labels]
+            return mean(cross_entropy(logits[:, 0].float(), words, reduction="none"), batch.targets.get(WEIGHT))
+        return self.label_kind.loss(logits[:, 0], batch.labels, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, 1, C] -> probabilities [B, C], or values [B] for numbers."""

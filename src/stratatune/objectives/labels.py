@@ -21,7 +21,8 @@ from stratatune.objectives.metrics import (
     no_correlation,
     value_scores,
 )
-from stratatune.objectives.objective import Answers, Asked
+from stratatune.objectives.objective import WEIGHT, Answers, Asked
+from stratatune.objectives.tensors import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +47,13 @@ class ClassLabels:
         """Class numbers int64 [N]."""
         return LabelSet(self.names).encode(table.labels or [], table.source, table.rows)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy: ``logits`` [B, C], ``targets`` [B]."""
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy: ``logits`` [B, C], ``targets`` [B], ``weights`` [B]."""
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits.float(), targets)
+        if weights is None:
+            return cross_entropy(logits.float(), targets)
+        return mean(cross_entropy(logits.float(), targets, reduction="none"), weights)
 
     def predict(self, logits: Tensor) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""
@@ -92,12 +95,16 @@ class NumberLabels:
         """Values float32 [N]."""
         return np.asarray(numbers(table.labels or [], table.source, table.rows), np.float32)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of the words of both ends: ``logits`` [B, 2], ``targets`` [B]."""
+    def loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy of the words of both ends: ``logits`` [B, 2], ``targets`` [B], ``weights`` [B]."""
         import torch
+        from torch.nn.functional import cross_entropy
 
         share = (targets.float() - self.low) / (self.high - self.low)
-        return torch.nn.functional.cross_entropy(logits.float(), torch.stack([1 - share, share], dim=1))
+        both = torch.stack([1 - share, share], dim=1)
+        if weights is None:
+            return cross_entropy(logits.float(), both)
+        return mean(cross_entropy(logits.float(), both, reduction="none"), weights)
 
     def predict(self, logits: Tensor) -> np.ndarray:
         """``logits`` [B, 2] of the words of both ends -> values [B]."""
@@ -181,5 +188,9 @@ def chosen_metric(asked: Asked, labels: Labels) -> str:
 
 
 def with_targets(encoded: Encoded, labels: Labels, table: Table) -> Encoded:
-    """``encoded`` with a label for each text, where the table has labels."""
-    return encoded if table.labels is None else encoded.with_labels(labels.targets(table))
+    """``encoded`` with a label for each text, where the table has labels, and a weight where it has weights."""
+    if table.labels is None:
+        return encoded
+    found = encoded.with_labels(labels.targets(table))
+    weights = table.further.get(WEIGHT)
+    return found if weights is None else found.with_targets(np.asarray(weights, np.float32), name=WEIGHT)

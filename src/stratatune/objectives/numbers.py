@@ -12,8 +12,9 @@ from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, with_targets
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.tensors import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ class Numbers(Objective):
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "[CLS]"
@@ -80,7 +82,8 @@ class Numbers(Objective):
         from torch.nn.functional import mse_loss
 
         assert batch.labels is not None
-        return mse_loss(logits[:, 0].float(), batch.labels.float())
+        losses = mse_loss(logits[:, 0].float(), batch.labels.float(), reduction="none")
+        return mean(losses, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, 1] -> values [B]."""

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from stratatune.model.question import Question
 
 
+WEIGHT = "weight"
+"""The name of the weights in ``Table.further`` and among the targets, one for each text."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a run asks for: everything from which an objective is chosen and settled.
@@ -144,6 +148,7 @@ class Objective(abc.ABC):
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
+        weighted: whether its loss counts each text by a weight, where the training data bring one.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
 
     Attributes:
@@ -165,6 +170,7 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
 
     text: tuple[str, ...]
@@ -276,8 +282,9 @@ class Objective(abc.ABC):
         """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
-        """What :meth:`loss` is a mean over: examples, unless a subclass says otherwise."""
-        return float(batch.examples)
+        """What :meth:`loss` is a mean over: examples, by their weights where they have some; a subclass may differ."""
+        weights = batch.targets.get(WEIGHT) if self.weighted else None
+        return float(batch.examples if weights is None else weights.sum())
 
     # --- using -----------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ def of_base(name: str) -> SentenceFolder | None:
 def _json(name: str, file: str) -> Any:
     path = Path(name) / file
     if not Path(name).is_dir():
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         quiet: dict[str, Any] = {"_raise_exceptions_for_missing_entries": False, "local_files_only": True}
         try:

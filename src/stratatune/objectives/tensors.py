@@ -24,3 +24,11 @@ def at_least_fp32(logits: Tensor) -> Tensor:
     import torch
 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean of ``losses`` [B], each counted by its weight [B]; None: all count the same."""
+    if weights is None:
+        return losses.mean()
+    weights = weights.to(losses.dtype)
+    return (losses * weights).sum() / weights.sum().clamp(min=1e-12)

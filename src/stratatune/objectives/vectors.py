@@ -416,13 +416,15 @@ def _prompt(text: str) -> str:
     return f"{text} " if text and not text[-1].isspace() else text
 
 
+_USUAL_POOLING = {"encoder": "mean", "decoder": "last", "encoder-decoder": "mean"}
+
+
 def _pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
     """What the user names, else what the base's own folder says, else the usual of the family."""
     if pooling is not None and pooling not in POOLINGS:
         raise ConfigError([f"objective: vectors has no pooling {pooling!r}"], did_you_mean(pooling, POOLINGS))
     own = of_base(str(asked.tokens.name_or_path))
-    usual = "last" if asked.family == "decoder" else "mean"
-    found = pooling or (own.pooling if own else usual)
+    found = pooling or (own.pooling if own else _USUAL_POOLING[asked.family])
     if found not in POOLINGS:
         raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
     notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []

@@ -1,6 +1,6 @@
 """What every method is made of: the roles of a block, the kinds of option values, and the three abstract methods.
 
-The methods themselves stand in ``methods.py`` (of a block) and ``insertions.py`` (at a depth).
+The methods themselves are in ``methods.py`` (of a block) and ``insertions.py`` (at a depth).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
         if word not in ROLES and word not in GROUPS:
             raise refusal(f"{shown(word)} is not a role", peft_word(word, did_you_mean(word, (*ROLES, *GROUPS))))
     roles = {role for word in words for role in GROUPS.get(word, (word,))}
+    # Without the cross-attention and the extra norms, which most architectures lack: there `all` means the same.
     if roles.issuperset(role for name in ("attn", "ffn", "norms") for role in GROUPS[name]):
         return ("all",)
     spelt: dict[str, None] = {}
@@ -59,7 +60,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
 
 
 def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses norms, for methods that stand beside a weight matrix."""
+    """Refuses norms, for methods that adapt a weight matrix."""
     norms = [role for role in expand(roles) if role in NORM_ROLES]
     if norms:
         raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
@@ -95,7 +96,7 @@ class MethodConfig(Options, frozen=True):
     """What happens to a block, or at one depth. Abstract."""
 
     adds: ClassVar[bool] = False
-    """Whether its parameters are new ones, beside those of the base model."""
+    """Whether its parameters are new ones, in addition to the base model's."""
     attended: ClassVar[bool] = False
     """Whether it adds positions that tokens attend to, so that the model is changed before the first step."""
 
@@ -116,7 +117,7 @@ class MethodConfig(Options, frozen=True):
         return 0
 
     def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        """Values that it keeps for the backward pass of a block, beside what each role's own methods keep."""
+        """Values that it keeps for the backward pass of a block, in addition to what each role's own methods keep."""
         return 0
 
 
@@ -146,6 +147,7 @@ class RoleMethod(MethodConfig, frozen=True):
         """
         named = self.roles()
         for role in named:
+            # Only a role that was named by itself must exist; a group takes what the architecture has of it.
             if not any(role in group and set(named).issuperset(group) for group in GROUPS.values()):
                 self._check_role(shape, role)
         return tuple(role for role in named if role in shape.roles and self.role_parameters(shape, role))
@@ -224,7 +226,7 @@ class Insertion(MethodConfig, frozen=True):
             stack = stacks["dec"]
             return stack.start + depth_at(self.depth, len(stack), len(stack), str(self), first=1)
         last, blocks = shape.border, (whole or shape).border
-        if not self.needs_reader or "dec" in stacks:  # a decoder reads what stands behind its encoder
+        if not self.needs_reader or "dec" in stacks:  # a decoder reads what follows its encoder
             return depth_at(
                 self.depth, blocks, last, str(self), "" if blocks == last else f"the plan cuts it at {last}"
             )

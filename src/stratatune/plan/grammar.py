@@ -140,6 +140,7 @@ class _Parser:
             parts.cut = self.cut()
         elif token.text in INSERTIONS:
             parts.insertions.append(self.options(self.take(), INSERTIONS[token.text]))
+        # The method is right and its layers are missing, so the hint shows how to write them.
         elif token.text in BLOCK_METHODS:
             self.fail(
                 token,
@@ -181,6 +182,7 @@ class _Parser:
         while self.token.kind == "number" or self.token.text == ":":
             self.take()
         written = self.text[first.start : self.token.start].strip()
+        # Checked here, where the place is known; the layers read so far are valid by themselves.
         if self.token.text == ",":
             self.fail(self.token, "',' cannot follow layers", "a stratum has one slice; write two: 1 lora | 3 lora")
         try:
@@ -253,6 +255,7 @@ class _Parser:
 
     def starts_option(self, cls: type[Options]) -> bool:
         """Whether what follows the comma at hand is the next option, and no more of this list."""
+        # A comma separates both options and the values of a list, so the token after the next one decides.
         word, after = self.tokens[self.place + 1], self.tokens[min(self.place + 2, len(self.tokens) - 1)]
         return after.text == "=" or word.text in cls.option_names()
 
@@ -262,6 +265,7 @@ class _Parser:
             self.fail(token, f"{token} is not a value for {name}", "legal: a number or a word")
         if token.kind == "word":
             return _TRUTH.get(token.text, token.text)
+        # Before int(), which takes quadratic time on a long text of digits.
         if len(token.text) > 2 * _MOST_DIGITS:
             self.fail(token, f"{token} is too long a number", f"legal: up to {_MOST_DIGITS} digits")
         return _number(token.text)

@@ -80,7 +80,7 @@ class LatePrompt(Insertion, frozen=True):
 class Prompt(Insertion, frozen=True):
     """P trained vectors before the word embeddings of every text (Lester et al. 2021): P E, E their width.
 
-    They take the first P positions and the text the next ones, so P fewer tokens fit. They stand at the input: frozen
+    They take the first P positions and the text the next ones, so P fewer tokens fit. They are at the input: frozen
     depth 0.
     """
 
@@ -107,7 +107,7 @@ class Prompt(Insertion, frozen=True):
 
 
 class Idpg(Insertion, frozen=True):
-    """P prompt vectors at the input, made from what the frozen model says of the whole text (S-IDPG-PHM; Wu 2022).
+    """P prompt vectors at the input, made from the frozen model's hidden state of the whole text (S-IDPG-PHM; Wu 2022).
 
     ``reshape(H2 gelu(H1 M(x) + b1) + b2)``; M(x) is the last hidden state of the first token in a pass without the
     prompt. H1 [m, D] and H2 [P D, m] are sums of n Kronecker products A_i x B_i, A_i [n, n] (Zhang et al. 2021, PHM):

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from stratatune.errors import PlanError, shown
 
+# Nine digits: int() of a very long text is slow, and no model has as many blocks.
 _INTEGER = re.compile(r"-?\d{1,9}")
 _FRACTION = re.compile(r"(\d{1,9})/(\d{1,9})")
 _LAYERS_HINT = 'write a slice of blocks such as "5:10", "10:", "-1:", ":" or "1/2:", or one block such as "3"'
@@ -35,6 +36,7 @@ def _number(text: str) -> int | str | None:
     over, under = int(found[1]), int(found[2])
     if not 0 < over <= under:
         return None
+    # One spelling for equal fractions, so that equal plans print and compare the same.
     return f"{over // gcd(over, under)}/{under // gcd(over, under)}"
 
 
@@ -72,6 +74,7 @@ def _at(position: int | str, blocks: int) -> int:
     if isinstance(position, int):
         return position
     over, under = (int(part) for part in position.split("/"))
+    # In whole numbers, since round() rounds halves to even: 1/2 of 5 blocks must be 3 everywhere.
     return max(1, (2 * over * blocks + under) // (2 * under))
 
 
@@ -122,6 +125,7 @@ def canonical_layers(text: object) -> str:
 def _one_block(block: int | str | None, text: str) -> str:
     if not isinstance(block, int):
         raise PlanError(f"layers {shown(text)} do not name a single block", f'write a slice: "{text}:" or ":{text}"')
+    # -1:0 would be an empty slice.
     return "-1:" if block == -1 else f"{block}:{block + 1}"
 
 

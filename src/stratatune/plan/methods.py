@@ -51,7 +51,7 @@ def _adapted_roles(value: object) -> tuple[str, ...]:
 
 
 class Frozen(MethodConfig, frozen=True):
-    """Nothing trains. The same as not naming the blocks, said aloud."""
+    """Nothing trains. The same as not naming the blocks, but explicit."""
 
     kind: Literal["frozen"] = "frozen"
 
@@ -153,7 +153,7 @@ class Ia3(RoleMethod, frozen=True):
 
 
 class DeltaBias(RoleMethod, frozen=True):
-    """A vector added to what a role puts out, beside the frozen bias or in its absence (SPAFIT section 7)."""
+    """A vector added to a role's output, with or without a frozen bias there (SPAFIT section 7)."""
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"bias"})
@@ -206,6 +206,7 @@ class Parallel(MethodConfig, frozen=True):
 
     def parameters(self, shape: Shape) -> int:
         enter, leave = self.ENDS[self.on]
+        # DeBERTa's q and k also project the table of positions; a parallel path would change that, too.
         if enter in shape.reused:
             raise PlanError(
                 f"{self}: in {shape.model_type}, {enter} reads a table of positions besides the hidden state, "
@@ -240,6 +241,7 @@ class Prefix(MethodConfig, frozen=True):
     tokens: Count = 20
 
     def parameters(self, shape: Shape) -> int:
+        # Not 2 P D: with grouped queries (Llama 3) keys and values are narrower than the hidden state.
         return self.tokens * (shape.linears["k"].outputs + shape.linears["v"].outputs)
 
     def claims(self, shape: Shape) -> frozenset[tuple[str, str]]:
@@ -264,6 +266,7 @@ class Head(Options, frozen=True):
         """Trained parameters of the parts that the head has under ``objective``."""
         final = shape.final_norm if self.final_norm else 0
         parts: tuple[str, ...] = self.mlm
+        # `mlm=norm` and `final_norm` name one tensor there, which must count once.
         if shape.normed_by_final and "norm" in parts:
             final, parts = shape.final_norm, tuple(part for part in parts if part != "norm")
         if objective in LM_OBJECTIVES:
@@ -283,11 +286,11 @@ BLOCK_METHODS: dict[str, type[MethodConfig]] = {
     "prefix": Prefix,
     "full": Full,
 }
-"""Methods that stand in a stratum, by kind."""
+"""Methods of a stratum, by kind."""
 INSERTIONS: dict[str, type[Insertion]] = {
     "adapter": Adapter,
     "late_prompt": LatePrompt,
     "prompt": Prompt,
     "idpg": Idpg,
 }
-"""Methods that name a depth (or stand at the input), by kind."""
+"""Methods that name a depth (or are at the input), by kind."""

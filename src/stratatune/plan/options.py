@@ -1,4 +1,4 @@
-"""A named thing with options: how it is checked, how it prints, how a wrong option is told."""
+"""A named thing with options: how it is checked, how it prints, how a wrong option is reported."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
         try:
             return handler(data)
         except ValidationError as error:
+            # Without the pydantic report as its cause, which would only repeat it at length.
             raise _option_error(cls, error) from None
 
     @classmethod
@@ -74,8 +75,8 @@ class Options(BaseModel, frozen=True, extra="forbid"):
     def __str__(self) -> str:
         """The text form that ``Plan.parse`` reads."""
         fields = type(self).model_fields
-        told = [n for n in self.option_names() if n in self.printed_always or getattr(self, n) != fields[n].default]
-        options = ", ".join(_option_text(name, getattr(self, name)) for name in told)
+        printed = [n for n in self.option_names() if n in self.printed_always or getattr(self, n) != fields[n].default]
+        options = ", ".join(_option_text(name, getattr(self, name)) for name in printed)
         return f"{self.kind}({options})" if options else self.kind
 
 
@@ -84,6 +85,7 @@ def _option_text(name: str, value: object) -> str:
         return name
     if isinstance(value, tuple):
         return f"{name}={','.join(value)}"
+    # As people write it (alpha=16, not 16.0); above 1e15 a float's digits are no longer the number's own.
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
     return f"{name}={int(value) if whole else value}"  # pyright: ignore[reportArgumentType]
 

@@ -1,4 +1,4 @@
-"""What a plan is made of, as those see it that resolve and count it; ``schema.py`` has the data themselves."""
+"""What a plan is made of, as the code that resolves and counts it sees it; ``schema.py`` has the data."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def column(resolved: Resolved, objective: str) -> list[Band]:
 
 
 def _inserted(resolved: Resolved, depth: int) -> list[Band]:
-    """What stands at a depth, in the order in which the hidden state meets it."""
+    """What is inserted at a depth, in the order in which the hidden state meets it."""
     found = [one for at, one in resolved.insertions if at == depth]
     return [Band("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
 
@@ -113,6 +113,7 @@ def terminal(resolved: Resolved, colour: bool, objective: str | None = None) -> 
     cells = column(resolved, objective)
     lines = [textwrap.shorten(line, _WIDTH) for line in headline(resolved, objective)]
     lines.append(_border("┌─┐"))
+    # Each cell with the one above it, which decides the line between them.
     for above, cell in zip([None, *cells], cells, strict=False):
         if above is not None:
             lines.append(_boundary(above, cell))
@@ -134,6 +135,7 @@ def _boundary(above: Band, below: Band) -> str:
 def _drawn(cell: Band, blocks: int, colour: bool) -> Iterator[str]:
     """The lines of one cell, as tall as its share of the blocks or as its text."""
     texts = [line for text, count in cell.rows for line in _wrapped(text, count)]
+    # By share, not by count: a model of 80 blocks must fit a terminal.
     height = max(len(texts), round(cell.blocks * _ROWS / blocks))
     for number in range(height):
         label = cell.label if number == 0 else ""

@@ -1,7 +1,7 @@
 """Named plans: every method of both papers as the text of a plan.
 
 A preset's name takes one suffix (``+norm2``, ``+ffd``, ``+ln``: from where in the last block the weights train) and
-``@depth`` (where its insertion stands): ``bft-adapter+ln@18``. Without ``@depth`` it stands where the paper put it in
+``@depth`` (where its insertion goes): ``bft-adapter+ln@18``. Without ``@depth`` it is where the paper put it in
 24 blocks, as a fraction, so that it scales.
 """
 
@@ -108,6 +108,7 @@ def preset_text(name: str) -> str:
     Raises:
         PlanError: there is no such preset, or it takes no such suffix or depth.
     """
+    # Before the table: SPAFIT is a family of plans, with numbers in the name.
     spafit = _SPAFIT_NAME.fullmatch(name)
     if spafit:
         text = _spafit_text(name, spafit)

@@ -12,6 +12,7 @@ from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
+# Both bounds must be passed: on a tiny model any adapter is large beside it, and that is no mistake.
 _MANY, _TIMES = 10**8, 2
 
 
@@ -59,6 +60,7 @@ class Resolved:
         """The largest depth such that nothing below it trains or is inserted: 0..L."""
         if self.trains_embeddings:
             return 0
+        # An insertion at depth d changes what block d reads, so only the blocks below d stay as they were.
         trained = (number for number, methods in enumerate(self.blocks) if methods)
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
 
@@ -100,8 +102,9 @@ class Resolved:
         return sum(one.parameters(self.shape.of_block(number)) for one in self.blocks[number])
 
     def head_trainable(self, objective: str) -> int:
-        """Trained parameters of the pretrained head; a tied decoder is not counted again beside trained embeddings."""
+        """Trained parameters of the pretrained head; a tied decoder is not counted twice when the embeddings train."""
         counted = self.plan.head.parameters(self.shape, objective)
+        # The same tensor; the embeddings have counted it.
         if objective in LM_OBJECTIVES and self._trains_tied_decoder and self.trains_embeddings:
             return counted - self.shape.head_parts["decoder"]
         return counted
@@ -125,7 +128,7 @@ class Resolved:
         return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
-        """What cannot be: a gradient below the frozen depth, an LM head on a model that is cut. One line each."""
+        """What is impossible: a gradient below the frozen depth, an LM head on a model that is cut. One line each."""
         if self.cut_to is not None and objective in LM_OBJECTIVES:
             return [
                 f"cut({self.plan.cut}) leaves {self.cut_to} of {self.whole.blocks} blocks, and the pretrained LM head "
@@ -142,6 +145,7 @@ class Resolved:
 
     def runs(self) -> list[Run]:
         """The blocks from the input up, equal neighbours together; cut where something is inserted."""
+        # A run never crosses from the encoder into the decoder: the text form numbers each from 0.
         cuts = {depth for depth, _ in self.insertions} | {stack.start for stack in self.shape.stacks.values()}
         found: list[Run] = []
         for number, methods in enumerate(self.blocks):
@@ -209,8 +213,10 @@ class Resolved:
 
 def resolve(plan: PlanParts, shape: Shape) -> Resolved:
     """Puts a plan on a shape; see ``Plan.resolve``."""
+    # Everything below is resolved against what the cut leaves; the whole is kept for fractions.
     whole, shape = shape, _cut(plan, shape)
     before = None if plan.cut is None else whole.blocks
+    # All claims first, then the pairs: an error can so name both segments, whatever their order.
     claims: list[list[tuple[StratumParts, MethodConfig]]] = [[] for _ in range(shape.blocks)]
     for stratum in plan.strata:
         for stack in _stacks(stratum, shape):
@@ -225,6 +231,7 @@ def resolve(plan: PlanParts, shape: Shape) -> Resolved:
         raise PlanError(
             f"{plan.head}: untie copies the decoder so that it trains apart", "name it too: head(mlm=decoder, untie)"
         )
+    # `frozen` has done its work as a claim; a block is frozen when nothing is left.
     blocks = tuple(tuple(one for _, one in claimed if not isinstance(one, Frozen)) for claimed in claims)
     _check_shared(blocks, shape)
     resolved = Resolved(plan, shape, blocks, _placed(plan, shape, whole), whole)
@@ -244,21 +251,21 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
     if len(shape.stacks) > 1:
         raise PlanError(
             f"{where}: {shape.model_type} has two stacks of blocks, and its decoder reads the encoder's end",
-            "cut goes with encoders and decoders",
+            "cut works with encoders and decoders",
         )
     return shape.cut_at(depth_at(plan.cut, shape.blocks, shape.blocks - 1, where, "less than all", first=1))
 
 
 def _check_size(resolved: Resolved) -> None:
-    """Refuses a slip of the hand: methods that would add several times the model's own parameters."""
+    """Refuses what must be a typing error: methods that would add several times the model's own parameters."""
     trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
     trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
     own = resolved.shape.parameters(resolved.shape.lm_objective)
     if trained > _MANY and trained > _TIMES * own:
         name = resolved.shape.name or resolved.shape.model_type
         raise PlanError(
-            f"the plan trains {trained:,} parameters, and {name} has {own:,}",
-            "take a smaller rank, bottleneck or prompt",
+            f"the plan trains {trained:,} parameters, but {name} has only {own:,}",
+            "use a smaller rank, bottleneck or prompt",
         )
 
 
@@ -325,6 +332,7 @@ def _check_pair(
 
 def _clash(shape: Shape, one: MethodConfig, other: MethodConfig) -> list[str]:
     """Places of which both would change the same part, in the block's order."""
+    # By (place, part) and not by role: BitFit on q and LoRA on q train different parts, and may share a block.
     places = {place for place, _ in one.claims(shape) & other.claims(shape)}
     return sorted(places, key=lambda place: ROLES.index(place) if place in ROLES else -1)
 

@@ -23,7 +23,7 @@ _RULES = """
 
 @dataclass(frozen=True)
 class _Placed:
-    """A cell and where it stands, in pixels from the top."""
+    """A cell and where it is, in pixels from the top."""
 
     cell: Band
     top: float
@@ -50,9 +50,9 @@ def svg(resolved: Resolved, objective: str | None = None) -> str:
     title, flow = headline(resolved, objective)
     name = "stp-" + digest(f"{title}{resolved.plan}", size=4)
     height = placed[-1].bottom + 24
-    told = "; ".join(f"{one.cell.label}: {' + '.join(words for words, _ in one.cell.rows)}" for one in placed)
+    cells = "; ".join(f"{one.cell.label}: {' + '.join(words for words, _ in one.cell.rows)}" for one in placed)
     body = [line for one in placed for line in _drawn(one)]
-    description = f"{flow}. From the output down: {told}."
+    description = f"{flow}. From the output down: {cells}."
     return picture(name, title, flow, description, [*body, *_backward(placed)], height=height, rules=_RULES)
 
 

@@ -1,7 +1,7 @@
 """What a row of the backbone table says: where the parts of an architecture live, and how its config names its sizes.
 
 One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
-(``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows stand in
+(``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows are in
 ``encoders.py``, ``decoders.py`` and ``encoder_decoders.py``.
 """
 
@@ -33,7 +33,7 @@ class Fields:
     head_dim: str | None = None  # None: hidden / heads
     embedding: str | None = None  # width E of the embedding tables; None: hidden
     distinct: str | None = None  # sets of weights that the blocks share; None: each block has its own
-    decoder_blocks: str | None = None  # of an encoder-decoder's second stack; None, or not said: as many
+    decoder_blocks: str | None = None  # of an encoder-decoder's second stack; None, or not in the config: as many
     decoder_ffn: str | None = None  # None: that of the first stack
 
 
@@ -76,20 +76,20 @@ class Architecture:
     walked_by: str
     """The entry of ``model/families/registry.py`` that runs such a model."""
     base: str = ""
-    """Of a user's row nothing: the model itself knows its own."""
+    """Empty in a user's row: the model itself knows its own."""
     embeddings: str
     """The module, below ``base``, whose output is depth 0."""
     more_embeddings: tuple[str, ...] = ()
     """Further modules of the embeddings, where no single module holds them all."""
     position_table: str | None = None
-    """The table of positions, below ``base``, where it stands beside the embeddings (of two stacks: the encoder's)."""
+    """The table of positions, below ``base``, where it is outside the embeddings (of two stacks: the encoder's)."""
     beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
     """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
     with their parameters from the config; 0: not in this model. They count and train as embeddings."""
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
     token_types: bool = False
-    """Whether the tokenizer's token types tell segments apart (a table of one row tells nothing)."""
+    """Whether the tokenizer's token types tell segments apart (a table of one row cannot)."""
     blocks: str
     """The list of blocks, below ``base``."""
     final_norm: str | None
@@ -115,7 +115,7 @@ class Architecture:
     classifier: str
     """The new classification head, from the ``...ForSequenceClassification`` model."""
     classifier_before: str | None = None
-    """The new dense layer that stands outside ``classifier``, where it does."""
+    """The new dense layer outside ``classifier``, where there is one."""
     classifier_dense: bool = False
     """Whether that head has a new dense layer D -> D before its output."""
     classifier_bias: bool = True
@@ -196,7 +196,7 @@ class EncoderArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture(Architecture):
-    """A row of a decoder: a token sees only what stands before it. Every block is pre-norm, a final norm follows."""
+    """A row of a decoder: a token sees only what precedes it. Every block is pre-norm, a final norm follows."""
 
     family: ClassVar[str] = "decoder"
     heads: ClassVar[str] = "language-model, classification, token and span heads"
@@ -206,7 +206,7 @@ class DecoderArchitecture(Architecture):
     rotary: str | None = None
     """The module, below ``base``, that makes rotary position embeddings for the blocks."""
     rotary_by_type: bool = False
-    """Whether that module is also told the type of attention of the block."""
+    """Whether that module also takes the type of attention of the block."""
     ffn_multiple: int = 0
     """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
 
@@ -228,9 +228,9 @@ class EncoderDecoderArchitecture(Architecture):
     behind_blocks: tuple[str, ...] = ()
     """The modules that the output of the encoder goes through behind its last block, in order."""
     position_norm: str | None = None
-    """The norm behind the encoder's words and positions, where it stands beside the embeddings."""
+    """The norm behind the encoder's words and positions, where it is outside the embeddings."""
     relative_bias: str | None = None
-    """The module inside the encoder's first block whose ``compute_bias`` tells all blocks the relative positions."""
+    """The module inside the encoder's first block whose ``compute_bias`` makes the position bias of all blocks."""
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
@@ -240,12 +240,12 @@ class EncoderDecoderArchitecture(Architecture):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Without what stands behind the encoder's blocks, which counts with the embeddings."""
+        """Without what follows the encoder's blocks, which counts with the embeddings."""
         return tuple(path for path in super().inputs if path not in self.behind_blocks)
 
     @property
     def named(self) -> tuple[tuple[str, str | None], ...]:
-        """With both stacks, and what stands around the encoder's blocks."""
+        """With both stacks, and what surrounds the encoder's blocks."""
         stacks = (("encoder", "encoder"), ("decoder", "decoder"), ("decoder_blocks", self.decoder_blocks))
         behind = (("behind_encoder", path) for path in self.behind_blocks)
         return (*stacks, *behind, ("position_norm", self.position_norm), *super().named)

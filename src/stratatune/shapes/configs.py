@@ -17,6 +17,7 @@ def config_of(model: str, revision: str | None = None) -> Config:
             f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"
         )
     folder = Path(model).expanduser()
+    # Before config.json, which a folder of GGUF files may hold too: loading it would fail later, without its weights.
     if gguf := _gguf(folder):
         raise ModelError(
             f"{gguf} is a GGUF file, whose packed weights are not read",
@@ -24,9 +25,11 @@ def config_of(model: str, revision: str | None = None) -> Config:
         )
     if path_exists(folder / "config.json"):
         return _read(folder / "config.json")
+    # Before the hub, so that plans of well-known models resolve without a network.
     built_in = builtin_config(model)
     if built_in is not None:
         return built_in
+    # A folder of that name is what the user means; the hub's answer would only hide what is wrong with it.
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)

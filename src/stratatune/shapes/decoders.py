@@ -76,11 +76,13 @@ _LLAMA = replace(
     fields=Fields(types=None, kv_heads="num_key_value_heads", head_dim="head_dim"),
 )
 
+# Mistral's code has no setting for biases, so none can be given a home in a saved config.
 _MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS)
 
 _SMOLLM3 = replace(_LLAMA, name="smollm3", model_types=("smollm3",), tied=True)
-"""A Llama some of whose blocks do not turn queries and keys; each knows it of itself."""
+"""A Llama some of whose blocks do not rotate queries and keys; each block's own code decides that."""
 
+# Qwen 2 has biases on q, k and v whatever its config says.
 _QWEN2 = replace(
     _LLAMA,
     name="qwen2",
@@ -137,4 +139,4 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _GEMMA2,
     _GEMMA3,
 )
-"""Rows of the table whose blocks see only what stands before."""
+"""Rows of the table whose tokens see only what precedes them."""

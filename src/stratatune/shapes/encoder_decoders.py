@@ -122,8 +122,9 @@ _BART = replace(
     roles=_bart(cross=False),
     decoder_roles=_bart(cross=True),
     biases={},
-    norms_read_by={},  # they stand behind the skip connection
+    norms_read_by={},  # they come after the skip connection
 )
 
+# The gated row comes first: the plain one applies to every T5.
 ENCODER_DECODERS: tuple[EncoderDecoderArchitecture, ...] = (_T5_GATED, _T5, _BART)
 """Rows of the table with two stacks."""

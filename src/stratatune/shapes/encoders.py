@@ -150,7 +150,7 @@ def _deberta_position_norm(config: Config) -> int:
 
 def _deberta_refuses(config: Config) -> str:
     if _count(config, "conv_kernel_size") > 0:
-        return "conv_kernel_size is set: a convolution stands between its first two blocks"
+        return "conv_kernel_size is set: there is a convolution between its first two blocks"
     if config.get("relative_attention") and config.get("pos_att_type") and not config.get("share_att_key"):
         return "share_att_key is off: its blocks have projections of positions that no role names"
     if config.get("embedding_size") not in (None, config.get("hidden_size")):
@@ -161,7 +161,7 @@ def _deberta_refuses(config: Config) -> str:
 _DEBERTA = replace(
     BERT,
     name="deberta-v2",
-    model_types=("deberta-v2",),  # v3 says v2 too
+    model_types=("deberta-v2",),  # v3 has this type, too
     base="deberta",
     roles={
         **BERT.roles,

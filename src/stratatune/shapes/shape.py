@@ -79,9 +79,9 @@ class Shape:
     family: str = "encoder"
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
-    """Whether a token sees only what stands before it."""
+    """Whether a token sees only what precedes it."""
     norms_first: bool = False
-    """Whether the norms of a block stand before the parts that read them: what they train wants gradients there."""
+    """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     rotary: bool = False
     """Whether a block turns queries and keys by angles that it is given."""
     last_block: str | None = None
@@ -95,7 +95,7 @@ class Shape:
     """
     classifier_bias: bool = True
     classifier_dense: int = 0
-    """A new dense layer that the classification head brings, beside its output layer; 0 where it has none."""
+    """A new dense layer that the classification head brings, in front of its output layer; 0 where it has none."""
     distinct: int = 0
     """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
     embedding_width: int = 0
@@ -135,7 +135,7 @@ class Shape:
         return len(next(iter(self.stacks.values())))
 
     def at(self, number: int) -> Shape:
-        """The shape of the stack in which block ``number`` stands."""
+        """The shape of the stack that block ``number`` is in."""
         if number < self.border:
             return self
         assert self.decoder is not None
@@ -150,12 +150,13 @@ class Shape:
         """The first of the blocks that share the weights of ``block``: itself, where blocks do not share."""
         if not self.distinct:
             return block
+        # The same rule as Body._listed_blocks: runs of equal length, as ALBERT lays its groups out.
         weights = block * self.distinct // self.blocks
         return -(-weights * self.blocks // self.distinct)  # rounded up
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """The blocks that stand for a set of weights each: all of them, where blocks do not share."""
+        """The first block of each set of weights: every block, where blocks do not share."""
         return tuple(number for number in range(self.blocks) if self.owner(number) == number)
 
     def of_block(self, number: int) -> Shape:
@@ -179,6 +180,7 @@ class Shape:
         """
         if objective not in LM_OBJECTIVES:
             return self.pooler if objective in POOLED else 0
+        # A tied decoder is in `embeddings` already, and the final norm in `final_norm`.
         tied = self.head_parts["decoder"] if self.decoder_tied else 0
         return sum(self.head_parts.values()) - tied - (self.final_norm if self.normed_by_final else 0)
 

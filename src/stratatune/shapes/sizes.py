@@ -55,13 +55,14 @@ def _from_config(name: str, config: Config) -> Shape:
 @singledispatch
 def _shaped(row: Architecture, name: str, config: Config) -> Shape:
     """The shape of a model of this config, by its family's row."""
-    raise TypeError(f"{type(row).__name__} says no sizes")
+    raise TypeError(f"{type(row).__name__} has no sizes")
 
 
 @_shaped.register
 def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
     sizes = _sizes(name, row, config)
     width, hidden, vocab = sizes["embedding"], sizes["hidden"], sizes["vocab"]
+    # A config that does not mention the field has the table: the default is true, as in DeBERTa's own code.
     tables = [table for table in row.embedding_tables if config.get(row.table_if.get(table, ""), True)]
     found = _one_stack(row, name, sizes, tables, config)
     return replace(
@@ -121,6 +122,7 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
         embeddings=sum(sizes[table] for table in tables) * width + sum(count(config) for count in row.beside.values()),
         head_parts={},
         pooler=0,
+        # A saved config leaves out what equals its class's default, which differs from family to family.
         decoder_tied=bool(config.get("tie_word_embeddings", row.tied)),
         final_norm=_norm(row, hidden, "final_norm", config) if row.final_norm else 0,
         classifier_bias=row.classifier_bias,
@@ -152,6 +154,7 @@ def _sizes(name: str, row: Architecture, config: Config, ffn_multiple: int = 0) 
     wrong = [
         wanted[k]
         for k, v in sizes.items()
+        # DeBERTa has 0 token types, which is a size like any other.
         if not (isinstance(v, int) and (v > 0 or (k == "types" and v == 0))) and not (k in optional and v is None)
     ]
     if wrong:
@@ -163,12 +166,14 @@ def _sizes(name: str, row: Architecture, config: Config, ffn_multiple: int = 0) 
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     found.setdefault("embedding", found["hidden"])
+    # Of a family that shares weights a config without the field shares one set: ALBERT's default.
     found.setdefault("distinct", 1 if row.fields.distinct else 0)
     return found
 
 
 def _linears(row: Architecture, sizes: Mapping[str, int], config: Config) -> dict[str, Linear]:
     """Every linear role of one block, from the sizes of attention and of the feed-forward part."""
+    # Not D: Gemma's heads together are wider or narrower than the hidden state.
     hidden, ffn, width = sizes["hidden"], sizes["ffn"], sizes["heads"] * sizes["head_dim"]
     keys = sizes["kv_heads"] * sizes["head_dim"]
     ends = {

@@ -25,12 +25,15 @@ def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Ma
     encoder = size(fields.blocks)
     decoder = size(fields.decoder_blocks or fields.blocks, encoder)
     heads = size(fields.heads)
+    # T5's heads together may be wider or narrower than D (d_kv is a setting of its own).
     inner = heads * size(fields.head_dim) if fields.head_dim else width
     ffn = size(fields.ffn), size(fields.decoder_ffn or fields.ffn)
     positions = size(fields.positions) if fields.positions else _NO_LIMIT
     if fields.positions is None:
+        # Two tables of buckets x heads, one a stack, and the encoder's final norm; the decoder's is final_norm.
         extra = 2 * size("relative_attention_num_buckets", 32) * heads + width
     else:
+        # Two position tables, and two embedding norms with weight and bias.
         extra = 2 * (positions + _POSITION_OFFSET) * width + 2 * 2 * width
     tied = bool(config.get("tie_word_embeddings", row.tied))
     if fields.positions and not tied and not row.measured:

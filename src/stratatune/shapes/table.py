@@ -20,7 +20,7 @@ def register(row: Architecture) -> None:
 
 
 def forget_architecture(model_type: str) -> None:
-    """Takes a user's row of that model type away again."""
+    """Removes a user's row of that model type."""
     _ADDED.pop(model_type, None)
 
 
@@ -30,6 +30,7 @@ def architecture_of(model_type: str, config: Config | None = None) -> Architectu
     Raises:
         ModelError: no row lists that type.
     """
+    # First, as `register` promises: a user's row comes before the table's own.
     if model_type in _ADDED:
         return _ADDED[model_type]
     for row in ARCHITECTURES:

@@ -50,8 +50,10 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
             if part is not None and isinstance(feed, Feed)
         ]
     finally:
+        # Also after an error: whole shards stay, and the next build goes on from them.
         caching.close()
     depth = session.top.attached.resolved.frozen_depth
+    # A plan without a trunk is the user's mistake, a trunk without a cache is the machine's: the exit codes differ.
     if not any(records) and depth:
         raise ResourceError("no trunk cache could be built", "the notes above say why")
     if not any(records):

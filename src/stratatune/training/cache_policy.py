@@ -1,4 +1,4 @@
-"""What ``--cache auto`` asks this machine and this run before it chooses (``choosing.py``)."""
+"""What ``--cache auto`` asks this machine and this run before it chooses (``cache/policy.py``)."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def need_of(
 def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
     """Seconds that the trunk takes for a token, of examples of about median length."""
     order = np.argsort(data.lengths, kind="stable")
+    # Examples of like lengths: padding would otherwise be timed as if it were text.
     middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
     run(collate(data, middle[:1], pad_id))  # what is made on first use is no part of the pace
     started = time.perf_counter()
@@ -69,6 +70,7 @@ def free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
+        # In a container psutil tells the machine's memory, and the kernel kills the process at the group's limit.
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, free)
 
@@ -76,7 +78,7 @@ def free_memory() -> int:
 def disk_speed(root: Path) -> float:
     """Bytes a second that the disk of ``root`` writes or reads, the slower, without the page cache; 0: not writable.
 
-    Measured once a week; in between the number in ``root`` stands.
+    Measured once a week; in between the number remembered in ``root`` is used.
     """
     if found := _remembered_speed(root):
         return found
@@ -88,18 +90,20 @@ def disk_speed(root: Path) -> float:
 
 
 def _remembered_speed(root: Path) -> float:
-    """What was measured here within the last week; 0: nothing, or the folder cannot be written to any more."""
+    """What was measured here within the last week; 0: nothing was, or the folder is no longer writable."""
     try:
         record = json.loads((root / _SPEED_FILE).read_bytes())
         fresh = 0 <= time.time() - record["measured"] < _SPEED_LASTS
         speed = float(record["bytes_per_second"])
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0
+    # The file is data from outside: a time in the future or a speed of nan decides nothing.
     usable = fresh and 0 < speed < float("inf") and os.access(root, os.W_OK | os.X_OK)
     return speed if usable else 0.0
 
 
 def _measured_speed(root: Path) -> float:
+    # Random: file systems that compress would write zeros at any speed.
     data = os.urandom(_PROBE_BYTES)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -107,8 +111,11 @@ def _measured_speed(root: Path) -> float:
             started = time.perf_counter()
             file.write(data)
             file.flush()
+            # Without it the time would be that of a copy into the page cache.
             os.fsync(file.fileno())
             written = time.perf_counter()
+            # Linux drops the pages that were just written, so that the read comes from the disk; macOS has no such
+            # call.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             file.seek(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from stratatune.training.forward import Forward
 from stratatune.units import Dtype, readable_size
 
 _CLIPPED_TOLD = 1e-4
-"""The share of clipped values from which on the user is told."""
+"""The share of clipped values above which the user gets a notice."""
 
 
 class Caching:
@@ -44,7 +44,7 @@ class Caching:
         config: the run's settings.
         forward: the tuned model under its objective; how this writes its prompts belongs to a cache's key.
         tokenizer: how the texts were encoded; it belongs there too.
-        reporter: told of every decision.
+        reporter: gets a line about every decision.
         shared: caches that are open already, by their digest; those opened here join them, and whoever gave the mapping
             closes them all.
     """
@@ -65,13 +65,14 @@ class Caching:
         self.shared = shared
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
-        """What ``auto`` came to."""
+        """What ``auto`` chose."""
         self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first."""
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
+        # Settled once, by the first data: evaluation and test data are then rounded as the training data were.
         if self.codec is None:
             self.codec = self._settled(data) if cache is None else cache.codec
         feed = self.forward.feed(cache, self.codec, self._go_on)
@@ -154,8 +155,9 @@ class Caching:
                 self.forward.pad_id,
             )
             self.choice = choose(need, room_for(default_root(), self.config.cache_limit_bytes))
-        told = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
-        told(self.choice.why)
+        # A run without a cache is slower than the user expects, so that is a notice and not a line among others.
+        report = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
+        report(self.choice.why)
 
     def _passes(self, name: str) -> int:
         """How often the examples of a data set are asked for; where trials share a cache, by another one too."""
@@ -171,12 +173,14 @@ class Caching:
 
     def _begun(self, data: Encoded, dtype: Dtype) -> bool:
         """Whether the folder of caches holds one of ``data``, whole or not."""
+        # By key.json: the folder itself is made before it is known whether there is room.
         return (default_root() / self.key(data, dtype).digest / KEY_FILE).exists()
 
     def _timed(self, batch: Batch) -> float:
         """A run of the trunk, waited for."""
         trunk, batch = Trunk(self.attached), batch.to(self.forward.device)
         hidden = run_trunk(trunk, batch, self.forward.question, one_position=self.one_position, autocast=self.autocast)
+        # Reading a number waits for the GPU, which is still busy when the call returns.
         return float(hidden.flatten()[0])
 
     def _go_on(self, error: ResourceError) -> None:
@@ -243,6 +247,7 @@ class Caching:
     def _open(self, data: Encoded, name: str) -> TrunkCache | None:
         key = self.key(data)
         known = self.shared if self.shared is not None else {cache.key.digest: cache for cache in self.opened}
+        # One object reads and writes for all: a second one would find the lock taken, and see only what was whole.
         if key.digest in known:  # of another trial, or of the same texts under another name
             return known[key.digest]
         size, root = self._size(data), self._root()
@@ -253,9 +258,11 @@ class Caching:
         width = self.attached.resolved.shape.hidden
         try:
             if root is not None:
+                # Before opening, which checks for space.
                 self._make_room(root, key.digest, size)
             cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
         except (ResourceError, CacheError) as error:
+            # A cache in memory helps only a run that reads twice; for one pass it would be memory lost.
             fits = root is not None and self._passes(name) > 1 and size <= MEMORY_SHARE * free_memory()
             instead = "it is kept in memory" if fits else "the trunk runs every epoch"
             self.reporter.notice(f"no {what} on disk: {error.message}; {instead}")
@@ -282,28 +289,40 @@ class Caching:
 
     def key(self, data: Encoded, dtype: Dtype | None = None) -> CacheKey:
         """Everything that the remembered numbers depend on; ``dtype`` in place of the chosen one."""
-        computed = "fp32" if self.autocast is None else "bf16"
-        return CacheKey(
-            weights=self.attached.base_hash,
-            tokenizer=tokenizer_hash(self.tokenizer),
-            template=self.forward.objective.prompt,
-            data=data.fingerprint,
-            max_length=self.forward.objective.max_length,
-            depth=self.attached.resolved.frozen_depth,
-            positions="read" if self.one_position else "all",
-            dtype=dtype or self.dtype,
-            versions=(*numeric_versions(), ("computed", computed), *self._moved(), *self._scaled()),
-            model=self.attached.backbone.model.config._name_or_path,
-        )
+        return trunk_key(self.forward, self.tokenizer, data, dtype or self.dtype, self._scaled())
 
     def _scaled(self) -> list[tuple[str, str]]:
         """Other data than those trained on are kept with the scales of those."""
         return _scales_version(None if self.codec is None else self.codec.scales)
 
-    def _moved(self) -> list[tuple[str, str]]:
-        """A prompt at the input moves the text on, so the embeddings say something else."""
-        moved = self.attached.resolved.moved
-        return [("moved", str(moved))] if moved else []
+
+def trunk_key(
+    forward: Forward,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Encoded,
+    dtype: Dtype,
+    scaled: Sequence[tuple[str, str]] = (),
+) -> CacheKey:
+    """Everything that the hidden states of ``data`` at the frozen depth depend on, kept in ``dtype``."""
+    attached = forward.attached
+    moved = attached.resolved.moved  # a prompt at the input moves the text on: the embeddings say something else
+    return CacheKey(
+        weights=attached.base_hash,
+        tokenizer=tokenizer_hash(tokenizer),
+        template=forward.objective.prompt,
+        data=data.fingerprint,
+        max_length=forward.objective.max_length,
+        depth=attached.resolved.frozen_depth,
+        positions="read" if forward.one_position else "all",
+        dtype=dtype,
+        versions=(
+            *numeric_versions(),
+            ("computed", "fp32" if forward.autocast is None else "bf16"),
+            *([("moved", str(moved))] if moved else []),
+            *scaled,
+        ),
+        model=attached.backbone.model.config._name_or_path,
+    )
 
 
 def _scales_version(scales: Tensor | None) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Stopping and going on: everything the loop needs, in one safetensors file that appears whole or not at all.
+"""Stopping and resuming: everything the loop needs, in one safetensors file that appears whole or not at all.
 
 A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random
 state and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
@@ -83,9 +83,11 @@ def save_checkpoint(
         moments = optimiser.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
     tensors |= {f"random/{device}": state for device, state in distributed.gathered(random_state()).items()}
+    # After `gathered`, in which every process takes part.
     if not is_main():
         return
     said = {"progress": dataclasses.asdict(progress), "settings": session.settings, "facts": session.facts}
+    # JSON has no NaN: another reader would fail on it, so it must not be written.
     record = json.dumps(said, allow_nan=False)
     write_tensors(session.out / FILE, tensors, {"record": record, "checksum": _checksum(tensors, record)})
 
@@ -115,15 +117,20 @@ def load_checkpoint(
         if file.metadata()["checksum"] != _checksum(tensors, text):
             raise ValueError("it is damaged, its checksum differs")
         record = parse_json(text)
+    # All checks come before the first tensor is copied: a refused resumption leaves the model as it was.
     same_settings(record["settings"], session.settings, session.out)
     same_facts(record["facts"], session.facts, session.out)
     if odd := [name for name, parameter in trained.items() if not _fits(parameter, tensors.get(f"model/{name}"))]:
         raise ModelError(f"{path} does not fit this model: {odd[0]}", "remove it to start this run afresh")
     for name, parameter in trained.items():
+        # In place: the optimiser and the hooks hold this very parameter.
         parameter.data.copy_(tensors[f"model/{name}"])
         moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS if f"{moment}/{name}" in tensors}
         if moments:
+            # Not through load_state_dict, which numbers parameters by their place: a name is safe from another order of
+            # groups.
             optimiser.state[parameter] = {moment: value.to(parameter.device) for moment, value in moments.items()}
+    # Each rank draws its own dropout (own_chance), so each goes on from its own state.
     own = f"/{distributed.rank()}" if distributed.rank() else ""
     states = {name: tensors.get(f"random/{name}{own}") for name in ("cpu", "cuda")}
     set_random_state({name: state for name, state in states.items() if state is not None})
@@ -149,12 +156,13 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        # The caller's reading is covered, too: a damaged file may open and then lack a key or hold another type.
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ModelError(f"{path} cannot be read: {said}", "remove it to start this run afresh") from error
 
 
 def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other settings.
+    """Refuse to resume with other settings.
 
     Raises:
         ConfigError: names every setting that differs.
@@ -176,7 +184,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Go on from there."""
+    """Continue from a state that :func:`random_state` gave."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

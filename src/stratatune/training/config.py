@@ -92,6 +92,9 @@ class RunConfig(BaseModel):
     )
     text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
     label: str | None = Field(None, description="The label column; null means the task's.")
+    weight: str | None = Field(
+        None, description="A column with a weight for each training row, 0 or more; null: all rows count the same."
+    )
     template: str | None = Field(
         None,
         description="Under mlm: a template's name or text; null means the task's. Under chat: a file with a chat "
@@ -189,6 +192,7 @@ class RunConfig(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _of_a_size(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        # A huge number is refused unparsed; one in a text is known to be huge only when it is parsed.
         read = value if _is_large(value) else handler(value)
         if _is_large(read):  # as it was given, or as a text of digits was read
             raise ValueError(f"a number up to {_LARGEST:,}")
@@ -266,6 +270,8 @@ class RunConfig(BaseModel):
     @field_validator("batch_size", "token_budget")
     @classmethod
     def _one_batch_measure(cls, value: int | None, info: ValidationInfo) -> int | None:
+        # Fields are validated in their order, so the second of the two sees both; a first one that is wrong is not
+        # there.
         if info.field_name == "token_budget" and "batch_size" in info.data:
             if value and info.data["batch_size"]:
                 raise ValueError("give batch_size or token_budget, not both (the other one null)")
@@ -279,6 +285,7 @@ class RunConfig(BaseModel):
         if isinstance(value, float):
             if not 0 < value < 1:
                 raise ValueError("a split's name, or a fraction between 0 and 1")
+            # `eval` stands before `eval_split` in the class, so its value is known here.
             if info.data.get("eval"):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
@@ -311,16 +318,19 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     """
     values = dict(data)
     if values.get("token_budget") is not None:
+        # The default batch size is nobody's wish, so it is no contradiction to a token budget.
         values.setdefault("batch_size", None)
     errors: list[str] = []
     config = None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
+        # A union reports each of its branches; one line a setting is enough, the first.
         wrong = list({_path(item): item for item in reversed(error.errors(include_url=False))}.values())[::-1]
         errors = [_line(item) for item in wrong[:_MOST_ERRORS]]
         if len(wrong) > _MOST_ERRORS:
             errors.append(f"and {len(wrong) - _MOST_ERRORS:,} more settings are wrong")
+    # Even where the settings are wrong: all mistakes are said at once, and these need no valid configuration.
     if check_files:
         errors += _file_errors(values)
     if config is None or errors:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher tells each process."""
+"""The environment variables that a launcher sets for each process."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BatchShare:
 
 
 def world() -> int:
-    """How many processes train together; 1 before they have met."""
+    """How many processes train together; 1 before they are connected."""
     return together.get_world_size() if together.is_available() and together.is_initialized() else 1
 
 
@@ -66,7 +66,7 @@ def check_launch() -> str:
     """A notice where the environment names a rank and no launcher; else empty.
 
     Raises:
-        ConfigError: it says that several processes train together, and not how they meet.
+        ConfigError: it says that several processes train together, but not how they connect.
     """
     size, number = launched(), os.environ.get("RANK", "0")
     fix = "start them with torchrun or accelerate launch; for one process alone: unset RANK LOCAL_RANK WORLD_SIZE"
@@ -82,7 +82,7 @@ def check_launch() -> str:
 
 
 def check_met() -> None:
-    """Refuse to go on where a launcher started several processes and they do not know of each other.
+    """Refuse to continue where a launcher started several processes that are not connected to each other.
 
     Raises:
         ConfigError: each would train for itself, and all but the first would write nothing.
@@ -106,7 +106,7 @@ def left_alone() -> str:
 
 
 def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """This rank's examples of each batch [B]; a batch with fewer examples than ranks is everybody's.
+    """This rank's examples of each batch [B]; a batch with fewer examples than ranks goes to all of them.
 
     Every ``world``-th example: batches are sorted by length, so all ranks get about as many tokens.
     """
@@ -124,6 +124,8 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
     their ``totals``."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[order] = values
+    # One process has scored all of it; otherwise each row is non-zero on one rank alone, and the sum puts them
+    # together.
     if len(order) == count:
         return whole, totals
     return added(whole), added(totals)
@@ -135,6 +137,7 @@ def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
         return BatchShare(
             weight, max(1.0, weight), loss.detach(), tokens
         )  # not read yet: a GPU would have to be waited for
+    # One message for three numbers: at small adapters latency is most of what a step sends.
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
     return BatchShare(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
 
@@ -146,6 +149,7 @@ def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        # One message for all tensors, for the same reason.
         flat = torch.cat([gradient.reshape(-1) for gradient in same])
         together.all_reduce(flat)
         for gradient, summed in zip(same, flat.split([gradient.numel() for gradient in same]), strict=True):
@@ -174,6 +178,7 @@ def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def own_chance(seed: int) -> None:
     """Dropout of its own for every rank; one process keeps the numbers that it has."""
     if world() > 1:
+        # Derived, not seed + rank: the next seed's first rank would draw what this one's second does.
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
 
 
@@ -182,6 +187,7 @@ def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> 
     if world() == 1:
         return caching.feeds(data)
     opened = caching.feeds(data) if is_main() else None  # the first writes; the others read what it has begun
+    # Rank 0 decides for all: ranks time the trunk and see the disk differently, and must not choose different caches.
     choice = [caching.choice]
     together.broadcast_object_list(choice)
     caching.choice = choice[0]
@@ -199,13 +205,14 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
     cache = feed.cache
     if cache is None or cache.folder is None or not added(np.array([int(cache.writable)])).any():
         return
+    # In the same order on every rank, so that each finds its share without a message.
     lacking = [index for index in building_batches(data) if not cache.has(index).all()]
     own = feed
     if not is_main():
         root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
         own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
-    together.barrier()  # nobody writes before all know what is lacking
+    together.barrier()  # no process writes before all know what is missing
     for index in shard(lacking, rank(), world(), even=False):
         own.hidden(collate(data, index, pad_id).to(device))
     own.flush()
@@ -221,4 +228,5 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
 
 def _device() -> torch.device:
     """Where tensors must be to be sent."""
+    # nccl sends from GPUs only, gloo from the CPU.
     return torch.device("cuda" if together.get_backend() == "nccl" else "cpu")

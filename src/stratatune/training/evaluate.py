@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
 from stratatune.data.encode import Encoded, flat
 from stratatune.errors import NotFiniteError
 from stratatune.training import distributed
-from stratatune.training.forward import Feeding, Forward
+from stratatune.training.forward import Answering, ReadingAhead
 
 _BATCH_SIZE = 64
 
@@ -41,7 +40,7 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] = ()) -> Scores:
+def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Sequence[int] = ()) -> Scores:
     """Run the model over ``data`` without dropout; metrics only where it has targets.
 
     ``parts`` are the examples of the data sets of which ``data`` is made; each metric is then the mean over them.
@@ -49,17 +48,19 @@ def evaluate(forward: Forward, data: Encoded, feed: Feed, parts: Sequence[int] =
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
+    # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
     batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
     batches = distributed.whole_batches(batches)
     outputs, order, totals = _outputs(forward, data, feed, batches)
     offsets = _offsets(forward, data)
     output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
+    # Metrics can hide NaN: argmax over NaN gives a class like any other.
     check_outputs(output)
     return _scored(forward, data, output, totals, parts)
 
 
 @torch.no_grad()
-def evaluate_batches(forward: Forward, data: Encoded, feed: Feeding, batches: Sequence[np.ndarray]) -> Scores:
+def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]) -> Scores:
     """As :func:`evaluate`, of these batches of labelled ``data`` alone, in this process.
 
     Raises:
@@ -71,34 +72,32 @@ def evaluate_batches(forward: Forward, data: Encoded, feed: Feeding, batches: Se
 
 
 def _outputs(
-    forward: Forward, data: Encoded, feed: Feeding, batches: Sequence[np.ndarray]
+    forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is predicted, the examples in the order in which it is, and the summed loss and what it is summed over."""
-    objective, top = forward.objective, forward.top
-    was_training = top.training
-    top.eval()
+    objective = forward.objective
     outputs: list[np.ndarray] = []
     totals = np.zeros(2)
     weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
     coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
-    with feed.prefetch(coming, forward.device):
+    with forward.evaluating(), feed.prefetch(coming, forward.device):
         for index in batches:
             batch = forward.batch(data, index)
             logits = forward(batch, feed, training=False)
             if weighs:
                 weight = objective.weight(batch)
+                # Weighted back to a sum: batches, and ranks, have different numbers of terms.
                 totals += np.array([objective.loss(logits, batch, training=False).item() * weight, weight])
             outputs.append(objective.predict(logits, batch))
-    top.train(was_training)
     return np.concatenate(outputs), np.concatenate(list(batches)), totals
 
 
-def _offsets(forward: Forward, data: Encoded) -> np.ndarray:
+def _offsets(forward: Answering, data: Encoded) -> np.ndarray:
     """Where each example's rows of the predictions begin, and the end."""
     return np.concatenate([[0], np.cumsum(forward.objective.rows(data))])
 
 
-def _scored(forward: Forward, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
+def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
     """The metrics of what was predicted, in the order of the data."""
     if not data.targets:
         return Scores({}, None, output)
@@ -109,7 +108,7 @@ def _scored(forward: Forward, data: Encoded, output: np.ndarray, totals: np.ndar
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse what a model gives for data where it is no number: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -125,9 +124,9 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 
 
 def _mean_score(
-    forward: Forward, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
+    forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and what is to be said of any of them."""
+    """Each metric's mean over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)

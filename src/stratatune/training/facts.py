@@ -1,6 +1,6 @@
 """What a run's numbers depend on besides its settings: the data as read, the tokenizer, the base model's weights.
 
-A checkpoint remembers them, so that a run does not go on with something else under the same name.
+A checkpoint remembers them, so that a run is not resumed with something else under the same name.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _NAMES = {"labels": "classes"}
 
 
 def facts_of(prepared: Prepared, base_hash: str) -> dict[str, Any]:
-    """As plain data, by the names by which a difference is told; ``base_hash`` is that of the base model's weights."""
+    """As plain data, under the names that a difference is reported by; ``base_hash`` is of the base model's weights."""
     found: dict[str, Any] = {"weights of the base model": base_hash, "tokenizer": tokenizer_hash(prepared.tokenizer)}
     for name, value in prepared.objective.to_data().items():
+        # Through JSON, as the checkpoint will have it: tuples come back as lists.
         found[_NAMES.get(name, name)] = json.loads(json.dumps(value))
     for name, data in (("training", prepared.train), ("evaluation", prepared.eval)):
         if data is not None:
@@ -43,6 +44,7 @@ def _labels_hash(data: Encoded) -> str:
     def parts() -> Iterator[Part]:
         for name, targets in sorted(data.targets.items()):
             for array in (targets.values, targets.offsets):
+                # Names, dtypes and shapes go in, too: two arrays in a row must not hash like one.
                 yield f"{name}:{'none' if array is None else f'{array.dtype}{array.shape}'};"
                 if array is not None:
                     yield np.ascontiguousarray(array).tobytes()
@@ -51,7 +53,7 @@ def _labels_hash(data: Encoded) -> str:
 
 
 def same_facts(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other data, another tokenizer or another base model.
+    """Refuse to resume with other data, another tokenizer or another base model.
 
     Raises:
         ConfigError: names everything that differs.
@@ -67,7 +69,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
         was, found = saved.get(name), now.get(name)
         if was == found:
             continue
-        if _is_hash(was) and _is_hash(found):  # it says nothing to people
+        if _is_hash(was) and _is_hash(found):  # a hash means nothing to a reader
             yield f"{name}: changed since the run began"
         else:
             yield f"{name}: {_shown(was)} when the run began, {_shown(found)} now"

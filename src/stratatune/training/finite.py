@@ -1,4 +1,4 @@
-"""A run whose numbers are no numbers any more: what to tell of it, and what most likely made them so."""
+"""A run whose numbers became NaN or infinite: the error to raise, and the most likely cause."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
     attached = session.top.attached
     trained = {id(parameter) for parameter in attached.trained().values()}
     frozen = ((n, p) for n, p in attached.backbone.model.named_parameters() if id(p) not in trained)
+    # The certain causes first: a damaged base spoils everything above it.
     if name := first_not_finite(frozen):
         yield f"the base model is damaged: its weight {name} holds NaN or infinite values"
         return
@@ -87,6 +88,7 @@ def _smaller(session: Session) -> str:
 def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str:
     """The name of the first tensor that holds NaN or infinite values; empty where all are finite."""
     for name, tensor in named:
+        # Weights on meta are still in the checkpoint only: they have no values here.
         known = tensor.device.type != "meta" and tensor.is_floating_point()
         if known and not tensor.isfinite().all():
             return name

@@ -23,6 +23,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ResourceError: it cannot be written.
     """
     make_folder(folder)
+    # The other ranks train into the same folder by right, and write nothing.
     if not is_main():
         yield
         return

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Asking, Below, Feed
+from stratatune.cache.feed import Asking, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.model.stored import computes_in
 from stratatune.objectives.objective import Objective
@@ -37,6 +38,61 @@ class Feeding(Protocol):
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """While this is open, batches that come [B] may be read before they are asked for."""
+        ...
+
+
+class ReadingAhead(Protocol):
+    """What an evaluation asks of a feed."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """While this is open, batches that come may be read before they are asked for."""
+        ...
+
+
+class Answering(Protocol):
+    """What an evaluation asks of a model, whatever runs it: torch, or onnxruntime (``onnx_engine.py``)."""
+
+    @property
+    def objective(self) -> Objective:
+        """What is asked."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of its numbers."""
+        ...
+
+    def evaluating(self) -> contextlib.AbstractContextManager[None]:
+        """While this is open, there is no dropout."""
+        ...
+
+    def batch(self, data: Encoded, index: np.ndarray) -> Batch:
+        """The examples ``index`` [B] of ``data``, padded, on the device."""
+        ...
+
+    def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
+        """What the objective represents a batch by."""
+        ...
+
+
+class Below(Protocol):
+    """What stands in for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
+
+    Attributes:
+        trains: whether the embeddings train, so that the backward pass goes through it.
+    """
+
+    trains: bool
+
+    def __call__(
+        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, question: Question | None = None
+    ) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> [B, T, D]."""
         ...
 
 
@@ -85,6 +141,16 @@ class Forward:
         """What the model computes in."""
         return self.autocast or computes_in(self.attached.backbone.model)
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The top in eval mode, and back in the mode that it was in."""
+        was_training = self.top.training
+        self.top.eval()
+        try:
+            yield
+        finally:
+            self.top.train(was_training)
+
     def mixed(self) -> torch.autocast:
         """The precision of the computation."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
@@ -101,7 +167,7 @@ class Forward:
         ``trunk``: what stands in for the model's own trunk.
         """
         return Feed(
-            trunk or Trunk(self.attached),
+            Trunk(self.attached) if trunk is None else cast("Trunk", trunk),  # a feed asks it for nothing else
             cache,
             one_position=self.one_position,
             autocast=self.autocast,
@@ -151,6 +217,7 @@ class Forward:
         return torch.cat(found)[order.argsort()]
 
     def _run(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+        # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))
             return self.objective.represent(logits, batch)

@@ -30,10 +30,12 @@ def generate_texts(
     """
     writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
     rows: list[list[int]]
+    # Cut on the left: an answer follows the end of the text.
     if writes_on:
         rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
+    # The longest first: memory runs out in the first batch or never.
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
     said = [""] * len(rows)
     for start in range(0, len(order), _BATCH_SIZE):

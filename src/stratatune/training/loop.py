@@ -50,6 +50,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
     alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
     with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
         session.copies = copies
@@ -60,6 +61,7 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
     """The loop itself."""
     config, attached = session.config, session.top.attached
     trained = attached.trained()
+    # Only the optimiser: the model stays bare, since gradients are added up by hand (training/distributed.py).
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config, copies.by_master))
     distributed.own_chance(config.seed)
     started = time.perf_counter()
@@ -77,6 +79,7 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
             best = _copied(trained) if found else {}
     _remember_again(session, progress)
     weighed = 0.0  # of the optimiser step under way
+    # Counted over all epochs: with a token budget, epochs differ in their number of batches.
     total_steps = sum(math.ceil(len(session.batches(epoch)) / config.accumulate) for epoch in range(config.epochs))
 
     while progress.epoch < config.epochs and not _out_of_patience(progress, config):
@@ -88,10 +91,12 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
             factor = rate_factor(progress.step, total_steps, config)
             among = _group_size(number, len(batches), config.accumulate)
             ask = Ask(session, optimiser, (progress.epoch, number), index, factor, among, due, weighed)
+            # The time in which other trials have their turn is not this one's.
             left = time.perf_counter()
             done = yield ask
             session.away += time.perf_counter() - left - (done.seconds if done else 0.0)
             done = done or _learn(ask, trained)
+            # No step was made, so the tensors are those before it, or the best epoch's.
             if not done.finite:
                 error = not_finite(ask, done, progress, len(batches))
                 _restore(trained, best)
@@ -99,6 +104,7 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
             progress.loss_sum += done.loss * done.weight
             progress.loss_count += done.weight
             progress.tokens += done.tokens
+            # Counted before the checkpoint, which must not repeat this batch.
             progress.batch = number + 1
             weighed = 0.0 if due else weighed + done.weight
             if due:
@@ -108,6 +114,7 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
 
         train_loss = progress.loss_sum / max(1, progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
+        # At the end of an epoch the pending shard is written, so that a kill later loses no trunk work.
         session.feed.flush()
         if progress.epoch % config.eval_every == 0 or progress.epoch == config.epochs:
             try:
@@ -133,6 +140,8 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     batch = session.forward.batch(session.train, ask.index)
     loss = session.forward.loss(batch, session.feed)
     part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
+    # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
+    # weights are known (Ask.scale).
     session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
@@ -140,6 +149,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
     """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
+    # Before clipping: the norm is that of the whole gradient, not of a rank's share.
     distributed.add_gradients(trained.values())
     optimiser = ask.optimiser.optimizer
     gradients = gradients_of(optimiser)
@@ -165,6 +175,7 @@ def _settle(session: Session) -> None:
     moved = sum(feed.move_to(session.device) for feed in feeds)
     if moved:
         session.reporter.say(f"the trunk cache is in the memory of {session.device}: {readable_size(moved)}")
+    # All of them: evaluation data that still need the trunk would load it again at once.
     if session.reload and all(feed.complete for feed in feeds):
         rows = session.objective.only_rows
         words = None if rows is None else numbers_on(rows, session.device)
@@ -189,6 +200,7 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
     started, away_before = now(session.device), session.away
     coming = map(session.train.computed_of, batches[progress.batch :])
     texts = [texts for texts in coming if len(texts)]
+    # The rest of the epoch in its order; a resumed one begins in the middle.
     coming = session.feed.prefetch(texts, session.device)
     with coming, session.reporter.bar(label, sum(len(index) for index in batches)) as bar:
         bar.advance(sum(len(index) for index in batches[: progress.batch]))
@@ -206,6 +218,7 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
     Raises:
         NotFiniteError: a trained tensor, an output or a metric is NaN or infinite.
     """
+    # A NaN in a tensor need not show in a metric, and the epoch could be taken for the best.
     if name := first_not_finite(session.top.attached.trained().items()):
         raise NotFiniteError(f"{name} holds NaN or infinite values")
     scores = _evaluate(session, progress)
@@ -238,6 +251,7 @@ def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Score
 
 
 def _copied(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    # On the CPU and cloned: the parameters keep training in place.
     return {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
 
 

@@ -18,13 +18,15 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # ru_maxrss is in bytes on macOS and in KiB on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once all that a GPU was told to do is done."""
+    """Seconds on a clock, once the GPU has finished all that was queued."""
     if device.type == "cuda":
+        # CUDA calls return before the work is done.
         torch.cuda.synchronize(device)
     return time.perf_counter()
 

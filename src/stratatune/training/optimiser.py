@@ -13,7 +13,7 @@ from stratatune.model.attached import Group
 from stratatune.training.config import RunConfig
 
 _CHUNK = 1 << 18
-"""Values that are stepped at once: their master, moments and gradient stay in the processor's cache meanwhile."""
+"""How many values are stepped at once, so that their master, moments and gradient stay in the processor's cache."""
 
 
 def build_optimiser(
@@ -34,6 +34,7 @@ def build_optimiser(
     for group in groups:
         for parameter in group.parameters:
             rate = config.lr if group.lr is None else group.lr
+            # By shape and not by name: methods bring vectors (scales, gates) that no list of names knows.
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             sorted_out.setdefault((rate, decay), []).append(parameter)
     made: list[dict[str, Any]] = [
@@ -42,6 +43,7 @@ def build_optimiser(
     ]
     if copies:
         return ClippingAdamW(made, eps=config.adam_eps, copies=copies)
+    # fused: one kernel for all tensors. An adapter has many small ones, and a loop over them is mostly overhead.
     return torch.optim.AdamW(made, eps=config.adam_eps, fused=True)
 
 
@@ -62,7 +64,7 @@ class ClippingAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": (0.9, 0.999), "eps": eps})
         self.copies = copies
         self.scale = 1.0
-        """What gradients are multiplied with in the next step; 1 again behind it."""
+        """What gradients are multiplied with in the next step; reset to 1 after it."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -115,6 +117,7 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
     if not gradients:
         return 0.0
     norms = [torch.linalg.vector_norm(one, dtype=torch.float32) for one in gradients]
+    # One number is read, not one per tensor: each reading waits for a GPU.
     norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if math.isfinite(norm) and math.isfinite(loss):
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
@@ -138,6 +141,7 @@ def rate_factor(step: int, total: int, config: RunConfig) -> float:
     """What each group's rate is multiplied with at optimiser step ``step`` (0-based) of ``total``."""
     warm = round(config.warmup * total)
     if step < warm:
+        # From 1/warm, not from 0: a first step at rate 0 would be wasted.
         return (step + 1) / warm
     if config.schedule == "constant":
         return 1.0

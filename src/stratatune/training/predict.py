@@ -14,7 +14,6 @@ import torch
 
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
@@ -24,8 +23,10 @@ from stratatune.data.every_row import EveryRow
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import DataError, ModelError
+from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
+from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact, load_base_of
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.model.unread import Unread, to_device
@@ -35,6 +36,9 @@ from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
 from stratatune.training.streaming import settle_waves, trunk_of_saved
 from stratatune.training.untuned import Untuned
+
+ENGINES = ("torch", "onnx")
+"""What a trained model can be run by."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +66,23 @@ class Predictor:
     """A trained adapter on its base model, ready to be asked.
 
     Args:
-        folder: a run's folder, or its ``adapter`` folder.
+        folder: a run's folder, its ``adapter`` folder, an ONNX export, or where one stands on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
         memory_limit: of the process, such as ``6GB``; None: what is free.
+        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
+        model: the tuned model; there is none where onnxruntime runs it.
         forward: the tuned model under its objective.
         codec: the precision to which hidden states at the frozen depth are rounded.
 
     Raises:
         ModelError: nothing trained is there, or the base model is not the one it was trained on.
+        ConfigError: no such engine, or one that has no such device or precision.
     """
 
     def __init__(
@@ -87,26 +94,52 @@ class Predictor:
         precision: str | None = None,
         trunk: str = "auto",
         memory_limit: str | None = None,
+        engine: str | None = None,
+    ) -> None:
+        self._unknown: list[str] = []
+        self.remember: tuple[Path, int] | None = None
+        """The folder of trunk caches that keeps what the trunk says of texts, and the bytes that it may take."""
+        self.generation: dict[str, Any] = {}
+        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+        folder = fetched(folder)
+        if _engine(engine, folder) == "onnx":
+            given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+            self._open_onnx(folder, given)
+        else:
+            self._open(folder, base, device, precision, trunk, memory_limit)
+
+    def _open(
+        self, folder: Path, base: str | None, device: str, precision: str | None, trunk: str, memory_limit: str | None
     ) -> None:
         why = trunk_of_saved(folder, base, trunk, memory_limit)
         artefact = load_artefact(folder, base, unread=why is not None)
         self.notices = [*artefact.notices, *([why] if why else [])]
-        self._unknown: list[str] = []
-        record, place = artefact.record, Path(folder)
-        place = place / "adapter" if (place / "adapter").is_dir() else place
+        record = artefact.record
+        place = folder / "adapter" if (folder / "adapter").is_dir() else folder
         saved = record["reading"]
         self.objective = objective_from(saved, artefact.tokenizer)
-        self.device = accelerator_for(device, (), Path(folder)).device
+        self.device = accelerator_for(device, (), folder).device
         self.model: Any = to_device(artefact.model, self.device)
         settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
+        self._vocab = self.model.attached.resolved.shape.vocab
+        # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.codec = Codec.from_data(saved)
         self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
-        self.generation: dict[str, Any] = {}
-        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+
+    def _open_onnx(self, folder: Path, given: Mapping[str, str | None]) -> None:
+        from stratatune.training.onnx_engine import open_onnx
+
+        if errors := [f"{name}: {value!r}; an ONNX export has its own" for name, value in given.items() if value]:
+            raise ConfigError(errors, "leave it out: the file runs as it was written, on the CPU")
+        opened = open_onnx(folder)
+        self.model = None
+        self.notices, self.tokenizer, self._vocab = opened.notices, opened.tokenizer, opened.vocab
+        self.forward: Any = opened.forward
+        self.objective, self.device = opened.forward.objective, opened.forward.device
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -141,6 +174,8 @@ class Predictor:
 
     def untuned(self, table: Table) -> np.ndarray:
         """The same of the base model, as it was before it was tuned."""
+        if self.model is None:
+            raise ModelError("an ONNX export holds the tuned model alone", "ask the run's own folder")
         plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
         found = self._untuned.represent(plain)
         return found if plain.groups is None else found[plain.groups.values]
@@ -172,6 +207,7 @@ class Predictor:
             DataError: the source cannot be read, or has no labels, or one unseen in training.
         """
         task = TASKS.get(self.objective.task or "")
+        # A named task is scored as in training: on each of its dev splits, and averaged (MNLI has two).
         splits = (split,) if split or task is None or _is_one_file(source) else task.dev_splits
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()
@@ -218,7 +254,7 @@ class Predictor:
             ModelError: the tokenizer gives a token for which the model has no embedding.
         """
         encoded = self.objective.encode(table, self.tokenizer)
-        check_ids(encoded.ids, self.tokenizer, self.model.attached.resolved.shape.vocab, table.source)
+        check_ids(encoded.ids, self.tokenizer, self._vocab, table.source)
         return encoded
 
     def _scores(self, parts: tuple[Table, ...]) -> tuple[Encoded, Scores]:
@@ -227,15 +263,23 @@ class Predictor:
             self._unknown += unknown_words(one.ids, self.tokenizer, part.source)
         data = concatenate(encoded)
         with self._feed(data) as feed:
-            if data.targets and self.objective.looks(training=False):
+            if self.model is not None and data.targets and self.objective.looks(training=False):
                 data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
                 self._unknown += said
             return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
 
     @contextlib.contextmanager
-    def _feed(self, data: Encoded) -> Iterator[Feed]:
+    def _feed(self, data: Encoded) -> Iterator[Any]:
         """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
+        if self.model is None:
+            yield NoTrunk()
+            return
         unread = Unread.of(self.model)
+        if unread is None and self.remember is not None:
+            from stratatune.training.pooled import pooled_feed
+
+            yield pooled_feed(self.forward, data, self.tokenizer, self.codec, *self.remember)
+            return
         if unread is None:
             yield self.forward.feed(codec=self.codec)
             return
@@ -262,6 +306,27 @@ class Predictor:
                 yield feed
             finally:
                 made.close()
+
+
+class NoTrunk:
+    """In the place of a feed, where the graph of an ONNX export begins with the tokens."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Nothing is read ahead."""
+        return contextlib.nullcontext()
+
+
+def _engine(asked: str | None, folder: Path) -> str:
+    """The engine by its name; None: what the folder is made for.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    if asked is None:
+        return "onnx" if holds_onnx(folder) else "torch"
+    if asked not in ENGINES:
+        raise ConfigError([f"engine: {asked!r}"], f"legal: {', '.join(ENGINES)}")
+    return asked
 
 
 def _for_every_row(found: Prediction) -> Prediction:

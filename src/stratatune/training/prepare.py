@@ -7,6 +7,7 @@ objective with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,9 +21,9 @@ from stratatune.data.readers import Table
 from stratatune.data.splitting import hold_out
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, DataError, did_you_mean, shown
 from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
-from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.objective import WEIGHT, Asked, Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.training.config import AUTO, RunConfig
@@ -177,6 +178,8 @@ def settle(
     others = (*tables.eval, *([tables.test] if tables.test else []))
     asked = replace(outline.asked, table=tables.train, others=others, tokenizer=tokenizer)
     objective, notices = outline.kind.settle(asked)
+    # Before any text is encoded, and before the weights are loaded: an id beyond the table would fail deep in the
+    # trunk.
     check_rows(tokenizer, outline.shape.vocab, outline.config.model)
     train = encode(objective, tables.train, tokenizer)
     parts = [encode(objective, part, tokenizer) for part in tables.eval]
@@ -220,12 +223,17 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     """
     task = task_named(config.task) if config.task else None
 
-    def read(source: Any, split: str) -> Table:
+    def read(source: Any, split: str, keep_whole: bool = False) -> Table:
         asked = {"text": config.text or None, "label": config.label, "split": _split_of(source, config, split)}
-        return kind.read(source, task=task, written=config.written, **asked)
+        return kind.read(source, task=task, written=config.written, keep_whole=keep_whole, **asked)
 
-    train = read(given.get("train", config.train), "train")
+    if config.weight is not None and not kind.weighted:
+        raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    source = given.get("train", config.train)
+    train = read(source, "train") if config.weight is None else weighted(read, source, config.weight)
     parts = tuple(read(source, split) for source, split in _eval_parts(config, given, task))
+    # Held out before rows are drawn, so that `train_samples` counts rows to train on and the held-out part stays the
+    # same.
     if not parts and isinstance(config.eval_split, float):
         train, held_out = hold_out(train, config.eval_split, config.seed, classes=_has_classes(kind, train, task))
         parts = (held_out,)
@@ -233,6 +241,36 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
         train = _sample(train, config.train_samples, config.seed, kind)
     test = given.get("test", config.test)
     return Tables(train, parts, None if test is None else read(test, "test"))
+
+
+def weighted(read: Callable[..., Table], source: Any, column: str) -> Table:
+    """The training data with a weight for each row, scaled so that their mean is 1.
+
+    Raises:
+        DataError: no such column, or what it holds are no weights.
+    """
+    table = read(source, "train", keep_whole=True)
+    whole = table.whole
+    assert whole is not None
+    if column not in whole.names:
+        raise DataError(f"{table.source} has no column {column!r}", did_you_mean(column, whole.names))
+    place = {row: at for at, row in enumerate(whole.rows)}
+    values = whole.get(column)
+    written = [values[place[row]] for row in table.rows]
+    found = np.array([_as_weight(value) for value in written])
+    if (odd := np.flatnonzero(~(np.isfinite(found) & (found >= 0)))).size:
+        row, value = table.rows[int(odd[0])], written[int(odd[0])]
+        raise DataError(f"{table.source}, row {row}: the weight {shown(value)}", "give numbers of 0 or more")
+    if not found.any():
+        raise DataError(f"{table.source}: every weight is 0", "give some rows a weight above 0")
+    return replace(table, whole=None, further={**table.further, WEIGHT: (found / found.mean()).tolist()})
+
+
+def _as_weight(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) -> Sequence[tuple[Any, str]]:
@@ -259,6 +297,7 @@ def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
     """``split``, or None for a file that is named: it is used whole, unless ``eval_split`` names a split of it."""
     if not _is_file(source):
         return split
+    # A file that holds all splits (a task's .all) is cut by their names; any other file is one split by itself.
     return split if config.eval is None and isinstance(config.eval_split, str) and source == config.train else None
 
 

@@ -22,13 +22,14 @@ from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
 from stratatune.model.tokenizers import reading_of
+from stratatune.model.twins import part
 from stratatune.model.unread import to_device
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, written
 from stratatune.outside import Unreadable, first_mistake, read_json
 from stratatune.plan.picture import headline
 from stratatune.progress import Reporter, is_main
-from stratatune.training import distributed
+from stratatune.training import distributed, trackers
 from stratatune.training.caching import Caching
 from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import same_settings, saved_settings
@@ -105,7 +106,11 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
         ResourceError: no room or no permission.
         NotFiniteError: a loss, a gradient or an output is NaN or infinite.
     """
-    running = trial(config, tables or {}, reporter or Reporter())
+    return finish(trial(config, tables or {}, reporter or Reporter()))
+
+
+def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
+    """Let a trial learn from every batch that it asks for."""
     while True:
         try:
             next(running)
@@ -123,9 +128,11 @@ def trial(
     if line := distributed.check_launch():
         reporter.notice(line)
     out = Path(config.out).expanduser()
+    # Before its files are read, which a living run changes.
     if is_main() and is_running(out):
         raise in_use(out)
     check_folder(config, out)
+    # To read a result no lock is needed.
     finished = _finished(config, out)
     if finished is not None:
         reporter.notice(f"{out} holds a finished run: nothing is left to do")
@@ -150,11 +157,15 @@ def _run(
     counts = (attached.trained_count(), attached.parameter_count())
     for line in headline(outline.resolved, session.objective.head, counts):
         reporter.say(line)
+    # Before training, which fills the cache.
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
+        trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
         fitted = _tuned(session, (yield from steps(session)))
         test = _test_scores(session, caching, data)
+        best = fitted.scores.metrics if fitted.scores else {}
+        trackers.conclude(session.accelerator, {"best": best, "test": test[0]}, fitted.progress.seconds)
     except NotFiniteError as error:
         raise _with_kept(error, session, caching) from error
     finally:
@@ -236,9 +247,11 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
+    # First of all: it connects the processes, and rank and world are asked from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
     distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
+    # Before the plan is attached: methods draw their new weights from here.
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
     below = streamed_below(outline, reporter, alone=shared is None)
@@ -248,20 +261,23 @@ def open_session(
     base = load(**prepared.base)
     model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
+    # On the model, so that whatever saves it (a run, Trainer, a user) saves how texts are read.
     model.attached.reading = prepared.objective.to_data()
     if config.pack != "none":
         pack_top(model.attached, config.pack)
         model.attached.reading["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
-        shared.part(model.attached)
+        part(model.attached)
     if autocast is not None:
+        # After to_device: casts are found by the address of the weight that they were made from.
         cast_frozen(model.attached, autocast, None if shared is None else shared.casts)
     alone = [line] if (line := distributed.left_alone()) else []
     for notice in (*alone, *base.notices, *model.attached.notices, *prepared.notices):
         reporter.notice(notice)
     forward = Forward.of(model.attached, prepared.objective, pad_id(prepared.tokenizer), accelerator.device, autocast)
     opened = None if shared is None else shared.caches
+    # Only now does the process hold all that stays in memory, which the limit is compared with.
     settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     feed, eval_feed = distributed.feeds(
@@ -281,6 +297,7 @@ def open_session(
         reporter=reporter,
         settings={**_settings(config), "cache_dtype": caching.dtype, "precision": "bf16" if autocast else "fp32"},
         facts=facts_of(prepared, model.attached.base_hash),
+        # A streamed trunk is not in memory, so there is nothing to offload.
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
     if shared is not None:
@@ -295,6 +312,7 @@ def in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without such a unit bf16 is emulated, and slower than fp32.
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -337,6 +355,7 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
     """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    # Tensors that hold NaN are of no use to anybody.
     if not error.kept or first_not_finite(session.top.attached.trained().items()):
         return error
     _save(session, caching, {})
@@ -392,5 +411,6 @@ def _finish(
     if is_main():
         kept = sealed(result.to_json(), session.out)
         write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+        # Last: until the result is whole, the checkpoint is what a resumed run goes on from.
         (session.out / CHECKPOINT).unlink(missing_ok=True)
     return result

@@ -9,13 +9,13 @@ from stratatune.training.config import RunConfig, words
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 RUN_SCHEMA = "stratatune-run.schema.json"
-"""The file that `stratatune init` writes beside its own."""
+"""The file that `stratatune init` writes next to its own."""
 _LISTS = ("text", "loggers")
 """Settings that may also be written as one text, with commas."""
 
 
 def run_schema() -> dict[str, Any]:
-    """What may stand in a run's file: nothing that :func:`stratatune.training.config.validate` takes is refused.
+    """What a run's file may hold: nothing that :func:`stratatune.training.config.validate` takes is refused.
 
     It refuses less than that: whether a plan parses or a file is there is not in it.
     """

@@ -15,6 +15,7 @@ _RESULT = "result.json"
 
 def sealed(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """``result`` with the checksums of itself and of the files in ``folder``."""
+    # The sums are of the result without them, so they can be part of it.
     return {**result, KEY: {**_of_files(folder), _RESULT: _of(result)}}
 
 

@@ -42,7 +42,7 @@ class Session:
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
         settings: what a checkpoint must agree with to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
-        reload: gives the base model once more, for weights that were let go of; None: they stay.
+        reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
         copies: what trains whole, in the precision of the computation, while the loop runs.
     """
@@ -93,6 +93,7 @@ class Session:
     @cached_property
     def likeness(self) -> str:
         """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        # Trials that differ in rates alone compute the same graph, which is what stacking needs.
         plan = _without_rates(Plan.parse(self.config.plan).to_data())
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
         return json.dumps({**settings, "plan": plan}, sort_keys=True)
@@ -119,7 +120,7 @@ class Ask:
         index: numbers of the batch's examples [B].
         factor: what the rates are multiplied with.
         among: how many batches share its optimiser step.
-        due: the optimiser steps behind this batch.
+        due: whether the optimiser steps after this batch.
         before: what the batches of this step before it weigh (:meth:`Objective.weight`).
     """
 
@@ -134,6 +135,7 @@ class Ask:
 
     def scale(self, weight: float) -> float:
         """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
         return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 
 

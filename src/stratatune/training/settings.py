@@ -102,10 +102,10 @@ def dump(data: Mapping[str, Any]) -> str:
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file, as they stand there.
+    """The settings in a YAML file, as they are written there.
 
     Raises:
-        ConfigError: no such file, no YAML, or no mapping of names to values.
+        ConfigError: there is no such file, or it is not YAML, or not a mapping of names to values.
     """
     path = Path(path).expanduser()
     if wrong := regular_file(path):
@@ -138,7 +138,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """``base`` with ``a.b=c`` put over it, in order; each value is read as a YAML scalar or a flow list.
 
     Raises:
-        ConfigError: with every override that is no ``name=value`` or that goes through a value.
+        ConfigError: with every override that is not ``name=value`` or that names a field of a plain value.
     """
     merged = copy.deepcopy(dict(base))
     errors: list[str] = []
@@ -164,7 +164,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    """A value of the command line; what is no YAML scalar or flow collection stays text: `10: lora`, `[MASK] .`"""
+    """A value of the command line; what is not a YAML scalar or flow collection stays text: `10: lora`, `[MASK] .`"""
     text = text.strip()
     try:
         value = yaml.load(text, Loader=_Loader)
@@ -180,7 +180,7 @@ def looks_like_path(value: str, *, files: bool) -> bool:
 
     Args:
         value: what the user wrote.
-        files: whether a suffix such as ``.csv`` tells a file; names of models may hold dots.
+        files: whether a suffix such as ``.csv`` marks a file; names of models may contain dots.
     """
     path = Path(value).expanduser()
     if value.startswith((".", "~")) or path.is_absolute() or len(path.parts) > 2 or "\\" in value:

@@ -13,6 +13,7 @@ from stratatune.errors import ConfigError, ModelError
 from stratatune.model.artefact import place_of_base
 from stratatune.model.attached import Attached
 from stratatune.model.checkpoint import Checkpoint
+from stratatune.model.peft_folder import is_peft
 from stratatune.model.saving import read_record
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
@@ -34,7 +35,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
 
     Args:
         outline: the run.
-        reporter: told.
+        reporter: gets that line.
         alone: whether this run has its model to itself: trials share theirs.
 
     Raises:
@@ -60,6 +61,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
 def too_large(model: str, revision: str | None, limit: int | None) -> str:
     """Why ``auto`` streams the trunk of a model, in one line; empty where the checkpoint fits into memory."""
     need = _stored_bytes(model, revision)
+    # The user's limit does not make memory that the machine lacks.
     room = min(_SHARE * free_memory(), limit if limit is not None else float("inf"))
     if need <= room:
         return ""
@@ -84,13 +86,15 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
     if trunk == "resident":
         return None
     folder = Path(folder) / "adapter" if path_exists(Path(folder) / "adapter") else Path(folder)
+    if is_peft(folder):
+        return None
     record = read_record(folder)
     name, revision = place_of_base(record, folder, base)
     resolved = Plan.from_data(record["plan"]).resolve(shape_of(name, revision))
     there = resolved.frozen_depth > 0 and not resolved.trains_embeddings and record["output"] is not None
     if trunk == "streamed":
         if not there:
-            raise ConfigError(["trunk: 'streamed'; this adapter has no trunk that can be"], "use --trunk resident")
+            raise ConfigError(["trunk: 'streamed'; this adapter has no trunk to stream"], "use --trunk resident")
         return ""
     with contextlib.suppress(ModelError):  # which loading the model says in its own words
         return (too_large(name, revision, bytes_allowed) or None) if there else None
@@ -119,7 +123,7 @@ def _in_the_way(outline: Outline, *, alone: bool) -> str:
 
 
 def _stored_bytes(model: str, revision: str | None) -> int:
-    """Bytes of the checkpoint; 0 where its files do not tell."""
+    """Bytes of the checkpoint; 0 where its files do not say."""
     if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
         return 0
     found = Checkpoint.of(model, revision)
@@ -137,7 +141,9 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
     unread = Unread.of(attached.backbone.model)
     if unread is None:
         return
+    # Until the caches are filled the trunk needs all the memory, and the top none.
     unread.put_away(attached.own_blocks())
+    # Measured, with torch and the libraries in it, which the limit counts as well.
     used = psutil.Process().memory_info().rss
     limit = used + int(_SHARE * free_memory()) if asked is None else parse_bytes(asked)
     training = 3 * sum(one.nbytes for one in attached.trained().values())  # gradients and AdamW's two moments

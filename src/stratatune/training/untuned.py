@@ -69,6 +69,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
     for index in plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
         rows = run(forward.batch(texts, index)).float().cpu().numpy()
         if found is None:
+            # How wide a text's vector is, only the first batch tells.
             found = np.empty((len(texts), *rows.shape[1:]), np.float32)
         found[index] = rows
     assert found is not None
@@ -106,6 +107,7 @@ def look(session: Session) -> Scores | None:
 
 
 def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
+    # Methods that start as an identity (LoRA's B is zero) leave the base's numbers as they are, and those are cached.
     if session.top.attached.resolved.starts_as_base or session.reload is None:
         return represented(session.forward, data, feed)
     return Untuned(session.forward, session.reload).represent(data)

@@ -1,10 +1,10 @@
 """Working copies in bf16 of the matrices that train whole, beside their fp32 masters.
 
-Autocast rounds every trained matrix for each forward and widens its gradient behind each backward: two passes over all
+Autocast rounds every trained matrix for each forward and widens its gradient after each backward: two passes over all
 of them that compute nothing. A working copy is the rounded matrix, kept: the forward reads it, its gradient stays in
-bf16 (the numbers that were widened before), and the optimiser writes it anew as it writes the master
+bf16 (the numbers that were widened before), and the optimiser rewrites it as it writes the master
 (``training/optimiser.py``). The parameters of the model are the masters throughout, so checkpoints, counts and the
-artefact know nothing of it. The numbers are those of autocast, to the bit.
+artefact know nothing of it. The numbers are bit for bit those of autocast.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class WorkingCopies:
         self.by_master: dict[nn.Parameter, Tensor] = {}
         """Each master's copy; the optimiser looks in here, so there is nothing to undo there when they go."""
         for module in modules:
+            # A subclass may use its weight in a way of its own, and a weight in vars() has a copy already.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
                 continue
             if module.weight.dtype == torch.float32:
+                # A leaf of its own, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).requires_grad_()
                 self.modules.append(module)
                 self.by_master[module.weight] = copy
@@ -43,7 +45,7 @@ class WorkingCopies:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Round every master anew: they were written by something else than the optimiser."""
+        """Round every master again: something other than the optimiser has written them."""
         for master, copy in self.by_master.items():
             copy.copy_(master)
 

@@ -48,6 +48,11 @@ class Plain:
     def question(self, batch, *, training):
         return Question() if self.classifies else asking.at(batch.read)
 
+    piece = 0
+
+    def represent(self, logits, batch):
+        return logits
+
     def loss(self, logits, batch):
         return nn.functional.cross_entropy(logits if self.classifies else logits[:, 0], batch.labels)
 
@@ -96,7 +101,8 @@ def asks_of(models, settings, *, among=1, due=True, factor=0.7, before=0.0):
     for number, (model, own) in enumerate(zip(models, settings, strict=True)):
         config = validate({"model": "m", "train": "t", **own}, check_files=False)
         forward = Forward.of(model.attached, Plain(model.attached), 0, torch.device("cpu"), None)
-        session: Any = SimpleNamespace(config=config, top=forward.top, forward=forward, device=forward.device)
+        parts = {"top": forward.top, "forward": forward, "device": forward.device, "copies": None}
+        session: Any = SimpleNamespace(config=config, **parts)
         optimiser = build_optimiser(model.attached.groups, config)
         index = torch.arange(3).numpy()
         found.append(Ask(session, optimiser, (0, 0), index, factor * (number + 1), among, due, before))

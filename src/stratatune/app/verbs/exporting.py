@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.errors import ConfigError
+from stratatune.files import new_folder, write_text
 
 
 def _forms() -> str:
@@ -21,11 +22,53 @@ def _forms() -> str:
     return f"One of: {', '.join(named)}."
 
 
-@verb()
+def smaller(
+    int8: Annotated[
+        bool, typer.Option("--int8", help="With --to onnx: matrices in int8, a quarter of the size, and what it costs.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="With --int8: labelled data to score both precisions on; default: the run's own evaluation data.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split of --data, of a folder or a hub id.", show_default=False)
+    ] = None,
+) -> dict[str, Any]:
+    """The group of options of a smaller form."""
+    if not int8 and (data or split):
+        raise ConfigError(
+            [f"{'data' if data else 'split'}: it is only read with --int8"], "leave it out, or add --int8"
+        )
+    return {"int8": int8, "data": data, "split": split}
+
+
+def hub(
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Upload what was written to the hub.", show_default=False),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: a repository that is not public.")] = False,
+) -> dict[str, Any]:
+    """The group of options of what goes to the hub."""
+    if push:
+        from stratatune.hub import check_id
+
+        check_id(push)
+    if private and not push:
+        raise ConfigError(["private: it is only read with --push"], "add --push USER/NAME, or leave it out")
+    return {"push": push, "private": private}
+
+
+@verb(smaller=smaller, hub=hub)
 def export(
     door: Door,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.")],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
+    smaller: dict[str, Any],
+    hub: dict[str, Any],
     to: Annotated[str, typer.Option(help=_forms(), metavar="FORM")] = "peft",
     base: Annotated[
         str | None, typer.Option(help="Where the base model is now, when it has moved.", show_default=False)
@@ -42,20 +85,40 @@ def export(
     from stratatune.training.settings import check_folder
 
     form = exit_of(to)
+    if smaller["int8"] and to != "onnx":
+        raise ConfigError([f"int8: the form {to!r} has no int8"], "legal: --to onnx --int8")
     if wrong := check_folder("out", str(out)):
         raise ConfigError([wrong])
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError([f"out: {out} is not empty"], "choose a new folder")
+    from stratatune.app.card import card
     from stratatune.exits.export import check
-    from stratatune.files import new_folder
+    from stratatune.hub import fetched
     from stratatune.model.artefact import load_artefact
     from stratatune.training.streaming import trunk_of_saved
 
+    run = str(fetched(run))
     streamed = trunk_of_saved(run, base, trunk, None) is not None
     artefact = load_artefact(run, base, pack=False, unread=streamed)
-    data = {"out": str(out), "to": to, "plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
+    data: dict[str, Any] = {"out": str(out), "to": to}
+    data |= {"plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}
     door.reporter().notice_once(artefact.notices)
-    check(artefact.model.attached, to)
+    attached = artefact.model.attached
+    check(attached, to)
+    said = card(Path(run), attached, data["base"], form, hub["push"] or out.name)
+    note = ""
     with new_folder(out) as folder:
         form.write(artefact.model, artefact.tokenizer, folder)
-    return Answer(data, note=f"wrote {out}; read it with {form.reader.format(out=str(out))}")
+        write_text(folder / "README.md", said)
+        if smaller["int8"]:
+            from stratatune.training.quantised import quantised
+
+            found = quantised(folder, Path(run), smaller["data"], smaller["split"])
+            data["int8"], note = found.to_json(), f"{found}\n"
+    note += f"wrote {out}; read it with {form.reader.format(out=str(out))}"
+    if hub["push"]:
+        from stratatune.hub import push
+
+        data["url"] = push(out, hub["push"], private=hub["private"])
+        note = f"{note}\npushed to {data['url']}"
+    return Answer(data, note=note)

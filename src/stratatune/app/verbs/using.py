@@ -20,7 +20,12 @@ from stratatune.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from stratatune.training.predict import Predictor
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its adapter folder.", show_default=False)]
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The folder of a run, of its adapter, or of an ONNX export.", show_default=False
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hub id.", show_default=False)]
 
 
@@ -47,6 +52,13 @@ def machine(
         str | None,
         typer.Option(help="Memory of the process, such as 6GB; what is free by default.", show_default=False),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="torch, or onnx for a folder that `export --to onnx` wrote; by the folder by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """The group of options that say where a trained adapter works."""
     if precision not in (None, "fp32", "bf16"):
@@ -55,7 +67,10 @@ def machine(
         raise ConfigError([f"device: {device!r}"], "legal: auto, cpu, cuda, mps")
     if trunk not in ("auto", "resident", "streamed"):
         raise ConfigError([f"trunk: {trunk!r}"], "legal: auto, resident, streamed")
-    return {"base": base, "device": device, "precision": precision, "trunk": trunk, "memory_limit": memory_limit}
+    if engine not in (None, "torch", "onnx"):
+        raise ConfigError([f"engine: {engine!r}"], "legal: torch, onnx")
+    where = {"base": base, "device": device, "precision": precision}
+    return {**where, "trunk": trunk, "memory_limit": memory_limit, "engine": engine}
 
 
 def written(

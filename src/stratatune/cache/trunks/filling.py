@@ -4,22 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
+from stratatune.cache.siblings import adopt, filling, marks_of, write_marks
 from stratatune.cache.trunks.resident import Resident
 from stratatune.cache.trunks.source import TrunkSource
 from stratatune.cache.trunks.streamed import Streamed
+from stratatune.data.batching import collate
 from stratatune.data.encode import Encoded
+from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
+
+_AT_ONCE = 64
+"""Texts in a batch."""
 
 
 def source_of(feed: Feed, device: torch.device) -> TrunkSource:
     """The trunk behind ``feed``: in memory, or in its checkpoint."""
-    unread = Unread.of(feed.trunk.attached.backbone.model)
+    unread = Unread.of(feed.trunk.attached.backbone.model) if isinstance(feed.trunk, Trunk) else None
     return Resident(device) if unread is None else Streamed(unread, unread.wave_bytes, device)
 
 
 def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
     """Run the trunk over everything that the cache behind ``feed`` still lacks."""
     source_of(feed, device).fill(feed, data, pad_id, advance)
+
+
+def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
+    """The same, with the rows that other caches beside it have taken from those; gives how many texts they were.
+
+    One process at a time does this under one folder, so that together they run the trunk once for each text.
+    """
+    cache = feed.cache
+    if cache is None or cache.folder is None:
+        fill(feed, data, pad_id, device, lambda examples: None)
+        return 0
+    with filling(cache.folder.parent):
+        marks = marks_of(data, cache.key.positions)
+        write_marks(cache, marks, data.lengths)
+        taken = adopt(cache, marks)
+        missing = np.flatnonzero(~cache.has(np.arange(len(data))))
+        missing = missing[np.argsort(data.lengths[missing], kind="stable")]
+        for start in range(0, len(missing), _AT_ONCE):
+            index = missing[start : start + _AT_ONCE]
+            feed.hidden(collate(data, index, pad_id).to(device))
+        feed.flush()
+    return taken

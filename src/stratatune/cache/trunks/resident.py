@@ -28,6 +28,7 @@ class Resident:
         """A batch through all blocks, then the next batch."""
         assert feed.cache is not None
         for index in building_batches(data):
+            # A batch with one example missing is run as a whole: its other rows are ignored when they are put.
             if not feed.cache.has(index).all():
                 feed.hidden(collate(data, index, pad_id).to(self.device))
             advance(len(index))

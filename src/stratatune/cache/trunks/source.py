@@ -28,7 +28,7 @@ class TrunkSource(Protocol):
             feed: has a cache.
             data: all of its examples.
             pad_id: fills a batch's shorter rows.
-            advance: told how many examples were done.
+            advance: called with how many examples were done.
         """
         ...
 

@@ -1,7 +1,7 @@
 """``streamed``: the trunk is read from its checkpoint, a block at a time, for as many tokens as memory holds.
 
 A wave of batches goes through all blocks together, so each block is read once a wave, and the next one while this one
-computes. Behind a wave its hidden states are written: a run that is stopped goes on with the next one.
+computes. After a wave its hidden states are written: a run that was stopped continues with the next one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from stratatune.data.batching import Batch, collate
 from stratatune.data.encode import Encoded
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
+from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 from stratatune.model.waves import Texts, bytes_of, run_wave
 from stratatune.shapes.shape import Shape
@@ -41,6 +42,8 @@ class Room:
 
     def rows(self, tokens: int) -> int:
         """How many texts of ``tokens`` tokens may be one batch."""
+        # Values a token at the widest place of a block: the FFN's, the projections', and eager attention's H x T
+        # scores.
         inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
         return max(1, int(_IN_USE * self.bytes / (tokens * inner * _FP32)))
 
@@ -68,12 +71,14 @@ class Streamed:
     def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
         """Wave by wave; see the module's docstring."""
         assert feed.cache is not None
+        assert isinstance(feed.trunk, Trunk)
         room = Room(self.memory, feed.trunk.attached.resolved.shape)
         done = sum(int(feed.cache.has(index).sum()) for index in building_batches(data))
         advance(done)
         for wave in self._waves(feed, data, room):
             batches = [collate(data, index, pad_id).to(self.device) for index in wave]
             self._run(feed, batches)
+            # After each wave, so that a run that is stopped reads the checkpoint again for one wave only.
             feed.flush()
             advance(sum(len(index) for index in wave))
 
@@ -88,6 +93,7 @@ class Streamed:
             count = room.rows(longest)
             for index in (lacking[start : start + count] for start in range(0, len(lacking), count)):
                 more = room.held(len(index), longest)
+                # At least one batch a wave, however little memory there is: it may still fit.
                 if wave and held + more > (1 - _IN_USE) * room.bytes:
                     yield wave
                     wave, held = [], 0.0
@@ -98,6 +104,7 @@ class Streamed:
 
     def _run(self, feed: Feed, batches: list[Batch]) -> None:
         started, trunk = time.perf_counter(), feed.trunk
+        assert isinstance(trunk, Trunk)
         ask = feed.question
         texts = [
             Texts(one.input_ids, one.mask, one.token_types, Question() if ask is None else ask(one)) for one in batches

@@ -1,4 +1,4 @@
-"""Decoders: a token sees only what stands before it.
+"""Decoders: a token sees only what precedes it.
 
 A tuned decoder's top is asked for one position (classification), for those that predict the candidates of a label, or
 for those that predict a completion.
@@ -94,10 +94,13 @@ class Decoder(Family):
         """
         body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
         layout = branched(mask, text_end(question, mask), question.branches)
+        # A bool mask asks for a different number of places in each row, so the last block runs in full and is picked
+        # from after.
         few = None if places is None or places.dtype is torch.bool else places
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, _ = insertion(hidden, layout.prefix)
+                # Each prompt goes in front of everything, and moves every place on.
                 layout, prompt = behind(layout, insertion), prompt + insertion.tokens
             call = Call(kwargs=block_arguments(body, number, hidden, layout))
             if number == depths[-1] and few is not None:
@@ -107,6 +110,7 @@ class Decoder(Family):
         if few is None:
             hidden = hidden[:, prompt:]
         elif not depths:
+            # No block has run, so none has picked the places.
             hidden = take(hidden, few)
         for insertion in inserted.at(len(body.blocks)):  # none there makes prompts, so no mask is read
             hidden, _ = insertion(hidden, hidden.new_ones(hidden.shape[:2]).bool())
@@ -118,6 +122,8 @@ class Decoder(Family):
     def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
         """The final norm, dropout where the model's own class has it, and the output layer."""
         hidden, dropout = self.body.normed(hidden), getattr(self.body.model, "dropout", None)
+        # Asked with getattr: transformers' token classification of decoders has dropout, sequence classification has
+        # none.
         return self.body.part(output)(dropout(hidden) if isinstance(dropout, nn.Dropout) else hidden)
 
     def pooled(self, mask: Tensor) -> Tensor:
@@ -125,7 +131,7 @@ class Decoder(Family):
         return last_of(mask)
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Without the key-value cache every step would make a late prompt anew, from a longer text."""
+        """Without the key-value cache every step would compute a late prompt again, from a longer text."""
         if use_cache is False and any(one.tokens and not one.positions for _, one in inserted.modules):
             raise PlanError(
                 "a late prompt is made once from the text and then lives in the key-value cache",
@@ -136,6 +142,7 @@ class Decoder(Family):
         """Give the tokenizer a padding token where it has none (the end of text; padding is masked everywhere)."""
         config = self.body.model.config
         if tokenizer.pad_token_id is None:
+            # Llama and GPT-2 have no padding token, and a batch cannot be padded without one.
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
@@ -146,6 +153,7 @@ class Decoder(Family):
         def both_ways() -> tuple[Tensor, Tensor]:
             ids, speaks = some_tokens(self.body), head.speaks
             with entering(self.body.blocks[0]) as seen:
+                # Without a key-value cache, as the blocks are called in training.
                 wanted = (self.body.model if speaks else self.body.base)(input_ids=ids, use_cache=False)[0]
             mask = torch.ones_like(ids).bool()
             hidden = self._run_plain(seen[0], mask)

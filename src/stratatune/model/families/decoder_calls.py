@@ -19,12 +19,14 @@ def window_of(body: Body, number: int) -> int | None:
     """How many positions back block ``number`` looks; None: to the start."""
     config = body.model.config
     window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    # Of models that mix both kinds the config has one window, which holds for the sliding layers alone.
     if types is not None and types[number] != "sliding_attention":
         return None
     return window
 
 
 def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) -> Tensor:
+    # Eager attention adds the mask to the scores; torch's fused one also takes booleans, which are smaller.
     eager = body.model.config._attn_implementation == "eager"
     return layout.mask(window, dtype if eager else None)
 
@@ -39,6 +41,7 @@ def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> 
     if row.rotary is not None:
         rotary = body.base.get_submodule(row.rotary)
         kind = [body.model.config.layer_types[number]] if row.rotary_by_type else []
+        # Only the dtype and the device of `hidden` are read: the angles follow from the positions.
         found["position_embeddings"] = rotary(hidden, layout.positions, *kind)
     return found
 
@@ -61,6 +64,8 @@ def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, o
     dtype = computes_in(body.model)
     types = getattr(body.model.config, "layer_types", None)
     windows = [window_of(body, number) for number in range(len(body.blocks))]
+    # transformers takes a mask of four dimensions as it is, and where a model has kinds of layers, a dict of them by
+    # kind.
     masks: object = _mask(body, layout, windows[0], dtype)
     if types is not None:
         masks = {kind: _mask(body, layout, window, dtype) for kind, window in zip(types, windows, strict=True)}

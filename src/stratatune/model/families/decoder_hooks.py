@@ -1,9 +1,9 @@
 """What makes a tuned decoder's own ``forward`` and ``generate`` do what the plan says.
 
-In-block methods need nothing, and an adapter runs on whatever tokens come by. A prompt is made once, from the text
-that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
-above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions
-of those blocks are made anew here, since the model counts without the prompts.
+Methods inside blocks need nothing, and an adapter runs on whatever tokens it is given. A prompt is made once, from the
+text that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
+above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions of
+those blocks are computed here, since the model counts without the prompts.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle
     for insertion in inserted.at(len(body.blocks)):
         handles.append(last.register_forward_hook(_Behind(insertion)))
     if prompt:
+        # Registered last, so that it runs behind the insertions at the model's own depth.
         handles.append(last.register_forward_hook(lambda _, args, out: out[:, prompt:] if flow.first else out))
     return handles
 
@@ -80,7 +81,7 @@ class _Behind:
 class _Labels:
     """Notes where the text ends and its completion begins, when the caller gives labels of tokens.
 
-    Where every token is a label, the prompt is made from the first one: it must not know what is to be told.
+    Where every token is a label, the prompt is made from the first one: it must not know the answer.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -94,19 +95,23 @@ class _Labels:
 
 
 class _Begin:
-    """Notes mask and cache of a call, and tells the model positions that leave the prompts out."""
+    """Notes the mask and the cache of a call, and gives the model positions that leave the prompts out."""
 
     def __init__(self, flow: Flow, inserted: Insertions) -> None:
         self.flow = flow
+        # The cache counts by its first layer, which holds no prompts but those at depth 0.
         self.lowest = sum(one.tokens for one in inserted.at(0))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
+        # A mask of four dimensions is the caller's own layout, and says nothing of which tokens are real.
         self.flow.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        # Without prompts at depth 0 the cache is as long as the text, and the model counts right by itself.
         if self.flow.first or not self.lowest or kwargs.get("position_ids") is not None or self.flow.mask is None:
             return None
+        # Left to itself the model would count positions from the length of the cache, prompts included.
         places = (self.flow.mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return args, {**kwargs, "position_ids": places[:, self.flow.past :]}
 
@@ -123,6 +128,7 @@ class _Before:
         (hidden, *rest), kwargs = args, dict(kwargs)
         layout = self._layout(hidden)
         for insertion in self.insertions:
+            # Later steps of generate find the prompt's keys and values in the cache; an adapter runs on every token.
             if insertion.tokens == 0 or self.flow.first:
                 hidden, _ = insertion(hidden, layout.prefix[:, -hidden.shape[1] :])
             layout = behind(layout, insertion, rows=self.flow.first)
@@ -144,11 +150,12 @@ class _Before:
         return layout
 
     def _with_arguments(self, hidden: Tensor, kwargs: dict[str, Any], layout: Layout) -> Call:
+        # A sliding cache drops its oldest entries first, and a prompt comes before the text.
         window = window_of(self.body, self.depth)
         if window is not None and kwargs.get("use_cache") and layout.keys.shape[1] >= window:
             raise PlanError(
-                f"block {self.depth} looks back {window} positions; its cache forgets the rest, the prompt with it",
-                "generate less, or use a model without sliding windows",
+                f"block {self.depth} attends to the last {window} positions, so its cache drops the prompt before them",
+                "generate fewer tokens, or use a model without sliding windows",
             )
         found = block_arguments(self.body, self.depth, hidden, layout)
         return (hidden,), {**kwargs, **found}

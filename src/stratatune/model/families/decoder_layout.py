@@ -1,17 +1,17 @@
-"""Where the tokens of a decoder's batch stand and which of them each may see.
+"""Positions of the tokens of a decoder's batch, and which of them each may see.
 
 Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-value cache holds the earlier ones), P
     prompts.
 
 *Branches.* A label word of several tokens is scored by running it behind the text. All candidates share one row: the
 text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
-their positions go on from the end of the text, so that each comes out as if it stood there alone.
+their positions continue from the end of the text, so each gives the same numbers as if it were there alone.
 
-*Late prompts.* Prompt vectors stand in front and get no position: a rotary embedding turns them by position 0, which is
+*Late prompts.* Prompt vectors come first and get no position: a rotary embedding turns them by position 0, which is
 no turn at all, and the tokens keep the positions they had. Attention stays causal over P + T: every token sees all
 prompts, a prompt sees those before it. This is what LPT's decoder does.
 
-*Prompts at the input* stand in front as words do: they take the first P positions, and the text goes on behind them.
+*Prompts at the input* come first as words do: they take the first P positions, and the text continues after them.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Layout:
             top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
             allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
+        # So large that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
         prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
         return Layout(positions, keys, allowed, prefix)
@@ -73,6 +74,7 @@ class Layout:
         allowed = allowed.unsqueeze(1)
         if dtype is None:
             return allowed
+        # finfo.min and not -inf, as transformers' own masks: a row of -inf alone has a softmax of NaN.
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
             ~allowed, torch.finfo(dtype).min
         )
@@ -84,13 +86,14 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
     Args:
         mask: [B, T] bool, real tokens.
         read: [B], the last token of the text itself.
-        branches: how many tokens of each candidate stand behind the text; the same for every text.
+        branches: how many tokens of each candidate follow the text; the same for every text.
     """
     column = torch.arange(mask.shape[1], device=mask.device)
     positions, segment = column.expand(mask.shape), torch.zeros_like(mask, dtype=torch.long)
     if sum(branches):
         owner = torch.tensor([n for n, size in enumerate(branches, start=1) for _ in range(size)], device=mask.device)
         place = torch.tensor([i for size in branches for i in range(size)], device=mask.device)
+        # Padding further right counts as the last candidate's here; the mask hides it from all others.
         behind = column - read[:, None] - 1  # [B, T], below 0 in the text
         index = behind.clamp(0, len(owner) - 1)
         segment = torch.where(behind >= 0, owner[index], 0)
@@ -106,6 +109,7 @@ def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
     the last real one.
     """
+    # As transformers' generate counts: padding on the left takes no position.
     keys = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     column = torch.arange(mask.shape[1], device=mask.device)
     rows = column[-computed:]

@@ -96,10 +96,12 @@ class Encoder(Family):
         """
         body, depths, real, width = self.body, range(depth, len(self.body.blocks)), mask, hidden.shape[1]
         few = None if places is None or places.dtype is torch.bool else places
+        # Masks and positions cost a forward of the skeleton; with no block to run nobody reads them.
         calls = self.calls(hidden, mask) if depths else []
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, mask = insertion(hidden, mask)
+                # A prompt goes in front of the text and moves every place on.
                 few = few if few is None else few + insertion.tokens
                 calls = self.calls(hidden, mask) if insertion.tokens else calls
             if number == depths[-1] and few is not None:
@@ -107,16 +109,19 @@ class Encoder(Family):
             else:
                 hidden = body.run_block(number, hidden, calls[number])
         if few is None:
+            # Prompts are in front, so the text is the last `width` positions.
             hidden = hidden[:, -width:]
         elif not depths:
             hidden = take(hidden, few)
         for insertion in inserted.at(len(body.blocks)):
+            # Only adapters can be here, and they ignore the mask: only its shape has to fit.
             hidden, _ = insertion(hidden, real[:, : hidden.shape[1]])
         return hidden[places] if places is not None and places.dtype is torch.bool else hidden
 
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
         last = len(self.body.blocks) - 1
         handles, _, prompt = install_in_encoder(self, inserted, self.body.base)
+        # In the order in which hooks run: insertions at the model's own depth first, then the prompt is taken off.
         handles += [self.body.passes.after(last, Append(one)) for one in inserted.at(last + 1)]
         return [*handles, *([self.body.passes.after(last, Strip(prompt))] if prompt else [])]
 
@@ -146,7 +151,7 @@ class Encoder(Family):
     def refuse_prompt(self) -> None:
         if not self._takes("inputs_embeds"):
             raise PlanError(
-                f"no prompt at the input of {self.row.name}: its embeddings take no vectors",
+                f"no prompt at the input of {self.row.name}: its embeddings do not accept vectors",
                 "use a late prompt: late_prompt(depth=0)",
             )
 
@@ -164,6 +169,7 @@ class _Shift:
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        # Families pass positions by place or by name, so both are found by the signature.
         call = inspect.signature(module.forward).bind_partial(*args, **kwargs)
         given, texts = call.arguments.get("position_ids"), call.arguments.get("input_ids")
         if given is None:

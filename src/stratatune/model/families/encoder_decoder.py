@@ -4,9 +4,9 @@ The trunk is the encoder's frozen part, and what the cache holds: where all of i
 The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
 blocks run again in each step, since they read the encoder.
 
-Depths run through both stacks. Up to the encoder's length an insertion stands in the encoder; at that very depth it
-changes the encoder's output, behind its last norm. A prompt stays in front of that output: the decoder reads it too
-(``encoder_decoder_hooks.py``). Above it, an adapter stands in the decoder.
+Depths run through both stacks. Up to the encoder's length an insertion is in the encoder; at that very depth it
+changes the encoder's output, after its last norm. A prompt stays in front of that output: the decoder reads it too
+(``encoder_decoder_hooks.py``). Above it, an adapter is in the decoder.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class EncoderDecoder(Family):
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         seen = create_bidirectional_mask(config=self.base.encoder.config, inputs_embeds=hidden, attention_mask=mask)
+        # One call for all: T5's later blocks reuse the first one's bias.
         return [Call((seen, *self._position_bias(hidden.shape[1])))] * self.body.border
 
     def _position_bias(self, length: int) -> list[Tensor]:
@@ -116,8 +117,10 @@ class EncoderDecoder(Family):
         """By the model's own decoder and head; ``question.targets`` are what the decoder is to say, teacher-forced, or
         where the head pools, the source's own tokens, which the decoder reads over again."""
         if question.targets is None:
-            raise StratatuneError("an encoder-decoder is asked without targets")
+            raise StratatuneError("the question to an encoder-decoder has no targets")
         hidden, mask = self._rest_of_encoder(hidden, mask, depth, inserted)
+        # The whole model and not its decoder: it scales T5's output, adds BART's logits bias, and finds the pooled
+        # token.
         model: Any = self.body.model
         encoded = BaseModelOutput(last_hidden_state=hidden)  # pyright: ignore[reportArgumentType]
         given = head.for_targets(question.targets)
@@ -131,6 +134,7 @@ class EncoderDecoder(Family):
                 hidden, mask = insertion(hidden, mask)
                 calls = self.calls(hidden, mask) if insertion.tokens else calls
             hidden = self.body.run_block(number, hidden, calls[number])
+        # From the border on the cache holds the encoder's output, which has been through this already.
         if depth < border:
             hidden = self._behind(hidden)
         for insertion in inserted.at(border):
@@ -144,13 +148,14 @@ class EncoderDecoder(Family):
         return hidden
 
     def _run_encoder(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what stands behind the last."""
+        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what follows the last."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return self._behind(hidden)
 
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
         border = self.body.border
+        # The prompt stays in front of the encoder's output, so its length is not needed to strip it.
         handles, flow, _ = install_in_encoder(self, inserted, self.base.encoder)
         above = [(depth, one) for depth, one in inserted if depth > border]
         handles += [self.body.passes.after(depth - 1, Append(one)) for depth, one in above]
@@ -171,7 +176,8 @@ class EncoderDecoder(Family):
         def both_ways() -> tuple[Tensor, Tensor]:
             ids = some_tokens(self.body).expand(2, -1)
             mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2], device=ids.device)
-            head.for_targets(ids)  # the targets are told with it
+            # A model that cannot shift its targets is refused here, and not in the first step.
+            head.for_targets(ids)
             with entering(self.body.blocks[0]) as seen:
                 wanted = self._encode(ids, mask)
             return wanted[mask], self._run_encoder(seen[0], mask)[mask]
@@ -195,6 +201,7 @@ class EncoderDecoder(Family):
     def embed(self, vectors: Tensor) -> Tensor:
         """In place of the encoder's first words."""
         row, hidden = self.row, vectors[None]
+        # Each module's forward is called and not the module: `shift` hooks these for callers of the whole model.
         if row.position_table is not None:
             places = torch.arange(len(vectors), device=vectors.device)
             hidden = hidden + self.base.get_submodule(row.position_table).forward(hidden, position_ids=places)
@@ -207,6 +214,7 @@ class EncoderDecoder(Family):
         return [table.register_forward_pre_hook(_Behind(count), with_kwargs=True)]
 
     def refuse_prompt(self) -> None:
+        # Only for rows that a user added: those of the table are tested.
         if self.row.measured and not self._embeds_as_named():
             raise PlanError(
                 f"no prompt at the input of {self.row.name}: its encoder does more with vectors in place of words than "

@@ -1,8 +1,8 @@
 """What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says of its two stacks.
 
 In the encoder the hooks are those of any encoder (``encoder_hooks.py``). What differs: a prompt stays in front of the
-encoder's output, so the decoder's mask over that output is made longer; and an adapter may stand behind the encoder or
-between the decoder's blocks, where it runs on whatever tokens come by.
+encoder's output, so the decoder's mask over that output is made longer; and an adapter may follow the encoder or stand
+between the decoder's blocks, where it runs on whatever tokens it is given.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class _Output:
         hidden, _ = self.insertion(output[0], self.seen(output[0]))
         if isinstance(output, tuple):
             return (hidden, *output[1:])
+        # A ModelOutput is rebuilt: its items and its attributes are kept twice, and setting one may miss the other.
         return type(output)(**{**output, "last_hidden_state": hidden})
 
 
@@ -51,5 +52,6 @@ class _SeePrompt:
         mask, encoded = kwargs.get("encoder_attention_mask"), kwargs.get("encoder_hidden_states")
         if mask is None or encoded is None:
             return args, kwargs
+        # Measured, not stored: generate may repeat both for its beams, which changes no length.
         prompt = encoded.shape[1] - mask.shape[1]
         return args, {**kwargs, "encoder_attention_mask": nn.functional.pad(mask, (prompt, 0), value=1)}

@@ -1,7 +1,7 @@
 """Hooks that run insertions in an encoder, on its own or in front of a decoder.
 
 What a caller gives the model says which tokens are real. A prompt in front makes the sequence longer, so the blocks
-behind it are called anew, with masks and positions of P + T.
+after it are called with masks and positions of P + T.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def install_in_encoder(
             handles.append(body.passes.before(depth, Insert(insertion, flow)))
             prompt += insertion.tokens
         if prompt:
+            # Every block from there on needs masks of the longer sequence, not only the one at which a prompt enters.
             handles.append(body.passes.before(depth, Recall(flow, depth)))
     return handles, flow, prompt
 
@@ -48,6 +49,7 @@ class Flow:
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember the mask of the forward that begins."""
+        # transformers' encoders take the mask as their second argument.
         given = args[1] if len(args) > 1 else kwargs.get("attention_mask")
         self.mask = None if given is None else given.bool()
 
@@ -68,6 +70,7 @@ class Insert:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         hidden, args, kwargs = _pop_hidden(args, kwargs)
         changed, mask = self.insertion(hidden, self.flow.seen(hidden))
+        # New calls are needed only where the sequence became longer; an adapter leaves them as they are.
         if changed.shape != hidden.shape:
             self.flow.calls = self.flow.family.calls(changed, mask)
         return (changed, *args), kwargs

@@ -1,4 +1,4 @@
-"""What the rest of the model's room asks of a family: how a model of it is walked, from its tokens to its logits."""
+"""What the rest of model/ asks of a family: how a model of it is run, from its tokens to its logits."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Family(abc.ABC):
     """A live model of one family. Abstract; a subclass is final.
 
     Class attributes:
-        causal: whether a token sees only what stands before it.
+        causal: whether a token sees only what precedes it.
         silent_fields: fields of a config that say nothing about what the blocks compute.
-        depth_readings: what of a depth tells of the whole text (``model/depths.py``).
+        depth_readings: which readings of a depth know the whole text (``model/depths.py``).
 
     Args:
         body: the model and its parts.
@@ -105,8 +105,9 @@ class Family(abc.ABC):
             mask: which of them are real [B, T] bool.
             types: token types [B, T], where the tokenizer gives them.
             depth: where to stop.
-            question: says which candidates stand behind a decoder's text; nothing else of it matters here.
+            question: says which candidates follow a decoder's text; nothing else of it matters here.
         """
+        # A tokenizer may give token types to a model that has no use for them.
         known = types is not None and self.body.row.token_types
         given = {"attention_mask": mask.long(), **({"token_type_ids": types} if known else {})}
         return run_up_to(self.body, depth, lambda: self.body.base(input_ids=ids, **given))
@@ -142,7 +143,7 @@ class Family(abc.ABC):
             hidden: [B, T, D] at ``depth``; [B, 1, D], where only the position asked was kept.
             mask: which tokens are real [B, T] bool.
             depth: where to begin.
-            inserted: what stands between the blocks.
+            inserted: what is between the blocks.
             question: which logits are wanted; it says in which shape.
             head: turns the last hidden state into logits.
         """
@@ -192,7 +193,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def shift(self, count: int) -> list[RemovableHandle]:
-        """Let every text stand ``count`` positions further on, where the embeddings know of positions."""
+        """Move every text ``count`` positions on, where the embeddings know of positions."""
 
     def refuse_prompt(self) -> None:
         """Refuse a prompt in front of embeddings that take no vectors, or do more with them than named (PlanError)."""
@@ -202,6 +203,7 @@ class Family(abc.ABC):
 @contextlib.contextmanager
 def in_eval(part: nn.Module) -> Iterator[None]:
     """``part`` in eval mode, and back in the modes that its modules were in."""
+    # Module by module: the trunk of a tuned model is in eval mode already while its top trains.
     training: dict[Any, bool] = {module: module.training for module in part.modules()}
     try:
         part.eval()

@@ -30,12 +30,14 @@ def check_alike(body: Body, both_ways: Callable[[], tuple[Tensor, Tensor]], hint
         model.eval()
         wanted, found = both_ways()
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError) as error:
+        # A wrong row fails wherever the model's code first meets it; to the user all of these mean the same.
         reason = str(error).partition("\n")[0]
         raise ModelError(
             f"{type(model).__name__}: its blocks cannot be run as its row describes: {reason}", hint
         ) from error
     finally:
         model.train(training)
+    # Above the rounding of half precision, and far below what a missing scale or bias changes.
     if not torch.allclose(found, wanted, rtol=0, atol=0.01 * wanted.abs().max().item()):
         raise ModelError(f"{type(model).__name__} does more around its blocks than its row describes", hint)
 

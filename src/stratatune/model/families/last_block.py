@@ -47,6 +47,7 @@ def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, 
     query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
     dropout = attention.dropout.p if attention.training else 0.0
     mask = None if call.mask is None else _query_rows(call.mask, read)
+    # The function that the config names, so eager, sdpa and what a method registered all give their own numbers.
     context, _ = attention_of(attention)(attention, query, key, value, mask, dropout=dropout, scaling=attention.scaling)
     return context.flatten(2)
 
@@ -71,6 +72,7 @@ def _mpnet(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     size = attention.attention_head_size
     projected = (attention.q(here), attention.k(hidden), attention.v(hidden))
     query, key, value = (_heads(x, size) for x in projected)
+    # As transformers' MPNetSelfAttention, which asks no attention interface: the bias is added after the scaling.
     scores = query @ key.transpose(-1, -2) / math.sqrt(size) + _query_rows(bias, read)
     scores = scores if mask is None else scores + _query_rows(mask, read)
     context = (attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).reshape(here.shape)
@@ -84,12 +86,14 @@ def _deberta(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 def _modernbert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
+    # q, k and v come out of one linear and are turned together, so the attention runs for all tokens.
     attended = take(hidden + block.attn(block.attn_norm(hidden), *call.args, **call.kwargs)[0], read)
     return attended + block.mlp(block.mlp_norm(attended))
 
 
 def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     layer = block.albert_layers[0]
+    # ALBERT's attention module ends in residual and norm of its own over all tokens.
     attended = take(layer.attention(hidden, *call.args, **call.kwargs)[0], read)
     return layer.full_layer_layer_norm(layer.ff_chunk(attended) + attended)
 
@@ -119,6 +123,7 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     """
     if block.training and getattr(block, "gradient_checkpointing", False):
         return take(block.forward(hidden, **call.kwargs), read)
+    # The first run stops as soon as keys and values are there, before the attention.
     cache = {cache_argument(block): _KeysAndValues()}
     with contextlib.suppress(_TextKept):
         block.forward(hidden, **call.kwargs, **cache)

@@ -16,7 +16,7 @@ def family_of(body: Body) -> Family:
     """The family that the row of a live model names.
 
     Raises:
-        ModelError: there is none of this name.
+        ModelError: no family has this name.
     """
     name = body.row.walked_by
     if name not in FAMILIES:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from stratatune.model.body import Body
 from stratatune.model.skeleton import Call
@@ -25,11 +26,18 @@ def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
 
     It stops in front of block ``depth``, or behind the last block when that is the model's depth.
     """
-    last = len(body.blocks) - 1
-    if depth <= last:
-        handle = body.passes.before(depth, _leave_before, first=True)
-    else:
-        handle = body.passes.after(last, _leave_after, first=True)
+    if depth == len(body.blocks):
+        return run_through(body, depth, run)
+    # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
+    return _stopped(body.passes.before(depth, _leave_before, first=True), run)
+
+
+def run_through(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
+    """What the last block below ``depth`` gives [B, T, D]: it stops right behind it, whatever comes next."""
+    return _stopped(body.passes.after(depth - 1, _leave_after, first=True), run)
+
+
+def _stopped(handle: RemovableHandle, run: Callable[[], Any]) -> Tensor:
     try:
         run()
     except _Reached as reached:
@@ -57,8 +65,10 @@ def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
         calls.append(Call(args[1:], kwargs))
         return (hidden, None) if body.row.tuple_blocks else hidden
 
+    # A shared block is there several times, and its method can be put back only once.
     distinct = list(dict.fromkeys(body.blocks[:depth]))
     for block in distinct:
+        # On the instance it hides the class's method, and hooks on the block still run.
         vars(block)["forward"] = note
     try:
         yield calls

@@ -1,4 +1,4 @@
-"""What the rest of the model's room asks of a head: how the last hidden state becomes logits."""
+"""What the rest of model/ asks of a head: how the last hidden state becomes logits."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ class Head(abc.ABC):
     def untie(self) -> str:
         """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in a line."""
         decoder: Any = self.body.part(self.paths["decoder"])
+        # A copy of the values, so training starts from the model as it was.
         decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
+        # Or tie_weights and from_pretrained would tie them again, and lose what was trained.
         self.body.model.config.tie_word_embeddings = False
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
@@ -114,7 +116,7 @@ class Head(abc.ABC):
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
-        """What transformers must be told to load a model with it."""
+        """The settings with which transformers loads a model with it."""
         return {}
 
     @classmethod

@@ -45,7 +45,9 @@ class Lm(Head):
         if rows is None:
             logits = decoder(hidden)
         else:
+            # Rows are picked before the product: logits of the whole vocabulary are never made.
             bias = None if decoder.bias is None else decoder.bias[rows]
             logits = product(hidden, decoder.weight[rows], bias)
+        # Gemma 2's soft cap is applied by its own forward, which is not run here.
         cap = getattr(self.body.model.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -61,6 +61,7 @@ class MaskedLm(Head):
 
     def _decoder(self, words: Tensor | None = None) -> Tensor:
         """The decoder as the head reads it [V, E], or the rows of ``words`` [C, E]."""
+        # By identity: comparing the numbers would wait for a GPU in every step.
         if words is not None and self._held_words is not None and words is self._held_words[0]:
             return self._held_words[1]
         weight = self._modules()["decoder"].weight if self._held is None else self._held
@@ -93,6 +94,7 @@ class MaskedLm(Head):
         say so: a new head would take its place (transformers #18674).
         """
         setting = cast("EncoderArchitecture", row).mlm_setting
+        # Only where the checkpoint brings such a head: others are to get a new one.
         if setting is None or not any(name.startswith(setting[0]) for name in unused):
             return {}
         return {setting[1]: setting[2]}
@@ -104,9 +106,12 @@ class MaskedLm(Head):
         The tied embeddings must be as wide as the hidden state.
         """
         part = self._modules()
+        # An identity exists only where the dense layer keeps the width (ALBERT's narrows it to the embeddings').
         square = len(set(part["dense"].weight.shape)) == 1
         if not square or not any(name.startswith(self.paths["dense"]) for name in missing):
             return ""
+        # A random dense layer in front of tied embeddings would score words at random; the identity keeps the hidden
+        # state.
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
             if vector is not None:
@@ -118,6 +123,7 @@ class MaskedLm(Head):
 def _layout(body: Body) -> dict[str, str]:
     """Part of the head -> path of its module; empty when the model has no such head."""
     row = cast("EncoderArchitecture", body.row)
+    # The first layout whose modules are all there: versions of a model's class name them differently.
     for layout in (row.mlm_head, *row.mlm_alternatives):
         if layout and body.names.issuperset(layout.values()):
             return {"bias": layout["decoder"], **layout}

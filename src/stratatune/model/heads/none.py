@@ -47,5 +47,5 @@ class NoHead(Head):
         if self.body.prefix:
             name = type(self.body.model).__name__
             hint = "load it with a masked-LM or a classification head"
-            raise ModelError(f"{name} has no head that is known here", hint)
+            raise ModelError(f"{name} has a head that stratatune does not know", hint)
         return self.body.normed(hidden)

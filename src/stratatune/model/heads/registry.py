@@ -18,14 +18,14 @@ HEADS: dict[str, type[Head]] = {one.name: one for one in (MaskedLm, Lm, Seq2SeqL
 """By name. A live model wears the first that says so: the narrower ones come first."""
 
 _BEFORE = {"mlm": "masked_lm", "causal": "lm", "seq2seq": "seq2seq_lm", "classification": "sequence"}
-"""What artefacts of 0.1 call a head."""
+"""The names that adapters saved by 0.1 have for heads."""
 
 
 def head_named(name: str) -> type[Head]:
     """The head of this name.
 
     Raises:
-        ModelError: there is none.
+        ModelError: no head has this name.
     """
     found = HEADS.get(_BEFORE.get(name, name))
     if found is None:
@@ -41,4 +41,5 @@ def lm_head_for(family: str) -> str:
 def head_of(body: Body, family: Family) -> Head:
     """The head that a live model wears; ``none`` where no other is found."""
     fitting = (one for one in HEADS.values() if body.row.family in one.families and one.is_worn(body))
+    # A model with a head that the table does not know can still be tuned: its head trains whole (new_parts.py).
     return next(fitting, NoHead)(body, family)

@@ -43,4 +43,5 @@ class Seq2SeqLm(Head):
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
         """The targets [B, U] one token on, -100 being padding."""
         model: Any = self.body.model
+        # Shifted by the model's own method: T5 and BART start a target with different tokens.
         return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets)}

@@ -35,6 +35,7 @@ class Sequence(Head):
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
+        # Set here, or transformers would guess it from the first labels it sees, and save its guess in the config.
         problem = "regression" if num_labels == 1 else "single_label_classification"
         return {"num_labels": num_labels, "problem_type": problem}
 
@@ -60,8 +61,11 @@ class Sequence(Head):
         output = self.body.row.classifier
         if self.pools_all:
             if question.places is not None:
-                raise ModelError("this head pools all tokens: it has no logits at places", "ask for none")
+                raise ModelError(
+                    "this head pools all tokens, so it has no logits at single positions", "ask without places"
+                )
             return self.family.own_head(hidden, mask, output)
+        # Each place becomes a text of one token, which is then what the model's own head pools, first or last.
         rows = hidden.reshape(-1, 1, hidden.shape[-1])
         ones = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
         logits = self.family.own_head(rows, ones, output)
@@ -69,5 +73,5 @@ class Sequence(Head):
         return logits[:, 0] if question.places is None else logits
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """The source's own tokens [B, T]: the decoder reads them over, and the head what it says at their end."""
+        """The source's own tokens [B, T]: the decoder reads them again, and the head reads its state at their end."""
         return {"input_ids": targets}

@@ -41,6 +41,7 @@ class Span(Head):
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
         """``hidden`` [..., D] -> [..., 2]."""
+        # The model's own head wants a batch; places by a mask come without one.
         rows = hidden if hidden.dim() == 3 else hidden[None]
         logits = self.family.own_head(rows, rows.new_ones(rows.shape[:2]).bool(), self.new_layers[0])
         return logits.reshape(*hidden.shape[:-1], logits.shape[-1])

@@ -177,10 +177,9 @@ class _Search:
         return found
 
     def _has_words(self) -> bool:
-        """Whether the user, or the task, says how a label is read as a word."""
-        config, outline = self.config, self.prepared.outline
-        asked = config.objective == "mlm" or bool(config.template or config.label_words)
-        return outline.shape.family == "encoder" and config.objective in ("auto", "mlm") and asked
+        """Whether the user says how a label is read as a word."""
+        config = self.config
+        return config.objective == "mlm" or (config.objective == "auto" and bool(config.template or config.label_words))
 
     def _price(self, proposal: Proposal) -> Price:
         from stratatune.costs.cost import cost
@@ -208,12 +207,13 @@ class _Search:
     # --- looking ---------------------------------------------------------------------------------------------------
 
     def _may_look(self) -> bool:
-        """Whether this run can be tried at all: in one process, its model in memory, with a target for each text."""
+        """Whether this run can be tried at all: in one process, its model in memory, a text and a target an example."""
         from stratatune.progress import Reporter
         from stratatune.training import distributed
         from stratatune.training.streaming import streamed_below
 
-        if distributed.launched() > 1 or not self.prepared.train.targets:
+        train = self.prepared.train
+        if distributed.launched() > 1 or not train.targets or train.groups is not None or train.given is not None:
             return False
         quiet = Reporter(held=True)
         return not streamed_below(self._outline(self.found[0][0]), quiet, alone=True)
@@ -238,7 +238,7 @@ class _Search:
         train, shape = self.prepared.train, self.prepared.outline.shape
         allowed = _PASS_SHARE * SHARE * min(price.run for _, price in self.found[:2])
         count = min(_SAMPLE, self.rows // 2)
-        if count < 2 * FEWEST or train.groups is not None:
+        if count < 2 * FEWEST:
             return None
         chosen = train.subset(sample(_classes(train), count, self.config.seed))
         spent = pass_flops(shape, chosen, _PASS_BATCH)

@@ -32,21 +32,24 @@ def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> l
         ConfigError: an axis without values, or one value given twice.
     """
     errors = [f"{name}: no values" for name, values in axes.items() if not len(values)]
-    errors += [f"{name}: {list(values)}; each value once" for name, values in axes.items() if _repeats(values)]
+    errors += [f"{name}: {list(values)}; list each value once" for name, values in axes.items() if _repeats(values)]
     if errors or not axes:
-        raise ConfigError(errors or ["plans, seeds, rates: none is given"], "give one list or more of what differs")
+        raise ConfigError(
+            errors or ["no plans, seeds or rates are given"], "give at least one list of what the trials differ in"
+        )
     root = Path(str(base.get("out", RunConfig.model_fields["out"].default)))
     found = []
     for values in itertools.product(*axes.values()):
         varied = dict(zip(axes, values, strict=True))
+        # The folder's name says what sets the trial apart; values that give one name are refused above.
         named = [_slug(f"{value}" if name == "plan" else f"{name}-{value}") for name, value in varied.items()]
         found.append({**base, **varied, "out": str(root / "_".join(named))})
     return found
 
 
 def _repeats(values: Sequence[Any]) -> bool:
-    told = [_slug(str(value)) for value in values]
-    return len(set(told)) < len(told)
+    names = [_slug(str(value)) for value in values]
+    return len(set(names)) < len(names)
 
 
 def _slug(text: str) -> str:
@@ -61,7 +64,7 @@ def train_many(
     reporter: Reporter | None = None,
     together: str = "auto",
 ) -> list[Result]:
-    """Run every trial; the results stand in their order.
+    """Run every trial; the results are in their order.
 
     Args:
         trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
@@ -78,6 +81,7 @@ def train_many(
     reporter = reporter or Reporter()
     if together not in CHOICES:
         raise ConfigError([f"together: {together!r}"], did_you_mean(str(together), CHOICES))
+    # All before the first one starts: a mistake in the last should not cost the work of the others.
     configs = [validate(settings) for settings in trials]
     shared = Shared(fill=len({config.seed for config in configs}) > 1)
     turns = [
@@ -87,12 +91,14 @@ def train_many(
     try:
         for one in turns:
             one.take()
+        # At its first batch each trial has loaded its model.
         shared.let_go()
         company = Together(together, reporter)
         while take_turns(turns, company):
             pass
     finally:
         for one in turns:
+            # Closing a generator runs its `finally`, which releases locks and files also after an error.
             one.running.close()
         shared.close()
     if failed := [
@@ -104,19 +110,20 @@ def train_many(
 
 
 class Turns:
-    """A trial that goes on where it stopped, with the random numbers that it would draw alone."""
+    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
 
     def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
         self.running = running
         self.random: dict[str, Tensor] = {}
         self.ask: Ask | None = None
-        """The batch that it has come to; None before the first and behind the last."""
+        """The batch that it has reached; None before the first and after the last."""
         self.result: Any = None
         self.error: NotFiniteError | None = None
         """Why it stopped before its end."""
 
     def take(self, learnt: Learnt | None = None) -> None:
         """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
+        # torch has one global generator: each trial continues from where it left it, as if it had run alone.
         if self.random:
             set_random_state(self.random)
         try:
@@ -124,14 +131,15 @@ class Turns:
         except StopIteration as done:
             self.ask, self.result = None, done.value
         except NotFiniteError as error:
+            # One that diverged must not stop the others.
             self.ask, self.error = None, error
         self.random = random_state()
 
 
 def take_turns(turns: Sequence[Turns], together: Together) -> bool:
-    """Let every trial, or those that are behind, learn from the batch that it has come to; False: all are at their end.
+    """Let every trial, or those that are behind, learn from the batch that it has reached; False: all are at their end.
 
-    Each must have come to its first batch.
+    Each must have reached its first batch.
     """
     waiting = [(one, one.ask) for one in turns if one.ask is not None]
     for company in together.companies([ask for _, ask in waiting]):

@@ -1,9 +1,9 @@
-"""A race between plans for one run: each is begun as the run that it proposes, and the best one simply goes on.
+"""A race between plans for one run: each is begun as the run that it proposes, and the best one simply continues.
 
 The trials share the base model, the encoding and, where their trunks end at one depth, the cache. They take turns on
-the batches of the first epoch. Behind each heat they are scored on the last batches of that epoch, which none of them
+the batches of the first epoch. After each heat they are scored on the last batches of that epoch, which none of them
 has learnt from yet, so neither the evaluation data nor the test data are looked at, and no row is lost to the choice:
-the winner learns from these batches when it comes to them. Its numbers are those of a run of its plan alone.
+the winner learns from these batches when it reaches them. Its numbers are those of a run of its plan alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stratatune.training.trials.sharing import ReadOnce, Shared
 
 @dataclass(frozen=True)
 class Mark:
-    """What a trial scored behind a heat.
+    """What a trial scored after a heat.
 
     Attributes:
         steps: made so far.
@@ -78,16 +78,16 @@ def race(
     reporter: Reporter,
     chosen: Callable[[int], None],
 ) -> Result:
-    """Try the plans in turn and go on with the best of them to its end.
+    """Try the plans in turn and train the best of them to its end.
 
     Args:
         trials: runs into one folder whose settings differ in plan, rate and what comes with these; marked here.
-        steps: that each makes in a heat; behind it the worse half stops.
+        steps: how many each makes in a heat, after which the worse half stops.
         judged: batches of the first epoch, its last ones, that they are scored on.
         tables: data in memory, as for a run.
         shared: what they have in common.
         reporter: of the run.
-        chosen: called with the number of the one that goes on.
+        chosen: called with the number of the one that continues.
 
     Raises:
         UserError: a mistake in the settings or data, which every trial meets.
@@ -115,7 +115,7 @@ def race(
 
 
 def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
-    """Those that came to their first batch."""
+    """Those that reached their first batch."""
     errors: list[UserError] = []
     for one in runners:
         try:
@@ -175,6 +175,7 @@ class _Runner:
     def __init__(self, own: Trial, folder: Path, tables: Mapping[str, Any], shared: Shared) -> None:
         self.trial = own
         self.reporter = Reporter(held=True)
+        # In a folder of its own and without trackers: only the winner may leave traces in the user's.
         config = own.config.model_copy(update={"out": str(folder), "loggers": (), "resume": False})
         self.turns = Turns(trial(config, tables, self.reporter, shared))
 
@@ -185,7 +186,7 @@ class _Runner:
         return self.turns.ask.session
 
     def step(self) -> None:
-        """Learn from the batch that it has come to, where it has not ended."""
+        """Learn from the batch that it has reached, unless it has ended."""
         if self.turns.ask is not None:
             started = time.perf_counter()
             self.turns.take()
@@ -194,7 +195,7 @@ class _Runner:
     def judge(self, batches: int) -> None:
         """Score it on the last batches of the first epoch."""
         if self.turns.ask is None:
-            self.trial.refused = self.turns.error.message if self.turns.error else "it came to its end"
+            self.trial.refused = self.turns.error.message if self.turns.error else "it reached its end"
             return
         session = self.session
         try:
@@ -208,7 +209,7 @@ class _Runner:
         self.trial.marks.append(Mark(self.turns.ask.position[1], score, loss, sum(map(len, held))))
 
     def to_the_end(self, out: Path, reporter: Reporter) -> Result:
-        """Go on as the run in ``out``."""
+        """Continue as the run in ``out``."""
         session, config = self.session, self.trial.config
         write_settings(config, out)
         session.out = out
@@ -217,6 +218,7 @@ class _Runner:
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)
         self.reporter.quiet = reporter.quiet
+        # Held back until now: the lines of the losers would only confuse.
         self.reporter.release()
         while self.turns.ask is not None:
             self.turns.take()

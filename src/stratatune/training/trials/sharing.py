@@ -7,31 +7,30 @@ sixteen trials hold the frozen weights once. Only what a trial trains is copied.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.store import TrunkCache
-from stratatune.cache.trunks.filling import fill
+from stratatune.cache.trunks.filling import fill, fill_pooled
 from stratatune.data.batching import Batch
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
 from stratatune.errors import ResourceError
-from stratatune.model.attached import Attached
 from stratatune.model.base import Base, load_base
 from stratatune.model.precision import Casts
+from stratatune.model.twins import twin
 from stratatune.objectives.objective import Objective
 from stratatune.shapes.shape import LM_OBJECTIVES
 from stratatune.training.config import RunConfig
 from stratatune.training.prepare import Outline, Prepared, Tables, read_tables, settle, tokenizer_for
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -42,10 +41,12 @@ class Shared:
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
             for the same examples in different company, and the trunk would run for both.
+        pooled: texts that another cache of the same trunk has are taken from there, and while a cache is filled no
+            other process fills one: together they run the trunk once for each text (``cache/siblings.py``).
     """
 
-    def __init__(self, fill: bool = False) -> None:
-        self.fill = fill
+    def __init__(self, fill: bool = False, pooled: bool = False) -> None:
+        self.fill, self.pooled = fill, pooled
         self.caches: dict[str, TrunkCache] = {}
         """By a key's digest: within a process one cache object reads and writes for all."""
         self.casts: Casts = {}
@@ -64,6 +65,7 @@ class Shared:
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
+        # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
         key = ("base", head, seed, settings.get("cut"))
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
@@ -84,11 +86,13 @@ class Shared:
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
+        # By the method: kinds of objectives that read tables alike share one table.
         key = ("tables", kind.read, config.seed if drawn else None)
         return self.once(key, lambda: read_tables(config, given, kind))
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """As the objective does, once for each objective."""
+        # By id, which is not used again while the table lives, and `once` keeps the tables.
         return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
     def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
@@ -96,37 +100,27 @@ class Shared:
         if feed.trunk.trains:
             return feed
         if self.fill and feed.cache is not None and not feed.cache.complete:
-            fill(feed, data, pad_id, device, lambda examples: None)
+            if self.pooled:
+                fill_pooled(feed, data, pad_id, device)
+            else:
+                fill(feed, data, pad_id, device, lambda examples: None)
         return ReadOnce(feed, self.once(("read", digest), dict))
 
-    @staticmethod
-    def part(attached: Attached) -> None:
-        """Give a trial's trained parameters memory of their own."""
-        for parameter in attached.trained().values():
-            parameter.data = parameter.data.clone()
-
     def let_go(self) -> None:
-        """Keep no weights for further trials; call when every trial has its model.
+        """Drop the weights kept for further trials; call when every trial has its model.
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
         for key in [key for key in self._made if isinstance(key, tuple) and key[0] == "base"]:
             del self._made[key]
         self._tensors.clear()
-        self.casts.clear()  # by address, and others may come to stand there
+        self.casts.clear()  # they are found by address, and other tensors may be put there
 
     def close(self) -> None:
         """Write what is pending in the caches and let other runs write."""
         for cache in self.caches.values():
-            with contextlib.suppress(ResourceError):  # a full disk: what was computed is lost, no trial is
+            with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with modules of its own and the same tensors."""
-    tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, tensors)
 
 
 class ReadOnce:
@@ -171,6 +165,7 @@ class ReadOnce:
         """As :meth:`Feed.hidden`."""
         key = batch.index.numpy().tobytes()
         if key not in self.last:
+            # One batch at a time is kept: trials ask for the same one in turn, and then for the next.
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
         return self.last[key]

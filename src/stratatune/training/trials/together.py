@@ -36,7 +36,7 @@ from stratatune.training.session import Ask, Learnt, Session
 
 CHOICES = ("auto", "never", "always")
 _SHAKE = 0.02
-"""How far the trained values are moved for the comparison: what starts at zero would hide what stands behind it."""
+"""How far the trained values are moved for the comparison: a zero at the start would hide all it multiplies."""
 
 
 class Together:
@@ -44,7 +44,7 @@ class Together:
 
     Args:
         choice: ``auto``: on a GPU; ``never``; ``always``.
-        reporter: told once for each kind of trials that cannot.
+        reporter: gets one notice for each kind of trials that cannot.
     """
 
     def __init__(self, choice: str, reporter: Reporter) -> None:
@@ -134,7 +134,7 @@ class AlikeTrials:
         first = {setting: place for place, setting in reversed(list(enumerate(told.values())))}
         names = sorted(trained[0], key=lambda name: first[told[name]])  # what shares rates and decays stands together
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
-            raise ValueError("what trains is of several dtypes")
+            raise ValueError("the trained tensors have several dtypes")
         if any(p.grad is not None for one in trained for p in one.values()):
             raise ValueError("a trial is in the middle of an optimiser step")
         self.shapes = {name: trained[0][name].shape for name in names}
@@ -202,8 +202,10 @@ class AlikeTrials:
         """
         losses, gradient = self._computed(batch, hidden)
         weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
+        # Back to a sum: batches of one step may weigh differently, and scale divides by all of them.
         if asks[0].among > 1:
             gradient *= weight
+        # Gathered here over the batches of a step, not in .grad; hand_back gives it to trials that go on alone.
         self.gradient = gradient if self.gradient is None else self.gradient.add_(gradient)
         norms = torch.zeros_like(losses)
         if asks[0].due:
@@ -223,9 +225,11 @@ class AlikeTrials:
                     found.append(self._of_rows(slice(start, start + self.width), batch, hidden))
                 return torch.cat([losses for losses, _ in found]), torch.cat([gradient for _, gradient in found])
             except torch.OutOfMemoryError:
+                # Halving keeps the numbers: rows are independent, and every part starts from the same random state.
                 if self.width == 1:
                     raise
                 self.width = (self.width + 1) // 2
+            # Outside the except block: its traceback still holds the tensors of the failed attempt.
             found.clear()
             torch.cuda.empty_cache()
 
@@ -269,9 +273,11 @@ class AlikeTrials:
         odd = ~(norms.squeeze(1) + losses).isfinite()
         whole = (self.values, self.first, self.second, self.steps)
         before = [(tensor, tensor[odd].clone()) for tensor in whole] if odd.any() else []
+        # The 1e-6 is that of clip_grad_norm_.
         gradient *= (self.clip / (norms + 1e-6)).clamp(max=1.0)
         one, two = self.betas
         self.steps += 1
+        # In double precision, as beta**count near 1 loses its difference to 1 in fp32.
         count = self.steps[:, :1].double()
         first_share, second_share = ((1 - beta**count).to(gradient.dtype) for beta in (one, two))  # [N, 1]
         self.first.lerp_(gradient, 1 - one)
@@ -279,6 +285,7 @@ class AlikeTrials:
         for columns, rates, decays in self.parts:
             rate, value = rates * factor, self.values[:, columns]
             spread = (self.second[:, columns].sqrt() / second_share.sqrt()).add_(self.eps)
+            # AdamW's decoupled decay comes before the step, as in torch.
             value *= 1 - rate * decays
             value -= rate / first_share * (self.first[:, columns] / spread)
         for tensor, kept in before:
@@ -293,6 +300,7 @@ class AlikeTrials:
         Raises:
             ValueError: they differ by more than rounding.
         """
+        # A generator of its own: the comparison must not move the trials' random numbers.
         kept, generator = self.values.clone(), torch.Generator().manual_seed(0)
         self.values += _SHAKE * torch.randn(self.values.shape, generator=generator).to(self.values)
         try:
@@ -301,10 +309,13 @@ class AlikeTrials:
             losses, gradient = self._computed(batch, hidden)
             for row, session in enumerate(self.sessions):
                 loss, alone = self._alone(session, batch, hidden)
+                # Half the digits: sums in another order differ by rounding, a wrong gradient by far more.
                 bound = math.sqrt(torch.finfo(session.forward.autocast or self.values.dtype).eps)
                 far = float((gradient[row] - alone).norm()), float((losses[row] - loss).abs())
                 if not (far[0] <= bound * float(alone.norm()) and far[1] <= bound * max(1.0, abs(float(loss)))):
-                    raise ValueError(f"gradients differ by {far[0]:.1e} of {float(alone.norm()):.1e} from those alone")
+                    raise ValueError(
+                        f"gradients differ by {far[0]:.1e} of {float(alone.norm()):.1e} from those of each trial alone"
+                    )
         finally:
             self.values.copy_(kept)
             for session in self.sessions:

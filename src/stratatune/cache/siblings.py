@@ -1,0 +1,96 @@
+"""Rows that another cache of the same trunk has already, so that data sets which share texts run it once for each.
+
+A search over folds trains on ever other parts of the same texts. Each part has a cache of its own; beside it stands a
+mark for each text, a hash of what the trunk reads of it. A new cache takes the rows of texts that stand in others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from stratatune.cache.folders import list_caches
+from stratatune.cache.keys import CacheKey
+from stratatune.cache.store import TrunkCache
+from stratatune.data.encode import Encoded
+from stratatune.errors import StratatuneError
+from stratatune.files import make_folder, write_bytes
+from stratatune.hashing import fast_digest
+
+MARKS = "marks.npy"
+_LOCK = ".filling.lock"
+_AT_ONCE = 256
+
+
+def marks_of(data: Encoded, positions: str) -> np.ndarray:
+    """A number for all that the trunk reads of each text uint64 [N], and where it is read if only that is kept."""
+    found = np.empty(len(data), np.uint64)
+    for number, (start, end) in enumerate(zip(data.offsets[:-1], data.offsets[1:], strict=True)):
+        parts = [data.ids[start:end].tobytes()]
+        if data.types is not None:
+            parts.append(data.types[start:end].tobytes())
+        if positions == "read":
+            parts.append(str(int(data.read[number])))
+        found[number] = int(fast_digest(parts, bits=64), 16)
+    return found
+
+
+def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> None:
+    """Write the marks of a cache on disk, and the tokens of each text, beside its rows."""
+    if cache.folder is not None and not (cache.folder / MARKS).is_file():
+        held = io.BytesIO()
+        np.save(held, np.stack([marks.view(np.int64), lengths.astype(np.int64)]))
+        write_bytes(cache.folder / MARKS, held.getvalue())
+
+
+def adopt(cache: TrunkCache, marks: np.ndarray) -> int:
+    """Put rows into ``cache`` that others beside it have; gives how many texts."""
+    # int8 rows are in the scales of their own training data.
+    if cache.folder is None or not cache.writable or cache.key.dtype == "int8":
+        return 0
+    before = cache.missing()
+    for info in list_caches(cache.folder.parent):
+        if cache.complete:
+            break
+        if info.key is not None and info.present and info.folder != cache.folder and _alike(info.key, cache.key):
+            with contextlib.suppress(OSError, ValueError, StratatuneError):  # damaged or on its way out
+                _take(cache, marks, info.folder, info.key)
+    return before - cache.missing()
+
+
+def _alike(one: CacheKey, other: CacheKey) -> bool:
+    """Whether the same tokens have the same rows in both."""
+    same = {"data": "", "max_length": 0, "template": "", "tokenizer": "", "model": ""}
+    return replace(one, **same) == replace(other, **same)
+
+
+def _take(cache: TrunkCache, marks: np.ndarray, folder: Path, key: CacheKey) -> None:
+    # No pickle: the folder may come from anywhere.
+    theirs, lengths = np.load(folder / MARKS, allow_pickle=False)
+    missing = np.flatnonzero(~cache.has(np.arange(len(marks))))
+    theirs, wanted = theirs.view(np.uint64), marks[missing]
+    # Sorted once, so each text is found by bisection instead of a pass over all marks.
+    order = np.argsort(theirs)
+    at = np.searchsorted(theirs[order], wanted).clip(max=len(theirs) - 1)
+    same = theirs[order][at] == wanted
+    found = TrunkCache.read_only(folder, key, lengths, cache.width)
+    same[same] = found.has(order[at[same]])
+    mine, other = missing[same], order[at[same]]
+    for start in range(0, len(mine), _AT_ONCE):
+        rows = found.get(other[start : start + _AT_ONCE])
+        cache.put(mine[start : start + _AT_ONCE], found.codec.unpack(rows, torch.float32))
+
+
+@contextlib.contextmanager
+def filling(root: Path) -> Iterator[None]:
+    """While this is open, no other process fills a cache under ``root`` in this way: what it makes can be taken."""
+    make_folder(root)
+    with FileLock(root / _LOCK):
+        yield

@@ -1,0 +1,36 @@
+"""One ONNX file, for whoever runs models without torch. No torch on import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from stratatune.model.attach import Tuned
+    from stratatune.model.attached import Attached
+
+
+class Onnx:
+    """The model's own forward as a graph; ``exits/onnx_graph.py`` says what its inputs and outputs are."""
+
+    name: ClassVar[str] = "onnx"
+    summary: ClassVar[str] = "one ONNX file with config and tokenizer, whatever the plan"
+    extra: ClassVar[str | None] = "onnx"
+    reader: ClassVar[str] = "onnxruntime.InferenceSession({out!r} + '/model.onnx')"
+
+    def refusals(self, attached: Attached) -> list[str]:
+        """A model that writes text: a file of one forward pass has no key-value cache to write with."""
+        family, head = attached.backbone.row.family, attached.backbone.head
+        if family != "encoder" and head.speaks:
+            return [f"a {family} with a language-model head writes token by token, and one forward pass does not"]
+        if family == "encoder-decoder":
+            return ["an encoder-decoder runs two stacks, which take two files"]
+        return []
+
+    def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """``model.onnx``, ``config.json`` with the names of the classes, the tokenizer, and how text is read."""
+        from stratatune.exits.onnx_folder import write
+
+        write(model, tokenizer, folder)

@@ -1,0 +1,85 @@
+"""Hugging Face's hub as a place: what stands there as ``user/name`` comes here, and a folder goes there. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from stratatune.errors import ModelError, ResourceError, StratatuneError, shown
+from stratatune.outside import wrong_path
+
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,100})?")
+_WANTED = ("*.json", "*.safetensors", "*.md", "*.txt", "*.model", "*.onnx", "*.onnx.data", "adapter/*")
+_OFFLINE = "HF_HUB_OFFLINE is set"
+
+
+def fetched(name: str | Path) -> Path:
+    """The folder that ``name`` means: one here as it is, what stands on the hub under ``user/name`` downloaded.
+
+    A path whose first folder is here is no id. ``user/name@revision`` names a branch, a tag or a commit.
+
+    Raises:
+        ModelError: nothing stands there, or the hub cannot be asked and has not been before.
+    """
+    written = str(name)
+    path = Path(written).expanduser()
+    if not _ID.fullmatch(written) or wrong_path(written) or path.exists() or path.parent.exists():
+        return path
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = written.partition("@")
+    with _in_one_line(f"cannot fetch {repo} from the hub", ModelError, "give a folder, or an id such as user/name"):
+        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(_WANTED)))
+
+
+def check_id(repo: str) -> None:
+    """Refuse what is no ``user/name`` (ModelError)."""
+    if not _ID.fullmatch(repo) or "@" in repo:
+        raise ModelError(f"push: {shown(repo)} is no hub id", "write user/name")
+
+
+def push(folder: Path, repo: str, *, private: bool = False, message: str = "Upload by stratatune") -> str:
+    """Upload what is in ``folder`` to ``repo`` (``user/name``), which is made where it is not there; gives its address.
+
+    Raises:
+        ModelError: ``repo`` is no id.
+        ResourceError: the hub cannot be reached, or does not let this user write there.
+    """
+    check_id(repo)
+    from huggingface_hub import HfApi
+
+    keep = f"{folder} holds what would have been pushed; log in with `hf auth login`, or set HF_TOKEN"
+    if _offline():
+        raise ResourceError(f"cannot push to {repo}: {_OFFLINE}", f"unset it; {folder} holds what would be pushed")
+    with _in_one_line(f"cannot push to {repo}", ResourceError, keep):
+        api = HfApi()
+        made = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+        return str(made)
+
+
+@contextlib.contextmanager
+def _in_one_line(what: str, kind: type[StratatuneError], hint: str) -> Iterator[None]:
+    """Turn the library's many ways of failing into one line."""
+    try:
+        yield
+    except (StratatuneError, MemoryError):
+        raise
+    except Exception as error:  # whatever the hub's library raises here is about this repository
+        raise kind(f"{what}: {_reason(error)}", hint) from error
+
+
+def _reason(error: BaseException) -> str:
+    name = type(error).__name__
+    if "Offline" in name or ("LocalEntryNotFound" in name and _offline()):
+        return f"{_OFFLINE}, and it was not fetched before"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else name
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

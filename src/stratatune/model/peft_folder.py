@@ -1,0 +1,182 @@
+"""A LoRA folder of peft on disk: its settings and tensors, under the names of the plain model. peft is not needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stratatune.errors import ModelError, shown
+from stratatune.outside import Unreadable, Written, first_mistake, path_exists, read_json, regular_file
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
+_AGAIN = "save it again with peft: model.save_pretrained(FOLDER)"
+_PREFIX = "base_model.model."
+_LOW_RANK = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(\.weight)?")
+_OTHER = ("lora_embedding_", "lora_")
+_UNHELD = (
+    "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
+    "lora_bias", "megatron_config",
+)  # fmt: skip
+"""Settings of a LoraConfig that change what is computed, and that no plan has."""
+
+
+_OUTPUT_LAYERS = ("classifier.out_proj", "classification_head.out_proj", "classifier", "score", "qa_outputs")
+
+
+class PeftConfig(Written):
+    """What of ``adapter_config.json`` says what the adapter computes."""
+
+    peft_type: str
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    task_type: str | None = None
+    auto_mapping: dict[str, Any] | None = None
+    r: int = 8
+    lora_alpha: float | int = 8
+    alpha_pattern: dict[str, float | int] = Field(default_factory=dict)
+    lora_dropout: float | int = 0.0
+    bias: Literal["none", "all", "lora_only"] = "none"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    @property
+    def model_class(self) -> str:
+        """The class of transformers that was tuned, where no task says it; empty where nothing does."""
+        return str((self.auto_mapping or {}).get("base_model_class") or "")
+
+    def scale(self, module: str, rank: int) -> float:
+        """The factor of ``B A`` at a module: alpha / R, or alpha / sqrt(R) under rank stabilisation."""
+        alpha = next((value for key, value in self.alpha_pattern.items() if _names(key, module)), self.lora_alpha)
+        return alpha / rank**0.5 if self.use_rslora else alpha / rank
+
+
+def _names(pattern: str, module: str) -> bool:
+    """Whether a key of ``alpha_pattern`` means a module: its name, the end of it, or an expression that fits."""
+    if module == pattern or module.endswith(f".{pattern}"):
+        return True
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
+    except re.error:
+        return False
+
+
+@dataclass
+class LowRank:
+    """What LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
+
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self.a.shape[0]
+
+
+@dataclass
+class PeftFolder:
+    """A folder that was read.
+
+    Attributes:
+        config: its settings.
+        low_rank: LoRA's matrices by the module that they stand at.
+        own: values of the model's own parameters, by their names.
+    """
+
+    config: PeftConfig
+    low_rank: dict[str, LowRank] = field(default_factory=dict)
+    own: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the output layer that was saved, by the names that transformers' classes give it; 0 without one."""
+        found = (self.own.get(f"{name}.weight") for name in _OUTPUT_LAYERS)
+        return next((len(weight) for weight in found if weight is not None), 0)
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether ``folder`` holds an adapter of peft, and none of ours."""
+    return path_exists(folder / CONFIG) and not path_exists(folder / "adapter.json")
+
+
+def read_peft(folder: Path) -> PeftFolder:
+    """The settings and tensors of a LoRA folder.
+
+    Raises:
+        ModelError: it is damaged, pickled, or of a kind that no plan has, with what it is.
+    """
+    config = _config(folder)
+    found = PeftFolder(config)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in _tensors(folder).items():
+        plain = name.removeprefix(_PREFIX)
+        if low := _LOW_RANK.fullmatch(plain):
+            values = tensor.flatten() if low["part"] == "magnitude_vector" else tensor
+            halves.setdefault(low["module"], {})[low["part"]] = values
+        # Named, not ignored: the adapter would otherwise be loaded without part of what it learnt.
+        elif any(f".{other}" in plain for other in _OTHER):
+            raise _no_form(folder, f"{plain}: LoRA on an embedding, or with a bias of its own")
+        else:
+            found.own[plain.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
+    for module, parts in halves.items():
+        if not _fit(parts):
+            raise ModelError(f"{folder / TENSORS} is damaged: {module} has no A and B that belong together", _AGAIN)
+        found.low_rank[module] = LowRank(parts["A"], parts["B"], parts.get("magnitude_vector"))
+    return found
+
+
+def _fit(parts: Mapping[str, Tensor]) -> bool:
+    a, b, magnitude = parts.get("A"), parts.get("B"), parts.get("magnitude_vector")
+    if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not 0 < a.shape[0] == b.shape[1]:
+        return False
+    return magnitude is None or magnitude.shape == b.shape[:1]
+
+
+def _config(folder: Path) -> PeftConfig:
+    path = folder / CONFIG
+    try:
+        data = read_json(path)
+        if not isinstance(data, dict):
+            raise Unreadable("it is not a mapping")
+        # Before validation, whose messages would be about fields of another type.
+        if (kind := data.get("peft_type")) != "LORA":
+            raise _no_form(folder, f"peft_type {shown(kind)}")
+        if odd := [name for name in _UNHELD if data.get(name)]:
+            raise _no_form(folder, f"{odd[0]}={shown(data[odd[0]], 40)}")
+        return PeftConfig.model_validate(data)
+    except ValidationError as error:
+        raise ModelError(f"{path} is damaged: {first_mistake(error)}", _AGAIN) from error
+    except Unreadable as error:
+        raise ModelError(f"{path} is damaged: {error}", _AGAIN) from error
+
+
+def _no_form(folder: Path, what: str) -> ModelError:
+    return ModelError(
+        f"the peft adapter in {shown(str(folder))[1:-1]} cannot become a plan: {what}",
+        "LoRA, DoRA, rsLoRA, modules_to_save and bias can",
+    )
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / TENSORS
+    if not path_exists(path) and path_exists(folder / _PICKLED):
+        raise ModelError(
+            f"{folder} holds pickled weights ({_PICKLED}), which can run code and are not read",
+            "load it with peft once and save it: model.save_pretrained(FOLDER) writes safetensors",
+        )
+    if wrong := regular_file(path):
+        raise ModelError(f"{path} cannot be read: {wrong}", _AGAIN)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}", _AGAIN) from error

@@ -1,0 +1,124 @@
+"""The hub: an export is pushed to one on loopback and loaded back by its id; offline says so in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import stratatune as st
+from fakehub import fake_hub
+from stratatune.app.cli import run as command
+from stratatune.errors import ModelError, ResourceError
+from stratatune.hub import fetched, push
+from stratatune.model.artefact import load
+
+SCRIPT = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from stratatune.app.cli import run
+import stratatune as st
+from stratatune.training.predict import Predictor
+
+folder, out = sys.argv[1:]
+codes = [run(["export", folder, "--to", "native", "--out", f"{out}/native", "--push", "someone/films", "--private"])]
+codes.append(run(["export", folder, "--to", "merged", "--out", f"{out}/merged", "--push", "someone/films-merged"]))
+one, other = Predictor(folder, device="cpu"), Predictor("someone/films", device="cpu")
+texts = ["a great film", "the worst book"]
+same = (one.predict(texts).probabilities == other.predict(texts).probabilities).all()
+model = st.load("someone/films@main")
+model.push_to_hub("someone/by-hand")
+from transformers import AutoModelForSequenceClassification
+merged = AutoModelForSequenceClassification.from_pretrained("someone/films-merged")
+told = []
+try:
+    st.load("someone/nothing")
+except Exception as error:
+    told.append(str(error))
+print(json.dumps({"codes": codes, "same": bool(same), "labels": merged.config.id2label, "told": told}))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(data, tiny_folder, tmp_path_factory):
+    """The folder of a finished run whose plan can be merged."""
+    out = tmp_path_factory.mktemp("runs") / "films"
+    settings = {"objective": "classification", "text": "text", "label": "label", "epochs": 2, "lr": 1e-2}
+    st.train(model=tiny_folder("bert"), plan="2: lora", train=data, eval=data, out=str(out), cache="ram", **settings)
+    return out
+
+
+@pytest.fixture
+def ran(trained, tmp_path):
+    """Gives ``ran(server, token)``: what the script says with this hub."""
+
+    def run(server, token="right"):
+        environment = {
+            **os.environ,
+            **{
+                "HF_ENDPOINT": server.address,
+                "HF_HUB_OFFLINE": "0",
+                "HF_TOKEN": token,
+                "HF_HOME": str(tmp_path / "hf"),
+            },
+            **{"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
+        }
+        words = [sys.executable, "-c", SCRIPT, str(trained), str(tmp_path)]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_what_is_pushed_is_loaded_by_its_id(ran):
+    with fake_hub() as server:
+        said = ran(server)
+        assert said.returncode == 0, said.stderr
+        found = json.loads(said.stdout.splitlines()[-1])
+        repos, private = server.repos, server.private
+    assert found["codes"] == [0, 0] and found["same"]
+    assert set(found["labels"].values()) == {"negative", "positive"}
+    assert "cannot fetch someone/nothing from the hub" in found["told"][0] and "\n" not in found["told"][0]
+    assert {"adapter.safetensors", "adapter.json", "README.md"} <= repos["someone/films"].keys()
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= repos["someone/films-merged"].keys()
+    assert "adapter.safetensors" in repos["someone/by-hand"] and "model.safetensors" not in repos["someone/by-hand"]
+    assert private["someone/films"] and not private["someone/films-merged"]
+    card = repos["someone/films"]["README.md"].decode()
+    assert card.startswith("---\n") and "# someone/films" in card
+
+
+def test_the_card_tells_of_the_run(trained, tmp_path):
+    assert command(["export", str(trained), "--to", "native", "--out", str(tmp_path / "native")]) == 0
+    card = (tmp_path / "native" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["library_name"] == "stratatune" and "stratatune" in front["tags"] and front["base_model"]
+    assert "| evaluation | accuracy |" in card and " to " in card.partition("## Scores")[2]
+    for part in ("## Plan", "frozen depth", "## Command", "stratatune train", "## Exits", "## Versions", "torch"):
+        assert part in card, part
+    assert str(tmp_path) not in card  # where the data lay is nobody's business
+
+
+def test_offline_says_so_in_one_line(trained, tmp_path, capsys):
+    with pytest.raises(ModelError, match="cannot fetch someone/films from the hub: HF_HUB_OFFLINE is set") as caught:
+        load("someone/films")
+    assert "\n" not in caught.value.message
+    with pytest.raises(ResourceError, match="cannot push to someone/films: HF_HUB_OFFLINE is set"):
+        push(tmp_path, "someone/films")
+    assert command(["export", str(trained), "--to", "native", "--out", str(tmp_path / "n"), "--push", "someone/f"]) == 1
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    assert (tmp_path / "n" / "adapter.json").is_file()  # what would have been pushed is there
+
+
+def test_what_is_no_id_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/mine", "mine", "./a/b", "/a/b", "a/b/c", "~/x"):
+        assert "hub" not in str(fetched(name))
+    for wrong in ("mine", "a/b/c", "a b/c", "a/b@main"):
+        with pytest.raises(ModelError, match="is no hub id"):
+            push(tmp_path, wrong)
+    assert command(["export", "run", "--out", "out", "--push", "no id"]) == 2
+    assert command(["export", "run", "--out", "out", "--private"]) == 2

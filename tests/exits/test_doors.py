@@ -1,0 +1,104 @@
+"""What comes out opens at transformers' doors: pipelines on unmerged models, Auto classes on merged folders."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import transformers
+from transformers import pipeline
+
+import stratatune as st
+import tiny
+from stratatune.model.attach import apply
+from tuning import shake
+
+TEXT = "a very good film"
+AUTO = {
+    "AutoModelForMaskedLM": ("bert", "roberta", "deberta-v2", "modernbert", "albert"),
+    "AutoModelForSequenceClassification": ("bert", "roberta", "modernbert", "gpt2", "llama", "bart"),
+    "AutoModelForTokenClassification": ("bert", "roberta", "modernbert", "gpt2"),
+    "AutoModelForQuestionAnswering": ("bert", "roberta", "modernbert"),
+    "AutoModelForCausalLM": ("gpt2", "llama", "qwen2", "gemma3_text"),
+    "AutoModelForSeq2SeqLM": ("t5", "bart"),
+    "AutoModel": ("bert", "roberta", "gpt2", "t5"),
+}
+
+
+def base(auto, family):
+    """A tiny model of this class, its new layers the same each time."""
+    if family in ("t5", "bart"):
+        config = tiny.tiny_encoder_decoder(family, more=0).config
+    elif family in tiny.DECODERS:
+        config = tiny.tiny_decoder(family).config
+    else:
+        config = (tiny.tiny_model(family) if family in ("bert", "roberta") else tiny.tiny_of(family)).config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()
+
+
+def said(model, family):
+    ids = torch.randint(5, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+    ids[:, -1] = 2
+    more = {"decoder_input_ids": ids[:, :3]} if family == "t5" else {}
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), **more)
+    return next(iter(out.values()))
+
+
+@pytest.mark.parametrize(("auto", "family"), [(auto, one) for auto, families in AUTO.items() for one in families])
+def test_merged_models_load_by_their_auto_class(auto, family, tmp_path):
+    plan = ": lora" if family == "albert" else "2: lora(on=q,v,o)"
+    model = shake(apply(base(auto, family), plan).eval())
+    wanted = said(model, family)
+    st.export(model, tmp_path, to="merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        merged = getattr(transformers, auto).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert type(merged).__name__ == type(model).__name__ and not isinstance(merged, type(model))
+    torch.testing.assert_close(said(merged, family), wanted, atol=2e-5, rtol=0)
+
+
+PIPELINES = {
+    "fill-mask": ("AutoModelForMaskedLM", "roberta"),
+    "text-classification": ("AutoModelForSequenceClassification", "bert"),
+    "token-classification": ("AutoModelForTokenClassification", "bert"),
+    "feature-extraction": ("AutoModel", "bert"),
+    "text-generation": ("AutoModelForCausalLM", "gpt2"),
+}
+
+
+@pytest.mark.parametrize("task", PIPELINES)
+def test_pipelines_of_the_unmerged_model_say_what_it_says(task):
+    auto, family = PIPELINES[task]
+    model = shake(apply(base(auto, family), "1: houlsby | late_prompt(depth=2, tokens=2)").eval())
+    tokenizer = tiny.decoder_tokenizer() if family == "gpt2" else tiny.tiny_tokenizer(family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call = pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
+    text = f"{TEXT} <mask>" if task == "fill-mask" else TEXT
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if task == "text-generation":
+            options = {"max_new_tokens": 4, "do_sample": False}
+            found = call(text, return_full_text=False, **options)[0]["generated_text"]
+            written = model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :]
+            assert found == tokenizer.decode(written, skip_special_tokens=True)
+            return
+        found, out = call(text), model(**inputs)
+    if task == "feature-extraction":
+        torch.testing.assert_close(torch.tensor(found), out.last_hidden_state, atol=1e-5, rtol=0)
+        return
+    chances = out.logits.softmax(-1)
+    if task == "fill-mask":
+        chances = chances[0, inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)]
+        assert found[0]["token"] == int(chances.argmax())
+    elif task == "token-classification":
+        chances = chances[0, 1]
+        assert found[0]["entity"] == model.config.id2label[int(chances.argmax())]
+    else:
+        assert found[0]["label"] == model.config.id2label[int(chances.argmax())]
+    assert found[0]["score"] == pytest.approx(float(chances.max()), abs=1e-5)
