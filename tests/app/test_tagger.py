@@ -19,7 +19,7 @@ TAGS = [["O", "O", "B-per", "I-per"], ["O", "O", "B-loc"], ["O", "O"], ["B-per",
 
 @pytest.fixture(scope="module")
 def tagger(tiny_folder):
-    settings = {"model": str(tiny_folder("bert")), "epochs": 12, "lr": 0.01, "batch_size": 8, "cache": "ram"}
+    settings = {"model": str(tiny_folder("bert")), "epochs": 25, "lr": 0.01, "batch_size": 8, "cache": "ram"}
     return st.Tagger("1: full", **settings, device="cpu").fit(WORDS, TAGS)
 
 

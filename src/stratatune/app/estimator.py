@@ -360,4 +360,5 @@ def _data_set(
 
 
 for _one in (TextEstimator, Classifier, Regressor):
-    _with_settings(_one)
+    if "__init__" in vars(_one):  # an inherited constructor shows them already
+        _with_settings(_one)

@@ -25,8 +25,6 @@ class Tagger(TextEstimator):
     objective are a setting: ``Tagger(objective="tags(align=all)")``.
     """
 
-    classes_: np.ndarray
-
     def fit(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> Self:
         """Train on words and their tags.
 
@@ -58,8 +56,13 @@ class Tagger(TextEstimator):
         self._fitted()
         return dict(self.predictor_.predict(rows, written=Written(bad_rows="empty")).columns) if rows else {}
 
+    @property
+    def classes_(self) -> np.ndarray:
+        """The tags [C], as the model has them."""
+        return np.array(self.predictor_.labels)
+
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
-        self.classes_ = np.array(self.predictor_.labels)
+        """The folder remembers all that is asked for."""
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:
