@@ -36,6 +36,7 @@ from stratatune.training.config import AUTO, RunConfig, parse_bytes
 from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from typing_extensions import Self
 
     from stratatune.training.run import Result
@@ -47,8 +48,8 @@ _UNNAMED = (("text",), ("text1", "text2"))
 """What columns are called that bring no names."""
 
 
-class _TextEstimator(BaseEstimator):
-    """What both estimators share. Abstract.
+class TextEstimator(BaseEstimator):
+    """What the estimators share. Abstract.
 
     Args:
         plan: a plan, a preset's name, a plan's text, or ``auto``: it is chosen from the training data.
@@ -155,12 +156,25 @@ class _TextEstimator(BaseEstimator):
         sets: str = "",
         **settings: Any,
     ) -> None:
-        """Train in the folder ``out``, or in one that lives as long as this object."""
+        """Train on texts and labels of scikit-learn's kinds."""
         columns, names = columns_of(texts), names_of(texts)
         table, text, label = _data_set(columns, labels, names)
         if weights is not None:
             name = _free("weight", (*text, label))
             table, settings["weight"] = table.add_column(name, weights), name
+        self._train(table, text, label, classes=classes, names=names, **settings)
+
+    def _train(
+        self,
+        table: Dataset,
+        text: Sequence[str],
+        label: str,
+        *,
+        classes: np.ndarray | None = None,
+        names: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        """Train in the folder ``out``, or in one that lives as long as this object."""
         wanted = self._settings.get("out")
         out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
@@ -230,7 +244,7 @@ class _TextEstimator(BaseEstimator):
         return predictor.predict(rows, written=blanks)
 
 
-class Classifier(ClassifierMixin, _TextEstimator):
+class Classifier(ClassifierMixin, TextEstimator):
     """Classes of texts: ``Classifier(plan="bft-adapter").fit(texts, labels).predict(texts)``.
 
     With an indicator matrix [N, C], or a list of labels for each text, it learns any number of labels a text.
@@ -323,7 +337,7 @@ class Classifier(ClassifierMixin, _TextEstimator):
         self.classes_ = np.array(self.predictor_.labels) if classes is None else classes
 
 
-class Regressor(RegressorMixin, _TextEstimator):
+class Regressor(RegressorMixin, TextEstimator):
     """Numbers of texts: ``Regressor(plan="lora").fit(texts, values).predict(texts)``."""
 
     def fit(self, X: Texts, y: Sequence[float], sample_weight: Sequence[float] | None = None) -> Self:
@@ -393,6 +407,6 @@ def _data_set(
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
 
 
-for _one in (_TextEstimator, Classifier, Regressor):
+for _one in (TextEstimator, Classifier, Regressor):
     if "__init__" in vars(_one):  # an inherited constructor shows them already
         _with_settings(_one)
