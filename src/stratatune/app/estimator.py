@@ -190,7 +190,7 @@ class TextEstimator(BaseEstimator):
             released(out)
         remember(out, classes, names, sets)
         self._base = None
-        self._remember = (root, parse_bytes(self.cache_limit), len(table)) if root else None
+        self._remember = (root, parse_bytes(vars(self)["cache_limit"]), len(table)) if root else None
         self._use(out)
 
     def _pool(self) -> Path | None:

@@ -61,7 +61,7 @@ class Tagger(TextEstimator):
         """The tags [C], as the model has them."""
         return np.array(self.predictor_.labels)
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         """The folder remembers all that is asked for."""
 
 

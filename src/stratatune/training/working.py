@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class WorkingCopies:
                 # A leaf of its own, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).requires_grad_()
                 self.modules.append(module)
-                self.by_master[module.weight] = copy
+                self.by_master[cast(nn.Parameter, module.weight)] = copy
                 vars(module)["weight"] = copy
 
     @torch.no_grad()
