@@ -96,7 +96,7 @@ class ClippingAdamW(torch.optim.Optimizer):
             piece = raw.float() if raw.dtype != torch.float32 else raw
             if self.scale != 1.0:
                 piece.mul_(self.scale)
-            torch._fused_adamw_(
+            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
                 [master], [piece], [first], [second], [], [state["step"]],
                 lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
                 eps=group["eps"], amsgrad=False, maximize=False,
@@ -124,7 +124,8 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
         if isinstance(optimiser, ClippingAdamW):
             optimiser.scale = scale
         elif scale < 1.0:
-            torch._foreach_mul_(list(gradients), scale)
+            for gradient in gradients:
+                gradient.mul_(scale)
         optimiser.step()
     optimiser.zero_grad()
     return norm

@@ -40,7 +40,7 @@ class WorkingCopies:
                 # A leaf of its own, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).requires_grad_()
                 self.modules.append(module)
-                self.by_master[module.weight] = copy
+                self.by_master[module.get_parameter("weight")] = copy
                 vars(module)["weight"] = copy
 
     @torch.no_grad()
