@@ -42,7 +42,7 @@ class _Hub(BaseHTTPRequestHandler):
             said = json.loads(asked)
             name = f"{said.get('organization') or 'someone'}/{said['name']}"
             repos.setdefault(name, {})
-            self.server.private[name] = bool(said.get("private"))
+            self.server.private[name] = said.get("visibility") == "private" or bool(said.get("private"))
             return self._give({"url": f"{self.server.address}/{name}", "name": name})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", self.path.partition("?")[0])
         if found and found[2] == "preupload":

@@ -33,7 +33,14 @@ CHECKS = (
 
 @pytest.fixture
 def settings(tiny_folder):
-    return {"plan": "2: lora", "model": str(tiny_folder("bert")), "epochs": 1, "lr": 1e-2, "batch_size": 4}
+    return {
+        "plan": "2: lora",
+        "model": str(tiny_folder("bert")),
+        "epochs": 1,
+        "lr": 1e-2,
+        "batch_size": 4,
+        "precision": "fp32",
+    }
 
 
 @pytest.fixture

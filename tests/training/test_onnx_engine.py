@@ -18,8 +18,7 @@ pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 OBJECTIVES = {
     "classification": {"objective": "classification", "plan": "2: lora + houlsby"},
-    "mlm": {"objective": "mlm", "plan": "bft-adapter"},
-    "mlm of numbers": {"objective": "mlm", "plan": "late_prompt(depth=2, tokens=2)", "label": "score"},
+    "mlm": {"objective": "mlm", "plan": "late_prompt(depth=2, tokens=2) | adapter(depth=3)"},
     "regression": {"objective": "regression", "plan": "2: bitfit + lora", "label": "score"},
 }
 

@@ -141,7 +141,7 @@ class _AtPositions(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         last: list[Tensor] = []
-        handle = self.backbone.passes.after(self.backbone.shape.blocks - 1, _Keep(last))
+        handle = self.backbone.passes.after(len(self.backbone.blocks) - 1, _Keep(last))
         try:
             self.backbone.base(**_named(input_ids, attention_mask, token_type_ids))
         finally:

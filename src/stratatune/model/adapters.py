@@ -75,6 +75,7 @@ class Adapters:
         called = name or Path(folder).resolve().name
         if called in self._loaded:
             raise ModelError(f"an adapter {called!r} is loaded already", "give another name, or delete it first")
+        # A twin: modules of its own, so that one adapter's wrappers are in no other's way, over the same tensors.
         self._loaded[called] = load_artefact(folder, twin(self.base), apart=True).model
         self.active = self.active or called
         return called
@@ -146,10 +147,12 @@ class Adapters:
                 f"{type(self.base).__name__} has two stacks, and rows of several adapters are run in one",
                 "call it once for each adapter, after set(name)",
             )
+        # Up to the lowest frozen depth of the batch all models compute what the base does.
         depth = min(self._depth(name, plain) for name in backbones)
         hidden = plain.family.trunk(input_ids, mask, token_type_ids, depth, Question())
         found: list[Tensor | None] = [None] * len(names)
         for name, backbone in backbones.items():
+            # One run of the top for each adapter, not one for each row.
             rows = torch.tensor([number for number, one in enumerate(names) if one == name], device=hidden.device)
             inserted = self._loaded[name].attached.insertions if name is not None else _NOTHING
             logits = backbone.family.top(hidden[rows], mask[rows], depth, inserted, Question(), backbone.head)

@@ -173,7 +173,7 @@ def load_base_of(
     if head is None:
         loaded = load_class(name, saved["class"], **options)
     else:
-        loaded = load_base(name, head, texts=texts, **options)
+        loaded = load_base(name, head, texts=texts, problem_type=record["reading"].get("problem_type"), **options)
     if record.get("tokenizer"):
         check_reading(record["tokenizer"], loaded.tokenizer, name)
     return loaded

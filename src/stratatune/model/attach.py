@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
+# What transformers' Trainer passes to save_pretrained, since 5.23 both; a user has no reason to.
+_TRAINERS = ("state_dict", "is_main_process")
+
 
 class Tuned(_AnyModel):
     """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
@@ -44,9 +47,12 @@ class Tuned(_AnyModel):
         self.attached.set_dropout(mode)
         return self
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again."""
-        super().gradient_checkpointing_enable(*args, **kwargs)
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again.
+
+        All of transformers' ways to turn checkpointing on, under its old name and its new one, come through here.
+        """
+        super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
         above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
         for block in blocks[:depth]:
@@ -79,7 +85,7 @@ class Tuned(_AnyModel):
         that its ``resume_from_checkpoint`` and ``load_best_model_at_end`` find again.
         """
         if kwargs.get("is_main_process", True):
-            save_adapter(self.attached, Path(save_directory), for_trainer="is_main_process" in kwargs)
+            save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""

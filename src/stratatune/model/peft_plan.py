@@ -39,6 +39,8 @@ class _Role:
     roles: tuple[str, ...]
     transposed: bool
     """Whether its weight is [in, out] (GPT-2's ``Conv1D``)."""
+    biased: bool
+    """Whether it has a bias."""
 
 
 @dataclass
@@ -65,7 +67,8 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
     backbone = Backbone(model)
     places = _places(backbone)
     draft = _draft(backbone, places, found)
-    plan = _plan(backbone, draft)
+    plan = _plan(backbone, places, draft)
+    # The plan is made first and applied like any other, so all its checks hold here, too.
     tuned = apply(model, plan, also_train=draft.new)
     if apart:
         part(tuned.attached)
@@ -91,7 +94,7 @@ def _places(backbone: Backbone) -> dict[str, _Role]:
                 continue
             name = f"{names[id(block)]}.{path}"
             blocks = (*found[name].blocks, number) if name in found else (number,)
-            found[name] = _Role(blocks, roles, isinstance(module, Conv1D))
+            found[name] = _Role(blocks, roles, isinstance(module, Conv1D), getattr(module, "bias", None) is not None)
     return found
 
 
@@ -105,6 +108,7 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
         for number in place.blocks:
             for role in place.roles:
                 draft.low.setdefault(number, {})[role] = method
+    # With duplicates: peft saves a tied weight under either of its names.
     values = dict(backbone.model.named_parameters(remove_duplicate=False))
     for name, tensor in found.own.items():
         if name not in values or values[name].shape != tensor.shape:
@@ -123,6 +127,7 @@ def _same(was: Tensor, now: Tensor) -> bool:
 def _method(found: PeftFolder, module: str, low: LowRank) -> MethodConfig:
     options: dict[str, Any] = {
         "rank": low.rank,
+        # So that a plan's alpha / R is the same factor, also under rank stabilisation.
         "alpha": found.config.scale(module, low.rank) * low.rank,
         "dropout": float(found.config.lora_dropout),
     }
@@ -146,6 +151,8 @@ def _note(draft: _Draft, backbone: Backbone, place: _Role | None, name: str, fou
         table = next((one for other, one in found.own.items() if _is_table(backbone, other)), parameter)
         if not _same(table, found.own[name]):
             draft.head |= {"decoder", "untie"}
+    elif named == "bias" and _same(parameter, found.own[name]):
+        return  # it came with the decoder's weight
     elif named:
         draft.head.add(named)
     elif inside:
@@ -170,11 +177,13 @@ def _head_part(backbone: Backbone, module: str, kind: str) -> str:
     return next(iter(parts), "")
 
 
-def _plan(backbone: Backbone, draft: _Draft) -> Plan:
+def _plan(backbone: Backbone, places: Mapping[str, _Role], draft: _Draft) -> Plan:
     border, both = backbone.border, len(backbone.row.stacks) > 1
     strata: list[Stratum] = []
     for stack, start, end in (("enc", 0, border), ("dec", border, backbone.shape.blocks)):
-        for first, last, methods in _runs([_methods(draft, number) for number in range(start, end)]):
+        for first, last, methods in _runs(
+            [_methods(draft, _roles_of(places, number), number) for number in range(start, end)]
+        ):
             if methods:
                 named: Literal["", "enc", "dec"] = stack if both else ""  # pyright: ignore[reportAssignmentType]
                 strata.append(Stratum(stack=named, layers=f"{first}:{last}", methods=methods))
@@ -184,15 +193,25 @@ def _plan(backbone: Backbone, draft: _Draft) -> Plan:
     return Plan(strata=tuple(strata), embeddings=embeddings, head=Head(mlm=mlm, **switches))
 
 
-def _methods(draft: _Draft, number: int) -> tuple[MethodConfig, ...]:
+def _roles_of(places: Mapping[str, _Role], number: int) -> dict[str, bool]:
+    """The roles of a block, and whether each has a bias."""
+    here = (place for place in places.values() if number in place.blocks)
+    return {role: place.biased for place in here for role in place.roles}
+
+
+def _methods(draft: _Draft, roles: Mapping[str, bool], number: int) -> tuple[MethodConfig, ...]:
     """What stands on a block: one method for all roles that have it with the same options."""
     alike: dict[str, tuple[MethodConfig, list[str]]] = {}
     for role, method in draft.low.get(number, {}).items():
         alike.setdefault(str(method), (method, []))[1].append(role)
-    found = [method.model_validate({**method.model_dump(), "on": roles}) for method, roles in alike.values()]
-    for kind, roles in ((Full, draft.whole.get(number)), (BitFit, draft.biases.get(number))):
-        if roles:
-            found.append(kind(on=tuple(role for role in ROLES if role in roles)))
+    found = [method.model_validate({**method.model_dump(), "on": on}) for method, on in alike.values()]
+    biased = {role for role, has in roles.items() if has}
+    for kind, on, every in (
+        (Full, draft.whole.get(number), set(roles)),
+        (BitFit, draft.biases.get(number), biased),
+    ):
+        if on:
+            found.append(kind(on=("all",) if on >= every else tuple(role for role in ROLES if role in on)))
     return tuple(found)
 
 
@@ -211,6 +230,7 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
     backbone = model.attached.backbone
     for name, low in found.low_rank.items():
         place = places[name]
+        # One LoRA over GPT-2's c_attn: the roles share A, and each has its rows of B.
         rows = low.b.chunk(len(place.roles))
         site = backbone.site(place.blocks[0])
         for role, b in zip(place.roles, rows, strict=True):
