@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.jobs import Record, arguments, ensure, read
+from benchmarks.jobs import Record, arguments, ensure, read, timed
 
 MODULE = "benchmarks.accuracy"
 
@@ -206,20 +206,10 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
             model=tuned, args=arguments, train_dataset=encoded(tables.train), eval_dataset=encoded(tables.eval[0]),
             data_collator=DataCollatorWithPadding(base.tokenizer), compute_metrics=measure,
         )  # fmt: skip
-        evaluating = 0.0
-        plain = trainer.evaluate
-
-        def timed(*args: Any, **kwargs: Any) -> dict[str, float]:
-            nonlocal evaluating
-            started = time.perf_counter()
-            found = plain(*args, **kwargs)
-            evaluating += time.perf_counter() - started
-            return found
-
-        trainer.evaluate = timed
+        evaluating = timed(trainer)
         started = time.perf_counter()
         trainer.train()
-        seconds = time.perf_counter() - started - evaluating
+        seconds = time.perf_counter() - started - sum(evaluating)
     scores = [line[f"eval_{metric}"] for line in trainer.state.log_history if f"eval_{metric}" in line]
     return {
         "metric": metric,

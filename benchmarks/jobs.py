@@ -10,21 +10,26 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from stratatune.studies.statistics import Comparison
 
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(text: str | None, out: str) -> argparse.Namespace:
-    """The options that every script over real weights and data takes."""
+def arguments(text: str | None, out: str, rows: int | None = None) -> argparse.Namespace:
+    """The options that every script over real weights and data takes; ``rows``: of the training data, by default."""
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="the folder with glue/ and sentence/")
     parser.add_argument("--out", type=Path, default=RESULTS / out)
     parser.add_argument("--tasks", help="some of the tasks, by commas")
     parser.add_argument("--seeds", help="some of the seeds, by commas")
+    if rows is not None:
+        parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by seed 0")
     parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
     return parser.parse_args()
 
@@ -51,6 +56,28 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
     with args.out.open("a") as file:
         file.write(json.dumps(record) + "\n")
     print(record, file=sys.stderr, flush=True)
+
+
+def timed(trainer: Any) -> list[float]:
+    """The seconds of each evaluation of a stock Trainer, as it goes on."""
+    spent, plain = list[float](), trainer.evaluate
+
+    def evaluate(*args: Any, **kwargs: Any) -> dict[str, float]:
+        started = time.perf_counter()
+        found = plain(*args, **kwargs)
+        spent.append(time.perf_counter() - started)
+        return found
+
+    trainer.evaluate = evaluate
+    return spent
+
+
+def difference(found: Comparison | None) -> str:
+    """The mean difference, with Student's 95 % interval."""
+    if found is None:
+        return "-"
+    less = found.difference
+    return f"{less.mean:+.1f}" + ("" if less.low is None else f" [{less.low:.1f}, {less.high:.1f}]")
 
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:

@@ -230,7 +230,7 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
     import psutil
 
     runs, _ = sides(args)
-    every = texts(120)
+    every = texts(60)
     expected = json.loads(_expected(args.folder, runs, every).read_text())
     named = [f"task{number}={run}" for number, run in enumerate(runs)]
     command = [sys.executable, "-W", "ignore", "-m", "stratatune", "serve", *named, "--port", "0"]

@@ -8,7 +8,9 @@ own: the trunk cache is built, a LoRA of the last eighth is trained from it for 
 stock peft trains a LoRA of every block over the same texts; of a checkpoint that the machine does not hold, peft's
 bytes are those of its weights, the least that it needs. The build runs under ``RLIMIT_DATA``, which counts all that a
 process allocates, the rest under ``RLIMIT_AS``, which counts the files of its libraries too. The rate of the build
-stands beside that of the matrix products of its own blocks, measured behind it in the same process. ``--ratios``:
+stands beside that of the matrix products of its own blocks, measured in the same process before it and behind it, the
+mean of both. A limit must leave room for 1.5 GB of libraries and the largest shard, which safetensors maps while it
+opens it: about 2.7 GB for the sizes below 1 B. ``--ratios``:
 seconds of a streamed build over those of a resident one, on checkpoints that fit.
 """
 
@@ -147,15 +149,17 @@ def _build(folder: Path, limit: int) -> Record:
     from stratatune.progress import Reporter
     from stratatune.training.build import build_cache
 
+    before = _products(folder / "model")
     built = build_cache(settings(folder, folder / "model", limit), Reporter(quiet=True))
     most, seconds = _most(), sum(one["trunk_seconds"] for one in built["caches"])
     tokens = TOKENS * sum(one["computed"] for one in built["caches"])
-    products, flops = _products(folder / "model", tokens, built["depth"])
+    after, work = _products(folder / "model"), tokens * built["depth"]
+    products, flops = (work * (one + other) / 2 for one, other in zip(before, after, strict=True))
     return {"seconds": seconds, "products": products, "flops": flops, "whole": built["seconds"], **most}
 
 
-def _products(model: Path, tokens: int, blocks: int) -> tuple[float, float]:
-    """Seconds and FLOPs of the matrix products of ``blocks`` blocks over ``tokens`` tokens, in bf16, one by one."""
+def _products(model: Path) -> tuple[float, float]:
+    """Seconds and FLOPs of the matrix products of a block for each token, in bf16, one by one."""
     import torch
 
     from stratatune.plan import shape_of
@@ -169,7 +173,7 @@ def _products(model: Path, tokens: int, blocks: int) -> tuple[float, float]:
             torch.nn.functional.linear(given, weight)
             best = min(best, time.perf_counter() - started)
         seconds, weights = seconds + best, weights + linear.weights
-    return seconds / rows * tokens * blocks, 2.0 * weights * tokens * blocks
+    return seconds / rows, 2.0 * weights
 
 
 def _train(folder: Path, limit: int) -> Record:

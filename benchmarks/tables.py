@@ -2,6 +2,7 @@
 
 python -m benchmarks.tables accuracy benchmarks/results/accuracy.jsonl docs/results/accuracy.md
 python -m benchmarks.tables suggest benchmarks/results/suggest.jsonl docs/results/suggest.md
+python -m benchmarks.tables tags benchmarks/results/tags.jsonl docs/results/tags.md
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
+from benchmarks.jobs import difference
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
 from benchmarks.suggest import ROWS as SUGGEST_ROWS
 from benchmarks.suggest import SEEDS as SUGGEST_SEEDS
-from stratatune.studies.statistics import Comparison, compare
+from benchmarks.tags import page as tags
+from stratatune.studies.statistics import compare
 from stratatune.studies.suggest.probing import FOLDS
 
 Records = list[dict[str, Any]]
@@ -68,7 +71,7 @@ def _overall(records: Records) -> str:
         own = {task: [100 * r["score"] for r in _of(records, task) if r["arm"] == arm] for task in TASKS}
         return {(task,): statistics.mean(scores) for task, scores in own.items() if scores}
 
-    return "; ".join(f"{arm} {_told(compare(by_task(arm), by_task('peft')))}" for arm in PLANS)
+    return "; ".join(f"{arm} {difference(compare(by_task(arm), by_task('peft')))}" for arm in PLANS)
 
 
 def _of(records: Records, task: str) -> Records:
@@ -107,15 +110,7 @@ def _table(rows: Records) -> list[str]:
 def _less_peft(rows: Records, arm: str) -> str:
     """How many points better than peft on one task, over the same seeds."""
     mine, peft = ({(r["seed"],): 100 * r["score"] for r in rows if r["arm"] == name} for name in (arm, "peft"))
-    return _told(compare(mine, peft))
-
-
-def _told(found: Comparison | None) -> str:
-    """The mean difference, with Student's 95 % interval."""
-    if found is None:
-        return "-"
-    less = found.difference
-    return f"{less.mean:+.1f}" + ("" if less.low is None else f" [{less.low:.1f}, {less.high:.1f}]")
+    return difference(compare(mine, peft))
 
 
 def speed(rows: Records) -> str:
@@ -238,8 +233,7 @@ def main() -> None:
     """Write one page."""
     _, page, source, target = sys.argv
     text = Path(source).read_text()
-    if page in ("accuracy", "suggest"):
-        write = {"accuracy": accuracy, "suggest": suggest}[page]
+    if write := {"accuracy": accuracy, "suggest": suggest, "tags": tags}.get(page):
         Path(target).write_text(write([json.loads(line) for line in text.splitlines()]))
     else:
         Path(target).write_text(speed(json.loads(text)))

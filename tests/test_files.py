@@ -118,6 +118,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty", "below/new"):
         with files.new_folder(tmp_path / name) as folder:
+            folder.mkdir()
             files.write_text(folder / "a" if name == "new" else folder / "b", name)
             assert not any((tmp_path / name).glob("*"))
         assert [path.read_text() for path in (tmp_path / name).iterdir()] == [name]
@@ -126,6 +127,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
         files.new_folder(tmp_path / "full") as folder,
         files.write_errors(folder / "a"),
     ):
+        folder.mkdir()
         (folder / "half").write_text("")
         raise OSError(28, "No space left on device")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["below", "empty", "new"]

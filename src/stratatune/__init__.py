@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stratatune.app.api import train, train_many
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.app.suggest import suggest
+    from stratatune.app.tagger import Tagger as Tagger
     from stratatune.costs.cost import cost as cost
     from stratatune.errors import StratatuneError, UserError
     from stratatune.exits.export import export
@@ -74,6 +75,7 @@ _HOMES = {
     "EncoderArchitecture": "shapes.architectures",
     "EncoderDecoderArchitecture": "shapes.architectures",
     "Fields": "shapes.architectures",
+    "Tagger": "app.tagger",
     "add_architecture": "model.custom",
     "backbone_from_names": "model.custom",
     "cost": "costs.cost",

@@ -92,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` to write into, which takes its place at the end; after a failure nothing is left.
+    """A path beside ``folder`` to make a folder at, which takes its place at the end; after a failure nothing is left.
 
     ``folder`` must be missing or empty: whoever was refused for want of space can give the same command again.
 
@@ -103,10 +103,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     make_folder(folder.parent)
     _sweep(folder)
     partial = folder.with_name(f".{folder.name[:200]}.{os.getpid()}.part")
-    make_folder(partial)
     try:
         yield partial
         with write_errors(folder):
+            partial.mkdir(exist_ok=True)
             for path in partial.rglob("*"):
                 _sync(path)
             if folder.is_dir():

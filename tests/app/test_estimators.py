@@ -193,3 +193,38 @@ def test_settings_are_changed_whole_or_not_at_all(settings):
     with pytest.raises(TypeError, match="unknown setting 'epoch'"):
         clf.set_params(plan="lora", epoch=3)
     assert clf.plan == "bft-adapter@2"
+
+
+# --- several labels a text -------------------------------------------------------------------------------------------
+
+SETS = [["fine", "good"], []] * 6
+
+
+@pytest.mark.parametrize("kind", ["array", "frame", "sparse", "rows", "lists", "tuples"])
+def test_label_sets_come_back_as_they_were_given(kind, settings, tmp_path):
+    matrix = np.array([[1, 0, 1], [0, 0, 0]] * 6)
+    given = {"array": matrix, "rows": matrix.tolist(), "lists": SETS, "tuples": [tuple(row) for row in SETS]}
+    if kind == "frame":
+        given[kind] = pytest.importorskip("pandas").DataFrame(matrix, columns=["fine", "none", "good"])
+    if kind == "sparse":
+        given[kind] = pytest.importorskip("scipy.sparse").csr_matrix(matrix)
+    own = {**settings, "plan": "1: full", "epochs": 25}
+    clf = st.Classifier(**own).fit(TEXTS, given[kind])
+    lists = kind in ("lists", "tuples")
+    names = ["fine", "good"] if lists else ["fine", "none", "good"] if kind == "frame" else [0, 1, 2]
+    assert clf.classes_.tolist() == names
+    wanted = SETS if lists else matrix.tolist()
+    found = clf.predict(TEXTS)
+    assert (found if lists else found.tolist()) == wanted and clf.score(TEXTS, given[kind]) == 1.0
+    chances = clf.predict_proba(TEXTS)
+    assert chances.shape == (12, len(names)) and (lists or (chances[:, 1] == 0).all())
+    clf.save(tmp_path / "saved")
+    again = st.Classifier.load(tmp_path / "saved")
+    assert type(again.predict(TEXTS)) is type(found) and again.classes_.tolist() == names
+    assert np.array_equal(again.predict_proba(TEXTS), chances)
+
+
+@pytest.mark.parametrize("odd", [np.array([[0, 2], [1, 0]] * 6), np.array([[0.5, 1], [1, 0]] * 6)])
+def test_a_matrix_holds_0_and_1(odd, settings):
+    with pytest.raises(DataError, match="a matrix that holds.*an indicator matrix holds 0 and 1;.*label="):
+        st.Classifier(**settings).fit(TEXTS, odd)

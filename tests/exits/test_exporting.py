@@ -185,7 +185,7 @@ def test_merged_is_a_plain_model(tmp_path):
         torch.testing.assert_close(*both, atol=1e-5, rtol=0)
     with pytest.raises(PlanError, match="cannot be exported to merged: adapter") as caught:
         st.export(apply(tiny.tiny_bert(), "adapter(depth=2)"), tmp_path / "no", to="merged")
-    assert caught.value.hint == "it can be exported to: native"
+    assert caught.value.hint == "it can be exported to: native, onnx"
     with pytest.raises(PlanError, match="no plan"):
         st.export(tiny.tiny_bert(), tmp_path / "no")
 

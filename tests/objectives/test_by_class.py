@@ -42,7 +42,8 @@ def test_the_scores_of_each_class():
     mean = np.mean([one["f1"] for one in found["classes"]])
     assert class_scores(truth, guess, 3)["f1"] == pytest.approx(mean)
     said = shown(found)
-    assert "mean over the classes" in said and "rows by their class" in said and len(said.splitlines()) == 10
+    assert "mean over the classes" in said and "rows by their class" in said and len(said.splitlines()) == 11
+    assert "calibration error: 33.3 %" in said
 
 
 def test_two_classes_name_the_one_that_f1_is_of():

@@ -49,7 +49,7 @@ def chat(base, data, tmp_path):
     def make(**changes):
         own = {"model": str(base), "train": str(data), "eval": str(data), "objective": "chat", "device": "cpu"}
         own |= {"out": str(tmp_path / "chat"), "plan": "1: full", "epochs": 2, "batch_size": 4, "lr": 0.01}
-        return train(validate({**own, "cache": "ram", **changes}))
+        return train(validate({**own, "cache": "ram", "precision": "fp32", **changes}))
 
     return make
 

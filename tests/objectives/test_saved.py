@@ -96,6 +96,7 @@ def test_what_was_saved_by_0_1_0_predicts_the_same(kind, source, bases, tmp_path
     plan = {"bert": "2: bitfit", "llama": "2: lora(rank=2)", "t5": "dec 1: lora(rank=2)"}[family]
     given = {"model": str(bases[family]), "train": str(source), "text": "text", "plan": plan, "device": "cpu"}
     given |= {"objective": kind.split()[0], "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run"), "cache": "off"}
+    given["precision"] = "fp32"  # that of version 0.1.0, which did not write it down
     said = Said()
     result = train(validate({**given, **settings}), reporter=said)
     assert any(f" {result.trainable:,} of {result.total:,} parameters train" in line for line in said.lines)

@@ -455,8 +455,7 @@ def test_what_leaves_is_equal_in_sentence_transformers(name, options, fit, tmp_p
 @pytest.mark.parametrize("options", ["", ", query_prompt=ask:, pooling=first"])
 def test_documents_that_stay_leave_with_the_base(options, fit, tmp_path, tiny_of_any):
     library = pytest.importorskip("sentence_transformers")
-    result = fit(model=tiny_of_any("roberta"), objective=f"vectors(query_only=true{options})", lr=0.01, epochs=3)
-    assert result.best_epoch > 0
+    fit(model=tiny_of_any("roberta"), objective=f"vectors(query_only=true{options})", eval=None, lr=0.01, epochs=3)
     out = tmp_path / "out"
     assert command(["export", str(tmp_path / "run"), "--to", "sentence-transformers", "--out", str(out)]) == 0
     texts = ["a very good story", "bad", "the film that she saw was great and the day was long"]

@@ -1,7 +1,5 @@
 """What a server answers is what ``stratatune predict`` writes, and a trunk runs once for all tasks above it."""
 
-import math
-
 import pytest
 
 import tiny
@@ -24,8 +22,8 @@ def assert_same(found, expected, near=2e-5):
     for row, other in zip(found, expected, strict=True):
         assert row.keys() == other.keys()
         for name, value in row.items():
-            if isinstance(value, float):
-                assert math.isclose(value, other[name], abs_tol=near), name
+            if isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float)):
+                assert value == pytest.approx(other[name], abs=near), name
             else:
                 assert value == other[name]
 
@@ -71,12 +69,13 @@ KINDS = {
     ),
     "decoder": ("llama", {"objective": "classification", "plan": "2: lora"}),
     "written": ("bart", {"objective": "seq2seq", "plan": "enc 0:2 frozen | enc 2: lora(rank=4) | dec 1: full"}),
+    "vectors": ("roberta", {"objective": "vectors", "plan": "2: lora"}),
     "all frozen": ("bert", {"objective": "classification", "plan": "head(mlm=dense,norm,bias)"}),
     "nothing frozen": ("roberta", {"objective": "classification", "plan": "lora"}),
     "bf16": ("roberta", {"objective": "mlm", "plan": "bft-adapter@2", "precision": "bf16"}),
     "int8": ("roberta", {"objective": "mlm", "plan": "bft-adapter@2", "cache_dtype": "int8"}),
 }
-SHARED = {"tags", "decoder", "all frozen", "bf16", "int8"}
+SHARED = {"tags", "decoder", "vectors", "all frozen", "bf16", "int8"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,6 +86,10 @@ def test_every_kind_of_task(kind, tmp_path):
     if kind == "tags":
         data = tmp_path / "train.conll"
         data.write_text("she O\nloves O\nred B-thing\nfilms I-thing\n\nthe O\nman B-person\nruns O\n\n" * 6)
+    elif kind == "vectors":
+        pairs = zip(rows(24, 0), rows(24, 1), strict=True)
+        found = [{"anchor": one["text"], "positive": other["text"]} for one, other in pairs]
+        data = write_csv(tmp_path / "train.csv", found)
     else:
         data = write_csv(tmp_path / "train.csv", rows(24, 0))
         settings = {**settings, "text": "text", "label": "label"}

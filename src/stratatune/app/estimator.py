@@ -16,7 +16,17 @@ from sklearn.exceptions import NotFittedError
 
 from stratatune.app.api import trained
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
-from stratatune.app.texts import Texts, classes_of, columns_of, labels_of, name_of, names_of, weights_of
+from stratatune.app.texts import (
+    LabelSets,
+    Texts,
+    classes_of,
+    columns_of,
+    labels_of,
+    name_of,
+    names_of,
+    sets_of,
+    weights_of,
+)
 from stratatune.cache.keys import default_root
 from stratatune.data.written import Written
 from stratatune.errors import DataError, ResourceError, UserError, did_you_mean
@@ -26,6 +36,7 @@ from stratatune.training.config import AUTO, RunConfig, parse_bytes
 from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from typing_extensions import Self
 
     from stratatune.training.run import Result
@@ -37,8 +48,8 @@ _UNNAMED = (("text",), ("text1", "text2"))
 """What columns are called that bring no names."""
 
 
-class _TextEstimator(BaseEstimator):
-    """What both estimators share. Abstract.
+class TextEstimator(BaseEstimator):
+    """What the estimators share. Abstract.
 
     Args:
         plan: a plan, a preset's name, a plan's text, or ``auto``: it is chosen from the training data.
@@ -142,14 +153,29 @@ class _TextEstimator(BaseEstimator):
         labels: Sequence[Any],
         classes: np.ndarray | None = None,
         weights: np.ndarray | None = None,
+        sets: str = "",
         **settings: Any,
     ) -> None:
-        """Train in the folder ``out``, or in one that lives as long as this object."""
+        """Train on texts and labels of scikit-learn's kinds."""
         columns, names = columns_of(texts), names_of(texts)
         table, text, label = _data_set(columns, labels, names)
         if weights is not None:
             name = _free("weight", (*text, label))
             table, settings["weight"] = table.add_column(name, weights), name
+        self._train(table, text, label, classes=classes, names=names, sets=sets, **settings)
+
+    def _train(
+        self,
+        table: Dataset,
+        text: Sequence[str],
+        label: str,
+        *,
+        classes: np.ndarray | None = None,
+        names: Sequence[str] = (),
+        sets: str = "",
+        **settings: Any,
+    ) -> None:
+        """Train in the folder ``out``, or in one that lives as long as this object."""
         wanted = self._settings.get("out")
         out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
@@ -162,9 +188,9 @@ class _TextEstimator(BaseEstimator):
             )
         finally:
             released(out)
-        remember(out, classes, names)
+        remember(out, classes, names, sets)
         self._base = None
-        self._remember = (root, parse_bytes(self.cache_limit), len(table)) if root else None
+        self._remember = (root, parse_bytes(vars(self)["cache_limit"]), len(table)) if root else None
         self._use(out)
 
     def _pool(self) -> Path | None:
@@ -189,7 +215,7 @@ class _TextEstimator(BaseEstimator):
         self._run, self._predictor = run, predictor
         self._recall(*remembered(run))
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         """Take what the folder remembers of the data."""
         vars(self).pop("feature_names_in_", None)
         text = columns or self.predictor_.objective.text
@@ -219,10 +245,14 @@ class _TextEstimator(BaseEstimator):
         return predictor.predict(rows, written=blanks)
 
 
-class Classifier(ClassifierMixin, _TextEstimator):
-    """Classes of texts: ``Classifier(plan="bft-adapter").fit(texts, labels).predict(texts)``."""
+class Classifier(ClassifierMixin, TextEstimator):
+    """Classes of texts: ``Classifier(plan="bft-adapter").fit(texts, labels).predict(texts)``.
+
+    With an indicator matrix [N, C], or a list of labels for each text, it learns any number of labels a text.
+    """
 
     classes_: np.ndarray
+    _sets: str = ""
 
     def __init__(
         self,
@@ -236,14 +266,21 @@ class Classifier(ClassifierMixin, _TextEstimator):
         super().__init__(plan, model=model, verbose=verbose, **settings)
         self.class_weight = class_weight
 
-    def fit(self, X: Texts, y: Sequence[Any], sample_weight: Sequence[float] | None = None) -> Self:
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Texts, y: Any, sample_weight: Sequence[float] | None = None) -> Self:
         """Train on texts and their labels of any one kind.
 
         Args:
             X: N texts, or N pairs of them.
-            y: N labels.
+            y: N labels, N lists of labels, or an indicator matrix [N, C].
             sample_weight: how much each text counts in the loss [N], 0 or more.
         """
+        if (found := sets_of(y)) is not None:
+            return self._fit_sets(X, found, sample_weight)
         labels = labels_of(y)
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
@@ -253,29 +290,55 @@ class Classifier(ClassifierMixin, _TextEstimator):
         self.classes_ = classes
         return self
 
-    def predict(self, X: Texts) -> np.ndarray:
-        """The likeliest class of each text [N]."""
+    def _fit_sets(self, X: Texts, y: LabelSets, sample_weight: Sequence[float] | None) -> Self:
+        if self.class_weight is not None:
+            raise DataError("class_weight is for one class a text", "give a sample_weight, or none")
+        rows = [[name_of(label) for label in row] for row in y.rows]
+        weights = weights_of(np.zeros(len(rows)), None, sample_weight)
+        self._fit(X, rows, y.classes, weights, "matrix" if y.matrix else "lists", objective="multilabel")
+        self.classes_ = y.classes
+        return self
+
+    def predict(self, X: Texts) -> Any:
+        """The class of each text [N]; of label sets an indicator matrix [N, C] or lists, as `fit` was given them.
+
+        Label sets are chosen by the thresholds of the run (``objective="multilabel(threshold=...)"``).
+        """
         found = self._ask(X)
+        if self._sets:
+            rows = [] if found is None else found.columns["labels"]
+            chosen = np.array([[name_of(one) in row for one in self.classes_] for row in rows], int)
+            chosen = chosen.reshape(len(rows), len(self.classes_))
+            return chosen if self._sets == "matrix" else [self.classes_[row > 0].tolist() for row in chosen]
         if found is None:
             return self.classes_[:0]
         places = {name_of(one): place for place, one in enumerate(self.classes_)}
         return self.classes_[[places[label] for label in found.labels]]
 
     def predict_proba(self, X: Texts) -> np.ndarray:
-        """Probabilities [N, C], columns in the order of ``classes_``."""
+        """Probabilities [N, C], columns in the order of ``classes_``; 0 for a label that no text had in training."""
         found = self._ask(X)
         if found is None:
             return np.empty((0, len(self.classes_)), np.float32)
-        labels = self.predictor_.labels
-        return found.probabilities[:, [labels.index(name_of(one)) for one in self.classes_]]
+        column = {label: number for number, label in enumerate(self.predictor_.labels)}
+        chances = np.pad(found.probabilities, ((0, 0), (0, 1)))
+        return chances[:, [column.get(name_of(one), -1) for one in self.classes_]]
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
-        super()._recall(classes, columns)
+    def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
+        """The share of texts whose label, or whole set of labels, is right."""
+        if self._sets != "lists":
+            return super().score(X, y, sample_weight)
+        right = [set(one) == set(other) for one, other in zip(self.predict(X), y, strict=True)]
+        return float(np.average(right, weights=sample_weight))
+
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
+        super()._recall(classes, columns, sets)
+        self._sets = sets
         # A run that no estimator made knows its labels as text.
         self.classes_ = np.array(self.predictor_.labels) if classes is None else classes
 
 
-class Regressor(RegressorMixin, _TextEstimator):
+class Regressor(RegressorMixin, TextEstimator):
     """Numbers of texts: ``Regressor(plan="lora").fit(texts, values).predict(texts)``."""
 
     def fit(self, X: Texts, y: Sequence[float], sample_weight: Sequence[float] | None = None) -> Self:
@@ -345,5 +408,6 @@ def _data_set(
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label
 
 
-for _one in (_TextEstimator, Classifier):  # Regressor has the first one's constructor
-    _with_settings(_one)
+for _one in (TextEstimator, Classifier, Regressor):
+    if "__init__" in vars(_one):  # an inherited constructor shows them already
+        _with_settings(_one)

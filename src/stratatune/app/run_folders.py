@@ -47,39 +47,42 @@ def released(folder: Path) -> None:
     (folder / _CLAIM).unlink(missing_ok=True)
 
 
-def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str]) -> None:
+def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "") -> None:
     """Write down what a run folder does not know: the kind of the labels, and the columns' names.
+
+    ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one.
 
     Raises:
         ResourceError: it cannot be written.
     """
-    data: dict[str, Any] = {"columns": list(columns)}
+    data: dict[str, Any] = {"columns": list(columns), **({"sets": sets} if sets else {})}
     if classes is not None and classes.dtype.kind in "iufbU":
         data |= {"classes": classes.tolist(), "dtype": classes.dtype.name if classes.dtype.kind != "U" else "str"}
     write_text(folder / MEMORY, json.dumps(data) + "\n")
 
 
-def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """The classes and the columns' names, where the folder knows them.
+def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+    """The classes, the columns' names and how sets were given, where the folder knows them.
 
     Raises:
         ModelError: what it says of them is damaged.
     """
     path = next((one for one in (folder / MEMORY, folder.parent / MEMORY) if one.is_file()), None)
     if path is None:
-        return None, ()
+        return None, (), ""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         columns = tuple(str(name) for name in data["columns"])
+        sets = str(data.get("sets", ""))
         if "classes" not in data:
-            return None, columns
+            return None, columns, sets
         kind = np.dtype(data["dtype"])
         if kind.kind not in "iufbU":
             raise ValueError(f"dtype {data['dtype']!r}")
         classes = np.array(data["classes"], None if kind.kind == "U" else kind)
         if classes.ndim != 1:
             raise ValueError("classes are not a list")
-        return classes, columns
+        return classes, columns, sets
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelError(f"{path} is damaged: {error}", "remove it: labels are then returned as text") from error
 

@@ -25,10 +25,12 @@ _PLAIN = (int, float, bool)
 _LETTERS = {int: "N", float: "X", str: "TEXT", tuple: "NAME,...", dict: "LABEL=WORD,..."}
 _METAVARS = {
     **dict.fromkeys(("train", "eval", "test"), "FILE"),
-    **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL"},
+    **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
     **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
 }
 """Where the kind of a value says more than its type."""
+_REPEATED = ("text", "label")
+"""Options that may be given more than once, a column each."""
 
 
 class RunOptions:
@@ -46,6 +48,7 @@ class RunOptions:
         from stratatune.training.config import RunConfig, load_config, merge, validate
 
         given = {name: value for name, value in given.items() if value is not None}
+        given |= {name: given[name][0] for name in _REPEATED if len(given.get(name, ())) == 1}
         if "label_words" in given:
             given["label_words"] = _words(given["label_words"])
         mixed = {name for name in given if _reads_as(RunConfig.model_fields[name]) is None}
@@ -100,7 +103,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
         show_default=False,
         autocompletion=None if kind is bool else completing(functools.partial(_legal, name)),
     )
-    return _parameter(name, Annotated[kind | None, made])
+    return _parameter(name, Annotated[list[str] | None if name in _REPEATED else kind | None, made])
 
 
 def completing(legal: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,64 @@ def labels_of(labels: Any) -> np.ndarray:
     if isinstance(labels, np.ndarray) and labels.dtype != object:
         return labels.reshape(len(values))
     return np.asarray(values)
+
+
+@dataclass(frozen=True)
+class LabelSets:
+    """Several labels a text, as they were given.
+
+    Attributes:
+        rows: the labels of each of N texts.
+        classes: the distinct labels [C]; of a matrix its columns' names, or their numbers.
+        matrix: whether they were an indicator matrix [N, C].
+    """
+
+    rows: list[list[Any]]
+    classes: np.ndarray
+    matrix: bool
+
+
+def sets_of(labels: Any) -> LabelSets | None:
+    """An indicator matrix of 0 and 1, or lists of labels; None where each text has one label.
+
+    Raises:
+        DataError: a matrix of other numbers, or labels of several kinds.
+    """
+    names = list(labels.columns) if hasattr(labels, "columns") else None
+    values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
+    values = values.to_numpy() if names is not None else values
+    rows = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, _LISTED) for row in rows):
+        return None
+    if all(len(row) == 1 for row in rows):
+        return None  # a column
+    if getattr(values, "ndim", 1) == 2 or _is_matrix(rows):
+        return _of_matrix(rows, names)
+    flat = [label for row in rows for label in row]
+    if not flat:
+        raise DataError("no text has a label", "give at least one label")
+    return LabelSets([list(row) for row in rows], classes_of(labels_of(flat)), matrix=False)
+
+
+_LISTED = (list, tuple, set, frozenset, np.ndarray)
+
+
+def _is_matrix(rows: list[Any]) -> bool:
+    """Whether lists are rows of 0 and 1, as scikit-learn takes them."""
+    alike = all(isinstance(row, list | tuple) for row in rows) and len({len(row) for row in rows}) == 1
+    return alike and all(isinstance(value, bool | int) and value in (0, 1) for row in rows for value in row)
+
+
+def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
+    if odd := next((value for row in rows for value in row if is_missing(value) or value not in (0, 1)), None):
+        raise DataError(
+            f"labels are a matrix that holds {odd!r}",
+            "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
+        )
+    classes = np.array(names) if names else np.arange(len(rows[0]))
+    if len({name_of(one) for one in classes}) < len(classes):
+        raise DataError("two columns of labels have one name", "rename one of them")
+    return LabelSets([[one for one, value in zip(classes, row, strict=True) if value] for row in rows], classes, True)
 
 
 def classes_of(labels: np.ndarray) -> np.ndarray:

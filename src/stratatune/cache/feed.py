@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,25 +23,10 @@ from stratatune.data.batching import Batch
 from stratatune.errors import ResourceError
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
+from stratatune.model.split import Trunk
 
 Asking = Callable[[Batch], Question]
 """What an objective asks of a batch."""
-
-
-class Below(Protocol):
-    """What gives hidden states at the frozen depth: :class:`stratatune.model.split.Trunk`, or what stands in for it.
-
-    Attributes:
-        trains: whether the embeddings train, so that the backward pass goes through it.
-    """
-
-    trains: bool
-
-    def __call__(
-        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, question: Question | None = None
-    ) -> Tensor:
-        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> [B, T, D]."""
-        ...
 
 
 @dataclass
@@ -71,7 +55,7 @@ class Feed:
 
     def __init__(
         self,
-        trunk: Below,
+        trunk: Trunk,
         cache: TrunkCache | None,
         *,
         one_position: bool,
@@ -202,7 +186,7 @@ class Feed:
 
 
 def run_trunk(
-    trunk: Below, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
+    trunk: Trunk, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
 ) -> Tensor:
     """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
     with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):

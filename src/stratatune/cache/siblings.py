@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def marks_of(data: Encoded, positions: str) -> np.ndarray:
     """A number for all that the trunk reads of each text uint64 [N], and where it is read if only that is kept."""
     found = np.empty(len(data), np.uint64)
     for number, (start, end) in enumerate(zip(data.offsets[:-1], data.offsets[1:], strict=True)):
-        parts = [data.ids[start:end].tobytes()]
+        parts: list[Any] = [data.ids[start:end].tobytes()]
         if data.types is not None:
             parts.append(data.types[start:end].tobytes())
         if positions == "read":
@@ -52,6 +53,7 @@ def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> No
 
 def adopt(cache: TrunkCache, marks: np.ndarray) -> int:
     """Put rows into ``cache`` that others beside it have; gives how many texts."""
+    # int8 rows are in the scales of their own training data.
     if cache.folder is None or not cache.writable or cache.key.dtype == "int8":
         return 0
     before = cache.missing()
@@ -71,9 +73,11 @@ def _alike(one: CacheKey, other: CacheKey) -> bool:
 
 
 def _take(cache: TrunkCache, marks: np.ndarray, folder: Path, key: CacheKey) -> None:
+    # No pickle: the folder may come from anywhere.
     theirs, lengths = np.load(folder / MARKS, allow_pickle=False)
     missing = np.flatnonzero(~cache.has(np.arange(len(marks))))
     theirs, wanted = theirs.view(np.uint64), marks[missing]
+    # Sorted once, so each text is found by bisection instead of a pass over all marks.
     order = np.argsort(theirs)
     at = np.searchsorted(theirs[order], wanted).clip(max=len(theirs) - 1)
     same = theirs[order][at] == wanted

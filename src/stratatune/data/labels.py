@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
+SEPARATORS = (",", ";", "|", "\t")
+"""What is recognised between two labels in a cell. A blank is not, as it may stand inside a label."""
+SETS_HINT = "several labels in a cell: --objective multilabel"
+"""What is said of data that look like label sets to an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a class of its own
 
@@ -47,12 +51,14 @@ class LabelSet:
             only = next(iter(names), "nothing")
             raise DataError(f"{place}: every label is {only!r}", "training needs at least two classes")
         if len(names) > MOST_CLASSES or (len(names) == len(labels) > _FEW_ROWS):
-            like = ": this looks like regression" if all(map(_is_number, names)) else ""
+            several = looks_like_sets(names)
+            such = f", such as {several!r}" if several else ""
+            like = ": this looks like regression" if all(map(_is_number, names)) else such
             raise DataError(
                 f"{place}: {len(names)} different labels in {len(labels)} rows are too many to be classes{like}",
-                "for numbers use --objective regression, or name another label column",
+                SETS_HINT if several else "for numbers use --objective regression, or name another label column",
             )
-        return cls(tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names)))
+        return cls(ordered(names))
 
     def encode(
         self, labels: Sequence[str | float], place: str = "the data", rows: Sequence[int] | None = None
@@ -77,6 +83,24 @@ class LabelSet:
         near = nearest(text, self.names)
         more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
         return (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:20])}{more}"
+
+
+def ordered(names: Collection[str]) -> tuple[str, ...]:
+    """Labels in sorted order; numbers in numeric order."""
+    return tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names))
+
+
+def looks_like_sets(labels: Collection[str | float]) -> str:
+    """A label that seems to be several with a separator between them; empty where none does.
+
+    So it is where cutting leaves fewer different labels than there were: ``a,b`` beside ``b,c`` and ``c,a,b``.
+    """
+    texts = {label for label in labels if isinstance(label, str)}
+    for mark in SEPARATORS:
+        several = [text for text in texts if mark in text]
+        if several and len({part.strip() for text in texts for part in text.split(mark)}) < len(texts):
+            return min(several, key=lambda text: (len(text), text))
+    return ""
 
 
 def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], place: str) -> None:

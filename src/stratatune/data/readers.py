@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import Labels, is_missing, label_text, numbers
+from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, looks_like_sets, numbers
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
@@ -107,16 +107,19 @@ def read(
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
-    frame, columns = _text_columns(frame, text if frame.named else None, known)
+    frame, columns = text_columns(frame, text if frame.named else None, known)
     frame, label_column = _label_column(frame, columns, label, known, need_labels)
     checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
     if written.bad_rows == "skip":
         frame = without_bad(frame, checked)
+    labels = _labels(frame, label_column, known, need_labels) if label_column else None
+    if labels is not None and need_labels and not known:
+        frame = _noting_sets(frame, labels)
     return Table(
         texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
-        labels=_labels(frame, label_column, known, need_labels) if label_column else None,
+        labels=labels,
         columns=columns,
         label_column=label_column,
         source=frame.place,
@@ -129,7 +132,12 @@ def read(
 # --- which columns -------------------------------------------------------------------------------------------------
 
 
-def _text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
+def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
+    """The text columns that are named, those of the task, or the only plausible ones, which a notice then names.
+
+    Raises:
+        DataError: a column that is not there, or none or several plausible ones.
+    """
     if text is not None:
         return frame, _named_texts(frame, text)
     if not frame.named:
@@ -158,10 +166,11 @@ def _named_texts(frame: Frame, text: str | Sequence[str]) -> tuple[str, ...]:
         text = (text,) if text in frame.names else [name.strip() for name in text.split(",")]
     if not 1 <= len(text) <= 2:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "name one or two")
-    return tuple(_existing(frame, name) for name in text)
+    return tuple(existing(frame, name) for name in text)
 
 
-def _existing(frame: Frame, name: str) -> str:
+def existing(frame: Frame, name: str) -> str:
+    """``name``, where the frame has such a column; else a DataError names the nearest."""
     if name not in frame.names:
         near = nearest(name, frame.names)
         hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(frame.names)}"
@@ -173,7 +182,7 @@ def _label_column(
     frame: Frame, texts: tuple[str, ...], label: str | None, task: Task | None, needed: bool
 ) -> tuple[Frame, str | None]:
     if label is not None:
-        return frame, _existing(frame, label) if needed or label in frame.names else None
+        return frame, existing(frame, label) if needed or label in frame.names else None
     for name in (task.label, task.tsv_label) if task else ():
         if name in frame.names:
             return frame, name
@@ -193,14 +202,18 @@ def _label_column(
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
     """The texts of a column; DataError names the rows that are blank where that is refused."""
-    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    values = [plain(value, frame.place, name) for value in frame.get(name)]
     if bad_rows == "refuse":
         _refuse(frame, [_is_blank(value) for value in values], f"text column {name!r} is empty", _BAD_TEXTS)
     return [_or_empty(value) for value in values]
 
 
 def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
-    values = [_plain(value, frame.place, name) for value in frame.get(name)]
+    if any(map(is_list, frame.get(name))):
+        if not needed:
+            return None
+        raise DataError(f"{frame.place}: label column {name!r} holds lists", SETS_HINT)
+    values = [plain(value, frame.place, name) for value in frame.get(name)]
     missing = [_is_blank(value) for value in values]
     if any(missing) and not needed:
         return None
@@ -221,7 +234,19 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
     return [str(name) for name in classes]
 
 
-def _plain(value: Any, place: str, name: str) -> str | float | None:
+def _noting_sets(frame: Frame, labels: Labels) -> Frame:
+    """With a notice where labels that occur more than once look like several labels each."""
+    distinct = set(labels)
+    several = looks_like_sets(distinct) if 2 * len(distinct) <= len(labels) else ""
+    return frame.noting(f"the label {several!r} looks like {SETS_HINT}") if several else frame
+
+
+def is_list(value: Any) -> bool:
+    """Whether a cell holds several values."""
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
+
+
+def plain(value: Any, place: str, name: str) -> str | float | None:
     """One cell: text, or a number that was one in the file; None where it is missing; a date as ISO 8601 has it."""
     if isinstance(value, str):
         return str(value)
@@ -236,7 +261,7 @@ def _plain(value: Any, place: str, name: str) -> str | float | None:
     if isinstance(value, Decimal):
         return str(value)
     if hasattr(value, "item"):  # a numpy scalar out of an object column
-        return _plain(value.item(), place, name)
+        return plain(value.item(), place, name)
     raise DataError(
         f"{place}: column {name!r} holds {type(value).__name__} values",
         _CHAT if is_conversation(value) else "text or numbers are read; convert the column",
@@ -270,7 +295,7 @@ def _rows(at: Sequence[int]) -> str:
 
 def _whole_rows(frame: Frame, names: list[str]) -> list[int]:
     """The 0-based positions of the rows that lack nothing in these columns."""
-    columns = [[_is_blank(_plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
+    columns = [[_is_blank(plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
     return [at for at, blanks in enumerate(zip(*columns, strict=True)) if not any(blanks)]
 
 

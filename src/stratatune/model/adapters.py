@@ -75,6 +75,7 @@ class Adapters:
         called = name or Path(folder).resolve().name
         if called in self._loaded:
             raise ModelError(f"an adapter {called!r} is loaded already", "give another name, or delete it first")
+        # A twin: modules of its own, so that one adapter's wrappers are in no other's way, over the same tensors.
         self._loaded[called] = load_artefact(folder, twin(self.base), apart=True).model
         self.active = self.active or called
         return called
@@ -149,6 +150,7 @@ class Adapters:
         alone = {name for name in backbones if name is not None and self._begins_otherwise(name)}
         found: list[Tensor | None] = [None] * len(names)
         shared = [name for name in backbones if name not in alone]
+        # Up to the lowest frozen depth among them all models compute what the base does.
         depth = min((self._depth(name, plain) for name in shared), default=0)
         among = torch.tensor([number for number, name in enumerate(names) if name not in alone], dtype=torch.long)
         types = None if token_type_ids is None else token_type_ids[among]

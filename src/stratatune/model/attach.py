@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
+# What transformers' Trainer passes to save_pretrained, since 5.23 both; a user has no reason to.
+_TRAINERS = ("state_dict", "is_main_process")
+
 
 class Tuned(_AnyModel):
     """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
@@ -54,7 +57,7 @@ class Tuned(_AnyModel):
         above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
         for block in blocks[:depth]:
             if block not in above and hasattr(block, "gradient_checkpointing"):
-                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue]
+                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def print_trainable_parameters(self) -> None:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""
@@ -82,7 +85,7 @@ class Tuned(_AnyModel):
         that its ``resume_from_checkpoint`` and ``load_best_model_at_end`` find again.
         """
         if kwargs.get("is_main_process", True):
-            save_adapter(self.attached, Path(save_directory), for_trainer="is_main_process" in kwargs)
+            save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""

@@ -69,6 +69,7 @@ def load_base(
     texts: bool = True,
     unread_below: int = 0,
     cut: int | None = None,
+    problem_type: str | None = None,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
@@ -78,7 +79,8 @@ def load_base(
     tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
     the table of words where nothing else needs it, stays in the checkpoint
     (:class:`stratatune.model.unread.Unread`). ``cut``: how many blocks the model is made with, the lowest of those
-    that the checkpoint has; the others are not read.
+    that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
+    head learns, in place of the head's own.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -99,6 +101,7 @@ def load_base(
         "attn_implementation": attention or attention_for_training(),
         **options,
         **worn.settings(num_labels),
+        **({"problem_type": problem_type} if problem_type else {}),
     }
     if worn.parts != "lm":
         settings["ignore_mismatched_sizes"] = True  # which are looked at below

@@ -20,6 +20,7 @@ def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
 
     ``depth`` is at least 1. Where blocks share weights, their runs are counted.
     """
+    # A shared block is there several times, and its forward can be put back only once.
     below = list(dict.fromkeys(body.blocks[:depth]))
     first = {block: number for number, block in reversed(list(enumerate(body.blocks)))}
     for block in below:
@@ -38,6 +39,7 @@ class _Skipped:
         self.body, self.block, self.number, self.depth, self.hidden = body, block, number, depth, hidden
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # A shared block runs below the depth and above it, so it must know which run this is.
         number = self.body.passes.done if self.body.passes.shared else self.number
         if number >= self.depth:
             return type(self.block).forward(self.block, *args, **kwargs)

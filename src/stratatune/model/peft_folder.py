@@ -124,6 +124,7 @@ def read_peft(folder: Path) -> PeftFolder:
         if low := _LOW_RANK.fullmatch(plain):
             values = tensor.flatten() if low["part"] == "magnitude_vector" else tensor
             halves.setdefault(low["module"], {})[low["part"]] = values
+        # Named, not ignored: the adapter would otherwise be loaded without part of what it learnt.
         elif any(f".{other}" in plain for other in _OTHER):
             raise _no_form(folder, f"{plain}: LoRA on an embedding, or with a bias of its own")
         else:
@@ -164,6 +165,7 @@ def _config(folder: Path) -> PeftConfig:
         data = read_json(path)
         if not isinstance(data, dict):
             raise Unreadable("it is not a mapping")
+        # Before validation, whose messages would be about fields of another type.
         if (kind := data.get("peft_type")) != "LORA":
             raise _no_form(folder, f"peft_type {shown(kind)}")
         if odd := [name for name in _UNHELD if data.get(name)]:

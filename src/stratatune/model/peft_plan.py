@@ -68,6 +68,7 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
     places = _places(backbone)
     draft = _draft(backbone, places, found)
     plan = _plan(backbone, places, draft)
+    # The plan is made first and applied like any other, so all its checks hold here, too.
     tuned = apply(model, plan, also_train=draft.new)
     if apart:
         part(tuned.attached)
@@ -107,6 +108,7 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
         for number in place.blocks:
             for role in place.roles:
                 draft.low.setdefault(number, {})[role] = method
+    # With duplicates: peft saves a tied weight under either of its names.
     values = dict(backbone.model.named_parameters(remove_duplicate=False))
     for name, tensor in found.own.items():
         if name not in values or values[name].shape != tensor.shape:
@@ -125,6 +127,7 @@ def _same(was: Tensor, now: Tensor) -> bool:
 def _method(found: PeftFolder, module: str, low: LowRank) -> MethodConfig:
     options: dict[str, Any] = {
         "rank": low.rank,
+        # So that a plan's alpha / R is the same factor, also under rank stabilisation.
         "alpha": found.config.scale(module, low.rank) * low.rank,
         "dropout": float(found.config.lora_dropout),
     }
@@ -185,7 +188,7 @@ def _plan(backbone: Backbone, places: Mapping[str, _Role], draft: _Draft) -> Pla
                 named: Literal["", "enc", "dec"] = stack if both else ""  # pyright: ignore[reportAssignmentType]
                 strata.append(Stratum(stack=named, layers=f"{first}:{last}", methods=methods))
     mlm = tuple(part for part in draft.head if part in ("dense", "norm", "bias", "decoder"))
-    switches = {name: name in draft.head for name in ("pooler", "final_norm", "untie")}
+    switches: dict[str, Any] = {name: name in draft.head for name in ("pooler", "final_norm", "untie")}
     embeddings = Full() if draft.embeddings else None
     return Plan(strata=tuple(strata), embeddings=embeddings, head=Head(mlm=mlm, **switches))
 
@@ -227,6 +230,7 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
     backbone = model.attached.backbone
     for name, low in found.low_rank.items():
         place = places[name]
+        # One LoRA over GPT-2's c_attn: the roles share A, and each has its rows of B.
         rows = low.b.chunk(len(place.roles))
         site = backbone.site(place.blocks[0])
         for role, b in zip(place.roles, rows, strict=True):

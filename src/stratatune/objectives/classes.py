@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,11 +20,10 @@ from stratatune.objectives.labels import (
     chosen_metric,
     class_labels,
     labels_data,
-    with_targets,
 )
 from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.pooled import Pooled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.model.question import Question
 
 
 _ON_DEV = "dev"
@@ -50,7 +48,7 @@ class Truth(int):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classes(Objective):
+class Classes(Pooled):
     """One class a text.
 
     Attributes:
@@ -63,12 +61,7 @@ class Classes(Objective):
 
     name: ClassVar[str] = "classification"
     summary: ClassVar[str] = "one class a text, by a new output layer"
-    head: ClassVar[str] = "sequence"
-    families: ClassVar[frozenset[str]] = FAMILIES
-    reads: ClassVar[Literal["one", "few", "all"]] = "one"
-    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
-    place: ClassVar[str] = "[CLS]"
     options: ClassVar[Mapping[str, type]] = {
         "weights": str,
         "focal": float,
@@ -131,16 +124,8 @@ class Classes(Objective):
     def outputs(self) -> int:
         return len(self.labels) - self.learnt_by.ordinal
 
-    @property
-    def position(self) -> str:
-        return PLACES[self.family]
-
-    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.label_kind, table)
-
-    def question(self, batch: Batch, *, training: bool) -> Question:
-        return pooled(batch)
+    def targets(self, table: Table) -> np.ndarray:
+        return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """``logits`` [B, C]; an evaluation is by the plain loss, so that runs can be compared."""
@@ -167,6 +152,10 @@ class Classes(Objective):
 
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         return by_class(self.labels, data.labels, output, self.decided(output))
+
+    @property
+    def needs_evaluation(self) -> bool:
+        return bool(self.chosen)
 
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
         if not self.chosen or data.labels is None:

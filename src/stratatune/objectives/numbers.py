@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
-from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, with_targets
+from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.tensors import mean
 
 if TYPE_CHECKING:
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.model.question import Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbers(Objective):
+class Numbers(Pooled):
     """One number a text.
 
     Attributes:
@@ -35,13 +34,8 @@ class Numbers(Objective):
 
     name: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number a text, by a new output layer"
-    head: ClassVar[str] = "sequence"
-    families: ClassVar[frozenset[str]] = FAMILIES
-    reads: ClassVar[Literal["one", "few", "all"]] = "one"
-    weighted: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
-    place: ClassVar[str] = "[CLS]"
 
     label_kind: NumberLabels
 
@@ -62,20 +56,12 @@ class Numbers(Objective):
     def to_data(self) -> dict[str, Any]:
         return {**self.common(), **labels_data(self.label_kind)}
 
-    @property
-    def position(self) -> str:
-        return PLACES[self.family]
-
     @classmethod
     def held_out_by(cls, table: Table) -> None:
         return None
 
-    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        return with_targets(encoded, self.label_kind, table)
-
-    def question(self, batch: Batch, *, training: bool) -> Question:
-        return pooled(batch)
+    def targets(self, table: Table) -> np.ndarray:
+        return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """Mean squared error: ``logits`` [B, 1]."""

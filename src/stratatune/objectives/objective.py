@@ -114,7 +114,10 @@ class Answers:
 class Using(Protocol):
     """A trained model at work, as an objective asks it for predictions."""
 
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the base model."""
+        ...
 
     def output(self, table: Table) -> np.ndarray:
         """What :meth:`Objective.predict` gives for every row, in order."""
@@ -148,6 +151,8 @@ class Objective(abc.ABC):
         options: what may be written in brackets behind the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
+        problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
+            output a regression, of more a single label.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
 
@@ -170,6 +175,7 @@ class Objective(abc.ABC):
     options: ClassVar[Mapping[str, type]] = {}
     place: ClassVar[str] = ""
     writes: ClassVar[bool] = False
+    problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
 
@@ -348,6 +354,11 @@ class Objective(abc.ABC):
         return max(1, len(self.labels))
 
     @property
+    def needs_evaluation(self) -> bool:
+        """Whether a run needs evaluation data, by which :meth:`tuned` chooses."""
+        return False
+
+    @property
     def positions(self) -> Literal["one", "few", "all"]:
         """How many positions of a text are read: what :attr:`reads` says, or fewer in this very variant."""
         return self.reads
@@ -397,6 +408,7 @@ class Objective(abc.ABC):
             "max_length": self.max_length,
             "task": self.task,
             "family": self.family,
+            **({"problem_type": self.problem_type} if self.problem_type else {}),
         }
 
 

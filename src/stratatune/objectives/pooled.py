@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
 
 from stratatune.data.causal import encode_last
 from stratatune.data.encode import Encoded, encode_plain
 from stratatune.data.readers import Table
+from stratatune.objectives.objective import WEIGHT, Objective
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,3 +41,36 @@ def pooled(batch: Batch) -> Question:
     from stratatune.model.question import Question
 
     return Question(targets=batch.input_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled(Objective):
+    """One label of some kind for a text, read from what the classification head pools. Abstract."""
+
+    head: ClassVar[str] = "sequence"
+    families: ClassVar[frozenset[str]] = FAMILIES
+    reads: ClassVar[Literal["one", "few", "all"]] = "one"
+    weighted: ClassVar[bool] = True
+    place: ClassVar[str] = "[CLS]"
+
+    @abc.abstractmethod
+    def targets(self, table: Table) -> np.ndarray:
+        """What is to be predicted of a table with labels: classes int64 [N], values float32 [N], or sets bool [N, C].
+
+        Raises:
+            DataError: a label unseen in training, or one of another kind.
+        """
+
+    @property
+    def position(self) -> str:
+        return PLACES[self.family]
+
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
+        if table.labels is None:
+            return encoded
+        found, weights = encoded.with_targets(self.targets(table)), table.further.get(WEIGHT)
+        return found if weights is None else found.with_targets(np.asarray(weights, np.float32), name=WEIGHT)
+
+    def question(self, batch: Batch, *, training: bool) -> Question:
+        return pooled(batch)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from stratatune.errors import ConfigError, ModelError, did_you_mean, shown
+from stratatune.errors import ConfigError, ModelError, shown
 from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.chat import Chat
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.completion import Completion
 from stratatune.objectives.label_words import LabelWords
+from stratatune.objectives.multilabel import Multilabel
+from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Asked, Objective
 from stratatune.objectives.rank import Rank
@@ -20,6 +22,7 @@ from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
 from stratatune.objectives.vectors import Vectors
+from stratatune.objectives.written import parse
 from stratatune.outside import first_mistake
 
 if TYPE_CHECKING:
@@ -28,7 +31,20 @@ if TYPE_CHECKING:
 AUTO = "auto"
 OBJECTIVES: dict[str, type[Objective]] = {
     one.name: one
-    for one in (LabelWords, Candidates, Completion, Chat, TextToText, Classes, Numbers, Tags, Vectors, Rank)
+    for one in (
+        LabelWords,
+        Candidates,
+        Completion,
+        Chat,
+        TextToText,
+        Classes,
+        Numbers,
+        Multilabel,
+        Multitask,
+        Tags,
+        Vectors,
+        Rank,
+    )
 }
 
 
@@ -55,29 +71,7 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: no such objective, no such option, or a value that is none of its type.
     """
-    name, opening, rest = text.strip().partition("(")
-    name = name.strip()
-    if name not in names() or (opening and not rest.rstrip().endswith(")")):
-        raise ConfigError([f"objective: {shown(text)}"], _instead(name))
-    legal: Mapping[str, type] = {} if name == AUTO else OBJECTIVES[name].options
-    options: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in rest.rstrip().removesuffix(")").split(","))):
-        option, _, value = (piece.strip() for piece in part.partition("="))
-        if option not in legal:
-            raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, legal))
-        try:
-            options[option] = _switch(value) if legal[option] is bool else legal[option](value)
-        except ValueError as error:
-            kind = legal[option].__name__
-            legal_values = "true or false" if legal[option] is bool else f"a value of type {kind}"
-            raise ConfigError([f"objective: {text!r}; {option} takes {legal_values}"]) from error
-    return name, options
-
-
-def _switch(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"
+    return parse(text, {AUTO: {}, **{name: one.options for name, one in OBJECTIVES.items()}})
 
 
 def choose(asked: Asked) -> type[Objective]:
@@ -102,26 +96,6 @@ def choose(asked: Asked) -> type[Objective]:
             f"use --objective {_or(legal)}",
         )
     return found
-
-
-_ELSEWHERE = {
-    **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
-    **dict.fromkeys(("question-answering", "span"), ("a span of the text", "")),
-    **dict.fromkeys(("multilabel", "multi-label", "multi_label_classification"), ("several labels for one text", "")),
-    **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
-    **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
-}
-"""Tasks by the names that others give them, what they ask for, and the objective that predicts it."""
-
-
-def _instead(name: str) -> str:
-    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
-    if name not in _ELSEWHERE:
-        return did_you_mean(name, names())
-    what, own = _ELSEWHERE[name]
-    if own in OBJECTIVES:
-        return f"{own} predicts {what}"
-    return f"no objective here predicts {what}; legal: {', '.join(names())}"
 
 
 def _listed(families: frozenset[str]) -> str:
@@ -167,5 +141,5 @@ def metric_names() -> list[str]:
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Whether a smaller value of a metric is better."""
-    return any(metric in one.smaller_is_better for one in OBJECTIVES.values())
+    """Whether a smaller value of a metric is better; of several heads it is written ``column.metric``."""
+    return any(metric.rpartition(".")[2] in one.smaller_is_better for one in OBJECTIVES.values())

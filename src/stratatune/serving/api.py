@@ -181,7 +181,7 @@ def _chosen(table: TaskTable, asked: TextsForTasks) -> list[Task]:
     if asked.tasks is not None:
         return [_named(table, name) for name in dict.fromkeys(asked.tasks)]
     columns = _columns(asked.texts[0])
-    found = [task for task in table.tasks.values() if task.columns == columns]
+    found = [task for task in table.tasks.values() if task.reads(columns)]
     if not found:
         raise Refusal(422, f"no task reads {'pairs' if columns == 2 else 'single texts'}", "GET /tasks lists them")
     return found
@@ -199,12 +199,16 @@ def _check(texts: Sequence[Any], tasks: Sequence[Task], limits: Limits) -> None:
     """
     if len(texts) > limits.texts:
         raise Refusal(422, f"{len(texts)} texts", f"send {limits.texts} at most at a time")
+    columns = _columns(texts[0])
+    for task in tasks:
+        if not task.reads(columns):
+            wants = task.objective.asked_at_once
+            said = f"task {task.name} reads {'pairs of texts' if wants == 2 else 'single texts'}"
+            raise Refusal(422, said, f"write {_shape(wants)}")
     for number, text in enumerate(texts, start=1):
         parts = [text] if isinstance(text, str) else text
-        for task in tasks:
-            if len(parts) != task.columns:
-                wants = "a pair of texts" if task.columns == 2 else "one text"
-                raise Refusal(422, f"text {number}: task {task.name} reads {wants}", f"write {_shape(task.columns)}")
+        if len(parts) != columns:
+            raise Refusal(422, f"text {number}: single texts and pairs are mixed", "send them apart")
         for part in parts:
             if len(part) > limits.characters:
                 raise Refusal(422, f"text {number}: {len(part):,} characters", f"{limits.characters:,} at most")

@@ -29,6 +29,11 @@ class Piece:
     error: Exception | None = None
 
     @property
+    def columns(self) -> int:
+        """How many texts are one question."""
+        return 1 if isinstance(self.texts[0], str) else len(self.texts[0])
+
+    @property
     def size(self) -> int:
         """Answers: one for each text and task."""
         return len(self.texts) * len(self.tasks)
@@ -76,15 +81,16 @@ def _answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> N
 
 def _encoded(task: Task, pieces: Sequence[Piece]) -> _Asked:
     table = task.read([text for piece in pieces for text in piece.texts])
-    data = None if task.objective.writes else task.predictor.encode(table)
+    data = task.predictor.encode(table) if task.trunk else None
     return _Asked(task, pieces, table, data)
 
 
 def _by_task(pieces: Iterable[Piece]) -> Iterable[tuple[Task, list[Piece]]]:
-    found: dict[int, tuple[Task, list[Piece]]] = {}
+    """The pieces of each task; those with single texts and those with pairs apart, as a table has one or the other."""
+    found: dict[tuple[int, int], tuple[Task, list[Piece]]] = {}
     for piece in pieces:
         for task in piece.tasks:
-            found.setdefault(id(task), (task, []))[1].append(piece)
+            found.setdefault((id(task), piece.columns), (task, []))[1].append(piece)
     return found.values()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,12 @@ class Task:
             ModelError: nothing trained is there, or its base model is not what it was.
         """
         predictor = Predictor(run, **where)
-        held = shared.share(predictor.model.attached)
+        held = [] if predictor.model is None else shared.share(predictor.model.attached)
         return cls(name, run, predictor, trunk_of(predictor), held)
 
-    @property
-    def columns(self) -> int:
-        """Texts in a row: one, or two of a pair."""
-        return self.predictor.text_columns
+    def reads(self, columns: int) -> bool:
+        """Whether it answers for so many texts at once: one, or two of a pair."""
+        return self.objective.answers_for(columns)
 
     @property
     def objective(self) -> Any:
@@ -63,18 +62,24 @@ class Task:
 
     def describe(self) -> Row:
         """What a client should know of it."""
+        own = {
+            "name": self.name,
+            "objective": self.objective.name,
+            "columns": self.objective.asked_at_once,
+            "reads": list(self.objective.text),
+            "labels": list(self.objective.labels),
+            "trunk": self.trunk[:12],
+        }
+        if self.predictor.model is None:  # onnxruntime runs it
+            return own
         attached = self.predictor.model.attached
         resolved, origin = attached.resolved, attached.origin
         return {
-            "name": self.name,
-            "objective": self.objective.name,
-            "reads": list(self.objective.text),
-            "labels": list(self.objective.labels),
+            **own,
             "base": Path(origin.path).name if origin.path else origin.name,  # no paths of this machine
             "plan": str(resolved.plan),
             "frozen_depth": resolved.frozen_depth,
             "blocks": resolved.shape.blocks,
-            "trunk": self.trunk[:12],
         }
 
     def read(self, texts: Sequence[Any]) -> Table:
@@ -90,31 +95,43 @@ class Task:
 
         Args:
             table: the texts.
-            data: the same encoded; None: the objective asks the model in its own way, such as for generated text.
-            trunk: has run for them; None: the task's own trunk runs.
+            data: the same encoded; None: the model is asked as `predict` does.
+            trunk: has run for them.
         """
-        using = self.predictor if data is None else _Using(self.predictor, table, data, trunk)
-        said = self.objective.answer(table, using)
+        if data is None or trunk is None:
+            said = self.objective.answer(table, self.predictor)
+        else:
+            said = self.objective.answer(table, _Using(self.predictor, table, data, trunk))
         return [plain(row) for row in rows_of({}, said.columns)]
 
 
 @dataclass(frozen=True)
 class _Using:
-    """A model at work on texts that are encoded already."""
+    """A model at work on texts that are encoded already, and for which the trunk has run."""
 
     predictor: Predictor
     table: Table
     data: Encoded
-    trunk: RememberedTrunk | None
+    trunk: RememberedTrunk
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own."""
+        return self.predictor.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
         """What the objective predicts for every row of ``table``."""
-        if table is not self.table:
-            return self.predictor.output(table)
-        feed = self.predictor.forward.feed(codec=self.predictor.codec, trunk=self.trunk)
-        return evaluate(self.predictor.forward, self.data, feed).output
+        forward, data = self.predictor.forward, self.data
+        if table is not self.table:  # an objective may ask for each column by itself
+            data = self.predictor.encode(replace(table, labels=None, label_column=None))
+            self.trunk.run(forward, [data])
+        return evaluate(forward, data, forward.feed(codec=self.predictor.codec, trunk=self.trunk)).output
 
-    def generate(self, texts: list[str], **options: Any) -> list[str]:
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model."""
+        return self.predictor.untuned(table)
+
+    def generate(self, texts: Any, **options: Any) -> list[str]:
         """What the model writes for each text."""
         return self.predictor.generate(texts, **options)
 
@@ -122,9 +139,11 @@ class _Using:
 def trunk_of(predictor: Predictor) -> str:
     """What tasks must have in common for one run of the trunk to serve them; empty where it serves this task alone.
 
-    A trunk is its own where it trains, where the model writes text, where candidates stand behind each text, and where
-    its weights are not in memory.
+    A trunk is its own where it trains, where the model writes text, where candidates stand behind each text, where its
+    weights are not in memory, and where onnxruntime runs it.
     """
+    if predictor.model is None:
+        return ""
     attached, objective = predictor.model.attached, predictor.objective
     unread = Unread.of(attached.backbone.model) is not None
     depth = attached.resolved.frozen_depth

@@ -100,9 +100,11 @@ def _one(
 def _with_column(data: Any, numbers: np.ndarray) -> Any:
     if not hasattr(data, "add_column"):
         return WithRows(data, numbers)
+    # A format such as "torch" hides the columns that it does not list, and add_column keeps it as it was.
     given = data.format
     plain = data.with_format(None)
     plain = (plain.remove_columns(ROW) if ROW in plain.column_names else plain).add_column(ROW, numbers)
+    # A data set that showed all its columns goes on doing so; one with a selection shows the new one, too.
     columns = None if set(given["columns"]) >= set(data.column_names) else [*given["columns"], ROW]
     return plain.with_format(given["type"], columns=columns, **given["format_kwargs"])
 
@@ -157,6 +159,7 @@ class Texts:
                     f"row {number}: {len(row)} input_ids and {sum(map(bool, real))} real tokens",
                     "give each row as many attention_mask as input_ids, and a token at least",
                 )
+            # Tokenizers may have padded to a fixed length already: that padding is not stored.
             ends.append(len(real) - real[::-1].index(1))
         cut = lambda rows: [row[:end] for row, end in zip(rows, ends, strict=True)]  # noqa: E731
         return cls(cut(ids), cut(mask), None if types is None else cut(types))
@@ -205,6 +208,8 @@ def _numbers(row: Any) -> list[int]:
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
     """A number for the real tokens of each row and their order, whatever stands around them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
+    # weights from being evenly spaced.
     turned = (ids + 1) * (places * 2654435761 + 97) ** 3  # int64, which wraps
     return (turned * mask).sum(dim=1)
 
@@ -250,6 +255,7 @@ class Rows:
         root = None if place == "ram" else default_root() if place is None else Path(place).expanduser()
         key = CacheKey(
             weights=attached.base_hash,
+            # The rows are token ids already, so neither a tokenizer nor a template takes part in what is stored.
             tokenizer="",
             template="",
             data=texts.fingerprint,
@@ -257,6 +263,7 @@ class Rows:
             depth=self.depth,
             positions="all",
             dtype=dtype,
+            # A version of its own, because batches are padded here in another way than in `stratatune train`.
             versions=(*numeric_versions(), ("door", "cached")),
             model=self.model.config._name_or_path,
         )
@@ -268,6 +275,7 @@ class Rows:
                 opened = TrunkCache.open(None, key, texts.lengths, attached.resolved.shape.hidden)
             self._fill(opened, texts, batch_size, reporter)
             opened.flush()
+            # The lock goes at once: training may take long, and other processes want to read and write meanwhile.
             opened.stop_writing()
         for notice in opened.notices:
             reporter.notice(notice)
@@ -281,6 +289,7 @@ class Rows:
 
     def _fill(self, cache: TrunkCache, texts: Texts, batch_size: int, reporter: Reporter) -> None:
         missing = np.flatnonzero(~cache.has(np.arange(len(texts))))
+        # By length, so that a batch holds little padding.
         missing = missing[np.argsort([len(texts.ids[i]) for i in missing], kind="stable")]
         device, pad = next(self.model.parameters()).device, getattr(self.model.config, "pad_token_id", None) or 0
         if not len(missing):
@@ -296,6 +305,7 @@ class Rows:
     @torch.no_grad()
     def _trunk(self, batch: dict[str, Tensor]) -> Tensor:
         base: Any = self.body.base
+        # Of two stacks only the first is run: its output is all that is remembered.
         run = base if len(self.body.row.stacks) < 2 else base.get_encoder()
         taken = inspect.signature(run.forward).parameters
         known = {name: one for name, one in batch.items() if name in taken}
@@ -321,6 +331,7 @@ class Rows:
                     f"{ROW} {int(at[odd[0, 0]])} has {what}", "tokenize first, then call cached; pad on the right"
                 )
         found = torch.zeros(*ids.shape, self.body.shape.hidden, device=ids.device, dtype=computes_in(self.model))
+        # Into the caller's own padding: a collator pads as it likes, and the cache has real tokens only.
         found[real] = self._stored(at.numpy()).to(found)
         return found
 
@@ -380,11 +391,13 @@ class _FromRows:
         own = inspect.signature(type(self.model).forward.__get__(self.model))
         added = inspect.Parameter(ROW, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
         given = list(own.parameters.values())
+        # The signature must keep **kwargs last, or Signature.replace refuses it.
         behind = [one for one in given if one.kind is one.VAR_KEYWORD]
         return own.replace(parameters=[*(one for one in given if one not in behind), added, *behind])
 
     def __call__(self, *args: Any, trunk_row: Tensor | None = None, **kwargs: Any) -> Any:
         forward = type(self.model).forward.__get__(self.model)
+        # Evaluation data that were not cached, and generate, take the ordinary way.
         if trunk_row is None:
             return forward(*args, **kwargs)
         call = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
@@ -396,6 +409,7 @@ class _FromRows:
 
     def remove(self) -> None:
         """Give the model its own forward again."""
+        # The instance's forward hid the class's own.
         vars(self.model).pop("forward", None)
 
 

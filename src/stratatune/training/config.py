@@ -91,7 +91,9 @@ class RunConfig(BaseModel):
         None, description="A named task (`stratatune list tasks`): its columns, label words, template and metric."
     )
     text: tuple[str, ...] = Field((), description="The text columns, one or two; empty means the task's.")
-    label: str | None = Field(None, description="The label column; null means the task's.")
+    label: str | None = Field(
+        None, description="The label column; several train a head each (multitask). Null means the task's."
+    )
     weight: str | None = Field(
         None, description="A column with a weight for each training row, 0 or more; null: all rows count the same."
     )
@@ -207,6 +209,15 @@ class RunConfig(BaseModel):
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _columns_are_joined(cls, value: Any) -> Any:
+        from stratatune.data.label_sets import joined
+
+        if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+            return value
+        return value[0] if len(value) == 1 else joined(value) or None
 
     @field_validator("text")
     @classmethod

@@ -114,7 +114,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
         NotFiniteError: it says for how many rows, or which metric.
     """
     hint = "the model's weights are damaged or have diverged, or the precision is too narrow for them"
-    odd = np.flatnonzero(~np.isfinite(output.reshape(len(output), -1)).all(axis=1))
+    odd = np.flatnonzero(~np.isfinite(output).all(axis=tuple(range(1, output.ndim))))
     if len(odd):
         said = f"the model's output is NaN or infinite for {len(odd)} of {len(output)} rows, the first is {odd[0] + 1}"
         raise NotFiniteError(said, hint)

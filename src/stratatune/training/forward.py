@@ -9,7 +9,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stratatune.cache.codec import Codec
-from stratatune.cache.feed import Asking, Below, Feed
+from stratatune.cache.feed import Asking, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
 from stratatune.data.encode import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
+from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk
 from stratatune.model.stored import computes_in
 from stratatune.objectives.objective import Objective
@@ -76,6 +77,22 @@ class Answering(Protocol):
 
     def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
         """What the objective represents a batch by."""
+        ...
+
+
+class Below(Protocol):
+    """What stands in for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
+
+    Attributes:
+        trains: whether the embeddings train, so that the backward pass goes through it.
+    """
+
+    trains: bool
+
+    def __call__(
+        self, input_ids: Tensor, mask: Tensor, token_types: Tensor | None = None, question: Question | None = None
+    ) -> Tensor:
+        """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> [B, T, D]."""
         ...
 
 
@@ -150,7 +167,7 @@ class Forward:
         ``trunk``: what stands in for the model's own trunk.
         """
         return Feed(
-            trunk or Trunk(self.attached),
+            Trunk(self.attached) if trunk is None else cast("Trunk", trunk),  # a feed asks it for nothing else
             cache,
             one_position=self.one_position,
             autocast=self.autocast,

@@ -65,6 +65,7 @@ class OnnxForward:
         types = torch.zeros_like(batch.input_ids) if batch.token_types is None else batch.token_types
         given = {IDS: batch.input_ids, MASK: batch.mask.long(), TYPES: types, POSITIONS: batch.read.long()}
         found = self.session.run(None, {name: given[name].numpy() for name in self.inputs})
+        # A span head has two outputs, beginnings and ends.
         logits = torch.from_numpy(found[0] if len(found) == 1 else np.stack(found, axis=-1))
         places = self.objective.question(batch, training=False).places
         if POSITIONS in self.inputs:
@@ -109,9 +110,11 @@ def open_onnx(folder: str | Path) -> OnnxModel:
         raise ModelError(
             f"{folder} holds no tokenizer: {str(error).splitlines()[0]}", "export the run again"
         ) from error
+    # Before the graph is opened: a tokenizer that was changed in the folder would give other ids and no error.
     check_reading(found.record.tokenizer, tokenizer, str(folder))
     objective = objective_from(found.data["reading"], tokenizer)
     options = onnxruntime.SessionOptions()
+    # onnxruntime would otherwise take every core, whatever torch was limited to.
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(Path(folder) / MODEL), options, providers=["CPUExecutionProvider"])
@@ -119,6 +122,7 @@ def open_onnx(folder: str | Path) -> OnnxModel:
         line = str(error).strip().splitlines()[0]
         raise ModelError(f"onnxruntime cannot read {Path(folder) / MODEL}: {line}", "export the run again") from error
     inputs = tuple(one.name for one in session.get_inputs())
+    # Names are the contract with the exporter; an unknown input could be given nothing.
     if odd := sorted({*inputs} - {IDS, MASK, TYPES, POSITIONS}):
         raise ModelError(f"{Path(folder) / MODEL} has an input {odd[0]!r}", "export the run again")
     notices = ["matrices are int8: scores may differ from the run's"] if found.record.precision == "int8" else []

@@ -54,11 +54,14 @@ def pooled_feed(
         return forward.feed(codec=codec)
     key = trunk_key(forward, tokenizer, data, codec.name)  # pyright: ignore[reportArgumentType]  one of its names
     try:
+        # Before opening, so that the new cache finds room within the limit.
         evict(root, limit, keep=(key.digest,))
         cache = TrunkCache.open(root, key, data.lengths, forward.attached.resolved.shape.hidden)
         feed = forward.feed(cache, codec)
         fill_pooled(feed, data, forward.pad_id, forward.device)
+        # Others that wait for the lock need not wait for this model to be done with its rows.
         cache.stop_writing()
         return feed
+    # A cache is a convenience here: without one the trunk simply runs.
     except (ResourceError, CacheError):
         return forward.feed(codec=codec)

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.data.encode import Encoded, concatenate, sample
+from stratatune.data.label_sets import columns_in
 from stratatune.data.readers import Table
 from stratatune.data.splitting import hold_out
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError, DataError, did_you_mean, shown
 from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
+from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.objective import WEIGHT, Asked, Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.plan import Plan, Resolved, Shape, shape_of
@@ -74,6 +76,8 @@ class Outline:
         """What is asked of an objective."""
         config = self.config
         name, options = written(config.objective)
+        if name == AUTO and config.label and len(columns_in(config.label)) > 1:
+            name = Multitask.name
         return Asked(
             plan=self.plan,
             family=self.shape.family,
@@ -146,6 +150,7 @@ class Prepared:
             "name": config.model,
             "head": self.objective.head,
             "num_labels": self.objective.outputs,
+            "problem_type": self.objective.problem_type,
             "seed": config.seed,
             "revision": config.revision,
             "trust_remote_code": config.trust_remote_code,

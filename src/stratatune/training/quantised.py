@@ -57,8 +57,10 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
         DataError: ``data`` cannot be read.
     """
     source = data or _evaluation_data(run)
+    # First: the matrices are replaced in place, and there is no way back.
     before = _score(folder, source, split, asked=data is not None)
     sizes = to_int8(folder)
+    # The same data were readable a moment ago, so a failure now is the export's, and is not passed over.
     after = _score(folder, source, split, asked=True) if before else {}
     return Quantised(
         *sizes,

@@ -254,6 +254,10 @@ def open_session(
     # Before the plan is attached: methods draw their new weights from here.
     torch.manual_seed(config.seed)
     prepared = settle(outline, data) if shared is None else shared.settle(outline, data)
+    if prepared.objective.needs_evaluation and prepared.eval is None:
+        raise ConfigError(
+            [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
+        )
     below = streamed_below(outline, reporter, alone=shared is None)
     load = functools.partial(load_base, unread_below=below)
     if shared is not None:
@@ -332,7 +336,7 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
         for name, value in objective.to_data().items()
         if name in ("temperature", "threshold") and isinstance(value, float)
     )
-    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told}")
+    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told or 'thresholds'}")
     return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
 
 

@@ -28,6 +28,7 @@ def begin(accelerator: Accelerator, config: RunConfig, resolved: Resolved, head:
     accelerator.init_trackers(PROJECT, config=parameters(config, resolved, head), init_kwargs=_options(config))
     picture = terminal(resolved, False, head)
     for name in config.loggers:
+        # Trackers exist on the main process alone; elsewhere get_tracker gives a blank one.
         if name in _DRAW and accelerator.is_main_process:
             _DRAW[name](accelerator.get_tracker(name, unwrap=True), picture)
 
@@ -67,6 +68,7 @@ def _options(config: RunConfig) -> dict[str, dict[str, Any]]:
     """What each tracker is started with: named after the run's folder, and kept in it where it keeps files."""
     name = os.path.basename(os.path.normpath(config.out))
     options = {"wandb": {"name": name, "dir": config.out}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
+    # Accelerate passes these to the tracker's own start, which refuses options of another.
     return {tracker: found for tracker, found in options.items() if tracker in config.loggers}
 
 
@@ -88,7 +90,7 @@ def _draw_mlflow(run: Any, picture: str) -> None:
 
 
 def _draw_trackio(run: Any, picture: str) -> None:
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports]
 
     run.log({_PICTURE: trackio.Markdown(f"```\n{picture}\n```")})
 

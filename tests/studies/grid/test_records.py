@@ -63,7 +63,7 @@ def test_a_run_folder(tmp_path):
     recipe, (record,) = read_records(tmp_path)
     assert recipe is None
     assert record.status == "stopped"  # no living process is at it
-    assert record.coordinates == {"model": "base", "plan": "bft-adapter", "task": "films", "seed": 3}
+    assert record.coordinates == {"model": "base", "plan": "auto", "task": "films", "seed": 3}
     assert record.id == run_id(config.model_dump(mode="json"))
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
     assert read_records(tmp_path)[1][0].status == "done"

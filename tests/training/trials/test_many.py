@@ -66,7 +66,7 @@ def test_plans_and_rates_under_one_seed_are_the_single_runs_to_the_bit(given, tm
 
 def test_seeds_share_the_cache_up_to_rounding(given, tmp_path):
     """1e-4: fp32 hidden states computed in other batches differ by 1e-6, and Adam's first steps divide by them."""
-    shared = given(objective="classification", epochs=1)
+    shared = {**given(objective="classification", epochs=1), "plan": "bft-adapter"}
     for result, seed in zip(st.train_many(**shared, seeds=[0, 1]), (0, 1), strict=True):
         single = alone(shared, tmp_path, seed=seed)
         assert difference(result, single) < 1e-4
@@ -99,13 +99,14 @@ def test_the_model_is_loaded_and_the_text_encoded_once(given, monkeypatch):
         monkeypatch.setattr(
             place, name, lambda *a, plain=plain, name=name, **k: (called.append(name), plain(*a, **k))[1]
         )
-    st.train_many(**given(epochs=1), rates=[0.001, 0.002, 0.003])
+    st.train_many(**given(epochs=1), plan="bft-adapter", rates=[0.001, 0.002, 0.003])
     # Training and evaluation data are encoded.
     assert sorted(called) == ["encode", "encode", "load_base", "tokenizer_for"]
 
 
 def test_trials_hold_the_frozen_weights_once(tiny_folder):
     from stratatune.model.attach import apply
+    from stratatune.model.twins import part
     from stratatune.training.trials.sharing import Shared
 
     shared = Shared()
@@ -115,7 +116,7 @@ def test_trials_hold_the_frozen_weights_once(tiny_folder):
             str(tiny_folder("bert", "mlm")), "classification", device=torch.device("cpu"), num_labels=2, seed=seed
         )
         model = apply(base.model, "3: bitfit", also_train=base.new)
-        shared.part(model.attached)
+        part(model.attached)
         models.append(model)
     one, other = (dict(model.named_parameters()) for model in models)
     trained = set(models[0].attached.trained())

@@ -48,6 +48,11 @@ class Plain:
     def question(self, batch, *, training):
         return Question() if self.classifies else asking.at(batch.read)
 
+    piece = 0
+
+    def represent(self, logits, batch):
+        return logits
+
     def loss(self, logits, batch):
         return nn.functional.cross_entropy(logits if self.classifies else logits[:, 0], batch.labels)
 

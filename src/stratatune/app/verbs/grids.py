@@ -146,7 +146,7 @@ def _at(coordinates: Any) -> str:
 
 @verb(of=group)
 def ls(door: Door, folder: Folder) -> Answer:
-    """The runs of a grid, where each stands and what it scored."""
+    """The runs of a grid, with their status and scores."""
     from stratatune.studies.grid.runs_table import row_of
 
     records = _records(folder)
@@ -197,7 +197,7 @@ def rm(
     failed: Annotated[bool, typer.Option("--failed", help="Every run that failed.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> Answer:
-    """Remove runs from a grid, their folders too; the recipe run again would train them anew."""
+    """Remove runs from a grid, and their folders; running the recipe again trains them again."""
     from stratatune.studies.grid.grid import remove_runs
 
     records = _records(folder)

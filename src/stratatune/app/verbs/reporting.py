@@ -23,7 +23,7 @@ def report(
         str, typer.Option(help="A sentence to print below the title, for example what else was running.")
     ] = "",
 ) -> Answer:
-    """Write what runs came to: tables with intervals, figures, plans, costs and commands, in one file."""
+    """Write a report of runs: tables with intervals, figures, plans, costs and commands, in one file."""
     from stratatune.errors import ConfigError, did_you_mean
     from stratatune.studies.report import FILE, FORMATS, report_on, text_of, write
 

@@ -242,16 +242,19 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
 
 
 def shown(row: dict[str, Any]) -> str:
-    """One prediction for a person: the label and its three likeliest classes, the value, or what was generated."""
-    answer = list(row.values())[-1]  # it stands behind the texts
+    """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated."""
+    answers = {name: value for name, value in row.items() if not name.startswith("p_")}
+    answer = list(answers.values())[-1]  # it stands behind the texts
     if answer is None:
         return "(left out)"
+    scored = len(answers) < len(row) or all(isinstance(value, float) for value in answers.values())
+    if len(answers) > 1 and scored:  # of several heads
+        return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
+    likeliest = f"  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})" if chances else ""
     if isinstance(answer, list):
-        return "; ".join(map(_part, answer)) or "(nothing)"
-    if not chances:
-        return answer if isinstance(answer, str) else f"{answer:.4f}"
-    return f"{chances[0][1]}  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})"
+        return ("; ".join(map(_part, answer)) or "(nothing)") + likeliest
+    return (answer if isinstance(answer, str) else f"{answer:.4f}") + likeliest
 
 
 def _part(value: Any) -> str:

@@ -183,7 +183,7 @@ def _wrong_curves(recipe: Recipe) -> Iterator[str]:
     asked = [("report.y", recipe.report.y, [LOSS, *legal]), ("report.metric", recipe.report.metric, legal)]
     asked += [(f"claims.{number}.metric", claim.metric, legal) for number, claim in enumerate(recipe.claims)]
     for place, name, known in asked:
-        if name is not None and name not in known:
+        if name is not None and name.rpartition(".")[2] not in known:  # of several heads: column.metric
             yield f"{place}: there is no metric {name!r}; {did_you_mean(name, known)}"
 
 

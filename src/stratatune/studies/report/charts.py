@@ -111,6 +111,17 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
     return Figure("depth", said, panels, _BAND if len(measured.seeds()) > 1 else "") if panels else None
 
 
+def thresholds(name: str, curve: Mapping[str, Sequence[float]]) -> Figure:
+    """Precision, recall and F1 over all labels, by the threshold from which on a label is predicted."""
+    x = tuple(curve["threshold"])
+    series = tuple(
+        Series(what, x, tuple(100 * value for value in values), style=style)
+        for style, (what, values) in enumerate((what, curve[what]) for what in curve if what != "threshold")
+    )
+    panel = Panel(f"threshold-{name}", "Over all labels, %", "threshold", series)
+    return Figure(f"threshold-{name}", "Precision, recall and F1 by one threshold for all labels.", (panel,))
+
+
 def _height(measured: Measured, run: RunRecord, y: str) -> float | None:
     """What stands over a run in a depth curve; None where it has no such number."""
     if y == LOSS:

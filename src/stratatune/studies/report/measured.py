@@ -10,10 +10,14 @@ from typing import Any
 
 from stratatune.data.tasks import TASKS
 from stratatune.objectives.registry import smaller_is_better
+from stratatune.objectives.set_metrics import SET_METRICS
 from stratatune.studies.grid.records import RunRecord
 from stratatune.studies.statistics import Comparison, Interval, compare, interval
 
-_BOUNDED = frozenset({"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman"})
+_BOUNDED = frozenset(
+    {"accuracy", "f1", "acc_f1", "matthews", "pearson", "spearman", "mean", *SET_METRICS}
+    | {f"{mean}{name}" for mean in ("", "macro_") for name in ("f1", "precision", "recall")}
+)
 _PLAIN = ("model", "plan", "task")
 MEAN = "mean"
 """The column over all others."""
@@ -29,13 +33,13 @@ def metric_of(record: RunRecord) -> str:
 
 def scale(metric: str) -> float:
     """What a score is multiplied by to be printed: percent where it lies between -1 and 1."""
-    return 100.0 if metric in _BOUNDED else 1.0
+    return 100.0 if metric.rpartition(".")[2] in _BOUNDED else 1.0
 
 
 def title_of(metric: str) -> str:
     """The metric's name with its unit."""
-    names = {"acc_f1": "mean of accuracy and F1", "f1": "F1", "mse": "mean squared error"}
-    return names.get(metric, metric) + (", %" if metric in _BOUNDED else "")
+    names = {"acc_f1": "mean of accuracy and F1", "mse": "mean squared error", "map": "mean average precision"}
+    return names.get(metric, metric.replace("f1", "F1").replace("_", " ")) + (", %" if scale(metric) > 1 else "")
 
 
 @dataclass(frozen=True)

@@ -76,12 +76,14 @@ def _classes(run: RunRecord) -> list[Part]:
     """Precision, recall and F1 of each class, and the confusion matrix."""
     parts: list[Part] = []
     for where, found in (run.result or {}).get("by_class", {}).items():
-        columns = (Column("class", False), *(Column(name) for name in ("precision", "recall", "F1", "rows")))
+        more = ("threshold",) if "curve" in found else ()
+        columns = (Column("class", False), *map(Column, ("precision", "recall", "F1", "rows", *more)))
         rows = tuple(
             (
                 Cell(one["label"]),
                 *(Cell(number(100 * one[name], 2)) for name in ("precision", "recall", "f1")),
                 Cell(f"{one['n']:,}"),
+                *(Cell(number(one[name], 2)) for name in more),
             )
             for one in found["classes"]
         )
@@ -90,6 +92,8 @@ def _classes(run: RunRecord) -> list[Part]:
             apart = number(100 * found["calibration_error"], 1)
             said += f" Expected calibration error: {apart} % between confidence and accuracy, over 15 bins."
         parts.append(ReportTable(said, columns, rows))
+        if "curve" in found:
+            parts.append(charts.thresholds(where, found["curve"]))
         names = [one["label"] for one in found["classes"]]
         if 0 < len(found.get("confusion", ())) <= _MOST_COLUMNS:
             heads = (Column("class", False), *map(Column, names))

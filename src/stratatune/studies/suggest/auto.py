@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.files import write_text
-from stratatune.objectives.registry import OBJECTIVES
 from stratatune.studies.suggest.candidates import PATIENCE, Proposal, deeper_than, epochs_for, proposals, top_depth
 from stratatune.studies.suggest.choosing import adds_below
 from stratatune.studies.suggest.chosen import Choice, Seen
@@ -178,11 +177,9 @@ class _Search:
         return found
 
     def _has_words(self) -> bool:
-        """Whether the user, or the task, says how a label is read as a word."""
-        config, outline = self.config, self.prepared.outline
-        asked = config.objective == "mlm" or bool(config.template or config.label_words)
-        fits = outline.shape.family in OBJECTIVES["mlm"].families
-        return fits and config.objective in ("auto", "mlm") and asked
+        """Whether the user says how a label is read as a word."""
+        config = self.config
+        return config.objective == "mlm" or (config.objective == "auto" and bool(config.template or config.label_words))
 
     def _price(self, proposal: Proposal) -> Price:
         from stratatune.costs.cost import cost

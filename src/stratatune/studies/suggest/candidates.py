@@ -22,6 +22,12 @@ _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 _BFT = 1e-3
 _STEPS, _BATCH = 540, 32
 _EPOCHS = (3, 10)
+_ORDER = {
+    "encoder": ("top", "low rank", "faster", "more", "spafit", "prompt", "everywhere", "head"),
+    "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
+    "encoder-decoder": ("both",),
+}
+"""What is tried first on a family."""
 PATIENCE = 2
 """Evaluations without a better score after which a run stops."""
 
@@ -72,28 +78,25 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))
-    if len(shape.stacks) > 1:
-        return [Proposal("LoRA of the upper half of both stacks", f"1/2{lora_text(0, rank=rank)[1:]}", lora)]
-    lower = deeper_than(depth, blocks)
-    top = Proposal("all of the top blocks", full_text(depth), full)
-    low_rank = Proposal("LoRA of the top blocks", lora_text(depth, rank=rank), lora)
-    more = [Proposal("all blocks from the middle on", full_text(lower), full)] if 0 < lower < depth else []
-    faster = Proposal("all of the top blocks, at twice the rate", full_text(depth), 2 * full)
-    spafit = [Proposal("SPAFIT", _spafit(lower, depth, rank), lora)] if 0 < lower < depth else []
-    bft = [Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)] if words else []
-    everywhere = Proposal(
-        "LoRA of every block", lora_text(0, rank=rank), lora
-    )  # blocks that share weights take no less
-    head = Proposal("the new output layer alone", "frozen", lora, tried=False)
-    if shape.causal:
-        start, stop = max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
-        middle = [Proposal("LoRA of the middle", lora_text(start, stop, rank), lora)] if start < stop < blocks else []
-        found = [*middle, low_rank, top, *more]
-    elif deeper:
-        found = [*more, top, low_rank, faster, *spafit, *bft]
-    else:
-        found = [top, low_rank, faster, *more, *spafit, *bft]
-    return [*found, everywhere, head]
+    lower, start, stop = deeper_than(depth, blocks), max(1, blocks // 3), max(2, math.ceil(3 * blocks / 4))
+    made = {
+        "top": Proposal("all of the top blocks", full_text(depth), full),
+        "low rank": Proposal("LoRA of the top blocks", lora_text(depth, rank=rank), lora),
+        "faster": Proposal("all of the top blocks, at twice the rate", full_text(depth), 2 * full),
+        "everywhere": Proposal("LoRA of every block", lora_text(0, rank=rank), lora),  # where blocks share weights
+        "both": Proposal("LoRA of the upper half of both stacks", f"1/2{lora_text(0, rank=rank)[1:]}", lora),
+        "head": Proposal("the new output layer alone", "frozen", lora, tried=False),
+    }
+    if 0 < lower < depth:
+        made["more"] = Proposal("all blocks from the middle on", full_text(lower), full)
+        made["spafit"] = Proposal("SPAFIT", _spafit(lower, depth, rank), lora)
+    if start < stop < blocks:
+        made["middle"] = Proposal("LoRA of the middle", lora_text(start, stop, rank), lora)
+    if words:
+        made["prompt"] = Proposal("BFT's adapter under a prompt", f"bft-adapter@{depth}", _BFT, prompted=True)
+    order = _ORDER[shape.family]
+    first = ("more",) if deeper and order[0] == "top" else ()
+    return [made[name] for name in dict.fromkeys((*first, *order)) if name in made]
 
 
 def epochs_for(rows: int) -> int:

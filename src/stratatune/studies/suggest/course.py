@@ -94,7 +94,7 @@ def planned(prices: Sequence[Price], batches: int, spent: float, share: float = 
     for entrants in range(min(_MOST, len(prices)), 1, -1):
         for steps in range(_LONGEST, _FEWEST - 1, -1):
             course = Course(entrants, steps, min(max(_JUDGED[0], steps // 2), _JUDGED[1]))
-            if steps * len(course.heats) + course.judged > batches // 2:
+            if steps * len(course.heats) + course.judged > batches:
                 continue
             if all(overhead(course, prices, one, spent) <= share * prices[one].run for one in range(entrants)):
                 return course

@@ -130,7 +130,7 @@ def probe(
 
     Args:
         found: what the pass gave.
-        labels: class numbers int64 [N], or values float [N].
+        labels: class numbers int64 [N], values float [N], or label sets bool [N, C].
         seed: of the folds and of the control's order.
 
     Raises:
@@ -156,7 +156,7 @@ def _folds(labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarr
     """Five folds, each class spread over them where it has that many examples."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    by_class = labels.dtype.kind != "f" and np.bincount(labels).max() >= FOLDS
+    by_class = labels.dtype.kind in "iu" and np.bincount(labels).max() >= FOLDS
     kind: Any = StratifiedKFold if by_class else KFold
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # its few examples are spread as can be
@@ -190,11 +190,14 @@ def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
 
     if truth.dtype.kind == "f":
         return value_scores(truth, outputs[:, 0])["pearson"]
-    there = [number for number in range(outputs.shape[1]) if 0 < (truth == number).sum() < len(truth)]
-    areas = [roc_auc_score(truth == number, outputs[:, number]) for number in there]
+    members = truth if truth.ndim == 2 else truth[:, None] == np.arange(outputs.shape[1])
+    there = [number for number, one in enumerate(members.T) if 0 < one.sum() < len(one)]
+    areas = [roc_auc_score(members[:, number], outputs[:, number]) for number in there]
     return float(np.mean(areas)) if areas else 0.5
 
 
 def _targets(labels: np.ndarray) -> np.ndarray:
-    """One indicator a class [N, C], or the values [N, 1]."""
+    """One indicator a class or a label [N, C], or the values [N, 1]."""
+    if labels.ndim == 2:
+        return labels.astype(np.float64)
     return labels[:, None] if labels.dtype.kind == "f" else np.eye(int(labels.max()) + 1)[labels]

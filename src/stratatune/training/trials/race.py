@@ -218,6 +218,7 @@ class _Runner:
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)
         self.reporter.quiet = reporter.quiet
+        # Held back until now: the lines of the losers would only confuse.
         self.reporter.release()
         while self.turns.ask is not None:
             self.turns.take()

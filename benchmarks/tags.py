@@ -1,0 +1,221 @@
+"""Named entities of WNUT-17: plans from the trunk cache beside stock ``transformers.Trainer``, LoRA and full tuning.
+
+    python -m benchmarks.tags --model MODEL --data FOLDER_WITH_wnut17 [--seeds 0,1,2] [--rows 800]
+
+All arms have the same rows, windows, epochs, batch size and weight decay, one thread and fp32; the peers are ``peft``
+LoRA (r = 8, q and v, classifier trained) and all weights, with a new output layer, dynamic padding and random batches.
+Every run is a process of its own. The score is the entity F1 of the best epoch on dev, computed for all arms by the
+same lines. Each arm's rate is the best of two by one run of one epoch with seed 100. Finished runs are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.jobs import Record, arguments, difference, ensure, read, timed
+from stratatune.studies.statistics import compare
+
+MODULE = "benchmarks.tags"
+OURS = ("4: full", "3: full", "3: lora(rank=8)")
+PEERS = ("peft lora", "full tuning")
+RATES = {
+    "4: full": (3e-4, 1e-3),
+    "3: full": (3e-4, 1e-3),
+    "3: lora(rank=8)": (1e-3, 3e-3),
+    "peft lora": (1e-3, 3e-3),
+    "full tuning": (1e-4, 3e-4),
+}
+ROWS, EPOCHS, SEARCH_SEED, SEEDS, BATCH_SIZE, MAX_LENGTH = 800, 4, 100, (0, 1, 2), 32, 128
+FILES = {"train": "wnut17train.conll", "dev": "emerging.dev.conll"}
+
+
+def main() -> None:
+    """Search the rates, then run the table."""
+    args = arguments(__doc__, "tags.jsonl", ROWS)
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        return
+    done = read(args.out)
+    for arm in (*OURS, *PEERS):
+        for rate in RATES[arm]:
+            ensure(MODULE, {"arm": arm, "lr": rate, "seed": SEARCH_SEED, "rows": args.rows}, done, args)
+    for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
+        for arm in (*OURS, *PEERS):
+            ensure(MODULE, {"arm": arm, "lr": best_rate(arm, done), "seed": seed, "rows": args.rows}, done, args)
+
+
+def best_rate(arm: str, done: list[Record]) -> float:
+    """The rate with the better score of the search."""
+    found = {run["lr"]: run["score"] for run in done if (run["arm"], run["seed"]) == (arm, SEARCH_SEED)}
+    return max(found, key=lambda rate: found[rate])
+
+
+def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:
+    """One run of one arm."""
+    import torch
+
+    torch.set_num_threads(1)
+    epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out:
+        config = _config(job, model, data, epochs, out)
+        record = _peer(job, config, out) if job["arm"] in PEERS else _ours(config)
+    return {**job, **record, "epochs": epochs, "wall": time.perf_counter() - started}
+
+
+def _config(job: dict[str, Any], model: str, data: str, epochs: int, out: str) -> Any:
+    """The settings of a run; the seed also draws the rows, for every arm the same."""
+    from stratatune.training.config import validate
+
+    train, dev = (str(Path(data) / "wnut17" / FILES[part]) for part in ("train", "dev"))
+    settings = {"model": model, "plan": "full" if job["arm"] in PEERS else job["arm"], "objective": "tags"}
+    settings |= {"train": train, "eval": dev, "train_samples": job["rows"], "seed": job["seed"], "lr": job["lr"]}
+    settings |= {"epochs": epochs, "batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "weight_decay": 0.01}
+    return validate({**settings, "device": "cpu", "out": f"{out}/run", "cache": f"{out}/cache"})
+
+
+def _ours(config: Any) -> dict[str, Any]:
+    from stratatune.progress import Reporter
+    from stratatune.training.run import train
+
+    result = train(config, reporter=Reporter(quiet=True))
+    lines = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
+    return {
+        "score": result.best["f1"],
+        "history": [json.loads(line)["eval_f1"] for line in lines],
+        "trainable": result.trainable,
+        "seconds": result.seconds["cache"] + result.seconds["train"],
+        "memory": result.peak_memory_bytes,
+    }
+
+
+def _peer(job: dict[str, Any], config: Any, out: str) -> dict[str, Any]:
+    """A stock Trainer on the same rows; predictions are scored as ours are."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import (
+        AutoModelForTokenClassification,
+        AutoTokenizer,
+        DataCollatorForTokenClassification,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    from stratatune.training.prepare import Outline, read_tables, settle
+    from stratatune.training.run import peak_memory
+
+    outline = Outline(config)
+    tables = read_tables(config, {}, outline.kind)
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    prepared = settle(outline, tables, tokenizer)
+    objective, dev = prepared.objective, prepared.eval
+    set_seed(job["seed"])
+    model: Any = AutoModelForTokenClassification.from_pretrained(
+        config.model, num_labels=len(objective.labels), dtype=torch.float32
+    )
+    if job["arm"] == "peft lora":
+        lora = {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
+        model = get_peft_model(model, LoraConfig(task_type=TaskType.TOKEN_CLS, **lora))
+    rows = [Dataset.from_list(list(_rows(one, objective, tokenizer))) for one in (tables.train, tables.eval[0])]
+
+    def measure(found: Any) -> dict[str, float]:
+        """The entity F1 of the first token of each word; a word that was cut is outside."""
+        classes, at, output = found.predictions.argmax(axis=2), 0, np.zeros((len(dev.targets["tags"].values), 2))
+        for row, words in enumerate(tables.eval[0].further["words"]):
+            first = found.label_ids[row] != -100
+            output[at : at + int(first.sum()), 0] = classes[row][first]
+            at += len(words)
+        return {"f1": objective.score(output, dev, 0.0)[0]["f1"]}
+
+    arguments = TrainingArguments(
+        output_dir=out, per_device_train_batch_size=BATCH_SIZE, per_device_eval_batch_size=64,
+        num_train_epochs=config.epochs, learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06,
+        max_grad_norm=1.0, use_cpu=True, eval_strategy="epoch", save_strategy="no", logging_strategy="no",
+        report_to=[], seed=job["seed"], disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=rows[0], eval_dataset=rows[1],
+        data_collator=DataCollatorForTokenClassification(tokenizer), compute_metrics=measure,
+    )  # fmt: skip
+    evaluating = timed(trainer)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started - sum(evaluating)
+    scores = [line["eval_f1"] for line in trainer.state.log_history if "eval_f1" in line]
+    return {
+        "score": max(scores),
+        "history": scores,
+        "trainable": sum(one.numel() for one in model.parameters() if one.requires_grad),
+        "seconds": seconds,
+        "memory": peak_memory(torch.device("cpu")),
+    }
+
+
+def _rows(table: Any, objective: Any, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    """Words as token ids; the first token of each word bears its tag."""
+    index = {tag: number for number, tag in enumerate(objective.labels)}
+    for text, words, tags in zip(table.texts[0], table.further["words"], objective.written(table), strict=True):
+        cut = [text[start:end] for start, end in words]
+        out = tokenizer(cut, is_split_into_words=True, truncation=True, max_length=MAX_LENGTH)
+        before = [None, *out.word_ids()[:-1]]
+        labels = [
+            -100 if word is None or word == last else index[tags[word]]
+            for word, last in zip(out.word_ids(), before, strict=True)
+        ]
+        yield {**out, "labels": labels}
+
+
+def page(records: list[Record]) -> str:
+    """docs/results/tags.md."""
+    runs = [run for run in records if run["seed"] != SEARCH_SEED]
+    rows, seeds = runs[0]["rows"], sorted({run["seed"] for run in runs})
+    lines = [
+        "# Tags: WNUT-17 beside peft and full tuning",
+        "",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags`, whose text says how.",
+        f"MiniLM with an MLM head (6 blocks, d = 384, uncased), {rows:,} of 3,394 training texts drawn by the seed,",
+        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread, fp32; seeds {', '.join(map(str, seeds))}.",
+        "F1: of entities on dev, best epoch, mean and standard deviation. Seconds: training, the trunk pass included,",
+        "evaluation left out; each run pays for a cache of its own; the least over the seeds, on a machine that did",
+        "other work too. Memory: peak of the process. Less peft: the mean difference in points over the same",
+        "seeds, with its 95 % interval.",
+        "",
+        "| arm | trained | rate | F1 | less peft | seconds | against peft | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in (*OURS, *PEERS):
+        if own := [run for run in runs if run["arm"] == arm]:
+            lines.append(_line(arm, own, [run for run in runs if run["arm"] == "peft lora"]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(arm: str, own: list[Record], peft: list[Record]) -> str:
+    scores, seconds = [100 * run["score"] for run in own], min(run["seconds"] for run in own)
+    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    mine, theirs = ({(run["seed"],): 100 * run["score"] for run in runs} for runs in (own, peft))
+    found = None if arm == "peft lora" else compare(mine, theirs)
+    cells = (
+        f"`{arm}`" if arm in OURS else arm,
+        f"{own[0]['trainable']:,}",
+        f"{own[0]['lr']:g}",
+        f"{statistics.mean(scores):.1f}{spread}",
+        "" if arm == "peft lora" else difference(found),
+        f"{seconds:.0f}",
+        f"{min(run['seconds'] for run in peft) / seconds:.1f}x" if peft else "-",
+        f"{min(run['memory'] for run in own) / 1e6:.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""``Tagger``: tags of words, a run with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.app.estimator import TextEstimator
+from stratatune.data.written import Written
+from stratatune.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from typing_extensions import Self
+
+_WORDS, _TAGS = "tokens", "tags"
+
+
+class Tagger(TextEstimator):
+    """Tags of words: ``Tagger(plan="3: full").fit(words, tags).predict(words)``.
+
+    Words are N lists of strings; to predict they may also be N texts, which are cut into words. Options of the
+    objective are a setting: ``Tagger(objective="tags(align=all)")``.
+    """
+
+    def fit(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> Self:
+        """Train on words and their tags.
+
+        Raises:
+            DataError: not a list of words and a list of tags for each text, or lists of different lengths.
+        """
+        self._train(_data_set(X, y), (_WORDS,), _TAGS, objective=_TAGS)
+        return self
+
+    def predict(self, X: Sequence[Sequence[str]] | Sequence[str]) -> list[list[str]]:
+        """A tag for each word of each text, in IOB2."""
+        return [list(tags) for tags in self._columns(X).get(_TAGS, ())]
+
+    def predict_spans(self, X: Sequence[Sequence[str]] | Sequence[str]) -> list[list[dict[str, Any]]]:
+        """The entities of each text: ``text``, ``label``, ``start`` and ``end`` in its characters, ``score``.
+
+        Words are joined by blanks.
+        """
+        return [list(spans) for spans in self._columns(X).get("spans", ())]
+
+    def score(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> float:
+        """The metric that selects an epoch, the F1 of entities by default."""
+        found = self.predictor_.score(_data_set(X, y))
+        return float(found["metrics"][self.predictor_.objective.metric])
+
+    def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:
+        """What is predicted of each text; nothing where there are none."""
+        rows = _plain(texts)
+        self._fitted()
+        return dict(self.predictor_.predict(rows, written=Written(bad_rows="empty")).columns) if rows else {}
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The tags [C], as the model has them."""
+        return np.array(self.predictor_.labels)
+
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
+        """The folder remembers all that is asked for."""
+
+
+def _data_set(words: Any, tags: Any) -> Dataset:
+    from datasets import Dataset
+
+    words, tags = _plain(words), _plain(tags)
+    for what, rows in (("words", words), ("tags", tags)):
+        if odd := [row for row in rows if not isinstance(row, list)]:
+            raise DataError(f"a text's {what} are no list: {odd[0][:40]!r}", f"give a list of {what} for each text")
+    if len(words) != len(tags):
+        raise DataError(f"{len(words)} texts but {len(tags)} lists of tags", "give a list of tags for each text")
+    return Dataset.from_dict({_WORDS: words, _TAGS: tags})
+
+
+def _plain(rows: Any) -> list[Any]:
+    """Arrays and tuples as lists; a bare text is no list of texts."""
+    if isinstance(rows, str):
+        raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
+    return [row if isinstance(row, str) else list(row) for row in rows]

@@ -1,0 +1,215 @@
+"""Texts with any number of labels each, none included, as one `Table`.
+
+Three ways to write them: a list in a cell, several labels in a cell with a separator between them, or a 0/1 column for
+each label. Every failure is one DataError line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stratatune.data.frames import Frame
+from stratatune.data.labels import SEPARATORS, is_missing, label_text
+from stratatune.data.readers import Table, existing, text_columns, texts_of, without_bad
+from stratatune.data.sources import open_source
+from stratatune.data.written import AS_USUAL, DELIMITERS, Written
+from stratatune.errors import DataError, did_you_mean
+
+Cell = list[str] | str
+"""The labels of a text as a list, or as a text that a separator cuts."""
+
+LABELS = ("labels", "label", "tags", "classes", "class", "categories", "category", "targets", "target")
+_NAMES = {**{mark: name for name, mark in DELIMITERS.items()}, "\t": "tab", " ": "space"}
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+
+def read_sets(
+    source: Any,
+    *,
+    text: Sequence[str] | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    need_labels: bool = True,
+    written: Written = AS_USUAL,
+    keep_whole: bool = False,
+) -> Table:
+    """Read ``source`` into a Table whose labels are a :data:`Cell` for each text.
+
+    Args:
+        source: what :func:`stratatune.data.readers.read` takes.
+        text: the text columns, as there.
+        label: one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in quotes). Recognised
+            by a usual name, or where all columns of 0 and 1 are meant.
+        split, need_labels, written, keep_whole: as there; a row without a label is never bad.
+
+    Raises:
+        DataError: whatever is wrong with the source, in one line.
+    """
+    frame = whole = open_source(source, None, split, written)
+    if not frame.rows:
+        raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
+    frame, columns = text_columns(frame, text if frame.named else None, None)
+    names: tuple[str, ...] = ()
+    if need_labels:
+        frame, names = _label_columns(frame, columns, label)
+    if written.bad_rows == "skip":
+        frame = without_bad(frame, [*columns])
+    return Table(
+        texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
+        labels=_sets(frame, names) if names else None,  # pyright: ignore[reportArgumentType]  whose cells are ours
+        columns=columns,
+        label_column=joined(names) if names else None,
+        source=frame.place,
+        rows=frame.rows,
+        notices=frame.notices,
+        whole=whole if keep_whole else None,
+    )
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+def columns_in(label: str) -> tuple[str, ...]:
+    """The columns that ``"a,b"`` names, as a line of csv does.
+
+    Raises:
+        DataError: a name that is empty.
+    """
+    names = tuple(name.strip() for name in next(csv.reader([label], skipinitialspace=True), []))
+    if not names or not all(names):
+        raise DataError(f"label: {label!r} names an empty column", "write --label A,B,C")
+    return names
+
+
+def columns_named(frame: Frame, label: str) -> tuple[str, ...]:
+    """The columns of a frame that ``"a,b"`` names; a column may also be called that as a whole.
+
+    Raises:
+        DataError: one that is not there, or is named twice.
+    """
+    names = (label,) if label in frame.names else columns_in(label)
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"label: column {twice!r} is named twice", "name each column once")
+    return tuple(existing(frame, name) for name in names)
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names of columns as :func:`columns_in` reads them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
+
+
+def _label_columns(frame: Frame, texts: tuple[str, ...], label: str | None) -> tuple[Frame, tuple[str, ...]]:
+    if label is not None:
+        return frame, columns_named(frame, label)
+    usual = [name for name in LABELS if name in frame.names and name not in texts]
+    if len(usual) == 1:
+        return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],)
+    flags = [] if usual else [name for name in frame.names if name not in texts and _is_flags(frame.get(name))]
+    if len(flags) > 1:
+        return frame.noting(f"the labels are the columns of 0 and 1: {', '.join(flags)}"), tuple(flags)
+    raise DataError(
+        f"{frame.place}: which column holds the labels? columns: {', '.join(frame.names)}",
+        "name it with --label COLUMN, or columns of 0 and 1 with --label A,B,C",
+    )
+
+
+def _is_flags(values: Iterable[Any]) -> bool:
+    return all(_flag(value) is not None for value in values)
+
+
+def _flag(value: Any) -> bool | None:
+    return None if is_missing(value) or isinstance(value, list | Mapping) else _FLAGS.get(label_text(value).lower())
+
+
+# --- cells ---------------------------------------------------------------------------------------------------------
+
+
+def _sets(frame: Frame, names: tuple[str, ...]) -> list[Cell]:
+    if len(names) == 1:
+        return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
+    rows = zip(*(_flags(frame, name) for name in names), strict=True)
+    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in rows]
+
+
+def _flags(frame: Frame, name: str) -> list[bool]:
+    found = []
+    for row, value in zip(frame.rows, frame.get(name), strict=True):
+        flag = _flag(value)
+        if flag is None:
+            said = "is empty" if is_missing(value) or value == "" else f"holds {value!r}"
+            raise DataError(
+                f"{frame.place}, row {row}: label column {name!r} {said}",
+                "several label columns hold 0 or 1 each; one column of labels is named alone",
+            )
+        found.append(flag)
+    return found
+
+
+def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
+    """A cell as its labels, or as a text that is still to be cut.
+
+    Raises:
+        DataError: neither names nor a list of names.
+    """
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return value.strip()
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(
+                f"{frame.place}, row {row}: column {name!r} is no JSON list: {error}", 'write ["a", "b"], or a,b'
+            ) from error
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if is_missing(value):
+        return []
+    listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    if odd := next((one for one in listed if isinstance(one, Mapping | list | tuple)), None):
+        raise DataError(f"{frame.place}, row {row}: column {name!r} holds {odd!r}", "write a list of names")
+    if any(is_missing(one) or not label_text(one) for one in listed):
+        raise DataError(f"{frame.place}, row {row}: column {name!r} has an empty label", "leave it out of the list")
+    return list(dict.fromkeys(map(label_text, listed)))
+
+
+def separator_of(cells: Iterable[Cell], place: str) -> str:
+    """The separator in cells of text; empty where none of the usual ones is in any.
+
+    Raises:
+        DataError: several are.
+    """
+    texts = {cell for cell in cells if isinstance(cell, str)}
+    found = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
+    if len(found) > 1:
+        shown = next(text for text in sorted(texts) if found[1] in text)
+        raise DataError(
+            f"{place}: label cells hold both {found[0]!r} and {found[1]!r}, such as {shown!r}",
+            f"name the one between two labels: --objective 'multilabel(separator={_NAMES[found[0]]})'",
+        )
+    return found[0] if found else ""
+
+
+def separator_named(word: str) -> str:
+    """The separator that a word means, or that stands for itself.
+
+    Raises:
+        DataError: it is none.
+    """
+    marks = {name: mark for mark, name in _NAMES.items()}
+    found = marks.get(word.lower(), word)
+    if len(found) != 1 or found.isalnum():
+        raise DataError(f"separator: {word!r}", did_you_mean(word, marks))
+    return found
+
+
+def cut(cell: Cell, separator: str) -> list[str]:
+    """The labels of a cell, each once."""
+    if not isinstance(cell, str):
+        return cell
+    parts = cell.split(separator) if separator else [cell]
+    return list(dict.fromkeys(label for part in parts if (label := label_text(part))))

@@ -1,0 +1,283 @@
+"""``multilabel``: any number of labels a text, each by a score of its own from a new output layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from stratatune.data.encode import Encoded
+from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_named, separator_of
+from stratatune.data.labels import ordered
+from stratatune.data.readers import Table
+from stratatune.data.written import AS_USUAL, Written
+from stratatune.errors import ConfigError, DataError, nearest
+from stratatune.objectives.metrics import check_metric
+from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.set_metrics import (
+    GRID,
+    SET_METRICS,
+    best_threshold,
+    best_thresholds,
+    counts,
+    micro,
+    precision_recall_f1,
+    set_scores,
+)
+from stratatune.objectives.tensors import at_least_fp32, mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
+
+    from stratatune.data.batching import Batch
+    from stratatune.data.tasks import Task
+
+TUNED, BY_LABEL = "tuned", "tuned_by_label"
+_USUAL = "0.5"
+_MOST = 100_000  # outputs that an adapter's record may have
+_FEW_ROWS = 10  # in so small a table every label may well occur once
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multilabel(Pooled):
+    """A set of labels a text.
+
+    Attributes:
+        names: the labels, in the order of the logits.
+        separator: between two labels in a cell of text; empty where a cell holds one.
+        tuning: ``tuned`` or ``tuned_by_label``, where thresholds are tuned on the evaluation data; else empty.
+        thresholds: [C], the score from which on each label is predicted; empty until they are tuned: then each
+            evaluation is scored by those that suit it.
+    """
+
+    name: ClassVar[str] = "multilabel"
+    summary: ClassVar[str] = "any number of labels a text, by a new output layer"
+    metrics: ClassVar[tuple[str, ...]] = SET_METRICS
+    options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
+    problem_type: ClassVar[str | None] = "multi_label_classification"
+
+    names: tuple[str, ...]
+    separator: str = ""
+    tuning: str = ""
+    thresholds: tuple[float, ...] = ()
+
+    # --- how it is chosen and made ---------------------------------------------------------------------------------
+
+    @classmethod
+    def suits(cls, asked: Asked) -> bool:
+        return False
+
+    @classmethod
+    def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
+        if asked.task:
+            raise ConfigError([f"objective: the task {asked.task.name} has one label a text"], "leave out --task")
+        metric = check_metric(asked.metric or SET_METRICS[0], cls.metrics, "label sets")
+        tuning, start = _threshold(asked.options.get("threshold", _USUAL))
+        tables = [asked.data, *asked.others]
+        separator, notices = _separator(asked, [cell for table in tables for cell in _cells(table)])
+        names = _names(tables, separator)
+        made = cls(
+            **common_of(asked, metric),
+            names=names,
+            separator=separator,
+            tuning=tuning,
+            thresholds=() if tuning else (start,) * len(names),
+        )
+        empty = sum(not cut(cell, separator) for cell in _cells(asked.data))
+        if empty:
+            notices.append(f"{empty:,} of {len(asked.data):,} texts of {asked.data.source} have no label")
+        return made, notices
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        names, thresholds = tuple(data["labels"]), tuple(map(float, data["thresholds"]))
+        if len(thresholds) not in (0, len(names)) or not all(0 < one < 1 for one in thresholds):
+            raise ValueError(f"thresholds: one between 0 and 1 for each of {len(names)} labels is needed")
+        return cls(
+            **common_from(data),
+            names=names,
+            separator=str(data["separator"]),
+            tuning=str(data["tuning"]),
+            thresholds=thresholds,
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        own: dict[str, Any] = {"separator": self.separator, "tuning": self.tuning, "thresholds": list(self.thresholds)}
+        if len(set(self.thresholds)) == 1:
+            own["threshold"] = self.thresholds[0]
+        return {**self.common(), "labels": list(self.names), **own}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def needs_evaluation(self) -> bool:
+        return bool(self.tuning)
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        *,
+        text: Sequence[str] | None,
+        label: str | None,
+        task: str | Task | None,
+        split: str | None,
+        need_labels: bool = True,
+        written: Written = AS_USUAL,
+        keep_whole: bool = False,
+    ) -> Table:
+        """Texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
+        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
+        return read_sets(source, written=written, keep_whole=keep_whole, **asked)
+
+    @classmethod
+    def classes_of(cls, table: Table) -> None:
+        return None
+
+    def targets(self, table: Table) -> np.ndarray:
+        """Sets bool [N, C]."""
+        index = {label: number for number, label in enumerate(self.names)}
+        found = np.zeros((len(table), len(self.names)), bool)
+        for at, cell in enumerate(_cells(table)):
+            for label in cut(cell, self.separator):
+                if label not in index:
+                    near = nearest(label, self.names)
+                    hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:_SHOWN])}"
+                    place = f"{table.source}, row {table.rows[at]}"
+                    raise DataError(f"{place}: label {label!r} was not seen in training", hint)
+                found[at, index[label]] = True
+        return found
+
+    # --- learning --------------------------------------------------------------------------------------------------
+
+    def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
+        """Binary cross-entropy, mean over texts and labels: ``logits`` [B, C]."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        assert batch.labels is not None
+        logits = at_least_fp32(logits)
+        losses = binary_cross_entropy_with_logits(logits, batch.labels.to(logits.dtype), reduction="none")
+        return mean(losses.mean(dim=1), batch.targets.get(WEIGHT))
+
+    def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
+        if data.labels is None or not self.tuning:
+            return self, output
+        if self.tuning == BY_LABEL:
+            found = best_thresholds(data.labels, output).tolist()
+        else:
+            found = [best_threshold(data.labels, output, self.metric)] * len(self.names)
+        return replace(self, thresholds=tuple(found)), output
+
+    # --- using -----------------------------------------------------------------------------------------------------
+
+    def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
+        """``logits`` [B, C] -> scores [B, C], each between 0 and 1."""
+        return at_least_fp32(logits).sigmoid().cpu().numpy()
+
+    def chosen(self, output: np.ndarray) -> np.ndarray:
+        """Scores [N, C] -> sets bool [N, C]."""
+        return output >= np.array(self.thresholds or [float(_USUAL)] * len(self.names))
+
+    def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        assert data.labels is not None
+        own = self if self.thresholds else self.tuned(output, data)[0]
+        absent = int((~data.labels.any(axis=0)).sum())
+        said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"
+        return set_scores(data.labels, own.chosen(output), output), [said] if absent else []
+
+    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
+        """Precision, recall and F1 of each label with its threshold, and over all labels for a range of thresholds."""
+        if data.labels is None:
+            return {}
+        found = counts(data.labels, self.chosen(output))
+        thresholds = self.thresholds or [float(_USUAL)] * len(self.names)
+        columns = (*(one.tolist() for one in precision_recall_f1(found)), found[2].tolist(), thresholds)
+        names = ("label", "precision", "recall", "f1", "n", "threshold")
+        classes = [dict(zip(names, row, strict=True)) for row in zip(self.names, *columns, strict=True)]
+        return {"f1": f"over all labels (micro), {self._decided}", "classes": classes, "curve": _curve(data, output)}
+
+    @property
+    def _decided(self) -> str:
+        """By which threshold, for people."""
+        on = ", tuned on the evaluation data" if self.tuning else ""
+        if self.tuning == BY_LABEL or not self.thresholds:
+            return f"each label by its threshold{on}"
+        return f"threshold {self.thresholds[0]:g}{on}"
+
+    def answer(self, table: Table, using: Using) -> Answers:
+        """``labels``, the likeliest first, and a score for each label."""
+        output = using.output(table)
+        order, chosen = np.argsort(-output, axis=1, kind="stable"), self.chosen(output)
+        sets = [[self.names[at] for at in row if own[at]] for row, own in zip(order, chosen, strict=True)]
+        scores = {f"p_{name}": output[:, number].tolist() for number, name in enumerate(self.names)}
+        return Answers({"labels": sets, **scores}, probabilities=output)
+
+
+def _cells(table: Table) -> list[Cell]:
+    if table.labels is None:
+        raise DataError(f"{table.source} has no labels", "name the label column with --label")
+    labels: Any = table.labels  # as read_sets gives them
+    return list(labels)
+
+
+def _threshold(threshold: str) -> tuple[str, float]:
+    """How thresholds are tuned, or the one that is fixed.
+
+    Raises:
+        ConfigError: neither a number between 0 and 1 nor one of the words.
+    """
+    if threshold in (TUNED, BY_LABEL):
+        return threshold, float(_USUAL)
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        legal = f"legal: a number between 0 and 1, {TUNED}, {BY_LABEL}"
+        raise ConfigError([f"objective: multilabel: threshold {threshold!r}"], legal)
+    return "", value
+
+
+def _separator(asked: Asked, cells: list[Cell]) -> tuple[str, list[str]]:
+    """The separator that was named or is in the cells, and a notice of one that was recognised."""
+    if word := asked.options.get("separator"):
+        return separator_named(word), []
+    found = separator_of(cells, asked.data.source)
+    return found, [f"labels in a cell are separated by {found!r}"] if found else []
+
+
+def _names(tables: Sequence[Table], separator: str) -> tuple[str, ...]:
+    """The labels of all parts of the data; the columns of 0 and 1 in their order, whether they hold a 1 or not."""
+    first = tables[0]
+    if first.label_column and len(columns := columns_in(first.label_column)) > 1:
+        return columns
+    rows = [cut(cell, separator) for table in tables for cell in _cells(table)]
+    labels = [label for row in rows for label in row]
+    names = set(labels)
+    if not names:
+        raise DataError(f"{first.source}: no text has a label", "name another column with --label")
+    if len(names) > _MOST or (len(names) == len(labels) and len(rows) > _FEW_ROWS):
+        raise DataError(
+            f"{first.source}: {len(names):,} different labels in {len(rows):,} rows are too many to learn from",
+            "name another column with --label, or what stands between two labels: multilabel(separator=...)",
+        )
+    return ordered(names)
+
+
+def _curve(data: Encoded, output: np.ndarray) -> dict[str, list[float]]:
+    """Precision, recall and F1 over all labels, by one threshold for all."""
+    assert data.labels is not None
+    at = GRID[4::5]
+    columns = zip(*(micro(data.labels, output >= threshold) for threshold in at), strict=True)
+    named = zip(("precision", "recall", "f1"), columns, strict=True)
+    return {"threshold": at.tolist(), **{name: list(column) for name, column in named}}

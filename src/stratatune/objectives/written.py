@@ -1,0 +1,70 @@
+"""How a user writes an objective: ``name`` or ``name(option=value, ...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stratatune.errors import ConfigError, did_you_mean, shown
+
+_ELSEWHERE = {
+    **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
+    **dict.fromkeys(("question-answering", "span"), ("a span of the text", "")),
+    **dict.fromkeys(("multi-label", "multi_label_classification"), ("any number of labels for a text", "multilabel")),
+    **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
+    **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
+}
+"""Tasks by the names that others give them, what they ask for, and the objective that predicts it."""
+
+
+def _instead(name: str, names: Mapping[str, Any]) -> str:
+    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
+    if name not in _ELSEWHERE:
+        return did_you_mean(name, names)
+    what, own = _ELSEWHERE[name]
+    if own in names:
+        return f"{own} predicts {what}"
+    return f"no objective here predicts {what}; legal: {', '.join(names)}"
+
+
+def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of an objective; ``legal`` are the objectives with their options' types.
+
+    Raises:
+        ConfigError: no such objective, no such option, or a value that is none of its type.
+    """
+    name, opening, rest = text.strip().partition("(")
+    name = name.strip()
+    if name not in legal or (opening and not rest.rstrip().endswith(")")):
+        raise ConfigError([f"objective: {shown(text)}"], _instead(name, legal))
+    known, options = legal[name], dict[str, Any]()
+    for part in _parts(rest.rstrip().removesuffix(")")):
+        option, _, value = (piece.strip() for piece in part.partition("="))
+        if option not in known:
+            raise ConfigError([f"objective: {text!r}; {name} has no option {option!r}"], did_you_mean(option, known))
+        try:
+            options[option] = _switch(value) if known[option] is bool else known[option](value)
+        except ValueError as error:
+            kind = known[option].__name__
+            legal_values = "true or false" if known[option] is bool else f"a value of type {kind}"
+            raise ConfigError([f"objective: {text!r}; {option} takes {legal_values}"]) from error
+    return name, options
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+def _parts(text: str) -> Iterator[str]:
+    """What stands between commas, those inside brackets left alone."""
+    depth, part = 0, ""
+    for character in f"{text},":
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            if part.strip():
+                yield part.strip()
+            part = ""
+        else:
+            part += character
