@@ -134,6 +134,11 @@ def test_a_mistake_is_one_line(options, line, settings, run):
         run(plan="2: lora", objective=f"classification({options})")
 
 
+def test_what_is_chosen_on_dev_needs_dev(run):
+    with pytest.raises(ConfigError, match="is tuned on evaluation data"):
+        run(plan="2: lora", objective="classification(temperature=dev)", eval=None)
+
+
 def test_a_threshold_is_for_two_classes(run, files):
     data = {"train": str(files / "train3.csv"), "eval": str(files / "dev3.csv")}
     with pytest.raises(ConfigError, match="there are 3"):

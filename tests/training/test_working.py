@@ -31,8 +31,13 @@ def learn(model, optimiser, clip, steps=4):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_the_numbers_are_those_of_autocast_and_of_torchs_adamw(clip):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_numbers_are_those_of_autocast_and_of_torchs_adamw(clip, transposed):
     plain, ours = small(), small()
+    if transposed:  # as the linears that GPT-2's layers are taken apart into
+        for model in (plain, ours):
+            model[0].weight.data = model[0].weight.data.t().contiguous().t()
+        assert not ours[0].weight.is_contiguous()
     stock = torch.optim.AdamW([{"params": plain.parameters(), **GROUPS}], fused=True)
     copies = WorkingCopies(ours.modules(), torch.bfloat16)
     assert len(copies.by_master) == 2

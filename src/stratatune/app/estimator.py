@@ -162,7 +162,7 @@ class TextEstimator(BaseEstimator):
         if weights is not None:
             name = _free("weight", (*text, label))
             table, settings["weight"] = table.add_column(name, weights), name
-        self._train(table, text, label, classes=classes, names=names, **settings)
+        self._train(table, text, label, classes=classes, names=names, sets=sets, **settings)
 
     def _train(
         self,
@@ -172,6 +172,7 @@ class TextEstimator(BaseEstimator):
         *,
         classes: np.ndarray | None = None,
         names: Sequence[str] = (),
+        sets: str = "",
         **settings: Any,
     ) -> None:
         """Train in the folder ``out``, or in one that lives as long as this object."""
@@ -189,7 +190,7 @@ class TextEstimator(BaseEstimator):
             released(out)
         remember(out, classes, names, sets)
         self._base = None
-        self._remember = (root, parse_bytes(self.cache_limit), len(table)) if root else None
+        self._remember = (root, parse_bytes(vars(self)["cache_limit"]), len(table)) if root else None
         self._use(out)
 
     def _pool(self) -> Path | None:

@@ -61,7 +61,7 @@ class Tagger(TextEstimator):
         """The tags [C], as the model has them."""
         return np.array(self.predictor_.labels)
 
-    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...]) -> None:
+    def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         """The folder remembers all that is asked for."""
 
 
@@ -70,8 +70,8 @@ def _data_set(words: Any, tags: Any) -> Dataset:
 
     words, tags = _plain(words), _plain(tags)
     for what, rows in (("words", words), ("tags", tags)):
-        if odd := next((row for row in rows if not isinstance(row, list)), None):
-            raise DataError(f"a text's {what} are no list: {str(odd)[:40]!r}", f"give a list of {what} for each text")
+        if odd := [row for row in rows if not isinstance(row, list)]:
+            raise DataError(f"a text's {what} are no list: {odd[0][:40]!r}", f"give a list of {what} for each text")
     if len(words) != len(tags):
         raise DataError(f"{len(words)} texts but {len(tags)} lists of tags", "give a list of tags for each text")
     return Dataset.from_dict({_WORDS: words, _TAGS: tags})

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def marks_of(data: Encoded, positions: str) -> np.ndarray:
     """A number for all that the trunk reads of each text uint64 [N], and where it is read if only that is kept."""
     found = np.empty(len(data), np.uint64)
     for number, (start, end) in enumerate(zip(data.offsets[:-1], data.offsets[1:], strict=True)):
-        parts = [data.ids[start:end].tobytes()]
+        parts: list[Any] = [data.ids[start:end].tobytes()]
         if data.types is not None:
             parts.append(data.types[start:end].tobytes())
         if positions == "read":

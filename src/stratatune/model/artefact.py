@@ -124,7 +124,8 @@ def _base_of_peft(found: PeftFolder, folder: Path, base: str | Path | PreTrained
     revision = config.revision if base is None else None
     head = next((one.name for one in HEADS.values() if one.peft_task and one.peft_task == config.task_type), None)
     if head is not None:
-        labels = found.outputs or len(config_of(name, revision).get("id2label") or ()) or 2
+        known: Any = config_of(name, revision).get("id2label") or ()
+        labels = found.outputs or len(known) or 2
         return load_base(name, head, num_labels=labels, revision=revision, texts=False)
     options: dict[str, Any] = {"num_labels": found.outputs or 2, "revision": revision, "attention": None}
     return load_class(name, config.model_class or "AutoModel", dtype="float32", **options)

@@ -57,7 +57,7 @@ class Tuned(_AnyModel):
         above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
         for block in blocks[:depth]:
             if block not in above and hasattr(block, "gradient_checkpointing"):
-                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue]
+                block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def print_trainable_parameters(self) -> None:
         """One line: how many parameters train, of how many, and how far the backward pass goes."""

@@ -78,7 +78,8 @@ def pack_top(attached: Attached, kind: Pack) -> None:
     with needs_extra("pack", f"pack {kind}"):
         from bitsandbytes import functional
     for linear in linears:
-        weight = linear.weight.data.contiguous()
+        weight: Any = linear.weight.data
+        weight = weight.contiguous()
         if kind == "nf4":
             packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         else:

@@ -188,7 +188,7 @@ def _plan(backbone: Backbone, places: Mapping[str, _Role], draft: _Draft) -> Pla
                 named: Literal["", "enc", "dec"] = stack if both else ""  # pyright: ignore[reportAssignmentType]
                 strata.append(Stratum(stack=named, layers=f"{first}:{last}", methods=methods))
     mlm = tuple(part for part in draft.head if part in ("dense", "norm", "bias", "decoder"))
-    switches = {name: name in draft.head for name in ("pooler", "final_norm", "untie")}
+    switches: dict[str, Any] = {name: name in draft.head for name in ("pooler", "final_norm", "untie")}
     embeddings = Full() if draft.embeddings else None
     return Plan(strata=tuple(strata), embeddings=embeddings, head=Head(mlm=mlm, **switches))
 

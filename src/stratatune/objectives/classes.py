@@ -153,6 +153,10 @@ class Classes(Pooled):
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         return by_class(self.labels, data.labels, output, self.decided(output))
 
+    @property
+    def needs_evaluation(self) -> bool:
+        return bool(self.chosen)
+
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
         if not self.chosen or data.labels is None:
             return self, output

@@ -114,7 +114,10 @@ class Answers:
 class Using(Protocol):
     """A trained model at work, as an objective asks it for predictions."""
 
-    tokenizer: PreTrainedTokenizerBase
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the base model."""
+        ...
 
     def output(self, table: Table) -> np.ndarray:
         """What :meth:`Objective.predict` gives for every row, in order."""

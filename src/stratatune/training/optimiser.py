@@ -87,22 +87,26 @@ class ClippingAdamW(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         state["step"] += 1
-        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
-        pieces = zip(*(one.detach().reshape(-1).split(_CHUNK) for one in tensors), strict=True)
+        # A weight that was transposed when it was taken apart (GPT-2's) is not contiguous: flat, it is a copy.
+        flat = [one.detach().reshape(-1) for one in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
+        pieces = zip(*(one.split(_CHUNK) for one in flat), strict=True)
         rounded = () if copy is None else copy.detach().view(-1).split(_CHUNK)
         for number, (master, raw, first, second) in enumerate(pieces):
             piece = raw.float() if raw.dtype != torch.float32 else raw
             if self.scale != 1.0:
                 piece.mul_(self.scale)
-            torch._fused_adamw_(
+            torch._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
                 [master], [piece], [first], [second], [], [state["step"]],
                 lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
                 eps=group["eps"], amsgrad=False, maximize=False,
             )  # fmt: skip
             if rounded:
                 rounded[number].copy_(master)
+        if not parameter.is_contiguous():
+            parameter.copy_(flat[0].view(parameter.shape))
 
 
 def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor], clip: float, loss: float) -> float:
@@ -124,7 +128,8 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
         if isinstance(optimiser, ClippingAdamW):
             optimiser.scale = scale
         elif scale < 1.0:
-            torch._foreach_mul_(list(gradients), scale)
+            for gradient in gradients:
+                gradient.mul_(scale)
         optimiser.step()
     optimiser.zero_grad()
     return norm

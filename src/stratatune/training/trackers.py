@@ -90,7 +90,7 @@ def _draw_mlflow(run: Any, picture: str) -> None:
 
 
 def _draw_trackio(run: Any, picture: str) -> None:
-    import trackio
+    import trackio  # pyright: ignore[reportMissingImports]
 
     run.log({_PICTURE: trackio.Markdown(f"```\n{picture}\n```")})
 

@@ -38,9 +38,9 @@ class WorkingCopies:
                 continue
             if module.weight.dtype == torch.float32:
                 # A leaf of its own, so that autograd leaves the gradient here, in half precision.
-                copy = module.weight.detach().to(dtype).requires_grad_()
+                copy = module.weight.detach().to(dtype).contiguous().requires_grad_()
                 self.modules.append(module)
-                self.by_master[module.weight] = copy
+                self.by_master[module.get_parameter("weight")] = copy
                 vars(module)["weight"] = copy
 
     @torch.no_grad()
