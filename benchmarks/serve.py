@@ -202,6 +202,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     for side in ("ours", "theirs"):
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", str(args.folder), f"holding-{side}"]
         found[side] = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        print({side: found[side]}, file=sys.stderr, flush=True)
     return {**found, "ratio": found["theirs"]["bytes"] / found["ours"]["bytes"]}
 
 
