@@ -115,7 +115,6 @@ BAD = {
     "holds lists of different lengths: 2 of 'role', 1 of 'content'": {"role": ["user", "assistant"], "content": ["a"]},
     "column 'messages' holds a text, not a list of messages": "the film",
     "column 'messages' is missing or empty": None,
-    "half of a surrogate pair": [{"role": "user", "content": "\ud83d"}, FOUR[1]],
 }
 
 

@@ -82,5 +82,5 @@ def test_beams_carry_the_prompt():
 
 def test_a_sliding_window_that_would_forget_the_prompt_is_refused():
     model, text = tuned("mistral", PLANS[1], sliding_window=6), torch.randint(5, 60, (1, 5))
-    with pytest.raises(PlanError, match="forgets"):
+    with pytest.raises(PlanError, match="drops the prompt"):
         model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=4)

@@ -15,6 +15,7 @@ from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
 from stratatune.model.cutting import cut_to, whole_shape
 from stratatune.model.fingerprint import Fingerprint, first_edition
+from stratatune.model.heads.none import NoHead
 from stratatune.model.heads.registry import HEADS
 from stratatune.model.packing import pack_top
 from stratatune.model.peft_folder import PeftFolder, is_peft, read_peft
@@ -171,7 +172,8 @@ def load_base_of(
     if head is not None and (unread or plan.cut is not None):
         resolved = plan.resolve(shape_of(name, revision))
         options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
-    if head is None:
+    if head is None or (head == NoHead.name and record["also_train"]):
+        # A pooler that the checkpoint lacks has trained: load_base would leave it out, as nothing of ours reads it.
         loaded = load_class(name, saved["class"], **options)
     else:
         loaded = load_base(name, head, texts=texts, problem_type=record["reading"].get("problem_type"), **options)

@@ -247,8 +247,8 @@ def shown(row: dict[str, Any]) -> str:
     answer = list(answers.values())[-1]  # it stands behind the texts
     if answer is None:
         return "(left out)"
-    scored = len(answers) < len(row) or all(isinstance(value, float) for value in answers.values())
-    if len(answers) > 1 and scored:  # of several heads
+    by_head = any(name.startswith(f"p_{head}_") for head in answers for name in row)
+    if len(answers) > 1 and (by_head or all(isinstance(value, float) for value in answers.values())):
         return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
     likeliest = f"  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})" if chances else ""
