@@ -250,7 +250,9 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
         finally:
             server.terminate()
         code = server.wait(60)
-    return {**client.counts, "seconds": seconds, "memory": sizes, "exit_code": code, "clients": args.clients}
+    record = json.loads((Path(runs[0]) / "adapter" / "adapter.json").read_text())
+    asked = {"model": Path(record["base"]["name"]).name, "tasks": len(runs), **client.counts}
+    return {**asked, "seconds": seconds, "memory": sizes, "exit_code": code, "clients": args.clients}
 
 
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
@@ -291,7 +293,7 @@ class Client:
         for _ in range(count):
             with self._lock:
                 number = self._random.randrange(len(self.every))
-                asked = self._random.sample(range(self.tasks), self._random.choice((1, 1, 1, 2, 4)))
+                asked = self._random.sample(range(self.tasks), min(self.tasks, self._random.choice((1, 1, 1, 2, 4))))
             try:
                 found = self._ask(line, number, asked)
             except (OSError, ValueError):
@@ -346,11 +348,11 @@ The largest difference of a probability from `stratatune predict` is {speed["fro
 models {speed["from_merged"]:.0e}. Where every text is asked of one task alone, only the memory is shared: then the
 server's throughput is {speed["ratio_alone"]:.2f} times that of one merged model.
 
-**Requests.** {asked["asked"]:,} requests of one text for one to four tasks, by {asked["clients"]} clients in a second
-process over loopback, all but the first {asked["asked"] // 11:,} in {asked["seconds"]:.0f} s: {asked["wrong"]} wrong,
-{asked["lost"]} lost, {asked["again"]} told to come again. The server held {sizes[0]:.1f} MB after the first of eleven
-parts, {sizes[-1]:.1f} MB after the last and never more than {max(sizes):.1f} MB. After SIGTERM it ended with exit code
-{asked["exit_code"]}.
+**Requests.** {asked["asked"]:,} requests of one text for one to four of {asked["tasks"]} tasks on {asked["model"]}, by
+{asked["clients"]} clients in a second process over loopback, all but the first {asked["asked"] // 11:,} in
+{asked["seconds"]:.0f} s: {asked["wrong"]} wrong, {asked["lost"]} lost, {asked["again"]} told to come again. The server
+held {sizes[0]:.1f} MB after the first of eleven parts, {sizes[-1]:.1f} MB after the last and never more than
+{max(sizes):.1f} MB. After SIGTERM it ended with exit code {asked["exit_code"]}.
 """
 
 
