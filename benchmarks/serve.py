@@ -250,7 +250,9 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
         finally:
             server.terminate()
         code = server.wait(60)
-    return {**client.counts, "seconds": seconds, "memory": sizes, "exit_code": code, "clients": args.clients}
+    record = json.loads((Path(runs[0]) / "adapter" / "adapter.json").read_text())
+    asked = {"model": Path(record["base"]["name"]).name, "tasks": len(runs), **client.counts}
+    return {**asked, "seconds": seconds, "memory": sizes, "exit_code": code, "clients": args.clients}
 
 
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
@@ -291,7 +293,7 @@ class Client:
         for _ in range(count):
             with self._lock:
                 number = self._random.randrange(len(self.every))
-                asked = self._random.sample(range(self.tasks), self._random.choice((1, 1, 1, 2, 4)))
+                asked = self._random.sample(range(self.tasks), min(self.tasks, self._random.choice((1, 1, 1, 2, 4))))
             try:
                 found = self._ask(line, number, asked)
             except (OSError, ValueError):
@@ -323,18 +325,26 @@ class Client:
 
 
 def page(found: dict[str, Any]) -> str:
-    """docs/results/serve.md."""
-    made, speed, held, asked = (found[name] for name in ("prepare", "throughput", "memory", "requests"))
+    """docs/results/serve.md, with what has been measured."""
+    parts = [
+        "# Serving many tasks beside as many merged models",
+        "Written by `python -m benchmarks.serve`, whose text says how; [serve.md](../serve.md) describes the server.\n"
+        "The machine had other work to do.",
+    ]
+    if "throughput" in found and "memory" in found:
+        parts.append(_compared(found["prepare"], found["throughput"], found["memory"]))
+    if "requests" in found:
+        parts.append(_asked(found["requests"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _compared(made: dict[str, Any], speed: dict[str, Any], held: dict[str, Any]) -> str:
     answers = speed["texts"] * made["tasks"]
     rates = {name: answers / statistics.median(values) for name, values in speed["seconds"].items()}
     bytes_of = {side: f"{held[side]['bytes'] / 1e6:,.0f} MB" for side in ("ours", "theirs")}
     turns = ", ".join(f"{one:.2f}" for one in speed["ratios"])
-    sizes = [size / 1e6 for size in asked["memory"]]
-    return f"""# Serving many tasks beside as many merged models
-
-Written by `python -m benchmarks.serve`, whose text says how; [serve.md](../serve.md) describes the server.
-{made["tasks"]} classifiers on {made["model"]} with the plan `{made["depth"]}: lora`; one thread, {made["machine"]},
-while the machine had other work to do. An answer is one text for one task; every text is asked of all tasks.
+    return f"""{made["tasks"]} classifiers on {made["model"]} with the plan `{made["depth"]}: lora`;
+one thread, {made["machine"]}. An answer is one text for one task; every text is asked of all tasks.
 
 | | stratatune serve | {made["tasks"]} merged models | |
 |---|---|---|---|
@@ -344,14 +354,19 @@ while the machine had other work to do. An answer is one text for one task; ever
 The ratio of throughput is the median of {speed["rounds"]} turns of {speed["texts"]} texts ({turns}).
 The largest difference of a probability from `stratatune predict` is {speed["from_predict"]:.0e}, and from the merged
 models {speed["from_merged"]:.0e}. Where every text is asked of one task alone, only the memory is shared: then the
-server's throughput is {speed["ratio_alone"]:.2f} times that of one merged model.
+server's throughput is {speed["ratio_alone"]:.2f} times that of one merged model."""
 
-**Requests.** {asked["asked"]:,} requests of one text for one to four tasks, by {asked["clients"]} clients in a second
-process over loopback, all but the first {asked["asked"] // 11:,} in {asked["seconds"]:.0f} s: {asked["wrong"]} wrong,
-{asked["lost"]} lost, {asked["again"]} told to come again. The server held {sizes[0]:.1f} MB after the first of eleven
-parts, {sizes[-1]:.1f} MB after the last and never more than {max(sizes):.1f} MB. After SIGTERM it ended with exit code
-{asked["exit_code"]}.
-"""
+
+def _asked(asked: dict[str, Any]) -> str:
+    sizes = [size / 1e6 for size in asked["memory"]]
+    return f"""## Requests
+
+{asked["asked"]:,} requests of one text for one to four of {asked["tasks"]} tasks on {asked["model"]},
+by {asked["clients"]} clients in a second process over loopback; after the first {asked["asked"] // 11:,} in
+{asked["seconds"]:.0f} s: {asked["wrong"]} wrong, {asked["lost"]} lost, {asked["again"]} told to come again. An answer
+is right where every probability is that of `stratatune predict` within {CLOSE:g}. The server held {sizes[0]:.1f} MB
+after the first of eleven parts, {sizes[-1]:.1f} MB after the last and never more than {max(sizes):.1f} MB. After
+SIGTERM it ended with exit code {asked["exit_code"]}."""
 
 
 STEPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
