@@ -102,7 +102,7 @@ class TextEstimator(BaseEstimator):
         """
         run = self._fitted()
         try:
-            shutil.copytree(run, folder, dirs_exist_ok=True)
+            shutil.copytree(run, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock"))
         except (OSError, shutil.Error) as error:
             raise ResourceError(
                 f"cannot save into {folder}: {error}", "choose a folder that you can write to"
