@@ -35,7 +35,7 @@ def base(auto, family):
     else:
         config = (tiny.tiny_model(family) if family in ("bert", "roberta") else tiny.tiny_of(family)).config
     if auto == "AutoModelForQuestionAnswering":
-        config.num_labels = 2  # a start and an end
+        config.num_labels = 2  # a beginning and an end
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return getattr(transformers, auto).from_config(config, dtype=torch.float32).eval()

@@ -57,13 +57,8 @@ def test_vectors_are_those_of_the_run(exported, tmp_path):
     pairs = [{"anchor": f"a good {word}", "positive": f"the best {word} of all"} for word in words]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     folder, onnx, _ = exported(
-        objective="vectors",
-        plan="2: lora",
-        train=str(tmp_path / "pairs.jsonl"),
-        text=(),
-        label=None,
-        eval=None,
-        epochs=1,
+        **{"objective": "vectors", "plan": "2: lora", "train": str(tmp_path / "pairs.jsonl"), "eval": None},
+        **{"text": (), "label": None, "epochs": 1},
     )
     texts = ["a great film", "the film a story this book was terrible"]
     one, other = (each.predict(texts).columns for each in (Predictor(folder, device="cpu"), Predictor(onnx)))
