@@ -114,11 +114,12 @@ def read(
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
     if written.bad_rows == "skip":
         frame = without_bad(frame, checked)
+    texts = tuple(texts_of(frame, name, written.bad_rows) for name in columns)
     labels = _labels(frame, label_column, known, need_labels) if label_column else None
     if labels is not None and need_labels and not known:
         frame = _noting_sets(frame, labels)
     return Table(
-        texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
+        texts=texts,
         labels=labels,
         columns=columns,
         label_column=label_column,
