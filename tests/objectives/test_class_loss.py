@@ -104,7 +104,7 @@ def test_the_threshold_is_the_best_one():
 
 @pytest.mark.parametrize(
     "options",
-    ["weights=balanced", "focal=2", "smoothing=0.1", "ordinal=yes", "temperature=dev, threshold=dev"],
+    ["weights=balanced", "focal=2", "smoothing=0.1", "ordinal=true", "temperature=dev, threshold=dev"],
 )
 def test_a_run_with_each_is_read_back(options, run, settings, tmp_path):
     from stratatune.training.predict import Predictor
@@ -123,8 +123,8 @@ def test_a_run_with_each_is_read_back(options, run, settings, tmp_path):
     [
         ("focal=-1", "focal=-1; a number between 0 and 10"),
         ("smoothing=1", "smoothing=1; a number from 0 to below 1"),
-        ("ordinal=maybe", "ordinal takes a value of type"),
-        ("ordinal=yes, focal=1", "ordinal goes with weights"),
+        ("ordinal=maybe", "true or false"),
+        ("ordinal=true, focal=1", "ordinal goes with weights"),
         ("threshold=0.4", "threshold=0.4"),
         ("weights=heavy", "2 numbers"),
     ],

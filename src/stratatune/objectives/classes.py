@@ -37,16 +37,6 @@ _ON_DEV = "dev"
 _MOST_FOCAL = 10
 
 
-class Truth(int):
-    """A yes or a no, as an option."""
-
-    def __new__(cls, written: str) -> Self:
-        known = {"yes": 1, "true": 1, "no": 0, "false": 0}
-        if written.lower() not in known:
-            raise ValueError(written)
-        return super().__new__(cls, known[written.lower()])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Classes(Pooled):
     """One class a text.
@@ -66,7 +56,7 @@ class Classes(Pooled):
         "weights": str,
         "focal": float,
         "smoothing": float,
-        "ordinal": Truth,
+        "ordinal": bool,
         "temperature": str,
         "threshold": str,
     }
