@@ -168,3 +168,11 @@ def test_completed_words():
     assert completed_words({"COMP_WORDS": "stratatune train"}) == []
     asked = {"_STRATATUNE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "stratatune train --m"}
     assert completed_words(asked) == ["train", "--m"]
+
+
+def test_what_had_no_room_can_be_asked_for_again(say, tmp_path):
+    (tmp_path / RUN_SCHEMA).mkdir()  # no file can be written there
+    assert say("init", tmp_path / "run.yaml").code == 1
+    assert not (tmp_path / "run.yaml").exists()
+    (tmp_path / RUN_SCHEMA).rmdir()
+    assert say("init", tmp_path / "run.yaml").code == 0

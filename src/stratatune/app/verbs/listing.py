@@ -178,7 +178,8 @@ def init(
         raise ConfigError([f"{file} already exists"], "choose another file, or overwrite it with --force")
     hint = "choose a file in a folder that you can write to"
     beside = file.with_name(RUN_SCHEMA)
-    write_text(file, f"{editor_line(RUN_SCHEMA)}\n{commented_yaml(model, train)}", hint)
+    # The file that must not be there comes last: whoever had no room for both can give the same command again.
     write_text(beside, json.dumps(run_schema(), indent=2) + "\n", hint)
+    write_text(file, f"{editor_line(RUN_SCHEMA)}\n{commented_yaml(model, train)}", hint)
     note = f"wrote {file}, and {beside} for editors; change what you need, then: stratatune train {file}"
     return Answer({"out": str(file)}, note=note)
