@@ -94,7 +94,7 @@ def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accele
 
 
 def check_trackers(loggers: Sequence[str]) -> None:
-    """Refuse a tracker whose library is not installed: Accelerate leaves it out without a word.
+    """Refuse a tracker whose library is not installed: Accelerate leaves it out, with a warning at most.
 
     Raises:
         ResourceError: names the first, with the line that installs it.
