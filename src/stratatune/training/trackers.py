@@ -78,13 +78,13 @@ def _draw_tensorboard(writer: Any, picture: str) -> None:
 
 
 def _draw_wandb(run: Any, picture: str) -> None:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     run.log({_PICTURE: wandb.Html(f"<pre>{picture}</pre>")}, step=0)
 
 
 def _draw_mlflow(run: Any, picture: str) -> None:
-    import mlflow
+    import mlflow  # pyright: ignore[reportMissingImports]
 
     mlflow.log_text(picture, f"{_PICTURE}.txt")
 
