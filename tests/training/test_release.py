@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from benchmarks.counters import resident_bytes
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import AutoModelForMaskedLM
 
 import stratatune as st
