@@ -146,6 +146,11 @@ def speed(rows: Records) -> str:
         "dropout, AdamW and small operations of the model's own modules. On RTE every way, full tuning included, stays",
         "at chance with this model (accuracy.md): there is no accuracy to be equal to.",
         "",
+        "Between 0.1.0 (commit 9aeb934) and 0.2.0 the modules moved. Both were run in turns on a quiet machine by",
+        "`python -m benchmarks.run --only P1,P2,P6 --rounds 1 --batches 3 --threads 1`, two or three rounds each; the",
+        "least: an epoch from the cache 2.21 s before and 2.18 s after, the build of the cache 5.56 s and 5.72 s, ten",
+        "epochs 25.5 s and 25.3 s, P6 36.2x below F and 29.4x below A in both.",
+        "",
         "| | what | goal | limit | measured | machine | command |",
         "|---|---|---|---|---|---|---|",
     ]
