@@ -10,7 +10,9 @@ The tasks are classifiers of the sample requests with `9: lora`, one for each se
 asked of every task, in batches of 64 sorted by length; a side's turn is over when all answers are there, and the sides
 take turns, so that a busy machine slows both. The merged models are stock transformers with its fastest attention,
 their texts tokenised once for all of them. Nothing is remembered between batches. Then the same for one task alone.
-Memory: what the process holds when every task has answered once, less what it held with all libraries imported.
+Memory: the resident bytes of the process (the proportional set size that Linux counts, so mapped weights too) when
+every task has answered once and every weight has been touched, less what it held with all libraries imported. The
+merged models are in one process, which shares the libraries and the tokenizer among them.
 """
 
 from __future__ import annotations
@@ -207,20 +209,32 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def holding(args: argparse.Namespace, side: str) -> dict[str, Any]:
-    """The bytes of this process that a side adds, once every task has answered."""
-    import psutil
+    """The resident bytes that a side adds to this process, once every task has answered."""
     import transformers  # noqa: F401
 
     import stratatune.serving.api
     import stratatune.serving.compute
     import stratatune.training.predict  # noqa: F401
+    from stratatune.serving.weights import return_memory
 
-    own, (runs, folders) = psutil.Process(), sides(args)
-    libraries = own.memory_full_info().uss
-    made: Callable[[list[str]], Any] = Shared(runs) if side == "ours" else Merged(folders)
+    runs, folders = sides(args)
+    libraries = resident()
+    made: Shared | Merged = Shared(runs) if side == "ours" else Merged(folders)
     made(texts(16))
-    whole = own.memory_full_info().uss
-    return {"bytes": whole - libraries, "libraries": libraries}
+    models = [task.predictor.model for task in made.tasks] if isinstance(made, Shared) else made.models
+    for model in models:
+        for parameter in model.parameters():
+            parameter.sum()  # a mapped weight is in memory once it has been read
+    return_memory()
+    return {"bytes": resident() - libraries, "libraries": libraries}
+
+
+def resident() -> int:
+    """The proportional set size of this process in bytes: private pages, mapped files, and its part of shared ones."""
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not count proportional set sizes")
 
 
 # --- requests ------------------------------------------------------------------------------------------------------

@@ -42,8 +42,25 @@ def test_weights_leave_with_their_last_task(tuned):
     table.remove("three")
     del second, third
     gc.collect()
-    assert not table._shared._known
+    assert not table._shared._known and not len(table._shared.bases)
     assert not table.trunks
+
+
+def test_one_base_is_read_and_verified_once(tuned, monkeypatch):
+    from stratatune.model import artefact
+
+    read, plain = [], artefact.load_base
+    monkeypatch.setattr(artefact, "load_base", lambda name, *a, **more: (read.append(name), plain(name, *a, **more))[1])
+    hashed, hash_of = [], artefact.Fingerprint.of
+    monkeypatch.setattr(artefact.Fingerprint, "of", lambda backbone: (hashed.append(1), hash_of(backbone))[1])
+    table = TaskTable(0, device="cpu")
+    one, two, three = (table.add(name, tuned["lora"]) for name in ("one", "two", "three"))
+    assert len(read) == 1 and len(hashed) == 1
+    assert one.predictor.tokenizer is two.predictor.tokenizer is three.predictor.tokenizer
+    own = set(two.predictor.model.attached.trained())
+    for name, parameter in two.predictor.model.named_parameters():
+        assert (parameter.data_ptr() in weights(one)) == (name not in own), name
+    assert one.predictor.model is not two.predictor.model
 
 
 def test_names(tuned):

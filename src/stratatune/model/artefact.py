@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stratatune.errors import ModelError, PlanError
+from stratatune.hashing import digest_of_json
 from stratatune.hub import fetched
 from stratatune.model import origin
-from stratatune.model.attach import Tuned, apply
+from stratatune.model.attach import Tuned, attached_to
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
@@ -21,8 +22,9 @@ from stratatune.model.packing import pack_top
 from stratatune.model.peft_folder import PeftFolder, is_peft, read_peft
 from stratatune.model.peft_plan import adapted
 from stratatune.model.saving import describe, read_record, read_tensors
+from stratatune.model.shared_bases import SharedBases, VerifiedBase
 from stratatune.model.tokenizers import check_reading
-from stratatune.model.twins import part
+from stratatune.model.twins import part, twin
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
 from stratatune.shapes.configs import config_of
@@ -43,12 +45,14 @@ class Artefact:
     """A tuned model as it was saved, its tokenizer, and its record (``adapter.json``).
 
     ``tokenizer`` is None where the base was given as a live model, or has no tokenizer files and needed none.
+    ``shared`` is the base that others are loaded onto too, where there is one.
     """
 
     model: Tuned
     tokenizer: PreTrainedTokenizerBase
     record: dict[str, Any]
     notices: list[str] = field(default_factory=list)
+    shared: VerifiedBase | None = field(default=None, repr=False)
 
 
 def load_artefact(
@@ -58,6 +62,7 @@ def load_artefact(
     pack: bool = True,
     unread: bool = False,
     apart: bool = False,
+    bases: SharedBases | None = None,
 ) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
 
@@ -70,6 +75,8 @@ def load_artefact(
         apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
+        bases: what is loaded already: a base that is among them is neither read nor verified again, and its tensors
+            and its tokenizer are shared. None: the artefact has a base of its own.
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
@@ -82,14 +89,19 @@ def load_artefact(
     record, tensors = read_record(folder), read_tensors(folder)
     # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
-    loaded = _base(record, folder, base, unread)
-    # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
-    check_encoder(cut_as_saved(Backbone(loaded.model), record), record)
+    shared = None
+    if bases is not None and not unread and (base is None or isinstance(base, str | Path)):
+        shared = bases.get(_key(record, folder, base), lambda: _verified(record, folder, base, unread))
+        loaded, apart = replace(shared.base, model=twin(shared.base.model)), True
+        fingerprint = shared.fingerprint
+    else:
+        found = _verified(record, folder, base, unread)
+        loaded, fingerprint = found.base, found.fingerprint
     _check_new(loaded.model, record)
     try:
         # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
-        model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
+        model = attached_to(loaded.model, record["plan"], record["also_train"], revision, fingerprint)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
@@ -103,7 +115,31 @@ def load_artefact(
         loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
-    return Artefact(model.eval(), loaded.tokenizer, record, notices)
+    return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
+
+
+def _verified(
+    record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None, unread: bool
+) -> VerifiedBase:
+    """The base of an artefact, while nothing is attached: the record holds the fingerprint of the bare encoder."""
+    loaded = _base(record, folder, base, unread)
+    return VerifiedBase(loaded, check_encoder(cut_as_saved(Backbone(loaded.model), record), record))
+
+
+def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
+    """All that a base depends on: two artefacts of one key have the same base, and want the same of it."""
+    reading = record["reading"]
+    return digest_of_json(
+        {
+            "place": place_of_base(record, folder, base),
+            "base": {name: one for name, one in record["base"].items() if name not in ("name", "path", "beside")},
+            "head": [record["output"], record["num_labels"], bool(record["also_train"])],
+            "tokenizer": record.get("tokenizer"),
+            "texts": [bool(reading), reading.get("problem_type"), reading.get("chat_template")],
+            "cut": record["plan"] if Plan.from_data(record["plan"]).cut is not None else None,
+        },
+        size=16,
+    )
 
 
 def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
@@ -197,8 +233,10 @@ def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedMod
     return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
 
 
-def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
+def check_encoder(backbone: Backbone, record: dict[str, Any]) -> Fingerprint:
     """Refuses a base, with nothing attached, whose encoder is not the one that the adapter was trained on.
+
+    Gives the fingerprint of the encoder.
 
     Raises:
         ModelError: its weights or a setting of its config differ.
@@ -206,13 +244,14 @@ def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:
     saved = record["base"]
     if "weights" not in saved:  # written before weights and settings had hashes of their own
         _same("weights", saved["hash"], first_edition(backbone), saved, backbone)
-        return
+        return Fingerprint.of(backbone)
     found = Fingerprint.of(backbone)
     odd = found.differing(saved.get("settings") or {})
     if odd:
         was, now, name = saved["settings"][odd[0]], found.settings[odd[0]], backbone.model.config._name_or_path
         raise ModelError(f"the config of {name!r} has changed since training: {odd[0]} was {was}, is {now}", _THAT_BASE)
     _same("weights", saved["weights"], found.weights, saved, backbone)
+    return found
 
 
 def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Backbone) -> None:

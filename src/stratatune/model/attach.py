@@ -126,6 +126,17 @@ def apply(
             pass stops at the frozen depth. The model is as it was.
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
+    return attached_to(model, plan, also_train, revision)
+
+
+def attached_to(
+    model: PreTrainedModel,
+    plan: Plan | str,
+    also_train: Iterable[str] = (),
+    revision: str | None = None,
+    fingerprint: Fingerprint | None = None,
+) -> Tuned:
+    """As :func:`apply`; ``fingerprint`` is that of the encoder, cut as the plan says, where it is known already."""
     if isinstance(model, Tuned):
         raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
     plan = Plan.parse(plan) if isinstance(plan, str) else plan
@@ -137,7 +148,7 @@ def apply(
     origin = Origin.of(model, revision)
     check_vocabulary(model, origin)
     new = sorted({*also_train, *new_parts(backbone)})
-    attached = Attached(resolved, backbone, Fingerprint.of(backbone), origin, also_train=new)
+    attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
         # Everything is frozen first and each method then marks its own, so nothing trains that no method asked for.
         model.requires_grad_(False)

@@ -47,7 +47,7 @@ class Task:
         Raises:
             ModelError: nothing trained is there, or its base model is not what it was.
         """
-        predictor = Predictor(run, **where)
+        predictor = Predictor(run, bases=shared.bases, **where)
         held = [] if predictor.model is None else shared.share(predictor.model.attached)
         return cls(name, run, predictor, trunk_of(predictor), held)
 

@@ -6,21 +6,26 @@ import contextlib
 import ctypes
 import gc
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stratatune.hashing import fast_digest
 from stratatune.model.attached import Attached
+from stratatune.model.shared_bases import SharedBases
 
 
 class SharedWeights:
     """The frozen weights of the models that are loaded, each once, by its content.
 
-    A weight lives as long as a model that uses it.
+    A weight lives as long as a model that uses it. Models of one base and head get its tensors when they are loaded
+    (``bases``) and need no comparison; where heads differ, or a device has copies of its own, contents are compared.
     """
 
     def __init__(self) -> None:
+        self.bases = SharedBases()
+        self._places: weakref.WeakValueDictionary[tuple[Any, ...], _Held] = weakref.WeakValueDictionary()
         self._known: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
 
     def share(self, attached: Attached) -> list[_Held]:
@@ -34,11 +39,17 @@ class SharedWeights:
         for parameter in attached.backbone.model.parameters():
             if id(parameter) in trained or parameter.is_meta or not parameter.numel():
                 continue
+            place = (parameter.data_ptr(), parameter.shape, parameter.stride(), parameter.dtype, parameter.device)
+            if (there := self._places.get(place)) is not None:
+                held.append(there)
+                continue
             own = _Held(parameter.data)
             shared = self._known.setdefault(_digest(own.tensor), own)
             if shared is own or torch.equal(shared.tensor, own.tensor):
                 parameter.data = shared.tensor
                 held.append(shared)
+                if shared is own:
+                    self._places[place] = own
         return held
 
 

@@ -28,6 +28,7 @@ from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact, load_base_of
+from stratatune.model.shared_bases import SharedBases
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.registry import objective_from
@@ -73,6 +74,7 @@ class Predictor:
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
         memory_limit: of the process, such as ``6GB``; None: what is free.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
+        bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
@@ -95,6 +97,7 @@ class Predictor:
         trunk: str = "auto",
         memory_limit: str | None = None,
         engine: str | None = None,
+        bases: SharedBases | None = None,
     ) -> None:
         self._unknown: list[str] = []
         self.remember: tuple[Path, int] | None = None
@@ -106,13 +109,21 @@ class Predictor:
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
             self._open_onnx(folder, given)
         else:
-            self._open(folder, base, device, precision, trunk, memory_limit)
+            self._open(folder, base, device, precision, trunk, memory_limit, bases)
 
     def _open(
-        self, folder: Path, base: str | None, device: str, precision: str | None, trunk: str, memory_limit: str | None
+        self,
+        folder: Path,
+        base: str | None,
+        device: str,
+        precision: str | None,
+        trunk: str,
+        memory_limit: str | None,
+        bases: SharedBases | None,
     ) -> None:
         why = trunk_of_saved(folder, base, trunk, memory_limit)
-        artefact = load_artefact(folder, base, unread=why is not None)
+        artefact = load_artefact(folder, base, unread=why is not None, bases=bases)
+        self._shared = artefact.shared  # it lives as long as this predictor
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
         place = folder / "adapter" if (folder / "adapter").is_dir() else folder
