@@ -42,8 +42,8 @@ def quantise(path: Path) -> None:
 
 
 def _forget_shapes_of_weights(path: Path) -> None:
-    """The exporter notes the shape of every weight twice. Before onnxruntime 1.32 the quantiser transposes the weight of
-    a Gemm, leaves its second shape as it was, and then refuses the graph."""
+    """The exporter writes the shape of every weight twice. Before onnxruntime 1.32 the quantiser transposes the weight
+    of a Gemm, leaves the second shape as it was, and then refuses the graph."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
