@@ -15,9 +15,10 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, is_conversation
 from stratatune.data.sources import open_source
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.data.written import Written
 from stratatune.errors import DataError, nearest
 
 CONVERSATIONS = "conversations"
@@ -90,32 +91,22 @@ class _Bad(Exception):
         self.what, self.fix = what, fix
 
 
-def read_conversations(
-    source: Any,
-    *,
-    text: Sequence[str] | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
-) -> Table:
+def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table with a :class:`Conversation` a row; the labels are the last answers.
 
     Args:
         source: what :func:`stratatune.data.readers.read` takes; or a list of lists of messages.
-        text: the column of messages or prompts; recognised where it has one of the usual names.
-        label: the column of answers, likewise.
-        need_labels: False leaves the last answer out: it is to be written. Then texts are prompts too.
-        split, written, keep_whole: as there.
+        options: ``text`` is the column of messages or prompts, ``label`` that of answers. Without ``need_labels`` the
+            last answer is left out: it is to be written. Then texts are prompts too.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
-    frame = _open(source, split, written)
+    need_labels, written = options.need_labels, options.written
+    frame = _open(source, options.split, written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one conversation")
-    prompt, answer = _columns(frame, text, label, need_labels)
+    prompt, answer = _columns(frame, options.text_columns, options.label, need_labels)
     found, kept, bad = list[Conversation](), list[int](), list[str]()
     for at, (row, cells) in enumerate(zip(frame.rows, _cells(frame, prompt, answer), strict=True)):
         try:
@@ -141,7 +132,7 @@ def read_conversations(
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
         further={CONVERSATIONS: found},
     )
 

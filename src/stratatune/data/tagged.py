@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from stratatune.data.frames import Frame, called
 from stratatune.data.labels import is_missing, label_text
 from stratatune.data.lines import decode, lines_of
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
 from stratatune.data.sources import SUFFIXES, open_source
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.data.written import Written
 from stratatune.errors import DataError, nearest
 
 WORDS = "words"
@@ -43,39 +44,31 @@ def words_of(text: str) -> list[Place]:
     return [found.span() for found in _WORD.finditer(text)]
 
 
-def read_tagged(
-    source: Any,
-    *,
-    text: Sequence[str] | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
-) -> Table:
+def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table whose labels are a list of tags for each text, one for each of its words.
 
     Args:
         source: a CoNLL file (any suffix that is not another format's; ``.txt`` and ``.tsv`` too); else what
             :func:`stratatune.data.readers.read` takes; or a list of lists of words.
-        text: the column of words or of texts; recognised where it has one of the usual names.
-        label: the column of tags or of spans, likewise; of a CoNLL file a number from 1 serves too.
-        split, need_labels, written, keep_whole: as there.
+        options: ``text`` is the column of words or of texts, ``label`` that of tags or of spans; of a CoNLL file a
+            number from 1 serves too.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
-    frame = _open(source, split, written, need_labels=need_labels)
+    frame = _open(source, options)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one text")
-    column, whole = _column(frame, text), frame
+    column, whole = _column(frame, options.text_columns), frame
     given = _lists(frame, column) if _is_listed(frame, column) else None
-    label_column = _label_column(frame, column, label, listed=given is not None) if need_labels else None
+    label_column = None
+    if options.need_labels:
+        label_column = _label_column(frame, column, options.label, listed=given is not None)
     if given is not None:
         frame = replace(frame, get=_instead(frame, column, [" ".join(words) for words in given]))
-    if written.bad_rows == "skip":
+    if options.written.bad_rows == "skip":
         frame = without_bad(frame, [column])
-    texts = texts_of(frame, column, written.bad_rows)
+    texts = texts_of(frame, column, options.written.bad_rows)
     place = {row: at for at, row in enumerate(whole.rows)}  # rows that are not whole may have been left out
     words = list(map(words_of, texts)) if given is None else [_places(given[place[row]]) for row in frame.rows]
     labels: Any = None
@@ -92,7 +85,7 @@ def read_tagged(
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
         further={WORDS: words},
     )
 
@@ -285,11 +278,12 @@ def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, m
 # --- CoNLL ---------------------------------------------------------------------------------------------------------
 
 
-def _open(source: Any, split: str | None, written: Written, *, need_labels: bool) -> Frame:
+def _open(source: Any, options: ReadOptions) -> Frame:
+    split, written = options.split, options.written
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         file = _file_in(path, split) if path.is_dir() else path
-        if file.is_file() and _is_conll(file, written, need_labels=need_labels):
+        if file.is_file() and _is_conll(file, written, need_labels=options.need_labels):
             return _open_conll(file, written)
         return open_source(str(file), None, split, written)
     if isinstance(source, list) and source and all(isinstance(one, list | tuple) for one in source):

@@ -10,11 +10,14 @@ import numpy as np
 
 from stratatune.data.encode import Encoded
 from stratatune.data.readers import Table
-from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
+from stratatune.objectives.objective import Answers, Using
 from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean
+from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,7 @@ class Numbers(Pooled):
     name: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
+    stratified: ClassVar[bool] = True
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
 
     label_kind: NumberLabels
@@ -51,7 +55,7 @@ class Numbers(Pooled):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), label_kind=NumberLabels(*map(float, data["value_range"])))
+        return cls(**common_from(data), label_kind=number_labels_from(data))
 
     def to_data(self) -> dict[str, Any]:
         return {**self.common(), **labels_data(self.label_kind)}

@@ -20,6 +20,7 @@ from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
 from stratatune.data.encode import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
@@ -232,8 +233,7 @@ class Predictor:
     ) -> Table:
         """The texts of ``source`` as this model reads them; arguments and errors as those of :meth:`predict`."""
         objective = self.objective
-        table = objective.read(
-            source,
+        options = ReadOptions(
             text=objective.text,
             label=objective.label if need_labels else None,
             task=objective.task,
@@ -242,6 +242,7 @@ class Predictor:
             written=written,
             keep_whole=not need_labels,
         )
+        table = objective.read(source, options)
         if not objective.answers_for(len(table.texts)):
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
