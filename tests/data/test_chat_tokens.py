@@ -23,8 +23,9 @@ from chats import (
     save_chat_model,
 )
 from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
-from stratatune.data.conversations import Conversation, read_conversations
-from stratatune.data.encode import IGNORED
+from stratatune.data.conversations import read_conversations
+from stratatune.data.encoded import IGNORED
+from stratatune.data.messages import Conversation
 from stratatune.data.read_options import ReadOptions
 from stratatune.errors import DataError
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
 from stratatune.model.question import Question
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, register
 from stratatune.training.predict import Predictor
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import Suffixes, encode_candidates, suffixes_of
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import at_least_fp32, numbers_on
 from stratatune.objectives.words import template_before_word, words_from, words_of_any_length
@@ -149,6 +150,7 @@ class Candidates(Objective):
         """The mean log-probability of each candidate's tokens (minus LPT's loss): [B, N, V] -> [B, C]."""
         import torch
 
+        # A mean of each candidate's tokens, not their sum: a longer word would lose by its length alone.
         source, start = list[int](), 1
         for branch in self.branches:
             source += [0, *range(start, start + branch)]

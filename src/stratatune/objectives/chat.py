@@ -11,15 +11,17 @@ import numpy as np
 from pydantic import Field
 
 from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
-from stratatune.data.conversations import CONVERSATIONS, Conversation, read_conversations
-from stratatune.data.encode import Encoded
+from stratatune.data.conversations import CONVERSATIONS, read_conversations
+from stratatune.data.encoded import Encoded
 from stratatune.data.loading import line_of
+from stratatune.data.messages import Conversation
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, ModelError
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
 from stratatune.objectives.text_loss import (
     bearing_loss,
@@ -91,6 +93,7 @@ class Chat(Objective):
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
                 "stop: let it write {{ eos_token }} behind an answer"
             )
+        # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
         stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
         systems = {_system(one) for one in table.further[CONVERSATIONS]}
         system = systems.pop() if len(systems) == 1 else ""
@@ -150,6 +153,7 @@ class Chat(Objective):
         template, prompts = self._template(using.tokenizer), []
         for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
             asked = one.asked()
+            # Under the system prompt that all of the training data had: without it the model is asked something else.
             if asked.is_text and self.system and not _system(asked):
                 system = {"role": "system", "content": self.system}
                 asked = Conversation([system, *asked.messages], tools=asked.tools)

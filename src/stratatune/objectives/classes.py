@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.calibration import best_temperature, best_threshold, tempered
@@ -24,7 +25,6 @@ from stratatune.objectives.labels import (
     labels_data,
 )
 from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
-from stratatune.objectives.objective import Answers, Using
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.weights import WEIGHT

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_completion
-from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.text_loss import bearing_loss, likelihoods, mean_loss, next_tokens, text_scores, weight_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Completion(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_completion(table, tokenizer, self.max_length)
+        # What is asked for is given: only what stands behind the prompt bears loss.
         behind = np.concatenate([np.arange(length) for length in encoded.lengths]) > np.repeat(
             encoded.read, encoded.lengths
         )

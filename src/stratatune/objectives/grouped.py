@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES
 from stratatune.errors import ConfigError, DataError

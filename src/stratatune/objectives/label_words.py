@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, encode_template
+from stratatune.data.encode import encode_template
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template, label_word_ids
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean, numbers_on
 from stratatune.objectives.weights import WEIGHT
@@ -119,6 +121,7 @@ class LabelWords(Objective):
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question
 
+        # In use the words alone are compared, so a few rows of the LM head stand for its tens of thousands.
         rows = None if training and self._over_vocabulary else numbers_on(self.word_ids, batch.read.device)
         return Question(places=batch.read[:, None], rows=rows)
 

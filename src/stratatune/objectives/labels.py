@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table
 from stratatune.errors import DataError, shown
+from stratatune.objectives.answers import Answers
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.metrics import (
     CLASS_METRICS,
@@ -23,7 +24,6 @@ from stratatune.objectives.metrics import (
     no_correlation,
     value_scores,
 )
-from stratatune.objectives.objective import Answers
 from stratatune.objectives.saved import Names, checked
 from stratatune.objectives.tensors import mean
 from stratatune.objectives.weights import with_weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.objectives.retrieval import nearest, unit
 
 _DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_named, separator_of
 from stratatune.data.labels import ordered, unseen
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import scores_of
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Using
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import Names, saved_as
 from stratatune.objectives.set_metrics import (
@@ -158,6 +158,7 @@ class Multilabel(Pooled):
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         assert data.labels is not None
+        # While thresholds are not settled, each epoch is scored by those that suit it, or epochs could not be compared.
         own = self if self.thresholds else self.tuned(output, data)[0]
         absent = int((~data.labels.any(axis=0)).sum())
         said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"

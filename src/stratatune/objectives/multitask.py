@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import LABEL, Encoded, Targets
+from stratatune.data.encoded import LABEL, Encoded, Targets
 from stratatune.data.label_columns import read_columns
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, did_you_mean
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.task_head import HeadAtWork, TaskHead, settle_head
@@ -71,9 +72,8 @@ class Multitask(Objective):
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
-    problem_type: ClassVar[str | None] = (
-        "regression"  # a stock pipeline then gives the logits of every head as they are
-    )
+    # A stock pipeline then gives the logits of every head as they are.
+    problem_type: ClassVar[str | None] = "regression"
 
     heads: tuple[TaskHead, ...]
 
@@ -157,6 +157,7 @@ class Multitask(Objective):
         A head's loss is summed over the examples that have its label and divided by B, so that small batches add up to
         a large one.
         """
+        # Not a plain 0: a batch in which no row has a label must still have a gradient, of zeros.
         total = logits.sum() * 0.0
         for head, part in zip(self.heads, self._slices(), strict=True):
             own, targets = logits[:, part], batch.targets[head.column]

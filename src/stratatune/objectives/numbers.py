@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import Answers, Using
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean
@@ -60,6 +60,7 @@ class Numbers(Pooled):
     def to_data(self) -> dict[str, Any]:
         return {**self.common(), **labels_data(self.label_kind)}
 
+    # A sample may keep the shares of a few ratings; to hold rows out by them would refuse numbers that occur once.
     @classmethod
     def held_out_by(cls, table: Table) -> None:
         return None
@@ -80,6 +81,7 @@ class Numbers(Pooled):
         return logits[:, 0].float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        # No word bounds these values, so what rounding does to them goes with their own size, not with the range.
         return self.label_kind.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
 
     def answer(self, table: Table, using: Using) -> Answers:

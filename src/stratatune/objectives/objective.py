@@ -10,13 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.by_class import by_class as scores_by_class
 from stratatune.objectives.saved import common_from, fields_from, saved_fields
@@ -29,51 +30,6 @@ if TYPE_CHECKING:
 
     from stratatune.data.batching import Batch
     from stratatune.model.question import Question
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model says of N texts, in the order given.
-
-    Attributes:
-        columns: the columns of the predictions' table, N values each.
-        labels: N class names, or N generated texts; None where the answer is neither.
-        probabilities: [N, C] in the order of the classes, or None.
-        values: [N] numbers, or None.
-        notices: what the user should know of them, one line each.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    labels: list[str] | None = None
-    probabilities: np.ndarray | None = None
-    values: np.ndarray | None = None
-    notices: tuple[str, ...] = ()
-
-    @classmethod
-    def of_texts(cls, written: list[str], notices: tuple[str, ...] = ()) -> Answers:
-        """N texts that a model wrote."""
-        return cls({"generated": written}, labels=written, notices=notices)
-
-
-class Using(Protocol):
-    """A trained model at work, as an objective asks it for predictions."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the base model."""
-        ...
-
-    def output(self, table: Table) -> np.ndarray:
-        """What :meth:`Objective.predict` gives for every row, in order."""
-        ...
-
-    def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model, as it was before it was tuned."""
-        ...
-
-    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +154,7 @@ class Objective(abc.ABC):
         """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
 
         A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
-        may be given (:attr:`stratatune.data.encode.Encoded.given`).
+        may be given (:attr:`stratatune.data.encoded.Encoded.given`).
         """
         return logits
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_last
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.weights import with_weights

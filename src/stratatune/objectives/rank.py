@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
 from stratatune.errors import ConfigError
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.grouped import (
     loss_for,
@@ -25,7 +26,7 @@ from stratatune.objectives.grouped import (
     score_range,
 )
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
 from stratatune.objectives.retrieval import RANKINGS, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
@@ -219,6 +220,7 @@ class Rank(Objective):
         ranked, lists = [], 0
         for at in by_query:
             order = at[np.argsort(-output[at], kind="stable")]
+            # nDCG's gains begin at 0; data may have scores below, as a similarity from -1 on has.
             ranked.append(((gains[order] - gains.min()).tolist(), (gains[at] - gains.min()).tolist()))
             lists += len(at) > 1
         notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]

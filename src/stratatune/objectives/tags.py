@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from stratatune.data.aligned import Aligned, encode_words
-from stratatune.data.encode import IGNORED, LABEL, Encoded
+from stratatune.data.encoded import IGNORED, LABEL, Encoded
 from stratatune.data.labels import unseen
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.entities import (
     OUTSIDE,
@@ -28,7 +29,7 @@ from stratatune.objectives.entities import (
     type_scores,
 )
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import Names, saved_as
 from stratatune.objectives.tag_tables import TagTables
 from stratatune.objectives.tensors import at_least_fp32
@@ -144,6 +145,7 @@ class Tags(Objective):
         of_words = np.append(tags, IGNORED)[aligned.words]
         if self.align == "first":
             return np.where(aligned.first, of_words, IGNORED)
+        # The rest of a word that begins an entity is inside of it: another B would begin another entity.
         index = {tag: number for number, tag in enumerate(self.tags)}
         inside = np.array([index.get(f"I-{parts(tag)[1]}", number) for number, tag in enumerate(self.tags)] + [IGNORED])
         going_on = np.where(of_words == IGNORED, len(self.tags), of_words)
@@ -203,6 +205,7 @@ class Tags(Objective):
     def _by_type(self, output: np.ndarray, data: Encoded) -> tuple[dict[str, dict[str, float]], float]:
         """The scores of each type, and the share of the words whose tag is right."""
         truth, guess = data.targets[_TAGS].values, output[:, 0].astype(np.int64)
+        # Windows of a long text are put together again: an entity may cross the border of two.
         starts = np.flatnonzero(data.targets[_CONTINUES].values == 0)
         ends = np.concatenate([[0], np.cumsum(data.targets[_TAGS].sizes)])[[*starts, len(data)]]
         rows = [[self._entities(tags[a:b]) for a, b in pairwise(ends)] for tags in (truth, guess)]
@@ -234,6 +237,7 @@ class Tags(Objective):
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
+        # Most words are outside of every entity, so words drawn at random would show a probe one class.
         random = np.random.default_rng(seed)
         tags, places = data.targets[_TAGS], data.places
         assert places is not None

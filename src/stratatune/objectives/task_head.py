@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED
+from stratatune.data.encoded import IGNORED
 from stratatune.data.label_columns import EMPTY
 from stratatune.data.label_sets import joined
 from stratatune.data.labels import LabelSet, looks_like_sets
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
+from stratatune.objectives.answers import Using
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.classes import Classes
 from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.numbers import Numbers
-from stratatune.objectives.objective import Using
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import checked
 from stratatune.objectives.written import parse

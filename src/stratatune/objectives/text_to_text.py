@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_pairs
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
 from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
+from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.grouped import (
     loss_for,
@@ -25,7 +27,7 @@ from stratatune.objectives.grouped import (
 )
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
 from stratatune.objectives.mining import with_negatives
-from stratatune.objectives.objective import Answers, Objective, Using
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.retrieval import RANKINGS, search_scores, unit
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.vector_options import Pooling, check_numbers, settled_pooling, widths_in, with_blank
@@ -207,6 +209,7 @@ class Vectors(Objective):
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
         """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""
+        # Of two sentences in the same role the first plays the query: one side has to stay, and either would do.
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
@@ -242,6 +245,7 @@ class Vectors(Objective):
 
         hidden = at_least_fp32(logits)
         if self.pooling == "mean":
+            # Padding has hidden states too, which depend on the batch that a text happens to be in.
             mask = batch.mask[..., None].to(hidden.dtype)
             found = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         else:

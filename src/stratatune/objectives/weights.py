@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 
 WEIGHT = "weight"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stratatune._compat import needs_extra
 from stratatune.data.batching import Batch, collate_examples, pad_id
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ModelError
 from stratatune.exits import onnx_folder
 from stratatune.exits.onnx_graph import IDS, MASK, MODEL, POSITIONS, TYPES

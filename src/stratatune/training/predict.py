@@ -18,7 +18,7 @@ from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
-from stratatune.data.encode import Encoded, concatenate
+from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.every_row import EveryRow
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table

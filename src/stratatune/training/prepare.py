@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, concatenate, sample
+from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.label_sets import columns_in
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.splitting import hold_out
+from stratatune.data.splitting import hold_out, sample
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError, DataError, did_you_mean, shown
