@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,14 @@ from stratatune.objectives.registry import objective_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class NoTrunk:
+    """In the place of a feed, where the graph of an ONNX export begins with the tokens."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Nothing is read ahead."""
+        return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
