@@ -1,12 +1,13 @@
 """Models larger than memory: a trunk streamed from its checkpoint under a hard limit on memory.
 
     python -m benchmarks.streamed [--size qwen3-8b] [--tokens 20000] [--limit 4GB] [--build-limit 2.5GB]
-        [--checkpoint FOLDER] [--parts build,train,peft] [--peft-limit 20GB]
+        [--checkpoint FOLDER] [--parts build,train,peft] [--peft-limit 20GB] [--records FILE]
     python -m benchmarks.streamed --ratios MODEL,MODEL
 
 A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
 Then, each in a process of its own: the trunk cache is built; a LoRA of the last eighth is trained from it for two
-epochs, evaluated and saved; stock peft trains a LoRA of every block for one step. ``--parts`` takes some of these.
+epochs, evaluated and saved; stock peft trains a LoRA of every block for one step. ``--parts`` takes some of these, and
+``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
 
 The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
 cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
@@ -64,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peft-limit", default="20GB")
     parser.add_argument("--checkpoint", type=Path, help="where the checkpoint is, or is written and kept")
     parser.add_argument("--parts", default="build,train,peft", help="some of them, by commas")
+    parser.add_argument("--records", type=Path, help="JSON of the parts that ran, read and written")
     parser.add_argument("--ratios", help="folders of models, by commas")
     parser.add_argument("--child", help="internal: run this one, as JSON, and print its record")
     return parser.parse_args()
@@ -81,12 +83,16 @@ def _whole(args: argparse.Namespace) -> list[Record]:
         limits = {"build": args.build_limit, "train": args.limit, "peft": args.peft_limit}
         what = f"{args.size} ({readable_size(weights)}), {PLAN}, {args.tokens:,} tokens"
         found: dict[str, Record] = {}
+        if args.records and args.records.exists():
+            found = json.loads(args.records.read_text())
         for part in args.parts.split(","):
             if part == "peft" and weights > 0.9 * psutil.virtual_memory().available:
                 found[part] = {"peak": weights, "weights_alone": True}
-                continue
-            limit = parse_bytes(limits[part])
-            found[part] = run({"what": part, "folder": folder, "model": str(model), "limit": limit})
+            else:
+                limit = parse_bytes(limits[part])
+                found[part] = run({"what": part, "folder": folder, "model": str(model), "limit": limit})
+            if args.records:
+                args.records.write_text(json.dumps(found, indent=2) + "\n")
         return rows_of(what, found)
 
 
