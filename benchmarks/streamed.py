@@ -6,8 +6,8 @@
 
 A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
 Then, each in a process of its own: the trunk cache is built; a LoRA of the last eighth is trained from it for two
-epochs, evaluated and saved; stock peft trains a LoRA of every block for one step. ``--parts`` takes some of these, and
-``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
+epochs, evaluated and saved; stock peft trains a LoRA of every block for one step, of a quarter of a batch. ``--parts``
+takes some of these, and ``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
 
 The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
 cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
@@ -85,7 +85,7 @@ def _whole(args: argparse.Namespace) -> list[Record]:
         found: dict[str, Record] = {}
         if args.records and args.records.exists():
             found = json.loads(args.records.read_text())
-        for part in args.parts.split(","):
+        for part in filter(None, args.parts.split(",")):
             if part == "peft" and weights > 0.9 * psutil.virtual_memory().available:
                 found[part] = {"peak": weights, "weights_alone": True}
             else:
@@ -215,6 +215,8 @@ def _train(folder: Path, model: Path, limit: int) -> Record:
 
 def _peft(folder: Path, model: Path, limit: int) -> Record:
     """Stock LoRA on every block, the weights in bf16 as stored: one step."""
+    # Where the machine runs short of memory after all, it is this process that goes.
+    Path("/proc/self/oom_score_adj").write_text("1000")
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -226,7 +228,7 @@ def _peft(folder: Path, model: Path, limit: int) -> Record:
     optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-4)
     lines = (folder / "train.csv").read_text().splitlines()[1:]
     started = time.perf_counter()
-    texts, labels = zip(*(line.split(",") for line in lines[:BATCH]), strict=True)
+    texts, labels = zip(*(line.split(",") for line in lines[: BATCH // 4]), strict=True)
     given = tokenizer(list(texts), return_tensors="pt", padding=True)
     target = torch.tensor([int(label == "yes") for label in labels])
     with torch.autocast("cpu", dtype=torch.bfloat16):
