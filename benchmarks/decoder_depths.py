@@ -7,8 +7,9 @@
 FOLDER holds sentence/TREC, glue/SST-2 and e2e. TREC and SST-2 are classes, E2E is a sentence behind its slots (trained
 on the validation file, scored on 200 rows of the test file, evenly drawn), by its loss a token.
 LoRA of rank 8 on q and v, bf16, one thread, the same rate, tokens, batch and epochs for all; peft's model is loaded in
-bf16. Each run is a process of its own and pays for its trunk. One JSON line a run: what is done is skipped, so the
-script can be stopped and started. ``--rows`` takes fewer training rows than the task's own, ``--arms`` some arms.
+bf16, our trunk is streamed. Each run is a process of its own and pays for its trunk. One JSON line a run: what is done
+is skipped, so the script can be stopped and started. ``--rows`` takes fewer training rows than the task's own,
+``--arms`` some arms.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _ours(settings: dict[str, Any]) -> Record:
     from stratatune.training.config import validate
     from stratatune.training.run import train
 
-    result = train(validate(settings), reporter=Reporter(quiet=True))
+    result = train(validate(settings | {"trunk": "streamed"}), reporter=Reporter(quiet=True))
     run = Path(settings["out"])
     metric = "loss" if settings["objective"] == "completion" else "accuracy"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
