@@ -35,7 +35,7 @@ from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
 from stratatune.training.prediction import Prediction
-from stratatune.training.streaming import settle_waves, trunk_of_saved
+from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
@@ -92,7 +92,8 @@ class Predictor:
         self, folder: Path, base: str | None, device: str, precision: str | None, trunk: str, memory_limit: str | None
     ) -> None:
         why = trunk_of_saved(folder, base, trunk, memory_limit)
-        artefact = load_artefact(folder, base, unread=why is not None)
+        room = room_for_saved(why, memory_limit)
+        artefact = load_artefact(folder, base, unread=why is not None, room_above=room)
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
         place = folder / "adapter" if (folder / "adapter").is_dir() else folder

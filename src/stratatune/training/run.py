@@ -44,7 +44,7 @@ from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
-from stratatune.training.streaming import settle_waves, streamed_below, with_cache
+from stratatune.training.streaming import room_for_top, settle_waves, streamed_below, top_streamed, with_cache
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.untuned import looked_later
 
@@ -259,12 +259,14 @@ def open_session(
             [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
         )
     below = streamed_below(outline, reporter, alone=shared is None)
-    load = functools.partial(load_base, unread_below=below)
+    load = functools.partial(load_base, unread_below=below, room_above=room_for_top(config) if below else None)
     if shared is not None:
         load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
     model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
+    if line := top_streamed(model.attached):
+        reporter.say(line)
     # On the model, so that whatever saves it (a run, Trainer, a user) saves what it is used by.
     model.attached.spec = prepared.objective.to_data()
     if config.pack != "none":
