@@ -100,7 +100,7 @@ def load_artefact(
     if apart:
         part(attached)
     _fill(model, tensors)
-    attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
         loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
     if pack and (kind := record["reading"].get("pack")):
