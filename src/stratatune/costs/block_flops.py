@@ -104,7 +104,7 @@ class Block:
     def _kept(self, wanted: bool, width: int) -> None:
         """The mask of dropout and the input of a norm, with its mean and deviation; of an RMS norm the input alone."""
         if wanted and self.rotary:
-            norms = sum(norm in self.shape.norms for norm in ("norm_ffn", "norm_post_ffn"))
+            norms = 2 if "norm_post_ffn" in self.shape.norms else 1
             self.work.kept += norms * self.queries * (4 * width + 4)
         elif wanted:
             self.work.kept += self.queries * (width * (self.widths.most + self.widths.norm) + 8)
