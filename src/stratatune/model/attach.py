@@ -150,6 +150,16 @@ def apply(
         return _become_tuned(model, attached)
 
 
+def sketch(backbone: Backbone, plan: Plan) -> Attached:
+    """Attach a plan to a model without values (fake tensors): there is nothing to hash, and nothing to save."""
+    attached = Attached(plan.resolve(backbone.shape), backbone, Fingerprint("", {}), Origin.of(backbone.model, None))
+    backbone.model.requires_grad_(False)
+    _attach(attached)
+    install(attached)
+    attached.set_dropout(backbone.model.training)
+    return attached
+
+
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
     problems = resolved.problems(backbone.head.name)
     if problems:
@@ -205,8 +215,11 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     At the model's own depth it is registered in the last block, and runs after it.
     """
     blocks, depth = attached.backbone.blocks, place.depth
-    weight = next(blocks.parameters())
-    module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
+    weight, dtype = next(blocks.parameters()), computes_in(attached.backbone.model)
+    module: Any = INSERTIONS[method.kind].build(method, place)
+    # Only where something is to change: torch cannot convert a module of fake tensors.
+    if any((one.device, one.dtype) != (weight.device, dtype) for one in module.parameters()):
+        module.to(weight.device, dtype)
     module.causal, module.positions = attached.backbone.family.causal, method.positions
     # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
     # runs.
