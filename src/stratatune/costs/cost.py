@@ -2,7 +2,7 @@
 
 :func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
 epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. Operations are counted by the
-formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``costs/kept.py``.
+formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``model/kept.py``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def cost(
             and 18 of 24 (BFT table 1).
         batch_size: examples of a batch of the epochs.
         labels: outputs of a classifier in the epochs.
-        memory: whether what the steps of the epochs keep is measured (``costs/kept.py``), which needs torch and takes
+        memory: whether what the steps of the epochs keep is measured (``model/kept.py``), which needs torch and takes
             some seconds.
 
     Raises:
@@ -262,7 +262,7 @@ def _kept(
     low: bool,
 ) -> float:
     """The mean over the batches of what a step keeps; of a smaller last batch its share."""
-    from stratatune.costs.kept import Step, kept_bytes  # brings in torch
+    from stratatune.model.kept import Step, kept_bytes  # brings in torch
 
     size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
     found = kept_bytes(plan, Step(head, size, labels, one, theirs, low), longest)

@@ -17,10 +17,10 @@ from torch import nn
 
 import tiny
 from stratatune.costs.cost import top_text
-from stratatune.costs.kept import Step, kept_bytes
 from stratatune.errors import PlanError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
+from stratatune.model.kept import Step, kept_bytes
 from stratatune.model.precision import cast_frozen
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk

@@ -7,8 +7,6 @@ Each storage counts once; the weights, which are there anyway, do not count.
 
 Of neighbouring blocks with the same methods at most three are built: the first, one that stands for all between the
 ends, and the last. What is kept grows with the square of a text's length, so three lengths tell of all others.
-
-This is the one file of ``costs/`` that needs torch; nothing imports it before lengths are given.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from stratatune.model.attach import sketch
 from stratatune.model.attached import Attached
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training
+from stratatune.model.families.registry import FAMILIES
 from stratatune.model.heads.head import Weights
 from stratatune.model.heads.registry import head_named
 from stratatune.model.precision import cast_frozen
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from stratatune.plan import Shape
 
 _BUILT = 3  # blocks of a run
-_FEW_WORDS = 8  # a vocabulary must have room for the padding token
 _FILES = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "quantization_config")
 """Fields of a config that are about files, and not about the model."""
 _STORED = {"decoder": "bfloat16"}
@@ -181,7 +179,7 @@ def _measured(plan: Plan, counts: tuple[int, ...], config: str, step: Step, leng
             if step.low and not step.stock:
                 _cast(attached, stored)
             backbone, weights = attached.backbone, attached.top_weights()
-            forward = partial(_theirs, backbone.model) if step.stock else partial(_ours, attached, step)
+            forward = partial(_theirs, backbone) if step.stock else partial(_ours, attached, step)
         own = _storages([backbone.model, *weights])
         return [
             sum(times[at] * size for at, size in _saved(backbone, partial(_loss, forward, step, length), own))
@@ -191,37 +189,32 @@ def _measured(plan: Plan, counts: tuple[int, ...], config: str, step: Step, leng
 
 def _built(config: dict[str, Any], step: Step) -> Any:
     """The model of a config, with the head of a step, in training."""
-    row, head = architecture_of(config["model_type"], config), head_named(step.head)
-    if row.family == "encoder-decoder":
-        config.setdefault("decoder_start_token_id", 0)  # checkpoints have it, configs of a class alone may not
-    if row.family == "encoder-decoder" and head.parts != "lm":
-        # transformers' heads that pool find the end of a text by its value, and here there are no values: an LM head
-        # with a word for each label keeps about as much.
-        head = head_named("seq2seq_lm")
-        config |= {row.fields.vocab: max(step.labels, _FEW_WORDS), "pad_token_id": 0, "decoder_start_token_id": 0}
-    made: Any = AutoConfig.for_model(**{**config, **head.settings(step.labels), "use_cache": False})
+    family = FAMILIES[architecture_of(config["model_type"], config).walked_by]
+    name, more = family.without_values(step.head, step.labels)
+    head = head_named(name)
+    made: Any = AutoConfig.for_model(**{**config, **more, **head.settings(step.labels), "use_cache": False})
     made.pad_token_id = 0 if made.pad_token_id is None else made.pad_token_id
     attention = None if step.stock else attention_for_training()
     wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
     return getattr(transformers, head.auto).from_config(made, dtype=torch.float32, **wanted).train()
 
 
-def _freed(backbone: Backbone, plan: Plan) -> Any:
+def _freed(backbone: Backbone, plan: Plan) -> Backbone:
     """The model as it comes, with nothing attached: what the plan trains whole requires gradients."""
-    model = backbone.model.requires_grad_(plan.embeddings is not None)
+    backbone.model.requires_grad_(plan.embeddings is not None)
     for number, methods in enumerate(plan.resolve(backbone.shape).blocks):
         if methods:
             backbone.blocks[number].requires_grad_(True)
     for parameter in backbone.output_layer():
         parameter.requires_grad_(True)
-    return model
+    return backbone
 
 
 def _cast(attached: Attached, stored: str) -> None:
     """Hold matrices in bf16 as our loop does: what is frozen, and by working copies what trains in the blocks."""
     cast_frozen(attached, torch.bfloat16)
     linears: list[Any] = [module for module in attached.backbone.blocks.modules() if type(module) is nn.Linear]
-    output: Any = attached.backbone.model.get_output_embeddings() if attached.backbone.family.causal else None
+    output: Any = attached.backbone.model.get_output_embeddings()
     if output is not None and not output.weight.requires_grad and stored != "float32":
         linears.append(output)  # as it is stored
     for module in linears:
@@ -281,10 +274,10 @@ def _loss(forward: Callable[[Tensor], Tensor], step: Step, length: int) -> Tenso
     return nn.functional.cross_entropy(wide, torch.zeros(len(wide), dtype=torch.long))
 
 
-def _theirs(model: Any, ids: Tensor) -> Tensor:
+def _theirs(backbone: Backbone, ids: Tensor) -> Tensor:
     """The model's own forward."""
-    two = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), **two)[0]
+    two = {"decoder_input_ids": ids} if len(backbone.shape.stacks) > 1 else {}
+    return backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), **two)[0]
 
 
 def _ours(attached: Attached, step: Step, ids: Tensor) -> Tensor:
