@@ -8,13 +8,14 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from stratatune.studies.statistics import Comparison
+from stratatune.studies.statistics import Comparison, compare
 
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -78,6 +79,37 @@ def difference(found: Comparison | None) -> str:
         return "-"
     less = found.difference
     return f"{less.mean:+.1f}" + ("" if less.low is None else f" [{less.low:.1f}, {less.high:.1f}]")
+
+
+TABLE = (
+    "| arm | trained | rate | score | less peft | seconds | against peft | peak MB |",
+    "|---|---|---|---|---|---|---|---|",
+)
+"""Over the lines of :func:`beside`."""
+
+
+def beside(arm: str, own: list[Record], peer: list[Record]) -> str:
+    """A line for the runs of an arm: scores in points, less the peer's over the same seeds, and the least seconds."""
+    scores, seconds = [100 * run["score"] for run in own], min(run["seconds"] for run in own)
+    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+    mine, theirs = ({(run["seed"],): 100 * run["score"] for run in runs} for runs in (own, peer))
+    is_peer = own is peer or own == peer
+    cells = (
+        arm,
+        f"{own[0]['trainable']:,}",
+        f"{own[0]['lr']:g}",
+        f"{statistics.mean(scores):.1f}{spread}",
+        "" if is_peer or not peer else difference(compare(mine, theirs)),
+        f"{seconds:.0f}",
+        f"{min(run['seconds'] for run in peer) / seconds:.1f}x" if peer else "-",
+        f"{min(run['memory'] for run in own) / 1e6:.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def best_rate(runs: list[Record]) -> float:
+    """The rate of the run with the best score."""
+    return max(runs, key=lambda run: run["score"])["lr"]
 
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:

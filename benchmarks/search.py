@@ -1,85 +1,264 @@
-"""Vectors and rank on real data, one short run each: STS-B, QNLI as a search (both sides, and queries alone), MRPC.
+"""Vectors and rank on real data beside sentence-transformers' own trainers: STS-B, QNLI as a search, MRPC.
 
-    python -m benchmarks.search --model minilm-mlm --data FOLDER [--seeds 0]
+    python -m benchmarks.search --model MODEL --data FOLDER [--tasks sts-b,qnli,mrpc] [--seeds 0,1,2] [--rows 2000]
 
-QNLI: a question and the sentence that answers it are a pair; the sentences of the evaluation part are the documents.
-MRPC: two sentences and whether they say the same. The untuned base is epoch 0; a new output layer (MRPC) has none.
+QNLI: a question and the sentence that answers it are a pair; the answers of the evaluation part are the documents.
+STS-B: scored pairs of sentences. MRPC: two sentences and whether they say the same, by a cross-encoder.
+
+All arms have the same rows, epochs, batch size, weight decay and loss (ranking over the batch, CoSENT, binary cross-
+entropy), one thread and fp32. The peers are sentence-transformers' trainers: all weights, and peft LoRA (r = 8, query
+and value). Every run is a process of its own. The score is that of the best epoch on dev, computed for all arms by the
+same lines: Spearman's correlation, nDCG at 10, average precision. Each arm's rate is the best of two by one run of one
+epoch with seed 100. Finished runs are skipped.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import random
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import Record, arguments, ensure, read
+import numpy as np
 
-JOBS: dict[str, dict[str, Any]] = {
-    "sts-b": {"objective": "vectors", "train_samples": 3000, "lr": 5e-5},
-    "qnli": {"objective": "vectors", "lr": 5e-5, "batch_size": 128},
-    "qnli, queries alone": {"objective": "vectors(query_only=true)", "lr": 5e-5, "batch_size": 128},
-    "qnli, mined": {"objective": "vectors(mine=1)", "lr": 5e-5, "batch_size": 128},
-    "mrpc": {"objective": "rank", "train_samples": 2000, "lr": 1e-4},
+from benchmarks.jobs import TABLE, Record, arguments, beside, best_rate, ensure, read, timed
+
+MODULE = "benchmarks.search"
+TASKS = {
+    "sts-b": {"objective": "vectors", "metric": "spearman", "batch_size": 32},
+    "qnli": {"objective": "vectors", "metric": "ndcg@10", "batch_size": 64},
+    "mrpc": {"objective": "rank", "metric": "average_precision", "batch_size": 32},
 }
-PAIRS = {"train": 2000, "dev": 1000}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def _data(name: str, data: Path, folder: Path) -> dict[str, str]:
-    """The files of a job, in the columns that the objectives read."""
-    task = name.partition(",")[0]
-    if task == "sts-b":
-        return {"task": "stsb", "train": str(data / "glue" / "STS-B")}
-    found: dict[str, str] = {}
-    for part, key in (("train", "train"), ("dev", "eval")):
-        rows: list[dict[str, Any]]
-        if task == "qnli":
-            every = (one for one in _rows(data / "glue" / "QNLI" / f"{part}.tsv") if one["label"] == "entailment")
-            rows = [{"question": one["question"], "answer": one["sentence"]} for one in every][: PAIRS[part]]
-        else:
-            rows = [
-                {"sentence1": one["#1 String"], "sentence2": one["#2 String"], "label": int(one["Quality"])}
-                for one in _rows(data / "glue" / "MRPC" / f"{part}.tsv")
-            ]
-        path = folder / f"{part}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found[key] = str(path)
-    return found
-
-
-def run(job: Record, model: str, data: str) -> Record:
-    """One run: its scores, those of the untuned base, and its seconds."""
-    from stratatune.progress import Reporter
-    from stratatune.training.config import validate
-    from stratatune.training.run import train
-
-    with tempfile.TemporaryDirectory() as folder:
-        given = {**JOBS[job["name"]], **_data(job["name"], Path(data), Path(folder))}
-        given |= {"model": model, "plan": "4: full", "epochs": 2, "max_length": 128, "cache": "ram", "device": "cpu"}
-        result = train(validate({**given, "seed": job["seed"], "out": f"{folder}/run"}), reporter=Reporter(quiet=True))
-        first = json.loads((Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    untuned = {name.removeprefix("eval_"): value for name, value in first.items() if name.startswith("eval_")}
-    scores = {name: round(value, 4) for name, value in result.best.items()}
-    base = {name: round(value, 4) for name, value in untuned.items() if name in scores} if first["epoch"] == 0 else {}
-    return {**job, "scores": scores, "untuned": base, "best_epoch": result.best_epoch, "seconds": result.seconds}
+SHOWN = {"sts-b": "STS-B, Spearman", "qnli": "QNLI as a search, nDCG@10", "mrpc": "MRPC, average precision"}
+QUERIES = "2/3: full, queries alone"
+OURS = ("2/3: full", "1/2: full", "1/2: lora(rank=8)", QUERIES)
+PEERS = ("peft lora", "full tuning")
+RATES = {
+    **dict.fromkeys(("2/3: full", "1/2: full", QUERIES), (5e-5, 2e-4)),
+    **dict.fromkeys(("1/2: lora(rank=8)", "peft lora"), (3e-4, 1e-3)),
+    "full tuning": (2e-5, 1e-4),
+}
+ROWS, DOCUMENTS, EPOCHS, SEARCH_SEED, SEEDS, MAX_LENGTH = 2000, 1000, 3, 100, (0, 1, 2), 128
+COLUMNS = {"sts-b": ("sentence1", "sentence2"), "qnli": ("question", "answer"), "mrpc": ("sentence1", "sentence2")}
 
 
 def main() -> None:
-    """Run what is not done yet, a process each."""
-    args = arguments(__doc__, "search.jsonl")
+    """Search the rates, then run the table."""
+    args = arguments(__doc__, "search.jsonl", ROWS)
     if args.one:
-        print(json.dumps(run(json.loads(args.one), args.model, args.data)))
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
-    for seed in map(int, (args.seeds or "0").split(",")):
-        for name in JOBS if args.tasks is None else args.tasks.split(";"):
-            ensure("benchmarks.search", {"name": name, "seed": seed}, done, args)
+    model = Path(args.model).name
+    for task in args.tasks.split(",") if args.tasks else TASKS:
+        arms = [arm for arm in (*OURS, *PEERS) if arm != QUERIES or task == "qnli"]
+        job = {"base": model, "task": task, "rows": args.rows}
+        for arm in arms:
+            for rate in RATES[arm]:
+                ensure(MODULE, {**job, "arm": arm, "lr": rate, "seed": SEARCH_SEED}, done, args)
+        for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
+            for arm in arms:
+                wanted = {**job, "arm": arm, "seed": SEARCH_SEED}
+                searched = [run for run in done if wanted.items() <= run.items()]
+                ensure(MODULE, {**job, "arm": arm, "lr": best_rate(searched), "seed": seed}, done, args)
+
+
+def run_one(job: Record, model: str, data: str) -> Record:
+    """One run of one arm."""
+    import torch
+
+    torch.set_num_threads(1)
+    train, dev = (_rows(job, Path(data), part) for part in ("train", "dev"))
+    epochs = 1 if job["seed"] == SEARCH_SEED else EPOCHS
+    with tempfile.TemporaryDirectory() as out:
+        run = _peer if job["arm"] in PEERS else _ours
+        record = run(job, model, train, dev, epochs, out)
+    return {**job, **record, "epochs": epochs}
+
+
+def _rows(job: Record, data: Path, part: str) -> list[dict[str, Any]]:
+    """The rows of a task in the columns that both sides read; those to train on are drawn by the seed."""
+    task = job["task"]
+    path = data / "glue" / {"sts-b": "STS-B", "qnli": "QNLI", "mrpc": "MRPC"}[task] / f"{part}.tsv"
+    with path.open(encoding="utf-8-sig") as file:
+        read = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    if task == "sts-b":
+        rows = [
+            {"sentence1": one["sentence1"], "sentence2": one["sentence2"], "score": float(one["score"]) / 5}
+            for one in read
+        ]
+    elif task == "qnli":
+        rows = [
+            {"question": one["question"], "answer": one["sentence"]} for one in read if one["label"] == "entailment"
+        ]
+    else:
+        rows = [
+            {"sentence1": one["#1 String"], "sentence2": one["#2 String"], "score": float(one["Quality"])}
+            for one in read
+        ]
+    if part == "train":
+        return random.Random(job["seed"]).sample(rows, min(job["rows"], len(rows)))
+    return rows[:DOCUMENTS]
+
+
+def _ours(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int, out: str) -> Record:
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train as run
+
+    for name, rows in (("train", train), ("dev", dev)):
+        (Path(out) / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan, _, alone = job["arm"].partition(", ")
+    asked = {**TASKS[job["task"]], "plan": plan, "lr": job["lr"], "seed": job["seed"], "epochs": epochs}
+    asked |= {"objective": f"{asked['objective']}(query_only=true)"} if alone else {}
+    asked |= {"model": model, "train": f"{out}/train.jsonl", "eval": f"{out}/dev.jsonl", "max_length": MAX_LENGTH}
+    asked |= {"weight_decay": 0.01, "device": "cpu", "precision": "fp32", "out": f"{out}/run", "cache": f"{out}/cache"}
+    result = run(validate(asked), reporter=Reporter(quiet=True))
+    lines = [json.loads(line) for line in (Path(out) / "run" / "metrics.jsonl").read_text().splitlines()]
+    history = {line["epoch"]: line[f"eval_{asked['metric']}"] for line in lines}
+    return {
+        "untuned": history.pop(0, None),
+        "history": list(history.values()),
+        "score": max(history.values()),
+        "trainable": result.trainable,
+        "seconds": result.seconds["cache"] + result.seconds["train"],
+        "memory": result.peak_memory_bytes,
+    }
+
+
+def _peer(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int, out: str) -> Record:
+    """sentence-transformers' own trainer on the same rows."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers.base.evaluation import BaseEvaluator
+    from transformers import set_seed
+
+    from stratatune.training.run import peak_memory
+
+    set_seed(job["seed"])
+    network, loss, trainer_class, arguments_class = _parts(job, model)
+    measured = _measure(job, network, dev)
+
+    class Evaluator(BaseEvaluator):
+        primary_metric = "score"
+
+        def __call__(self, *_: Any, **__: Any) -> dict[str, float]:
+            return {"score": measured()}
+
+    untuned = None if job["task"] == "mrpc" else measured()
+    arguments = arguments_class(
+        output_dir=out, num_train_epochs=epochs, per_device_train_batch_size=TASKS[job["task"]]["batch_size"],
+        learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06, max_grad_norm=1.0, use_cpu=True,
+        eval_strategy="epoch", save_strategy="no", logging_strategy="no", report_to=[], seed=job["seed"],
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = trainer_class(
+        model=network, args=arguments, train_dataset=Dataset.from_list(train), loss=loss, evaluator=Evaluator()
+    )
+    evaluating = timed(trainer)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started - sum(evaluating)
+    history = [line["eval_score"] for line in trainer.state.log_history if "eval_score" in line]
+    return {
+        "untuned": untuned,
+        "history": history,
+        "score": max(history),
+        "trainable": sum(one.numel() for one in network.parameters() if one.requires_grad),
+        "seconds": seconds,
+        "memory": peak_memory(torch.device("cpu")),
+    }
+
+
+def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
+    """The peer's model, loss, trainer and arguments."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+    from sentence_transformers.sentence_transformer import losses
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
+    from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
+
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"] if "mpnet" in folder else ["query", "value"])
+    if job["task"] == "mrpc":
+        network: Any = CrossEncoder(folder, num_labels=1, max_length=MAX_LENGTH, device="cpu")
+        if job["arm"] == "peft lora":
+            network.model.requires_grad_(False)
+            inject_adapter_in_model(lora, network.model)
+            for name, parameter in network.model.named_parameters():
+                if "lora_" in name or "classifier" in name or "pooler" in name:
+                    parameter.requires_grad_(True)
+        return network, BinaryCrossEntropyLoss(network), CrossEncoderTrainer, CrossEncoderTrainingArguments
+    transformer: Any = Transformer(folder, max_seq_length=MAX_LENGTH)
+    if job["arm"] == "peft lora":
+        transformer.model.requires_grad_(False)
+        inject_adapter_in_model(lora, transformer.model)
+    pooling = Pooling(transformer.get_embedding_dimension())
+    network = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    kind = losses.CoSENTLoss if job["task"] == "sts-b" else losses.MultipleNegativesRankingLoss
+    return network, kind(network), SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
+
+def _measure(job: Record, network: Any, dev: list[Any]) -> Callable[[], float]:
+    """The score of the peer's model on dev, by the functions that score ours."""
+    from scipy.stats import spearmanr
+    from sklearn.metrics import average_precision_score
+
+    from stratatune.objectives.retrieval import search_scores, unit
+
+    first, second = ([row[name] for row in dev] for name in COLUMNS[job["task"]])
+    wanted = [row.get("score") for row in dev]
+
+    def measure() -> float:
+        if job["task"] == "mrpc":
+            found = network.predict(list(zip(first, second, strict=True)), show_progress_bar=False)
+            return float(average_precision_score(wanted, found))
+        if job["task"] == "sts-b":
+            left, right = (unit(network.encode(texts, show_progress_bar=False)) for texts in (first, second))
+            return float(spearmanr((left * right).sum(1), wanted).statistic)
+        documents = {text: number for number, text in enumerate(dict.fromkeys(second))}
+        queries = list(dict.fromkeys(first))
+        right = {text: set[int]() for text in queries}
+        for question, answer in zip(first, second, strict=True):
+            right[question].add(documents[answer])
+        vectors = [network.encode(texts, show_progress_bar=False) for texts in (queries, list(documents))]
+        return search_scores(*map(np.asarray, vectors), [frozenset(right[text]) for text in queries])["ndcg@10"]
+
+    return measure
+
+
+def page(records: list[Record]) -> str:
+    """docs/results/search.md."""
+    runs = [run for run in records if run["seed"] != SEARCH_SEED]
+    lines = [
+        "# Vectors and rank beside sentence-transformers",
+        "",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.search`, whose text says how.",
+        f"{EPOCHS} epochs, one CPU thread, fp32, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
+        f"{DOCUMENTS:,} dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
+        "difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with LoRA.",
+        "Seconds: training, the trunk pass included, evaluation left out; each run pays for a cache of its own; the",
+        "least over the seeds, on a machine that did other work too. Memory: peak of the process. Untuned: the base",
+        "model as it is; a new output layer (MRPC) has no such score.",
+    ]
+    for base, task in dict.fromkeys((run["base"], run["task"]) for run in runs):
+        here = [run for run in runs if (run["base"], run["task"]) == (base, task)]
+        seeds = ", ".join(map(str, sorted({run["seed"] for run in here})))
+        untuned = [run["untuned"] for run in here if run["untuned"] is not None]
+        said = f" Untuned: {100 * np.mean(untuned):.1f}." if untuned else ""
+        lines += ["", f"## {base}: {SHOWN[task]}", ""]
+        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; seeds {seeds}.{said}", "", *TABLE]
+        peer = [run for run in here if run["arm"] == "peft lora"]
+        for arm in (*OURS, *PEERS):
+            if own := [run for run in here if run["arm"] == arm]:
+                lines.append(beside(f"`{arm}`" if arm in OURS else arm, own, peer))
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

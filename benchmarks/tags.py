@@ -11,7 +11,6 @@ same lines. Each arm's rate is the best of two by one run of one epoch with seed
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import Record, arguments, difference, ensure, read, timed
-from stratatune.studies.statistics import compare
+from benchmarks.jobs import TABLE, Record, arguments, beside, best_rate, ensure, read, timed
 
 MODULE = "benchmarks.tags"
 OURS = ("4: full", "3: full", "3: lora(rank=8)")
@@ -49,13 +47,8 @@ def main() -> None:
             ensure(MODULE, {"arm": arm, "lr": rate, "seed": SEARCH_SEED, "rows": args.rows}, done, args)
     for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
         for arm in (*OURS, *PEERS):
-            ensure(MODULE, {"arm": arm, "lr": best_rate(arm, done), "seed": seed, "rows": args.rows}, done, args)
-
-
-def best_rate(arm: str, done: list[Record]) -> float:
-    """The rate with the better score of the search."""
-    found = {run["lr"]: run["score"] for run in done if (run["arm"], run["seed"]) == (arm, SEARCH_SEED)}
-    return max(found, key=lambda rate: found[rate])
+            searched = [run for run in done if (run["arm"], run["seed"]) == (arm, SEARCH_SEED)]
+            ensure(MODULE, {"arm": arm, "lr": best_rate(searched), "seed": seed, "rows": args.rows}, done, args)
 
 
 def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:
@@ -185,36 +178,18 @@ def page(records: list[Record]) -> str:
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags`, whose text says how.",
         f"MiniLM with an MLM head (6 blocks, d = 384, uncased), {rows:,} of 3,394 training texts drawn by the seed,",
         f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread, fp32; seeds {', '.join(map(str, seeds))}.",
-        "F1: of entities on dev, best epoch, mean and standard deviation. Seconds: training, the trunk pass included,",
-        "evaluation left out; each run pays for a cache of its own; the least over the seeds, on a machine that did",
-        "other work too. Memory: peak of the process. Less peft: the mean difference in points over the same",
+        "Score: F1 of entities on dev, best epoch, mean and standard deviation. Seconds: training, the trunk pass",
+        "included, evaluation left out; each run pays for a cache of its own; the least over the seeds, on a machine",
+        "that did other work too. Memory: peak of the process. Less peft: the mean difference in points over the same",
         "seeds, with its 95 % interval.",
         "",
-        "| arm | trained | rate | F1 | less peft | seconds | against peft | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
+        *TABLE,
     ]
     for arm in (*OURS, *PEERS):
         if own := [run for run in runs if run["arm"] == arm]:
-            lines.append(_line(arm, own, [run for run in runs if run["arm"] == "peft lora"]))
+            shown = f"`{arm}`" if arm in OURS else arm
+            lines.append(beside(shown, own, [run for run in runs if run["arm"] == "peft lora"]))
     return "\n".join(lines) + "\n"
-
-
-def _line(arm: str, own: list[Record], peft: list[Record]) -> str:
-    scores, seconds = [100 * run["score"] for run in own], min(run["seconds"] for run in own)
-    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    mine, theirs = ({(run["seed"],): 100 * run["score"] for run in runs} for runs in (own, peft))
-    found = None if arm == "peft lora" else compare(mine, theirs)
-    cells = (
-        f"`{arm}`" if arm in OURS else arm,
-        f"{own[0]['trainable']:,}",
-        f"{own[0]['lr']:g}",
-        f"{statistics.mean(scores):.1f}{spread}",
-        "" if arm == "peft lora" else difference(found),
-        f"{seconds:.0f}",
-        f"{min(run['seconds'] for run in peft) / seconds:.1f}x" if peft else "-",
-        f"{min(run['memory'] for run in own) / 1e6:.0f}",
-    )
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -87,8 +87,13 @@ def install(folder: Path, versions: str, pins: dict[str, str]) -> Path:
 def installed(python: Path) -> dict[str, str]:
     """What the environment of ``python`` holds of the libraries that pyproject.toml declares."""
     asked = [str(python), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
-    found = {one["name"].lower(): one["version"] for one in json.loads(subprocess.check_output(asked))}
-    return {name: found.get(name, "-") for name in lower_bounds()}
+    found = {_same(one["name"]): one["version"] for one in json.loads(subprocess.check_output(asked))}
+    return {name: found.get(_same(name), "-") for name in lower_bounds()}
+
+
+def _same(name: str) -> str:
+    """A package's name as indexes compare it: rouge_score and rouge-score are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def tested(python: Path, options: list[str]) -> tuple[int, str]:

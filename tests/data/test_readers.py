@@ -266,6 +266,17 @@ def test_missing_file_names_the_nearest(write):
         read(path.parent / "nowhere" / "train.csv")
 
 
+def test_a_file_without_splits_is_not_read_under_the_name_of_one(write):
+    for file in (write("one.csv", "text,label\na,b\n"), write("one.jsonl", '{"text": "a", "label": "b"}\n')):
+        with pytest.raises(DataError, match=r"one\.\w+ is one file and has no split 'test' \(leave the split out"):
+            read(file, split="test")
+    lines = write("TREC.train.all", "1 a film\n" * 700)
+    with pytest.raises(DataError, match=r"has no split 'test' \(its splits: train, dev\)"):
+        read(lines, task="trec", split="test")
+    with pytest.raises(DataError, match="is one file"):
+        read(lines, split="dev")
+
+
 def test_folder_needs_a_split_that_is_there(write):
     folder = write("set/train.csv", as_csv()).parent
     with pytest.raises(DataError, match="is a folder.*name a split"):

@@ -70,12 +70,19 @@ def test_a_split_that_a_file_has_not(trec, files, tables):
     for settings in (
         {"task": "trec", "train": str(trec / "TREC.train.all"), "eval_split": "test"},
         {"train": str(files / "train.csv"), "label": "label", "eval_split": "dev"},
+        {"train": str(files / "train.csv"), "eval": str(files / "train.csv"), "label": "label", "eval_split": "dev"},
     ):
         with pytest.raises(ConfigError, match=r"eval_split: '\w+'; .* is one file"):
             tables(**settings)
     (trec / "TREC.train.all").write_text("1 too few\n" * 20)
     with pytest.raises(DataError, match="20 rows are too few.*--eval FILE"):
         tables(task="trec", train=str(trec / "TREC.train.all"), eval_split="dev")
+
+
+def test_a_split_of_the_file_that_is_named_for_evaluation(trec, tables):
+    train, dev = str(trec / "TREC.test.all"), str(trec / "TREC.train.all")
+    found = tables(task="trec", train=train, eval=dev, eval_split="dev")
+    assert (len(found.train), [len(part) for part in found.eval]) == (600, [500])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -52,6 +52,7 @@ def _open_named(name: str, task: Task | None, split: str | None, written: Writte
     if path.is_dir():
         return _open_folder(path, task, split, written)
     if path.is_file():
+        _check_split(path, task, split)
         return _open_file(path, task, split, written)
     folder = path.parent
     # Where the folder is there, a slip in a path is likelier than a hub id, and the hub takes long to say no.
@@ -84,6 +85,15 @@ def _open_file(path: Path, task: Task | None, split: str | None, written: Writte
         lines = _lines(path, written)
         return Frame(str(path), ["text"], lambda _: list(lines), range(1, len(lines) + 1))
     return of_datasets(load("parquet", path), str(path))
+
+
+def _check_split(path: Path, task: Task | None, split: str | None) -> None:
+    """Refuse a split of a file that has none: it would be read whole, and scored under a split's name."""
+    legal = task.cuts if task and path.suffix == ".all" else ()
+    if split is None or split in legal:
+        return
+    hint = f"its splits: {', '.join(legal)}" if legal else "leave the split out; a folder, or a hub id, has splits"
+    raise DataError(f"{path} is one file and has no split {split!r}", hint)
 
 
 def _legal_files() -> str:

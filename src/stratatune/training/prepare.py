@@ -234,9 +234,10 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")
+    wanted = _eval_parts(config, given, task)
     source = given.get("train", config.train)
     train = read(source, "train") if config.weight is None else weighted(read, source, config.weight)
-    parts = tuple(read(source, split) for source, split in _eval_parts(config, given, task))
+    parts = tuple(read(source, split) for source, split in wanted)
     # Held out before rows are drawn, so that `train_samples` counts rows to train on and the held-out part stays the
     # same.
     if not parts and isinstance(config.eval_split, float):
@@ -287,11 +288,10 @@ def _eval_parts(config: RunConfig, given: Mapping[str, Any], task: Task | None) 
     is_one = task is None or "train" in given or _is_file(config.train)
     if source is None and not isinstance(config.eval_split, str) and is_one:
         return ()
-    if source is None:
-        source = config.train
-        if _is_file(source):
-            _check_cut(config, task)
+    source = config.train if source is None else source
     if isinstance(config.eval_split, str):
+        if _is_file(source):
+            _check_cut(source, config.eval_split, task)
         return ((source, config.eval_split),)
     one_file = not isinstance(source, str) or _is_file(source)
     splits = ("dev",) if one_file or task is None else task.dev_splits
@@ -303,19 +303,19 @@ def _split_of(source: Any, config: RunConfig, split: str) -> str | None:
     if not _is_file(source):
         return split
     # A file that holds all splits (a task's .all) is cut by their names; any other file is one split by itself.
-    return split if config.eval is None and isinstance(config.eval_split, str) and source == config.train else None
+    return split if isinstance(config.eval_split, str) and source == (config.eval or config.train) else None
 
 
 def _is_file(source: Any) -> bool:
     return isinstance(source, str) and Path(source).expanduser().is_file()
 
 
-def _check_cut(config: RunConfig, task: Task | None) -> None:
+def _check_cut(file: str, split: str, task: Task | None) -> None:
     """Refuse a split, by its name, of a file that has none: a task's one `.all` file alone has splits."""
-    legal = task.cuts if task and Path(config.train).suffix == ".all" else ()
-    if config.eval_split not in legal:
+    legal = task.cuts if task and Path(file).suffix == ".all" else ()
+    if split not in legal:
         raise ConfigError(
-            [f"eval_split: {config.eval_split!r}; {config.train} is one file"],
+            [f"eval_split: {split!r}; {file} is one file"],
             f"its splits: {', '.join(legal)}"
             if legal
             else "name a file with --eval, or hold out a fraction such as 0.1",
