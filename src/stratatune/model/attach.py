@@ -24,6 +24,7 @@ from stratatune.model.stored import computes_in
 from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
+from stratatune.plan.resolved import resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,13 +127,33 @@ def apply(
             pass stops at the frozen depth. The model is as it was.
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    _refuse_unfit(model)
+    return _put(Backbone(model), plan, also_train, revision)
+
+
+def apply_to(
+    backbone: Backbone, plan: Plan | Resolved, *, also_train: Iterable[str] = (), revision: str | None = None
+) -> Tuned:
+    """As :func:`apply`, to a model that was looked at already, of a plan that was perhaps resolved already."""
+    _refuse_unfit(backbone.model)
+    return _put(backbone, plan, also_train, revision)
+
+
+def _refuse_unfit(model: PreTrainedModel) -> None:
     if isinstance(model, Tuned):
         raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
-    plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
-    backbone = Backbone(model)
-    resolved = plan.resolve(whole_shape(backbone))
+
+
+def _put(backbone: Backbone, plan: Plan | Resolved, also_train: Iterable[str], revision: str | None) -> Tuned:
+    if isinstance(plan, Plan):
+        resolved = plan.resolve(whole_shape(backbone))
+    else:
+        # A user's row may be measured, which tells more of the sizes than the config did.
+        resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
+    model = backbone.model
     backbone = cut_to(backbone, resolved)
     origin = Origin.of(model, revision)
     check_vocabulary(model, origin)

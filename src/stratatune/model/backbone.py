@@ -25,6 +25,7 @@ class Backbone:
 
     Args:
         model: a Hugging Face model, with or without a head.
+        shape: its sizes, where they were worked out from its config before; None: they are now.
         check: whether a user's row is tried on a few tokens; it cannot be on fake tensors.
 
     Attributes:
@@ -36,8 +37,8 @@ class Backbone:
         ModelError: the table has no row for this type of model, or the row is wrong about it.
     """
 
-    def __init__(self, model: PreTrainedModel, *, check: bool = True) -> None:
-        self.body = Body(model)
+    def __init__(self, model: PreTrainedModel, shape: Shape | None = None, *, check: bool = True) -> None:
+        self.body = Body(model, shape)
         self.family = family_of(self.body)
         self.head = head_of(self.body, self.family)
         self.model, self.row, self.base = model, self.body.row, self.body.base

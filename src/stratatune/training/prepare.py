@@ -157,6 +157,7 @@ class Prepared:
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
             "cut": self.outline.resolved.cut_to,
+            "shape": self.outline.shape,
         }
 
 
