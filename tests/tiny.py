@@ -221,7 +221,7 @@ def tiny_of(model_type: str, kind: Kind = "mlm", *, labels: int = 3, seed: int =
     return _build(auto.from_config, settings, seed)
 
 
-DECODERS = ("gpt2", "llama", "smollm3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+DECODERS = ("gpt2", "llama", "smollm3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2", "olmo3")
 
 
 def tiny_decoder(

@@ -35,6 +35,8 @@ CONFIGS = {
     "gemma": LLAMA,
     "gemma2": LLAMA,
     "gemma3_text": LLAMA,
+    "olmo2": LLAMA,
+    "olmo3": LLAMA | {"attention_bias": True},
 }
 PLANS = (
     "full",
@@ -98,6 +100,9 @@ KNOWN = {
     "SmolLM2-360M": 361_821_120,
     "SmolLM2-1.7B": 1_711_376_384,
     "SmolLM3-3B": 3_075_098_624,
+    "OLMo-2-0425-1B": 1_484_916_736,
+    "OLMo-2-1124-7B": 7_298_617_344,
+    "OLMo-2-1124-13B": 13_716_198_400,
     "gemma-7b": 8_537_680_896,
     "gemma-2-9b": 9_241_705_984,
     "gemma-2-27b": 27_227_128_320,

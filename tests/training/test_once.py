@@ -49,16 +49,16 @@ def test_so_does_building_a_cache(settings, made):
     assert made == ONCE
 
 
-@pytest.mark.parametrize("trunk", ["resident", "auto"])
+@pytest.mark.parametrize("trunk", ["resident", "auto", "streamed"])
 def test_a_saved_adapter_is_put_into_one_backbone(run, files, made, trunk):
     """Where a trunk may be streamed, that is decided from the config alone, before the base is loaded.
 
-    So shape and resolved plan are then made a second time.
+    So shape and resolved plan are then made a second time; a streamed base is resolved as it is loaded, too.
     """
     out = Path(run().out)
     made.clear()
     predictor = Predictor(out, trunk=trunk)
-    again = {"resident": 0, "auto": 1}[trunk]
+    again = {"resident": 0, "auto": 1, "streamed": 2}[trunk]
     assert made == {"backbone": 1, "resolved": 1 + again, "shape": 1 + again}
     made.clear()
     predictor.predict(str(files / "dev.csv"))

@@ -57,6 +57,7 @@ def load_artefact(
     *,
     pack: bool = True,
     unread: bool = False,
+    room_above: int | None = None,
     apart: bool = False,
 ) -> Artefact:
     """Load the base model, attach the plan and put the trained tensors in.
@@ -70,6 +71,7 @@ def load_artefact(
         apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
+        room_above: bytes that the blocks above it may take, before they stay there too; None: as many as they need.
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
@@ -82,7 +84,7 @@ def load_artefact(
     record, tensors = read_record(folder), read_tensors(folder)
     # Before the base is loaded, which may take minutes: a damaged folder is refused at once.
     notices = verify(record, tensors, folder)
-    loaded = _base(record, folder, base, unread)
+    loaded = _base(record, folder, base, unread, room_above)
     # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
     backbone = cut_as_saved(loaded.backbone, record)
     check_encoder(backbone, record)
@@ -99,7 +101,7 @@ def load_artefact(
     if apart:
         part(attached)
     _fill(model, tensors)
-    attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
         loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
     if pack and (kind := record["reading"].get("pack")):
@@ -151,7 +153,13 @@ def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None)
 
 
 def load_base_of(
-    record: dict[str, Any], folder: Path, base: str | Path | None, head: Any, *, unread: bool = False
+    record: dict[str, Any],
+    folder: Path,
+    base: str | Path | None,
+    head: Any,
+    *,
+    unread: bool = False,
+    room_above: int | None = None,
 ) -> Base:
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
@@ -170,13 +178,15 @@ def load_base_of(
     }
     texts = bool(record["reading"])
     plan = Plan.from_data(record["plan"])
-    if head is not None and (unread or plan.cut is not None):
-        resolved = plan.resolve(shape_of(name, revision))
-        options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
     if head is None or (head == NoHead.name and record["also_train"]):
         # A pooler that the checkpoint lacks has trained: load_base would leave it out, as nothing of ours reads it.
         loaded = load_class(name, saved["class"], **options)
     else:
+        if unread or plan.cut is not None:
+            resolved = plan.resolve(shape_of(name, revision))
+            options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
+            # Packing reads every weight of the top, once.
+            options["room_above"] = None if record["reading"].get("pack") else room_above
         loaded = load_base(name, head, texts=texts, problem_type=record["reading"].get("problem_type"), **options)
     if record.get("tokenizer"):
         check_reading(record["tokenizer"], loaded.tokenizer, name)
@@ -189,13 +199,20 @@ def cut_as_saved(backbone: Backbone, record: dict[str, Any]) -> Backbone:
     return backbone if plan.cut is None else cut_to(backbone, plan.resolve(whole_shape(backbone)))
 
 
-def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None, unread: bool) -> Base:
+def _base(
+    record: dict[str, Any],
+    folder: Path,
+    base: str | Path | PreTrainedModel | None,
+    unread: bool,
+    room_above: int | None,
+) -> Base:
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
     # A model that met its plan through st.apply may be of a class that no head of the table loads: then by its class.
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
-    return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
+    worn = head if record["reading"] or usual else None
+    return load_base_of(record, folder, base, worn, unread=unread, room_above=room_above)
 
 
 def check_encoder(backbone: Backbone, record: dict[str, Any]) -> None:

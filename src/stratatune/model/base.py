@@ -21,6 +21,7 @@ from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import check_plain, load_model
+from stratatune.model.streamed_top import deepest_unread
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
@@ -78,6 +79,7 @@ def load_base(
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
     unread_below: int = 0,
+    room_above: int | None = None,
     cut: int | None = None,
     problem_type: str | None = None,
     shape: Shape | None = None,
@@ -89,7 +91,8 @@ def load_base(
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
     tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
     the table of words where nothing else needs it, stays in the checkpoint
-    (:class:`stratatune.model.unread.Unread`). ``cut``: how many blocks the model is made with, the lowest of those
+    (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
+    (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
     that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
     head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
 
@@ -138,7 +141,8 @@ def load_base(
     backbone = base.backbone
     # Which weights the trunk alone reads is known only once the backbone has found its parts.
     if (unread := Unread.of(base.model)) is not None:
-        unread.load_all_but(base.model, backbone.family.streamable(unread_below))
+        depth = deepest_unread(backbone.body, unread_below, room_above)
+        unread.load_all_but(base.model, backbone.family.streamable(depth))
     if tokenizer is not None:
         words: Any = model.get_input_embeddings()
         check_rows(tokenizer, words.weight.shape[0], name)

@@ -108,6 +108,8 @@ class Architecture:
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
     the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
+    norms_all_heads: bool = False
+    """Whether ``norm_q`` and ``norm_k`` are over the features of all heads together, not over those of one head."""
     tuple_blocks: bool = False
     """Whether a block returns a tuple that the hidden state leads."""
     last_block: str | None = None

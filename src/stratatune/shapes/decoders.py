@@ -1,7 +1,7 @@
 """Rows of the backbone table for decoders: GPT-2, Llama and its kin. Data only, like the table itself.
 
-Every block is pre-norm; a final norm follows the last one and the language-model head reads it. ``head(mlm=norm)`` is
-that final norm, ``head(mlm=decoder)`` the output matrix; a decoder's head has no dense layer.
+Every block is pre-norm, but for OLMo's; a final norm follows the last one and the language-model head reads it.
+``head(mlm=norm)`` is that final norm, ``head(mlm=decoder)`` the output matrix; a decoder's head has no dense layer.
 """
 
 from __future__ import annotations
@@ -128,6 +128,24 @@ _GEMMA3 = replace(
     rotary_by_type=True,
 )
 
+_OLMO2 = replace(
+    _LLAMA,
+    name="olmo2",
+    model_types=("olmo2",),
+    roles={
+        **{role: path for role, path in _LLAMA.roles.items() if not role.startswith("norm")},
+        **_HEAD_NORMS,
+        "norm_post_attn": "post_attention_layernorm",
+        "norm_post_ffn": "post_feedforward_layernorm",
+    },
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    norms_read_by={},
+    norms_all_heads=True,
+)
+"""Each part is normed behind itself alone; queries and keys over all heads together."""
+
+_OLMO3 = replace(_OLMO2, name="olmo3", model_types=("olmo3",), rotary_by_type=True)
+
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
     _LLAMA,
@@ -138,5 +156,7 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _GEMMA,
     _GEMMA2,
     _GEMMA3,
+    _OLMO2,
+    _OLMO3,
 )
 """Rows of the table whose tokens see only what precedes them."""

@@ -19,8 +19,8 @@ from stratatune.shapes.shape import Linear, Norm, Shape
 from stratatune.shapes.stacks import encoder_decoder_shape
 from stratatune.shapes.table import architecture_of
 
-HEAD_NORMS = ("norm_q", "norm_k")
-"""Norms over the features of one head."""
+HEAD_NORMS = {"norm_q": "heads", "norm_k": "kv_heads"}
+"""Norms over the features of one head, or of all heads together, and how many those are."""
 
 
 def shape_of(model: str | Config, revision: str | None = None) -> Shape:
@@ -114,7 +114,7 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
         max_tokens=sizes["positions"],
         linears=_linears(row, sizes, config),
         norms={
-            role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
+            role: Norm(_normed(role, row, sizes), row.has_bias(role, config))
             for role in row.roles
             if role.startswith("norm")
         },
@@ -134,6 +134,13 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
 def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
     """Parameters of a norm."""
     return 2 * size if row.has_bias(role, config) else size
+
+
+def _normed(role: str, row: Architecture, sizes: Mapping[str, int]) -> int:
+    """How many features a norm of a block is over."""
+    if role not in HEAD_NORMS:
+        return sizes["hidden"]
+    return sizes["head_dim"] * (sizes[HEAD_NORMS[role]] if row.norms_all_heads else 1)
 
 
 def _pooler(row: EncoderArchitecture, sizes: Mapping[str, int], config: Config) -> int:

@@ -26,7 +26,7 @@ from stratatune.studies.suggest.probing import FEWEST, Probe, probe, read_depths
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, load_config
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.progress import Reporter
     from stratatune.training.prepare import Outline, Prepared
     from stratatune.training.run import Result
@@ -233,7 +233,7 @@ class _Search:
 
     def _sample(self) -> Encoded | None:
         """A few examples, as many as their share of the work allows; None: too few to say anything."""
-        from stratatune.data.encode import sample
+        from stratatune.data.splitting import sample
         from stratatune.studies.suggest.top_speed import pass_flops
 
         train, shape = self.prepared.train, self.prepared.outline.shape

@@ -18,7 +18,7 @@ from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill, fill_pooled
 from stratatune.data.batching import Batch
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.errors import ResourceError
 from stratatune.model.base import Base, load_base
