@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import ModelError, PlanError
 from stratatune.hub import fetched
 from stratatune.model import origin
-from stratatune.model.attach import Tuned, apply
+from stratatune.model.attach import Tuned, apply_to
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
@@ -86,12 +86,13 @@ def load_artefact(
     notices = verify(record, tensors, folder)
     loaded = _base(record, folder, base, unread, room_above)
     # While nothing is attached yet: the record holds the fingerprint of the bare encoder.
-    check_encoder(cut_as_saved(Backbone(loaded.model), record), record)
+    backbone = cut_as_saved(loaded.backbone, record)
+    check_encoder(backbone, record)
     _check_new(loaded.model, record)
     try:
         # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
-        model = apply(loaded.model, record["plan"], also_train=record["also_train"], revision=revision)
+        model = apply_to(backbone, Plan.from_data(record["plan"]), also_train=record["also_train"], revision=revision)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]

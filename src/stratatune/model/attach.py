@@ -27,6 +27,7 @@ from stratatune.model.unread import Unread, device_of
 from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
+from stratatune.plan.resolved import resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,13 +130,33 @@ def apply(
             pass stops at the frozen depth. The model is as it was.
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    _refuse_unfit(model)
+    return _put(Backbone(model), plan, also_train, revision)
+
+
+def apply_to(
+    backbone: Backbone, plan: Plan | Resolved, *, also_train: Iterable[str] = (), revision: str | None = None
+) -> Tuned:
+    """As :func:`apply`, to a model that was looked at already, of a plan that was perhaps resolved already."""
+    _refuse_unfit(backbone.model)
+    return _put(backbone, plan, also_train, revision)
+
+
+def _refuse_unfit(model: PreTrainedModel) -> None:
     if isinstance(model, Tuned):
         raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
-    plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
-    backbone = Backbone(model)
-    resolved = plan.resolve(whole_shape(backbone))
+
+
+def _put(backbone: Backbone, plan: Plan | Resolved, also_train: Iterable[str], revision: str | None) -> Tuned:
+    if isinstance(plan, Plan):
+        resolved = plan.resolve(whole_shape(backbone))
+    else:
+        # A user's row may be measured, which tells more of the sizes than the config did.
+        resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
+    model = backbone.model
     backbone = cut_to(backbone, resolved)
     origin = Origin.of(model, revision)
     check_vocabulary(model, origin)
@@ -152,6 +173,16 @@ def apply(
         attached.hooks += hold_masters(attached)
         _stream_top(attached)
         return _become_tuned(model, attached)
+
+
+def sketch(backbone: Backbone, plan: Plan) -> Attached:
+    """Attach a plan to a model without values (fake tensors): there is nothing to hash, and nothing to save."""
+    attached = Attached(plan.resolve(backbone.shape), backbone, Fingerprint("", {}), Origin.of(backbone.model, None))
+    backbone.model.requires_grad_(False)
+    _attach(attached)
+    install(attached)
+    attached.set_dropout(backbone.model.training)
+    return attached
 
 
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
@@ -225,8 +256,11 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     At the model's own depth it is registered in the last block, and runs after it.
     """
     blocks, depth = attached.backbone.blocks, place.depth
-    device = device_of(attached.backbone.model)
-    module: Any = INSERTIONS[method.kind].build(method, place).to(device, computes_in(attached.backbone.model))
+    device, dtype = device_of(attached.backbone.model), computes_in(attached.backbone.model)
+    module: Any = INSERTIONS[method.kind].build(method, place)
+    # Only where something is to change: torch cannot convert a module of fake tensors.
+    if any((one.device, one.dtype) != (device, dtype) for one in module.parameters()):
+        module.to(device, dtype)
     module.causal, module.positions = attached.backbone.family.causal, method.positions
     # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
     # runs.

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from stratatune.shapes.table import architecture_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from stratatune.shapes.shape import Shape
+
 _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
     "(DeBERTa-v3), that head knows little: objective classification needs none"
@@ -48,12 +51,19 @@ class Base:
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
+        shape: the model's sizes, where they are known from its config.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     new: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    shape: Shape | None = None
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model, its family and its head: made once, and handed on to what attaches a plan."""
+        return Backbone(self.model, self.shape)
 
 
 def load_base(
@@ -72,6 +82,7 @@ def load_base(
     room_above: int | None = None,
     cut: int | None = None,
     problem_type: str | None = None,
+    shape: Shape | None = None,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
@@ -83,7 +94,7 @@ def load_base(
     (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
     (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
     that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
-    head learns, in place of the head's own.
+    head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -91,7 +102,7 @@ def load_base(
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
     config, worn = config_of(name, revision), head_named(head)
-    whole = shape_of({**config, "_name_or_path": name})
+    whole = shape or shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
     _check_weights(Path(name))
@@ -123,10 +134,11 @@ def load_base(
             model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
-    base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    there = whole if cut is None else whole.cut_at(cut)
+    base = Base(model.eval(), tokenizer, notices=notices, shape=there)  # pyright: ignore[reportArgumentType]
     if cut is not None:
         note_cut(base.model, whole.blocks)
-    backbone = Backbone(base.model)
+    backbone = base.backbone
     # Which weights the trunk alone reads is known only once the backbone has found its parts.
     if (unread := Unread.of(base.model)) is not None:
         depth = deepest_unread(backbone.body, unread_below, room_above)

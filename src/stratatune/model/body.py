@@ -27,6 +27,7 @@ class Body:
 
     Args:
         model: a Hugging Face model, with or without a head.
+        shape: its sizes, where they were worked out from its config before; None: they are now.
 
     Attributes:
         row: its row of the backbone table.
@@ -43,7 +44,7 @@ class Body:
         ModelError: the table has no row for this type of model, or the row is wrong about it.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, shape: Shape | None = None) -> None:
         self.model = model
         config = model.config.to_dict()
         self.row: Architecture = architecture_of(model.config.model_type, config)
@@ -53,7 +54,7 @@ class Body:
             check_names(self.row, model, self.prefix)
         self.names = {name for name, _ in model.named_modules()}
         self.embeddings = self.base.get_submodule(self.row.embeddings)
-        self.shape: Shape = shape_of(config)
+        self.shape: Shape = shape_of(config) if shape is None else shape
         self.blocks = self._listed_blocks()
         self.through: Callable[[int, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 

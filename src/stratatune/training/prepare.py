@@ -160,6 +160,7 @@ class Prepared:
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
             "cut": self.outline.resolved.cut_to,
+            "shape": self.outline.shape,
         }
 
 

@@ -16,7 +16,7 @@ from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
-from stratatune.model.attach import apply
+from stratatune.model.attach import apply_to
 from stratatune.model.base import load_base
 from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
@@ -263,7 +263,7 @@ def open_session(
     if shared is not None:
         load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
+    model = apply_to(base.backbone, outline.resolved, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
     if line := top_streamed(model.attached):
         reporter.say(line)

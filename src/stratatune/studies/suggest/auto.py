@@ -194,6 +194,7 @@ class _Search:
             dtype="fp32" if config.precision == "fp32" else "bf16",
             batch_size=self._batch_size,
             labels=objective.outputs,
+            memory=False,
         )
         first, cached = worked.epochs["first"], worked.epochs["cached"]
         trunk = first.flops - cached.flops
@@ -349,7 +350,9 @@ class _Search:
 
         lengths, config = self.prepared.train.lengths, self.proposed(self.found[0][0])
         objective = self.prepared.objective.name
-        whole = cost("lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size)
+        whole = cost(
+            "lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size, memory=False
+        )
         return config.epochs * whole.epochs["A"].flops
 
 

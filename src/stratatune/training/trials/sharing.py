@@ -69,7 +69,7 @@ class Shared:
         seed = None if head in LM_OBJECTIVES else settings["seed"]
         key = ("base", head, seed, settings.get("cut"))
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
-        return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
+        return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices), base.shape)
 
     def _loaded(self, base: Base, device: torch.device) -> Base:
         for name, parameter in base.model.to(device).named_parameters():  # pyright: ignore[reportArgumentType]
