@@ -136,7 +136,7 @@ def _starts(file: Path) -> dict[str, int]:
 
 def _read_into(file: int, found: Tensor, start: int) -> None:
     """Fill ``found`` with the bytes of a file from ``start`` on."""
-    left = memoryview(found.flatten().view(torch.uint8).numpy())
+    left = found.flatten().view(torch.uint8).numpy().data
     while left:
         count = os.preadv(file, [left], start)
         if not count:
