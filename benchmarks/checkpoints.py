@@ -21,6 +21,7 @@ SIZES = {
     "llama-8b": ("llama", 32, 4096, 14336, 32, 8, 128, 128256, False),
 }
 WORDS = 2000
+_POOL = 16_777_213  # random numbers, used again and again; prime, so that no row of a matrix is another's
 
 
 def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30) -> int:
@@ -61,7 +62,7 @@ def _config(
 
 
 def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: bool) -> int:
-    generator, places, shard, held, total = torch.Generator().manual_seed(0), {}, {}, 0, 0
+    pool, places, shard, held, total = torch.randn(_POOL, generator=torch.Generator().manual_seed(0)), {}, {}, 0, 0
 
     def write() -> None:
         file = f"model-{len(set(places.values())) + 1:05}.safetensors"
@@ -72,7 +73,7 @@ def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: boo
     for name, one in model.state_dict().items():
         if tied and name == "lm_head.weight":
             continue
-        value = _random(one.shape, generator)
+        value = _random(one.shape, pool, start=len(shard) + total)
         if shard and held + value.nbytes > shard_bytes:
             write()
             held = 0
@@ -83,10 +84,12 @@ def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: boo
     return total
 
 
-def _random(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Norms are 1, matrices random with the scale that keeps a hidden state's size."""
-    value = torch.empty(shape, dtype=torch.bfloat16)
-    return value.fill_(1.0) if len(shape) < 2 else value.normal_(0.0, shape[-1] ** -0.5, generator=generator)
+def _random(shape: torch.Size, pool: Tensor, start: int) -> Tensor:
+    """Norms are 1, matrices random with the scale that keeps a hidden state's size: ``pool`` [n] from ``start`` on."""
+    if len(shape) < 2:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    scaled = (pool * shape[-1] ** -0.5).bfloat16().roll(-(start % len(pool)))
+    return scaled.repeat(-(-shape.numel() // len(pool)))[: shape.numel()].reshape(shape).clone()
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:

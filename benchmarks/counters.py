@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 
+class _Held:
+    """What autograd holds of a saved tensor, until it drops the node that saved it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
+
+
 def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter | Tensor) -> int:
     """Bytes that autograd keeps between forward and backward of ``step``, each storage once, ``weights`` left out."""
     own = {t.untyped_storage().data_ptr() for t in _tensors(weights)}
-    seen: dict[int, int] = {}
+    saved: list[weakref.ref[_Held]] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
+    def pack(tensor: Tensor) -> _Held:
+        held = _Held(tensor)
+        saved.append(weakref.ref(held))
+        return held
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = step()  # alive until the bytes are summed, so that no storage is counted under a reused address
-    total = sum(seen.values())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        kept = step()
+    # What is held still, and so has an address of its own: what was dropped meanwhile may have left its to another.
+    held = [one for one in (reference() for reference in saved) if one is not None]
+    storages = {s.data_ptr(): s.nbytes() for s in (one.tensor.untyped_storage() for one in held)}
     del kept
-    return total
+    return sum(size for address, size in storages.items() if address not in own)
 
 
 def counted_flops(step: Callable[[], object]) -> int:

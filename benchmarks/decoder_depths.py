@@ -1,98 +1,256 @@
 """LoRA from several depths of a real decoder, of its middle alone, and of one that is cut, beside stock peft.
 
-    python -m benchmarks.decoder_depths --model GEMMA3_270M --data GLUE_AND_TREC_FOLDER [--tasks trec] [--seeds 0,1,2]
-        [--samples 2000]
+    python -m benchmarks.decoder_depths --model GEMMA3_270M --data FOLDER [--tasks trec,sst2,e2e] [--seeds 0,1,2]
+        [--rows N] [--arms ARM,ARM] [--out FILE]
+    python -m benchmarks.tables decoder_depths benchmarks/results/decoder_depths.jsonl docs/results/decoder-depths.md
 
-LoRA of rank 8 on q and v, bf16, one thread, the same rate, rows and epochs for all; the baseline is stock peft on every
-block under a stock Trainer. Each run is a process of its own and pays for its trunk. One JSON line a run: what is done
-is skipped.
+FOLDER holds sentence/TREC, glue/SST-2 and e2e. TREC and SST-2 are classes, E2E is a sentence behind its slots (trained
+on the validation file, scored on 200 rows of the test file, evenly drawn), by its loss a token.
+LoRA of rank 8 on q and v, bf16, one thread, the same rate, tokens, batch and epochs for all; peft's model is loaded in
+bf16, our trunk is streamed. Each run is a process of its own and pays for its trunk. One JSON line a run: what is done
+is skipped, so the script can be stopped and started. ``--rows`` takes fewer training rows than the task's own,
+``--arms`` some arms.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+import tempfile
+import time
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
-from benchmarks.accuracy import run_one
-from benchmarks.jobs import Record, arguments, ensure, read, row, show_rows, write_rows
+from benchmarks.jobs import Record, arguments, difference, ensure, read, row, show_rows, write_rows
+from benchmarks.stock_decoders import BATCH, run_peft
 from stratatune.plan import Plan, shape_of
+from stratatune.studies.statistics import compare
 
 MODULE = "benchmarks.decoder_depths"
 DEPTHS = ("1/3", "1/2", "2/3", "5/6")
-PLANS = (*(f"{depth}: lora" for depth in DEPTHS), "mid", "1/3: lora | cut(2/3)")
-RATE, EPOCHS, SAMPLES = 1e-3, 2, 2000
+"""Of 18 blocks: 6, 9, 12, 15."""
+CUT = "1/3: lora | cut(2/3)"
+PLANS = (*(f"{depth}: lora" for depth in DEPTHS), "mid", CUT)
+ARMS = ("peft", *PLANS)
+RATE, EPOCHS = 1e-3, 2
+ROWS = {"trec": 2000, "sst2": 10_000, "e2e": 1000}
+_EVALUATED = 200
 
 
 def main() -> None:
     """Run what is missing, then say the rows."""
-    args = arguments(__doc__, "decoder_depths.jsonl")
+    args = arguments(__doc__, "decoder_depths.jsonl", rows=0, arms=ARMS)
     if args.one:
-        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        print(json.dumps(run_one(json.loads(args.one), args.model, Path(args.data))))
         return
-    done, blocks = read(args.out), shape_of(args.model).blocks
-    print(f"{blocks} blocks", file=sys.stderr)
+    done = read(args.out)
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else (0, 1, 2)
-    tasks = args.tasks.split(",") if args.tasks else ("trec", "sst2")
+    tasks = args.tasks.split(",") if args.tasks else tuple(ROWS)
     for seed in seeds:
         for task in tasks:
-            for arm in (*PLANS, "peft"):
-                job = {"arm": arm, "task": task, "lr": RATE, "seed": seed, "epochs": EPOCHS, "samples": SAMPLES}
-                ensure(MODULE, job | ({} if arm == "peft" else {"predict": True}), done, args)
-    rows = [line for task in tasks for line in summary([run for run in done if run["task"] == task], args.model)]
+            rows = min(args.rows or ROWS[task], ROWS[task])
+            for arm in args.arms:
+                # A model that is cut has no LM head.
+                if not (arm == CUT and task == "e2e"):
+                    ensure(MODULE, {"arm": arm, "task": task, "rows": rows, "seed": seed}, done, args)
+    for line in table(done):
+        print(line)
+    rows = summary(done)
     show_rows(rows)
     write_rows(rows, 1)
-    draw(done, args.model, args.out.with_suffix(".svg"))
+    draw(done, args.out.with_suffix(".svg"))
 
 
-def draw(done: list[Record], model: str, path: Path) -> None:
-    """Scores by frozen depth, a line a task, with peft's as a dashed one."""
+def run_one(job: Record, model: str, data: Path) -> Record:
+    """One run of one arm."""
+    import torch
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        settings = _settings(job, model, data, Path(place))
+        found = run_peft({**settings, "plan": "lora"}) if job["arm"] == "peft" else _ours(settings)
+    depth = 0 if job["arm"] == "peft" else Plan.parse(job["arm"]).resolve(shape_of(model)).frozen_depth
+    return {**job, **found, "epochs": EPOCHS, "depth": depth, "wall": time.perf_counter() - started}
+
+
+def _settings(job: Record, model: str, data: Path, place: Path) -> dict[str, Any]:
+    own = {"model": model, "plan": job["arm"], "seed": job["seed"], "out": str(place / "run")}
+    own |= {"epochs": EPOCHS, "lr": RATE, "batch_size": BATCH, "precision": "bf16", "weight_decay": 0.01}
+    own |= {"train_samples": job["rows"], "cache": str(place / "cache")}
+    if job["task"] == "e2e":
+        for name, file, count in (("train", "valid", None), ("eval", "test", _EVALUATED)):
+            _write_pairs(data / "e2e" / f"{file}.txt", place / f"{name}.csv", count)
+            own[name] = str(place / f"{name}.csv")
+        return own | {"objective": "completion", "text": ["slots"], "label": "sentence"}
+    folder = {"trec": "sentence/TREC", "sst2": "glue/SST-2"}[job["task"]]
+    own |= {"objective": "classification", "task": job["task"], "train": str(data / folder)}
+    return own | ({"eval_split": "test"} if job["task"] == "trec" else {})
+
+
+def _write_pairs(source: Path, target: Path, count: int | None) -> None:
+    """Lines of ``slots||sentence`` as a table; of so many as are wanted, evenly drawn."""
+    lines = [line for line in source.read_text().splitlines() if "||" in line]
+    step = max(1, len(lines) // count) if count else 1
+    with target.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("slots", "sentence"))
+        writer.writerows([part.strip() for part in line.split("||")] for line in lines[::step][:count])
+
+
+def _ours(settings: dict[str, Any]) -> Record:
+    from stratatune.progress import Reporter
+    from stratatune.training.config import validate
+    from stratatune.training.run import train
+
+    result = train(validate(settings | {"trunk": "streamed"}), reporter=Reporter(quiet=True))
+    run = Path(settings["out"])
+    metric = "loss" if settings["objective"] == "completion" else "accuracy"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    memory = result.peak_memory_bytes  # before anything is loaded once more
+    return {
+        "metric": metric,
+        "score": result.best[metric],
+        "history": [line[f"eval_{metric}"] for line in lines],
+        "trainable": result.trainable,
+        "seconds": result.seconds["cache"] + result.seconds["train"],
+        "trunk_seconds": result.seconds["cache"],
+        "predict_seconds": _scoring(run, settings),
+        "memory": memory,
+    }
+
+
+def _scoring(run: Path, settings: dict[str, Any]) -> float:
+    """Seconds of scoring the evaluation data by the saved model."""
+    from stratatune.training.predict import Predictor
+
+    source = settings.get("eval") or settings["train"]
+    predictor = Predictor(run)
+    started = time.perf_counter()
+    predictor.score(source, split=None if "eval" in settings else settings.get("eval_split") or "dev")
+    return time.perf_counter() - started
+
+
+def page(records: list[Record]) -> str:
+    """docs/results/decoder-depths.md."""
+    lines = [
+        "# LoRA by depth on a decoder",
+        "",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.decoder_depths`, whose text says",
+        f"how. {EPOCHS} epochs at rate {RATE:g}, batches of {BATCH}, one CPU thread, bf16. Score: mean and standard",
+        "deviation over seeds of the better epoch: accuracy in percent, of E2E the loss a token (less is better). Less",
+        "peft: the mean difference over the same seeds, with its 95 % interval. An epoch: its training time beside",
+        "peft's, without the trunk pass; the whole: with it. Memory: peak of the process. Predicting: seconds for the",
+        "evaluation data.",
+        "",
+        *table(records),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(records: list[Record]) -> list[str]:
+    """The runs as a Markdown table."""
+    heads = ("task", "rows", "plan", "depth", "score", "less peft", "seeds")
+    heads += ("an epoch", "the whole", "peak MB", "of peft's", "predicting")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for rows in _tasks(records):
+        for arm in ARMS:
+            if mine := [run for run in rows if run["arm"] == arm]:
+                lines.append(f"| {' | '.join(_cells(mine, [run for run in rows if run['arm'] == 'peft']))} |")
+    return lines
+
+
+def _tasks(records: list[Record]) -> list[list[Record]]:
+    """Those of each task and number of rows."""
+    keys = dict.fromkeys((run["task"], run["rows"]) for run in records)
+    return [[run for run in records if (run["task"], run["rows"]) == key] for key in keys]
+
+
+def _cells(mine: list[Record], peft: list[Record]) -> list[str]:
+    first, own = mine[0], mine[0]["arm"] == "peft"
+    scores, less = _points(mine), difference(compare(_by_seed(mine), _by_seed(peft))) if peft and not own else ""
+    return [
+        first["task"], f"{first['rows']:,}", first["arm"].replace("|", "\\|"), str(first["depth"]), _spread(scores),
+        less, str(len(mine)), _times(peft, mine, _epoch), _times(peft, mine, lambda run: run["seconds"]),
+        f"{_mean(mine, 'memory') / 1e6:.0f}", f"{_mean(mine, 'memory') / _mean(peft, 'memory'):.2f}" if peft else "-",
+        f"{_mean(mine, 'predict_seconds'):.1f} s",
+    ]  # fmt: skip
+
+
+def _points(runs: list[Record]) -> list[float]:
+    return [run["score"] if run["metric"] == "loss" else 100 * run["score"] for run in runs]
+
+
+def _by_seed(runs: list[Record]) -> dict[tuple, float]:
+    return {(run["seed"],): score for run, score in zip(runs, _points(runs), strict=True)}
+
+
+def _mean(runs: list[Record], name: str) -> float:
+    return mean(run[name] for run in runs)
+
+
+def _epoch(run: Record) -> float:
+    return (run["seconds"] - run.get("trunk_seconds", 0.0)) / run["epochs"]
+
+
+def _times(peft: list[Record], mine: list[Record], seconds: Any) -> str:
+    """How many times as fast as peft."""
+    return f"{mean(map(seconds, peft)) / mean(map(seconds, mine)):.1f}x" if peft else "-"
+
+
+def _spread(scores: list[float]) -> str:
+    digits = 3 if max(scores) < 20 else 1
+    return f"{mean(scores):.{digits}f}" + (f" ± {stdev(scores):.{digits}f}" if len(scores) > 1 else "")
+
+
+def summary(done: list[Record]) -> list[Record]:
+    """One row a task: each plan's score, epoch and memory."""
+    rows = []
+    for runs in _tasks(done):
+        peft = [run for run in runs if run["arm"] == "peft"]
+        said = []
+        for arm in ARMS:
+            if mine := [run for run in runs if run["arm"] == arm]:
+                told = f"{arm} {_spread(_points(mine))}"
+                if peft and arm != "peft":
+                    share = _mean(mine, "memory") / _mean(peft, "memory")
+                    told += f" (an epoch {_times(peft, mine, _epoch)}, {share:.2f} of its memory)"
+                said.append(told)
+        what = f"LoRA by depth on a decoder, {runs[0]['rows']:,} rows"
+        goal = "peft's noise, epoch >= 4x, memory <= 1/3"
+        rows.append(row(f"H {runs[0]['task']}", what, goal, "-", "; ".join(said), MODULE))
+    return rows
+
+
+def draw(done: list[Record], path: Path) -> None:
+    """Scores by frozen depth, a picture a task, with peft's as a dashed line."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for number, task in enumerate(dict.fromkeys(run["task"] for run in done)):
-        colour, own = f"C{number}", [run for run in done if run["task"] == task]
-        places = {arm: Plan.parse(arm).resolve(shape_of(model)).frozen_depth for arm in PLANS[: len(DEPTHS)]}
-        found = {depth: [100 * run["score"] for run in own if run["arm"] == arm] for arm, depth in places.items()}
-        found = {depth: scores for depth, scores in found.items() if scores}
-        spread = [stdev(scores) if len(scores) > 1 else 0.0 for scores in found.values()]
-        axes.errorbar(list(found), [mean(s) for s in found.values()], spread, color=colour, marker="o", label=task)
-        if stock := [100 * run["score"] for run in own if run["arm"] == "peft"]:
-            axes.axhline(mean(stock), color=colour, linestyle="--", label=f"{task}, peft LoRA on all blocks")
-    axes.set(xlabel="frozen depth", ylabel="score")
-    axes.legend()
+    tasks = _tasks(done)
+    figure, axes = pyplot.subplots(1, max(1, len(tasks)), figsize=(4 * max(1, len(tasks)), 3.5), squeeze=False)
+    for place, runs in zip(axes[0], tasks, strict=False):
+        by_depth: dict[int, list[Record]] = {}
+        for run in runs:
+            if run["arm"] in PLANS[: len(DEPTHS)]:
+                by_depth.setdefault(run["depth"], []).append(run)
+        scores = {depth: _points(by_depth[depth]) for depth in sorted(by_depth)}
+        errors = [stdev(one) if len(one) > 1 else 0.0 for one in scores.values()]
+        place.errorbar(list(scores), [mean(one) for one in scores.values()], errors, marker="o", label="LoRA above")
+        for marker, arm in (("s", "mid"), ("^", CUT)):
+            if other := [run for run in runs if run["arm"] == arm]:
+                place.plot(other[0]["depth"], mean(_points(other)), marker, label=arm)
+        if peft := [run for run in runs if run["arm"] == "peft"]:
+            place.axhline(mean(_points(peft)), linestyle="--", color="grey", label="peft LoRA on all blocks")
+        place.set(xlabel="frozen depth", ylabel=runs[0]["metric"], title=f"{runs[0]['task']}, {runs[0]['rows']:,} rows")
+        place.legend(fontsize=7)
+    figure.tight_layout()
     figure.savefig(path)
-
-
-def summary(done: list[Record], model: str) -> list[Record]:
-    """One row a plan: its scores, and time and memory beside peft's."""
-    theirs = [run for run in done if run["arm"] == "peft"]
-    rows = []
-    for arm in dict.fromkeys(run["arm"] for run in done):
-        runs = [run for run in done if run["arm"] == arm]
-        said = f"{_scores(runs)} {runs[0]['metric']}, {mean(run['memory'] for run in runs) / 1e9:.2f} GB"
-        if arm == "peft" or not theirs:
-            said += f", {mean(run['seconds'] for run in runs):.0f} s"
-        else:
-            depth = Plan.parse(arm).resolve(shape_of(model)).frozen_depth
-            tops = mean((run["seconds"] - run["trunk_seconds"]) / run["epochs"] for run in runs)
-            stock = mean(run["seconds"] / run["epochs"] for run in theirs)
-            whole = mean(run["seconds"] for run in theirs) / mean(run["seconds"] for run in runs)
-            said += f", frozen depth {depth}, an epoch {stock / tops:.1f}x peft's speed, the whole run {whole:.1f}x, "
-            said += f"predicting {mean(run['predict_seconds'] for run in runs):.1f} s"
-        rows.append(
-            row(f"H {done[0]['task']} {arm}", "LoRA by depth on a decoder", "peft - 0.5 points", "-", said, MODULE)
-        )
-    return rows
-
-
-def _scores(runs: list[Record]) -> str:
-    scores = [100 * run["score"] for run in runs]
-    return f"{mean(scores):.1f}" + (f" ± {stdev(scores):.1f}" if len(scores) > 1 else "")
+    print(path, file=sys.stderr)
 
 
 if __name__ == "__main__":

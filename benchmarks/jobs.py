@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(text: str | None, out: str, rows: int | None = None) -> argparse.Namespace:
-    """The options that every script over real weights and data takes; ``rows``: of the training data, by default."""
+def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = ()) -> argparse.Namespace:
+    """The options that every script over real weights and data takes.
+
+    ``rows``: of the training data, by default (0: as many as the task has). ``arms``: those that a run may leave out.
+    """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, help="the folder with glue/ and sentence/")
@@ -31,8 +35,20 @@ def arguments(text: str | None, out: str, rows: int | None = None) -> argparse.N
     parser.add_argument("--seeds", help="some of the seeds, by commas")
     if rows is not None:
         parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by seed 0")
+    if arms:
+        parser.add_argument("--arms", type=_some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
     parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
     return parser.parse_args()
+
+
+def _some_of(arms: Sequence[str]) -> Callable[[str], list[str]]:
+    def some(text: str) -> list[str]:
+        found = [one.strip() for one in text.split(",")]
+        if odd := [one for one in found if one not in arms]:
+            raise argparse.ArgumentTypeError(f"{odd[0]!r} is no arm; there are: {', '.join(arms)}")
+        return found
+
+    return some
 
 
 def read(path: Path) -> list[Record]:

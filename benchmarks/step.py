@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer
 from benchmarks.accuracy import FOLDERS
 from benchmarks.gpu import peak
 from benchmarks.jobs import Record, row, show_rows, write_rows
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.studies.bench.arms import BenchSetting, Ours, random_data
 
@@ -37,7 +38,7 @@ def measured(model: str, data: str, plan: str = PLAN) -> list[Record]:
     import numpy as np
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    texts = read(str(Path(data) / FOLDERS["trec"]), task="trec", split="train").texts[0]
+    texts = read(str(Path(data) / FOLDERS["trec"]), ReadOptions(task="trec", split="train")).texts[0]
     lengths = np.array([len(ids) for ids in tokenizer(texts)["input_ids"]])
     config = AutoConfig.from_pretrained(model).to_dict()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,17 +1,20 @@
-"""Models larger than memory: a trunk streamed from its checkpoint under a hard limit on the address space.
+"""Models larger than memory: a trunk streamed from its checkpoint under a hard limit on memory.
 
     python -m benchmarks.streamed [--size qwen3-8b] [--tokens 20000] [--limit 4GB] [--build-limit 2.5GB]
-        [--folder FOLDER] [--ratios MODEL,MODEL]
+        [--checkpoint FOLDER] [--parts build,train,peft] [--peft-limit 20GB] [--records FILE]
+    python -m benchmarks.streamed --ratios MODEL,MODEL
 
-A checkpoint of random bf16 weights is written shard by shard into a temporary folder. Then, each in a process of its
-own: the trunk cache is built, a LoRA of the last eighth is trained from it for two epochs, evaluated and saved, and
-stock peft trains a LoRA of every block over the same texts; of a checkpoint that the machine does not hold, peft's
-bytes are those of its weights, the least that it needs. The build runs under ``RLIMIT_DATA``, which counts all that a
-process allocates, the rest under ``RLIMIT_AS``, which counts the files of its libraries too. The rate of the build
-stands beside that of the matrix products of its own blocks, measured in the same process before it and behind it, the
-mean of both. A limit must leave room for 1.5 GB of libraries and the largest shard, which safetensors maps while it
-opens it: about 2.7 GB for the sizes below 1 B. ``--ratios``:
-seconds of a streamed build over those of a resident one, on checkpoints that fit.
+A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
+Then, each in a process of its own: the trunk cache is built; a LoRA of the last eighth is trained from it for two
+epochs, evaluated and saved; stock peft trains a LoRA of every block for one step, of a quarter of a batch. ``--parts``
+takes some of these, and ``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
+
+The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
+cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
+machine lacks its memory, peft's bytes are those of its weights, the least that it needs. What is compared is anonymous
+memory, which the kernel cannot drop. The rate of the build is compared with that of the matrix products of its own
+blocks, measured in the same process before it and behind it, the mean of both. ``--ratios``: seconds of a streamed
+build over those of a resident one, on checkpoints that fit.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ import json
 import os
 import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +34,7 @@ import psutil
 
 from benchmarks.checkpoints import SIZES, WORDS, write_checkpoint
 from benchmarks.jobs import Record, row, show_rows, write_rows
+from benchmarks.limits import run_limited
 from stratatune.training.config import parse_bytes
 from stratatune.units import readable_size
 
@@ -59,42 +62,71 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--limit", default="4GB")
     parser.add_argument("--build-limit", default="2.5GB")
-    parser.add_argument("--folder", type=Path, help="where the checkpoint is written; removed afterwards")
+    parser.add_argument("--peft-limit", default="20GB")
+    parser.add_argument("--checkpoint", type=Path, help="where the checkpoint is, or is written and kept")
+    parser.add_argument("--parts", default="build,train,peft", help="some of them, by commas")
+    parser.add_argument("--records", type=Path, help="JSON of the parts that ran, read and written")
     parser.add_argument("--ratios", help="folders of models, by commas")
     parser.add_argument("--child", help="internal: run this one, as JSON, and print its record")
     return parser.parse_args()
 
 
 def _whole(args: argparse.Namespace) -> list[Record]:
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        place = Path(folder)
-        started = time.perf_counter()
-        weights = write_checkpoint(args.size, place / "model")
-        _say(f"{readable_size(weights)} of weights written in {time.perf_counter() - started:.0f} s")
-        write_texts(place, args.tokens)
-        build = run({"what": "build", "folder": folder, "limit": parse_bytes(args.build_limit)})
-        trained = run({"what": "train", "folder": folder, "limit": parse_bytes(args.limit)})
-        fits = 3 * weights < psutil.virtual_memory().available
-        peft = run({"what": "peft", "folder": folder, "limit": 0})["peak"] if fits else weights
-    return rows_of(args.size, args.tokens, weights, build, trained, peft, measured=fits)
+    with tempfile.TemporaryDirectory() as folder:
+        model = (args.checkpoint or Path(folder) / "model").resolve()
+        if not (model / "tokenizer.json").exists():  # what is written last
+            started = time.perf_counter()
+            write_checkpoint(args.size, model)
+            _say(f"weights written in {time.perf_counter() - started:.0f} s")
+        weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+        write_texts(Path(folder), args.tokens)
+        limits = {"build": args.build_limit, "train": args.limit, "peft": args.peft_limit}
+        what = f"{args.size} ({readable_size(weights)}), {PLAN}, {args.tokens:,} tokens"
+        found: dict[str, Record] = {}
+        if args.records and args.records.exists():
+            found = json.loads(args.records.read_text())
+        for part in filter(None, args.parts.split(",")):
+            if part == "peft" and weights > 0.9 * psutil.virtual_memory().available:
+                found[part] = {"peak": weights, "weights_alone": True}
+            else:
+                limit = parse_bytes(limits[part])
+                found[part] = run({"what": part, "folder": folder, "model": str(model), "limit": limit})
+            if args.records:
+                args.records.write_text(json.dumps(found, indent=2) + "\n")
+        return rows_of(what, found)
 
 
-def rows_of(
-    size: str, tokens: int, weights: int, build: Record, trained: Record, peft: int, *, measured: bool
-) -> list[Record]:
-    """What is said of a whole run."""
-    peak = max(build["peak"], trained["mapped"])
-    rate = build["products"] / build["seconds"]
-    what = f"{size} ({readable_size(weights)}), {PLAN}, {tokens:,} tokens"
-    ours = f"build {readable_size(build['peak'])} resident; run "
-    ours += f"{readable_size(trained['mapped'])} mapped, {readable_size(trained['peak'])} resident"
-    theirs = f"peft LoRA {readable_size(peft)}" + ("" if measured else " of weights alone")
-    speed = f"{rate:.0%} of its products' rate ({build['flops'] / build['seconds'] / 1e9:,.0f} GFLOP/s), "
-    speed += f"{build['seconds']:,.0f} s; two epochs {trained['seconds']['train']:,.0f} s"
-    return [
-        row("H memory", what, ">= 4x less", "-", f"{ours}; {theirs}: {peft / peak:.1f}x", MODULE),
-        row("H rate", f"{what}: build", ">= 85 %", "100 %", speed, MODULE),
-    ]
+def rows_of(what: str, found: dict[str, Record]) -> list[Record]:
+    """What is said of the parts that ran."""
+    ours = {part: _held(found[part]) for part in ("build", "train") if part in found}
+    said = [f"{part} {readable_size(held)} of {_limited(found[part])}" for part, held in ours.items()]
+    if "peft" in found:
+        theirs = _held(found["peft"])
+        alone = " of weights alone" if "weights_alone" in found["peft"] else ", one step"
+        said.append(f"peft LoRA {readable_size(theirs)}{alone}")
+        said += [f"{theirs / max(ours.values()):.1f}x"] if ours else []
+    rows = [row("H memory", what, ">= 4x less", "-", "; ".join(said), MODULE)]
+    if "build" in found:
+        build = found["build"]
+        speed = f"{build['products'] / build['seconds']:.0%} of its products' rate "
+        speed += f"({build['flops'] / build['seconds'] / 1e9:,.0f} GFLOP/s), {build['seconds']:,.0f} s"
+        rows.append(row("H rate", f"{what}: build", ">= 85 %", "100 %", speed, MODULE))
+    if "train" in found:
+        train, seconds = found["train"], found["train"]["seconds"]
+        told = f"two epochs {seconds['train']:,.0f} s, evaluation {seconds['eval']:,.0f} s, "
+        told += f"artefact {readable_size(train['artefact'])}"
+        rows.append(row("H training", what, "-", "-", told, MODULE))
+    return rows
+
+
+def _held(record: Record) -> int:
+    """Bytes that the kernel could not drop; where no cgroup counted them, all that were resident."""
+    return record.get("anonymous") or record["peak"]
+
+
+def _limited(record: Record) -> str:
+    pages = f", {readable_size(record['group'])} with the pages of files" if "group" in record else ""
+    return f"{readable_size(record['limit'])} by {record['limited_by']}{pages}"
 
 
 def write_texts(folder: Path, tokens: int) -> None:
@@ -111,26 +143,19 @@ def write_texts(folder: Path, tokens: int) -> None:
 
 
 def run(job: Record) -> Record:
-    """A job in a process of its own."""
+    """A job in a process of its own, within ``job["limit"]`` bytes."""
     _say(f"{job['what']} ...")
     command = [sys.executable, "-W", "ignore", "-m", MODULE, "--child", json.dumps(job)]
     # One arena of the allocator, so that what is mapped is what is in use.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
-    shown = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True, env=environment)
-    if shown.returncode:
-        raise SystemExit(f"{job['what']} failed")
-    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    record = run_limited(command, job["limit"], environment, data=job["what"] == "build")
     _say(json.dumps(record))
-    return record
+    return {**record, "limit": job["limit"]}
 
 
 def _child(job: Record) -> Record:
-    folder = Path(job["folder"])
-    if job["limit"]:
-        kind = resource.RLIMIT_DATA if job["what"] == "build" else resource.RLIMIT_AS
-        resource.setrlimit(kind, (job["limit"], job["limit"]))
-    made = {"build": _build, "train": _train, "peft": _peft}[job["what"]](folder, job["limit"])
-    return {**_most(), **made}
+    made = {"build": _build, "train": _train, "peft": _peft}[job["what"]]
+    return {**_most(), **made(Path(job["folder"]), Path(job["model"]), job["limit"])}
 
 
 def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
@@ -145,15 +170,15 @@ def settings(folder: Path, model: Path, limit: int, **more: Any) -> Any:
     return validate({**own, **data, **run, "trunk": "streamed", **more})
 
 
-def _build(folder: Path, limit: int) -> Record:
+def _build(folder: Path, model: Path, limit: int) -> Record:
     from stratatune.progress import Reporter
     from stratatune.training.build import build_cache
 
-    before = _products(folder / "model")
-    built = build_cache(settings(folder, folder / "model", limit), Reporter(quiet=True))
+    before = _products(model)
+    built = build_cache(settings(folder, model, limit), Reporter(quiet=True))
     most, seconds = _most(), sum(one["trunk_seconds"] for one in built["caches"])
     tokens = TOKENS * sum(one["computed"] for one in built["caches"])
-    after, work = _products(folder / "model"), tokens * built["depth"]
+    after, work = _products(model), tokens * built["depth"]
     products, flops = (work * (one + other) / 2 for one, other in zip(before, after, strict=True))
     return {"seconds": seconds, "products": products, "flops": flops, "whole": built["seconds"], **most}
 
@@ -176,38 +201,40 @@ def _products(model: Path) -> tuple[float, float]:
     return seconds / rows, 2.0 * weights
 
 
-def _train(folder: Path, limit: int) -> Record:
+def _train(folder: Path, model: Path, limit: int) -> Record:
     from stratatune.progress import Reporter
     from stratatune.training.run import train
 
-    status = psutil.Process().memory_info()  # what is mapped, and not resident, counts too
-    done = train(settings(folder, folder / "model", limit - (status.vms - status.rss)), reporter=Reporter(quiet=True))
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        status = psutil.Process().memory_info()  # what is mapped, and not resident, counts too
+        limit -= status.vms - status.rss
+    done = train(settings(folder, model, limit), reporter=Reporter(quiet=True))
     saved = sum(file.stat().st_size for file in (folder / "run" / "adapter").iterdir())
-    return {"seconds": done.seconds, "best": done.best, "hit": done.cache_hit, "artefact": saved}
+    return {**_most(), "seconds": done.seconds, "best": done.best, "hit": done.cache_hit, "artefact": saved}
 
 
-def _peft(folder: Path, limit: int) -> Record:
-    """Stock LoRA on every block, the weights in bf16 as stored: one epoch."""
+def _peft(folder: Path, model: Path, limit: int) -> Record:
+    """Stock LoRA on every block, the weights in bf16 as stored: one step."""
+    # Where the machine runs short of memory after all, it is this process that goes.
+    Path("/proc/self/oom_score_adj").write_text("1000")
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "model", dtype="auto", num_labels=2)
+    loaded = AutoModelForSequenceClassification.from_pretrained(model, dtype="auto", num_labels=2)
     targets = ["q_proj", "v_proj"]
-    tuned: Any = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="SEQ_CLS"))
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tuned: Any = get_peft_model(loaded, LoraConfig(r=8, target_modules=targets, task_type="SEQ_CLS"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
     optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-4)
     lines = (folder / "train.csv").read_text().splitlines()[1:]
     started = time.perf_counter()
-    for start in range(0, len(lines), BATCH):
-        texts, labels = zip(*(line.split(",") for line in lines[start : start + BATCH]), strict=True)
-        given = tokenizer(list(texts), return_tensors="pt", padding=True)
-        target = torch.tensor([int(label == "yes") for label in labels])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            tuned(**given, labels=target).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    return {"seconds": time.perf_counter() - started}
+    texts, labels = zip(*(line.split(",") for line in lines[: BATCH // 4]), strict=True)
+    given = tokenizer(list(texts), return_tensors="pt", padding=True)
+    target = torch.tensor([int(label == "yes") for label in labels])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tuned(**given, labels=target).loss.backward()
+    optimiser.step()
+    return {**_most(), "seconds": time.perf_counter() - started}
 
 
 def _most() -> Record:

@@ -3,6 +3,7 @@
 python -m benchmarks.tables accuracy benchmarks/results/accuracy.jsonl docs/results/accuracy.md
 python -m benchmarks.tables suggest benchmarks/results/suggest.jsonl docs/results/suggest.md
 python -m benchmarks.tables tags benchmarks/results/tags.jsonl docs/results/tags.md
+python -m benchmarks.tables decoder_depths benchmarks/results/decoder_depths.jsonl docs/results/decoder-depths.md
 python -m benchmarks.tables search benchmarks/results/search.jsonl docs/results/search.md
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
+from benchmarks.decoder_depths import page as decoder_depths
 from benchmarks.jobs import difference
 from benchmarks.search import page as search
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
@@ -240,7 +242,8 @@ def main() -> None:
     """Write one page."""
     _, page, source, target = sys.argv
     text = Path(source).read_text()
-    if write := {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search}.get(page):
+    pages = {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search}
+    if write := (pages | {"decoder_depths": decoder_depths}).get(page):
         Path(target).write_text(write([json.loads(line) for line in text.splitlines()]))
     else:
         Path(target).write_text(speed(json.loads(text)))

@@ -29,7 +29,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
-from stratatune.objectives.objective import Asked
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.vectors import Vectors
 from stratatune.plan import Plan
 from stratatune.training.forward import Forward

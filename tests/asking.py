@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stratatune.data.encode import IGNORED
+from stratatune.data.encoded import IGNORED
 from stratatune.model.attached import Attached
 from stratatune.model.question import Question
 from stratatune.model.split import Top, Trunk

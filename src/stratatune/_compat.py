@@ -187,3 +187,12 @@ def came_with_checkpoint(parameter: nn.Parameter) -> bool:
 def mark_as_loaded(parameter: nn.Parameter) -> None:
     """Let a parameter count as the checkpoint's own: it follows from that, and is not to be trained."""
     setattr(parameter, _LOADED, True)
+
+
+@contextmanager
+def without_init() -> Iterator[None]:
+    """While this is open, transformers makes models without giving their weights values."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield

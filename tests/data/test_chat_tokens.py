@@ -23,8 +23,10 @@ from chats import (
     save_chat_model,
 )
 from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
-from stratatune.data.conversations import Conversation, read_conversations
-from stratatune.data.encode import IGNORED
+from stratatune.data.conversations import read_conversations
+from stratatune.data.encoded import IGNORED
+from stratatune.data.messages import Conversation
+from stratatune.data.read_options import ReadOptions
 from stratatune.errors import DataError
 
 MANY = said(("user", "the film"), ("assistant", "was good"), ("user", "she"), ("assistant", "loves this book"))
@@ -133,7 +135,7 @@ def test_targets_are_the_answers_tokens_and_read_is_before_the_first():
     for row in range(2):
         ids = data.ids[data.offsets[row] : data.offsets[row + 1]]
         assert tokenizer.decode(ids[: data.read[row] + 1]).endswith("<|im_start|>assistant\n")
-    prompts = encode_chat(read_conversations([MANY[:3]], need_labels=False), template, 200)
+    prompts = encode_chat(read_conversations([MANY[:3]], ReadOptions(need_labels=False)), template, 200)
     assert not prompts.targets and tokenizer.decode(prompts.ids).endswith("she<|im_end|>\n<|im_start|>assistant\n")
 
 

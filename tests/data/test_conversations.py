@@ -10,6 +10,7 @@ import pytest
 
 from chats import said, write_jsonl
 from stratatune.data.conversations import CONVERSATIONS, read_conversations
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
@@ -47,7 +48,7 @@ def test_every_layout_is_the_same_conversation(row, tmp_path):
 
 def test_named_columns_frames_and_lists(tmp_path):
     frame = pd.DataFrame({"ask": ["the film"], "say": ["was good"]})
-    assert messages(read_conversations(frame, text=["ask"], label="say")) == [TWO]
+    assert messages(read_conversations(frame, ReadOptions(text=["ask"], label="say"))) == [TWO]
     assert messages(read_conversations(pd.DataFrame({"messages": [np.array(TWO, object)]}))) == [TWO]
     assert messages(read_conversations([TWO, FOUR])) == [TWO, FOUR]
     csv = tmp_path / "x.csv"
@@ -79,13 +80,15 @@ def test_what_is_learnt(tmp_path):
 
 
 def test_without_answers_the_last_message_is_to_be_answered(tmp_path):
-    table = read_conversations([TWO, FOUR[:3]], need_labels=False)
+    table = read_conversations([TWO, FOUR[:3]], ReadOptions(need_labels=False))
     assert messages(table) == [TWO[:1], FOUR[:3]] and table.labels is None
-    table = read_conversations(["the film", "she"], text=["messages"], need_labels=False)
+    table = read_conversations(["the film", "she"], ReadOptions(text=["messages"], need_labels=False))
     assert messages(table) == [said(("user", "the film")), said(("user", "she"))]
     assert all(one.is_text for one in table.further[CONVERSATIONS])
     path = write_jsonl(tmp_path / "x.jsonl", [{"text": "the film"}])
-    assert messages(read_conversations(path, text=["messages"], need_labels=False)) == [said(("user", "the film"))]
+    assert messages(read_conversations(path, ReadOptions(text=["messages"], need_labels=False))) == [
+        said(("user", "the film"))
+    ]
 
 
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
@@ -124,10 +127,10 @@ def test_a_bad_row_is_one_line_or_is_left_out(what, tmp_path):
     with pytest.raises(DataError) as caught:
         read_conversations(path)
     assert what in caught.value.message and ", row 2: " in caught.value.message and "\n" not in str(caught.value)
-    table = read_conversations(path, written=Written(bad_rows="skip"))
+    table = read_conversations(path, ReadOptions(written=Written(bad_rows="skip")))
     assert messages(table) == [TWO] and "1 of 2 rows are left out (row 2: " in table.notices[0]
     with pytest.raises(DataError, match="no row holds a conversation"):
-        read_conversations(write_jsonl(path, [{"messages": BAD[what]}]), written=Written(bad_rows="skip"))
+        read_conversations(write_jsonl(path, [{"messages": BAD[what]}]), ReadOptions(written=Written(bad_rows="skip")))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ def test_a_bad_row_is_one_line_or_is_left_out(what, tmp_path):
 )
 def test_columns_in_doubt(row, asked, what, tmp_path):
     with pytest.raises(DataError) as caught:
-        read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]), **asked)
+        read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]), ReadOptions(**asked))
     assert what in str(caught.value)
 
 
@@ -150,5 +153,5 @@ def test_columns_in_doubt(row, asked, what, tmp_path):
 def test_other_objectives_get_a_hint(asked, tmp_path):
     path = write_jsonl(tmp_path / "x.jsonl", [{"messages": TWO, "label": "a"}])
     with pytest.raises(DataError) as caught:
-        read(path, label="label", **asked)
+        read(path, ReadOptions(label="label", **asked))
     assert "--objective chat" in caught.value.hint

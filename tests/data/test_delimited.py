@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
@@ -36,7 +37,8 @@ def written_by_csv(**layout):
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
 def test_what_pythons_csv_writes_is_read_back(write, delimiter, suffix, end):
     table = read(
-        write(f"x.{suffix}", written_by_csv(delimiter=delimiter, lineterminator=end)), text="body", label="kind"
+        write(f"x.{suffix}", written_by_csv(delimiter=delimiter, lineterminator=end)),
+        ReadOptions(text="body", label="kind"),
     )
     assert (table.texts[0], table.labels) == (TEXTS, LABELS)
     usual = (delimiter, suffix) == (",", "csv") or (delimiter, suffix) == ("\t", "tsv")
@@ -48,31 +50,31 @@ def test_what_pandas_writes_is_read_back(write):
     frame = pandas.DataFrame({"body": TEXTS, "kind": LABELS})
     for separator, suffix in ((",", "csv"), ("\t", "tsv"), (";", "csv")):
         path = write(f"x.{suffix}", frame.to_csv(index=False, sep=separator))
-        assert read(path, text="body", label="kind").texts[0] == TEXTS
+        assert read(path, ReadOptions(text="body", label="kind")).texts[0] == TEXTS
 
 
 def test_quotes_that_enclose_no_field_are_text(write):
     """As in GLUE's files: a reader of quotes would join the two rows."""
     path = write("x.tsv", 'body\tkind\n"A film\tx\nof his"\ty\nso "so" he\tx\n')
-    table = read(path, text="body", label="kind")
+    table = read(path, ReadOptions(text="body", label="kind"))
     assert table.texts[0] == ['"A film', 'of his"', 'so "so" he']
     assert "quotes are read as text" in table.notices[0]
-    odd = read(write("y.tsv", 'body\tkind\n"A" film\tx\n'), text="body", label="kind")
+    odd = read(write("y.tsv", 'body\tkind\n"A" film\tx\n'), ReadOptions(text="body", label="kind"))
     assert odd.texts[0] == ['"A" film']
 
 
 def test_glues_tasks_have_glues_layout(write):
     content = 'sentence\tlabel\n"a good film"\t1\n'
-    assert read(write("x.tsv", content), task="sst2").texts[0] == ['"a good film"']
-    assert read(write("x.tsv", content), text="sentence", label="label").texts[0] == ["a good film"]
+    assert read(write("x.tsv", content), ReadOptions(task="sst2")).texts[0] == ['"a good film"']
+    assert read(write("x.tsv", content), ReadOptions(text="sentence", label="label")).texts[0] == ["a good film"]
 
 
 def test_a_lone_carriage_return_is_text_where_lines_end_otherwise(write):
-    table = read(write("x.csv", "kind,body\nx,a\rb\ny,c\n"), text="body", label="kind")
+    table = read(write("x.csv", "kind,body\nx,a\rb\ny,c\n"), ReadOptions(text="body", label="kind"))
     assert (table.texts[0], table.labels) == (["a\rb", "c"], ["x", "y"])
-    mixed = read(write("y.csv", "kind,body\r\nx,a\rb\r\ny,c\r\n"), text="body", label="kind")
+    mixed = read(write("y.csv", "kind,body\r\nx,a\rb\r\ny,c\r\n"), ReadOptions(text="body", label="kind"))
     assert mixed.texts[0] == ["a\rb", "c"]
-    old = read(write("z.csv", "kind,body\rx,a\ry,c\r"), text="body", label="kind")
+    old = read(write("z.csv", "kind,body\rx,a\ry,c\r"), ReadOptions(text="body", label="kind"))
     assert old.texts[0] == ["a", "c"]
 
 
@@ -83,8 +85,7 @@ def test_cells_are_as_long_as_they_are(write, place):
     name = "n" * 200_000 if place == "header" else "body"
     table = read(
         write("x.csv", "\n".join([f"{name},kind", *(rows if place == "first" else rows[::-1])]) + "\n"),
-        text=name,
-        label="kind",
+        ReadOptions(text=name, label="kind"),
     )
     assert sorted(map(len, table.texts[0])) == [8, len(long)]
     assert csv.field_size_limit() == 131_072
@@ -92,19 +93,19 @@ def test_cells_are_as_long_as_they_are(write, place):
 
 def test_a_delimiter_or_an_encoding_that_is_named(write):
     path = write("x.csv", "body~kind\ncaf\xe9, noir~x\n", "latin-1")
-    table = read(path, text="body", label="kind", written=Written(delimiter="~", encoding="latin-1"))
+    table = read(path, ReadOptions(text="body", label="kind", written=Written(delimiter="~", encoding="latin-1")))
     assert table.texts[0] == ["caf\xe9, noir"]
     tabs = write("y.csv", "body\tkind\na\tx\n")
-    assert read(tabs, text="body", label="kind", written=Written(delimiter="tab")).texts[0] == ["a"]
+    assert read(tabs, ReadOptions(text="body", label="kind", written=Written(delimiter="tab"))).texts[0] == ["a"]
     with pytest.raises(DataError, match="--encoding"):
-        read(path, text="body", label="kind", written=Written(delimiter="~"))
+        read(path, ReadOptions(text="body", label="kind", written=Written(delimiter="~")))
 
 
 def test_a_byte_order_mark_tells_the_encoding(write):
     content = '"body";kind\ncafé;x\n'
     for encoding in ("utf-8-sig", "utf-16"):
-        assert read(write("x.csv", content, encoding), text="body", label="kind").texts[0] == ["café"]
+        assert read(write("x.csv", content, encoding), ReadOptions(text="body", label="kind")).texts[0] == ["café"]
 
 
 def test_a_column_of_texts_with_semicolons_stays_one(write):
-    assert read(write("x.csv", "text\na;b\nc;d\n"), need_labels=False).texts[0] == ["a;b", "c;d"]
+    assert read(write("x.csv", "text\na;b\nc;d\n"), ReadOptions(need_labels=False)).texts[0] == ["a;b", "c;d"]

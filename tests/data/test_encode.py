@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from stratatune.data.encode import concatenate, encode_plain, encode_template, sample
+from stratatune.data.encode import encode_plain, encode_template
+from stratatune.data.encoded import concatenate
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
+from stratatune.data.splitting import sample
 from stratatune.data.templates import Template
 from stratatune.errors import DataError
 

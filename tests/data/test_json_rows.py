@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.errors import DataError
 
@@ -50,7 +51,7 @@ def test_a_column_that_nobody_reads_may_change_its_type(write):
 
 
 def test_keys_that_come_late_or_lack(write):
-    table = read(write("x.jsonl", '{"text": "a"}\n\n{"text": "b", "label": "x"}\n'), need_labels=False)
+    table = read(write("x.jsonl", '{"text": "a"}\n\n{"text": "b", "label": "x"}\n'), ReadOptions(need_labels=False))
     assert (len(table), table.labels) == (2, None)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from stratatune.data.lines import decode, lines_of
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
@@ -25,11 +26,11 @@ def test_blank_lines_count_and_old_files_end_otherwise():
 def test_a_text_file_has_as_many_rows_as_lines(tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes("\n".join(ODD).encode())
-    assert read(path, need_labels=False).texts[0] == ODD
+    assert read(path, ReadOptions(need_labels=False)).texts[0] == ODD
     path.write_bytes("caf\xe9\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8.*byte 3.*--encoding"):
-        read(path, need_labels=False)
-    assert read(path, need_labels=False, written=Written(encoding="latin-1")).texts[0] == ["caf\xe9"]
+        read(path, ReadOptions(need_labels=False))
+    assert read(path, ReadOptions(need_labels=False, written=Written(encoding="latin-1"))).texts[0] == ["caf\xe9"]
 
 
 def test_a_byte_order_mark_is_no_text():

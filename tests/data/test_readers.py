@@ -7,6 +7,7 @@ import json
 import pytest
 
 from stratatune.data.frames import broken_in
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
 from stratatune.data.written import Written
 from stratatune.errors import DataError
@@ -67,15 +68,18 @@ def test_parquet(frame, tmp_path):
 def test_data_frame(frame):
     check(read(frame))
     numbered = frame.rename(columns={"text": 0, "label": 1})
-    assert read(numbered, text="0", label="1").labels == read(frame).labels
+    assert read(numbered, ReadOptions(text="0", label="1")).labels == read(frame).labels
     gap = frame.assign(label=["a", None, "b", float("nan")])
     with pytest.raises(DataError, match=r"'label' is empty in 2 of 4 rows \(row 2, 4\)"):
         read(gap)
-    assert read(gap, need_labels=False).labels is None
+    assert read(gap, ReadOptions(need_labels=False)).labels is None
 
 
 def test_series_and_array(frame):
-    assert read(frame["text"], need_labels=False).texts == read(frame["text"].to_numpy(), need_labels=False).texts
+    assert (
+        read(frame["text"], ReadOptions(need_labels=False)).texts
+        == read(frame["text"].to_numpy(), ReadOptions(need_labels=False)).texts
+    )
 
 
 def test_dataset_and_saved_folder(frame, tmp_path):
@@ -84,13 +88,13 @@ def test_dataset_and_saved_folder(frame, tmp_path):
     data = Dataset.from_pandas(frame)
     check(read(data))
     both = DatasetDict(train=data, validation=data.select([0]))
-    check(read(both, split="train"))
+    check(read(both, ReadOptions(split="train")))
     both.save_to_disk(tmp_path / "saved")
-    assert len(read(str(tmp_path / "saved"), split="dev")) == 1
+    assert len(read(str(tmp_path / "saved"), ReadOptions(split="dev"))) == 1
     with pytest.raises(DataError, match=r"several splits \(name one: train, validation\)"):
         read(both)
     with pytest.raises(DataError, match="no split 'test'"):
-        read(both, split="test")
+        read(both, ReadOptions(split="test"))
 
 
 def test_class_labels_come_by_name():
@@ -98,19 +102,19 @@ def test_class_labels_come_by_name():
 
     kinds = Features(text=Value("string"), coarse_label=ClassLabel(names=["ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"]))
     data = Dataset.from_dict({"text": ["a", "b"], "coarse_label": [2, 0]}, features=kinds)
-    assert read(data, task="trec").labels == ["description", "abbreviation"]
+    assert read(data, ReadOptions(task="trec")).labels == ["description", "abbreviation"]
     hidden = Dataset.from_dict({"text": ["a", "b"], "coarse_label": [-1, -1]}, features=kinds)
-    assert read(hidden, task="trec", need_labels=False).labels is None
+    assert read(hidden, ReadOptions(task="trec", need_labels=False)).labels is None
     with pytest.raises(DataError, match="'coarse_label' is empty in 2 of 2 rows"):
-        read(hidden, task="trec")
+        read(hidden, ReadOptions(task="trec"))
 
 
 def test_lists_of_texts_and_of_pairs(write):
-    assert read(["a", "b"], need_labels=False).texts == (["a", "b"],)
-    assert read([("a", "c"), ("b", "d")], need_labels=False).texts == (["a", "b"], ["c", "d"])
-    assert read(write("x.txt", "a\nb\n"), need_labels=False).texts == (["a", "b"],)
+    assert read(["a", "b"], ReadOptions(need_labels=False)).texts == (["a", "b"],)
+    assert read([("a", "c"), ("b", "d")], ReadOptions(need_labels=False)).texts == (["a", "b"], ["c", "d"])
+    assert read(write("x.txt", "a\nb\n"), ReadOptions(need_labels=False)).texts == (["a", "b"],)
     with pytest.raises(DataError, match="not all texts"):
-        read(["a", 1], need_labels=False)
+        read(["a", 1], ReadOptions(need_labels=False))
     with pytest.raises(DataError, match="cannot read texts from a int"):
         read(3)
 
@@ -125,7 +129,7 @@ def test_hub(monkeypatch):
         return datasets.DatasetDict(validation=datasets.Dataset.from_dict({"sentence": ["x"], "label": ["1"]}))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    table = read("glue/sst2", split="dev")
+    table = read("glue/sst2", ReadOptions(split="dev"))
     assert (table.labels, table.source) == (["positive"], "glue/sst2 [validation]")
     read("org/name:config")
     assert asked == [("nyu-mll/glue", "sst2"), ("org/name", "config")]
@@ -154,24 +158,27 @@ def test_hub_failure_is_one_line(monkeypatch):
 
 def test_cola_has_no_header(write):
     path = write("CoLA/train.tsv", 'gj04\t1\t\tOur "friends\ngj04\t0\t*\tBad go.\n')
-    table = read(path.parent, split="train")
+    table = read(path.parent, ReadOptions(split="train"))
     assert table.texts == (['Our "friends', "Bad go."],)
     assert table.labels == ["acceptable", "unacceptable"]
     assert "read as the task cola" in table.notices[0]
-    assert read(write("CoLA/test.tsv", "index\tsentence\n0\tBill.\n"), task="cola", need_labels=False).labels is None
+    assert (
+        read(write("CoLA/test.tsv", "index\tsentence\n0\tBill.\n"), ReadOptions(task="cola", need_labels=False)).labels
+        is None
+    )
 
 
 def test_mnli_dev_is_matched(write):
     head = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
     for name, label in (("matched", "neutral"), ("mismatched", "contradiction")):
         folder = write(f"MNLI/dev_{name}.tsv", f"{head}0\ta\tb\tneutral\t{label}\n").parent
-    assert read(folder, task="mnli", split="dev").labels == ["neutral"]
-    assert read(folder, task="mnli", split="dev_mismatched").labels == ["contradiction"]
+    assert read(folder, ReadOptions(task="mnli", split="dev")).labels == ["neutral"]
+    assert read(folder, ReadOptions(task="mnli", split="dev_mismatched")).labels == ["contradiction"]
 
 
 def test_qqp_drops_rows_that_are_broken_as_published(write):
     text = "id\tquestion1\tquestion2\tis_duplicate\n1\ta\tb\t0\n2\tc\n3\te\tf\t1\n"
-    table = read(write("train.tsv", text), task="qqp")
+    table = read(write("train.tsv", text), ReadOptions(task="qqp"))
     assert (table.labels, list(table.rows)) == (["not_duplicate", "duplicate"], [1, 3])
     assert "1 rows" in table.notices[0]
 
@@ -179,9 +186,9 @@ def test_qqp_drops_rows_that_are_broken_as_published(write):
 def test_all_files_are_latin_1_and_cut(write):
     path = write("trec/TREC.train.all", "".join(f"{i % 6} caf\xe9 {i}\n" for i in range(700)), "latin-1")
     write("trec/TREC.test.all", "5 how far\n", "latin-1")
-    assert read(path, task="trec").texts[0][1] == "caf\xe9 1"
+    assert read(path, ReadOptions(task="trec")).texts[0][1] == "caf\xe9 1"
     assert len(read(path)) == 700
-    train, dev, test = (read(path.parent, task="trec", split=split) for split in ("train", "dev", "test"))
+    train, dev, test = (read(path.parent, ReadOptions(task="trec", split=split)) for split in ("train", "dev", "test"))
     assert (len(train), len(dev), test.labels) == (200, 500, ["number"])
     assert sorted([*train.rows, *dev.rows]) == list(range(1, 701))
     assert "200 of 700 rows are the split 'train', which is drawn for the task trec" in train.notices[0]
@@ -191,14 +198,14 @@ def test_all_files_are_latin_1_and_cut(write):
 
 
 def test_a_tasks_file_with_other_columns_is_still_read(write):
-    assert read(write("x.csv", "text,label\nx,1\n"), task="sst2").labels == ["positive"]
-    assert read(write("y.csv", "review,label\nx,1\n"), task="mr", text="review").columns == ("review",)
+    assert read(write("x.csv", "text,label\nx,1\n"), ReadOptions(task="sst2")).labels == ["positive"]
+    assert read(write("y.csv", "review,label\nx,1\n"), ReadOptions(task="mr", text="review")).columns == ("review",)
 
 
 def test_regression_labels_are_floats(write):
-    assert read(write("x.csv", "sentence1,sentence2,score\na,b,2.5\n"), task="stsb").labels == [2.5]
+    assert read(write("x.csv", "sentence1,sentence2,score\na,b,2.5\n"), ReadOptions(task="stsb")).labels == [2.5]
     with pytest.raises(DataError, match="row 1: label 'high' is not a number"):
-        read(write("y.csv", "sentence1,sentence2,score\na,b,high\n"), task="stsb")
+        read(write("y.csv", "sentence1,sentence2,score\na,b,high\n"), ReadOptions(task="stsb"))
 
 
 # --- which columns ---------------------------------------------------------------------------------------------------
@@ -212,17 +219,17 @@ def test_the_only_plausible_columns_are_taken_and_said(write):
 
 def test_named_columns(write):
     path = write("x.csv", '"first, or",second,y\na,b,1\n')
-    assert read(path, text="second", label="y").texts == (["b"],)
-    assert read(path, text="first, or", label="y").texts == (["a"],)
-    assert read(path, text=["second", "first, or"], label="y").texts == (["b"], ["a"])
+    assert read(path, ReadOptions(text="second", label="y")).texts == (["b"],)
+    assert read(path, ReadOptions(text="first, or", label="y")).texts == (["a"],)
+    assert read(path, ReadOptions(text=["second", "first, or"], label="y")).texts == (["b"], ["a"])
     with pytest.raises(DataError, match="has no column 'secnd'.*did you mean 'second'"):
-        read(path, text="secnd", label="y")
+        read(path, ReadOptions(text="secnd", label="y"))
     with pytest.raises(DataError, match="has no column 'z'.*columns: first, or, second, y"):
-        read(path, text="second", label="z")
+        read(path, ReadOptions(text="second", label="z"))
     with pytest.raises(DataError, match="3 text columns"):
-        read(path, text=["a", "b", "c"], label="y")
+        read(path, ReadOptions(text=["a", "b", "c"], label="y"))
     with pytest.raises(DataError, match="which column holds the label"):
-        read(path, text="second")
+        read(path, ReadOptions(text="second"))
 
 
 def test_select_keeps_row_numbers():
@@ -269,12 +276,12 @@ def test_missing_file_names_the_nearest(write):
 def test_a_file_without_splits_is_not_read_under_the_name_of_one(write):
     for file in (write("one.csv", "text,label\na,b\n"), write("one.jsonl", '{"text": "a", "label": "b"}\n')):
         with pytest.raises(DataError, match=r"one\.\w+ is one file and has no split 'test' \(leave the split out"):
-            read(file, split="test")
+            read(file, ReadOptions(split="test"))
     lines = write("TREC.train.all", "1 a film\n" * 700)
     with pytest.raises(DataError, match=r"has no split 'test' \(its splits: train, dev\)"):
-        read(lines, task="trec", split="test")
+        read(lines, ReadOptions(task="trec", split="test"))
     with pytest.raises(DataError, match="is one file"):
-        read(lines, split="dev")
+        read(lines, ReadOptions(split="dev"))
 
 
 def test_folder_needs_a_split_that_is_there(write):
@@ -282,8 +289,8 @@ def test_folder_needs_a_split_that_is_there(write):
     with pytest.raises(DataError, match="is a folder.*name a split"):
         read(folder)
     with pytest.raises(DataError, match="no file for the split 'dev'.*there is: train.csv"):
-        read(folder, split="dev")
-    assert len(read(folder, split="train")) == 4
+        read(folder, ReadOptions(split="dev"))
+    assert len(read(folder, ReadOptions(split="train"))) == 4
 
 
 def test_not_utf8(write):
@@ -293,7 +300,7 @@ def test_not_utf8(write):
 
 def test_label_of_another_task(write):
     with pytest.raises(DataError, match="row 2: '7' is not a label of sst2.*legal: negative, positive"):
-        read(write("x.csv", "sentence,label\na,1\nb,7\n"), task="sst2")
+        read(write("x.csv", "sentence,label\na,1\nb,7\n"), ReadOptions(task="sst2"))
 
 
 def test_the_libraries_stay_silent(write, capfd):
@@ -310,32 +317,36 @@ HOLES = "body,kind\na good film,pos\n ,neg\na bad film,\n,neg\nso so,neg\n"
 
 def test_bad_rows_are_refused_with_the_setting_named(write):
     with pytest.raises(DataError, match=r"'body' is empty in 2 of 5 rows \(row 2, 4\)") as caught:
-        read(write("x.csv", HOLES), text="body", label="kind")
+        read(write("x.csv", HOLES), ReadOptions(text="body", label="kind"))
     assert "bad_rows: skip" in caught.value.hint and "empty" in caught.value.hint
     with pytest.raises(DataError, match="'kind' is empty") as caught:
-        read(write("x.csv", "body,kind\na,x\nb,\n"), text="body", label="kind")
+        read(write("x.csv", "body,kind\na,x\nb,\n"), ReadOptions(text="body", label="kind"))
     assert "bad_rows: skip" in caught.value.hint
 
 
 def test_bad_rows_are_skipped_and_said(write):
-    table = read(write("x.csv", HOLES), text="body", label="kind", written=Written(bad_rows="skip"))
+    table = read(write("x.csv", HOLES), ReadOptions(text="body", label="kind", written=Written(bad_rows="skip")))
     assert (table.labels, list(table.rows)) == (["pos", "neg"], [1, 5])
     assert "3 of 5 rows are left out: 'body' or 'kind' is empty (row 2, 3, 4)" in table.notices[0]
     with pytest.raises(DataError, match="empty in every row"):
-        read(write("y.csv", "body,kind\n,a\n ,b\n"), text="body", label="kind", written=Written(bad_rows="skip"))
+        read(
+            write("y.csv", "body,kind\n,a\n ,b\n"),
+            ReadOptions(text="body", label="kind", written=Written(bad_rows="skip")),
+        )
 
 
 def test_a_blank_text_may_be_read_as_empty_but_a_missing_label_may_not(write):
     empty = Written(bad_rows="empty")
-    table = read(write("x.csv", "body,kind\n ,neg\n,pos\n"), text="body", label="kind", written=empty)
+    table = read(write("x.csv", "body,kind\n ,neg\n,pos\n"), ReadOptions(text="body", label="kind", written=empty))
     assert (table.texts, table.labels) == (([" ", ""],), ["neg", "pos"])
     with pytest.raises(DataError, match="'kind' is empty in 1 of 5"):
-        read(write("y.csv", HOLES), text="body", label="kind", written=empty)
+        read(write("y.csv", HOLES), ReadOptions(text="body", label="kind", written=empty))
 
 
 def test_what_was_left_out_is_kept_on_request(write):
     table = read(
-        write("x.csv", HOLES), text="body", need_labels=False, written=Written(bad_rows="skip"), keep_whole=True
+        write("x.csv", HOLES),
+        ReadOptions(text="body", need_labels=False, written=Written(bad_rows="skip"), keep_whole=True),
     )
     assert (len(table), list(table.rows)) == (3, [1, 3, 5])
     assert table.whole.names == ["body", "kind"] and table.whole.get("kind")[3] == "neg"
@@ -343,15 +354,15 @@ def test_what_was_left_out_is_kept_on_request(write):
 
 def test_missing_texts_of_a_list_are_bad_rows():
     with pytest.raises(DataError, match=r"empty in 2 of 3 rows \(row 2, 3\)"):
-        read(["a", None, float("nan")], need_labels=False)
-    assert len(read(["a", None], need_labels=False, written=Written(bad_rows="skip"))) == 1
+        read(["a", None, float("nan")], ReadOptions(need_labels=False))
+    assert len(read(["a", None], ReadOptions(need_labels=False, written=Written(bad_rows="skip")))) == 1
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------
 
 
 def test_lists_are_asked_for_no_names():
-    table = read([("a", "b")], text=["premise", "hypothesis"], need_labels=False)
+    table = read([("a", "b")], ReadOptions(text=["premise", "hypothesis"], need_labels=False))
     assert table.texts == (["a"], ["b"])
 
 
@@ -387,7 +398,7 @@ def lines(path, rows):
 
 def test_half_a_character_is_refused(tmp_path):
     with pytest.raises(DataError, match="row 2: column 'text' holds .*half of a surrogate pair"):
-        read(["a", "b \ud83d"], need_labels=False)
+        read(["a", "b \ud83d"], ReadOptions(need_labels=False))
     with pytest.raises(DataError, match="row 1: column 'label' holds .*half of a surrogate pair"):
         read(lines(tmp_path / "a.jsonl", [{"text": "a", "label": "x\udc00"}, {"text": "b", "label": "y"}]))
     with pytest.raises(DataError, match="the name of column .* holds .*half of a surrogate pair"):
@@ -417,13 +428,13 @@ SIZES = {
 
 @pytest.mark.parametrize("name", SIZES)
 def test_published_glue_sizes(shared, name):
-    tables = [read(shared / "data" / "glue" / name, task=name, split=split) for split in ("train", "dev")]
+    tables = [read(shared / "data" / "glue" / name, ReadOptions(task=name, split=split)) for split in ("train", "dev")]
     assert tuple(map(len, tables)) == SIZES[name]
     assert all(table.labels and not table.notices for table in tables)
 
 
 def test_published_trec_sizes(shared):
     folder = shared / "data" / "sentence" / "TREC"
-    whole = [len(read(folder / f"TREC.{part}.all", task="trec")) for part in ("train", "test")]
-    cut = [len(read(folder, task="trec", split=split)) for split in ("train", "dev", "test")]
+    whole = [len(read(folder / f"TREC.{part}.all", ReadOptions(task="trec"))) for part in ("train", "test")]
+    cut = [len(read(folder, ReadOptions(task="trec", split=split))) for split in ("train", "dev", "test")]
     assert (whole, cut) == ([5452, 500], [4952, 500, 500])

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.tagged import WORDS, read_tagged, words_of
 from stratatune.errors import DataError
 
@@ -15,7 +16,7 @@ ROWS = [["a b", "O B-P"], ["c", "O"]]
 def _read(tmp_path, name, text, **asked):
     path = tmp_path / name
     path.write_text(text)
-    return read_tagged(path, **asked)
+    return read_tagged(path, ReadOptions(**asked))
 
 
 def _words(table):

@@ -7,7 +7,8 @@ import pytest
 
 import tiny
 from stratatune.data.batching import collate, collate_examples
-from stratatune.data.encode import IGNORED, Targets, concatenate, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import IGNORED, Targets, concatenate
 from stratatune.data.readers import Table
 
 TEXTS = ["the film", "a very long story about a film", "this book", "the day and the night"]

@@ -193,7 +193,7 @@ def test_merged_is_a_plain_model(tmp_path):
 def test_a_run_is_exported_from_the_command_line(tiny_folder, tmp_path, capsys):
     base = tiny_folder("bert", "classification", labels=2)
     model = shake(st.apply(AutoModelForSequenceClassification.from_pretrained(base), "2: lora + bitfit(on=ffn)"))
-    model.attached.reading = {"objective": "classification", "labels": ["bad", "good"]}
+    model.attached.spec = {"objective": "classification", "labels": ["bad", "good"]}
     model.save_pretrained(tmp_path / "adapter")
     for to in ("native", "peft", "merged"):
         assert command(["export", str(tmp_path / "adapter"), "--to", to, "--out", str(tmp_path / to), "--json"]) == 0

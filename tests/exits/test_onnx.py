@@ -98,7 +98,7 @@ def test_config_and_tokenizer_stand_beside_it(tmp_path):
     from transformers import AutoConfig, AutoTokenizer
 
     model = made("bert", "classification", "2: lora")
-    model.attached.reading = {"labels": ["bad", "fine", "good"]}
+    model.attached.spec = {"labels": ["bad", "fine", "good"]}
     st.export(model, tmp_path, to="onnx", tokenizer=tiny.tiny_tokenizer("bert"))
     assert AutoConfig.from_pretrained(tmp_path).id2label == {0: "bad", 1: "fine", 2: "good"}
     assert AutoTokenizer.from_pretrained(tmp_path)("a good film")["input_ids"]
@@ -129,7 +129,7 @@ def test_int8_is_smaller_and_near(tmp_path):
 
 def test_the_record_is_plain_json(tmp_path):
     model = made("bert", "classification", "2: lora")
-    model.attached.reading = {
+    model.attached.spec = {
         "objective": "classification",
         "text": ["text"],
         "label": "label",

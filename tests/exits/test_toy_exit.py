@@ -43,7 +43,7 @@ def adapter(tiny_folder, tmp_path):
     def saved(plan):
         base = tiny_folder("bert", "classification", labels=2)
         model = st.apply(AutoModelForSequenceClassification.from_pretrained(base), plan)
-        model.attached.reading = {"objective": "classification", "labels": ["bad", "good"]}
+        model.attached.spec = {"objective": "classification", "labels": ["bad", "good"]}
         model.save_pretrained(tmp_path / "adapter")
         return str(tmp_path / "adapter")
 

@@ -59,6 +59,18 @@ def test_single_and_sharded_are_the_same(tmp_path, shards, below):
     assert load_base(str(tmp_path / "other"), "sequence", unread_below=below).new == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_numbers_of_positions_in_an_older_checkpoint_are_no_weights(tmp_path, dtype):
+    nn.Module.to(tiny.tiny_of("mpnet", vocab_size=len(tiny.roberta_tokenizer())), dtype).save_pretrained(tmp_path)
+    tiny.roberta_tokenizer().save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("model*.safetensors")
+    rewrite(file, lambda tensors: tensors | {"mpnet.embeddings.position_ids": torch.arange(40)[None]})
+    whole, streamed = (load_base(str(tmp_path), "masked_lm", unread_below=below).model for below in (0, 2))
+    assert any(one.is_meta for one in streamed.parameters())
+    assert not any(one.is_meta for one in streamed.buffers())
+    assert whole.state_dict().keys() == streamed.state_dict().keys()
+
+
 @pytest.mark.parametrize("below", [0, 2], ids=["resident", "streamed"])
 @pytest.mark.parametrize(
     ("change", "said"),

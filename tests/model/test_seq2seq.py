@@ -12,7 +12,7 @@ from stacks import FAMILIES, checkpoint, inputs, split, tuned, whole, without_dr
 from stratatune.errors import ModelError, PlanError
 from stratatune.model.attach import apply
 from stratatune.model.split import Trunk
-from stratatune.objectives.text_to_text import rouge
+from stratatune.objectives.rouge import rouge
 from stratatune.plan import Plan, shape_of
 from stratatune.plan.picture import terminal
 

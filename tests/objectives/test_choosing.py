@@ -6,7 +6,7 @@ import pytest
 
 from stratatune.data.tasks import task
 from stratatune.errors import ConfigError, ModelError
-from stratatune.objectives.objective import Asked
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.registry import OBJECTIVES, choose, written
 from stratatune.plan import Plan
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +11,14 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
 from stratatune.model.question import Question
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES, register
 from stratatune.training.predict import Predictor
 
@@ -34,27 +37,12 @@ class Preferred(Objective):
     metrics: ClassVar[tuple[str, ...]] = ("right",)
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked):
         return cls(**common_of(asked, "right")), []
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: Any):
-        return cls(**common_from(data))
-
-    def to_data(self) -> dict[str, Any]:
-        return self.common()
-
-    @classmethod
-    def read(cls, source: Any, *, label: Any, need_labels: bool = True, **columns: Any) -> Table:
-        return read(source, need_labels=False, **columns)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
+    def read(cls, source: Any, options: ReadOptions) -> Table:
+        return read(source, replace(options, label=None, need_labels=False))
 
     def encode(self, table: Table, tokenizer: Any) -> Encoded:
         every = list(dict.fromkeys(text for column in table.texts for text in column))  # each text once

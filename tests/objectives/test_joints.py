@@ -3,96 +3,39 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytest
-import torch
 
 import stratatune
 from stratatune.app.cli import run as command
-from stratatune.data.encode import Encoded, encode_plain
-from stratatune.data.readers import Table, read
 from stratatune.errors import ConfigError
-from stratatune.model.question import Question
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
 from stratatune.objectives.registry import OBJECTIVES, register, smaller_is_better, written
 from stratatune.training.config import commented_yaml, validate
 from stratatune.training.predict import Predictor
 
-# ---- a toy objective: one class and one registration --------------------------------------------------------------
+# ---- a toy objective: one file and one registration, as docs/architecture.md has it ------------------------------
 
-
-@dataclass(frozen=True, kw_only=True)
-class Vowels(Objective):
-    """The number of vowels in each text, as tokens and letters tell it: no label column at all."""
-
-    name: ClassVar[str] = "vowels"
-    summary: ClassVar[str] = "counts vowels, for a test"
-    head: ClassVar[str] = "classification"
-    families: ClassVar[frozenset[str]] = frozenset({"encoder"})
-    reads: ClassVar[Literal["one", "few", "all"]] = "one"
-    metrics: ClassVar[tuple[str, ...]] = ("miscounted",)
-    smaller_is_better: ClassVar[frozenset[str]] = frozenset({"miscounted"})
-    options: ClassVar[Mapping[str, type]] = {"letters": str}
-    place: ClassVar[str] = "[CLS]"
-
-    letters: str = "aeiou"
-
-    @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
-    def settle(cls, asked: Asked):
-        letters = asked.options.get("letters", "aeiou")
-        return cls(**common_of(asked, "miscounted"), letters=letters), [f"the vowels are {letters}"]
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: Any):
-        return cls(**common_from(data), letters=data["letters"])
-
-    def to_data(self) -> dict[str, Any]:
-        return {**self.common(), "letters": self.letters}
-
-    @classmethod
-    def read(cls, source: Any, *, label: Any, need_labels: bool = True, **columns: Any) -> Table:
-        return read(source, need_labels=False, **columns)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
-
-    def encode(self, table: Table, tokenizer: Any) -> Encoded:
-        counts = [sum(text.count(letter) for letter in self.letters) for text in table.texts[0]]
-        return encode_plain(table, tokenizer, self.max_length).with_labels(np.array(counts, np.float32))
-
-    def question(self, batch: Any, *, training: bool) -> Question:
-        return Question(targets=batch.input_ids)
-
-    def loss(self, logits: torch.Tensor, batch: Any, *, training: bool = True) -> torch.Tensor:
-        return (logits[:, 0] - batch.labels / 10).square().mean()
-
-    def predict(self, logits: torch.Tensor, batch: Any) -> np.ndarray:
-        return 10 * logits[:, 0].float().cpu().numpy()
-
-    def score(self, output: np.ndarray, data: Encoded, unit: float):
-        return {"miscounted": float(np.abs(output - data.labels).mean())}, []
-
-    def answer(self, table: Table, using: Using) -> Answers:
-        output = using.output(table)
-        return Answers({"vowels": output.tolist()}, values=output)
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 
 @pytest.fixture
-def toy():
-    register(Vowels)
-    yield Vowels
-    del OBJECTIVES["vowels"]
+def toy(tmp_path):
+    """The class on the page, whose file is written to a folder and imported; the file registers it."""
+    (source,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (tmp_path / "vowels.py").write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("vowels", tmp_path / "vowels.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["vowels"] = module  # a field's type is looked up there
+    spec.loader.exec_module(module)
+    yield module.Vowels
+    del OBJECTIVES["vowels"], sys.modules["vowels"]
 
 
 @pytest.fixture
@@ -143,7 +86,7 @@ def test_a_toy_objective_is_at_the_doors(toy, told, files, tmp_path, tiny_folder
 
 def test_a_name_is_taken_once(toy):
     with pytest.raises(ConfigError, match="is taken"):
-        register(Vowels)
+        register(toy)
 
 
 @pytest.mark.parametrize(

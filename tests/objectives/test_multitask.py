@@ -17,8 +17,12 @@ from stratatune.app.cli import run as command
 from stratatune.data.batching import Batch
 from stratatune.errors import ConfigError, DataError, StratatuneError
 from stratatune.model.saving import read_tensors
+from stratatune.objectives.classes import Classes
 from stratatune.objectives.labels import ClassLabels, NumberLabels
-from stratatune.objectives.multitask import Classes, Multilabel, Multitask, Numbers, TaskHead
+from stratatune.objectives.multilabel import Multilabel
+from stratatune.objectives.multitask import Multitask
+from stratatune.objectives.numbers import Numbers
+from stratatune.objectives.task_head import TaskHead
 from stratatune.objectives.written import parse
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor

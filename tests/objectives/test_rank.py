@@ -14,6 +14,7 @@ import torch
 import tiny
 from stratatune.app.cli import run as command
 from stratatune.data.batching import collate_examples
+from stratatune.data.read_options import ReadOptions
 from stratatune.errors import UserError
 from stratatune.model.saving import read_tensors
 from stratatune.objectives.rank import Rank
@@ -238,7 +239,7 @@ def test_scores_of_a_perfect_and_of_a_reversed_order(data, tiny_folder):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
-    table = Rank.read(str(data / "lists.jsonl"), text=None, label=None, task=None, split=None)
+    table = Rank.read(str(data / "lists.jsonl"), ReadOptions(text=None, label=None, task=None, split=None))
     assert table.columns == ("query", "text") and table.label_column == "score"  # by name, whatever their order
     for by in ("bce", "listnet"):
         objective = Rank(text=("query", "text"), label="score", metric="ndcg@10", by=by)

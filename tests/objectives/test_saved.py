@@ -10,7 +10,12 @@ import pytest
 
 import tiny
 from stratatune.errors import ModelError
+from stratatune.objectives.chat import Chat
+from stratatune.objectives.multilabel import Multilabel
+from stratatune.objectives.rank import Rank
 from stratatune.objectives.registry import OBJECTIVES, objective_from
+from stratatune.objectives.tags import Tags
+from stratatune.objectives.vectors import Vectors
 from stratatune.progress import Reporter
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
@@ -125,6 +130,57 @@ def answers(predictor: Predictor, source: Any) -> list[Any]:
 def test_an_objective_that_is_not_here():
     with pytest.raises(ModelError, match="'dance', which is not registered"):
         objective_from({"objective": "dance"}, None)  # pyright: ignore[reportArgumentType]
+
+
+COMMON: dict[str, Any] = {"text": ("text",), "label": "label"}
+MADE = {
+    "chat": Chat(
+        **COMMON, metric="loss", family="decoder", chat_template="{{ messages }}", stop_tokens=(2,), turns="last"
+    ),
+    "tags": Tags(**COMMON, metric="f1", tags=("O", "B-x", "I-x"), align="all", stride=7),
+    "multilabel": Multilabel(**COMMON, metric="map", names=("a", "b"), thresholds=(0.5, 0.25)),
+    "vectors": Vectors(**COMMON, metric="mrr@10", widths=(8, 4), pooling="first", scale=2.0, mini_batch=3),
+    "rank": Rank(**COMMON, metric="mrr@10", by="listnet", high=5.0, paired=False),
+}
+"""Objectives whose fields alone say how they are saved."""
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_fields_come_back(name):
+    saved = json.loads(json.dumps(MADE[name].to_data()))
+    assert objective_from(saved, None) == MADE[name]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("chat", "turns", "some"),
+        ("chat", "stop_tokens", [-1]),
+        ("chat", "chat_template", None),
+        ("tags", "labels", ["O", "O"]),
+        ("tags", "stride", "64"),
+        ("vectors", "pooling", "max"),
+        ("vectors", "scale", float("nan")),
+        ("vectors", "widths", 8),
+        ("rank", "by", "chance"),
+        ("rank", "paired", 1),
+        ("rank", "task", "no-such-task"),
+        ("rank", "family", "t5"),
+        ("multilabel", "thresholds", [0.5]),
+        ("multilabel", "max_length", 0),
+        ("multilabel", "text", []),
+    ],
+)
+def test_a_field_of_another_type_is_named(name, key, value):
+    with pytest.raises(ModelError) as caught:
+        objective_from({**MADE[name].to_data(), key: value}, None)  # pyright: ignore[reportArgumentType]
+    assert "the adapter's record is damaged: reading" in caught.value.message and key in caught.value.message
+
+
+def test_a_field_that_earlier_versions_did_not_have_has_its_default():
+    saved = MADE["rank"].to_data()
+    del saved["mini_batch"]
+    assert objective_from(saved, None) == MADE["rank"]  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -11,6 +11,7 @@ import pytest
 
 from stratatune.app.cli import run as command
 from stratatune.data.aligned import encode_words
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.data.written import Written
 from stratatune.training.predict import Predictor
@@ -101,7 +102,9 @@ def test_windows_read_every_word_once(tiny_folder):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
     texts = [" ".join(words) for words, _ in _texts(12, 3)] + ["", "\u200d mary"]
-    table = read_tagged([text.split(" ") for text in texts], need_labels=False, written=Written(bad_rows="empty"))
+    table = read_tagged(
+        [text.split(" ") for text in texts], ReadOptions(need_labels=False, written=Written(bad_rows="empty"))
+    )
     words = table.further[WORDS]
     whole = encode_words(texts, words, tokenizer, 512, 4)
     cut = encode_words(texts, words, tokenizer, 9, 4)
@@ -120,7 +123,7 @@ def test_alignment_is_that_of_word_ids(tiny_folder):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
     rows = [words for words, _ in _texts(10, 5)] + [["wasn't", "unbelievable", "e-mail"]]
-    table = read_tagged(rows, need_labels=False)
+    table = read_tagged(rows, ReadOptions(need_labels=False))
     found = encode_words(table.texts[0], table.further[WORDS], tokenizer, 512, 4)
     theirs = tokenizer(rows, is_split_into_words=True)
     before = 0
@@ -159,7 +162,7 @@ def test_the_command_line(tagged, conll, tmp_path, tiny_folder, capsys):
         assert command([*where, "--out", str(tmp_path / f"said.{suffix}")]) == 0
     row = json.loads((tmp_path / "said.jsonl").read_text().splitlines()[0])
     assert row["words"] == row["tokens"] and len(row["words"]) == len(row["given_tags"]) == len(row["tags"])
-    again = read_tagged(tmp_path / "said.csv", text=["tokens"], label="tags")
+    again = read_tagged(tmp_path / "said.csv", ReadOptions(text=["tokens"], label="tags"))
     assert again.labels[0] == row["tags"]
     assert command(["predict", str(tmp_path / "tags"), "--text", "she saw mary", "--device", "cpu"]) == 0
     capsys.readouterr()

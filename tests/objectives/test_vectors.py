@@ -15,11 +15,12 @@ import torch
 import tiny
 from stratatune.app.cli import run as command
 from stratatune.data.batching import collate_examples
+from stratatune.data.read_options import ReadOptions
 from stratatune.model.attach import apply
 from stratatune.model.base import load_base
 from stratatune.model.saving import read_tensors
 from stratatune.model.split import Trunk
-from stratatune.objectives.objective import Asked
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.vectors import Vectors
 from stratatune.plan import Plan
 from stratatune.progress import Reporter
@@ -182,7 +183,7 @@ def objective_of(folder: str, table: Any, options: dict[str, Any], tokenizer: An
 
 
 def read(path: Path) -> Any:
-    return Vectors.read(str(path), text=None, label=None, task=None, split=None)
+    return Vectors.read(str(path), ReadOptions(text=None, label=None, task=None, split=None))
 
 
 class Uncached:

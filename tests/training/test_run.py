@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
@@ -66,7 +67,7 @@ def test_the_artefact_gives_the_run_s_own_numbers(family, case, run, files, tmp_
     best = metrics(result.out)[result.best_epoch - 1]
     assert {name: best[f"eval_{name}"] for name in result.best} == result.best
 
-    table = read(dev, text="text", label=changes.get("label", "label"))
+    table = read(dev, ReadOptions(text="text", label=changes.get("label", "label")))
     predicted = predictor.predict(dev)
     if case == "regression":
         assert np.corrcoef(predicted.values, [float(v) for v in table.labels])[0, 1] == pytest.approx(

@@ -18,6 +18,7 @@ from stratatune.model import sharding
 from stratatune.model.artefact import load_artefact
 from stratatune.model.unread import Unread
 from stratatune.progress import Reporter
+from stratatune.training import streaming
 from stratatune.training.build import build_cache
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -67,6 +68,22 @@ def test_the_same_run(run_of, tmp_path):
     assert stream.total == whole.total
     files = [next((tmp_path / name / "adapter").glob("*.safetensors")) for name in ("resident", "streamed")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_top_that_does_not_fit_is_streamed_too(run_of, tmp_path, monkeypatch):
+    whole = train(run_of("resident", trunk="streamed"), reporter=QUIET)
+    said = []
+    monkeypatch.setattr(QUIET, "say", said.append)
+    monkeypatch.setattr(streaming, "_TOP", 0.0)
+    config = run_of("streamed", trunk="streamed")
+    stream = train(config, reporter=QUIET)
+    assert [line for line in said if line.startswith("top: streamed")]
+    assert (stream.best, stream.total, stream.trainable) == (whole.best, whole.total, whole.trainable)
+    files = [next((tmp_path / name / "adapter").glob("*.safetensors")) for name in ("resident", "streamed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    loaded = Predictor(tmp_path / "streamed", trunk="streamed")
+    assert loaded.model.attached.backbone.body.through is not None
+    assert loaded.score(config.eval) == Predictor(tmp_path / "resident", trunk="resident").score(config.eval)
 
 
 def test_a_block_is_read_once_a_wave(run_of, monkeypatch):

@@ -109,16 +109,16 @@ def _use(form: Exit, name: str) -> list[str]:
 
 
 def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
-    resolved, reading, result = attached.resolved, attached.reading, run.result
+    resolved, spec, result = attached.resolved, attached.spec, run.result
     seconds = result.get("seconds") or {}
     rows = {
         "Base model": code(base),
         "Plan": code(str(resolved.plan)),
         "Trained from block": f"{resolved.frozen_depth} of {resolved.shape.blocks}",
         "Trained parameters": f"{sum(one.numel() for one in attached.trained().values()):,}",
-        "Objective": text(str(reading.get("objective") or "")),
-        "Labels": text(", ".join(map(str, (reading.get("labels") or ())[:30]))),
-        "Template": code(str(reading.get("template") or "")),
+        "Objective": text(str(spec.get("objective") or "")),
+        "Labels": text(", ".join(map(str, (spec.get("labels") or ())[:30]))),
+        "Template": code(str(spec.get("template") or "")),
         "Training data": code(_shown(run.config.get("train"))),
         "Evaluation data": code(_shown(run.config.get("eval"))),
         "Epochs": f"{result['epochs']}, the best was {result['best_epoch']}" if "best_epoch" in result else "",

@@ -18,7 +18,7 @@ from stratatune.training.answered import Columns, plain, rows_of
 
 if TYPE_CHECKING:
     from stratatune.data.readers import Table
-    from stratatune.training.predict import Prediction
+    from stratatune.training.prediction import Prediction
 
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet", ".npy": "npy"}
 _HINT = "point --out to a file in a folder that exists and has free space"

@@ -9,7 +9,7 @@ from torch import Tensor
 from stratatune.cache.codec import scales_for
 from stratatune.cache.feed import Asking, real_rows, run_trunk
 from stratatune.data.batching import collate, plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.split import Trunk
 
 SAMPLE = 256  # examples; of short texts about 3,000 rows

@@ -20,7 +20,7 @@ from filelock import FileLock
 from stratatune.cache.folders import list_caches
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import StratatuneError
 from stratatune.files import make_folder, write_bytes
 from stratatune.hashing import fast_digest

@@ -1,8 +1,8 @@
-"""What a plan costs, by formula, before anything runs. No torch.
+"""What a plan costs, before anything runs.
 
 :func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
-epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. ``cost/flops.py`` has the
-formulas.
+epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. Operations are counted by the
+formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``model/kept.py``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stratatune.costs.block_flops import FP32, OURS, STOCK, Widths
 from stratatune.costs.flops import example, reads_one
 from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.plan import MethodConfig, Plan, Resolved, Shape, shape_of
 from stratatune.plan.methods import RoleMethod
-from stratatune.shapes.shape import LM_OBJECTIVES, top_depth
+from stratatune.shapes.shape import top_depth
 from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Epoch:
     Attributes:
         steps: batches.
         flops: of all of them.
-        saved_bytes: kept between forward and backward of a step, the mean over the steps.
+        saved_bytes: kept between forward and backward of a step, the mean over the steps; 0 where not measured.
         padding: tokens computed over tokens of text.
     """
 
@@ -114,6 +113,7 @@ def cost(
     read_last: bool = False,
     batch_size: int = 32,
     labels: int = 2,
+    memory: bool = True,
 ) -> Cost:
     """The costs of a plan on a model.
 
@@ -131,6 +131,8 @@ def cost(
             and 18 of 24 (BFT table 1).
         batch_size: examples of a batch of the epochs.
         labels: outputs of a classifier in the epochs.
+        memory: whether what the steps of the epochs keep is measured (``model/kept.py``), which needs torch and takes
+            some seconds.
 
     Raises:
         PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, ``objective`` is none, or a plan comes without
@@ -163,7 +165,7 @@ def cost(
     checked = _checked(lengths)
     kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
-    epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32")
+    epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
     return replace(found, epochs=epochs, cache_bytes=whole)
 
 
@@ -194,32 +196,33 @@ def random_batches(count: int, size: int, epoch: int) -> list[np.ndarray]:
 
 
 def _epochs(
-    resolved: Resolved, lengths: np.ndarray, objective: str, size: int, labels: int, *, low: bool
+    resolved: Resolved, lengths: np.ndarray, objective: str, size: int, labels: int, *, low: bool, memory: bool
 ) -> dict[str, Epoch]:
     from stratatune.data.batching import plan_batches
+    from stratatune.objectives.registry import OBJECTIVES
 
     shape = resolved.shape
     cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
     lora, full = (Plan.parse(name).resolve(resolved.whole) for name in ("lora", "full"))
     topmost, frozen = (Plan.parse(text).resolve(resolved.whole) for text in (top_text(resolved.whole), "frozen"))
-    ours, stock = (OURS, STOCK) if low else (FP32, FP32)
-    from stratatune.objectives.registry import OBJECTIVES
-
-    own = OBJECTIVES[objective].head
+    own = OBJECTIVES[objective]
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
-        if not theirs:
-            return _epoch(plan, lengths, batches, parts, own, labels, ours, read_last=reads_one(shape, objective))
-        head = own if shape.causal else "sequence"
-        return _epoch(plan, lengths, batches, parts, head, labels, stock, everywhere=shape.causal)
+        head = "sequence" if theirs and not shape.causal else own.head
+        how = {"everywhere": shape.causal} if theirs else {"read_last": reads_one(shape, objective)}
+        found = _epoch(plan, lengths, batches, parts, head, labels, **how)
+        if not memory or parts == below:
+            return found
+        one = not theirs and own.reads != "all"
+        return replace(found, saved_bytes=_kept(plan, lengths, batches, head, labels, one, theirs, low))
 
-    whole, top = slice(0, 2), slice(1, 2)
+    whole, below, top = slice(0, 2), slice(0, 1), slice(1, 2)
     return {
         "A": counted(lora, drawn, whole, True),
         "B": counted(lora, cut, whole, True),
         "C": counted(topmost, cut, whole, True),
         "F": counted(full, drawn, whole, True),
-        "trunk": counted(frozen, cut, slice(0, 1), True),
+        "trunk": counted(frozen, cut, below, True),
         "first": counted(resolved, cut, whole, False),
         "cached": counted(resolved, cut, top, False),
     }
@@ -232,7 +235,6 @@ def _epoch(
     parts: slice,
     head: str,
     labels: int,
-    widths: Widths,
     **how: bool,
 ) -> Epoch:
     """Every batch priced as its number of examples, each as long as the longest; ``how``: see :func:`example`."""
@@ -242,22 +244,29 @@ def _epoch(
     for batch in batches:
         longest = int(lengths[batch].max())
         sizes[longest] = sizes.get(longest, 0) + len(batch)
-    flops = kept = 0.0
+    flops = 0.0
     for tokens, count in sizes.items():
-        one = example(plan, tokens, head, labels=labels, widths=widths, **how)
+        one = example(plan, tokens, head, labels=labels, **how)
         flops += count * sum(part.flops for part in one[parts])
-        kept += count * one[1].kept
-    casts = _casts(plan, head) if widths is STOCK else 0
-    return Epoch(len(batches), flops, kept / len(batches) + casts, padding_ratio(batches, lengths))
+    return Epoch(len(batches), flops, 0.0, padding_ratio(batches, lengths))
 
 
-def _casts(plan: Resolved, head: str) -> int:
-    """Bytes of the copies in bf16 that autocast makes of the weights that a backward pass reads."""
-    shape = plan.shape
-    blocks = range(plan.frozen_depth, shape.blocks)
-    matrices = sum(linear.weights for number in blocks for linear in shape.of_block(number).linears.values())
-    decoder = shape.head_parts["decoder"] if head in LM_OBJECTIVES else 0
-    return 2 * (matrices + shape.pooler + shape.classifier_dense + decoder)
+def _kept(
+    plan: Resolved,
+    lengths: np.ndarray,
+    batches: list[np.ndarray],
+    head: str,
+    labels: int,
+    one: bool,
+    theirs: bool,
+    low: bool,
+) -> float:
+    """The mean over the batches of what a step keeps; of a smaller last batch its share."""
+    from stratatune.model.kept import Step, kept_bytes  # brings in torch
+
+    size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
+    found = kept_bytes(plan, Step(head, size, labels, one, theirs, low), longest)
+    return sum(found[at] * len(batch) / size for at, batch in zip(longest, batches, strict=True)) / len(batches)
 
 
 def top_text(shape: Shape) -> str:

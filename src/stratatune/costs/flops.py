@@ -1,4 +1,4 @@
-"""The work of one example by formula: operations of matrix products, and bytes kept for backward. No torch.
+"""The work of one example by formula: operations of matrix products. No torch.
 
 With ``M`` the weights of a block's linears (12 D^2 for a standard block) and ``A`` the width of its attention (D), a
 block over ``T`` positions takes
@@ -16,20 +16,11 @@ them role by role, so that its count is that of ``torch.utils.flop_counter``, to
 norms stand behind their parts (BERT, RoBERTa and their kin) and for those of decoders, whose norms stand before them.
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
-
-Kept for backward are, for each position of a block that gradients pass: queries, keys, values (3 A), three maps of
-attention (H T each), the inputs of two norms, three masks of dropout (as wide as what they drop, as a CPU keeps them),
-what goes into the activation; the inputs of matrices that train, and what an added module keeps of its own; but not
-what DoRA and IDPG keep once a step. Llama and its kin have no dropout, their norms keep their inputs in fp32, and their
-keys and values are as wide as the queries by then. GPT-2's activation, which is written out in torch's functions, keeps
-four values in place of one. What Gemma 2's soft caps of the scores keep is left out. A formula, and no count on meta
-tensors: there autocast does nothing and attention runs in another kernel, which keeps other tensors than a CPU's or a
-GPU's; the tests hold the formula to what real steps keep, and ``plan`` needs no torch.
 """
 
 from __future__ import annotations
 
-from stratatune.costs.block_flops import OURS, Block, Widths, Work
+from stratatune.costs.block_flops import Block, Work
 from stratatune.plan import Resolved, Shape
 from stratatune.plan.methods import Insertion
 from stratatune.shapes.shape import LM_OBJECTIVES
@@ -43,7 +34,6 @@ def example(
     read_last: bool = False,
     labels: int = 0,
     words: int = 0,
-    widths: Widths = OURS,
     everywhere: bool = False,
 ) -> tuple[Work, Work]:
     """One example of ``tokens`` positions, padding included: (trunk, top).
@@ -55,20 +45,19 @@ def example(
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
-        widths: how values are kept for backward.
         everywhere: the head runs at every position, as transformers' own heads of decoders do.
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
     for number, methods in enumerate(resolved.blocks):
         for one in (one for depth, one in resolved.insertions if depth == number):
-            top += _inserted(one, shape, length, arrives, widths)
+            top += _inserted(one, shape, length, arrives)
             top.forward += one.rereads * reread(shape, tokens)
             length, arrives = length + one.prompt, True
         if number == shape.border:  # a decoder reads the prompts of its encoder, and computes nothing at them
             length = tokens
         queries = 1 if read_last and number == shape.blocks - 1 else length
-        block = Block(shape.of_block(number), methods, length, queries, widths)
+        block = Block(shape.of_block(number), methods, length, queries)
         arrives = block.run(arrives)
         if number < resolved.frozen_depth:
             trunk += block.work
@@ -76,9 +65,9 @@ def example(
             top += block.work
     for one in (one for depth, one in resolved.insertions if depth == shape.blocks):
         behind = length if shape.causal and not read_last and resolved.frozen_depth < shape.blocks else 1
-        top += _inserted(one, shape, behind, arrives, widths)
+        top += _inserted(one, shape, behind, arrives)
         arrives = True
-    top += head_work(resolved, head, arrives, labels, words, widths).times(tokens if everywhere else 1)
+    top += head_work(resolved, head, arrives, labels, words).times(tokens if everywhere else 1)
     return trunk, top
 
 
@@ -91,19 +80,19 @@ def reads_one(shape: Shape, objective: str) -> bool:
 
 def reread(shape: Shape, tokens: int) -> float:
     """A forward of all blocks (of two stacks: the encoder's) over ``tokens`` positions."""
-    one = Block(shape, (), tokens, tokens, OURS)
+    one = Block(shape, (), tokens, tokens)
     one.run(False)
     return shape.border * one.work.forward
 
 
-def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool, widths: Widths) -> Work:
+def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:
     """An insertion's matrices; of the first no input gradient is wanted where nothing below trains."""
     product, (read, weights) = 2.0 * one.multiplications_at(shape, length), one.entered(shape, length)
     spared = 0.0 if arrives else 2.0 * read * weights
-    return Work(product, 2 * product - spared, read * shape.hidden * (widths.most + widths.norm))
+    return Work(product, 2 * product - spared)
 
 
-def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int, widths: Widths) -> Work:
+def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int) -> Work:
     """The pretrained head at one position, and a classifier's output layer, which always trains."""
     shape, head = resolved.shape, resolved.plan.head
     if name in LM_OBJECTIVES:
@@ -111,15 +100,14 @@ def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: 
         stages = [("dense", shape.hidden * shape.word)] if has_dense else []
         stages.append(("decoder", (words or shape.vocab) * shape.word))
         trained = set(head.mlm)
-        kept = 4.0 * (words or shape.vocab)
     else:
         layers = {"pooler": (shape.pooler, head.pooler), "dense": (shape.classifier_dense, True)}
         stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]
         stages += [("output", shape.hidden * labels)]
-        trained, kept = {name for name, (_, trains) in layers.items() if trains} | {"output"}, 0.0
+        trained = {name for name, (_, trains) in layers.items() if trains} | {"output"}
     final = head.final_norm or (shape.normed_by_final and "norm" in head.mlm)
     arrives = arrives or bool(shape.final_norm and final)
-    work = Work(kept=kept + 4 * widths.norm * shape.hidden)
+    work = Work()
     for name, weights in stages:
         work += Work(2.0 * weights, 2.0 * weights * (arrives + (name in trained)))
         arrives = arrives or name in trained or (name == "dense" and "norm" in trained)

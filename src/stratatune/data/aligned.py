@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, Targets, pack
+from stratatune.data.encode import pack
+from stratatune.data.encoded import Encoded, Targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

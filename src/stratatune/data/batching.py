@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED, LABEL, Encoded
+from stratatune.data.encoded import IGNORED, LABEL, Encoded
 from stratatune.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Batch:
             is an example. Then targets are those of the G examples.
         places: int64 [B, U], the positions the head reads where there are several, -1 for what no token stands for,
             -100 behind the last; None: ``read``.
-        given: float32 [B, E], as :attr:`stratatune.data.encode.Encoded.given` has it; None: every text is computed.
+        given: float32 [B, E], as :attr:`stratatune.data.encoded.Encoded.given` has it; None: every text is computed.
     """
 
     index: Tensor

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, Rows, cut_notice, inside, pack, shorten
+from stratatune.data.encode import Rows, cut_notice, inside, pack, shorten
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
 from stratatune.errors import DataError

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.conversations import CONVERSATIONS, Conversation
-from stratatune.data.encode import IGNORED, Encoded, pack
+from stratatune.data.conversations import CONVERSATIONS
+from stratatune.data.encode import pack
+from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.loading import line_of
+from stratatune.data.messages import Conversation
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
 

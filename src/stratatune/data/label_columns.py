@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.label_sets import cell, columns_named, joined
 from stratatune.data.labels import label_text
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, is_list, plain, text_columns, texts_of, without_bad
 from stratatune.data.sources import open_source
-from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError
 
 EMPTY = ""
@@ -19,46 +18,36 @@ EMPTY = ""
 Value = list[str] | str | float
 
 
-def read_columns(
-    source: Any,
-    *,
-    text: Sequence[str] | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
-) -> Table:
+def read_columns(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table without labels whose ``further`` holds the values of each label column.
 
     A value is a text or a number, a list of labels, or :data:`EMPTY`.
 
     Args:
         source: what :func:`stratatune.data.readers.read` takes.
-        text: the text columns, as there.
-        label: the label columns, as ``"a,b,c"`` (a name with a comma in quotes).
-        split, need_labels, written, keep_whole: as there; a row may lack labels, whatever ``written`` says.
+        options: ``label`` names the label columns, as ``"a,b,c"`` (a name with a comma in quotes). A row may lack
+            labels, whatever ``written`` says.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
-    frame = whole = open_source(source, None, split, written)
+    frame = whole = open_source(source, None, options.split, options.written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
-    frame, columns = text_columns(frame, text if frame.named else None, None)
+    frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
-    if need_labels:
-        names = _named(frame, columns, label)
-    if written.bad_rows == "skip":
+    if options.need_labels:
+        names = _named(frame, columns, options.label)
+    if options.written.bad_rows == "skip":
         frame = without_bad(frame, [*columns])
     return Table(
-        texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
+        texts=tuple(texts_of(frame, name, options.written.bad_rows) for name in columns),
         columns=columns,
         label_column=joined(names) if names else None,
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
         further={name: _values(frame, name) for name in names},
     )
 

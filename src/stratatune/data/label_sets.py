@@ -14,9 +14,10 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SEPARATORS, is_missing, label_text
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, existing, text_columns, texts_of, without_bad
 from stratatune.data.sources import open_source
-from stratatune.data.written import AS_USUAL, DELIMITERS, Written
+from stratatune.data.written import DELIMITERS
 from stratatune.errors import DataError, did_you_mean
 
 Cell = list[str] | str
@@ -27,46 +28,36 @@ _NAMES = {**{mark: name for name, mark in DELIMITERS.items()}, "\t": "tab", " ":
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
-def read_sets(
-    source: Any,
-    *,
-    text: Sequence[str] | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
-) -> Table:
+def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table whose labels are a :data:`Cell` for each text.
 
     Args:
         source: what :func:`stratatune.data.readers.read` takes.
-        text: the text columns, as there.
-        label: one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in quotes). Recognised
-            by a usual name, or where all columns of 0 and 1 are meant.
-        split, need_labels, written, keep_whole: as there; a row without a label is never bad.
+        options: ``label`` names one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in
+            quotes). Recognised by a usual name, or where all columns of 0 and 1 are meant. A row without a label is
+            never bad.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
-    frame = whole = open_source(source, None, split, written)
+    frame = whole = open_source(source, None, options.split, options.written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
-    frame, columns = text_columns(frame, text if frame.named else None, None)
+    frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
-    if need_labels:
-        frame, names = _label_columns(frame, columns, label)
-    if written.bad_rows == "skip":
+    if options.need_labels:
+        frame, names = _label_columns(frame, columns, options.label)
+    if options.written.bad_rows == "skip":
         frame = without_bad(frame, [*columns])
     return Table(
-        texts=tuple(texts_of(frame, name, written.bad_rows) for name in columns),
+        texts=tuple(texts_of(frame, name, options.written.bad_rows) for name in columns),
         labels=_sets(frame, names) if names else None,  # pyright: ignore[reportArgumentType]  whose cells are ours
         columns=columns,
         label_column=joined(names) if names else None,
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
     )
 
 

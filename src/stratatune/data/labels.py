@@ -22,6 +22,7 @@ SETS_HINT = "several labels in a cell: --objective multilabel"
 """What is said of data that look like label sets to an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a class of its own
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,22 @@ class LabelSet:
         texts = [label_text(label) for label in labels]
         for at, text in enumerate(texts):
             if text not in self.index:
-                raise DataError(
-                    f"{place}, row {rows[at] if rows else at + 1}: label {text!r} was not seen in training",
-                    self._legal(text),
-                )
+                raise unseen(f"{place}, row {rows[at] if rows else at + 1}: label", text, self.names)
         return np.fromiter((self.index[text] for text in texts), np.int64, len(texts))
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """Class numbers back into names."""
         return [self.names[int(number)] for number in numbers]
 
-    def _legal(self, text: str) -> str:
-        near = nearest(text, self.names)
-        more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
-        return (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:20])}{more}"
+
+def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
+    """The error of a label, tag or class at ``place`` that is none of ``names``, those of the training data."""
+    near = nearest(found, names)
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    legal = f"legal: {', '.join(names[:_SHOWN])}{more}"
+    return DataError(
+        f"{place} {found!r} was not seen in training", (f"did you mean {near!r}? " if near else "") + legal
+    )
 
 
 def ordered(names: Collection[str]) -> tuple[str, ...]:

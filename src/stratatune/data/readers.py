@@ -14,10 +14,10 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, looks_like_sets, numbers
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
-from stratatune.data.tasks import task as task_named
-from stratatune.data.written import AS_USUAL, BadRows, Written
+from stratatune.data.written import BadRows
 from stratatune.errors import DataError, nearest
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
@@ -72,43 +72,26 @@ class Table:
         return replace(self, texts=texts, labels=labels, rows=[self.rows[i] for i in at], further=further)
 
 
-def read(
-    source: Any,
-    *,
-    text: str | Sequence[str] | None = None,
-    label: str | None = None,
-    task: str | Task | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
-) -> Table:
+def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table.
 
     Args:
         source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
-            `save_to_disk` (these need ``split``); a hub id (``glue/sst2``, ``org/name:config``); a
+            `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
-        text: the text column, or two, as ``"a,b"`` or a sequence. Guessed, with a notice, where only one is plausible.
-            Lists have no names, so none is asked of them.
-        label: the label column; guessed likewise.
-        task: one of `TASKS`, which knows its columns and class names.
-        split: train, dev (also dev_matched, dev_mismatched) or test. Of a single `.all` file it is the part that the
-            task draws from it; without ``split`` a file is read whole.
-        need_labels: False reads unlabelled data too; incomplete labels are then left out, not refused.
-        written: how a text file is written, and what becomes of rows that are not whole.
-        keep_whole: whether the table keeps all that the source has beside it.
+        options: what is taken from it. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
+            only one is plausible. Lists have no names, so none is asked of them.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
     """
-    known = task_named(task) if isinstance(task, str) else task
-    whole = frame = open_source(source, known, split, written)
+    known, need_labels, written = options.known_task, options.need_labels, options.written
+    whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
-    frame, columns = text_columns(frame, text if frame.named else None, known)
-    frame, label_column = _label_column(frame, columns, label, known, need_labels)
+    frame, columns = text_columns(frame, options.text if frame.named else None, known)
+    frame, label_column = _label_column(frame, columns, options.label, known, need_labels)
     checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])
@@ -126,7 +109,7 @@ def read(
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
     )
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import numbers
+from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
-from stratatune.data.tasks import task as task_named
-from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest
 
 SCORES = ("score", "label", "labels", "similarity", "relevance", "gold_label")
@@ -73,14 +72,7 @@ def read_roles(
     source: Any,
     layouts: Sequence[Layout],
     what: str,
-    *,
-    text: Sequence[str] | None = None,
-    label: str | None = None,
-    task: str | Task | None = None,
-    split: str | None = None,
-    need_labels: bool = True,
-    written: Written = AS_USUAL,
-    keep_whole: bool = False,
+    options: ReadOptions = DEFAULTS,
 ) -> Table:
     """Read ``source`` into a Table with a text column for each role, and the roles in ``further``.
 
@@ -88,21 +80,23 @@ def read_roles(
         source: what :func:`stratatune.data.readers.read` takes.
         layouts: the legal ways in which rows are laid out, of which the columns' names decide for one.
         what: the columns that are legal, in words, for an error.
-        text: two text columns in the order of a layout's roles, where their names say nothing.
-        label: the column of numbers, likewise.
-        task: a task, which knows its columns; its labels must be numbers.
-        split, need_labels, written, keep_whole: as there. Without labels one column of texts is legal too.
+        options: ``text`` names two text columns in the order of a layout's roles, where their names say nothing, and
+            ``label`` the column of numbers. The labels of a ``task`` must be numbers. Without ``need_labels`` one
+            column of texts is legal too.
 
     Raises:
         DataError: whatever is wrong with the source, in one line; also columns whose roles are in doubt.
     """
-    known = task_named(task) if isinstance(task, str) else task
-    whole = frame = open_source(source, known, split, written)
+    known, written = options.known_task, options.written
+    whole = frame = open_source(source, known, options.split, written)
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
     finder = _Finder(frame, layouts, what)
-    roles, label_column = finder.named(text, label, known) if need_labels else (finder.to_predict(text), None)
+    if options.need_labels:
+        roles, label_column = finder.named(options.text_columns, options.label, known)
+    else:
+        roles, label_column = finder.to_predict(options.text_columns), None
     checked = [*roles, *([label_column] if label_column else [])]
     if known and known.drops_incomplete or written.bad_rows == "skip":
         frame = without_bad(frame, checked)
@@ -118,7 +112,7 @@ def read_roles(
         source=frame.place,
         rows=frame.rows,
         notices=frame.notices,
-        whole=whole if keep_whole else None,
+        whole=whole if options.keep_whole else None,
         further={ROLES: [tuple(roles.values())] * len(texts[0])},
     )
 

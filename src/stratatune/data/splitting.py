@@ -1,6 +1,9 @@
-"""A part of the training data held out for evaluation."""
+"""Which rows: a part of the training data held out for evaluation, and samples of what is left."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,3 +51,35 @@ def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
         if wanted.sum() < count and wanted[number] < sizes[number] - 1:
             wanted[number] += 1
     return wanted
+
+
+def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
+    """``k`` of the examples, drawn once, each class by its share: sorted positions int64 [k].
+
+    A class keeps at least one example where ``k`` allows it. Float labels (regression) are drawn without classes.
+    """
+    array = np.asarray(labels)
+    random = np.random.default_rng(seed)
+    if k >= len(array):
+        return np.arange(len(array))
+    if array.dtype.kind == "f":
+        return np.sort(random.permutation(len(array))[:k])
+    _, classes, counts = np.unique(array, return_inverse=True, return_counts=True)
+    order = random.permutation(len(array))
+    taken = [order[classes[order] == c][:quota] for c, quota in enumerate(_quotas(counts, k))]
+    return np.sort(np.concatenate(taken))
+
+
+def _quotas(counts: np.ndarray, k: int) -> np.ndarray:
+    """How many of each class: by largest remainder, none without an example while k is enough."""
+    exact = counts * k / counts.sum()
+    quotas = np.maximum(np.floor(exact).astype(np.int64), int(k >= len(counts)))
+    while quotas.sum() != k:
+        over = quotas.sum() > k
+        gap = (
+            np.where(quotas > 1, quotas - exact, -np.inf)
+            if over
+            else np.where(quotas < counts, exact - quotas, -np.inf)
+        )
+        quotas[int(np.argmax(gap))] += -1 if over else 1
+    return quotas

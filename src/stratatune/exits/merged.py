@@ -38,8 +38,8 @@ class Merged:
         from stratatune.model.unread import Unread
 
         dtype = model.attached.origin.checkpoint_dtype()
-        labels = model.attached.reading.get("labels") or ()
-        stop = model.attached.reading.get("stop_tokens") or ()
+        labels = model.attached.spec.get("labels") or ()
+        stop = model.attached.spec.get("stop_tokens") or ()
         plain, unread = merge(model), Unread.of(model)
         if dtype is not None and unread is None:
             plain.to(dtype)  # pyright: ignore[reportArgumentType]

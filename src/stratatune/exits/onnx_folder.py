@@ -17,7 +17,7 @@ from stratatune._compat import VERSION
 from stratatune.errors import ModelError
 from stratatune.exits.onnx_graph import MODEL, write_graph
 from stratatune.files import write_errors, write_text
-from stratatune.model.record import ReadingRecord
+from stratatune.model.record import SpecRecord
 from stratatune.objectives.registry import objective_from
 from stratatune.outside import Unreadable, Written, first_mistake, path_exists, read_json
 
@@ -51,7 +51,7 @@ class OnnxRecord(Written):
     outputs: list[str]
     vocab: Annotated[int, Field(ge=1)]
     precision: Literal["fp32", "int8"] = "fp32"
-    reading: ReadingRecord
+    reading: SpecRecord
     tokenizer: dict[str, str]
 
 
@@ -76,9 +76,9 @@ def write(model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path)
     there is no record.
     """
     attached = model.attached
-    reading, config = dict(attached.reading), model.config
-    objective = objective_from(reading, tokenizer) if tokenizer is not None and "objective" in reading else None
-    labels = reading.get("labels") or ()
+    spec, config = dict(attached.spec), model.config
+    objective = objective_from(spec, tokenizer) if tokenizer is not None and "objective" in spec else None
+    labels = spec.get("labels") or ()
     if labels and len(labels) == config.num_labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
@@ -89,7 +89,7 @@ def write(model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path)
         "base": attached.origin.named(config._name_or_path).name,
         "vocab": attached.resolved.shape.vocab,
         "precision": "fp32",
-        "reading": reading,
+        "reading": spec,
         "tokenizer": attached.tokenizer,
     }
     found = write_graph(model, objective, tokenizer, folder)

@@ -29,6 +29,7 @@ def quantise(path: Path) -> None:
         shape_inference.quant_pre_process(
             str(path), str(prepared), skip_symbolic_shape=True, save_as_external_data=beside.exists()
         )
+        _forget_shapes_of_weights(prepared)
         with replacing(path) as partial:
             quantize_dynamic(
                 str(prepared),
@@ -38,6 +39,19 @@ def quantise(path: Path) -> None:
                 op_types_to_quantize=_OPERATORS,
             )
     beside.unlink(missing_ok=True)
+
+
+def _forget_shapes_of_weights(path: Path) -> None:
+    """The exporter writes the shape of every weight twice. Before onnxruntime 1.32 the quantiser transposes the weight
+    of a Gemm, leaves the second shape as it was, and then refuses the graph."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    weights = {one.name for one in model.graph.initializer}
+    rest = [one for one in model.graph.value_info if one.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(rest)
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class SentenceTransformers:
         """What the merged model cannot hold, and objectives that sentence-transformers has no class for."""
         from stratatune.model.merging import refusals
 
-        known = isinstance(attached.reading.get(_READING), dict)
+        known = isinstance(attached.spec.get(_READING), dict)
         return [*([] if known else ["its objective has no class in sentence-transformers"]), *refusals(attached)]
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
@@ -49,7 +49,7 @@ class SentenceTransformers:
         from stratatune.model.base import load_base
         from stratatune.model.merging import merge
 
-        how, origin = model.attached.reading[_READING], model.attached.origin
+        how, origin = model.attached.spec[_READING], model.attached.origin
         models: dict[str, Any] = {_QUERY if how.get("query_only") else "": merge(model)}
         if how.get("query_only"):
             models[_DOCUMENT] = load_base(origin.path or origin.name, "none", revision=origin.revision or None).model

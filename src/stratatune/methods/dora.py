@@ -39,6 +39,7 @@ class DoraLinear(Wrapper):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
+        # The base's own output is kept as it is and only the rest added: where g is 1 and B is 0 nothing is rounded.
         dropped, gain, y = self.dropout(x), self._gain(), self.base(x)
         straight = product(dropped, self.weight)
         low = nn.functional.linear(nn.functional.linear(as_trained(dropped, self.a), self.a), self.b) * self.scale
@@ -46,6 +47,7 @@ class DoraLinear(Wrapper):
 
     def _gain(self) -> Tensor:
         """g [out], in the precision of what trains: near 1, where bf16 has three digits."""
+        # Autocast would take the norm of thousands of values in bf16.
         with torch.no_grad(), torch.autocast(self.a.device.type, enabled=False):
             norm = (self.weight.to(self.a.dtype) + self.scale * (self.b @ self.a)).norm(dim=1)
         return self.magnitude / norm

@@ -31,11 +31,13 @@ class LoraLinear(Wrapper):
         self.b = nn.Parameter(to_train(own_weight(base), outs, rank).zero_())
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
+        # As `nn.Linear` and stock peft start it, so that runs can be compared. Both at zero would have no gradient.
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
         low = nn.functional.linear(as_trained(self.dropout(x), self.a), self.a)  # [..., R]
+        # Two thin products: B A is [out, in], as large as the weight that stays.
         y = self.base(x)
         return (y + nn.functional.linear(low, self.b) * self.scale).to(y.dtype)
 

@@ -46,7 +46,7 @@ def _always(reason: str) -> Callable[[Any, Site], str]:
 
 
 def _nothing(config: Any, site: Site) -> None:
-    """What stands beside a role's own module is taken off by ``methods.beside.unwrap``, for every method alike."""
+    """What stands beside a role's own module is taken off by ``methods.wrapping.unwrap``, for every method alike."""
 
 
 @dataclass(frozen=True)

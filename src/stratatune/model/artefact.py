@@ -10,7 +10,7 @@ from stratatune.errors import ModelError, PlanError
 from stratatune.hashing import digest_of_json
 from stratatune.hub import fetched
 from stratatune.model import origin
-from stratatune.model.attach import Tuned, attached_to
+from stratatune.model.attach import Tuned, apply_to
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base, class_for, load_base, load_class
 from stratatune.model.checksums import verify
@@ -61,6 +61,7 @@ def load_artefact(
     *,
     pack: bool = True,
     unread: bool = False,
+    room_above: int | None = None,
     apart: bool = False,
     bases: SharedBases | None = None,
 ) -> Artefact:
@@ -75,6 +76,7 @@ def load_artefact(
         apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
+        room_above: bytes that the blocks above it may take, before they stay there too; None: as many as they need.
         bases: what is loaded already: a base that is among them is neither read nor verified again, and its tensors
             and its tokenizer are shared. None: the artefact has a base of its own.
 
@@ -91,17 +93,18 @@ def load_artefact(
     notices = verify(record, tensors, folder)
     shared = None
     if bases is not None and not unread and (base is None or isinstance(base, str | Path)):
-        shared = bases.get(_key(record, folder, base), lambda: _verified(record, folder, base, unread))
+        shared = bases.get(_key(record, folder, base), lambda: _verified(record, folder, base, unread, room_above))
         loaded, apart = replace(shared.base, model=twin(shared.base.model)), True
-        fingerprint = shared.fingerprint
+        backbone, fingerprint = cut_as_saved(loaded.backbone, record), shared.fingerprint
     else:
-        found = _verified(record, folder, base, unread)
-        loaded, fingerprint = found.base, found.fingerprint
+        found = _verified(record, folder, base, unread, room_above)
+        loaded, backbone, fingerprint = found.base, found.backbone, found.fingerprint
     _check_new(loaded.model, record)
     try:
         # The record names what was new: a base given as a live model may carry no marks to find it by (new_parts.py).
         revision = record["base"].get("revision")
-        model = attached_to(loaded.model, record["plan"], record["also_train"], revision, fingerprint)
+        plan = Plan.from_data(record["plan"])
+        model = apply_to(backbone, plan, also_train=record["also_train"], revision=revision, fingerprint=fingerprint)
     except PlanError as error:
         raise ModelError(f"the plan of {folder} does not fit its base model: {error.message}", error.hint) from error
     attached, saved = model.attached, record["base"]
@@ -110,7 +113,7 @@ def load_artefact(
     if apart:
         part(attached)
     _fill(model, tensors)
-    attached.reading, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
+    attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
         loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
     if pack and (kind := record["reading"].get("pack")):
@@ -119,11 +122,16 @@ def load_artefact(
 
 
 def _verified(
-    record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None, unread: bool
+    record: dict[str, Any],
+    folder: Path,
+    base: str | Path | PreTrainedModel | None,
+    unread: bool,
+    room_above: int | None,
 ) -> VerifiedBase:
     """The base of an artefact, while nothing is attached: the record holds the fingerprint of the bare encoder."""
-    loaded = _base(record, folder, base, unread)
-    return VerifiedBase(loaded, check_encoder(cut_as_saved(Backbone(loaded.model), record), record))
+    loaded = _base(record, folder, base, unread, room_above)
+    backbone = cut_as_saved(loaded.backbone, record)
+    return VerifiedBase(loaded, backbone, check_encoder(backbone, record))
 
 
 def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
@@ -186,7 +194,13 @@ def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None)
 
 
 def load_base_of(
-    record: dict[str, Any], folder: Path, base: str | Path | None, head: Any, *, unread: bool = False
+    record: dict[str, Any],
+    folder: Path,
+    base: str | Path | None,
+    head: Any,
+    *,
+    unread: bool = False,
+    room_above: int | None = None,
 ) -> Base:
     """The base model of an artefact with this head; None: of the class that it was trained in.
 
@@ -205,13 +219,15 @@ def load_base_of(
     }
     texts = bool(record["reading"])
     plan = Plan.from_data(record["plan"])
-    if head is not None and (unread or plan.cut is not None):
-        resolved = plan.resolve(shape_of(name, revision))
-        options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
     if head is None or (head == NoHead.name and record["also_train"]):
         # A pooler that the checkpoint lacks has trained: load_base would leave it out, as nothing of ours reads it.
         loaded = load_class(name, saved["class"], **options)
     else:
+        if unread or plan.cut is not None:
+            resolved = plan.resolve(shape_of(name, revision))
+            options |= {"cut": resolved.cut_to, "unread_below": resolved.frozen_depth if unread else 0}
+            # Packing reads every weight of the top, once.
+            options["room_above"] = None if record["reading"].get("pack") else room_above
         loaded = load_base(name, head, texts=texts, problem_type=record["reading"].get("problem_type"), **options)
     if record.get("tokenizer"):
         check_reading(record["tokenizer"], loaded.tokenizer, name)
@@ -224,13 +240,20 @@ def cut_as_saved(backbone: Backbone, record: dict[str, Any]) -> Backbone:
     return backbone if plan.cut is None else cut_to(backbone, plan.resolve(whole_shape(backbone)))
 
 
-def _base(record: dict[str, Any], folder: Path, base: str | Path | PreTrainedModel | None, unread: bool) -> Base:
+def _base(
+    record: dict[str, Any],
+    folder: Path,
+    base: str | Path | PreTrainedModel | None,
+    unread: bool,
+    room_above: int | None,
+) -> Base:
     if base is not None and not isinstance(base, str | Path):
         return Base(base, None)  # pyright: ignore[reportArgumentType]
     saved, head = record["base"], record["output"]
     # A model that met its plan through st.apply may be of a class that no head of the table loads: then by its class.
     usual = saved.get("class", "") in ("", class_for(head, saved["model_type"]))
-    return load_base_of(record, folder, base, head if record["reading"] or usual else None, unread=unread)
+    worn = head if record["reading"] or usual else None
+    return load_base_of(record, folder, base, worn, unread=unread, room_above=room_above)
 
 
 def check_encoder(backbone: Backbone, record: dict[str, Any]) -> Fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,9 +22,12 @@ from stratatune.model.new_parts import check_vocabulary, check_weights, new_part
 from stratatune.model.origin import Origin
 from stratatune.model.saving import save_adapter
 from stratatune.model.stored import computes_in
+from stratatune.model.streamed_top import StreamedTop
+from stratatune.model.unread import Unread, device_of
 from stratatune.model.untouched import untouched_on_failure
 from stratatune.plan import Plan, Resolved
 from stratatune.plan.methods import ROLES, Insertion, MethodConfig, RoleMethod
+from stratatune.plan.resolved import resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,24 +130,47 @@ def apply(
             pass stops at the frozen depth. The model is as it was.
         ModelError: the model's family has no row in the backbone table, or its weights are quantised or not in memory.
     """
-    return attached_to(model, plan, also_train, revision)
+    plan = Plan.parse(plan) if isinstance(plan, str) else plan
+    _refuse_unfit(model)
+    return _put(Backbone(model), plan, also_train, revision)
 
 
-def attached_to(
-    model: PreTrainedModel,
-    plan: Plan | str,
+def apply_to(
+    backbone: Backbone,
+    plan: Plan | Resolved,
+    *,
     also_train: Iterable[str] = (),
     revision: str | None = None,
     fingerprint: Fingerprint | None = None,
 ) -> Tuned:
-    """As :func:`apply`; ``fingerprint`` is that of the encoder, cut as the plan says, where it is known already."""
+    """As :func:`apply`, to a model that was looked at already, of a plan that was perhaps resolved already.
+
+    ``fingerprint`` is that of the encoder, cut as the plan says, where it is known.
+    """
+    _refuse_unfit(backbone.model)
+    return _put(backbone, plan, also_train, revision, fingerprint)
+
+
+def _refuse_unfit(model: PreTrainedModel) -> None:
     if isinstance(model, Tuned):
         raise PlanError("this model already has a plan", "load the base model again and apply the new plan to it")
-    plan = Plan.parse(plan) if isinstance(plan, str) else plan
     check_weights(model)
-    backbone = Backbone(model)
-    resolved = plan.resolve(whole_shape(backbone))
+
+
+def _put(
+    backbone: Backbone,
+    plan: Plan | Resolved,
+    also_train: Iterable[str],
+    revision: str | None,
+    fingerprint: Fingerprint | None = None,
+) -> Tuned:
+    if isinstance(plan, Plan):
+        resolved = plan.resolve(whole_shape(backbone))
+    else:
+        # A user's row may be measured, which tells more of the sizes than the config did.
+        resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
+    model = backbone.model
     backbone = cut_to(backbone, resolved)
     origin = Origin.of(model, revision)
     check_vocabulary(model, origin)
@@ -158,7 +185,18 @@ def attached_to(
         attached.head_hash = head_fingerprint(backbone)
         # Last: it widens what the groups hold, so all of them must be there.
         attached.hooks += hold_masters(attached)
+        _stream_top(attached)
         return _become_tuned(model, attached)
+
+
+def sketch(backbone: Backbone, plan: Plan) -> Attached:
+    """Attach a plan to a model without values (fake tensors): there is nothing to hash, and nothing to save."""
+    attached = Attached(plan.resolve(backbone.shape), backbone, Fingerprint("", {}), Origin.of(backbone.model, None))
+    backbone.model.requires_grad_(False)
+    _attach(attached)
+    install(attached)
+    attached.set_dropout(backbone.model.training)
+    return attached
 
 
 def _refuse_broken_promises(resolved: Resolved, backbone: Backbone) -> None:
@@ -188,8 +226,10 @@ def _attach(attached: Attached) -> None:
         attached.add("full", "embeddings", parameters, resolved.plan.embeddings and resolved.plan.embeddings.lr)
     # Owners only: where blocks share weights (ALBERT), a method is attached once to each distinct block.
     for number in resolved.shape.owners:
-        for method in in_order(resolved.blocks[number]):
-            _attach_to_block(attached, method, number)
+        if methods := in_order(resolved.blocks[number]):
+            with _in_memory(backbone, number):
+                for method in methods:
+                    _attach_to_block(attached, method, number)
     family, before = backbone.family, 0
     for depth, method in resolved.insertions:
         words: Any = backbone.model.get_input_embeddings()
@@ -198,6 +238,20 @@ def _attach(attached: Attached) -> None:
         # A further prompt follows this one, so the positions that it embeds start where this one's end.
         before += method.prompt
     _attach_head(attached)
+
+
+def _in_memory(backbone: Backbone, number: int) -> contextlib.AbstractContextManager[None]:
+    """A block whose weights methods may ask for, also where they are not in memory otherwise."""
+    unread = Unread.of(backbone.model)
+    return contextlib.nullcontext() if unread is None else unread.read_for_attaching(backbone.blocks[number])
+
+
+def _stream_top(attached: Attached) -> None:
+    """Where blocks above the frozen depth were not read either, read them as they run."""
+    backbone, depth = attached.backbone, attached.resolved.frozen_depth
+    unread, above = Unread.of(backbone.model), backbone.blocks[depth : backbone.border]
+    if unread is not None and any(unread.slots(block) for block in above):
+        backbone.body.through = StreamedTop(unread, backbone.body, depth)
 
 
 def _attach_to_block(attached: Attached, method: MethodConfig, number: int) -> None:
@@ -216,8 +270,11 @@ def _insert(attached: Attached, method: Insertion, place: Place) -> None:
     At the model's own depth it is registered in the last block, and runs after it.
     """
     blocks, depth = attached.backbone.blocks, place.depth
-    weight = next(blocks.parameters())
-    module: Any = INSERTIONS[method.kind].build(method, place).to(weight.device, computes_in(attached.backbone.model))
+    device, dtype = device_of(attached.backbone.model), computes_in(attached.backbone.model)
+    module: Any = INSERTIONS[method.kind].build(method, place)
+    # Only where something is to change: torch cannot convert a module of fake tensors.
+    if any((one.device, one.dtype) != (device, dtype) for one in module.parameters()):
+        module.to(device, dtype)
     module.causal, module.positions = attached.backbone.family.causal, method.positions
     # As a submodule of a block it is found by .to(), named_parameters() and state_dict(); the hooks decide when it
     # runs.

@@ -65,7 +65,8 @@ class Attached:
         tokenizer: what the tokenizer of training makes of texts (``model/tokenizers.py``); empty where none is known.
         rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
             (``model/masters.py``).
-        reading: how text becomes a label (objective, template, label words, ...), saved beside the tensors; plain data.
+        spec: what the model is used by: the data of its objective (labels, template, ...), and the precision and the
+            codec of its training; plain data. Saved beside the tensors as ``reading``, its name in version 0.1.0.
     """
 
     resolved: Resolved
@@ -81,7 +82,7 @@ class Attached:
     offloaded: Offloaded | None = None
     tokenizer: dict[str, str] = field(default_factory=dict)
     rounded: list[tuple[nn.Parameter, torch.dtype]] = field(default_factory=list)
-    reading: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
         """Note what a method trains. A tensor in two places (a tied decoder) belongs to the first that named it."""

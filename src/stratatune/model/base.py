@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import check_plain, load_model
+from stratatune.model.streamed_top import deepest_unread
 from stratatune.model.tokenizers import check_rows, check_words
 from stratatune.model.unread import Unread
 from stratatune.outside import path_exists
@@ -30,6 +32,8 @@ from stratatune.shapes.table import architecture_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from stratatune.shapes.shape import Shape
 
 _OWN_HEAD = (
     "the checkpoint's own masked-LM head is read, by {}; where a model was trained to spot replaced tokens "
@@ -47,12 +51,19 @@ class Base:
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
+        shape: the model's sizes, where they are known from its config.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     new: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    shape: Shape | None = None
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The model, its family and its head: made once, and handed on to what attaches a plan."""
+        return Backbone(self.model, self.shape)
 
 
 def load_base(
@@ -68,8 +79,10 @@ def load_base(
     tokenizer: PreTrainedTokenizerBase | None = None,
     texts: bool = True,
     unread_below: int = 0,
+    room_above: int | None = None,
     cut: int | None = None,
     problem_type: str | None = None,
+    shape: Shape | None = None,
 ) -> Base:
     """Load ``name`` (a folder or a hub id) with a head of ``model/heads/``, and its tokenizer unless that is given.
 
@@ -78,9 +91,10 @@ def load_base(
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
     tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
     the table of words where nothing else needs it, stays in the checkpoint
-    (:class:`stratatune.model.unread.Unread`). ``cut``: how many blocks the model is made with, the lowest of those
+    (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
+    (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
     that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
-    head learns, in place of the head's own.
+    head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
 
     Raises:
         ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
@@ -88,7 +102,7 @@ def load_base(
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
     config, worn = config_of(name, revision), head_named(head)
-    whole = shape_of({**config, "_name_or_path": name})
+    whole = shape or shape_of({**config, "_name_or_path": name})
     row = architecture_of(str(config["model_type"]), config)
     _check_head(row, worn)
     _check_weights(Path(name))
@@ -120,13 +134,15 @@ def load_base(
             model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
             notices = [_OWN_HEAD.format(", ".join(f"{field}={value}" for field, value in own.items()))]
     tokenizer = tokenizer or _tokenizer(name, texts, options)
-    base = Base(model.eval(), tokenizer, notices=notices)  # pyright: ignore[reportArgumentType]
+    there = whole if cut is None else whole.cut_at(cut)
+    base = Base(model.eval(), tokenizer, notices=notices, shape=there)  # pyright: ignore[reportArgumentType]
     if cut is not None:
         note_cut(base.model, whole.blocks)
-    backbone = Backbone(base.model)
+    backbone = base.backbone
     # Which weights the trunk alone reads is known only once the backbone has found its parts.
     if (unread := Unread.of(base.model)) is not None:
-        unread.load_all_but(base.model, backbone.family.streamable(unread_below))
+        depth = deepest_unread(backbone.body, unread_below, room_above)
+        unread.load_all_but(base.model, backbone.family.streamable(depth))
     if tokenizer is not None:
         words: Any = model.get_input_embeddings()
         check_rows(tokenizer, words.weight.shape[0], name)

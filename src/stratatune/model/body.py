@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Body:
 
     Args:
         model: a Hugging Face model, with or without a head.
+        shape: its sizes, where they were worked out from its config before; None: they are now.
 
     Attributes:
         row: its row of the backbone table.
@@ -35,12 +37,14 @@ class Body:
         embeddings: the module whose output is the hidden state at depth 0.
         blocks: L blocks, those of a second stack behind the first's; shared ones are there as often as they run.
         shape: its sizes.
+        through: runs a block [B, T, D] -> [B, T, D] by its number, what it computes and its input, where its weights
+            are not in memory; None: it is simply run.
 
     Raises:
         ModelError: the table has no row for this type of model, or the row is wrong about it.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, shape: Shape | None = None) -> None:
         self.model = model
         config = model.config.to_dict()
         self.row: Architecture = architecture_of(model.config.model_type, config)
@@ -50,8 +54,9 @@ class Body:
             check_names(self.row, model, self.prefix)
         self.names = {name for name, _ in model.named_modules()}
         self.embeddings = self.base.get_submodule(self.row.embeddings)
-        self.shape: Shape = shape_of(config)
+        self.shape: Shape = shape_of(config) if shape is None else shape
         self.blocks = self._listed_blocks()
+        self.through: Callable[[int, Callable[[Tensor], Tensor], Tensor], Tensor] | None = None
 
     def _listed_blocks(self) -> nn.ModuleList:
         lists = [self.base.get_submodule(stack.path) for stack in self.row.stacks]
@@ -115,11 +120,18 @@ class Body:
         (``model/hooks.py``), and here the insertions have been made already.
         """
         block: Any = self.blocks[number]
-        output = block.forward(hidden, *call.args, **call.kwargs)
-        return output[0] if self.row.tuple_blocks else output
+
+        def run(hidden: Tensor) -> Tensor:
+            output = block.forward(hidden, *call.args, **call.kwargs)
+            return output[0] if self.row.tuple_blocks else output
+
+        return run(hidden) if self.through is None else self.through(number, run, hidden)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
         """One block, of whose result only ``places`` [B, N] are wanted: [B, T, D] -> [B, N, D]."""
         if self.row.last_block is None:
             return take(self.run_block(number, hidden, call), places)
-        return LAST_BLOCK[self.row.last_block](self.blocks[number], hidden, call, places)
+        last, block = LAST_BLOCK[self.row.last_block], self.blocks[number]
+        if self.through is None:
+            return last(block, hidden, call, places)
+        return self.through(number, lambda hidden: last(block, hidden, call, places), hidden)

@@ -2,13 +2,16 @@
 
 Nothing stays mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked
 for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens it).
+Rows of a tensor are read here, since safetensors 0.8 without mapping reads the whole tensor for every slice.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +34,12 @@ _RUN = 64  # rows closer together than this are read in one go
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a checkpoint: its file, its dtype and its shape."""
+    """A tensor of a checkpoint: its file, its dtype, its shape, and at which byte of the file it begins."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
+    start: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class Checkpoint:
         opened: dict[Path, Any] = {}
         for file in files:
             handle = opened[file] = _opened(file)
+            starts = _starts(file)
             for key in handle.keys():  # noqa: SIM118 - it is no mapping
                 part = handle.get_slice(key)
                 # A dtype that torch does not have counts as uint8, so load_model leaves such a checkpoint to
                 # transformers.
-                found[key] = Entry(file, _DTYPES.get(part.get_dtype(), torch.uint8), tuple(part.get_shape()))
+                dtype = _DTYPES.get(part.get_dtype(), torch.uint8)
+                found[key] = Entry(file, dtype, tuple(part.get_shape()), starts[key])
         return cls(found, opened)
 
     @property
@@ -77,7 +83,8 @@ class Checkpoint:
         Raises:
             ModelError: the file is gone or has become shorter since it was opened.
         """
-        return self._reading(key, lambda handle: handle.get_tensor(key))
+        file = self.entries[key].file
+        return self._reading(key, lambda: self._open[file].get_tensor(key))
 
     def pieces(self, key: str, values: int) -> Iterator[Tensor]:
         """The tensor's values [n] in their order, as stored: as many rows at a time as have about ``values``."""
@@ -87,28 +94,54 @@ class Checkpoint:
             return
         rows = max(1, values // math.prod(shape[1:]))
         for start in range(0, shape[0], rows):
-            stop = start + rows
-            yield self._reading(key, lambda handle, at=slice(start, stop): handle.get_slice(key)[at]).flatten()
+            yield self._rows(key, start, min(start + rows, shape[0])).flatten()
 
     def read_rows(self, key: str, rows: Tensor) -> Tensor:
         """``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E]; no others are read, but for small gaps."""
         entry = self.entries[key]
+        found = torch.empty(len(rows), *entry.shape[1:], dtype=entry.dtype)
+        for start, stop in _runs(rows):
+            first, last = int(rows[start]), int(rows[stop - 1])
+            found[start:stop] = self._rows(key, first, last + 1)[rows[start:stop] - first]
+        return found
 
-        def gather(handle: Any) -> Tensor:
-            part, found = handle.get_slice(key), torch.empty(len(rows), *entry.shape[1:], dtype=entry.dtype)
-            for start, stop in _runs(rows):
-                first, last = int(rows[start]), int(rows[stop - 1])
-                found[start:stop] = part[first : last + 1][rows[start:stop] - first]
+    def _rows(self, key: str, first: int, stop: int) -> Tensor:
+        """Rows ``first`` to ``stop`` - 1 of a tensor."""
+        entry = self.entries[key]
+        row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+
+        def read() -> Tensor:
+            found = torch.empty(stop - first, *entry.shape[1:], dtype=entry.dtype)
+            with entry.file.open("rb", buffering=0) as file:
+                _read_into(file.fileno(), found, entry.start + first * row)
             return found
 
-        return self._reading(key, gather)
+        return self._reading(key, read)
 
-    def _reading(self, key: str, read: Any) -> Tensor:
+    def _reading(self, key: str, read: Callable[[], Tensor]) -> Tensor:
         file = self.entries[key].file
         try:
-            return read(self._open[file])
+            return read()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"{file}: {key} cannot be read: {_line(error)}", "is the file still whole?") from error
+
+
+def _starts(file: Path) -> dict[str, int]:
+    """At which byte each tensor of a whole file begins: behind its header, whose length the first eight bytes say."""
+    with file.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header: dict[str, Any] = json.loads(raw.read(length))
+    return {key: 8 + length + one["data_offsets"][0] for key, one in header.items() if key != "__metadata__"}
+
+
+def _read_into(file: int, found: Tensor, start: int) -> None:
+    """Fill ``found`` with the bytes of a file from ``start`` on."""
+    left = found.flatten().view(torch.uint8).numpy().data
+    while left:
+        count = os.preadv(file, [left], start)
+        if not count:
+            raise OSError("the file ends too early")
+        left, start = left[count:], start + count
 
 
 def _runs(rows: Tensor) -> Iterator[tuple[int, int]]:

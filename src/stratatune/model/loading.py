@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
 """Settings of ``from_pretrained`` that no config has."""
+_NUMBERS = (torch.int64, torch.bool)
+"""Of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
 _EIGHTS = (torch.float8_e4m3fn, torch.float8_e5m2)
 _OF_THE_FILES = ("revision", "trust_remote_code")
 Adjust = Callable[[Any], None]
@@ -59,9 +61,9 @@ class _Stored:
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:
         """The tensor, or one of its shape that has no values."""
-        if not self.asked.unread:
-            return self.checkpoint.read(self.key)
         entry = self.checkpoint.entries[self.key]
+        if not self.asked.unread or entry.dtype in _NUMBERS:
+            return self.checkpoint.read(self.key)
         return self.asked.given.setdefault(self.key, torch.empty(entry.shape, dtype=entry.dtype, device="meta"))
 
 
@@ -152,6 +154,6 @@ def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkp
     checkpoint = Checkpoint.of(name, settings.get("revision"))
     if checkpoint is None or not (whatever or any(entry.dtype in HALVES for entry in checkpoint.entries.values())):
         return None
-    # Integers and fp8 are a quantiser's, which only transformers can unpack.
-    plain = all(entry.dtype in (*HALVES, torch.float32) for entry in checkpoint.entries.values())
+    # Shorter integers and fp8 are a quantiser's, which only transformers can unpack.
+    plain = all(entry.dtype in (*HALVES, torch.float32, *_NUMBERS) for entry in checkpoint.entries.values())
     return checkpoint if plain else None

@@ -28,8 +28,8 @@ class BaseRecord(Written):
     settings: dict[str, Any] | None = None
 
 
-class ReadingRecord(Written):
-    """How text becomes a label, as far as a model and its precision depend on it."""
+class SpecRecord(Written):
+    """What the model is used by (``Attached.spec``), as far as the model and its precision depend on it."""
 
     objective: str | None = None
     labels: list[str] | None = None
@@ -53,7 +53,7 @@ class AdapterRecord(Written):
     output: str
     num_labels: Annotated[int, Field(ge=0, le=100_000)]
     also_train: list[str]
-    reading: ReadingRecord
+    reading: SpecRecord
     tokenizer: dict[str, str] | None = None
     checksums: dict[str, str] | None = None
 

@@ -103,7 +103,7 @@ def describe(attached: Attached, folder: Path, tensors: Collection[str]) -> dict
         "num_labels": model.config.num_labels,
         "also_train": also_train,
         "tokenizer": attached.tokenizer,
-        "reading": attached.reading,
+        "reading": attached.spec,
     }
 
 
@@ -153,16 +153,16 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _card(record: dict[str, Any]) -> str:
-    reading, base = record["reading"], record["base"]
+    spec, base = record["reading"], record["base"]
     rows = {
         "Base model": f"{code(base['name'])} ({text(base['model_type'])}, weights {base['hash'][:12]})",
         "Plan": code(record["plan"]),
         "Frozen depth": record["frozen_depth"],
         "Trained parameters": f"{record['trainable']:,}",
-        "Objective": text(reading.get("objective", record["output"])),
-        "Labels": text(", ".join(map(str, reading.get("labels") or []))) or "-",
-        "Template": code(reading.get("template") or "") or "-",
-        "Score": text(reading.get("score", "")) or "-",
+        "Objective": text(spec.get("objective", record["output"])),
+        "Labels": text(", ".join(map(str, spec.get("labels") or []))) or "-",
+        "Template": code(spec.get("template") or "") or "-",
+        "Score": text(spec.get("score", "")) or "-",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (

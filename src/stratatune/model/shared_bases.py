@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stratatune.model.backbone import Backbone
 from stratatune.model.base import Base
 from stratatune.model.fingerprint import Fingerprint
 
@@ -16,10 +17,12 @@ class VerifiedBase:
 
     Attributes:
         base: the model and its tokenizer.
+        backbone: the model with the blocks that the artefact's plan leaves.
         fingerprint: that of its encoder.
     """
 
     base: Base
+    backbone: Backbone
     fingerprint: Fingerprint
 
 

@@ -86,10 +86,23 @@ class Unread:
         kept = {id(module) for one in left for module in one.modules()}
         slots = self.slots(model)
         wanted = {id(parameter) for module, _, parameter in slots if id(module) not in kept}
-        slots = [slot for slot in slots if id(slot[2]) in wanted]
+        self._load([slot for slot in slots if id(slot[2]) in wanted])
+
+    def _load(self, slots: Slots) -> None:
         put(slots, {id(one): self.read(one) for one in {id(slot[2]): slot[2] for slot in slots}.values()})
         for module, name, parameter in slots:
             self._loaded[module._parameters[name]] = self._keys[id(parameter)]
+
+    @contextlib.contextmanager
+    def read_for_attaching(self, part: nn.Module) -> Iterator[None]:
+        """``part`` in memory while this is open; behind it, what trains of it by then."""
+        slots = self.slots(part)
+        self._load(slots)
+        yield
+        for module, name, parameter in slots:
+            there = module._parameters[name]
+            if there is not None and not there.requires_grad:
+                module._parameters[name] = parameter
 
     def put_away(self, parts: Iterable[nn.Module]) -> None:
         """Let go of the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
@@ -151,6 +164,11 @@ def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = N
                 mark_as_loaded(fresh)
             made[id(parameter)] = fresh
         module._parameters[name] = made[id(parameter)]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of a model are, those aside that were not read; the CPU where none was."""
+    return next((one.device for one in model.parameters() if not one.is_meta), torch.device("cpu"))
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:

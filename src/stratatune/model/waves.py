@@ -50,38 +50,44 @@ def run_wave(family: Family, unread: Unread, depth: int, texts: Sequence[Texts])
     hidden, calls = [state for state, _ in begun], [calls for _, calls in begun]
     # An encoder-decoder's trunk ends with its encoder, however deep the frozen part goes into the decoder.
     numbers = range(min(depth, body.border))
-    with _Reader(unread, body, device) as reader:
+    with BlockReader(unread, body) as reader:
         for number in numbers:
-            with reader.block(number, last=number == numbers[-1]):
+            ahead = None if number == numbers[-1] else number + 1
+            with reader.block(number, ahead=ahead, device=device):
                 for place, state in enumerate(hidden):
                     hidden[place] = body.run_block(number, state, calls[place][number])
     return [family.behind_trunk(state, depth) for state in hidden]
 
 
-class _Reader:
-    """Reads the blocks of a model in their order, one ahead of the one in use."""
+class BlockReader:
+    """Reads the blocks of a model, one ahead of the one in use.
 
-    def __init__(self, unread: Unread, body: Body, device: torch.device) -> None:
-        self.unread, self.body, self.device = unread, body, device
+    Args:
+        unread: their weights.
+        body: has them.
+    """
+
+    def __init__(self, unread: Unread, body: Body) -> None:
+        self.unread, self.body = unread, body
         # One thread and one block ahead: so at most two blocks are in memory.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stratatune-blocks")
         self._coming: tuple[int, Slots, Future[dict[int, Tensor]]] | None = None
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> BlockReader:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     @contextmanager
-    def block(self, number: int, *, last: bool) -> Iterator[None]:
-        """Block ``number`` in memory while this is open; unless it is the ``last``, the next one is being read."""
+    def block(self, number: int, *, ahead: int | None, device: torch.device) -> Iterator[None]:
+        """Block ``number`` on ``device`` while this is open; meanwhile block ``ahead`` is being read (None: none)."""
         # The first block of a wave was not announced by one before it.
         if self._coming is None or self._coming[0] != number:
             self._coming = self._begin(number)
         _, slots, values = self._coming
-        self._coming = None if last else self._begin(number + 1)
-        with in_memory(slots, values, self.device):
+        self._coming = None if ahead is None else self._begin(ahead)
+        with in_memory(slots, values, device):
             yield
 
     def _begin(self, number: int) -> tuple[int, Slots, Future[dict[int, Tensor]]]:

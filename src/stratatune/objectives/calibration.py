@@ -47,6 +47,7 @@ def best_temperature(output: np.ndarray, truth: np.ndarray) -> float:
     def loss(log: float) -> float:
         return float(-np.log(np.maximum(tempered(output, np.exp(log))[rows, truth], _LEAST)).mean())
 
+    # On a logarithmic scale: twice as sharp and twice as flat are as far from 1.
     bounds = tuple(np.log(_TEMPERATURES))
     found = minimize_scalar(loss, bounds=bounds, method="bounded")
     return float(np.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import Suffixes, encode_candidates, suffixes_of
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import at_least_fp32, numbers_on
-from stratatune.objectives.words import template_before_word, words_of_any_length
+from stratatune.objectives.words import template_before_word, words_from, words_of_any_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +51,7 @@ class Candidates(Objective):
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "the last token"
+    stratified: ClassVar[bool] = True
 
     label_kind: Labels
     suffixes: Suffixes
@@ -77,13 +81,15 @@ class Candidates(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        labels = labels_from(data)
+        saved = words_from(data, labels)
         return cls(
             **common_from(data),
-            label_kind=labels_from(data),
-            suffixes=tuple(tuple(suffix) for suffix in data["suffixes"]),
-            template=data["template"],
-            words=tuple(data["label_words"]),
-            by_likelihood=data.get("loss", "vocab") == "vocab",
+            label_kind=labels,
+            suffixes=saved.suffixes,
+            template=saved.template,
+            words=saved.label_words,
+            by_likelihood=saved.loss == "vocab",
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -144,6 +150,7 @@ class Candidates(Objective):
         """The mean log-probability of each candidate's tokens (minus LPT's loss): [B, N, V] -> [B, C]."""
         import torch
 
+        # A mean of each candidate's tokens, not their sum: a longer word would lose by its length alone.
         source, start = list[int](), 1
         for branch in self.branches:
             source += [0, *range(start, start + branch)]

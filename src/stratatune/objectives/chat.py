@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
 from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
-from stratatune.data.conversations import CONVERSATIONS, Conversation, read_conversations
-from stratatune.data.encode import Encoded
+from stratatune.data.conversations import CONVERSATIONS, read_conversations
+from stratatune.data.encoded import Encoded
 from stratatune.data.loading import line_of
+from stratatune.data.messages import Conversation
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, ModelError, did_you_mean
+from stratatune.errors import ConfigError, ModelError
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.rouge import rouge_of
 from stratatune.objectives.text_loss import (
     bearing_loss,
     likelihoods,
@@ -27,7 +32,7 @@ from stratatune.objectives.text_loss import (
     text_scores,
     weight_of,
 )
-from stratatune.objectives.text_to_text import rouge_where_installed
+from stratatune.objectives.written import chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +40,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 _ACCURACY = "token_accuracy"
-_TURNS = ("all", "last")
+Turns = Literal["all", "last"]
 _NAMED = {"plain": PLAIN}
 """Templates that have a name."""
 _SHOWN = 60
@@ -67,24 +71,17 @@ class Chat(Objective):
     writes: ClassVar[bool] = True
 
     chat_template: str
-    turns: str = "all"
-    stop_tokens: tuple[int, ...] = ()
+    turns: Turns = "all"
+    stop_tokens: tuple[Annotated[int, Field(ge=0)], ...] = ()
     system: str = ""
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         metric = check_metric(asked.metric or TEXT_METRICS[0], cls.metrics, "chat")
-        turns = asked.options.get("turns", "all")
-        if turns not in _TURNS:
-            raise ConfigError([f"objective: chat has no turns {turns!r}"], did_you_mean(turns, _TURNS))
-        if not asked.tokens.is_fast:
-            raise ModelError("chat needs a fast tokenizer, which says where each token lies", "take another model")
+        turns = chosen("chat", "turns", asked.options.get("turns", "all"), get_args(Turns))
+        asked.check_fast("chat")
         text, table = _template(asked), asked.data
         template = ChatTemplate(text, asked.tokens, last=turns == "last")
         first: Conversation = table.further[CONVERSATIONS][0]
@@ -96,43 +93,19 @@ class Chat(Objective):
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
                 "stop: let it write {{ eos_token }} behind an answer"
             )
+        # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
         stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
         systems = {_system(one) for one in table.further[CONVERSATIONS]}
         system = systems.pop() if len(systems) == 1 else ""
         own = {"chat_template": text, "turns": turns, "stop_tokens": stop, "system": system}
         return cls(**common_of(asked, metric), **own), notices
 
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        own = {name: data[name] for name in ("chat_template", "turns", "system")}
-        return cls(**common_from(data), **own, stop_tokens=tuple(data["stop_tokens"]))
-
-    def to_data(self) -> dict[str, Any]:
-        own = {"chat_template": self.chat_template, "turns": self.turns, "system": self.system}
-        return {**self.common(), **own, "stop_tokens": list(self.stop_tokens)}
-
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Conversations; see :func:`stratatune.data.conversations.read_conversations`."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_conversations(source, written=written, keep_whole=keep_whole, **asked)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
+        return read_conversations(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode_chat(table, self._template(tokenizer), self.max_length)
@@ -169,19 +142,18 @@ class Chat(Objective):
 
     def answer(self, table: Table, using: Using) -> Answers:
         """What the assistant says next in each conversation."""
-        written, notices = self._written(table, using)
-        return Answers({"generated": written}, labels=written, notices=notices)
+        return Answers.of_texts(*self._written(table, using))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """ROUGE of what is written in the place of each last answer, where its package is installed."""
-        wanted = [str(label) for part in parts for label in part.labels or ()]
-        return rouge_where_installed(lambda: [text for part in parts for text in self._written(part, using)[0]], wanted)
+        return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
         """The next answer in each conversation, and what is to be said of them."""
         template, prompts = self._template(using.tokenizer), []
         for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
             asked = one.asked()
+            # Under the system prompt that all of the training data had: without it the model is asked something else.
             if asked.is_text and self.system and not _system(asked):
                 system = {"role": "system", "content": self.system}
                 asked = Conversation([system, *asked.messages], tools=asked.tools)

@@ -45,6 +45,8 @@ class ClassLoss:
     def __call__(self, logits: Tensor, targets: Tensor, rows: Tensor | None = None) -> Tensor:
         """``logits`` [B, C], or [B, C - 1] of ordered classes; ``targets`` [B] int64; ``rows`` [B] weights of each."""
         each = self._ordinal(logits, targets) if self.ordinal else self._classes(logits, targets)
+        # A mean over examples, not over their weights as torch's `weight=` takes it: there a batch that happens to hold
+        # one class alone has the same loss whatever that class weighs.
         if self.weights:
             each = each * each.new_tensor(self.weights)[targets]
         return mean(each, rows)

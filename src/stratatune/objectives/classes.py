@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.calibration import best_temperature, best_threshold, tempered
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
@@ -19,11 +21,13 @@ from stratatune.objectives.labels import (
     ClassLabels,
     chosen_metric,
     class_labels,
+    class_labels_from,
     labels_data,
 )
 from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.saved import common_from
+from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +55,7 @@ class Classes(Pooled):
 
     name: ClassVar[str] = "classification"
     summary: ClassVar[str] = "one class a text, by a new output layer"
+    stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = tuple(CLASS_METRICS)
     options: ClassVar[Mapping[str, type]] = {
         "weights": str,
@@ -94,7 +99,7 @@ class Classes(Pooled):
         threshold = data.get("threshold")
         return cls(
             **common_from(data),
-            label_kind=ClassLabels(tuple(data["labels"])),
+            label_kind=class_labels_from(data),
             learnt_by=learnt,
             temperature=float(data.get("temperature") or 1.0),
             threshold=None if threshold is None else float(threshold),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from stratatune.data.causal import encode_completion
-from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.encoded import IGNORED, Encoded
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.readers import read as read_table
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.text_loss import bearing_loss, likelihoods, mean_loss, next_tokens, text_scores, weight_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 
@@ -41,46 +40,20 @@ class Completion(Objective):
     writes: ClassVar[bool] = True
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         metric = check_metric(asked.metric or TEXT_METRICS[0], cls.metrics, "text")
         return cls(**common_of(asked, metric)), []
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data))
-
-    def to_data(self) -> dict[str, Any]:
-        return self.common()
-
-    @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Prompts and completions where a label column is named, else plain text; no task says what is written."""
-        needed = need_labels and label is not None
-        asked = {"text": text, "label": label, "split": split, "need_labels": needed}
-        table = read_table(source, written=written, keep_whole=keep_whole, **asked)
+        needed = options.need_labels and options.label is not None
+        table = super().read(source, replace(options, task=None, need_labels=needed))
         return table if needed else replace(table, labels=None, label_column=None)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_completion(table, tokenizer, self.max_length)
+        # What is asked for is given: only what stands behind the prompt bears loss.
         behind = np.concatenate([np.arange(length) for length in encoded.lengths]) > np.repeat(
             encoded.read, encoded.lengths
         )
@@ -105,5 +78,4 @@ class Completion(Objective):
         return text_scores(output), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        written = using.generate(table.texts[0])
-        return Answers({"generated": written}, labels=written)
+        return Answers.of_texts(using.generate(table.texts[0]))

@@ -27,6 +27,7 @@ def ranking_loss(vectors: Tensor, groups: Tensor, names: Tensor, scale: float) -
     """
     members = groups[:, 1:]
     there = members >= 0
+    # By text, not by row: a document that answers two queries of the batch is one candidate, never its own negative.
     candidates, at = members[there].unique(return_inverse=True)  # [M], [n]
     columns = torch.full_like(members, -1).masked_scatter(there, at)
     positive = columns[:, 0]  # [G]
@@ -51,6 +52,7 @@ def cosent_loss(vectors: Tensor, groups: Tensor, scores: Tensor, scale: float) -
     first, second = normalize(vectors[groups[:, 0]], dim=1), normalize(vectors[groups[:, 1]], dim=1)
     cosines = (first * second).sum(1) * scale
     differences = cosines[:, None] - cosines[None, :]
+    # Pairs that are in no order bear no loss; the 0 in front of the others is the 1 in the logarithm.
     differences = differences.masked_fill(scores[:, None] >= scores[None, :], -torch.inf)
     return torch.logsumexp(torch.cat([cosines.new_zeros(1), differences.flatten()]), dim=0)
 

@@ -1,17 +1,33 @@
-"""What the objectives over several texts have in common: which texts are equal, and what a score may be."""
+"""What the objectives over several texts an example have in common.
+
+An example has a text for each role (a query and a document, an anchor and a positive), and rows share texts. So the
+trunk runs once for each text, and examples are groups of texts by their numbers (``Encoded.groups``).
+
+Shapes: B texts of a batch, N texts of a data set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
-from stratatune.errors import DataError, shown
-from stratatune.objectives.objective import Asked, Objective
+from stratatune.data.roles import ROLES
+from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.asked import Asked
+from stratatune.objectives.written import chosen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stratatune.data.batching import Batch
+
+Text = TypeVar("Text")
 
 
 def name_of(*texts: str) -> int:
@@ -44,20 +60,49 @@ def refuse_equal(table: Table, column: Sequence[str], other: Sequence[str], what
             raise DataError(f"{table.source}, row {row}: {what}: {one[:40]!r}", "correct or remove it")
 
 
-def saved_fields(kind: type[Objective], names: Iterable[str], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with a default, as saved data hold them.
+def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[str]]) -> str:
+    """The loss that is named, or for ``auto`` the usual one of such data.
+
+    Args:
+        objective: the name of the objective, for errors.
+        name: the loss, or ``auto``.
+        data: what the data are, one of the keys of ``legal``.
+        legal: the losses that learn from each kind of data, the usual one first.
 
     Raises:
-        KeyError: one is missing.
-        ValueError: one is not of its default's type.
+        ConfigError: there is no such loss, or it learns from other data.
     """
-    defaults = {field.name: field.default for field in fields(kind)}
-    found: dict[str, Any] = {}
-    for name in names:
-        value, like = data[name], defaults[name]
-        if isinstance(like, float) and type(value) is int:
-            value = float(value)
-        if type(value) is not type(like):
-            raise ValueError(f"{name}: {shown(value)}")
-        found[name] = value
-    return found
+    chosen(objective, "loss", name, ("auto", *(one for losses in legal.values() for one in losses)))
+    if name != "auto" and name not in legal[data]:
+        told = f"objective: {objective}: loss {name!r}, and the data are {data}"
+        raise ConfigError([told], f"for these: {' or '.join(legal[data])}")
+    return legal[data][0] if name == "auto" else name
+
+
+def numbered(rows: Iterable[Sequence[Text]]) -> tuple[list[Text], list[list[int]]]:
+    """Every text once, in the order in which they come, and the rows by the numbers of their texts."""
+    numbers: dict[Text, int] = {}
+    groups = [[numbers.setdefault(text, len(numbers)) for text in row] for row in rows]
+    return list(numbers), groups
+
+
+def only_columns(table: Table, at: Sequence[int], roles: Sequence[str]) -> Table:
+    """Some of the text columns of a table, by their places, without labels; ``roles`` are those of all columns."""
+    return replace(
+        table,
+        texts=tuple(table.texts[place] for place in at),
+        columns=tuple(table.columns[place] for place in at),
+        further={ROLES: [tuple(roles[place] for place in at)] * len(table)},
+        labels=None,
+        whole=None,
+    )
+
+
+def of_members(values: Tensor, batch: Batch) -> Tensor:
+    """What there is of each text [B, ...], one example's texts after another's: again where examples share a text."""
+    return values if batch.groups is None else values[batch.groups[batch.groups >= 0]]
+
+
+def members(data: Encoded) -> np.ndarray:
+    """How many texts each example has, int64 [examples]: the rows of :func:`of_members`."""
+    return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, encode_template
+from stratatune.data.encode import encode_template
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template, label_word_ids
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean, numbers_on
-from stratatune.objectives.words import template_of, words_of_tokens
+from stratatune.objectives.weights import WEIGHT
+from stratatune.objectives.words import template_of, words_from, words_of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +49,7 @@ class LabelWords(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     weighted: ClassVar[bool] = True
+    stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
     place: ClassVar[str] = "[MASK]"
@@ -76,14 +82,15 @@ class LabelWords(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        labels, words = labels_from(data), tuple(data["label_words"])
+        labels = labels_from(data)
+        saved = words_from(data, labels)
         return cls(
             **common_from(data),
             label_kind=labels,
-            template=data["template"],
-            words=words,
-            word_ids=_ids(tokenizer, labels, words),
-            whole_vocabulary=data.get("loss", "vocab") == "vocab",
+            template=saved.template,
+            words=saved.label_words,
+            word_ids=_ids(tokenizer, labels, saved.label_words),
+            whole_vocabulary=saved.loss == "vocab",
         )
 
     def to_data(self) -> dict[str, Any]:
@@ -114,6 +121,7 @@ class LabelWords(Objective):
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question
 
+        # In use the words alone are compared, so a few rows of the LM head stand for its tens of thousands.
         rows = None if training and self._over_vocabulary else numbers_on(self.word_ids, batch.read.device)
         return Question(places=batch.read[:, None], rows=rows)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.labels import LabelSet, numbers
 from stratatune.data.readers import Table
-from stratatune.errors import DataError
+from stratatune.errors import DataError, shown
+from stratatune.objectives.answers import Answers
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.metrics import (
     CLASS_METRICS,
     CORRELATIONS,
@@ -21,11 +24,19 @@ from stratatune.objectives.metrics import (
     no_correlation,
     value_scores,
 )
-from stratatune.objectives.objective import WEIGHT, Answers, Asked
+from stratatune.objectives.saved import Names, checked
 from stratatune.objectives.tensors import mean
+from stratatune.objectives.weights import with_weights
+from stratatune.outside import Written
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
+
+
+def scores_of(names: Sequence[str], output: np.ndarray) -> dict[str, list[float]]:
+    """The columns of a table of predictions with a score for each class, of ``output`` [N, C]."""
+    return {f"p_{name}": output[:, number].tolist() for number, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,7 @@ class ClassLabels:
     def answers(self, output: np.ndarray) -> Answers:
         """``output`` [N, C] as a label and a probability for each class."""
         labels = LabelSet(self.names).decode(output.argmax(axis=1))
-        chances = {f"p_{name}": output[:, number].tolist() for number, name in enumerate(self.names)}
-        return Answers({"label": labels, **chances}, labels=labels, probabilities=output)
+        return Answers({"label": labels, **scores_of(self.names, output)}, labels=labels, probabilities=output)
 
 
 @dataclass(frozen=True)
@@ -165,11 +175,42 @@ def _written(asked: Asked) -> Any:
     return asked.data.labels
 
 
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Saved(Written):
+    """Labels as they are saved; version 0.1.0 wrote both keys, one of them empty."""
+
+    labels: Names | None = None
+    value_range: tuple[_Finite, _Finite] | None = None
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range: {shown(self.value_range)} is not a range")
+        return self
+
+
 def labels_from(data: Mapping[str, Any]) -> Labels:
-    """Back from saved data."""
-    if data.get("value_range"):
-        return NumberLabels(*map(float, data["value_range"]))
-    return ClassLabels(tuple(data.get("labels") or ()))
+    """Back from saved data.
+
+    Raises:
+        ValidationError: pydantic's: they are no labels.
+    """
+    return number_labels_from(data) if data.get("value_range") else class_labels_from(data)
+
+
+def class_labels_from(data: Mapping[str, Any]) -> ClassLabels:
+    """Classes back from saved data; errors as :func:`labels_from`."""
+    return ClassLabels(checked(_Saved, data).labels or ())
+
+
+def number_labels_from(data: Mapping[str, Any]) -> NumberLabels:
+    """Numbers back from saved data; errors as :func:`labels_from`."""
+    found = checked(_Saved, data).value_range
+    if found is None:
+        raise ValueError("value_range is missing")
+    return NumberLabels(*found)
 
 
 def labels_data(labels: Labels) -> dict[str, Any]:
@@ -189,8 +230,4 @@ def chosen_metric(asked: Asked, labels: Labels) -> str:
 
 def with_targets(encoded: Encoded, labels: Labels, table: Table) -> Encoded:
     """``encoded`` with a label for each text, where the table has labels, and a weight where it has weights."""
-    if table.labels is None:
-        return encoded
-    found = encoded.with_labels(labels.targets(table))
-    weights = table.further.get(WEIGHT)
-    return found if weights is None else found.with_targets(np.asarray(weights, np.float32), name=WEIGHT)
+    return encoded if table.labels is None else with_weights(encoded.with_labels(labels.targets(table)), table)

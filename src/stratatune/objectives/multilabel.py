@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_named, separator_of
-from stratatune.data.labels import ordered
+from stratatune.data.labels import ordered, unseen
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, nearest
+from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.labels import scores_of
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.saved import Names, saved_as
 from stratatune.objectives.set_metrics import (
     GRID,
     SET_METRICS,
@@ -28,20 +31,18 @@ from stratatune.objectives.set_metrics import (
     set_scores,
 )
 from stratatune.objectives.tensors import at_least_fp32, mean
+from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
 
 TUNED, BY_LABEL = "tuned", "tuned_by_label"
 _USUAL = "0.5"
 _MOST = 100_000  # outputs that an adapter's record may have
 _FEW_ROWS = 10  # in so small a table every label may well occur once
-_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +63,12 @@ class Multilabel(Pooled):
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
     problem_type: ClassVar[str | None] = "multi_label_classification"
 
-    names: tuple[str, ...]
+    names: Names = saved_as("labels")
     separator: str = ""
     tuning: str = ""
     thresholds: tuple[float, ...] = ()
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
-
-    @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
 
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
@@ -94,24 +91,14 @@ class Multilabel(Pooled):
             notices.append(f"{empty:,} of {len(asked.data):,} texts of {asked.data.source} have no label")
         return made, notices
 
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        names, thresholds = tuple(data["labels"]), tuple(map(float, data["thresholds"]))
-        if len(thresholds) not in (0, len(names)) or not all(0 < one < 1 for one in thresholds):
-            raise ValueError(f"thresholds: one between 0 and 1 for each of {len(names)} labels is needed")
-        return cls(
-            **common_from(data),
-            names=names,
-            separator=str(data["separator"]),
-            tuning=str(data["tuning"]),
-            thresholds=thresholds,
-        )
+    def __post_init__(self) -> None:
+        if len(self.thresholds) not in (0, len(self.names)) or not all(0 < one < 1 for one in self.thresholds):
+            raise ValueError(f"thresholds: one between 0 and 1 for each of {len(self.names)} labels is needed")
 
     def to_data(self) -> dict[str, Any]:
-        own: dict[str, Any] = {"separator": self.separator, "tuning": self.tuning, "thresholds": list(self.thresholds)}
-        if len(set(self.thresholds)) == 1:
-            own["threshold"] = self.thresholds[0]
-        return {**self.common(), "labels": list(self.names), **own}
+        # Where one threshold serves all labels it is written by itself too, as `classification` writes its own.
+        single = {"threshold": self.thresholds[0]} if len(set(self.thresholds)) == 1 else {}
+        return {**super().to_data(), **single}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -124,25 +111,9 @@ class Multilabel(Pooled):
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_sets(source, written=written, keep_whole=keep_whole, **asked)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
+        return read_sets(source, options)
 
     def targets(self, table: Table) -> np.ndarray:
         """Sets bool [N, C]."""
@@ -151,10 +122,7 @@ class Multilabel(Pooled):
         for at, cell in enumerate(_cells(table)):
             for label in cut(cell, self.separator):
                 if label not in index:
-                    near = nearest(label, self.names)
-                    hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.names[:_SHOWN])}"
-                    place = f"{table.source}, row {table.rows[at]}"
-                    raise DataError(f"{place}: label {label!r} was not seen in training", hint)
+                    raise unseen(f"{table.source}, row {table.rows[at]}: label", label, self.names)
                 found[at, index[label]] = True
         return found
 
@@ -190,6 +158,7 @@ class Multilabel(Pooled):
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         assert data.labels is not None
+        # While thresholds are not settled, each epoch is scored by those that suit it, or epochs could not be compared.
         own = self if self.thresholds else self.tuned(output, data)[0]
         absent = int((~data.labels.any(axis=0)).sum())
         said = f"macro_f1 and map leave out {absent} of {len(self.names)} labels, which the data lack"
@@ -219,8 +188,7 @@ class Multilabel(Pooled):
         output = using.output(table)
         order, chosen = np.argsort(-output, axis=1, kind="stable"), self.chosen(output)
         sets = [[self.names[at] for at in row if own[at]] for row, own in zip(order, chosen, strict=True)]
-        scores = {f"p_{name}": output[:, number].tolist() for number, name in enumerate(self.names)}
-        return Answers({"labels": sets, **scores}, probabilities=output)
+        return Answers({"labels": sets, **scores_of(self.names, output)}, probabilities=output)
 
 
 def _cells(table: Table) -> list[Cell]:

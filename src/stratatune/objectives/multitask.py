@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED, LABEL, Encoded, Targets
-from stratatune.data.label_columns import EMPTY, read_columns
-from stratatune.data.label_sets import columns_in, joined
-from stratatune.data.labels import LabelSet, looks_like_sets
+from stratatune.data.encoded import LABEL, Encoded, Targets
+from stratatune.data.label_columns import read_columns
+from stratatune.data.label_sets import columns_in
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, did_you_mean
-from stratatune.objectives.classes import Classes
+from stratatune.errors import ConfigError, did_you_mean
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.multilabel import Multilabel
-from stratatune.objectives.numbers import Numbers
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
-from stratatune.objectives.written import parse
+from stratatune.objectives.saved import common_from
+from stratatune.objectives.task_head import HeadAtWork, TaskHead, settle_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,42 +34,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
-KINDS: dict[str, type[Pooled]] = {one.name: one for one in (Classes, Multilabel, Numbers)}
-"""What a head may be."""
 MEAN = "mean"
-_HEAD_FIELDS = ("column", "weight", "mean", "deviation")
-
-
-@dataclass(frozen=True)
-class TaskHead:
-    """One label column.
-
-    Attributes:
-        column: its name.
-        objective: what is learnt of it.
-        weight: of its loss, see :func:`_weight`.
-        mean, deviation: of the numbers that a head of numbers learns: its output is how many deviations a number lies
-            above the mean. Raw numbers would take many steps to come near, and hold up the other heads.
-    """
-
-    column: str
-    objective: Pooled
-    weight: float
-    mean: float = 0.0
-    deviation: float = 1.0
-
-    def raw(self, logits: Tensor) -> Tensor:
-        """Its outputs [n, C] as its objective reads them."""
-        return logits if self.objective.labels else self.mean + self.deviation * logits
-
-    def present(self, values: np.ndarray) -> np.ndarray:
-        """Which of its targets [N, ...] are there: bool [N]."""
-        if values.dtype.kind == "b":
-            return np.ones(len(values), bool)
-        return ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORED
 
 
 class _Columns(Mapping[str, type]):
@@ -92,6 +58,8 @@ class _Columns(Mapping[str, type]):
 class Multitask(Objective):
     """Several label columns a text.
 
+    ``auto`` means it where a run names several label columns.
+
     Attributes:
         heads: one a column, in the order of the output layer.
     """
@@ -104,17 +72,12 @@ class Multitask(Objective):
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
-    problem_type: ClassVar[str | None] = (
-        "regression"  # a stock pipeline then gives the logits of every head as they are
-    )
+    # A stock pipeline then gives the logits of every head as they are.
+    problem_type: ClassVar[str | None] = "regression"
 
     heads: tuple[TaskHead, ...]
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
-
-    @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False  # `auto` means it where several label columns are named, see :class:`Outline`
 
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
@@ -125,7 +88,7 @@ class Multitask(Objective):
             raise ConfigError([f"objective: multitask: {odd!r} is no label column"], did_you_mean(odd, columns))
         made, notices = [], []
         for column in columns:
-            head, said = _head(asked, column)
+            head, said = settle_head(asked, column)
             made.append(head)
             notices += said
         if len(columns) > 2 and all(set(head.objective.labels) <= {"0", "1"} for head in made):
@@ -136,22 +99,13 @@ class Multitask(Objective):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        heads = tuple(
-            TaskHead(
-                str(one["column"]),
-                KINDS[one["objective"]].from_data(one, tokenizer),
-                **{name: float(one[name]) for name in ("weight", "mean", "deviation")},
-            )
-            for one in data["heads"]
-        )
+        heads = tuple(TaskHead.from_data(one, tokenizer) for one in data["heads"])
         if not heads:
             raise ValueError("heads: there is none")
         return cls(**common_from(data), heads=heads)
 
     def to_data(self) -> dict[str, Any]:
-        heads = [
-            {**one.objective.to_data(), **{name: getattr(one, name) for name in _HEAD_FIELDS}} for one in self.heads
-        ]
+        heads = [one.to_data() for one in self.heads]
         return {**self.common(), "labels": list(self.labels), "heads": heads}
 
     @property
@@ -181,31 +135,15 @@ class Multitask(Objective):
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Texts with the values of several label columns; see :func:`stratatune.data.label_columns.read_columns`."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_columns(source, written=written, keep_whole=keep_whole, **asked)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
+        return read_columns(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
         for head in self.heads:
             if head.column in table.further:
-                encoded = encoded.with_targets(_targets(head.objective, table, head.column), name=head.column)
+                encoded = encoded.with_targets(head.targets(table), name=head.column)
         return encoded
 
     # --- learning --------------------------------------------------------------------------------------------------
@@ -219,10 +157,11 @@ class Multitask(Objective):
         A head's loss is summed over the examples that have its label and divided by B, so that small batches add up to
         a large one.
         """
+        # Not a plain 0: a batch in which no row has a label must still have a gradient, of zeros.
         total = logits.sum() * 0.0
         for head, part in zip(self.heads, self._slices(), strict=True):
             own, targets = logits[:, part], batch.targets[head.column]
-            rows = _labelled(targets)
+            rows = head.present_in(targets)
             if len(rows) < len(targets):
                 own, targets = own[rows], targets[rows]
             if len(targets):
@@ -305,7 +244,7 @@ class Multitask(Objective):
         answers: dict[str, Any] = {}
         scores: dict[str, Any] = {}
         for head in self.heads:
-            said = head.objective.answer(table, _Predicted(self._of(head, output), using)).columns
+            said = head.objective.answer(table, HeadAtWork(self._of(head, output), using)).columns
             for number, (name, values) in enumerate(said.items()):
                 if number == 0:
                     answers[head.column] = values
@@ -328,133 +267,6 @@ class Multitask(Objective):
         return replace(data, targets={}).with_targets(np.concatenate(columns, axis=1))
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """A model at work, whose predictions are those of one head."""
-
-    found: np.ndarray
-    using: Using
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.using.tokenizer
-
-    def output(self, table: Table) -> np.ndarray:
-        """What the head predicts."""
-        return self.found
-
-    def untuned(self, table: Table) -> np.ndarray:
-        """As the model at work."""
-        return self.using.untuned(table)
-
-    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """As the model at work."""
-        return self.using.generate(texts, **options)
-
-
 def _slices_of(sizes: Sequence[int]) -> list[slice]:
     ends = np.cumsum([0, *sizes]).tolist()
     return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
-
-
-# --- settling one head -----------------------------------------------------------------------------------------------
-
-
-def _head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
-    """The head of a column, and notices about it."""
-    tables = [asked.data, *asked.others]
-    parts = [_labelled_rows(table, column) for table in tables]
-    if not len(parts[0]):
-        raise DataError(f"{asked.data.source}: label column {column!r} is empty", "leave it out of --label")
-    kind, options, guessed = _kind(asked, column, parts)
-    if kind is Multilabel:
-        parts = [_with_labels(table, column, range(len(table))) for table in tables]  # where an empty cell is a set
-    head_asked = replace(
-        asked, table=parts[0], others=tuple(parts[1:]), objective=kind.name, options=options, metric=None
-    )
-    objective, said = kind.settle(head_asked)
-    notices = [f"{column}: {line}" for line in said]
-    if guessed:
-        size = f" of {len(objective.labels)}" if objective.labels else ""
-        notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; another: multitask({column}=...)")
-    if len(parts[0]) < len(asked.data):
-        empty = len(asked.data) - len(parts[0])
-        notices.append(f"{column}: {empty:,} of {len(asked.data):,} rows have no label and teach this head nothing")
-    values = objective.targets(parts[0])
-    scale = (float(values.mean()), float(values.std())) if kind is Numbers else (0.0, 1.0)
-    return TaskHead(column, objective, _weight(values, len(asked.data)), *scale), notices
-
-
-def _kind(asked: Asked, column: str, parts: Sequence[Table]) -> tuple[type[Pooled], dict[str, Any], bool]:
-    """The objective of a column: the one that was named, with its options, or the one that its values suit."""
-    if column in asked.options:
-        name, options = parse(asked.options[column], {name: one.options for name, one in KINDS.items()})
-        return KINDS[name], options, False
-    values = [value for part in parts for value in part.labels or []]
-    if any(isinstance(value, list) for value in values) or looks_like_sets(set(values)):
-        return Multilabel, {}, True
-    try:
-        LabelSet.infer(values, parts[0].source)
-    except DataError:
-        if any(_number(value) is None for value in values):
-            raise
-        return Numbers, {}, True
-    return Classes, {}, True
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _with_labels(table: Table, column: str, rows: Sequence[int]) -> Table:
-    """The rows of a table with one label column, as the reader of a single one gives them."""
-    values = table.further[column]
-    labels: Any = [values[row] for row in rows]
-    found = table if len(rows) == len(table) else table.select(rows)
-    place = f"{table.source}, column {column!r}"
-    return replace(found, labels=labels, label_column=joined((column,)), source=place, further={}, notices=())
-
-
-def _labelled_rows(table: Table, column: str) -> Table:
-    return _with_labels(table, column, [at for at, value in enumerate(table.further[column]) if value != EMPTY])
-
-
-def _targets(objective: Pooled, table: Table, column: str) -> np.ndarray:
-    """The targets of a column [N, ...]; -100 or NaN where a row has no label."""
-    rows = [at for at, value in enumerate(table.further[column]) if value != EMPTY]
-    if isinstance(objective, Multilabel) or len(rows) == len(table):
-        return objective.targets(_with_labels(table, column, range(len(table))))
-    found = objective.targets(_with_labels(table, column, rows))
-    every = np.full(len(table), np.nan if found.dtype.kind == "f" else IGNORED, found.dtype)
-    every[rows] = found
-    return every
-
-
-def _labelled(targets: Tensor) -> Tensor:
-    """The examples of a batch that have a label: their numbers int64 [n]."""
-    import torch
-
-    if targets.dtype == torch.bool:
-        return torch.arange(len(targets), device=targets.device)
-    there = ~targets.isnan() if targets.is_floating_point() else targets != IGNORED
-    return there.nonzero()[:, 0]
-
-
-def _weight(values: np.ndarray, rows: int) -> float:
-    """What a head's loss is multiplied with: 1 over the loss of the best answer that does not look at the text.
-
-    That is the entropy of its classes, the mean entropy of its labels, or the variance of its numbers. So stars from 0
-    to 100 weigh as much as a yes or no. A head whose labels are in a share of the rows alone weighs as much as others.
-    """
-    if values.dtype.kind == "f":
-        blind = float(values.var())
-    elif values.dtype.kind == "b":
-        share = np.clip(values.mean(axis=0), 1e-12, 1 - 1e-12)
-        blind = float(-(share * np.log(share) + (1 - share) * np.log(1 - share)).mean())
-    else:
-        share = np.bincount(values)[np.bincount(values) > 0] / len(values)
-        blind = float(-(share * np.log(share)).sum())
-    return rows / len(values) / blind if blind > 0 else 1.0

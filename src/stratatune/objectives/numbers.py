@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
-from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import VALUE_METRICS
-from stratatune.objectives.objective import WEIGHT, Answers, Asked, Using, common_from, common_of
 from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean
+from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,7 @@ class Numbers(Pooled):
     name: ClassVar[str] = "regression"
     summary: ClassVar[str] = "one number a text, by a new output layer"
     metrics: ClassVar[tuple[str, ...]] = tuple(VALUE_METRICS)
+    stratified: ClassVar[bool] = True
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
 
     label_kind: NumberLabels
@@ -51,11 +55,12 @@ class Numbers(Pooled):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data), label_kind=NumberLabels(*map(float, data["value_range"])))
+        return cls(**common_from(data), label_kind=number_labels_from(data))
 
     def to_data(self) -> dict[str, Any]:
         return {**self.common(), **labels_data(self.label_kind)}
 
+    # A sample may keep the shares of a few ratings; to hold rows out by them would refuse numbers that occur once.
     @classmethod
     def held_out_by(cls, table: Table) -> None:
         return None
@@ -76,6 +81,7 @@ class Numbers(Pooled):
         return logits[:, 0].float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
+        # No word bounds these values, so what rounding does to them goes with their own size, not with the range.
         return self.label_kind.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
 
     def answer(self, table: Table, using: Using) -> Answers:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
-from stratatune.data.readers import Table
-from stratatune.data.readers import read as read_table
-from stratatune.data.tasks import Task
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.data.encoded import Encoded
+from stratatune.data.read_options import ReadOptions
+from stratatune.data.readers import Table, read
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.by_class import by_class as scores_by_class
-from stratatune.plan import Plan
+from stratatune.objectives.saved import common_from, fields_from, saved_fields
+from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,113 +32,12 @@ if TYPE_CHECKING:
     from stratatune.model.question import Question
 
 
-WEIGHT = "weight"
-"""The name of the weights in ``Table.further`` and among the targets, one for each text."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run asks for: everything from which an objective is chosen and settled.
-
-    Attributes:
-        plan: the plan of the run.
-        family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
-        longest: tokens that the model takes at most.
-        hidden: D, the width of its hidden states.
-        objective: an objective's name, or ``auto``.
-        options: those written in brackets behind the name, by their own names.
-        task: the named task, where there is one.
-        template, label_words, loss, metric, max_length: the settings of these names.
-        table: the training data; None while an objective is chosen, before the data are read.
-        others: the evaluation and test data, for what every part must know, such as the names of the labels.
-        tokenizer: the model's; likewise.
-    """
-
-    plan: Plan
-    family: str
-    longest: int
-    objective: str = "auto"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    task: Task | None = None
-    template: str | None = None
-    label_words: Mapping[str, str] = field(default_factory=dict)
-    loss: str = "vocab"
-    metric: str | None = None
-    max_length: int = 256
-    table: Table | None = None
-    others: tuple[Table, ...] = ()
-    tokenizer: PreTrainedTokenizerBase | None = None
-    hidden: int = 0
-
-    @property
-    def data(self) -> Table:
-        """The training data, which have been read by the time an objective is settled."""
-        assert self.table is not None
-        return self.table
-
-    @property
-    def tokens(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, which is there by the time an objective is settled."""
-        assert self.tokenizer is not None
-        return self.tokenizer
-
-    @property
-    def prompted(self) -> bool:
-        """Whether the plan's paper reads a label under a prompt, not by a new output layer."""
-        return self.plan.prompted
-
-    @property
-    def numeric(self) -> bool:
-        """Whether the labels of the task are numbers."""
-        return self.task is not None and self.task.numeric
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model says of N texts, in the order given.
-
-    Attributes:
-        columns: the columns of the predictions' table, N values each.
-        labels: N class names, or N generated texts; None where the answer is neither.
-        probabilities: [N, C] in the order of the classes, or None.
-        values: [N] numbers, or None.
-        notices: what the user should know of them, one line each.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    labels: list[str] | None = None
-    probabilities: np.ndarray | None = None
-    values: np.ndarray | None = None
-    notices: tuple[str, ...] = ()
-
-
-class Using(Protocol):
-    """A trained model at work, as an objective asks it for predictions."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the base model."""
-        ...
-
-    def output(self, table: Table) -> np.ndarray:
-        """What :meth:`Objective.predict` gives for every row, in order."""
-        ...
-
-    def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model, as it was before it was tuned."""
-        ...
-
-    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
     """How a model is asked and its answer is judged. Abstract.
 
-    A subclass is a frozen dataclass and final. What it needs besides the fields below are fields of its own;
-    :meth:`to_data` and :meth:`from_data` write and read them.
+    A subclass is a frozen dataclass and final. What it needs besides the fields below are fields of its own, which
+    :meth:`to_data` and :meth:`from_data` write and read by their types.
 
     Class attributes:
         name: as the user writes it (``--objective NAME``).
@@ -154,6 +54,7 @@ class Objective(abc.ABC):
         problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
             output a regression, of more a single label.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
+        stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
 
     Attributes:
@@ -177,6 +78,7 @@ class Objective(abc.ABC):
     writes: ClassVar[bool] = False
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
+    stratified: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
 
     text: tuple[str, ...]
@@ -189,9 +91,9 @@ class Objective(abc.ABC):
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
-    @abc.abstractmethod
     def suits(cls, asked: Asked) -> bool:
-        """Whether ``objective: auto`` means this one; of all objectives exactly one says so."""
+        """Whether ``objective: auto`` means this one: never, unless a subclass says otherwise; at most one does."""
+        return False
 
     @classmethod
     @abc.abstractmethod
@@ -203,38 +105,31 @@ class Objective(abc.ABC):
             ConfigError: a metric or template that does not exist.
         """
 
-    @classmethod
-    @abc.abstractmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Back from what :meth:`to_data` gave; keys that this version does not know are ignored."""
-
-    @abc.abstractmethod
     def to_data(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """As JSON takes it: every field by its name, or by that of :func:`stratatune.objectives.saved.saved_as`."""
+        return {**self.common(), **saved_fields(self)}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Back from what :meth:`to_data` gave; keys that this version does not know are ignored.
+
+        Raises:
+            ValidationError: pydantic's: a value that is not of its field's type.
+            ValueError: values that do not go together.
+        """
+        return cls(**common_from(data), **fields_from(cls, data))
 
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
-        """A data source as this objective reads it; the arguments are those of :func:`stratatune.data.readers.read`."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_table(source, task=task, written=written, keep_whole=keep_whole, **asked)
+    def read(cls, source: Any, options: ReadOptions) -> Table:
+        """A data source as this objective reads it: as :func:`stratatune.data.readers.read` does, by default."""
+        return read(source, options)
 
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
         """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
-        return table.labels
+        return table.labels if cls.stratified else None
 
     @classmethod
     def held_out_by(cls, table: Table) -> Sequence[Any] | None:
@@ -259,7 +154,7 @@ class Objective(abc.ABC):
         """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
 
         A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
-        may be given (:attr:`stratatune.data.encode.Encoded.given`).
+        may be given (:attr:`stratatune.data.encoded.Encoded.given`).
         """
         return logits
 
@@ -410,28 +305,3 @@ class Objective(abc.ABC):
             "family": self.family,
             **({"problem_type": self.problem_type} if self.problem_type else {}),
         }
-
-
-def common_of(asked: Asked, metric: str) -> dict[str, Any]:
-    """The fields that all objectives have, as a run asks for them."""
-    return {
-        "text": asked.data.columns,
-        "label": asked.data.label_column,
-        "metric": metric,
-        "max_length": min(asked.max_length, asked.longest),
-        "task": asked.task.name if asked.task else None,
-        "family": asked.family,
-    }
-
-
-def common_from(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from saved data; version 0.1.0 wrote two flags in place of the family."""
-    family = "encoder-decoder" if data.get("two_stacks") else "decoder" if data.get("decoder") else "encoder"
-    return {
-        "text": tuple(data["text"]),
-        "label": data.get("label"),
-        "metric": data.get("metric", "accuracy"),
-        "max_length": data.get("max_length", 256),
-        "task": data.get("task"),
-        "family": data.get("family", family),
-    }

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_last
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
-from stratatune.objectives.objective import WEIGHT, Objective
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.weights import with_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,10 +69,7 @@ class Pooled(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_pooled(self.family, table, tokenizer, self.max_length)
-        if table.labels is None:
-            return encoded
-        found, weights = encoded.with_targets(self.targets(table)), table.further.get(WEIGHT)
-        return found if weights is None else found.with_targets(np.asarray(weights, np.float32), name=WEIGHT)
+        return encoded if table.labels is None else with_weights(encoded.with_targets(self.targets(table)), table)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         return pooled(batch)

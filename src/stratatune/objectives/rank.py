@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED, Encoded
+from stratatune.data.encoded import IGNORED, Encoded
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, did_you_mean
-from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
+from stratatune.data.roles import Layout, read_roles, roles_in
+from stratatune.errors import ConfigError
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.grouped import (
+    loss_for,
+    members,
+    name_of,
+    numbered,
+    of_members,
+    only_columns,
+    refuse_equal,
+    score_range,
+)
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
 from stratatune.objectives.retrieval import RANKINGS, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
+from stratatune.objectives.written import check_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +38,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
-LOSSES = ("bce", "listnet", "pairwise")
+LOSSES = {"scores": ("bce", "listnet"), "chosen and rejected texts": ("pairwise",)}
+"""By the data that they learn from."""
 _QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
 _CHOSEN = {"chosen": ("chosen", "preferred", "better")}
 _REJECTED = {"rejected": ("rejected", "worse")}
@@ -68,7 +80,7 @@ class Rank(Objective):
     options: ClassVar[Mapping[str, type]] = {"loss": str, "mini_batch": int}
     place: ClassVar[str] = "[CLS]"
 
-    by: str = "bce"
+    by: Literal["bce", "listnet", "pairwise"] = "bce"
     paired: bool = True
     low: float = 0.0
     high: float = 1.0
@@ -77,15 +89,11 @@ class Rank(Objective):
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         scored, size = asked.data.labels is not None, asked.options.get("mini_batch", _PIECE)
-        by, notices = _loss(asked.options.get("loss", "auto"), scored=scored), []
-        if size < 0:
-            raise ConfigError([f"objective: rank: mini_batch {size}"], "legal: 0 (all at once) or more")
+        data, notices = "scores" if scored else "chosen and rejected texts", []
+        by: Any = loss_for("rank", asked.options.get("loss", "auto"), data, LOSSES)
+        check_pieces("rank", size)
         queries = [texts for texts, role in zip(asked.data.texts, roles_in(asked.data), strict=True) if role == "query"]
         several = bool(queries) and len(set(queries[0])) < len(queries[0])
         if by == "listnet" and not several:
@@ -97,19 +105,11 @@ class Rank(Objective):
         common = common_of(asked, check_metric(asked.metric or usual, cls.metrics, "rank"))
         return cls(**common, by=by, paired=bool(queries), low=low, high=high, mini_batch=size), notices
 
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        own = saved_fields(cls, _SAVED, data)
-        if own["by"] not in LOSSES:
-            raise ValueError(f"by: {own['by']}")
-        return cls(**common_from(data), **own)
-
     def to_data(self) -> dict[str, Any]:
         activation = _ACTIVATIONS.get(self.by, "torch.nn.modules.linear.Identity")
         config = {"sentence_transformers": {"activation_fn": activation, "version": "5.0.0"}}
         folder = {"kind": "rank", "max_length": self.max_length, "config": config}
-        own = {name: getattr(self, name) for name in _SAVED}
-        return {**self.common(), **own, "sentence_transformers": folder}
+        return {**super().to_data(), "sentence_transformers": folder}
 
     @property
     def position(self) -> str:
@@ -129,36 +129,19 @@ class Rank(Objective):
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
-        asked = {"text": text, "label": label, "task": task, "split": split, "need_labels": need_labels}
-        layouts = (SCORED, PREFERRED, ALONE)
-        table = read_roles(source, layouts, _LEGAL, written=written, keep_whole=keep_whole, **asked)
+        table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options)
         columns = dict(zip(roles_in(table), table.texts, strict=True))
-        if need_labels and "chosen" in columns:
+        if options.need_labels and "chosen" in columns:
             for texts, role in zip(table.texts, roles_in(table), strict=True):
                 if role == "rejected":
                     refuse_equal(table, texts, columns["chosen"], "the rejected text is the chosen one")
         return table
 
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
-
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Each text, or each pair of a query and a text, once; their examples as the loss compares them."""
-        roles = roles_in(table) or ("query", "text")[-len(table.texts) :]
+        roles = _roles(table)
         queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
         if (queries is None) == self.paired:
             raise ConfigError(
@@ -167,11 +150,7 @@ class Rank(Objective):
             )
         others = [texts for texts, role in zip(table.texts, roles, strict=True) if role != "query"]
         heads = [()] * len(table) if queries is None else [(query,) for query in queries]
-        stored: dict[tuple[str, ...], int] = {}
-        rows = [
-            [stored.setdefault((*head, text), len(stored)) for text in texts]
-            for head, *texts in zip(heads, *others, strict=True)
-        ]
+        stored, rows = numbered([(*head, text) for text in texts] for head, *texts in zip(heads, *others, strict=True))
         plain = Table(tuple(map(list, zip(*stored, strict=True))), columns=table.columns, source=table.source)
         data = encode_pooled(self.family, plain, tokenizer, self.max_length)
         names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
@@ -225,10 +204,10 @@ class Rank(Objective):
         """Scores [B] of the texts, one example's after another's; under ``bce`` from 0 to 1."""
         found = at_least_fp32(logits)[:, 0]
         found = found.sigmoid() if self.by == "bce" else found
-        return (found if batch.groups is None else found[batch.groups[batch.groups >= 0]]).cpu().numpy()
+        return of_members(found, batch).cpu().numpy()
 
     def rows(self, data: Encoded) -> np.ndarray:
-        return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes
+        return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         """Of each query's candidates, the highest score first; pairs are compared within a query."""
@@ -241,6 +220,7 @@ class Rank(Objective):
         ranked, lists = [], 0
         for at in by_query:
             order = at[np.argsort(-output[at], kind="stable")]
+            # nDCG's gains begin at 0; data may have scores below, as a similarity from -1 on has.
             ranked.append(((gains[order] - gains.min()).tolist(), (gains[at] - gains.min()).tolist()))
             lists += len(at) > 1
         notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]
@@ -250,21 +230,15 @@ class Rank(Objective):
         found["average_precision"] = float(average_precision_score(right, output)) if right.any() else 0.0
         return found, notices
 
-    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
-        return {}
-
     def answer(self, table: Table, using: Using) -> Answers:
         """``score`` of each text; of several columns of texts one each."""
-        roles = roles_in(table) or ("query", "text")[-len(table.texts) :]
-        named = list(zip(table.columns, roles, table.texts, strict=True))
-        first = [one for one in named if one[1] == "query"]
-        others = [one for one in named if one[1] != "query"]
+        roles = _roles(table)
+        query = [at for at, role in enumerate(roles) if role == "query"]
+        others = [at for at, role in enumerate(roles) if role != "query"]
         found: dict[str, np.ndarray] = {}
-        for name, role, texts in others:
-            columns, kinds, parts = zip(*first, (name, role, texts), strict=True)
-            rows = {ROLES: [kinds] * len(texts)}
-            one = replace(table, texts=parts, columns=columns, further=rows, labels=None, whole=None)
-            found["score" if len(others) == 1 else f"{name}_score"] = using.output(one)
+        for at in others:
+            name = "score" if len(others) == 1 else f"{table.columns[at]}_score"
+            found[name] = using.output(only_columns(table, [*query, at], roles))
         return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
@@ -276,18 +250,9 @@ class Rank(Objective):
         return single.with_labels(gains.astype(np.int64) if whole else gains)
 
 
-_SAVED = ("by", "paired", "low", "high", "mini_batch")
-
-
-def _loss(name: str, *, scored: bool) -> str:
-    if name not in ("auto", *LOSSES):
-        raise ConfigError([f"objective: rank has no loss {name!r}"], did_you_mean(name, ("auto", *LOSSES)))
-    usual = "bce" if scored else "pairwise"
-    if name != "auto" and scored == (name == "pairwise"):
-        kind = "scores" if scored else "chosen and rejected texts"
-        legal = "bce or listnet" if scored else "pairwise"
-        raise ConfigError([f"objective: rank: loss {name!r}, and the data are {kind}"], f"for these: {legal}")
-    return usual if name == "auto" else name
+def _roles(table: Table) -> tuple[str, ...]:
+    """The role of each text column; without names a text, or a query and a text."""
+    return roles_in(table) or ("query", "text")[-len(table.texts) :]
 
 
 def _lists(

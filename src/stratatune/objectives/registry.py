@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from stratatune.errors import ConfigError, ModelError, shown
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.candidates import Candidates
 from stratatune.objectives.chat import Chat
 from stratatune.objectives.classes import Classes
@@ -16,9 +17,8 @@ from stratatune.objectives.label_words import LabelWords
 from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.numbers import Numbers
-from stratatune.objectives.objective import Asked, Objective
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.rank import Rank
-from stratatune.objectives.saved import SavedObjective
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
 from stratatune.objectives.vectors import Vectors
@@ -124,7 +124,6 @@ def objective_from(data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
         )
     again = "train again, or restore the folder from a backup"
     try:
-        SavedObjective.model_validate(dict(data))
         found = OBJECTIVES[name].from_data(data, tokenizer)
     except ValidationError as error:
         raise ModelError(f"the adapter's record is damaged: reading.{first_mistake(error)}", again) from error

@@ -5,7 +5,7 @@ Shapes: Q queries, N documents, E the width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -64,16 +64,6 @@ def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[fr
     found, _ = nearest(queries, documents, K)
     rows = zip(found.tolist(), right, strict=True)
     return ranking_scores(([float(one in wanted) for one in row], [1.0] * len(wanted)) for row, wanted in rows)
-
-
-def by_query(
-    names: Sequence[int], values: Sequence[float], gains: Sequence[float]
-) -> Mapping[int, list[tuple[float, float]]]:
-    """The (value, gain) of every candidate, by the name of its query."""
-    found: dict[int, list[tuple[float, float]]] = {}
-    for name, value, gain in zip(names, values, gains, strict=True):
-        found.setdefault(name, []).append((value, gain))
-    return found
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:

@@ -1,55 +1,130 @@
-"""What an objective's saved data must hold, checked once where they are read."""
+"""An objective as plain data, and back.
+
+What is written follows from an objective's fields, and is checked by their types where it is read: a saved adapter
+comes from outside. The fields that all objectives have are here, since version 0.1.0 wrote them in another way.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, field, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, create_model
 
 from stratatune.data.tasks import TASKS
-from stratatune.errors import shown
 from stratatune.outside import Written
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_NAME = "saved as"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("names that differ")
+    return names
+
+
+def _known(task: str | None) -> str | None:
+    if task is not None and task not in TASKS:
+        raise ValueError("the name of a task, see `stratatune list tasks`")
+    return task
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+"""The type of a field that holds names of classes, each once."""
 
 
 class SavedObjective(Written):
-    """The fields that our objectives write; each reads those of its own. One of the user's own may have others."""
+    """The fields that all objectives have."""
 
-    text: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    text: Annotated[tuple[Annotated[str, pydantic.Field(min_length=1)], ...], pydantic.Field(min_length=1)]
     label: str | None = None
     metric: str = "accuracy"
-    max_length: Annotated[int, Field(ge=1, le=2**31)] = 256
-    task: str | None = None
+    max_length: Annotated[int, pydantic.Field(ge=1, le=2**31)] = 256
+    task: Annotated[str | None, AfterValidator(_known)] = None
     family: Literal["encoder", "decoder", "encoder-decoder"] = "encoder"
+
+
+class _Flags(Written):
+    """What version 0.1.0 wrote in place of the family."""
+
     decoder: bool = False
     two_stacks: bool = False
-    labels: list[str] | None = None
-    value_range: Annotated[list[_Number], Field(min_length=2, max_length=2)] | None = None
-    template: str | None = None
-    label_words: list[str] = Field(default_factory=list)
-    loss: Literal["vocab", "words"] = "vocab"
-    chat_template: str | None = None
-    turns: Literal["all", "last"] = "all"
-    stop_tokens: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
-    system: str = ""
-    suffixes: list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] = Field(default_factory=list)
 
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        """The fields go with one another."""
-        classes = len(self.labels or ())
-        if self.task is not None and self.task not in TASKS:
-            raise ValueError(f"task: there is no task {shown(self.task)}")
-        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
-            raise ValueError(f"value_range: {shown(self.value_range)} is not a range")
-        if self.label_words and len(self.label_words) != (classes or 2):
-            raise ValueError(f"label_words: {len(self.label_words)} words for {classes or 2} labels")
-        if self.label_words and self.template is None:
-            raise ValueError("template: there are label words and no template for them")
-        if self.suffixes and len(self.suffixes) != len(self.label_words):
-            raise ValueError(f"suffixes: {len(self.suffixes)} for {len(self.label_words)} words")
-        if len(set(self.labels or ())) != classes:
-            raise ValueError("labels: one occurs twice")
-        return self
+    @property
+    def family(self) -> str:
+        """The family that they mean."""
+        return "encoder-decoder" if self.two_stacks else "decoder" if self.decoder else "encoder"
+
+
+def common_from(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all objectives have, from saved data.
+
+    Raises:
+        ValidationError: pydantic's: one is missing, or not of its type.
+    """
+    return dict(checked(SavedObjective, {"family": checked(_Flags, data).family, **data}))
+
+
+def saved_as(name: str) -> Any:
+    """A field, without a default, that is written by another name than its own."""
+    return field(metadata={_NAME: name})
+
+
+def saved_fields(objective: DataclassInstance) -> dict[str, Any]:
+    """An objective's own fields, as JSON takes them: all but those of :class:`SavedObjective`."""
+    kind = type(objective)
+    values = {_name(one): getattr(objective, one.name) for one in _own(kind)}
+    return _model(kind).model_validate(values).model_dump(mode="json")
+
+
+def fields_from(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same from saved data; a field with a default may be missing, as it is in data of before there was such.
+
+    Raises:
+        ValidationError: pydantic's: one is missing, or not of its type.
+    """
+    found = checked(_model(kind), data)
+    return {one.name: getattr(found, _name(one)) for one in _own(kind)}
+
+
+def checked(model: type[Model], data: Mapping[str, Any]) -> Model:
+    """``data`` as JSON has them in a model of pydantic's, by whose strict rules a list is a tuple in JSON alone.
+
+    Raises:
+        ValidationError: pydantic's.
+    """
+    return model.model_validate_json(json.dumps({name: data[name] for name in model.model_fields if name in data}))
+
+
+def _own(kind: type[DataclassInstance]) -> list[Field[Any]]:
+    return [one for one in fields(kind) if one.name not in SavedObjective.model_fields]
+
+
+def _name(one: Field[Any]) -> str:
+    return one.metadata.get(_NAME, one.name)
+
+
+class _Fields(Written):
+    model_config = ConfigDict(**{**Written.model_config, "allow_inf_nan": False})
+
+
+@functools.cache
+def _model(kind: type[DataclassInstance]) -> type[BaseModel]:
+    """The own fields of an objective as a model of pydantic's, which checks them."""
+    types = get_type_hints(kind, include_extras=True)
+    known: dict[str, Any] = {_name(one): (types[one.name], _default(one)) for one in _own(kind)}
+    return create_model(kind.__name__, __base__=_Fields, **known)
+
+
+def _default(one: Field[Any]) -> Any:
+    if one.default_factory is not MISSING:
+        return pydantic.Field(default_factory=one.default_factory)
+    return ... if one.default is MISSING else one.default

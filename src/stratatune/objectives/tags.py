@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
+from pydantic import Field
 
 from stratatune.data.aligned import Aligned, encode_words
-from stratatune.data.encode import IGNORED, LABEL, Encoded
+from stratatune.data.encoded import IGNORED, LABEL, Encoded
+from stratatune.data.labels import unseen
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, ModelError, did_you_mean, nearest
+from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.entities import (
     OUTSIDE,
     SCHEMES,
     Entity,
     entities,
     parts,
-    scheme_of,
     summary,
-    to_iob2,
     type_scores,
 )
 from stratatune.objectives.metrics import check_metric
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.saved import Names, saved_as
+from stratatune.objectives.tag_tables import TagTables
 from stratatune.objectives.tensors import at_least_fp32
+from stratatune.objectives.written import check_number, chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +41,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 METRICS = ("f1", "precision", "recall", "macro_f1", "macro_precision", "macro_recall", "accuracy")
-_ALIGN = ("first", "all")
-_MATCH = ("conll", "strict", "partial")
+Align = Literal["first", "all"]
+Match = Literal["conll", "strict", "partial"]
 _STRIDE = 64
 _TAGS, _CONTINUES = "tags", "continues"
 _DIGITS = 6
@@ -69,51 +73,32 @@ class Tags(Objective):
     options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
     place: ClassVar[str] = "one word of each text"
 
-    tags: tuple[str, ...]
+    tags: Names = saved_as("labels")
     scheme: str = "auto"
     names: tuple[str, ...] = ()
-    align: str = "first"
-    match: str = "conll"
-    stride: int = _STRIDE
+    align: Align = "first"
+    match: Match = "conll"
+    stride: Annotated[int, Field(ge=0)] = _STRIDE
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         options = {"scheme": "auto", "align": "first", "match": "conll", **asked.options}
-        for name, legal in (("scheme", SCHEMES), ("align", _ALIGN), ("match", _MATCH)):
-            if options[name] not in legal:
-                raise ConfigError(
-                    [f"objective: tags has no {name} {options[name]!r}"], did_you_mean(options[name], legal)
-                )
-        if not asked.tokens.is_fast:
-            raise ModelError("tags needs a fast tokenizer, which says where each token lies", "take another model")
+        for name, legal in (("scheme", SCHEMES), ("align", get_args(Align)), ("match", get_args(Match))):
+            chosen("tags", name, options[name], legal)
+        asked.check_fast("tags")
         common = common_of(asked, check_metric(asked.metric or _usual(asked, options), cls.metrics, "tags"))
         names = tuple(options.pop("names", "").split())
         options["stride"] = _stride(options.get("stride"), common["max_length"], asked.tokens)
-        drafted = cls(**common, tags=(), names=names, **options)
-        tables = [asked.data, *asked.others]
-        rows = [row for table in tables for row in drafted.written(table)]
-        tags, schemes = drafted.classes(rows), [drafted.scheme_in(table) for table in tables]
+        read, tables = TagTables(options["scheme"], names), [asked.data, *asked.others]
+        tags, schemes = read.classes_in(tables), [read.scheme_in(table) for table in tables]
         if len(tags) < 2:
             raise DataError(
                 f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed"
             )
         said = [f"tags are read as {name.upper()}" for name in dict.fromkeys(schemes) if options["scheme"] == "auto"]
         return cls(**common, tags=tags, names=names, **options), said
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        named = {name: data[name] for name in ("scheme", "align", "match", "stride")}
-        return cls(**common_from(data), tags=tuple(data["labels"]), names=tuple(data["names"]), **named)
-
-    def to_data(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("scheme", "align", "match", "stride")}
-        return {**self.common(), "labels": list(self.tags), "names": list(self.names), **own}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -127,62 +112,9 @@ class Tags(Objective):
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Words with tags, or texts with spans; see :func:`stratatune.data.tagged.read_tagged`."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_tagged(source, written=written, keep_whole=keep_whole, **asked)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
-
-    def scheme_in(self, table: Table) -> str:
-        """The scheme that a table is written in: the one that was named, or what its tags tell."""
-        if self.scheme != "auto":
-            return self.scheme
-        return "plain" if self.tags and self.plain else scheme_of(self._named(table))
-
-    def _named(self, table: Table) -> list[list[str]]:
-        """The tags as written, numbers by their names."""
-        rows: Any = table.labels or []
-        if not rows or not all(tag.isdecimal() for row in rows for tag in row):
-            return rows
-        if not self.names:
-            raise DataError(
-                f"{table.source}: its tags are numbers", "name them: --objective 'tags(names=O B-PER I-PER ...)'"
-            )
-        for number, row in zip(table.rows, rows, strict=True):
-            if over := next((tag for tag in row if int(tag) >= len(self.names)), None):
-                raise DataError(
-                    f"{table.source}, row {number}: tag {over}, and {len(self.names)} names were given",
-                    "name all tags, from that of 0 on",
-                )
-        return [[self.names[int(tag)] for tag in row] for row in rows]
-
-    def written(self, table: Table) -> Iterator[list[str]]:
-        """The tags of each text of a table in IOB2; plain ones as they are."""
-        scheme = self.scheme_in(table)
-        for number, row in zip(table.rows, self._named(table), strict=True):
-            yield to_iob2(row, scheme, f"{table.source}, row {number}")
-
-    def classes(self, rows: Iterable[Sequence[str]]) -> tuple[str, ...]:
-        """The classes that tags are of: with entities both tags of every type, the data's own or not."""
-        tags = {tag for row in rows for tag in row}
-        if self.scheme == "plain" or OUTSIDE not in tags:
-            return tuple(sorted(tags))
-        kinds = sorted({parts(tag)[1] for tag in tags} - {""})
-        return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+        return read_tagged(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         aligned = encode_words(
@@ -200,12 +132,12 @@ class Tags(Objective):
     def _numbers(self, table: Table) -> np.ndarray:
         """The class of every word of a table int64 [W]."""
         index = {tag: number for number, tag in enumerate(self.tags)}
-        rows = list(self.written(table))
+        # Where the training data showed plain tags, no other table is asked: a few rows of one may look like entities.
+        plain = self.scheme == "auto" and self.plain
+        rows = list(TagTables("plain" if plain else self.scheme, self.names).in_iob2(table))
         for number, row in zip(table.rows, rows, strict=True):
-            if (unseen := next((tag for tag in row if tag not in index), None)) is not None:
-                near = nearest(unseen, self.tags)
-                hint = (f"did you mean {near!r}? " if near else "") + f"legal: {', '.join(self.tags[:20])}"
-                raise DataError(f"{table.source}, row {number}: tag {unseen!r} was not seen in training", hint)
+            if (odd := next((tag for tag in row if tag not in index), None)) is not None:
+                raise unseen(f"{table.source}, row {number}: tag", odd, self.tags)
         return np.array([index[tag] for row in rows for tag in row], np.int64)
 
     def _on_tokens(self, aligned: Aligned, tags: np.ndarray) -> np.ndarray:
@@ -213,6 +145,7 @@ class Tags(Objective):
         of_words = np.append(tags, IGNORED)[aligned.words]
         if self.align == "first":
             return np.where(aligned.first, of_words, IGNORED)
+        # The rest of a word that begins an entity is inside of it: another B would begin another entity.
         index = {tag: number for number, tag in enumerate(self.tags)}
         inside = np.array([index.get(f"I-{parts(tag)[1]}", number) for number, tag in enumerate(self.tags)] + [IGNORED])
         going_on = np.where(of_words == IGNORED, len(self.tags), of_words)
@@ -272,6 +205,7 @@ class Tags(Objective):
     def _by_type(self, output: np.ndarray, data: Encoded) -> tuple[dict[str, dict[str, float]], float]:
         """The scores of each type, and the share of the words whose tag is right."""
         truth, guess = data.targets[_TAGS].values, output[:, 0].astype(np.int64)
+        # Windows of a long text are put together again: an entity may cross the border of two.
         starts = np.flatnonzero(data.targets[_CONTINUES].values == 0)
         ends = np.concatenate([[0], np.cumsum(data.targets[_TAGS].sizes)])[[*starts, len(data)]]
         rows = [[self._entities(tags[a:b]) for a, b in pairwise(ends)] for tags in (truth, guess)]
@@ -303,6 +237,7 @@ class Tags(Objective):
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
+        # Most words are outside of every entity, so words drawn at random would show a probe one class.
         random = np.random.default_rng(seed)
         tags, places = data.targets[_TAGS], data.places
         assert places is not None
@@ -329,9 +264,10 @@ def _stride(asked: int | None, max_length: int, tokenizer: PreTrainedTokenizerBa
     room = max_length - tokenizer.num_special_tokens_to_add()
     if room < 1:
         raise ConfigError([f"max_length: {max_length} leaves no room for a word"], "raise it")
-    if asked is not None and not 0 <= asked < room:
-        raise ConfigError([f"objective: tags: stride {asked}"], f"legal: 0 to {room - 1}, for windows of {room} tokens")
-    return min(_STRIDE, room // 2) if asked is None else asked
+    if asked is None:
+        return min(_STRIDE, room // 2)
+    check_number("tags", "stride", asked, 0 <= asked < room, f"0 to {room - 1}, for windows of {room} tokens")
+    return asked
 
 
 def _firsts(batch: Batch) -> Tensor:

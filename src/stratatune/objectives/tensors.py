@@ -23,6 +23,7 @@ def at_least_fp32(logits: Tensor) -> Tensor:
     """``logits`` in fp32, or in their own precision where that is higher."""
     import torch
 
+    # bf16 has three digits: a softmax over many classes, or a sum of its logarithms, needs more.
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -31,4 +32,5 @@ def mean(losses: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return losses.mean()
     weights = weights.to(losses.dtype)
+    # A small batch may hold nothing but weights of 0.
     return (losses * weights).sum() / weights.sum().clamp(min=1e-12)

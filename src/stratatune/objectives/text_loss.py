@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stratatune.data.encode import IGNORED
+from stratatune.data.encoded import IGNORED
 from stratatune.objectives.tensors import at_least_fp32
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def next_tokens(batch: Batch) -> Tensor:
     """What each token of a text has to predict [B, T]: the target of the one behind it; -100 at the end."""
     from torch.nn.functional import pad
 
+    # Targets are shifted, not logits: so it is known before the head runs which tokens it must run on.
     assert batch.labels is not None
     return pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
 
@@ -70,5 +71,6 @@ def weight_of(targets: Tensor) -> float:
 
 def text_scores(output: np.ndarray) -> dict[str, float]:
     """Loss and perplexity of a data set: ``output`` [N, 2] as :func:`likelihoods` gives it."""
+    # Sums and counts, not means of texts: a long text counts by its tokens, as it does in the training loss.
     loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
-    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}
+    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}  # exp(710) is no double

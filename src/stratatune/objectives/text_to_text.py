@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune._compat import installed
 from stratatune.data.causal import encode_pairs
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.readers import read as read_table
-from stratatune.data.written import AS_USUAL, Written
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.rouge import rouge_of
 from stratatune.objectives.text_loss import likelihoods, mean_loss, text_scores, weight_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 
@@ -52,32 +52,9 @@ class TextToText(Objective):
         return cls(**common_of(asked, metric)), []
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        return cls(**common_from(data))
-
-    def to_data(self) -> dict[str, Any]:
-        return self.common()
-
-    @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Pairs of texts; no task says what is written."""
-        asked = {"text": text, "label": label, "split": split, "need_labels": need_labels}
-        return read_table(source, written=written, keep_whole=keep_whole, **asked)
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
+        return super().read(source, replace(options, task=None))
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode_pairs(table, tokenizer, self.max_length)
@@ -102,30 +79,13 @@ class TextToText(Objective):
         return text_scores(output), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        written = using.generate(table.texts[0])
-        return Answers({"generated": written}, labels=written)
+        return Answers.of_texts(using.generate(table.texts[0]))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """ROUGE of what is written for each text, where its package is installed."""
-        wanted = [str(label) for part in parts for label in part.labels or ()]
-        return rouge_where_installed(lambda: using.generate([text for part in parts for text in part.texts[0]]), wanted)
+        return rouge_of(parts, lambda part: using.generate(part.texts[0]))
 
 
 def _targets(batch: Batch) -> Tensor:
     assert batch.labels is not None
     return batch.labels
-
-
-def rouge_where_installed(write: Callable[[], list[str]], wanted: list[str]) -> dict[str, float]:
-    """:func:`rouge` of what is written; nothing is written where its package is missing."""
-    return rouge(write(), wanted) if installed("rouge-score") else {}
-
-
-def rouge(written: list[str], wanted: list[str]) -> dict[str, float]:
-    """Mean F-measures ROUGE-1, ROUGE-2, ROUGE-L (Lin 2004) by the rouge-score package, which must be installed."""
-    from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports] - an extra
-
-    kinds = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(kinds, use_stemmer=True)
-    found = [scorer.score(target, text) for text, target in zip(written, wanted, strict=True)]
-    return {kind: sum(one[kind].fmeasure for one in found) / max(1, len(found)) for kind in kinds}

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, encode_plain
+from stratatune.data.encode import encode_plain
+from stratatune.data.encoded import Encoded
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
-from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, did_you_mean
-from stratatune.objectives.grouped import name_of, refuse_equal, saved_fields, score_range
+from stratatune.data.roles import Layout, read_roles, roles_in
+from stratatune.objectives.answers import Answers, Using
+from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.grouped import (
+    loss_for,
+    members,
+    name_of,
+    numbered,
+    of_members,
+    only_columns,
+    refuse_equal,
+    score_range,
+)
 from stratatune.objectives.metrics import CORRELATIONS, check_metric, no_correlation
-from stratatune.objectives.objective import Answers, Asked, Objective, Using, common_from, common_of
-from stratatune.objectives.retrieval import RANKINGS, nearest, search_scores, unit
-from stratatune.objectives.sentence_folder import of_base
+from stratatune.objectives.mining import with_negatives
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.retrieval import RANKINGS, search_scores, unit
 from stratatune.objectives.tensors import at_least_fp32
+from stratatune.objectives.vector_options import Pooling, check_numbers, settled_pooling, widths_in, with_blank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +38,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
-    from stratatune.data.tasks import Task
     from stratatune.model.question import Question
 
 METRICS = (*RANKINGS, *CORRELATIONS)
-POOLINGS = ("mean", "first", "last")
-LOSSES = ("mnrl", "cosent", "cosine")
+_SCORES, _NO_SCORES = "pairs with scores", "pairs without scores"
+LOSSES = {_SCORES: ("cosent", "cosine"), _NO_SCORES: ("mnrl",)}
+"""By the data that they learn from."""
 _ANCHOR, _POSITIVE, _NEGATIVE = "anchor", "positive", "negative"
 RANKED = Layout(
     {
@@ -55,7 +67,6 @@ _SYMMETRIC = (*SCORED.roles, _ANCHOR)
 _NAMES = "names"
 _OPTIONS = {"scale": 20.0, "query_prompt": "", "document_prompt": "", "query_only": False, "mine": 0, "margin": 0.05}
 _PIECE = 64
-_DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted
 _DIGITS = 8
 
 
@@ -91,9 +102,9 @@ class Vectors(Objective):
     place: ClassVar[str] = "the pooled state"
     base_first: ClassVar[bool] = True
 
-    pooling: str = "mean"
+    pooling: Pooling = "mean"
     normalise: bool = True
-    loss_of_scores: str = "cosent"
+    loss_of_scores: Literal["cosent", "cosine"] = "cosent"
     scale: float = 20.0
     widths: tuple[int, ...] = ()
     low: float = 0.0
@@ -108,36 +119,30 @@ class Vectors(Objective):
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
-    def suits(cls, asked: Asked) -> bool:
-        return False
-
-    @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         asked_for = {**_OPTIONS, "loss": "auto", "matryoshka": "", "mini_batch": _PIECE, **asked.options}
-        loss = _loss(asked_for.pop("loss"), scored=asked.data.labels is not None)
-        widths = _widths(asked_for.pop("matryoshka"), asked.hidden)
-        _check_numbers(asked_for, scored=asked.data.labels is not None)
-        pooling, normalise, notices = _pooling(asked, asked_for.pop("pooling", None), asked_for.pop("normalise", None))
+        scored = asked.data.labels is not None
+        loss = loss_for("vectors", asked_for.pop("loss"), _SCORES if scored else _NO_SCORES, LOSSES)
+        widths = widths_in(asked_for.pop("matryoshka"), asked.hidden)
+        check_numbers(asked_for, scored=scored)
+        named = asked_for.pop("pooling", None), asked_for.pop("normalise", None)
+        pooling, normalise, notices = settled_pooling(asked, *named)
         for prompt in ("query_prompt", "document_prompt"):
-            asked_for[prompt] = _prompt(asked_for[prompt])
-        scored = (asked.others[0] if asked.others else asked.data).labels is not None
-        metric = check_metric(asked.metric or ("spearman" if scored else RANKINGS[0]), cls.metrics, "vectors")
+            asked_for[prompt] = with_blank(asked_for[prompt])
+        by_scores = (asked.others[0] if asked.others else asked.data).labels is not None
+        metric = check_metric(asked.metric or ("spearman" if by_scores else RANKINGS[0]), cls.metrics, "vectors")
         low, high = score_range(asked)
         if loss == "cosine" and (low, high) != (0.0, 1.0):
             notices.append(f"scores from {low:g} to {high:g} stand for cosines from 0 to 1")
-        how = {"loss_of_scores": loss if loss != "mnrl" else "cosent", "pooling": pooling, "normalise": normalise}
+        how: dict[str, Any] = {
+            "loss_of_scores": loss if scored else "cosent",
+            "pooling": pooling,
+            "normalise": normalise,
+        }
         return cls(**common_of(asked, metric), **how, widths=widths, low=low, high=high, **asked_for), notices
 
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        own = saved_fields(cls, _SAVED, data)
-        if own["pooling"] not in POOLINGS or own["loss_of_scores"] not in LOSSES:
-            raise ValueError(f"pooling: {own['pooling']}, loss_of_scores: {own['loss_of_scores']}")
-        return cls(**common_from(data), widths=tuple(map(int, data["widths"])), **own)
-
     def to_data(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in _SAVED}
-        return {**self.common(), **own, "widths": list(self.widths), "sentence_transformers": self._folder()}
+        return {**super().to_data(), "sentence_transformers": self._folder()}
 
     def _folder(self) -> dict[str, Any]:
         """What :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
@@ -166,29 +171,13 @@ class Vectors(Objective):
     # --- data ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def read(
-        cls,
-        source: Any,
-        *,
-        text: Sequence[str] | None,
-        label: str | None,
-        task: str | Task | None,
-        split: str | None,
-        need_labels: bool = True,
-        written: Written = AS_USUAL,
-        keep_whole: bool = False,
-    ) -> Table:
+    def read(cls, source: Any, options: ReadOptions) -> Table:
         """Pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
-        asked = {"text": text, "label": label, "task": task, "split": split, "need_labels": need_labels}
-        table = read_roles(source, (RANKED, SCORED), _LEGAL, written=written, keep_whole=keep_whole, **asked)
+        table = read_roles(source, (RANKED, SCORED), _LEGAL, options)
         for column, role in zip(table.texts, roles_in(table), strict=True):
-            if need_labels and role == _NEGATIVE:
+            if options.need_labels and role == _NEGATIVE:
                 refuse_equal(table, column, table.texts[1], "the negative is the positive")
         return table
-
-    @classmethod
-    def classes_of(cls, table: Table) -> None:
-        return None
 
     @property
     def asked_at_once(self) -> int:
@@ -200,13 +189,13 @@ class Vectors(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Each text once, whatever the number of rows and columns it is in."""
-        roles = roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
-        stored: dict[tuple[str, bool], int] = {}
+        roles = _roles(table)
         sides = [self._side(place, role) for place, role in enumerate(roles)]
-        rows = []
-        for texts in zip(*table.texts, strict=True):
-            keys = [(prompt + text, stays) for text, (prompt, stays) in zip(texts, sides, strict=True)]
-            rows.append([stored.setdefault(key, len(stored)) for key in keys])
+        # A text that keeps the base model's vector is another one than the same text that does not.
+        stored, rows = numbered(
+            [(prompt + text, stays) for text, (prompt, stays) in zip(texts, sides, strict=True)]
+            for texts in zip(*table.texts, strict=True)
+        )
         plain = Table(([text for text, _ in stored],), source=table.source)
         data = encode_plain(plain, tokenizer, self.max_length)
         ends = np.zeros(len(data), np.int32) if self.pooling != "last" else np.maximum(data.lengths - 1, 0)
@@ -220,6 +209,7 @@ class Vectors(Objective):
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
         """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""
+        # Of two sentences in the same role the first plays the query: one side has to stay, and either would do.
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
@@ -232,7 +222,7 @@ class Vectors(Objective):
         """With the documents' vectors given, where they stay, and with hard negatives, where they are mined."""
         notices = []
         if training and self.mine and data.labels is None:
-            data, said = self._mined(data, found)
+            data, said = with_negatives(data, found, _NAMES, self.mine, self.margin)
             notices.append(said)
         if self.query_only:
             assert data.groups is not None
@@ -241,38 +231,6 @@ class Vectors(Objective):
             given[documents] = found[documents]
             data = replace(data, given=given)
         return data, notices
-
-    def _mined(self, data: Encoded, found: np.ndarray) -> tuple[Encoded, str]:
-        """The groups with the nearest documents that are neither right nor, by the margin, likely to be right."""
-        assert data.groups is not None
-        groups, names = data.groups, data.targets[_NAMES]
-        starts = groups.starts
-        anchors, positives = groups.values[starts], groups.values[starts + 1]
-        name_of = np.zeros(len(data), np.int64)
-        name_of[groups.values] = names.values
-        documents = np.unique(np.delete(groups.values, starts))
-        right: dict[int, set[int]] = {}
-        for anchor, positive in zip(name_of[anchors].tolist(), name_of[positives].tolist(), strict=True):
-            right.setdefault(anchor, {anchor}).add(positive)
-        near, cosines = nearest(found[anchors], found[documents], self.mine + _DEEP)
-        limits = (unit(found[anchors]) * unit(found[positives])).sum(1) * (1 - self.margin)
-        rows, named, full = [], [], 0
-        ends = np.concatenate([starts, [len(groups.values)]])
-        for row in range(len(anchors)):
-            own = groups.values[ends[row] : ends[row + 1]].tolist()
-            taken = {*right[int(name_of[anchors[row]])], *name_of[own].tolist()}
-            legal = documents[near[row][cosines[row] <= limits[row]]]
-            new = [one for one in legal.tolist() if int(name_of[one]) not in taken][: self.mine]
-            full += len(new) == self.mine
-            rows.append([*own, *new])
-            named += name_of[rows[-1]].tolist()
-        data = data.with_groups(rows)
-        assert data.groups is not None
-        data = data.with_targets(np.array(named, np.int64), data.groups.offsets, _NAMES)
-        return data, (
-            f"{self.mine} hard negatives mined from {len(documents):,} documents for {full:,} of {len(rows):,} rows, "
-            f"fewer for the others"
-        )
 
     # --- learning --------------------------------------------------------------------------------------------------
 
@@ -287,6 +245,7 @@ class Vectors(Objective):
 
         hidden = at_least_fp32(logits)
         if self.pooling == "mean":
+            # Padding has hidden states too, which depend on the batch that a text happens to be in.
             mask = batch.mask[..., None].to(hidden.dtype)
             found = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
         else:
@@ -313,12 +272,10 @@ class Vectors(Objective):
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """The vectors [B, E] of the texts, one example's after another's."""
-        if batch.groups is not None:
-            logits = logits[batch.groups[batch.groups >= 0]]
-        return logits.float().cpu().numpy()
+        return of_members(logits, batch).float().cpu().numpy()
 
     def rows(self, data: Encoded) -> np.ndarray:
-        return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes
+        return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
         """Of scored pairs the correlations of their cosines; else of a search among the data's own documents."""
@@ -339,16 +296,12 @@ class Vectors(Objective):
         wanted = [frozenset(right[name]) for name in anchors]
         return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted), []
 
-    def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
-        return {}
-
     def answer(self, table: Table, using: Using) -> Answers:
         """``vector``, or of several texts one each and the ``similarity`` of the first two."""
-        roles = roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
+        roles = _roles(table)
         found = []
-        for place, (texts, name, role) in enumerate(zip(table.texts, table.columns, roles, strict=True)):
-            rows = {ROLES: [(role,)] * len(texts)}
-            one = replace(table, texts=(texts,), columns=(name,), further=rows, labels=None, whole=None)
+        for place, role in enumerate(roles):
+            one = only_columns(table, [place], roles)
             found.append(using.untuned(one) if self._side(place, role)[1] else using.output(one))
         written = [np.round(vectors.astype(np.float64), _DIGITS).tolist() for vectors in found]
         if len(found) == 1:
@@ -370,67 +323,9 @@ class Vectors(Objective):
         return replace(data, targets={}).with_groups(pairs.tolist()).with_labels(labels)
 
 
-_SAVED = (
-    *("pooling", "normalise", "loss_of_scores", "scale", "low", "high", "query_prompt", "document_prompt"),
-    *("query_only", "mine", "margin", "mini_batch"),
-)
-
-
-def _loss(name: str, *, scored: bool) -> str:
-    if name not in ("auto", *LOSSES):
-        raise ConfigError([f"objective: vectors has no loss {name!r}"], did_you_mean(name, ("auto", *LOSSES)))
-    usual = "cosent" if scored else "mnrl"
-    if name != "auto" and scored != (name != "mnrl"):
-        kind = "pairs with scores" if scored else "pairs without scores"
-        raise ConfigError([f"objective: vectors: loss {name!r}, and the data are {kind}"], f"for these: {usual}")
-    return usual if name == "auto" else name
-
-
-def _widths(text: str, hidden: int) -> tuple[int, ...]:
-    parts = text.split()
-    if not all(part.isdecimal() and 0 < int(part) <= (hidden or 10**9) for part in parts):
-        raise ConfigError(
-            [f"objective: vectors: matryoshka {text!r}"], f"widths from 1 to {hidden}, with blanks between them"
-        )
-    return tuple(sorted({int(part) for part in parts}, reverse=True))
-
-
-def _check_numbers(options: Mapping[str, Any], *, scored: bool) -> None:
-    legal = {
-        "scale": (options["scale"] > 0, "above 0"),
-        "mine": (0 <= options["mine"] <= 100, "0 to 100"),
-        "margin": (0 <= options["margin"] < 1, "0 to below 1"),
-        "mini_batch": (options["mini_batch"] >= 0, "0 (all at once) or more"),
-    }
-    for name, (right, said) in legal.items():
-        if not right:
-            raise ConfigError([f"objective: vectors: {name} {options[name]}"], f"legal: {said}")
-    if scored and options["mine"]:
-        raise ConfigError(
-            ["objective: vectors: mine, and the data are pairs with scores"], "it finds negatives for anchors"
-        )
-
-
-def _prompt(text: str) -> str:
-    """With a blank behind it, unless it ends in one."""
-    return f"{text} " if text and not text[-1].isspace() else text
-
-
-_USUAL_POOLING = {"encoder": "mean", "decoder": "last", "encoder-decoder": "mean"}
-
-
-def _pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
-    """What the user names, else what the base's own folder says, else the usual of the family."""
-    if pooling is not None and pooling not in POOLINGS:
-        raise ConfigError([f"objective: vectors has no pooling {pooling!r}"], did_you_mean(pooling, POOLINGS))
-    own = of_base(str(asked.tokens.name_or_path))
-    found = pooling or (own.pooling if own else _USUAL_POOLING[asked.family])
-    if found not in POOLINGS:
-        raise ConfigError([f"objective: vectors: the base pools by {found!r}"], f"choose one: {', '.join(POOLINGS)}")
-    notices = [f"texts are pooled by {found}{', as the base model does' if own else ''}"] if pooling is None else []
-    if own and own.further:
-        notices.append(f"modules of the base are left out: {', '.join(own.further)}")
-    return found, normalise if normalise is not None else own is None or own.normalise, notices
+def _roles(table: Table) -> tuple[str, ...]:
+    """The role of each text column; without names an anchor and a positive."""
+    return roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
 
 
 def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> tuple[dict[str, float], list[str]]:

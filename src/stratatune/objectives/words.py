@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from stratatune.data.causal import TEMPLATES, check_order
 from stratatune.data.templates import Template, auto_label_words
 from stratatune.errors import ConfigError, DataError, did_you_mean
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.labels import Labels
-from stratatune.objectives.objective import Asked
+from stratatune.objectives.saved import checked
+from stratatune.outside import Written
 
 _OWN_TEMPLATES = {1: "{a} It was <mask>.", 2: "{a}<mask>, {b}"}
 """Templates for a user's own data, from BFT table 5."""
@@ -76,3 +81,34 @@ def _chosen(words: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
         kind = "has no word" if odd[0] in labels else "is not a label of the data"
         raise ConfigError([f"label_words: {odd[0]!r} {kind}"], "labels: " + ", ".join(labels))
     return tuple(words[label] for label in labels)
+
+
+class SavedWords(Written):
+    """Label words as they are saved.
+
+    Attributes:
+        template: the hard prompt.
+        label_words: one for each class, or for the low and the high end of a range.
+        loss: ``vocab`` over the whole vocabulary, or ``words``.
+        suffixes: the token ids of each candidate behind a text, where a decoder reads them.
+    """
+
+    template: str
+    label_words: tuple[str, ...]
+    loss: Literal["vocab", "words"] = "vocab"
+    suffixes: tuple[Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)], ...] = ()
+
+
+def words_from(data: Mapping[str, Any], labels: Labels) -> SavedWords:
+    """Back from saved data.
+
+    Raises:
+        ValidationError: pydantic's: a value of another type.
+        ValueError: not one word, or not one suffix, for each label.
+    """
+    found = checked(SavedWords, data)
+    if len(found.label_words) != len(labels.worded):
+        raise ValueError(f"label_words: {len(found.label_words)} words for {len(labels.worded)} labels")
+    if found.suffixes and len(found.suffixes) != len(found.label_words):
+        raise ValueError(f"suffixes: {len(found.suffixes)} for {len(found.label_words)} words")
+    return found

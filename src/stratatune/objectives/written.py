@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stratatune.errors import ConfigError, did_you_mean, shown
@@ -68,3 +68,37 @@ def _parts(text: str) -> Iterator[str]:
             part = ""
         else:
             part += character
+
+
+# --- the values of options --------------------------------------------------------------------------------------------
+
+
+def chosen(objective: str, option: str, value: str, legal: Sequence[str]) -> Any:
+    """``value``, where it is one of ``legal``.
+
+    Raises:
+        ConfigError: it is none of them; the hint names the nearest.
+    """
+    if value not in legal:
+        raise ConfigError([f"objective: {objective} has no {option} {value!r}"], did_you_mean(value, legal))
+    return value
+
+
+def check_number(objective: str, option: str, value: float, fits: bool, legal: str) -> None:
+    """Refuse a number that does not fit; ``legal`` says in words which do.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not fits:
+        raise ConfigError([f"objective: {objective}: {option} {value}"], f"legal: {legal}")
+
+
+def check_pieces(objective: str, size: int) -> int:
+    """The option ``mini_batch``: how many texts go through the top at once.
+
+    Raises:
+        ConfigError: it is below 0.
+    """
+    check_number(objective, "mini_batch", size, size >= 0, "0 (all at once) or more")
+    return size

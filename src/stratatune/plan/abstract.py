@@ -116,18 +116,12 @@ class MethodConfig(Options, frozen=True):
         """Multiply-adds of one forward by matrices that it adds to a block; a linear role computes ``positions``."""
         return 0
 
-    def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        """Values that it keeps for the backward pass of a block, in addition to what each role's own methods keep."""
-        return 0
-
 
 class RoleMethod(MethodConfig, frozen=True):
     """A method of some roles of a block. Abstract."""
 
     touches: ClassVar[frozenset[str]]
     """Which of a role's ``weight`` and ``bias`` it changes; two methods of one role may not touch the same."""
-    reads_input: ClassVar[bool] = False
-    """Whether a matrix that trains reads what the role reads, so that the backward pass wants it."""
 
     on: Roles
 
@@ -169,10 +163,6 @@ class RoleMethod(MethodConfig, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         """Weights of each matrix that it adds to one role, in the order in which a token meets them."""
         return ()
-
-    def role_values(self, shape: Shape, role: str) -> int:
-        """Values of its own that it keeps for the backward pass at each position of a role, the role's input aside."""
-        return 0
 
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         roles = self.roles_in(shape) if self.adds else ()

@@ -76,7 +76,6 @@ class Lora(RoleMethod, frozen=True):
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight"})
-    reads_input: ClassVar[bool] = True
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
     kind: Literal["lora"] = "lora"
@@ -92,15 +91,11 @@ class Lora(RoleMethod, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
 
-    def role_values(self, shape: Shape, role: str) -> int:
-        return self.rank
-
 
 class Full(RoleMethod, frozen=True):
     """Trains weights and biases of the roles."""
 
     touches: ClassVar[frozenset[str]] = frozenset({"weight", "bias", "scale"})
-    reads_input: ClassVar[bool] = True
 
     kind: Literal["full"] = "full"
     on: Roles = ("all",)
@@ -115,7 +110,6 @@ class Dora(RoleMethod, frozen=True):
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"weight", "scale"})
-    reads_input: ClassVar[bool] = True
     printed_always: ClassVar[tuple[str, ...]] = ("rank", "alpha")
 
     kind: Literal["dora"] = "dora"
@@ -131,9 +125,6 @@ class Dora(RoleMethod, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return self.rank * shape.linears[role].inputs, self.rank * shape.linears[role].outputs
 
-    def role_values(self, shape: Shape, role: str) -> int:
-        return self.rank + shape.linears[role].outputs
-
 
 class Ia3(RoleMethod, frozen=True):
     """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
@@ -147,9 +138,6 @@ class Ia3(RoleMethod, frozen=True):
     def role_parameters(self, shape: Shape, role: str) -> int:
         linear = shape.linears[role]
         return linear.inputs if role == "down" else linear.outputs
-
-    def role_values(self, shape: Shape, role: str) -> int:
-        return self.role_parameters(shape, role)
 
 
 class DeltaBias(RoleMethod, frozen=True):
@@ -185,9 +173,6 @@ class Houlsby(RoleMethod, frozen=True):
     def matrices(self, shape: Shape, role: str) -> tuple[int, ...]:
         return (shape.linears[role].outputs * self.bottleneck,) * 2
 
-    def role_values(self, shape: Shape, role: str) -> int:
-        return shape.linears[role].outputs + 2 * self.bottleneck
-
 
 class Parallel(MethodConfig, frozen=True):
     """``f(x) + s (W2 relu(W1 x + b1) + b2)`` with f the block's FFN or attention (He et al. 2022, parallel adapter).
@@ -222,10 +207,6 @@ class Parallel(MethodConfig, frozen=True):
     def multiplications(self, shape: Shape, positions: Mapping[str, int]) -> int:
         enter, leave = (shape.linears[role] for role in self.ENDS[self.on])
         return self.bottleneck * (enter.inputs + leave.outputs) * positions[self.ENDS[self.on][1]]
-
-    def values(self, shape: Shape, positions: Mapping[str, int]) -> int:
-        enter, leave = self.ENDS[self.on]
-        return (shape.linears[enter].inputs + self.bottleneck) * positions[leave]
 
 
 class Prefix(MethodConfig, frozen=True):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stratatune.cache.feed import run_trunk
 from stratatune.data.batching import collate, plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.question import Question
 from stratatune.training.forward import Forward
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.hashing import digest_of_json
 from stratatune.model.unread import Unread

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 LM_HEADS = ("masked_lm", "lm", "seq2seq_lm")
 """Heads that read the pretrained language-model head."""
@@ -82,8 +83,6 @@ class Shape:
     """Whether a token sees only what precedes it."""
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
-    rotary: bool = False
-    """Whether a block turns queries and keys by angles that it is given."""
     last_block: str | None = None
     """How the last block runs at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False
@@ -106,6 +105,8 @@ class Shape:
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Block number to the roles that this block, unlike the others, does not have."""
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What transformers has as the model's config, where the sizes were worked out from one."""
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def _from_config(name: str, config: Config) -> Shape:
     reason = row.refuses(config)
     if reason:
         raise ModelError(f"{name or row.name} cannot be tuned here: {reason}", f"other {row.name} models can")
-    return _shaped(row, name, config)
+    return replace(_shaped(row, name, config), config=config)
 
 
 @singledispatch
@@ -92,7 +92,6 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
         head_parts={"dense": 0, "norm": found.final_norm, "bias": 0, "decoder": sizes["vocab"] * sizes["embedding"]},
         causal=True,
         norms_first=True,
-        rotary=row.rotary is not None,
         normed_by_final=True,
     )
 

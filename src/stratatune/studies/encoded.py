@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
 
 
 def encoded(source: str, **settings: Any) -> Encoded:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import read
 from stratatune.errors import DataError, ModelError, NotFiniteError
 from stratatune.model.artefact import check_encoder, load_base_of, place_of_base
@@ -109,7 +110,7 @@ def forgetting(
     loaded, way = load_base_of(record, folder, base, head), _WAYS[head]
     check_encoder(Backbone(loaded.model), record)
     where = accelerator_for(device, (), folder).device
-    texts = read(source, need_labels=False).texts[0]
+    texts = read(source, ReadOptions(need_labels=False)).texts[0]
     rows, random = _encoded(texts, loaded.tokenizer, max_length), np.random.default_rng(seed)
     if way.corrupts:
         objective, corrupt = corruption_of(loaded.tokenizer)

@@ -11,7 +11,7 @@ import numpy as np
 from stratatune.cache.feed import Feed
 from stratatune.cache.keys import default_root
 from stratatune.cache.trunks.filling import fill
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ConfigError, ResourceError
 from stratatune.progress import Reporter
 from stratatune.training import distributed

@@ -18,7 +18,7 @@ from stratatune.cache.policy import Need, Room, mean_passes
 from stratatune.cache.rows import rows_per_example
 from stratatune.cache.shards import free_bytes
 from stratatune.data.batching import Batch, collate
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ResourceError
 from stratatune.files import write_text
 

@@ -22,7 +22,7 @@ from stratatune.cache.shards import read_identity
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import Batch
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import CacheError, ResourceError
 from stratatune.hashing import fast_digest
 from stratatune.model.split import Trunk

@@ -27,7 +27,7 @@ from stratatune.errors import ConfigError
 from stratatune.progress import is_main, launched
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.training.caching import Caching
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stratatune.data.batching import plan_batches
-from stratatune.data.encode import Encoded, flat
+from stratatune.data.encoded import Encoded, flat
 from stratatune.errors import NotFiniteError
 from stratatune.training import distributed
 from stratatune.training.forward import Answering, ReadingAhead

@@ -17,7 +17,7 @@ from stratatune.hashing import Part, fast_digest
 from stratatune.training.caching import tokenizer_hash
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.training.prepare import Prepared
 
 _SHOWN = 6

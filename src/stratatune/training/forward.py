@@ -20,7 +20,7 @@ from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Asking, Feed
 from stratatune.cache.store import TrunkCache
 from stratatune.data.batching import Batch, collate_examples
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ResourceError
 from stratatune.model.attached import Attached
 from stratatune.model.question import Question

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stratatune._compat import needs_extra
 from stratatune.data.batching import Batch, collate_examples, pad_id
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ModelError
 from stratatune.exits import onnx_folder
 from stratatune.exits.onnx_graph import IDS, MASK, MODEL, POSITIONS, TYPES
@@ -25,6 +25,14 @@ from stratatune.objectives.registry import objective_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class NoTrunk:
+    """In the place of a feed, where the graph of an ONNX export begins with the tokens."""
+
+    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """Nothing is read ahead."""
+        return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from stratatune.cache.feed import Feed
 from stratatune.cache.folders import evict
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill_pooled
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import CacheError, ResourceError
 from stratatune.progress import Reporter
 from stratatune.training.caching import trunk_key

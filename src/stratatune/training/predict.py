@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
-from stratatune.data.encode import Encoded, concatenate
-from stratatune.data.every_row import EveryRow
+from stratatune.data.encoded import Encoded, concatenate
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
@@ -35,32 +35,12 @@ from stratatune.objectives.registry import objective_from
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
-from stratatune.training.streaming import settle_waves, trunk_of_saved
+from stratatune.training.prediction import Prediction
+from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
 """What a trained model can be run by."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of N texts: one prediction for each row of the source, in its order.
-
-    Rows that were left out (``bad_rows: skip``) have none: their label is None, their numbers are NaN.
-
-    Attributes:
-        table: the texts, and in ``table.whole`` the other columns of the source.
-        columns: the answers as columns of N values each, by their names.
-        labels: N class names, or what was generated for each text; None where the answer is neither.
-        probabilities: [N, C] in the order of the model's classes, or None.
-        values: [N] numbers, or None.
-    """
-
-    table: Table
-    columns: Mapping[str, Sequence[Any]]
-    labels: Sequence[str | None] | None
-    probabilities: np.ndarray | None
-    values: np.ndarray | None
 
 
 class Predictor:
@@ -122,7 +102,8 @@ class Predictor:
         bases: SharedBases | None,
     ) -> None:
         why = trunk_of_saved(folder, base, trunk, memory_limit)
-        artefact = load_artefact(folder, base, unread=why is not None, bases=bases)
+        room = room_for_saved(why, memory_limit)
+        artefact = load_artefact(folder, base, unread=why is not None, room_above=room, bases=bases)
         self._shared = artefact.shared  # it lives as long as this predictor
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
@@ -177,7 +158,7 @@ class Predictor:
         self._unknown.clear()
         said = self.objective.answer(table, self)
         table = replace(table, notices=(*table.notices, *said.notices, *self._unknown))
-        return _for_every_row(Prediction(table, said.columns, said.labels, said.probabilities, said.values))
+        return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
 
     def output(self, table: Table) -> np.ndarray:
         """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
@@ -243,8 +224,7 @@ class Predictor:
     ) -> Table:
         """The texts of ``source`` as this model reads them; arguments and errors as those of :meth:`predict`."""
         objective = self.objective
-        table = objective.read(
-            source,
+        options = ReadOptions(
             text=objective.text,
             label=objective.label if need_labels else None,
             task=objective.task,
@@ -253,6 +233,7 @@ class Predictor:
             written=written,
             keep_whole=not need_labels,
         )
+        table = objective.read(source, options)
         if not objective.answers_for(len(table.texts)):
             raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
         return table
@@ -283,6 +264,8 @@ class Predictor:
     def _feed(self, data: Encoded) -> Iterator[Any]:
         """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
         if self.model is None:
+            from stratatune.training.onnx_engine import NoTrunk
+
             yield NoTrunk()
             return
         unread = Unread.of(self.model)
@@ -319,14 +302,6 @@ class Predictor:
                 made.close()
 
 
-class NoTrunk:
-    """In the place of a feed, where the graph of an ONNX export begins with the tokens."""
-
-    def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Nothing is read ahead."""
-        return contextlib.nullcontext()
-
-
 def _engine(asked: str | None, folder: Path) -> str:
     """The engine by its name; None: what the folder is made for.
 
@@ -338,20 +313,6 @@ def _engine(asked: str | None, folder: Path) -> str:
     if asked not in ENGINES:
         raise ConfigError([f"engine: {asked!r}"], f"legal: {', '.join(ENGINES)}")
     return asked
-
-
-def _for_every_row(found: Prediction) -> Prediction:
-    """``found`` with a row for each of the source, those that were left out included."""
-    every = EveryRow.of(found.table)
-    if every is None:
-        return found
-    return Prediction(
-        every.source(),
-        {name: every.values(values) for name, values in found.columns.items()},
-        None if found.labels is None else every.values(found.labels),
-        None if found.probabilities is None else every.array(found.probabilities),
-        None if found.values is None else every.array(found.values),
-    )
 
 
 def _is_one_file(source: Any) -> bool:

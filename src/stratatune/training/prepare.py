@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stratatune.data.encode import Encoded, concatenate, sample
+from stratatune.data.encoded import Encoded, concatenate
 from stratatune.data.label_sets import columns_in
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.splitting import hold_out
+from stratatune.data.splitting import hold_out, sample
 from stratatune.data.tasks import Task
 from stratatune.data.tasks import task as task_named
 from stratatune.errors import ConfigError, DataError, did_you_mean, shown
 from stratatune.model.tokenizers import check_ids, check_rows, unknown_words
+from stratatune.objectives.asked import Asked
 from stratatune.objectives.multitask import Multitask
-from stratatune.objectives.objective import WEIGHT, Asked, Objective
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import choose, written
+from stratatune.objectives.weights import WEIGHT
 from stratatune.plan import Plan, Resolved, Shape, shape_of
 from stratatune.training.config import AUTO, RunConfig
 
@@ -157,6 +160,7 @@ class Prepared:
             "attention": None if config.attention == "auto" else config.attention,
             "tokenizer": self.tokenizer,
             "cut": self.outline.resolved.cut_to,
+            "shape": self.outline.shape,
         }
 
 
@@ -228,9 +232,11 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     """
     task = task_named(config.task) if config.task else None
 
+    options = ReadOptions(text=config.text or None, label=config.label, task=task, written=config.written)
+
     def read(source: Any, split: str, keep_whole: bool = False) -> Table:
-        asked = {"text": config.text or None, "label": config.label, "split": _split_of(source, config, split)}
-        return kind.read(source, task=task, written=config.written, keep_whole=keep_whole, **asked)
+        own = {"split": _split_of(source, config, split), "keep_whole": keep_whole}
+        return kind.read(source, replace(options, **own))
 
     if config.weight is not None and not kind.weighted:
         raise ConfigError([f"weight: the objective {kind.name} has no weights"], "leave it out")

@@ -16,7 +16,7 @@ from stratatune._compat import accelerator_for
 from stratatune.data.batching import pad_id
 from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
-from stratatune.model.attach import apply
+from stratatune.model.attach import apply_to
 from stratatune.model.base import load_base
 from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
@@ -44,7 +44,7 @@ from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
 from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
-from stratatune.training.streaming import settle_waves, streamed_below, with_cache
+from stratatune.training.streaming import room_for_top, settle_waves, streamed_below, top_streamed, with_cache
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.untuned import looked_later
 
@@ -259,17 +259,19 @@ def open_session(
             [f"objective: {config.objective} is tuned on evaluation data"], "give --eval FILE, or --eval-split 0.1"
         )
     below = streamed_below(outline, reporter, alone=shared is None)
-    load = functools.partial(load_base, unread_below=below)
+    load = functools.partial(load_base, unread_below=below, room_above=room_for_top(config) if below else None)
     if shared is not None:
         load = functools.partial(shared.load_base, device=accelerator.device)
     base = load(**prepared.base)
-    model = apply(base.model, outline.plan, also_train=base.new, revision=config.revision)
+    model = apply_to(base.backbone, outline.resolved, also_train=base.new, revision=config.revision)
     to_device(model, accelerator.device)
-    # On the model, so that whatever saves it (a run, Trainer, a user) saves how texts are read.
-    model.attached.reading = prepared.objective.to_data()
+    if line := top_streamed(model.attached):
+        reporter.say(line)
+    # On the model, so that whatever saves it (a run, Trainer, a user) saves what it is used by.
+    model.attached.spec = prepared.objective.to_data()
     if config.pack != "none":
         pack_top(model.attached, config.pack)
-        model.attached.reading["pack"] = config.pack
+        model.attached.spec["pack"] = config.pack
     model.attached.tokenizer = reading_of(base.tokenizer)
     if shared is not None:
         part(model.attached)
@@ -329,7 +331,7 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
         return fitted
     session.forward = replace(session.forward, objective=objective)
     attached = session.top.attached
-    attached.reading |= objective.to_data()
+    attached.spec |= objective.to_data()
     metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
     told = ", ".join(
         f"{name} {value:.3f}"
@@ -369,9 +371,9 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
     """Save the adapter, with all that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
-    attached.reading |= caching.codec.to_data() if caching.codec else {}
-    attached.reading["precision"] = "bf16" if session.forward.autocast else "fp32"
-    attached.reading["score"] = f"{metric} {best[metric]:.4f}" if best else ""
+    attached.spec |= caching.codec.to_data() if caching.codec else {}
+    attached.spec["precision"] = "bf16" if session.forward.autocast else "fp32"
+    attached.spec["score"] = f"{metric} {best[metric]:.4f}" if best else ""
     if is_main():
         save_adapter(attached, session.out / "adapter")
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.split import Top
 from stratatune.objectives.objective import Objective
 from stratatune.plan import Plan

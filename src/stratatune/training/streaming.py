@@ -15,7 +15,9 @@ from stratatune.model.attached import Attached
 from stratatune.model.checkpoint import Checkpoint
 from stratatune.model.peft_folder import is_peft
 from stratatune.model.saving import read_record
+from stratatune.model.streamed_top import StreamedTop
 from stratatune.model.unread import Unread
+from stratatune.model.waves import bytes_of
 from stratatune.outside import path_exists
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
@@ -28,6 +30,8 @@ from stratatune.units import readable_size
 _SHARE = 0.8
 """Of the memory that is free, for weights that stay in it: the rest is the run's."""
 _LEAST_WAVE = 16 << 20
+_TOP = 0.7
+"""Of the memory that is left: what the top's blocks may take, and still stay in it; the rest is what they compute."""
 
 
 def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
@@ -130,6 +134,36 @@ def _stored_bytes(model: str, revision: str | None) -> int:
     return 0 if found is None else found.bytes
 
 
+def room_for_top(config: RunConfig) -> int | None:
+    """Bytes that the blocks of a top may take, before it is streamed as well; None: they are to be in memory."""
+    # Packing reads every weight of the top, once.
+    return None if config.pack != "none" else _room_above(config.memory_limit)
+
+
+def room_for_saved(trunk: str | None, limit: str | None) -> int | None:
+    """The same for a saved adapter; ``trunk`` as :func:`trunk_of_saved` says."""
+    return None if trunk is None else _room_above(limit)
+
+
+def _room_above(asked: str | None) -> int:
+    return int(_TOP * (_limit_of_process(asked) - psutil.Process().memory_info().rss))
+
+
+def _limit_of_process(asked: str | None) -> int:
+    if asked is not None:
+        return parse_bytes(asked)
+    return psutil.Process().memory_info().rss + int(_SHARE * free_memory())
+
+
+def top_streamed(attached: Attached) -> str:
+    """That the top is streamed as well, and what follows from it, in one line; empty where it is in memory."""
+    through = attached.backbone.body.through
+    if not isinstance(through, StreamedTop):
+        return ""
+    size = sum(map(bytes_of, attached.own_blocks()))
+    return f"top: streamed: its blocks take {readable_size(size)}, and each batch reads them twice: large batches pay"
+
+
 def settle_waves(attached: Attached, asked: str | None) -> None:
     """How much memory a wave may take: what the limit leaves behind the process and two blocks.
 
@@ -145,10 +179,12 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
     unread.put_away(attached.own_blocks())
     # Measured, with torch and the libraries in it, which the limit counts as well.
     used = psutil.Process().memory_info().rss
-    limit = used + int(_SHARE * free_memory()) if asked is None else parse_bytes(asked)
+    limit = _limit_of_process(asked)
     training = 3 * sum(one.nbytes for one in attached.trained().values())  # gradients and AdamW's two moments
     room = wave_memory(limit, used + training, attached.backbone.blocks)
-    least = min(room, limit - used - training - unread.away_bytes)
+    through = attached.backbone.body.through
+    above = 2 * through.block_bytes if isinstance(through, StreamedTop) else unread.away_bytes
+    least = min(room, limit - used - training - above)
     if least < _LEAST_WAVE:
         raise ConfigError(
             [f"memory_limit: {asked or readable_size(limit)}; {readable_size(limit - least)} are in use"],

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stratatune.data.batching import plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.errors import ConfigError
 from stratatune.model.backbone import Backbone
 from stratatune.model.insertions import Insertions

@@ -1,4 +1,4 @@
-"""The cost model held to what is counted while models run: operations, bytes kept, padding. Never seconds."""
+"""The cost model held to what is counted while models run: operations, bytes, padding. Never seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import nn
 
 import tiny
 from asking import logits_at
-from stratatune.costs.block_flops import FP32, OURS
 from stratatune.costs.flops import example, head_work, reads_one
 from stratatune.data.batching import padding_ratio, plan_batches
 from stratatune.model.attach import apply
@@ -84,22 +83,6 @@ def test_the_ways_of_today_do_the_operations_of_the_formula(family, plan):
     assert counted_flops(step) == B * sum(part.flops for part in parts)
 
 
-@pytest.mark.parametrize("kind", ["mlm", "classification"])
-@pytest.mark.parametrize(
-    "plan",
-    [
-        *("bft-adapter@2", "bft@2", "2: bitfit", "lora", "2: lora(rank=24, alpha=8, on=q,k,v,o,up,down)"),
-        *("1: full", "full"),
-        *("2: houlsby", "1: houlsby(bottleneck=40, on=down)", "2: ia3", "1: delta_bias", "2: prefix(tokens=3)"),
-        *("2: parallel(bottleneck=24)", "2: parallel(on=attn)", "prompt(tokens=3)"),
-    ],
-)
-def test_bytes_kept_for_backward_are_those_of_the_formula(family, kind, plan):
-    model = tuned(family, kind, plan)
-    _, top = example(model.attached.resolved, T, kind, read_last=True, labels=LABELS, widths=FP32)
-    assert saved_bytes(loss_of(model), model) == pytest.approx(B * top.kept, rel=0.07)
-
-
 DECODER_PLANS = (
     "bft-adapter@2",
     "bft@1",
@@ -138,17 +121,6 @@ def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(famil
     assert found == B * formula.flops
 
 
-@pytest.mark.parametrize("plan", ["bft-adapter@2", "lora", "full"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_bytes_that_a_decoder_keeps_are_about_those_of_the_formula(family, plan):
-    model = apply(tiny.tiny_decoder(family, blocks=3, attn_implementation="eager"), plan).train()
-    hidden = torch.randn(B, T, 32, requires_grad=model.attached.resolved.trains_embeddings)
-    mask, read = torch.ones(B, T, dtype=torch.bool), torch.full((B,), T - 1)
-    _, formula = example(model.attached.resolved, T, "causal", read_last=True, widths=FP32)
-    kept = saved_bytes(lambda: logits_at(model.attached, hidden, mask, read).logsumexp(-1).sum(), model)
-    assert kept == pytest.approx(B * formula.kept, rel=0.15)
-
-
 def test_truncation_and_the_cache_save_memory(family):
     """Against full tuning of the same four blocks: two blocks, of which the last at one position, keep a third."""
     ours, full = tuned(family, "classification", "bft-adapter@2"), tuned(family, "classification", "full")
@@ -180,7 +152,7 @@ LARGE = Plan.parse("bft-adapter@18").resolve(shape_of("roberta-large"))
 def test_the_head_takes_a_small_share_of_a_step(tokens, words, share):
     """Over the vocabulary at 64 tokens; at SST-2's 13 tokens the loss over label words alone keeps it small."""
     _, top = example(LARGE, tokens, "mlm", read_last=True, words=words)
-    head = head_work(LARGE, "mlm", arrives=True, labels=0, words=words, widths=OURS)
+    head = head_work(LARGE, "mlm", arrives=True, labels=0, words=words)
     assert head.flops < share * top.flops
 
 
@@ -195,7 +167,7 @@ def test_the_heads_share_is_counted_on_a_twin(family, words):
     def head() -> None:
         model.attached.backbone.head.logits(hidden, mask, asked).logsumexp(-1).sum().backward()
 
-    formula = head_work(model.attached.resolved, "mlm", True, labels=0, words=len(words or ()), widths=OURS)
+    formula = head_work(model.attached.resolved, "mlm", True, labels=0, words=len(words or ()))
     assert counted_flops(head) == B * formula.flops
 
 
@@ -204,3 +176,14 @@ def test_each_storage_is_counted_once():
     x = torch.randn(4, 8, requires_grad=True)
     assert saved_bytes(lambda: layer(x).relu().sum(), layer) == 2 * 4 * 8 * 4  # the input and the output of relu
     assert resident_bytes(layer, layer.weight) == (64 + 8) * 4
+
+
+def test_what_autograd_drops_meanwhile_does_not_count():
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+
+    def step():
+        for _ in range(3):
+            layer(x * 1).relu()  # for nothing
+        return layer(x).relu()
+
+    assert saved_bytes(step, layer) == 2 * 4 * 8 * 4

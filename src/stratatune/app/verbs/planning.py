@@ -91,7 +91,7 @@ def settled(objective: str, plan: Plan, shape: Shape) -> str:
         ConfigError: no such objective.
         ModelError: it does not work on this family of models.
     """
-    from stratatune.objectives.objective import Asked
+    from stratatune.objectives.asked import Asked
     from stratatune.objectives.registry import choose, written
 
     name, options = written(objective)

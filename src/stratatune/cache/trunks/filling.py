@@ -13,7 +13,7 @@ from stratatune.cache.trunks.resident import Resident
 from stratatune.cache.trunks.source import TrunkSource
 from stratatune.cache.trunks.streamed import Streamed
 from stratatune.data.batching import collate
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 

@@ -9,7 +9,7 @@ import torch
 from stratatune.cache.feed import Feed
 from stratatune.cache.trunks.source import building_batches
 from stratatune.data.batching import collate
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 
 
 class Resident:

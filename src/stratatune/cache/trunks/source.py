@@ -9,7 +9,7 @@ import numpy as np
 
 from stratatune.cache.feed import Feed
 from stratatune.data.batching import plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 
 
 class TrunkSource(Protocol):

@@ -16,7 +16,7 @@ import torch
 from stratatune.cache.feed import Feed
 from stratatune.cache.trunks.source import building_batches
 from stratatune.data.batching import Batch, collate
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.families.last_block import take
 from stratatune.model.question import Question
 from stratatune.model.split import Trunk

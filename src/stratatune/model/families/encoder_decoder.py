@@ -37,6 +37,7 @@ _HINT = (
     "a block of the encoder is called with the hidden state, the mask and, where position_bias= is named, that bias; "
     "its last one's output goes through behind_encoder=; other kinds need code of their own"
 )
+_FEW_WORDS = 8  # room for the tokens that have a meaning
 
 
 class EncoderDecoder(Family):
@@ -50,6 +51,13 @@ class EncoderDecoder(Family):
         super().__init__(body)
         self.row = cast("EncoderDecoderArchitecture", body.row)
         self.base: Any = body.base
+
+    @classmethod
+    def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
+        """transformers' heads that pool find the end of a text by its value: an LM head of few words keeps about as
+        much."""
+        few = {} if head == "seq2seq_lm" else {"vocab_size": max(labels, _FEW_WORDS), "pad_token_id": 0}
+        return "seq2seq_lm", {**few, "decoder_start_token_id": 0}  # which configs of a class alone may lack
 
     def roles(self, number: int) -> Mapping[str, str]:
         if number >= self.body.border:

@@ -62,6 +62,14 @@ class Family(abc.ABC):
     def __init__(self, body: Body) -> None:
         self.body = body
 
+    @classmethod
+    def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
+        """For a model of fake tensors, whose ids have no values: the head to wear in place of ``head``, and settings.
+
+        ``labels``: outputs of a classifier.
+        """
+        return head, {}
+
     # --- its blocks ------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -33,7 +33,7 @@ from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.costs.cost import random_batches
 from stratatune.data.batching import Batch, collate, plan_batches
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training

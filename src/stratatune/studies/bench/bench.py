@@ -38,7 +38,7 @@ class ArmTimes:
         predicted: the same, from what the machine does on three blocks.
         first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B, C and F as every epoch.
         flops: of an epoch, by the cost model.
-        saved_bytes: kept for backward in a step, by the cost model.
+        saved_bytes: kept for backward in a step, measured on fake tensors (``model/kept.py``).
         cache_bytes: of the trunk cache.
     """
 

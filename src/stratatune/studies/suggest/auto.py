@@ -26,7 +26,7 @@ from stratatune.studies.suggest.probing import FEWEST, Probe, probe, read_depths
 from stratatune.training.config import AUTO, CHOSEN_BY_AUTO, RunConfig, load_config
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.progress import Reporter
     from stratatune.training.prepare import Outline, Prepared
     from stratatune.training.run import Result
@@ -194,6 +194,7 @@ class _Search:
             dtype="fp32" if config.precision == "fp32" else "bf16",
             batch_size=self._batch_size,
             labels=objective.outputs,
+            memory=False,
         )
         first, cached = worked.epochs["first"], worked.epochs["cached"]
         trunk = first.flops - cached.flops
@@ -232,7 +233,7 @@ class _Search:
 
     def _sample(self) -> Encoded | None:
         """A few examples, as many as their share of the work allows; None: too few to say anything."""
-        from stratatune.data.encode import sample
+        from stratatune.data.splitting import sample
         from stratatune.studies.suggest.top_speed import pass_flops
 
         train, shape = self.prepared.train, self.prepared.outline.shape
@@ -349,7 +350,9 @@ class _Search:
 
         lengths, config = self.prepared.train.lengths, self.proposed(self.found[0][0])
         objective = self.prepared.objective.name
-        whole = cost("lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size)
+        whole = cost(
+            "lora", self.prepared.outline.shape, lengths, objective=objective, batch_size=self._batch_size, memory=False
+        )
         return config.epochs * whole.epochs["A"].flops
 
 

@@ -29,7 +29,7 @@ from stratatune.objectives.metrics import value_scores
 if TYPE_CHECKING:
     import torch
 
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.model.backbone import Backbone
     from stratatune.progress import Reporter
 

@@ -20,7 +20,7 @@ from stratatune.training.forward import Forward
 from stratatune.training.optimiser import build_optimiser
 
 if TYPE_CHECKING:
-    from stratatune.data.encode import Encoded
+    from stratatune.data.encoded import Encoded
     from stratatune.plan import Resolved, Shape
     from stratatune.training.prepare import Prepared
 

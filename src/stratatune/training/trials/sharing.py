@@ -18,7 +18,7 @@ from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill, fill_pooled
 from stratatune.data.batching import Batch
-from stratatune.data.encode import Encoded
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.errors import ResourceError
 from stratatune.model.base import Base, load_base
@@ -69,7 +69,7 @@ class Shared:
         seed = None if head in LM_OBJECTIVES else settings["seed"]
         key = ("base", head, seed, settings.get("cut"))
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
-        return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices))
+        return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices), base.shape)
 
     def _loaded(self, base: Base, device: torch.device) -> Base:
         for name, parameter in base.model.to(device).named_parameters():  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,73 @@
+"""Files of CoNLL's kind: a word and its columns a line, a blank line behind each text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stratatune.data.frames import Frame
+from stratatune.data.lines import decode, lines_of
+from stratatune.data.readers import SINGLES
+from stratatune.data.sources import SUFFIXES
+from stratatune.data.written import Written
+from stratatune.errors import DataError
+
+TOKENS = ("tokens", "words")
+"""What a column of words is called."""
+_LAYOUTS = {
+    1: ("tokens",),
+    2: ("tokens", "tags"),
+    4: ("tokens", "pos_tags", "chunk_tags", "ner_tags"),  # CoNLL-2003
+    10: ("id", "tokens", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"),  # CoNLL-U
+}
+
+
+def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
+    """Whether a file has a word a line. A ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
+    if path.suffix not in (".txt", ".tsv"):
+        return path.suffix not in SUFFIXES
+    lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
+    if path.suffix == ".tsv":
+        return not {*TOKENS, *SINGLES} & set(next(iter(lines), "").split("\t"))
+    filled = [line for line in lines if not _separates(line)]
+    return need_labels or (len(filled) < len(lines) and len({len(line.split()) for line in filled}) == 1)
+
+
+def open_conll(path: Path, written: Written) -> Frame:
+    """The words and their other columns, a row a text.
+
+    Raises:
+        DataError: no text, or a line with more or fewer columns than the first.
+    """
+    lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
+    first = next((line for line in lines if not _separates(line) and not line.startswith("# ")), "")
+    mark = "\t" if "\t" in first.strip() else None
+    if not first:
+        raise DataError(f"{path} has no rows", "give a file with at least one text")
+    texts: list[list[list[str]]] = [[]]
+    width = len(_cells(first, mark))
+    for number, line in enumerate(lines, start=1):
+        if _separates(line):
+            texts.append([])
+            continue
+        cells = _cells(line, mark)
+        if not texts[-1] and len(cells) != width and line.startswith("#"):
+            continue  # a comment
+        if len(cells) != width:
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} columns, and the first word has {width}: {line[:40]!r}",
+                "write a word and its tag a line, and a blank line behind each text",
+            )
+        if width != 10 or cells[0].isdecimal():  # CoNLL-U has ranges (1-2) and empty words (1.1) in between
+            texts[-1].append(cells)
+    texts = [rows for rows in texts if rows]
+    names = _LAYOUTS.get(width) or ("tokens", *(f"column{at}" for at in range(2, width)), "tags")
+    columns = dict(zip(names, ([[row[at] for row in rows] for rows in texts] for at in range(width)), strict=True))
+    return Frame(str(path), list(names), columns.__getitem__, range(1, len(texts) + 1))
+
+
+def _separates(line: str) -> bool:
+    return not line.strip() or line.startswith("-DOCSTART-")
+
+
+def _cells(line: str, mark: str | None) -> list[str]:
+    return [cell.strip() for cell in line.rstrip("\t ").split(mark)] if mark else line.split()

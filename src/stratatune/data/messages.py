@@ -1,0 +1,215 @@
+"""One conversation: messages in the order in which a chat template takes them, from the cells of a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stratatune.data.labels import is_missing
+
+TOOLS = "tools"
+"""The column of descriptions of tools."""
+_ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant"),
+    **dict.fromkeys(("tool", "observation"), "tool"),
+}
+_NEXT = {
+    "": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+"""Who may speak behind whom."""
+_MESSAGE = '{"role": "user", "content": "..."}'
+_SKIP = "mend the row, or leave such rows out with bad_rows: skip"
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages as a chat template takes them.
+
+    Attributes:
+        messages: each with ``role`` (system, user, assistant, tool), ``content`` and what else it came with.
+        learnt: the positions of the assistant's messages that bear loss.
+        tools: descriptions of tools, as a template takes them.
+        is_text: a plain text that stands for one message of the user.
+    """
+
+    messages: list[Message]
+    learnt: tuple[int, ...] = ()
+    tools: list[Any] | None = None
+    is_text: bool = False
+
+    @property
+    def answers(self) -> list[int]:
+        """The positions of the assistant's messages."""
+        return [at for at, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+    def asked(self) -> Conversation:
+        """What stands before the last answer."""
+        return replace(self, messages=self.messages[: self.learnt[-1]], learnt=()) if self.learnt else self
+
+
+class BadRow(Exception):
+    """What is wrong with a row, and how to mend it."""
+
+    def __init__(self, what: str, fix: str = _SKIP) -> None:
+        super().__init__(what)
+        self.what, self.fix = what, fix
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What the columns hold of one row."""
+
+    column: str
+    prompt: Any
+    answer_column: str | None
+    answer: Any
+    more: Any
+    system: Any
+    tools: Any
+
+
+def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Conversation:
+    """The messages of a row in their order, and which of them bear loss.
+
+    Raises:
+        BadRow: with what is wrong.
+    """
+    value, behind, is_text = _parsed(cells.prompt, cells.column), list[Any](), False
+    if isinstance(value, list):
+        said = value
+    elif cells.answer_column is None and need_labels:
+        raise BadRow(
+            f"column {cells.column!r} holds {_kind(value)}, not a list of messages", f"write [{_MESSAGE}, ...]"
+        )
+    else:
+        said, is_text = [{"role": "user", "content": _joined(value, cells)}], True
+    if cells.answer_column is not None:
+        answer = _parsed(cells.answer, cells.answer_column)
+        answer = str(answer) if isinstance(answer, int | float) else answer
+        behind = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+    messages = [_message(one, at, blanks) for at, one in enumerate([*said, *behind], start=1)]
+    weights = [_weight(one, at) for at, one in enumerate([*said, *behind], start=1)]
+    if cells.answer_column is not None:  # a prompt's own answers are given
+        weights[: len(said)] = [0] * len(said)
+    if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
+        messages, weights = messages[1:], weights[1:]
+    if isinstance(cells.system, str) and cells.system.strip() and messages and messages[0]["role"] != "system":
+        messages, weights = [{"role": "system", "content": cells.system}, *messages], [0, *weights]
+    _check_order(messages)
+    answers = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
+    tools = _parsed(cells.tools, TOOLS) if cells.tools else None
+    made = Conversation(messages, (), tools if isinstance(tools, list) and tools else None, is_text)
+    if not need_labels:
+        return _to_be_answered(made)
+    learnt = tuple(at for at in answers if weights[at])
+    if not learnt:
+        what = "every message of the assistant has weight 0" if answers else "there is no message of an assistant"
+        raise BadRow(f"{what}, so nothing is learnt")
+    return replace(made, messages=messages[: learnt[-1] + 1], learnt=learnt)
+
+
+def _to_be_answered(made: Conversation) -> Conversation:
+    """Without an answer at the end."""
+    messages = made.messages[:-1] if made.messages[-1]["role"] == "assistant" else made.messages
+    if not messages or messages[-1]["role"] == "system":
+        raise BadRow("there is no message to answer")
+    return replace(made, messages=messages)
+
+
+def _parsed(value: Any, column: str) -> Any:
+    """A cell: a text, or a list of messages; JSON in a text serves too, as csv has no lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if is_missing(value):
+        raise BadRow(f"column {column!r} is missing or empty")
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[\n", "[ ")):
+        try:
+            listed = json.loads(value)
+        except ValueError:
+            return value
+        return listed if all(isinstance(one, Mapping) for one in listed) else value
+    if isinstance(value, Mapping) and value and all(isinstance(one, list) for one in value.values()):
+        return _rows_of(value, column)
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, Any]]:
+    """Messages that are written as lists of roles and of contents."""
+    sizes = {name: len(values) for name, values in columns.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{count} of {name!r}" for name, count in sizes.items())
+        raise BadRow(f"column {column!r} holds lists of different lengths: {said}")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _joined(value: Any, cells: Cells) -> Any:
+    """A prompt and the text that belongs to it."""
+    if not isinstance(value, str):
+        raise BadRow(f"column {cells.column!r} holds {_kind(value)}, not a text or a list of messages")
+    more = cells.more.strip() if isinstance(cells.more, str) else ""
+    return f"{value}\n\n{more}" if more else value
+
+
+def _kind(value: Any) -> str:
+    return {str: "a text", dict: "an object", list: "a list"}.get(type(value), f"the value {value!r}")
+
+
+def _message(value: Any, number: int, blanks: bool) -> Message:
+    if not isinstance(value, Mapping) or not ({"role", "from"} & value.keys()):
+        raise BadRow(f"message {number} is {_kind(value)} without a role", f"write {_MESSAGE}")
+    named = {name: one for name, one in value.items() if one is not None and name not in ("from", "value", "weight")}
+    role = str(value.get("role", value.get("from"))).strip().lower()
+    if role not in _ROLES:
+        raise BadRow(f"message {number} is of {role!r}", f"legal: {', '.join(_ROLES)}")
+    role = _ROLES[role]
+    content = next((value[name] for name in ("content", "value", "text") if value.get(name) is not None), "")
+    content = _text(content, number)
+    empty_is_legal = blanks or role in ("system", "tool") or "tool_calls" in named
+    if not content.strip() and not empty_is_legal:
+        raise BadRow(f"message {number}, of the {role}, is empty", "fill it, or use bad_rows: skip or empty")
+    return {**named, "role": role, "content": content}
+
+
+def _text(content: Any, number: int) -> str:
+    """A message's text; its parts joined where it comes in parts."""
+    if isinstance(content, list | tuple):
+        for part in content:
+            if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+                what = part.get("type") if isinstance(part, Mapping) else part
+                raise BadRow(f"message {number} holds a part {what!r}", "chat reads text alone")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise BadRow(f"message {number} holds {_kind(content)}, not a text")
+    return content
+
+
+def _weight(value: Any, number: int) -> int:
+    """Whether a message bears loss, as OpenAI's files say it."""
+    weight = value.get("weight")
+    if weight is None:
+        return 1
+    if weight not in (0, 1):
+        raise BadRow(f"message {number} has weight {weight!r}", "legal: 0 (it is not learnt) and 1")
+    return int(weight)
+
+
+def _check_order(messages: Sequence[Message]) -> None:
+    before = ""
+    for number, message in enumerate(messages, start=1):
+        role = message["role"]
+        if role not in _NEXT[before]:
+            where = f"follows one of the {before}" if before else "comes first"
+            legal = " or ".join(_NEXT[before])
+            raise BadRow(f"roles out of order: message {number}, of the {role}, {where}; {legal} is due there")
+        before = role
+    if not messages:
+        raise BadRow("there are no messages")

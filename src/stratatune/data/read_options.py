@@ -1,0 +1,54 @@
+"""What a reader is to take from a source: which columns, which split, with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stratatune.data.tasks import Task
+from stratatune.data.tasks import task as task_named
+from stratatune.data.written import AS_USUAL, Written
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Which part of a source becomes a :class:`stratatune.data.readers.Table`.
+
+    Every reader takes these whole, and ignores those that mean nothing to it.
+
+    Attributes:
+        text: the text column or columns, as ``"a,b"`` or a sequence; None: recognised by their names.
+        label: the label column, or several as ``"a,b,c"`` where a reader takes several; None: likewise.
+        task: a task or the name of one, which knows its columns and class names.
+        split: train, dev (also dev_matched, dev_mismatched) or test. Of a single `.all` file it is the part that the
+            task draws from it; None: a file is read whole.
+        need_labels: False reads data to predict: labels are left out where they are missing or not whole.
+        written: how a text file is written, and what becomes of rows that are not whole.
+        keep_whole: whether the table keeps all that the source has beside it.
+    """
+
+    text: str | Sequence[str] | None = None
+    label: str | None = None
+    task: str | Task | None = None
+    split: str | None = None
+    need_labels: bool = True
+    written: Written = AS_USUAL
+    keep_whole: bool = False
+
+    @property
+    def text_columns(self) -> Sequence[str] | None:
+        """The text columns by their names, each whole; one that is named by a text may hold a comma."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def known_task(self) -> Task | None:
+        """The task.
+
+        Raises:
+            DataError: there is none of this name.
+        """
+        return task_named(self.task) if isinstance(self.task, str) else self.task
+
+
+DEFAULTS = ReadOptions()
+"""Everything is recognised, and labels are needed."""

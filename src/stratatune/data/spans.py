@@ -1,0 +1,121 @@
+"""Named spans of characters as tags of words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stratatune.data.frames import Frame
+from stratatune.data.labels import is_missing
+from stratatune.errors import DataError
+
+Place = tuple[int, int]
+"""Where a word lies in its text: its first character, and the one behind its last."""
+_SHOWN = 3
+
+
+class Span(NamedTuple):
+    """The characters ``start`` to ``end`` of a text, and what they are called."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass
+class _Misfits:
+    """Spans that the words cannot say as they are, to be counted and named."""
+
+    widened: list[str]
+    crossed: list[str]
+    total: int = 0
+
+    def notices(self) -> Iterator[str]:
+        for found, what in (
+            (self.widened, "begin or end inside a word and are widened to whole words"),
+            (self.crossed, "cross a longer span or hold no word, and are left out"),
+        ):
+            if found:
+                more = ", ..." if len(found) > _SHOWN else ""
+                yield f"{len(found):,} of {self.total:,} spans {what}: {', '.join(found[:_SHOWN])}{more}"
+
+
+def tags_of_spans(
+    frame: Frame, column: str, texts: list[str], words: list[list[Place]]
+) -> tuple[Frame, list[list[str]]]:
+    """A tag for each word of each text, in IOB2, and the frame with what is to be said of spans that no words can say.
+
+    Args:
+        frame: the rows.
+        column: of the spans, a list in each row.
+        texts: the text of each row.
+        words: the words of each text by their characters.
+    """
+    misfits, rows = _Misfits([], []), []
+    for row, value, places, text in zip(frame.rows, frame.get(column), words, texts, strict=True):
+        spans = [_span(frame, row, one, text) for one in _span_list(frame, row, column, value)]
+        rows.append(_tags_by_words(spans, text, places, row, misfits))
+    for notice in misfits.notices():
+        frame = frame.noting(notice)
+    return frame, rows
+
+
+def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
+    if isinstance(value, Mapping) and all(isinstance(one, list) for one in value.values()):
+        return [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
+    return list_in(frame, row, column, value)
+
+
+def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
+    """One span, without the blanks at its ends."""
+    parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
+    if isinstance(value, Mapping):
+        names = ("label", "type", "tag", "entity_group")
+        parts = [value.get("start"), value.get("end"), next((value[name] for name in names if name in value), None)]
+    place = f"{frame.place}, row {row}: span {value!r}"
+    if parts is None or len(parts) != 3 or not isinstance(parts[2], str) or not parts[2].strip():
+        raise DataError(f"{place} is none", 'write {"start": 0, "end": 5, "label": "PER"}')
+    start, end, label = parts
+    if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
+        raise DataError(f"{place}: its ends are no whole numbers", "count characters from 0; end is behind the last")
+    if not 0 <= start < end <= len(text):
+        raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
+    part = text[start:end]
+    return Span(start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip()), label.strip())
+
+
+def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, misfits: _Misfits) -> list[str]:
+    """IOB2 tags of the words; of spans that cross, the longest is taken."""
+    tags = ["O"] * len(words)
+    misfits.total += len(spans)
+    for span in sorted(spans, key=lambda one: (one.start - one.end, one.start)):
+        met = [at for at, (start, end) in enumerate(words) if start < span.end and span.start < end]
+        named = f"row {row} {text[span.start : span.end]!r} ({span.label})"
+        if not met or any(tags[at] != "O" for at in met):
+            misfits.crossed.append(named)
+            continue
+        if (words[met[0]][0], words[met[-1]][1]) != (span.start, span.end):
+            misfits.widened.append(named)
+        for at in met:
+            tags[at] = f"{'B' if at == met[0] else 'I'}-{span.label}"
+    return tags
+
+
+def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
+    """A cell's list; a text that is one in JSON serves too, as csv has no other way to write it."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{frame.place}, row {row}: column {column!r} is no JSON list: {error}") from error
+    value = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
+    if is_missing(value):
+        return []
+    if not isinstance(value, list | tuple):
+        raise DataError(
+            f"{frame.place}, row {row}: column {column!r} holds {type(value).__name__}, not a list",
+            "write a list of words, or name a column of texts with --text",
+        )
+    return list(value)

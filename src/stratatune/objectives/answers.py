@@ -1,0 +1,59 @@
+"""A trained model in use: what an objective may ask of it, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from stratatune.data.readers import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of N texts, in the order given.
+
+    Attributes:
+        columns: the columns of the predictions' table, N values each.
+        labels: N class names, or N generated texts; None where the answer is neither.
+        probabilities: [N, C] in the order of the classes, or None.
+        values: [N] numbers, or None.
+        notices: what the user should know of them, one line each.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    labels: list[str] | None = None
+    probabilities: np.ndarray | None = None
+    values: np.ndarray | None = None
+    notices: tuple[str, ...] = ()
+
+    @classmethod
+    def of_texts(cls, written: list[str], notices: tuple[str, ...] = ()) -> Answers:
+        """N texts that a model wrote."""
+        return cls({"generated": written}, labels=written, notices=notices)
+
+
+class Using(Protocol):
+    """A trained model at work, as an objective asks it for predictions."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the base model."""
+        ...
+
+    def output(self, table: Table) -> np.ndarray:
+        """What :meth:`Objective.predict` gives for every row, in order."""
+        ...
+
+    def untuned(self, table: Table) -> np.ndarray:
+        """The same of the base model, as it was before it was tuned."""
+        ...
+
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
+        ...

@@ -1,0 +1,94 @@
+"""What a run asks of an objective, before it is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stratatune.data.readers import Table
+from stratatune.data.tasks import Task
+from stratatune.errors import ModelError
+from stratatune.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks for: everything from which an objective is chosen and settled.
+
+    Attributes:
+        plan: the plan of the run.
+        family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        longest: tokens that the model takes at most.
+        hidden: D, the width of its hidden states.
+        objective: an objective's name, or ``auto``.
+        options: those written in brackets behind the name, by their own names.
+        task: the named task, where there is one.
+        template, label_words, loss, metric, max_length: the settings of these names.
+        table: the training data; None while an objective is chosen, before the data are read.
+        others: the evaluation and test data, for what every part must know, such as the names of the labels.
+        tokenizer: the model's; likewise.
+    """
+
+    plan: Plan
+    family: str
+    longest: int
+    objective: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    template: str | None = None
+    label_words: Mapping[str, str] = field(default_factory=dict)
+    loss: str = "vocab"
+    metric: str | None = None
+    max_length: int = 256
+    table: Table | None = None
+    others: tuple[Table, ...] = ()
+    tokenizer: PreTrainedTokenizerBase | None = None
+    hidden: int = 0
+
+    @property
+    def data(self) -> Table:
+        """The training data, which have been read by the time an objective is settled."""
+        assert self.table is not None
+        return self.table
+
+    @property
+    def tokens(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, which is there by the time an objective is settled."""
+        assert self.tokenizer is not None
+        return self.tokenizer
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the plan's paper reads a label under a prompt, not by a new output layer."""
+        return self.plan.prompted
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the labels of the task are numbers."""
+        return self.task is not None and self.task.numeric
+
+    def check_fast(self, objective: str) -> None:
+        """Refuse a tokenizer that does not say where in a text each of its tokens lies.
+
+        Raises:
+            ModelError: it is not a fast one.
+        """
+        if not self.tokens.is_fast:
+            hint = "take another model"
+            raise ModelError(f"{objective} needs a fast tokenizer, which says where each token lies", hint)
+
+
+def common_of(asked: Asked, metric: str) -> dict[str, Any]:
+    """The fields that all objectives have, as a run asks for them."""
+    return {
+        "text": asked.data.columns,
+        "label": asked.data.label_column,
+        "metric": metric,
+        "max_length": min(asked.max_length, asked.longest),
+        "task": asked.task.name if asked.task else None,
+        "family": asked.family,
+    }

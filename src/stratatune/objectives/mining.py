@@ -1,0 +1,55 @@
+"""Hard negatives: the nearest documents of each query that are not its answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stratatune.data.encoded import Encoded
+from stratatune.objectives.retrieval import nearest, unit
+
+_DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted
+
+
+def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, margin: float) -> tuple[Encoded, str]:
+    """``data`` with up to ``count`` more negatives in each group, and what is to be said of them.
+
+    The nearest document of an anchor that is no answer in the data is often an answer that nobody marked, and would
+    teach the opposite. So a negative is at most ``1 - margin`` times as near as the positive (NV-Retriever, de Souza P.
+    Moreira et al. 2024, arXiv 2407.15831).
+
+    Args:
+        data: N texts in groups of an anchor, its positive and negatives.
+        found: [N, E], by what texts are compared.
+        targets: the name of the targets that name the texts of the groups, equal where texts are equal.
+        count: negatives that are wanted for each group.
+        margin: see above.
+    """
+    assert data.groups is not None
+    groups, names = data.groups, data.targets[targets]
+    starts = groups.starts
+    anchors, positives = groups.values[starts], groups.values[starts + 1]
+    name_of = np.zeros(len(data), np.int64)
+    name_of[groups.values] = names.values
+    documents = np.unique(np.delete(groups.values, starts))
+    right: dict[int, set[int]] = {}
+    for anchor, positive in zip(name_of[anchors].tolist(), name_of[positives].tolist(), strict=True):
+        right.setdefault(anchor, {anchor}).add(positive)
+    near, cosines = nearest(found[anchors], found[documents], count + _DEEP)
+    limits = (unit(found[anchors]) * unit(found[positives])).sum(1) * (1 - margin)
+    rows, named, full = [], [], 0
+    ends = np.concatenate([starts, [len(groups.values)]])
+    for row in range(len(anchors)):
+        own = groups.values[ends[row] : ends[row + 1]].tolist()
+        taken = {*right[int(name_of[anchors[row]])], *name_of[own].tolist()}
+        legal = documents[near[row][cosines[row] <= limits[row]]]
+        new = [one for one in legal.tolist() if int(name_of[one]) not in taken][:count]
+        full += len(new) == count
+        rows.append([*own, *new])
+        named += name_of[rows[-1]].tolist()
+    data = data.with_groups(rows)
+    assert data.groups is not None
+    data = data.with_targets(np.array(named, np.int64), data.groups.offsets, targets)
+    return data, (
+        f"{count} hard negatives mined from {len(documents):,} documents for {full:,} of {len(rows):,} rows, "
+        f"fewer for the others"
+    )

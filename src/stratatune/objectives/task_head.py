@@ -1,0 +1,211 @@
+"""One head of ``multitask``: a label column, and the objective that learns it.
+
+A row may lack a label of the column: it then teaches this head nothing, and the others what they have of it.
+
+Shapes: N examples, n of them with a label, C outputs of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratatune.data.encoded import IGNORED
+from stratatune.data.label_columns import EMPTY
+from stratatune.data.label_sets import joined
+from stratatune.data.labels import LabelSet, looks_like_sets
+from stratatune.data.readers import Table
+from stratatune.errors import DataError
+from stratatune.objectives.answers import Using
+from stratatune.objectives.asked import Asked
+from stratatune.objectives.classes import Classes
+from stratatune.objectives.multilabel import Multilabel
+from stratatune.objectives.numbers import Numbers
+from stratatune.objectives.pooled import Pooled
+from stratatune.objectives.saved import checked
+from stratatune.objectives.written import parse
+from stratatune.outside import Written
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+KINDS: dict[str, type[Pooled]] = {one.name: one for one in (Classes, Multilabel, Numbers)}
+"""What a head may be."""
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """One label column.
+
+    Attributes:
+        column: its name.
+        objective: what is learnt of it.
+        weight: of its loss, see :func:`_weight`.
+        mean, deviation: of the numbers that a head of numbers learns: its output is how many deviations a number lies
+            above the mean. Raw numbers would take many steps to come near, and hold up the other heads.
+    """
+
+    column: str
+    objective: Pooled
+    weight: float
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def raw(self, logits: Tensor) -> Tensor:
+        """Its outputs [n, C] as its objective reads them."""
+        return logits if self.objective.labels else self.mean + self.deviation * logits
+
+    def present(self, values: np.ndarray) -> np.ndarray:
+        """Which of its targets [N, ...] are there: bool [N]."""
+        if values.dtype.kind == "b":
+            return np.ones(len(values), bool)
+        return ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORED
+
+    def targets(self, table: Table) -> np.ndarray:
+        """Its targets of a table [N, ...]; -100 or NaN where a row has no label."""
+        rows = _labelled(table, self.column)
+        if isinstance(self.objective, Multilabel) or len(rows) == len(table):
+            return self.objective.targets(_with_labels(table, self.column, range(len(table))))
+        found = self.objective.targets(_with_labels(table, self.column, rows))
+        every = np.full(len(table), np.nan if found.dtype.kind == "f" else IGNORED, found.dtype)
+        every[rows] = found
+        return every
+
+    def present_in(self, targets: Tensor) -> Tensor:
+        """:meth:`present` of a batch, as the numbers of its examples: int64 [n]."""
+        import torch
+
+        if targets.dtype == torch.bool:
+            return torch.arange(len(targets), device=targets.device)
+        there = ~targets.isnan() if targets.is_floating_point() else targets != IGNORED
+        return there.nonzero()[:, 0]
+
+    def to_data(self) -> dict[str, Any]:
+        """As JSON takes it: the data of the objective, and beside them those of the head."""
+        return {**self.objective.to_data(), **{name: getattr(self, name) for name in _SavedHead.model_fields}}
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> TaskHead:
+        """Back from :meth:`to_data`.
+
+        Raises:
+            ValidationError: pydantic's: a value that is missing or of another type.
+            KeyError: no objective of a head has this name.
+        """
+        own = checked(_SavedHead, data)
+        return cls(objective=KINDS[data["objective"]].from_data(data, tokenizer), **dict(own))
+
+
+class _SavedHead(Written):
+    column: str
+    weight: float
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class HeadAtWork:
+    """A model at work, whose predictions are those of one head."""
+
+    found: np.ndarray
+    using: Using
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.using.tokenizer
+
+    def output(self, table: Table) -> np.ndarray:
+        """What the head predicts."""
+        return self.found
+
+    def untuned(self, table: Table) -> np.ndarray:
+        """As the model at work."""
+        return self.using.untuned(table)
+
+    def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
+        """As the model at work."""
+        return self.using.generate(texts, **options)
+
+
+def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
+    """The head of a column, and notices about it."""
+    tables = [asked.data, *asked.others]
+    parts = [_with_labels(table, column, _labelled(table, column)) for table in tables]
+    if not len(parts[0]):
+        raise DataError(f"{asked.data.source}: label column {column!r} is empty", "leave it out of --label")
+    kind, options, guessed = _kind(asked, column, parts)
+    if kind is Multilabel:
+        parts = [_with_labels(table, column, range(len(table))) for table in tables]  # where an empty cell is a set
+    head_asked = replace(
+        asked, table=parts[0], others=tuple(parts[1:]), objective=kind.name, options=options, metric=None
+    )
+    objective, said = kind.settle(head_asked)
+    notices = [f"{column}: {line}" for line in said]
+    if guessed:
+        size = f" of {len(objective.labels)}" if objective.labels else ""
+        notices.insert(0, f"column {column!r} is learned by {kind.name}{size}; another: multitask({column}=...)")
+    if len(parts[0]) < len(asked.data):
+        empty = len(asked.data) - len(parts[0])
+        notices.append(f"{column}: {empty:,} of {len(asked.data):,} rows have no label and teach this head nothing")
+    values = objective.targets(parts[0])
+    scale = (float(values.mean()), float(values.std())) if kind is Numbers else (0.0, 1.0)
+    return TaskHead(column, objective, _weight(values, len(asked.data)), *scale), notices
+
+
+def _kind(asked: Asked, column: str, parts: Sequence[Table]) -> tuple[type[Pooled], dict[str, Any], bool]:
+    """The objective of a column: the one that was named, with its options, or the one that its values suit."""
+    if column in asked.options:
+        name, options = parse(asked.options[column], {name: one.options for name, one in KINDS.items()})
+        return KINDS[name], options, False
+    values = [value for part in parts for value in part.labels or []]
+    if any(isinstance(value, list) for value in values) or looks_like_sets(set(values)):
+        return Multilabel, {}, True
+    try:
+        LabelSet.infer(values, parts[0].source)
+    except DataError:
+        if any(_number(value) is None for value in values):
+            raise
+        return Numbers, {}, True
+    return Classes, {}, True
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _with_labels(table: Table, column: str, rows: Sequence[int]) -> Table:
+    """The rows of a table with one label column, as the reader of a single one gives them."""
+    values = table.further[column]
+    labels: Any = [values[row] for row in rows]
+    found = table if len(rows) == len(table) else table.select(rows)
+    place = f"{table.source}, column {column!r}"
+    return replace(found, labels=labels, label_column=joined((column,)), source=place, further={}, notices=())
+
+
+def _labelled(table: Table, column: str) -> list[int]:
+    """The rows of a table that have a label in this column."""
+    return [at for at, value in enumerate(table.further[column]) if value != EMPTY]
+
+
+def _weight(values: np.ndarray, rows: int) -> float:
+    """What a head's loss is multiplied with: 1 over the loss of the best answer that does not look at the text.
+
+    That is the entropy of its classes, the mean entropy of its labels, or the variance of its numbers. So stars from 0
+    to 100 weigh as much as a yes or no. A head whose labels are in a share of the rows alone weighs as much as others.
+    """
+    if values.dtype.kind == "f":
+        blind = float(values.var())
+    elif values.dtype.kind == "b":
+        share = np.clip(values.mean(axis=0), 1e-12, 1 - 1e-12)
+        blind = float(-(share * np.log(share) + (1 - share) * np.log(1 - share)).mean())
+    else:
+        share = np.bincount(values)[np.bincount(values) > 0] / len(values)
+        blind = float(-(share * np.log(share)).sum())
+    return rows / len(values) / blind if blind > 0 else 1.0

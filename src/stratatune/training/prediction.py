@@ -1,0 +1,46 @@
+"""What a model says of the rows of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stratatune.data.every_row import EveryRow
+from stratatune.data.readers import Table
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of N texts: one prediction for each row of the source, in its order.
+
+    Rows that were left out (``bad_rows: skip``) have none: their label is None, their numbers are NaN.
+
+    Attributes:
+        table: the texts, and in ``table.whole`` the other columns of the source.
+        columns: the answers as columns of N values each, by their names.
+        labels: N class names, or what was generated for each text; None where the answer is neither.
+        probabilities: [N, C] in the order of the model's classes, or None.
+        values: [N] numbers, or None.
+    """
+
+    table: Table
+    columns: Mapping[str, Sequence[Any]]
+    labels: Sequence[str | None] | None
+    probabilities: np.ndarray | None
+    values: np.ndarray | None
+
+    def for_every_row(self) -> Prediction:
+        """The same with a row for each of the source, those that were left out included."""
+        every = EveryRow.of(self.table)
+        if every is None:
+            return self
+        return Prediction(
+            every.source(),
+            {name: every.values(values) for name, values in self.columns.items()},
+            None if self.labels is None else every.values(self.labels),
+            None if self.probabilities is None else every.array(self.probabilities),
+            None if self.values is None else every.array(self.values),
+        )
