@@ -6,13 +6,14 @@
 
 A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
 Then, each in a process of its own: the trunk cache is built; a LoRA of the last eighth is trained from it for two
-epochs, evaluated and saved; stock peft trains a LoRA of every block for one step, of a quarter of a batch. ``--parts``
+epochs, evaluated and saved; stock peft trains a LoRA of every block for one step of the same batch. ``--parts``
 takes some of these, and ``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
 
 The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
 cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
-machine lacks its memory, peft's bytes are those of its weights, the least that it needs. What is compared is anonymous
-memory, which the kernel cannot drop. The rate of the build is compared with that of the matrix products of its own
+machine lacks its memory, peft's bytes are those of its weights, the least that it needs. What is compared is the most
+that a process held resident: transformers leaves bf16 weights mapped, so that its anonymous memory would leave out what
+every step reads. The rate of the build is compared with that of the matrix products of its own
 blocks, measured in the same process before it and behind it, the mean of both. ``--ratios``: seconds of a streamed
 build over those of a resident one, on checkpoints that fit.
 """
@@ -120,13 +121,13 @@ def rows_of(what: str, found: dict[str, Record]) -> list[Record]:
 
 
 def _held(record: Record) -> int:
-    """Bytes that the kernel could not drop; where no cgroup counted them, all that were resident."""
-    return record.get("anonymous") or record["peak"]
+    """The most bytes that were resident at once, mapped weights included."""
+    return record["peak"]
 
 
 def _limited(record: Record) -> str:
-    pages = f", {readable_size(record['group'])} with the pages of files" if "group" in record else ""
-    return f"{readable_size(record['limit'])} by {record['limited_by']}{pages}"
+    own = f", {readable_size(record['anonymous'])} of it anonymous" if "anonymous" in record else ""
+    return f"{readable_size(record['limit'])} by {record['limited_by']}{own}"
 
 
 def write_texts(folder: Path, tokens: int) -> None:
@@ -228,7 +229,7 @@ def _peft(folder: Path, model: Path, limit: int) -> Record:
     optimiser = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=1e-4)
     lines = (folder / "train.csv").read_text().splitlines()[1:]
     started = time.perf_counter()
-    texts, labels = zip(*(line.split(",") for line in lines[: BATCH // 4]), strict=True)
+    texts, labels = zip(*(line.split(",") for line in lines[:BATCH]), strict=True)
     given = tokenizer(list(texts), return_tensors="pt", padding=True)
     target = torch.tensor([int(label == "yes") for label in labels])
     with torch.autocast("cpu", dtype=torch.bfloat16):
