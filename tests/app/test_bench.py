@@ -98,3 +98,9 @@ def test_wrong_lengths(say, tmp_path, text):
     (tmp_path / "lengths.txt").write_text(text)
     said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", tmp_path / "lengths.txt")
     assert said.code == 2 and "each line" in said.err
+
+
+def test_a_shape_without_a_tokenizer_wants_the_lengths_themselves(say, data):
+    said = say("plan", "bft-adapter", "--model", "roberta-large", "--lengths", data)
+    assert said.code == 2
+    assert "brings no tokenizer" in said.err and "or a .txt with the tokens of each example" in said.err

@@ -1,5 +1,5 @@
 """Every command in README and docs is one that the command line takes, every YAML block one that is read, every Python
-block one that names what there is. Those of the README are run (``test_readme.py``)."""
+block one that names what there is. Those of README and guides are also run (``test_blocks_run.py``)."""
 
 from __future__ import annotations
 

@@ -133,6 +133,13 @@ def test_a_peft_folder_is_loaded_beside_ours(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
 
 
+def test_an_adapter_with_other_labels_names_their_number(tmp_path):
+    shake(apply(tiny.tiny_model("roberta", "classification", labels=2), "2: lora")).save_pretrained(tmp_path / "two")
+    with pytest.raises(ModelError) as caught:
+        st.Adapters(tiny.tiny_model("roberta", "classification", labels=3)).load(tmp_path / "two")
+    assert caught.value.hint.endswith("num_labels=2")
+
+
 def test_an_adapter_of_another_base_is_refused(tmp_path):
     model = apply(tiny.tiny_bert("classification", seed=1), "3: lora")
     model.save_pretrained(tmp_path / "other")

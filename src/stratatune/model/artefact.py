@@ -294,6 +294,13 @@ def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
             raise ModelError(f"the adapter trained {name!r}, which a {type(model).__name__} does not have", _BY_HAND)
 
 
+def _shape_hint(saved: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Output layers differ in their rows where the base was loaded with another number of labels."""
+    if len(saved) == len(wanted) > 0 and saved[0] != wanted[0] and saved[1:] == wanted[1:]:
+        return f"if this is the output layer, load the base with that number of labels: num_labels={saved[0]}"
+    return _THAT_BASE
+
+
 def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
     parameters = model.attached.trained()
     if parameters.keys() != tensors.keys():
@@ -304,7 +311,7 @@ def _fill(model: Tuned, tensors: dict[str, Any]) -> None:
         if parameter.shape != tensors[name].shape:
             raise ModelError(
                 f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(parameter.shape)}",
-                "the folder is damaged",
+                _shape_hint(tuple(tensors[name].shape), tuple(parameter.shape)),
             )
         # In place: the optimiser groups, the hooks and tied modules all hold this very parameter.
         parameter.data.copy_(tensors[name])

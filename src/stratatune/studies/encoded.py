@@ -30,7 +30,8 @@ def encoded(source: str, **settings: Any) -> Encoded:
         tokenizer = tokenizer_for(config)
     except ModelError as error:
         raise DataError(
-            f"{config.model} brings no tokenizer to encode {source} with", "give a folder or a hub id that has one"
+            f"{config.model} brings no tokenizer to encode {source} with",
+            "give a folder or a hub id that has one, or a .txt with the tokens of each example",
         ) from error
     return settle(outline, tables, tokenizer).train
 
