@@ -20,8 +20,6 @@ SHARED = Path(os.environ.get("STRATATUNE_SHARED", Path(__file__).parents[2] / "s
 #: What older libraries warn of, which newer ones mended: the library, the version that mended it, a filter.
 MENDED = (
     ("datasets", (5, 2), "ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning"),  # csv files are left open
-    ("transformers", (5, 23), "ignore:`torch.jit.script` is deprecated:DeprecationWarning"),  # DeBERTa uses it
-    ("transformers", (5, 23), "ignore:None of the inputs have requires_grad:UserWarning"),  # frozen blocks, re-entrant
 )
 
 

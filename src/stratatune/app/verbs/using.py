@@ -199,7 +199,7 @@ def predict(
         ),
     ] = Form.text,
 ) -> Answer:
-    """Predict a label for each text; the output has the data's columns, the label and a probability for each class.
+    """Predict for each text; the output has the data's columns and what the objective predicts: a label, a value, tags.
 
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
