@@ -25,6 +25,7 @@ import pytest
 from docs.given import GIVEN
 from docs.pages import AFTER, BEFORE, MODELS, ROOT, SMALLER, Block, blocks_of, command_words, write_files
 from stratatune.app.cli import run
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.shapes import table
 
 OUTPUT = "an example of what is printed"
@@ -212,7 +213,7 @@ def free_port() -> int:
 def follow(
     models: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], None]]:
-    """Follows a page in an empty folder, with a table of architectures of its own."""
+    """Follows a page in an empty folder, with tables of architectures and of objectives of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
     monkeypatch.setattr(table, "_ADDED", {})
@@ -223,7 +224,10 @@ def follow(
         opened.append(Page(name, models))
         opened[-1].follow()
 
+    objectives = dict(OBJECTIVES)
     yield one
+    OBJECTIVES.clear()
+    OBJECTIVES.update(objectives)
     for page in opened:
         page.stop()
 
