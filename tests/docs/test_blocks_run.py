@@ -54,6 +54,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("grid.md", "title: Two plans on films"): "a recipe: pages.py writes it to films.yaml, which is run",
     ("index.md", "pip install"): INSTALLS,
     ("index.md", "stratatune demo"): "minutes; tests/app/test_demo.py runs it",
+    ("large.md", "python -m benchmarks.streamed"): "a model of 8 billion parameters",
     ("multilabel.md", "text,labels"): DATA,
     ("multitask.md", "text,topic,mood,urgency"): DATA,
     ("rank.md", '{"query":'): DATA,
