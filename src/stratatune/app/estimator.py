@@ -37,6 +37,7 @@ from stratatune.training.predict import Predictor
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pandas import DataFrame
     from typing_extensions import Self
 
     from stratatune.training.run import Result
@@ -166,9 +167,9 @@ class TextEstimator(BaseEstimator):
 
     def _train(
         self,
-        table: Dataset,
+        table: Dataset | DataFrame,
         text: Sequence[str],
-        label: str,
+        label: str | None,
         *,
         classes: np.ndarray | None = None,
         names: Sequence[str] = (),
@@ -236,13 +237,20 @@ class TextEstimator(BaseEstimator):
             raise DataError(f"{len(columns)} text columns were given", f"this model reads {self.n_columns_}")
         if not columns[0]:
             return None
-        # Every text has its answer in the array that comes back, so that none is skipped.
-        blanks = Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
+
+    def _predictor_for(self, rows: int) -> Predictor:
+        """The predictor; it remembers what the trunk says of as many texts as were fitted, or fewer."""
         predictor = self.predictor_
-        few = self._remember is not None and len(rows) <= self._remember[2]  # a fold, not all that there is to predict
+        few = self._remember is not None and rows <= self._remember[2]  # a fold, not all that there is to predict
         predictor.remember = self._remember[:2] if self._remember is not None and few else None
-        return predictor.predict(rows, written=blanks)
+        return predictor
+
+    @property
+    def _blanks(self) -> Written:
+        """Every text has its answer in the array that comes back, so that none is skipped."""
+        return Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
 
 
 class Classifier(ClassifierMixin, TextEstimator):

@@ -298,17 +298,24 @@ class Vectors(Objective):
 
     def answer(self, table: Table, using: Using) -> Answers:
         """``vector``, or of several texts one each and the ``similarity`` of the first two."""
-        roles = _roles(table)
-        found = []
-        for place, role in enumerate(roles):
-            one = only_columns(table, [place], roles)
-            found.append(using.untuned(one) if self._side(place, role)[1] else using.output(one))
+        found = self.vectors(table, using)
         written = [np.round(vectors.astype(np.float64), _DIGITS).tolist() for vectors in found]
         if len(found) == 1:
             return Answers({"vector": written[0]})
         similarity = (unit(found[0]) * unit(found[1])).sum(1)
         columns = {f"{name}_vector": one for name, one in zip(table.columns, written, strict=True)}
         return Answers({**columns, "similarity": similarity.tolist()}, values=similarity)
+
+    def vectors(self, table: Table, using: Using, *, first: int = 0) -> list[np.ndarray]:
+        """The vectors [N, E] of each text column, by the tuned model or, where they stay, by the base model.
+
+        ``first``: the place of the first column among those that belong together, where it is asked for by itself.
+        """
+        roles, found = _roles(table), []
+        for place, role in enumerate(roles):
+            one = only_columns(table, [place], roles)
+            found.append(using.untuned(one) if self._side(first + place, role)[1] else using.output(one))
+        return found
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Pairs: with their scores, or each anchor with its positive (1) and with another document (0)."""
