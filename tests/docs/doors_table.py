@@ -71,6 +71,27 @@ DOORS = (
         "",
     ),
     (
+        "scikit-learn",
+        "`st.Tagger`: words and tags",
+        "tags.md",
+        "app/test_tagger.py",
+        "",
+    ),
+    (
+        "scikit-learn",
+        "`st.Embedder`, as `FrozenEstimator` in a `Pipeline`, in `GridSearchCV`",
+        "sklearn.md",
+        "app/test_embedder.py",
+        "",
+    ),
+    (
+        "torchrun",
+        "`st.cached` in the script that it starts",
+        "apply.md",
+        "training/test_cached_together.py",
+        "",
+    ),
+    (
         "onnxruntime",
         "`stratatune predict DIR`, `eval DIR` on an ONNX export",
         "export.md",

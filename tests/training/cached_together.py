@@ -71,8 +71,9 @@ def by_accelerate(model, data, collate):
 def main():
     said = {}
     for name, way, place in (
-        ("trainer", by_trainer, str(Path(OUT) / "cache")),
-        ("accelerate", by_accelerate, "ram"),
+        # Accelerate first: cached must leave it to say what kind of process group there is.
+        ("accelerate", by_accelerate, str(Path(OUT) / "cache")),
+        ("trainer", by_trainer, "ram"),
     ):
         model, data, collate, ran = prepared(None if PLAIN else place)
         filled = len(ran)

@@ -50,5 +50,5 @@ def test_two_processes_give_the_numbers_of_one(model, tmp_path):
             for name, tensor in tensors.items():
                 torch.testing.assert_close(found[rank][way][name], tensor, atol=1e-5, rtol=1e-4)
     # In a folder one process runs the trunk and the other reads what it wrote; in memory each has its own.
-    assert said[0]["trainer"]["filled"] > 0 and said[1]["trainer"]["filled"] == 0
-    assert said[0]["accelerate"]["filled"] > 0 and said[1]["accelerate"]["filled"] > 0
+    assert sorted(one["accelerate"]["filled"] for one in said) == [0, 1]
+    assert [one["trainer"]["filled"] for one in said] == [1, 1]

@@ -91,7 +91,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         Pairs that are laid out in the other way than those of training have that way's metric.
         """
         metric = self._objective.metric
-        found = self.predictor_.score(_pairs(X, y), written=self._blanks)["metrics"]
+        pairs = _pairs(X, y)
+        found = self._predictor_for(len(pairs)).score(pairs, written=self._blanks)["metrics"]
         return float(found[metric] if metric in found else found["spearman" if "spearman" in found else "ndcg@10"])
 
     @property
@@ -116,7 +117,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         rows: Any = columns[0]
         if not rows:
             return np.empty((0, self._n_features_out), np.float32)
-        predictor = self._predictor_for(len(rows))
+        predictor = self._predictor_for(len(rows) // 2)  # a row of training has two texts at least
         table = predictor.read(_table({name: rows}) if name else rows, written=self._blanks)
         return objective.vectors(table, predictor, first=first)[0].astype(np.float32, copy=False)
 

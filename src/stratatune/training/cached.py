@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stratatune._compat import numeric_versions
 from stratatune.cache.keys import CacheKey, default_root
+from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.hashing import fast_digest
@@ -267,7 +268,7 @@ class Rows:
             versions=(*numeric_versions(), ("door", "cached")),
             model=self.model.config._name_or_path,
         )
-        with _main_process_first():
+        with _one_at_a_time(root):
             opened = TrunkCache.open(root, key, texts.lengths, attached.resolved.shape.hidden)
             if not opened.complete and not opened.writable:
                 opened.close()
@@ -363,14 +364,16 @@ def _depth(attached: Attached) -> int:
 
 
 @contextlib.contextmanager
-def _main_process_first() -> Iterator[None]:
-    """Under a launcher the first process runs the trunk, and the others read what it wrote."""
-    if launched() <= 1:
+def _one_at_a_time(root: Path | None) -> Iterator[None]:
+    """Under a launcher one process runs the trunk, and the others, which wait for it, read what it wrote.
+
+    A file is locked, and no process group asked: one that is made here would be found by Trainer and Accelerate, which
+    then keep it, whatever device, backend or time limit they are given.
+    """
+    if root is None or launched() <= 1:
         yield
         return
-    from accelerate import PartialState
-
-    with PartialState().main_process_first():
+    with filling(root):
         yield
 
 
