@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stratatune._compat import VERSION as __version__
     from stratatune.app.api import train, train_many
+    from stratatune.app.embedder import Embedder as Embedder
     from stratatune.app.estimator import Classifier, Regressor
     from stratatune.app.suggest import suggest
     from stratatune.app.tagger import Tagger as Tagger
@@ -72,6 +73,7 @@ _HOMES = {
     # Further names, for those who look for them: of a row of one's own, and what is wanted less often.
     "Adapters": "model.adapters",
     "DecoderArchitecture": "shapes.architectures",
+    "Embedder": "app.embedder",
     "EncoderArchitecture": "shapes.architectures",
     "EncoderDecoderArchitecture": "shapes.architectures",
     "Fields": "shapes.architectures",

@@ -168,7 +168,7 @@ class TextEstimator(BaseEstimator):
         self,
         table: Dataset,
         text: Sequence[str],
-        label: str,
+        label: str | None,
         *,
         classes: np.ndarray | None = None,
         names: Sequence[str] = (),

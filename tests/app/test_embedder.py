@@ -1,0 +1,115 @@
+"""The estimator of vectors: pairs in, vectors out, a step of other estimators' pipelines."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import stratatune as st
+from stratatune.errors import DataError, UserError
+
+PAIRS = [("great good film", "best film"), ("bad sad night", "worst night"), ("she saw the book", "the story saw")] * 8
+TEXTS = ["great film", "bad night", "the book"]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_folder):
+    return {"model": str(tiny_folder("bert")), "epochs": 2, "lr": 1e-2, "batch_size": 8, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def embedder(settings):
+    return st.Embedder("2: full", **settings, cache="ram").fit(PAIRS)
+
+
+def test_vectors_are_those_of_the_run(embedder):
+    found = embedder.transform(TEXTS)
+    assert found.shape == (3, embedder.predictor_.model.config.hidden_size)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found, embedder.predictor_.predict(TEXTS).columns["vector"])
+    np.testing.assert_allclose(embedder.transform(np.array(TEXTS)), found)
+    np.testing.assert_allclose(embedder.transform(pd.Series(TEXTS)), found)
+    np.testing.assert_allclose(embedder.transform_documents(TEXTS), found, atol=1e-5)  # no prompts: one side
+    assert embedder.transform([]).shape == (0, found.shape[1])
+    cosines = embedder.similarity([(TEXTS[0], TEXTS[1]), (TEXTS[0], TEXTS[0])])
+    np.testing.assert_allclose(cosines, [found[0] @ found[1], 1], atol=1e-4)
+    assert 0 <= embedder.score(PAIRS) <= 1
+
+
+def test_training_brings_pairs_together(settings):
+    taught = st.Embedder("0: full", **{**settings, "epochs": 6}, cache="off").fit(PAIRS)
+    apart = [(PAIRS[0][0], PAIRS[1][1]), (PAIRS[1][0], PAIRS[2][1])]
+    assert taught.similarity(PAIRS[:3]).mean() > taught.similarity(apart).mean() + 0.1
+
+
+def test_triplets_scores_and_data_frames(settings):
+    few = {**settings, "epochs": 1}
+    triplets = [(*pair, "the worst film") for pair in PAIRS]
+    frame = pd.DataFrame(triplets, columns=["anchor", "positive", "negative"])
+    one, other = (st.Embedder("2: lora", **few, seed=3).fit(data) for data in (triplets, frame))
+    np.testing.assert_allclose(one.transform(TEXTS), other.transform(TEXTS), atol=1e-6)
+    four = [(*triplet, "a bad story") for triplet in triplets]
+    assert st.Embedder("2: lora", **few).fit(four).transform(TEXTS).shape[0] == 3
+    scores = [0.9, 0.1, 0.5] * 8
+    frame = pd.DataFrame(PAIRS, columns=["sentence1", "sentence2"]).assign(score=scores)
+    one, other = st.Embedder("2: lora", **few).fit(PAIRS, scores), st.Embedder("2: lora", **few).fit(frame)
+    np.testing.assert_allclose(one.transform(TEXTS), other.transform(TEXTS), atol=1e-6)
+    assert one.predictor_.objective.metric == "spearman" and -1 <= one.score(PAIRS, np.array(scores)) <= 1
+
+
+def test_prompts_of_either_side(settings):
+    asked = st.Embedder("2: lora", **settings, objective="vectors(query_prompt=she saw)").fit(PAIRS)
+    plain = asked.transform_documents([f"she saw {text}" for text in TEXTS])
+    np.testing.assert_allclose(asked.transform(TEXTS), plain, atol=1e-5)
+    assert not np.allclose(asked.transform(TEXTS), asked.transform_documents(TEXTS), atol=1e-3)
+
+
+def test_it_is_saved_pickled_cloned_and_a_step_of_a_pipeline(embedder, tmp_path):
+    found = embedder.transform(TEXTS)
+    embedder.save(tmp_path / "saved")
+    for again in (st.Embedder.load(tmp_path / "saved"), pickle.loads(pickle.dumps(embedder))):
+        np.testing.assert_allclose(again.transform(TEXTS), found, atol=1e-6)
+    fresh = clone(embedder)
+    assert fresh.get_params() == embedder.get_params()
+    with pytest.raises(NotFittedError):
+        fresh.transform(TEXTS)
+    labels = ["pos", "neg", "pos"]
+    steps = make_pipeline(FrozenEstimator(embedder), LogisticRegression(C=100)).fit(TEXTS, labels)
+    assert steps.predict(TEXTS).tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("texts", "scores", "what"),
+    [
+        (TEXTS, None, "this is no pair of texts: 'great film'"),
+        ("the film", None, "one text was given"),
+        ([("a", "b"), ("a", "b", "c")], None, "examples of 2 and of 3 texts"),
+        ([("a", "b")], [1.0, 2.0], "1 pairs but 2 scores"),
+        ([("a", "b", "c")], [1.0], "examples of 3 texts with scores"),
+    ],
+)
+def test_what_does_not_fit(settings, texts, scores, what):
+    with pytest.raises(DataError, match=what):
+        st.Embedder("2: lora", **settings).fit(texts, scores)
+
+
+def test_columns_of_no_role_are_refused(settings):
+    frame = pd.DataFrame({"left": ["a film"] * 4, "right": ["a book"] * 4})
+    with pytest.raises(UserError, match="left"):
+        st.Embedder("2: lora", **settings).fit(frame)
+
+
+def test_single_texts_alone_become_vectors(embedder):
+    for wrong in ([("a", "b")], [1, 2]):
+        with pytest.raises(DataError, match="this is no text"):
+            embedder.transform(wrong)
+    with pytest.raises(DataError, match="no pair of texts"):
+        embedder.similarity(TEXTS)
