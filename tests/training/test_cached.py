@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -335,3 +340,65 @@ def test_half_precision_is_near(dtype, tiny_folder, tmp_path):
     plain = {name: one for name, one in batch.items() if name != "trunk_row"}
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, model(**plain).logits, atol=0.05, rtol=0)
+
+
+UNDER_TORCHRUN = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+import stratatune as st, tiny
+from stratatune.progress import Reporter
+
+folder, out, cache, rows = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+tokenizer = tiny.tiny_tokenizer("bert")
+texts = ["a good film", "a bad film that she saw", "the best story", "a very sad and slow story of the city"]
+data = Dataset.from_list([{**tokenizer(texts[n % 4]), "labels": n % 2} for n in range(16)])
+torch.manual_seed(0)
+still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+model = st.apply(AutoModelForSequenceClassification.from_pretrained(folder, **still), "2: lora")
+texts_run = [0]
+if cache != "none":
+    data, model = st.cached(model, data, cache=cache, reporter=Reporter(quiet=True))
+    lowest = next(one for one in model.attached.backbone.blocks[0].modules() if isinstance(one, torch.nn.Linear))
+    lowest.register_forward_hook(lambda *_: texts_run.__setitem__(0, texts_run[0] + 1))
+arguments = TrainingArguments(
+    out, num_train_epochs=2, per_device_train_batch_size=rows, learning_rate=0.1, optim="sgd", use_cpu=True, seed=3,
+    report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
+    ddp_backend="gloo" if "RANK" in os.environ else None,
+)
+trainer = Trainer(model, arguments, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer))
+trainer.train()
+assert texts_run == [0], f"the trunk ran {texts_run[0]} times"
+if trainer.is_world_process_zero():
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_file({name: one.detach().contiguous() for name, one in model.attached.trained().items()}, out + ".safetensors")
+"""
+
+
+def test_two_processes_train_over_one_cache(tiny_folder, tmp_path):
+    """Under DDP: the weights of a run without the cache, and of one process over the same cache."""
+    script, found = tmp_path / "script.py", []
+    script.write_text(UNDER_TORCHRUN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join((str(Path(tiny.__file__).parent), environment.get("PYTHONPATH", "")))
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launcher, cache, batch in (
+        ("plain", two, "none", 2),
+        ("new", two, tmp_path / "cache", 2),
+        ("alone", [], tmp_path / "cache", 4),
+    ):
+        given = [str(tiny_folder("bert", "mlm")), str(tmp_path / name), str(cache), str(batch)]
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), *given],
+            capture_output=True,
+            check=False,
+            env=environment,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(load_file(f"{tmp_path / name}.safetensors"))
+    for other in found[1:]:
+        assert_same(found[0], other, atol=2e-5, rtol=1e-3)  # sums in another order, eight steps of a large rate
