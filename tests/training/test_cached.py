@@ -379,26 +379,16 @@ if trainer.is_world_process_zero():
 
 
 def test_two_processes_train_over_one_cache(tiny_folder, tmp_path):
-    """Under DDP: the weights of a run without the cache, and of one process over the same cache."""
+    """Under DDP: the weights of the same two processes without the cache. (One process draws its batches otherwise.)"""
     script, found = tmp_path / "script.py", []
     script.write_text(UNDER_TORCHRUN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join((str(Path(tiny.__file__).parent), environment.get("PYTHONPATH", "")))
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, launcher, cache, batch in (
-        ("plain", two, "none", 2),
-        ("new", two, tmp_path / "cache", 2),
-        ("alone", [], tmp_path / "cache", 4),
-    ):
-        given = [str(tiny_folder("bert", "mlm")), str(tmp_path / name), str(cache), str(batch)]
-        done = subprocess.run(
-            [sys.executable, *launcher, str(script), *given],
-            capture_output=True,
-            check=False,
-            env=environment,
-            text=True,
-        )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for cache in ("none", str(tmp_path / "cache")):
+        out = f"{cache}-run" if cache != "none" else str(tmp_path / "plain")
+        line = [*launcher, str(script), str(tiny_folder("bert", "mlm")), out, cache, "2"]
+        done = subprocess.run(line, capture_output=True, check=False, env=environment, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        found.append(load_file(f"{tmp_path / name}.safetensors"))
-    for other in found[1:]:
-        assert_same(found[0], other, atol=2e-5, rtol=1e-3)  # sums in another order, eight steps of a large rate
+        found.append(load_file(f"{out}.safetensors"))
+    assert_same(*found, atol=2e-5, rtol=1e-3)  # eight steps of a large rate, and sums in another order
