@@ -36,6 +36,13 @@ DOORS = (
         "test_the_trainer_comes_to_the_same_weights_and_the_trunk_rests",
     ),
     (
+        "transformers",
+        "the same under `torchrun`",
+        "apply.md",
+        "training/test_cached.py",
+        "test_two_processes_train_over_one_cache",
+    ),
+    (
         "Accelerate",
         "the same, then `accelerator.prepare(top, ...)`",
         "apply.md",
