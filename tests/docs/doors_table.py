@@ -36,6 +36,13 @@ DOORS = (
         "test_the_trainer_comes_to_the_same_weights_and_the_trunk_rests",
     ),
     (
+        "transformers",
+        "the same under `torchrun`, also with Accelerate",
+        "apply.md",
+        "training/test_cached_together.py",
+        "",
+    ),
+    (
         "Accelerate",
         "the same, then `accelerator.prepare(top, ...)`",
         "apply.md",
@@ -65,30 +72,9 @@ DOORS = (
     ),
     (
         "scikit-learn",
-        "`st.Classifier`, `st.Regressor` in `Pipeline`, `GridSearchCV`, `cross_val_score`",
+        "`st.Classifier`, `st.Regressor`, `st.Tagger`, `st.Embedder` in `Pipeline`, `GridSearchCV`, `cross_val_score`",
         "sklearn.md",
         "app/test_sklearn.py",
-        "",
-    ),
-    (
-        "scikit-learn",
-        "`st.Tagger`: words and tags",
-        "tags.md",
-        "app/test_tagger.py",
-        "",
-    ),
-    (
-        "scikit-learn",
-        "`st.Embedder`, as `FrozenEstimator` in a `Pipeline`, in `GridSearchCV`",
-        "sklearn.md",
-        "app/test_embedder.py",
-        "",
-    ),
-    (
-        "torchrun",
-        "`st.cached` in the script that it starts",
-        "apply.md",
-        "training/test_cached_together.py",
         "",
     ),
     (

@@ -1,4 +1,4 @@
-"""``Embedder``: vectors of texts, a run with scikit-learn's interface."""
+"""``Embedder``: a vector for each text, a run with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
+from sklearn.utils import TransformerTags
 
 from stratatune.app.estimator import TextEstimator
-from stratatune.app.texts import Texts, columns_of, labels_of, name_of, names_of
+from stratatune.app.texts import labels_of, name_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
+from stratatune.data.written import Written
 from stratatune.errors import ConfigError, DataError, ModelError
-from stratatune.objectives.retrieval import unit
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
 
 if TYPE_CHECKING:
@@ -22,84 +23,79 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SCORE = SCORES[0]
-_FROZEN = "in a Pipeline, fit the Embedder on pairs first and wrap it: FrozenEstimator(embedder)"
-_LEGAL = "give pairs (anchor, positive), also with negatives behind, or pairs of texts with their scores as y"
+_QUERY, _DOCUMENT = RANKED.roles
+_FROZEN = "in a Pipeline a fitted one is wrapped: FrozenEstimator(embedder)"
+_OTHERWISE = ("ndcg@10", "spearman")
+"""The metric of pairs without scores and of pairs with scores, where the run selected by the other one."""
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
-    """Vectors of texts: ``Embedder(plan="6: full").fit(pairs).transform(texts)``.
+    """Vectors of texts: ``Embedder(plan="3/4: full").fit(pairs).transform(texts)``.
 
-    It is fitted on texts that belong together, and asked for single texts. In a ``Pipeline`` a fitted one stands in
-    ``sklearn.frozen.FrozenEstimator``, since the pipeline's own data are no pairs; hence no ``fit_transform``. Options
-    of the objective are a setting: ``Embedder(objective="vectors(scale=30)")``.
+    It is fitted to pairs of texts that belong together, to triplets whose third text does not, or to pairs with a score
+    of how much they do; then it turns single texts into vectors. A fitted one becomes a step of a ``Pipeline`` inside
+    scikit-learn's ``FrozenEstimator``: a pipeline's own texts and labels are no pairs, so there is no ``fit_transform``.
+    Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
     """
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import TransformerTags
-
         tags = super().__sklearn_tags__()
         tags.transformer_tags = TransformerTags(preserves_dtype=[])
         return tags
 
     def fit(self, X: Any, y: Sequence[float] | None = None) -> Self:
-        """Train on texts that belong together.
+        """Train on N pairs or triplets of texts, or on N pairs and their scores.
 
         Args:
-            X: N pairs (anchor, positive); N tuples with one or several negatives behind; or a DataFrame with columns
-                ``anchor``, ``positive`` and any number of ``negative``, or ``sentence1``, ``sentence2`` and ``score``
-                (docs/vectors.md has further names). Pairs whose scores are given as ``y`` are ``sentence1`` and
-                ``sentence2``.
-            y: how near the texts of each pair are [N], any range; None: no scores, or a column of ``X``.
+            X: tuples of strings: anchor, positive and any number of negatives, or two sentences where there are scores;
+                or a DataFrame whose columns have these names (docs/vectors.md).
+            y: the score of each pair [N]; None where there are none, or where the DataFrame holds them.
 
         Raises:
-            DataError: other rows than these, or scores that are not N numbers.
+            DataError: X is neither of these, or there is not one score for each pair.
             ConfigError: the setting ``objective`` names another one than ``vectors``.
         """
         objective = self._settings.get("objective", Vectors.name)
         if str(objective).partition("(")[0].strip() != Vectors.name:
             raise ConfigError(
-                [f"objective: {objective!r}"], "legal here: 'vectors', or with options 'vectors(scale=30)'"
+                [f"objective: {objective!r}"], "legal here: 'vectors', also with options 'vectors(scale=30)'"
             )
-        self._train(_pairs(X, y), (), None, objective=Vectors.name)
+        self._train(_data_set(X, y), (), None, objective=Vectors.name)
         return self
 
-    def transform(self, X: Texts) -> np.ndarray:
-        """A vector for each text, float32 [N, D].
-
-        Args:
-            X: N texts, or a DataFrame with one column. Texts are documents; a column called ``query``, ``question`` or
-                ``anchor`` holds queries, which differ where there are prompts or ``query_only``.
+    def transform(self, X: Any) -> np.ndarray:
+        """A vector for each text, float32 [N, D]; with the prompt of queries, if the objective has one.
 
         Raises:
-            NotFittedError: nothing was fitted.
-            DataError: no texts, or more than one column of them.
+            NotFittedError: it is not fitted.
+            DataError: X is no list, array, Series or DataFrame of single texts.
         """
-        return self._vectors(X, *names_of(X))
+        return self._vectors(X, _QUERY)
 
-    def similarity(self, X: Texts, Y: Texts) -> np.ndarray:
-        """The cosines of N texts with M others, float32 [N, M].
+    def transform_documents(self, X: Any) -> np.ndarray:
+        """The same with the prompt of documents; by the untuned model where ``query_only`` leaves them as is."""
+        return self._vectors(X, _DOCUMENT)
 
-        ``X`` are queries and ``Y`` documents, or after scored pairs both the same kind of text.
-        """
-        layout = RANKED if self._objective.label is None else SCORED
-        one, other = layout.roles
-        return unit(self._vectors(X, one)) @ unit(self._vectors(Y, other, first=1)).T
+    def similarity(self, X: Any) -> np.ndarray:
+        """The cosine of each of N pairs of texts, a query and a document or two sentences, as it was fitted: [N]."""
+        objective, rows = self._objective, _rows(X)
+        if not rows:
+            return np.empty(0, np.float32)
+        if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) != 2]:
+            raise DataError(f"this is no pair of texts: {odd[0]!r:.60}", "give two texts for each")
+        columns = _named(rows, tuple((RANKED if objective.label is None else SCORED).roles))
+        found = self._predictor_for(len(rows)).predict(_table(columns), written=Written(bad_rows="empty")).values
+        assert found is not None
+        return found
 
     def score(self, X: Any, y: Sequence[float] | None = None) -> float:
-        """The run's metric on pairs as :meth:`fit` takes them: nDCG@10 of a search, or Spearman's correlation.
+        """The metric that selects an epoch: nDCG at 10 of pairs, Spearman's correlation of pairs with scores.
 
-        Pairs that are laid out in the other way than those of training have that way's metric.
+        Data with scores, after training without them, and the other way round, have the metric of their own kind.
         """
-        metric = self._objective.metric
-        pairs = _pairs(X, y)
-        found = self._predictor_for(len(pairs)).score(pairs, written=self._blanks)["metrics"]
-        return float(found[metric] if metric in found else found["spearman" if "spearman" in found else "ndcg@10"])
-
-    @property
-    def _n_features_out(self) -> int:
-        """The width D of a vector, which ``get_feature_names_out`` counts."""
-        self._fitted()
-        return self.predictor_.model.attached.resolved.shape.hidden
+        metric, data = self._objective.metric, _data_set(X, y)
+        found = self._predictor_for(len(data)).score(data)["metrics"]
+        return float(next(found[name] for name in (metric, *_OTHERWISE) if name in found))
 
     @property
     def _objective(self) -> Vectors:
@@ -109,23 +105,29 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         assert isinstance(objective, Vectors)
         return objective
 
-    def _vectors(self, texts: Texts, name: str = "", *more: str, first: int = 0) -> np.ndarray:
-        """The vectors [N, D] of one column of texts, whose name says which side they are."""
-        objective, columns = self._objective, columns_of(texts)
-        if len(columns) != 1 or more:
-            raise DataError(f"{len(columns)} text columns were given", "a vector is of one text; similarity takes two")
-        rows: Any = columns[0]
+    @property
+    def _n_features_out(self) -> int:
+        """The width D of a vector, which ``get_feature_names_out`` counts."""
+        self._fitted()
+        return self.predictor_.model.attached.resolved.shape.hidden
+
+    def _vectors(self, texts: Any, role: str) -> np.ndarray:
+        """The vectors [N, D] of texts on one side."""
+        objective, rows = self._objective, _texts(texts)
         if not rows:
             return np.empty((0, self._n_features_out), np.float32)
         predictor = self._predictor_for(len(rows) // 2)  # a row of training has two texts at least
-        table = predictor.read(_table({name: rows}) if name else rows, written=self._blanks)
-        return objective.vectors(table, predictor, first=first)[0].astype(np.float32, copy=False)
+        table = predictor.read(_table({role: rows}), written=Written(bad_rows="empty"))
+        return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for; one of another objective has no vectors."""
+        """The folder remembers all that is asked for; a run of another objective has no vectors."""
         if self._predictor is not None and not isinstance(self._predictor.objective, Vectors):
             name = self._predictor.objective.name
             raise ModelError(f"this run learnt {name}, and no vectors", "st.Predictor reads a run of any objective")
+
+
+_ROW = (list, tuple, np.ndarray)
 
 
 def _table(columns: dict[str, list[Any]]) -> Dataset:
@@ -134,54 +136,71 @@ def _table(columns: dict[str, list[Any]]) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def _pairs(rows: Any, scores: Any) -> Dataset | DataFrame:
-    """Texts that belong together, in columns whose names say what each is for."""
-    if names := names_of(rows):
+def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
+    """Pairs, triplets or scored pairs as a table whose columns are named by their roles."""
+    if names := names_of(texts):
         if scores is None:
-            return rows
+            return texts
         if twice := next((name for name in names if name in SCORES), None):
-            raise DataError(f"the scores are given twice, as the column {twice!r} and as y", "leave out one of them")
-        columns = dict(zip(names, columns_of(rows), strict=True))
+            raise DataError(f"scores are given twice, as the column {twice!r} and as y", "leave out one of them")
+        columns = {name: texts[name].tolist() for name in names}
     else:
-        columns = _named(_tuples(rows), scored=scores is not None)
-    if scores is None:
-        return _table(columns)
-    values = [score.item() if hasattr(score, "item") else score for score in labels_of(scores)]
-    count = len(next(iter(columns.values())))
+        rows = _rows(texts)
+        if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) < 2]:
+            raise DataError(f"this is no pair of texts: {odd[0]!r:.60}", f"give tuples of two texts or more; {_FROZEN}")
+        if not rows:
+            raise DataError("there are no pairs to learn from", "give tuples of two texts or more")
+        columns = _named(rows, tuple((RANKED if scores is None else SCORED).roles))
+    return _table(columns if scores is None else {**columns, _SCORE: _scores(scores, len(texts))})
+
+
+def _scores(scores: Any, count: int) -> list[Any]:
+    """The score of each of ``count`` pairs; what is no number is left to the reader, which names the row."""
+    values = labels_of(scores).tolist()
     if len(values) != count:
         raise DataError(f"{count} pairs but {len(values)} scores", "give a score for each pair")
-    return _table({**columns, _SCORE: [value if isinstance(value, float) else name_of(value) for value in values]})
+    return [float(value) if isinstance(value, bool | int | float) else name_of(value) for value in values]
 
 
-def _tuples(rows: Any) -> list[list[Any]]:
-    """N rows of as many texts each, two at least; a missing text is None."""
-    values = rows.to_numpy() if hasattr(rows, "columns") else rows
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise DataError(f"these are no pairs of texts, but a {type(rows).__name__}", _LEGAL)
-    if not values:
-        raise DataError("there are no pairs to learn from", _LEGAL)
-    found = []
-    for number, row in enumerate(values, start=1):
-        if isinstance(row, str):
-            raise DataError(f"row {number} is one text and no pair: {row[:40]!r}", f"{_LEGAL}; {_FROZEN}")
-        if not isinstance(row, list | tuple | np.ndarray) or len(row) < 2:
-            raise DataError(f"row {number} is no pair of texts: {str(row)[:40]!r}", _LEGAL)
-        if len(row) != len(values[0]):
-            raise DataError(f"row {number} has {len(row)} texts, and row 1 has {len(values[0])}", _LEGAL)
-        cells = [None if is_missing(cell) else cell for cell in row]
-        if odd := [cell for cell in cells if not (cell is None or isinstance(cell, str))]:
-            raise DataError(f"row {number} holds {odd[0]!r}, which is no text", "give strings; scores are given as y")
-        found.append(cells)
-    return found
-
-
-def _named(rows: list[list[Any]], *, scored: bool) -> dict[str, list[Any]]:
-    """Columns by the names of their roles."""
-    width = len(rows[0])
-    if scored and width != 2:
-        raise DataError(f"{width} texts in a row, and a score for each row", "scores are of pairs; leave y out")
+def _named(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Columns of rows of equally many texts, by the names of their roles; negatives are numbered."""
+    counts = {len(row) for row in rows}
+    if len(counts) > 1:
+        raise DataError(f"examples of {min(counts)} and of {max(counts)} texts", "give each example as many texts")
+    (count,) = counts
+    if count > len(names) and names == tuple(SCORED.roles):
+        raise DataError(f"examples of {count} texts with scores", "give two texts for each score")
+    if odd := [cell for row in rows for cell in row if not (isinstance(cell, str) or is_missing(cell))]:
+        raise DataError(f"this is no text: {odd[0]!r:.60}", "give tuples of strings; scores are given as y")
     (negative,) = RANKED.repeated
-    names = list(SCORED.roles if scored else RANKED.roles)
-    names += [f"{negative}_{number}" for number in range(1, width - 1)]
-    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    known = (*names, *(f"{negative}_{number}" for number in range(1, 1 + count - len(names))))
+    return {name: [_none(row[at]) for row in rows] for at, name in enumerate(known)}
+
+
+def _texts(texts: Any) -> list[Any]:
+    """Single texts; missing ones are None."""
+    rows = _rows(texts)
+    if getattr(texts, "columns", None) is not None and all(len(row) == 1 for row in rows):
+        rows = [row[0] for row in rows]
+    if odd := [row for row in rows if not (isinstance(row, str) or is_missing(row))]:
+        raise DataError(f"this is no text: {odd[0]!r:.60}", "give a list of strings; pairs are for similarity")
+    return [_none(row) for row in rows]
+
+
+def _none(cell: Any) -> Any:
+    return None if is_missing(cell) else cell
+
+
+def _rows(rows: Any) -> list[Any]:
+    """Arrays, Series and DataFrames as lists; a bare text is no list of texts."""
+    if isinstance(rows, str):
+        raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
+    if hasattr(rows, "columns"):
+        rows = rows.to_numpy()
+    if hasattr(rows, "tolist"):
+        return rows.tolist()
+    if not isinstance(rows, Sequence):
+        raise DataError(
+            f"a {type(rows).__name__} was given, not a list of texts", "give a list, an array or a DataFrame"
+        )
+    return list(rows)

@@ -306,15 +306,12 @@ class Vectors(Objective):
         columns = {f"{name}_vector": one for name, one in zip(table.columns, written, strict=True)}
         return Answers({**columns, "similarity": similarity.tolist()}, values=similarity)
 
-    def vectors(self, table: Table, using: Using, *, first: int = 0) -> list[np.ndarray]:
-        """The vectors [N, E] of each text column, by the tuned model or, where they stay, by the base model.
-
-        ``first``: the place of the first column among those that belong together, where it is asked for by itself.
-        """
+    def vectors(self, table: Table, using: Using) -> list[np.ndarray]:
+        """The vectors [N, E] of each text column, by the tuned model or, where they stay, by the base model."""
         roles, found = _roles(table), []
         for place, role in enumerate(roles):
             one = only_columns(table, [place], roles)
-            found.append(using.untuned(one) if self._side(first + place, role)[1] else using.output(one))
+            found.append(using.untuned(one) if self._side(place, role)[1] else using.output(one))
         return found
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
