@@ -264,12 +264,15 @@ class TrunkCache:
                 self._lock.release()
                 self._lock = None
 
-    def refresh(self) -> None:
-        """Looks again at what is on disk; the writer also takes over the parts that other processes made of it."""
+    def refresh(self, *, verify: bool = False) -> None:
+        """Looks again at what is on disk; the writer also takes over the parts that other processes made of it.
+
+        ``verify`` checks every byte against its checksum, as opening does.
+        """
         self.flush()
         if self.folder is not None and self._filling is None:
             self._forget()
-            self._load(self.folder, False, None)
+            self._load(self.folder, verify, None)
 
     def _forget(self) -> None:
         self._slot[:] = _ABSENT

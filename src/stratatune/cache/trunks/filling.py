@@ -42,6 +42,9 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
         fill(feed, data, pad_id, device, lambda examples: None)
         return 0
     with filling(cache.folder.parent):
+        if not cache.writable:
+            # The process that writes this very cache has filled it while this one waited for its turn.
+            cache.refresh(verify=True)
         marks = marks_of(data, cache.key.positions)
         write_marks(cache, marks, data.lengths)
         taken = adopt(cache, marks)
