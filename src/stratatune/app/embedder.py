@@ -34,8 +34,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
 
     It is fitted to pairs of texts that belong together, to triplets whose third text does not, or to pairs with a score
     of how much they do; then it turns single texts into vectors. A fitted one becomes a step of a ``Pipeline`` inside
-    scikit-learn's ``FrozenEstimator``: a pipeline's own texts and labels are no pairs, so there is no ``fit_transform``.
-    Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
+    scikit-learn's ``FrozenEstimator``, since a pipeline's own texts and labels are no pairs; so there is no
+    ``fit_transform``. Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
     """
 
     def __sklearn_tags__(self) -> Any:
