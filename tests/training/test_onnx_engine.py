@@ -86,6 +86,15 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_it_is_no_fitted_estimator(exported):
+    import stratatune as st
+
+    _, onnx, _ = exported(epochs=1)
+    for kind in (st.Classifier, st.Tagger, st.Embedder):
+        with pytest.raises(ModelError, match=r"is an ONNX export.*st\.Predictor reads it"):
+            kind.load(onnx)
+
+
 def test_int8_says_what_it_costs(exported, files, capsys):
     _, onnx, said = exported("--int8", "--data", str(files / "dev.csv"))
     told = said["int8"]

@@ -29,7 +29,7 @@ from stratatune.app.texts import (
 )
 from stratatune.cache.keys import default_root
 from stratatune.data.written import Written
-from stratatune.errors import DataError, ResourceError, UserError, did_you_mean
+from stratatune.errors import DataError, ModelError, ResourceError, UserError, did_you_mean
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.training.config import AUTO, RunConfig, parse_bytes
@@ -111,9 +111,15 @@ class TextEstimator(BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path, *, base: str | None = None) -> Self:
-        """The fitted estimator whose run is in ``folder``."""
+        """The fitted estimator whose run is in ``folder``.
+
+        Raises:
+            ModelError: there is no run, or an ONNX export, which holds no plan.
+        """
         predictor = Predictor(folder, base=base)
-        record = predictor.model.attached
+        record = getattr(predictor.model, "attached", None)
+        if record is None:
+            raise ModelError(f"{folder} is an ONNX export, which is no fitted estimator", "st.Predictor reads it")
         made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path)
         made._use(Path(folder), predictor)
         made._base = base
