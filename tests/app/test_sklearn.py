@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier, is_regressor
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
@@ -15,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import estimator_checks
 
 import stratatune as st
+from stratatune.cache.store import TrunkCache
 from stratatune.errors import DataError
 from stratatune.model.split import Trunk
 
@@ -139,6 +142,28 @@ def test_a_search_over_several_processes_runs_it_once_too(settings, tmp_path, mo
     get_reusable_executor().shutdown(wait=True)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert 0 < sum(map(int, (tmp_path / "log").read_text().split())) <= len(TEXTS)
+
+
+def test_a_cache_is_opened_by_the_process_whose_turn_it_is(settings, tmp_path, monkeypatch):
+    """One that was opened before would hold its writer's lock unfilled, and whoever comes first could keep nothing."""
+    plain, turns = TrunkCache.open.__func__, []
+
+    def opened(cls, root, *rest, **more):
+        def elsewhere():
+            try:
+                with FileLock(tmp_path / ".filling.lock", timeout=0):
+                    turns.append("free")
+            except Timeout:
+                turns.append("taken")
+
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+        return plain(cls, root, *rest, **more)
+
+    monkeypatch.setattr(TrunkCache, "open", classmethod(opened))
+    st.Classifier(**settings, cache=str(tmp_path)).fit(TEXTS, LABELS).predict(["another text"])
+    assert turns == ["taken", "taken"]
 
 
 def test_weights_count_in_the_loss(settings, tiny_folder):

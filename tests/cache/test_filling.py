@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from stratatune.cache.keys import CacheKey
+from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill_pooled
 from stratatune.data.encoded import Encoded
@@ -47,6 +48,21 @@ def test_who_waited_for_the_writer_takes_what_it_wrote(tmp_path):
     assert second.cache.complete and torch.equal(second.cache.get([0, 1, 2]), torch.ones(10, WIDTH))
 
 
+def test_who_can_keep_nothing_runs_nothing(tmp_path):
+    """The writer has yet to fill its cache: what another process ran now would be run once more when it is asked."""
+    first, second = CountingFeed(opened(tmp_path)), CountingFeed(opened(tmp_path))
+    assert fill_pooled(second, DATA, 0, torch.device("cpu")) == 0  # pyright: ignore[reportArgumentType]
+    assert (first.ran, second.ran) == (0, 0)
+
+
+def test_a_process_takes_its_turn_again_inside(tmp_path):
+    feed = None
+    with filling(tmp_path):
+        feed = CountingFeed(opened(tmp_path))
+        fill_pooled(feed, DATA, 0, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    assert feed.ran == 3
+
+
 def test_a_damaged_shard_is_not_taken(tmp_path):
     first, second = CountingFeed(opened(tmp_path)), CountingFeed(opened(tmp_path))
     fill_pooled(first, DATA, 0, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
@@ -57,4 +73,9 @@ def test_a_damaged_shard_is_not_taken(tmp_path):
         damaged[-1] ^= 1
         shard.write_bytes(damaged)
     fill_pooled(second, DATA, 0, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
-    assert second.ran == 3
+    assert not second.cache.complete
+    second.cache.close()
+    first.cache.close()
+    third = CountingFeed(opened(tmp_path))
+    fill_pooled(third, DATA, 0, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    assert third.ran == 3

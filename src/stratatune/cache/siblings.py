@@ -91,7 +91,10 @@ def _take(cache: TrunkCache, marks: np.ndarray, folder: Path, key: CacheKey) -> 
 
 @contextlib.contextmanager
 def filling(root: Path) -> Iterator[None]:
-    """While this is open, no other process fills a cache under ``root`` in this way: what it makes can be taken."""
+    """While this is open, no other process fills a cache under ``root`` in this way: what it makes can be taken.
+
+    A process may open it again inside.
+    """
     make_folder(root)
-    with FileLock(root / _LOCK):
+    with FileLock(root / _LOCK, is_singleton=True):
         yield

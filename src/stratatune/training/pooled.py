@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stratatune.cache.codec import Codec
 from stratatune.cache.feed import Feed
 from stratatune.cache.folders import evict
+from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill_pooled
 from stratatune.data.encoded import Encoded
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def train_pooled(config: RunConfig, tables: Mapping[str, Any], reporter: Reporter) -> Result:
     """As :func:`stratatune.training.run.train`, with the trunk run before the first step, where no cache has it."""
-    shared = Shared(fill=True, pooled=True)
+    shared = Shared(fill=True, pooled=Path(config.cache).expanduser())
     try:
         return finish(trial(config, tables, reporter, shared))
     finally:
@@ -54,11 +55,12 @@ def pooled_feed(
         return forward.feed(codec=codec)
     key = trunk_key(forward, tokenizer, data, codec.name)  # pyright: ignore[reportArgumentType]  one of its names
     try:
-        # Before opening, so that the new cache finds room within the limit.
-        evict(root, limit, keep=(key.digest,))
-        cache = TrunkCache.open(root, key, data.lengths, forward.attached.resolved.shape.hidden)
-        feed = forward.feed(cache, codec)
-        fill_pooled(feed, data, forward.pad_id, forward.device)
+        with filling(root):
+            # Before opening, so that the new cache finds room within the limit.
+            evict(root, limit, keep=(key.digest,))
+            cache = TrunkCache.open(root, key, data.lengths, forward.attached.resolved.shape.hidden)
+            feed = forward.feed(cache, codec)
+            fill_pooled(feed, data, forward.pad_id, forward.device)
         # Others that wait for the lock need not wait for this model to be done with its rows.
         cache.stop_writing()
         return feed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Generator, Mapping
@@ -286,10 +287,15 @@ def open_session(
     # Only now does the process hold all that stays in memory, which the limit is compared with.
     settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
-    feed, eval_feed = distributed.feeds(
-        caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
-    )
-    assert feed is not None
+    with contextlib.nullcontext() if shared is None else shared.turn():
+        own, eval_feed = distributed.feeds(
+            caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
+        )
+        assert own is not None
+        feed = own
+        if shared is not None:
+            digest = caching.key(prepared.train).digest
+            feed = shared.feed(own, prepared.train, digest, forward.pad_id, forward.device)
     session = Session(
         config=config,
         accelerator=accelerator,
@@ -306,9 +312,6 @@ def open_session(
         # A streamed trunk is not in memory, so there is nothing to offload.
         reload=None if below else lambda: load_base(**prepared.base).model,
     )
-    if shared is not None:
-        digest = caching.key(prepared.train).digest
-        session.feed = shared.feed(feed, prepared.train, digest, forward.pad_id, forward.device)
     return session, caching
 
 

@@ -35,7 +35,9 @@ def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: 
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
     """The same, with the rows that other caches beside it have taken from those; gives how many texts they were.
 
-    One process at a time does this under one folder, so that together they run the trunk once for each text.
+    One process at a time does this under one folder, so that together they run the trunk once for each text. For that
+    the cache is opened within the same :func:`~stratatune.cache.siblings.filling`: its writer would otherwise hold a
+    cache that it has yet to fill, and another process that comes first could keep nothing.
     """
     cache = feed.cache
     if cache is None or cache.folder is None:
@@ -43,8 +45,10 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
         return 0
     with filling(cache.folder.parent):
         if not cache.writable:
-            # The process that writes this very cache has filled it while this one waited for its turn.
+            # The process that writes this very cache has filled it while this one waited for its turn. If not, nothing
+            # can be kept, and the trunk runs when it is asked.
             cache.refresh(verify=True)
+            return 0
         marks = marks_of(data, cache.key.positions)
         write_marks(cache, marks, data.lengths)
         taken = adopt(cache, marks)

@@ -7,7 +7,8 @@ sixteen trials hold the frozen weights once. Only what a trial trains is copied.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stratatune.cache.feed import Feed, FeedClock
+from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill, fill_pooled
 from stratatune.data.batching import Batch
@@ -41,11 +43,12 @@ class Shared:
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
             for the same examples in different company, and the trunk would run for both.
-        pooled: texts that another cache of the same trunk has are taken from there, and while a cache is filled no
-            other process fills one: together they run the trunk once for each text (``cache/siblings.py``).
+        pooled: the folder of trunk caches, if texts that another cache of the same trunk has are taken from there, and
+            no other process fills one while a cache is filled: together they run the trunk once for each text
+            (``cache/siblings.py``).
     """
 
-    def __init__(self, fill: bool = False, pooled: bool = False) -> None:
+    def __init__(self, fill: bool = False, pooled: Path | None = None) -> None:
         self.fill, self.pooled = fill, pooled
         self.caches: dict[str, TrunkCache] = {}
         """By a key's digest: within a process one cache object reads and writes for all."""
@@ -95,12 +98,18 @@ class Shared:
         # By id, which is not used again while the table lives, and `once` keeps the tables.
         return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """While this is open, caches are opened and filled; of processes that pool their texts, one at a time."""
+        with contextlib.nullcontext() if self.pooled is None else filling(self.pooled):
+            yield
+
     def feed(self, feed: Feed, data: Encoded, digest: str, pad_id: int, device: torch.device) -> Feed | ReadOnce:
         """A trial's feed of its training data, which reads a batch once for all whose batches are the same."""
         if feed.trunk.trains:
             return feed
         if self.fill and feed.cache is not None and not feed.cache.complete:
-            if self.pooled:
+            if self.pooled is not None:
                 fill_pooled(feed, data, pad_id, device)
             else:
                 fill(feed, data, pad_id, device, lambda examples: None)
