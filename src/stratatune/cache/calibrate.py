@@ -28,7 +28,8 @@ def find_scales(
 ) -> Tensor:
     """Scales [D] for the hidden states of ``data``; the same for the same data and model."""
     # A sample of its own, before anything is written: one scale must serve every row, and rows already packed stay so.
-    drawn = np.random.default_rng(_SEED).choice(len(data), min(SAMPLE, len(data)), replace=False)
+    first = data.distinct.first
+    drawn = first[np.random.default_rng(_SEED).choice(len(first), min(SAMPLE, len(first)), replace=False)]
     largest: list[Tensor] = []
     for part in plan_batches(data.lengths[drawn], batch_size=32, seed=_SEED, epoch=0, shuffle=False):
         batch = collate(data, drawn[part], pad_id).to(device)

@@ -25,7 +25,7 @@ class CacheInfo:
 
     folder: Path
     key: CacheKey | None  # None when key.json is missing or unreadable
-    examples: int  # N
+    examples: int  # distinct texts
     present: int  # examples in whole shards
     bytes: int  # of all its files
     last_used: float  # seconds since 1970, of the last opening

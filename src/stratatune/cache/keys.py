@@ -22,7 +22,8 @@ KEY_FILE = "key.json"
 class CacheKey:
     """All that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
 
-    weights, tokenizer, template and data are hashes or names of those; ``versions`` holds the libraries that matter.
+    weights, tokenizer, template and data are hashes or names of those (of data whose texts repeat, also the number of
+    distinct ones); ``versions`` holds the libraries that matter.
     """
 
     weights: str
@@ -50,8 +51,8 @@ class Identity:
 
     key: CacheKey
     width: int  # D, values in a row
-    examples: int  # N
-    lengths: str  # hash of the N numbers of rows
+    examples: int  # distinct texts
+    lengths: str  # hash of their numbers of rows
     scales: tuple[float, ...] = ()  # [D], of int8
     format: int = FORMAT
     byteorder: str = sys.byteorder

@@ -23,7 +23,7 @@ class Need:
     """What is to be remembered.
 
     Attributes:
-        values: numbers in all hidden states of all data sets that are asked for more than once.
+        values: numbers in the hidden states of all texts that are asked for more than once, each text counted once.
         passes: how often each is asked for, in the mean.
         trunk_seconds: what one pass of the trunk over them takes.
         dtypes: precisions in the order of preference.
@@ -106,7 +106,7 @@ def passes_of(name: str, epochs: int, eval_every: int) -> int:
     return {"training": epochs, "evaluation": -(-epochs // eval_every) + 1}.get(name, 1)
 
 
-def mean_passes(parts: Sequence[tuple[int, int]]) -> float:
+def mean_passes(parts: Sequence[tuple[int, float]]) -> float:
     """The mean of (values, passes) over the values."""
     values = sum(size for size, _ in parts)
     return sum(size * passes for size, passes in parts) / values if values else 0.0

@@ -31,15 +31,17 @@ _AT_ONCE = 256
 
 
 def marks_of(data: Encoded, positions: str) -> np.ndarray:
-    """A number for all that the trunk reads of each text uint64 [N], and where it is read if only that is kept."""
-    found = np.empty(len(data), np.uint64)
-    for number, (start, end) in enumerate(zip(data.offsets[:-1], data.offsets[1:], strict=True)):
+    """A number for all that the trunk reads of each distinct text uint64 [M], and where, if only that is kept."""
+    first = data.distinct.first
+    found = np.empty(len(first), np.uint64)
+    for place, number in enumerate(first):
+        start, end = data.offsets[number : number + 2]
         parts: list[Any] = [data.ids[start:end].tobytes()]
         if data.types is not None:
             parts.append(data.types[start:end].tobytes())
         if positions == "read":
             parts.append(str(int(data.read[number])))
-        found[number] = int(fast_digest(parts, bits=64), 16)
+        found[place] = int(fast_digest(parts, bits=64), 16)
     return found
 
 
@@ -51,8 +53,14 @@ def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> No
         write_bytes(cache.folder / MARKS, held.getvalue())
 
 
-def adopt(cache: TrunkCache, marks: np.ndarray) -> int:
-    """Put rows into ``cache`` that others beside it have; gives how many texts."""
+def adopt(cache: TrunkCache, marks: np.ndarray, first: np.ndarray) -> int:
+    """Put rows into ``cache`` that others beside it have; gives how many texts.
+
+    Args:
+        cache: the cache.
+        marks: those of its texts [M].
+        first: an example of each text [M].
+    """
     # int8 rows are in the scales of their own training data.
     if cache.folder is None or not cache.writable or cache.key.dtype == "int8":
         return 0
@@ -62,7 +70,7 @@ def adopt(cache: TrunkCache, marks: np.ndarray) -> int:
             break
         if info.key is not None and info.present and info.folder != cache.folder and _alike(info.key, cache.key):
             with contextlib.suppress(OSError, ValueError, StratatuneError):  # damaged or on its way out
-                _take(cache, marks, info.folder, info.key)
+                _take(cache, marks, first, info.folder, info.key)
     return before - cache.missing()
 
 
@@ -72,11 +80,11 @@ def _alike(one: CacheKey, other: CacheKey) -> bool:
     return replace(one, **same) == replace(other, **same)
 
 
-def _take(cache: TrunkCache, marks: np.ndarray, folder: Path, key: CacheKey) -> None:
+def _take(cache: TrunkCache, marks: np.ndarray, first: np.ndarray, folder: Path, key: CacheKey) -> None:
     # No pickle: the folder may come from anywhere.
     theirs, lengths = np.load(folder / MARKS, allow_pickle=False)
-    missing = np.flatnonzero(~cache.has(np.arange(len(marks))))
-    theirs, wanted = theirs.view(np.uint64), marks[missing]
+    lacking = ~cache.has(first)
+    missing, theirs, wanted = first[lacking], theirs.view(np.uint64), marks[lacking]
     # Sorted once, so each text is found by bisection instead of a pass over all marks.
     order = np.argsort(theirs)
     at = np.searchsorted(theirs[order], wanted).clip(max=len(theirs) - 1)

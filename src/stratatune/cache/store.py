@@ -1,11 +1,12 @@
 """The trunk cache: hidden states at the frozen depth, real tokens only, kept so that the trunk runs once per example.
 
-A ragged store: example i has rows[i] rows of D values. On disk it is a folder of shards (`shards.py` has the format);
-in RAM, one tensor. Either way two numbers find an example's rows: the slot (a shard's memory map, or the tensor that is
-being filled) and the first row in it. Both stay as they are when the slot is written out, so a background thread may
-read while another writes.
+A ragged store: text i has rows[i] rows of D values. Examples of equal content are one text, whose rows are kept once.
+On disk it is a folder of shards (`shards.py` has the format); in RAM, one tensor. Either way two numbers find a text's
+rows: the slot (a shard's memory map, or the tensor that is being filled) and the first row in it. Both stay as they are
+when the slot is written out, so a background thread may read while another writes.
 
-Shapes: `N` examples in all, `B` examples of one call, `T` rows of an example, `D` values in a row.
+Shapes: `N` examples in all, `M` distinct texts among them, `B` examples of one call, `T` rows of an example, `D` values
+in a row.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stratatune.cache.folders import verify_cache
 from stratatune.cache.keys import KEY_FILE, CacheKey, Identity
 from stratatune.cache.on_device import Resident
 from stratatune.cache.rows import Filling, allocate, gather, map_rows, numbers, pad, rows_per_example
+from stratatune.data.distinct import Distinct
 from stratatune.errors import CacheError, ResourceError
 
 SHARD_BYTES = 64 << 20
@@ -40,7 +42,13 @@ class TrunkCache:
     """
 
     def __init__(
-        self, identity: Identity, rows: np.ndarray, folder: Path | None, lock: FileLock | None, shard_bytes: int
+        self,
+        identity: Identity,
+        rows: np.ndarray,
+        folder: Path | None,
+        lock: FileLock | None,
+        shard_bytes: int,
+        distinct: Distinct | None = None,
     ) -> None:
         self.folder = folder
         self.key = identity.key
@@ -50,7 +58,8 @@ class TrunkCache:
         self.clipped = 0  # values beyond their channel's int8 scale
         self.notices: list[str] = []
         self._identity = identity
-        self._rows = rows  # int64 [N]
+        self._rows = rows  # int64 [M]
+        self._distinct = distinct
         self._slot = np.full(len(rows), _ABSENT, dtype=np.int32)
         self._first = np.zeros(len(rows), dtype=np.int64)
         self._slots: list[Tensor] = []
@@ -70,31 +79,33 @@ class TrunkCache:
         lengths: np.ndarray,
         width: int,
         *,
+        distinct: Distinct | None = None,
         scales: Callable[[], Tensor] | None = None,
         verify: bool = True,
         shard_bytes: int = SHARD_BYTES,
     ) -> TrunkCache:
         """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
 
-        ``lengths`` [N] are tokens per example, ``width`` is D. ``scales`` finds int8's [D] for a cache that begins:
-        a cache that is continued keeps those it has. ``verify`` checks every byte against its checksum; sizes are
-        checked in any case. Faulty shards are dropped, with a notice, and their examples are missing again. While
-        another process writes the cache, this one only reads what was whole at opening.
+        ``lengths`` [N] are tokens per example, ``width`` is D. ``distinct`` says which examples are one text; None: no
+        two are. ``scales`` finds int8's [D] for a cache that begins: a cache that is continued keeps those it has.
+        ``verify`` checks every byte against its checksum; sizes are checked in any case. Faulty shards are dropped,
+        with a notice, and their examples are missing again. While another process writes the cache, this one only reads
+        what was whole at opening.
 
         A damaged or foreign key.json is like a faulty shard of all examples. On a full disk what is there is used.
 
         Raises ResourceError when there is no room or no permission to begin.
         """
-        rows = rows_per_example(lengths, key.positions)
+        rows = rows_per_example(lengths if distinct is None else lengths[distinct.first], key.positions)
         identity = Identity.of(key, rows, width)
         if root is None:
-            return cls(with_scales(identity, None, scales), rows, None, None, shard_bytes)
+            return cls(with_scales(identity, None, scales), rows, None, None, shard_bytes, distinct)
         folder, need = Path(root) / key.digest, int(rows.sum()) * identity.row_bytes
         if not (folder / KEY_FILE).is_file():
             # A cache that would begin is refused before its folder is made.
             files.check_space(Path(root), need)
         lock, notice = files.lock_or_read(folder, need)
-        cache = cls(identity, rows, folder, lock, shard_bytes)
+        cache = cls(identity, rows, folder, lock, shard_bytes, distinct)
         cache.notices += [notice] if notice else []
         try:
             cache._load(folder, verify, scales)
@@ -129,13 +140,24 @@ class TrunkCache:
         """Bytes of the rows that are present, written or not."""
         return int(self._rows[self._slot != _ABSENT].sum()) * self._identity.row_bytes
 
+    @property
+    def texts(self) -> int:
+        """How many texts there are, M."""
+        return len(self._rows)
+
     def missing(self) -> int:
-        """How many examples are absent."""
+        """How many texts are absent."""
         return self._missing
 
     def has(self, index: np.ndarray | Tensor) -> np.ndarray:
         """Which examples are present, written or still pending. bool [B]."""
-        return self._slot[numbers(index, len(self._rows))] != _ABSENT
+        return self._slot[self._texts(index)] != _ABSENT
+
+    def _texts(self, index: np.ndarray | Tensor) -> np.ndarray:
+        """The numbers of the texts that examples ``index`` [B] are."""
+        if self._distinct is None:
+            return numbers(index, len(self._rows))
+        return self._distinct.number[numbers(index, len(self._distinct.number))]
 
     # ---- reading ----
 
@@ -144,23 +166,22 @@ class TrunkCache:
 
         Raises CacheError when one of them is absent, IndexError when one is outside 0..N-1.
         """
-        index = numbers(index, len(self._rows))
-        slots, first, counts = self._slot[index], self._first[index], self._rows[index]
+        texts = self._texts(index)
+        slots, first, counts = self._slot[texts], self._first[texts], self._rows[texts]
         if (slots == _ABSENT).any():
-            raise CacheError(
-                f"example {index[slots == _ABSENT][0]} is not in the trunk cache", "run the trunk and put() its rows"
-            )
-        return gather(self._slots, slots, first, counts) if len(index) else torch.empty(0, self.width, dtype=self.dtype)
+            absent = np.asarray(index)[slots == _ABSENT][0]
+            raise CacheError(f"example {absent} is not in the trunk cache", "run the trunk and put() its rows")
+        return gather(self._slots, slots, first, counts) if len(texts) else torch.empty(0, self.width, dtype=self.dtype)
 
     def get_padded(self, index: np.ndarray | Tensor) -> Tensor:
         """The rows of ``index`` as [B, T, D], T the most rows of any, zeros after an example's last row.
 
         On the CPU, or on the device that move_to() named.
         """
-        index = numbers(index, len(self._rows))
+        texts = self._texts(index)
         if self.resident is not None:
-            return self.resident.get_padded(index)
-        return pad(self.get(index), self._rows[index])
+            return self.resident.get_padded(texts)
+        return pad(self.get(index), self._rows[texts])
 
     def move_to(self, device: torch.device) -> None:
         """Copies every row of a complete cache to ``device``, from where get_padded() then takes them."""
@@ -180,14 +201,14 @@ class TrunkCache:
         ValueError for a wrong shape, CacheError for values that the dtype cannot hold, ResourceError for a full or shut
         disk (what was put before stays readable, the pending rows too; close() will try and raise once more).
         """
-        index = numbers(index, len(self._rows))
+        index = self._texts(index)
         counts = self._rows[index]
         if rows.shape != (counts.sum(), self.width):
             raise ValueError(f"rows of shape {tuple(rows.shape)}, expected {(int(counts.sum()), self.width)}")
         if not self.writable:
             return
         new = np.zeros(len(index), dtype=bool)
-        # The same example twice in one call counts once.
+        # The same text twice in one call counts once.
         new[np.unique(index, return_index=True)[1]] = True
         new &= self._slot[index] == _ABSENT
         if not new.all():

@@ -5,7 +5,7 @@ Shapes: N examples, T tokens of one example; ``offsets`` [N+1] cut the flat arra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stratatune.data.distinct import Distinct
 from stratatune.hashing import Part, digest
 
 LABEL = "label"
@@ -162,6 +163,25 @@ class Encoded:
             if array is not None:
                 parts.append(np.ascontiguousarray(array).data)
         return digest(*parts, size=16)
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        """Which texts are equal: the same tokens, read at the same positions."""
+        return Distinct.of(self._content(number) for number in range(len(self)))
+
+    def _content(self, number: int) -> Iterator[Part]:
+        start, end = self.offsets[number : number + 2]
+        yield f"{end - start},{self.read[number]};"
+        yield self.ids[start:end].tobytes()
+        if self.types is not None:
+            yield self.types[start:end].tobytes()
+        if self.places is not None:
+            yield self.places.subset(np.array([number])).values.tobytes()
+
+    @property
+    def kept_as(self) -> str:
+        """The name of the data in a trunk cache's key: the fingerprint, and where texts repeat, how many are kept."""
+        return f"{self.fingerprint}/{len(self.distinct.first)}" if self.distinct.repeated else self.fingerprint
 
     def flat(self, index: np.ndarray) -> np.ndarray:
         """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""

@@ -43,12 +43,7 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     started = time.perf_counter()
     session, caching = open_session(outline, data, Path(config.out), reporter)
     try:
-        named = (("training", session.train, session.feed), ("evaluation", session.eval, session.eval_feed))
-        records = [
-            _fill(session, name, part, feed)
-            for name, part, feed in named
-            if part is not None and isinstance(feed, Feed)
-        ]
+        records = [_fill(session, name, part, feed) for name, part, feed in session.fed()]
     finally:
         # Also after an error: whole shards stay, and the next build goes on from them.
         caching.close()
@@ -68,7 +63,7 @@ def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, A
     cache = feed.cache
     if cache is None:
         return {}
-    with session.reporter.bar(f"trunk over the {name} data", len(data)) as bar:
+    with session.reporter.bar(f"trunk over the {name} data", cache.texts) as bar:
         fill(feed, data, session.forward.pad_id, session.device, bar.advance)
     if cache.folder is None or not cache.complete:
         raise ResourceError(f"the trunk cache of the {name} data could not be built", "the notes above say why")

@@ -28,7 +28,7 @@ _EXAMPLES = 16
 
 
 def need_of(
-    data: Mapping[str, tuple[Encoded, int]],
+    data: Mapping[str, tuple[Encoded, float]],
     width: int,
     positions: str,
     dtypes: tuple[Dtype, ...],
@@ -36,12 +36,9 @@ def need_of(
     pad_id: int,
 ) -> Need:
     """What ``data`` (encoded, and how often it is asked for) need; the trunk is timed by ``run`` on a few examples."""
-    parts = [
-        (int(rows_per_example(one.lengths, positions).sum()) * width, passes)
-        for one, passes in data.values()
-        if passes > 1
-    ]
-    tokens = sum(int(one.lengths.sum()) for one, passes in data.values() if passes > 1)
+    again = [(one.lengths[one.distinct.first], passes) for one, passes in data.values() if passes > 1]
+    parts = [(int(rows_per_example(lengths, positions).sum()) * width, passes) for lengths, passes in again]
+    tokens = sum(int(lengths.sum()) for lengths, _ in again)
     if not parts:
         return Need(0, 1, 0.0, dtypes)
     longest = max((one for one, _ in data.values()), key=len)

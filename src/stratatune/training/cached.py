@@ -12,6 +12,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from stratatune._compat import numeric_versions
 from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
+from stratatune.data.distinct import Distinct
 from stratatune.errors import DataError, PlanError, did_you_mean
 from stratatune.hashing import fast_digest
 from stratatune.model.attach import Tuned
@@ -175,9 +177,18 @@ class Texts:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that a trunk reads."""
+        """A hash of all that a trunk reads, and where rows repeat, how many are kept."""
+        found = fast_digest(self._contents())
+        return f"{found}/{len(self.distinct.first)}" if self.distinct.repeated else found
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        """Which rows are equal."""
+        return Distinct.of((row,) for row in self._contents())
+
+    def _contents(self) -> Iterator[str]:
         types = self.types or [[]] * len(self)
-        return fast_digest(repr(row) for row in zip(self.ids, self.mask, types, strict=True))
+        return (repr(row) for row in zip(self.ids, self.mask, types, strict=True))
 
     def batch(self, index: np.ndarray, pad: int) -> dict[str, Tensor]:
         """Rows ``index`` [B], padded on the right."""
@@ -268,12 +279,13 @@ class Rows:
             versions=(*numeric_versions(), ("door", "cached")),
             model=self.model.config._name_or_path,
         )
+        width = attached.resolved.shape.hidden
         with _one_at_a_time(root):
-            opened = TrunkCache.open(root, key, texts.lengths, attached.resolved.shape.hidden)
+            opened = TrunkCache.open(root, key, texts.lengths, width, distinct=texts.distinct)
             if not opened.complete and not opened.writable:
                 opened.close()
                 reporter.notice("another process writes this trunk cache: this one keeps its own in memory")
-                opened = TrunkCache.open(None, key, texts.lengths, attached.resolved.shape.hidden)
+                opened = TrunkCache.open(None, key, texts.lengths, width, distinct=texts.distinct)
             self._fill(opened, texts, batch_size, reporter)
             opened.flush()
             # The lock goes at once: training may take long, and other processes want to read and write meanwhile.
@@ -289,7 +301,8 @@ class Rows:
         return self.firsts[-1]
 
     def _fill(self, cache: TrunkCache, texts: Texts, batch_size: int, reporter: Reporter) -> None:
-        missing = np.flatnonzero(~cache.has(np.arange(len(texts))))
+        first = texts.distinct.first
+        missing = first[~cache.has(first)]
         # By length, so that a batch holds little padding.
         missing = missing[np.argsort([len(texts.ids[i]) for i in missing], kind="stable")]
         device, pad = next(self.model.parameters()).device, getattr(self.model.config, "pad_token_id", None) or 0

@@ -20,7 +20,7 @@ from stratatune.cache.policy import MEMORY_SHARE, Choice, choose, passes_of
 from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.shards import read_identity
 from stratatune.cache.store import TrunkCache
-from stratatune.cache.trunks.filling import fill
+from stratatune.cache.trunks.filling import fill, runs_first
 from stratatune.data.batching import Batch
 from stratatune.data.encoded import Encoded
 from stratatune.errors import CacheError, ResourceError
@@ -93,7 +93,13 @@ class Caching:
             )
         if not feed.cache.complete:
             unread.put_away(self.attached.own_blocks())
-            with self.reporter.bar(f"trunk over the {name} data, streamed", len(data)) as bar:
+            with self.reporter.bar(f"trunk over the {name} data, streamed", feed.cache.texts) as bar:
+                fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance)
+
+    def fill_repeated(self, feed: Feed, data: Encoded, name: str) -> None:
+        """Run the trunk over the distinct texts of ``data`` before the first batch, where many are equal."""
+        if feed.cache is not None and runs_first(feed, data):
+            with self.reporter.bar(f"trunk over the distinct texts of the {name} data", feed.cache.texts) as bar:
                 fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance)
 
     def _settled(self, data: Encoded) -> Codec:
@@ -147,7 +153,7 @@ class Caching:
             self.choice = Choice("disk", found[0], f"trunk cache: {found[0]} on disk: an earlier run started it")
         else:
             need = need_of(
-                {name: (one, self._passes(name)) for name, one in data.items()},
+                {name: (one, self._passes(one, name)) for name, one in data.items()},
                 self.attached.resolved.shape.hidden,
                 "read" if self.one_position else "all",
                 self._dtypes(),
@@ -159,16 +165,18 @@ class Caching:
         report = self.reporter.notice if "do not fit" in self.choice.why else self.reporter.say
         report(self.choice.why)
 
-    def _passes(self, name: str) -> int:
-        """How often the examples of a data set are asked for; where trials share a cache, by another one too."""
+    def _passes(self, data: Encoded, name: str) -> float:
+        """How often the texts of a data set are asked for; where trials share a cache, by another one too."""
         passes = passes_of(name, self.config.epochs, self.config.eval_every)
-        return passes if self.shared is None else 2 * passes
+        # A text that many examples have is asked for by each of them.
+        again = len(data) / len(data.distinct.first) if data.distinct.many else 1
+        return passes * again if self.shared is None else 2 * passes * again
 
     def _again(self, data: Encoded, name: str) -> bool:
         """Whether the data are worth remembering under ``auto``: asked for again, or there already."""
         if self.config.cache != "auto":
             return True
-        worth = self._passes(name) > 1 and self.choice is not None and self.choice.place != "none"
+        worth = self._passes(data, name) > 1 and self.choice is not None and self.choice.place != "none"
         return worth or self._begun(data, self.dtype)
 
     def _begun(self, data: Encoded, dtype: Dtype) -> bool:
@@ -215,7 +223,8 @@ class Caching:
     def _size(self, data: Encoded) -> int:
         """Bytes that the whole cache of ``data`` takes."""
         positions = "read" if self.one_position else "all"
-        return estimate_bytes(data.lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
+        lengths = data.lengths[data.distinct.first]
+        return estimate_bytes(lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
 
     def _reserve(self, data: Mapping[str, Encoded]) -> None:
         """Note the caches of this run before the first is opened, so that none makes room by deleting another."""
@@ -256,24 +265,30 @@ class Caching:
             self.reporter.notice(f"no {what}: over the limit of {self.config.cache_limit}; the trunk runs every epoch")
             return None
         width = self.attached.resolved.shape.hidden
+
+        def opened(root: Path | None) -> TrunkCache:
+            return TrunkCache.open(
+                root, key, data.lengths, width, distinct=data.distinct, scales=lambda: self._scales(data)
+            )
+
         try:
             if root is not None:
                 # Before opening, which checks for space.
                 self._make_room(root, key.digest, size)
-            cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
+            cache = opened(root)
         except (ResourceError, CacheError) as error:
             # A cache in memory helps only a run that reads twice; for one pass it would be memory lost.
-            fits = root is not None and self._passes(name) > 1 and size <= MEMORY_SHARE * free_memory()
+            fits = root is not None and self._passes(data, name) > 1 and size <= MEMORY_SHARE * free_memory()
             instead = "it is kept in memory" if fits else "the trunk runs every epoch"
             self.reporter.notice(f"no {what} on disk: {error.message}; {instead}")
             if not fits:
                 return None
             root = None
-            cache = TrunkCache.open(root, key, data.lengths, width, scales=lambda: self._scales(data))
+            cache = opened(root)
         for notice in cache.notices:
             self.reporter.notice(notice)
         state = (
-            "found, complete" if cache.complete else f"{len(data) - cache.missing()} of {len(data)} examples are there"
+            "found, complete" if cache.complete else f"{cache.texts - cache.missing()} of {cache.texts} texts are there"
         )
         self.reporter.say(f"{what}: {state}{'' if root is None else f', in {root / key.digest}'}")
         if self.shared is None:
@@ -310,7 +325,7 @@ def trunk_key(
         weights=attached.base_hash,
         tokenizer=tokenizer_hash(tokenizer),
         template=forward.objective.prompt,
-        data=data.fingerprint,
+        data=data.kept_as,
         max_length=forward.objective.max_length,
         depth=attached.resolved.frozen_depth,
         positions="read" if forward.one_position else "all",

@@ -211,7 +211,9 @@ def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
     if not is_main():
         root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
-        own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
+        own = feed.beside(
+            TrunkCache.open(root, cache.key, data.lengths, cache.width, distinct=data.distinct, scales=find)
+        )
     together.barrier()  # no process writes before all know what is missing
     for index in shard(lacking, rank(), world(), even=False):
         own.hidden(collate(data, index, pad_id).to(device))

@@ -48,12 +48,17 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
+    # Without targets the text alone decides what is predicted, so equal ones are asked once.
+    once = not data.targets and data.groups is None and data.given is None and data.distinct.repeated > 0
+    asked = data.distinct.first if once else np.arange(data.examples)
     # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
-    batches = plan_batches(data.example_lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
-    batches = distributed.whole_batches(batches)
+    batches = plan_batches(data.example_lengths[asked], batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False)
+    batches = distributed.whole_batches([asked[index] for index in batches])
     outputs, order, totals = _outputs(forward, data, feed, batches)
     offsets = _offsets(forward, data)
     output, totals = distributed.rows_of_all(outputs, flat(offsets, order), int(offsets[-1]), totals)
+    if once:
+        output = output[flat(offsets, data.distinct.same)]
     # Metrics can hide NaN: argmax over NaN gives a class like any other.
     check_outputs(output)
     return _scored(forward, data, output, totals, parts)

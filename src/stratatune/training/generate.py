@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from stratatune.data.causal import prompt_ids
+from stratatune.data.distinct import Distinct
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,8 +37,10 @@ def generate_texts(
         rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
+    # What is drawn by chance differs from text to text; else equal ones have equal answers.
+    same = np.arange(len(rows)) if settings.get("do_sample") else Distinct.of((repr(row),) for row in rows).same
     # The longest first: memory runs out in the first batch or never.
-    order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
+    order = sorted(set(same.tolist()), key=lambda row: -len(rows[row]))
     said = [""] * len(rows)
     for start in range(0, len(order), _BATCH_SIZE):
         index = order[start : start + _BATCH_SIZE]
@@ -45,7 +49,7 @@ def generate_texts(
         out = _untyped(model).generate(ids.to(model.device), **given)
         for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
             said[row] = call.decode(_until(tokens, settings.get("eos_token_id")), skip_special_tokens=True).strip()
-    return said
+    return [said[row] for row in same]
 
 
 def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:

@@ -58,7 +58,8 @@ def pooled_feed(
         with filling(root):
             # Before opening, so that the new cache finds room within the limit.
             evict(root, limit, keep=(key.digest,))
-            cache = TrunkCache.open(root, key, data.lengths, forward.attached.resolved.shape.hidden)
+            width = forward.attached.resolved.shape.hidden
+            cache = TrunkCache.open(root, key, data.lengths, width, distinct=data.distinct)
             feed = forward.feed(cache, codec)
             fill_pooled(feed, data, forward.pad_id, forward.device)
         # Others that wait for the lock need not wait for this model to be done with its rows.

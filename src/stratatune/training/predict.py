@@ -15,6 +15,8 @@ import torch
 from stratatune._compat import accelerator_for
 from stratatune.cache.codec import Codec
 from stratatune.cache.keys import CacheKey, default_root
+from stratatune.cache.policy import MEMORY_SHARE
+from stratatune.cache.rows import estimate_bytes
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.batching import pad_id
@@ -32,6 +34,7 @@ from stratatune.model.shared_bases import SharedBases
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.registry import objective_from
+from stratatune.training.cache_policy import free_memory
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
@@ -274,32 +277,54 @@ class Predictor:
 
             yield pooled_feed(self.forward, data, self.tokenizer, self.codec, *self.remember)
             return
-        if unread is None:
+        attached, root = self.model.attached, default_root()
+        if unread is None and not self._repeats(data):
             yield self.forward.feed(codec=self.codec)
             return
-        attached, root = self.model.attached, default_root()
-        make_folder(root)
         key = CacheKey(
             weights=attached.base_hash,
             tokenizer="",
             template="",
-            data=data.fingerprint,
+            data=data.kept_as,
             max_length=self.objective.max_length,
             depth=attached.resolved.frozen_depth,
             positions="read" if self.forward.one_position else "all",
             dtype=self.codec.name,  # pyright: ignore[reportArgumentType]
             versions=(),
         )
-        with tempfile.TemporaryDirectory(dir=root, prefix="predict-") as folder:
-            width = attached.resolved.shape.hidden
-            made = TrunkCache.open(Path(folder), key, data.lengths, width, scales=self.codec.own_scales)
-            try:
-                feed = self.forward.feed(made, self.codec)
+        with contextlib.ExitStack() as opened:
+            place = None
+            if unread is not None:
+                make_folder(root)
+                place = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=root, prefix="predict-")))
+            made = TrunkCache.open(
+                place,
+                key,
+                data.lengths,
+                attached.resolved.shape.hidden,
+                distinct=data.distinct,
+                scales=self.codec.own_scales,
+            )
+            opened.callback(made.close)
+            feed = self.forward.feed(made, self.codec)
+            if unread is not None:
                 unread.put_away(attached.own_blocks())
-                fill(feed, data, self.forward.pad_id, self.device, lambda examples: None)
-                yield feed
-            finally:
-                made.close()
+            fill(feed, data, self.forward.pad_id, self.device, lambda examples: None)
+            yield feed
+
+    def _repeats(self, data: Encoded) -> bool:
+        """Whether enough labelled texts are equal to run the trunk over the distinct ones, and memory holds those.
+
+        Without labels equal texts have equal predictions, and the whole model runs once for them
+        (:func:`stratatune.training.evaluate.evaluate`).
+        """
+        resolved = self.model.attached.resolved
+        if not (data.targets and data.distinct.many and resolved.frozen_depth) or resolved.trains_embeddings:
+            return False
+        positions = "read" if self.forward.one_position else "all"
+        lengths = data.lengths[data.distinct.first]
+        size = estimate_bytes(lengths, resolved.shape.hidden, self.codec.name, positions)
+        return size <= MEMORY_SHARE * free_memory()
 
 
 def _engine(asked: str | None, folder: Path) -> str:

@@ -162,6 +162,8 @@ def _run(
     hit = session.feed.cache is not None and session.feed.cache.complete
     processes = distributed.world()
     try:
+        for name, part, feed in session.fed():
+            caching.fill_repeated(feed, part, name)
         trackers.begin(session.accelerator, config, outline.resolved, session.objective.head)
         fitted = _tuned(session, (yield from steps(session)))
         test = _test_scores(session, caching, data)
@@ -350,7 +352,9 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     if data.test is None:
         return {}, {}
     encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
-    scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
+    feed = caching.feed(encoded, "test")
+    caching.fill_repeated(feed, encoded, "test")
+    scores = evaluate(session.forward, encoded, feed)
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +77,13 @@ class Session:
     def objective(self) -> Objective:
         """What it learns."""
         return self.forward.objective
+
+    def fed(self) -> Iterator[tuple[str, Encoded, Feed]]:
+        """The data with a feed of their own, by their names; trials have one for the training data of all."""
+        named = (("training", self.train, self.feed), ("evaluation", self.eval, self.eval_feed))
+        for name, data, feed in named:
+            if data is not None and isinstance(feed, Feed):
+                yield name, data, feed
 
     def batches(self, epoch: int) -> list[Any]:
         """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, MPNetConfig
 
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.recipe import load_recipe, settled
@@ -25,9 +25,14 @@ RUNS = {
     "bft-figure3-small": 24,
     "bft-figure4-small": 66,
     "spafit-table2-small": 42,
+    "bft-table2-base": 96,
+    "bft-table7-base": 72,
+    "bft-figure4-base": 138,
+    "spafit-table2-base": 90,
 }
 GLUE = ("SST-2", "MNLI", "MRPC", "QNLI", "QQP", "RTE", "CoLA", "STS-B", "WNLI")
 SMALL = [name for name in RUNS if name.endswith("-small")]
+BASE = [name for name in RUNS if name.endswith("-base")]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,8 @@ def places(tmp_path_factory):
     (root / "data" / "glue" / "SST-2" / "train.tsv").touch()
     shape = {"num_attention_heads": 12, "hidden_size": 384, "intermediate_size": 1536}
     BertConfig(num_hidden_layers=6, **shape).save_pretrained(root / "models" / "minilm-mlm")
+    for name in ("mpnet-base", "mpnet-mlm"):
+        MPNetConfig(num_hidden_layers=12).save_pretrained(root / "models" / name)
     return {"data": str(root / "data"), "models": str(root / "models")}
 
 
@@ -60,7 +67,7 @@ def test_its_runs(name, places):
     recipe = read(name)
     runs = expand(recipe, FOLDER, data={root: places[root] for root in recipe.data})
     assert len({run.id for run in runs}) == len(runs) == RUNS[name]
-    if name in SMALL:
+    if name in SMALL + BASE:
         assert all(run.config.train_samples and run.config.train_samples <= 1000 for run in runs)
 
 
@@ -74,11 +81,29 @@ def test_without_any_data(name, tmp_path):
     assert all(Path(run.config.train).is_file() for run in runs)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_small_one_types_no_number_of_the_paper(name):
+@pytest.mark.parametrize("name", BASE)
+def test_on_the_real_models_and_data(name, shared, tmp_path):
+    """The data are there; of the models, which a script makes, only the configurations."""
+    for model in ("mpnet-base", "mpnet-mlm"):
+        MPNetConfig(num_hidden_layers=12).save_pretrained(tmp_path / model)
+    runs = expand(read(name), FOLDER, data={"data": str(shared / "data"), "models": str(tmp_path)})
+    assert len(runs) == RUNS[name]
+    assert all(Path(run.config.train).is_dir() for run in runs)
+
+
+@pytest.mark.parametrize("name", BASE)
+def test_a_base_one_checks_what_its_paper_says(name):
+    """Every claim of the large recipe, though a plan or a depth has another name in twelve blocks."""
+    large, base = read(name.removesuffix("-base")), read(name)
+    assert len(base.claims) >= len(large.claims)
+    assert [claim.margin for claim in base.claims[: len(large.claims)]] == [claim.margin for claim in large.claims]
+
+
+@pytest.mark.parametrize("name", SMALL + BASE)
+def test_a_smaller_one_types_no_number_of_the_paper(name):
     written = (FOLDER / f"{name}.yaml").read_text()
     assert "value:" not in written
-    parent = read(name.removesuffix("-small"))
+    parent = read(name.removesuffix("-small").removesuffix("-base"))
     assert all(one in parent.published for one in read(name).published)
 
 

@@ -32,6 +32,15 @@ def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: 
     source_of(feed, device).fill(feed, data, pad_id, advance)
 
 
+def runs_first(feed: Feed, data: Encoded) -> bool:
+    """Whether the trunk had better run over the distinct texts of ``data`` before batches are asked for.
+
+    A batch with one text missing is run as a whole, so where many texts are equal the others would run again.
+    """
+    cache = feed.cache
+    return data.distinct.many and cache is not None and cache.writable and not cache.complete
+
+
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
     """The same, with the rows that other caches beside it have taken from those; gives how many texts they were.
 
@@ -50,9 +59,10 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
             cache.refresh(verify=True)
             return 0
         marks = marks_of(data, cache.key.positions)
-        write_marks(cache, marks, data.lengths)
-        taken = adopt(cache, marks)
-        missing = np.flatnonzero(~cache.has(np.arange(len(data))))
+        first = data.distinct.first
+        write_marks(cache, marks, data.lengths[first])
+        taken = adopt(cache, marks, first)
+        missing = first[~cache.has(first)]
         missing = missing[np.argsort(data.lengths[missing], kind="stable")]
         for start in range(0, len(missing), _AT_ONCE):
             index = missing[start : start + _AT_ONCE]

@@ -34,5 +34,7 @@ class TrunkSource(Protocol):
 
 
 def building_batches(data: Encoded) -> list[np.ndarray]:
-    """The batches in which the trunk runs over a whole data set: by length, the longest first."""
-    return plan_batches(data.lengths, batch_size=64, seed=0, epoch=0, shuffle=False)
+    """The batches in which the trunk runs over a whole data set: each distinct text once, the longest first."""
+    first = data.distinct.first
+    batches = plan_batches(data.lengths[first], batch_size=64, seed=0, epoch=0, shuffle=False)
+    return [first[index] for index in batches]

@@ -322,7 +322,8 @@ class Ours:
         key = CacheKey("w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, positions, dtype, ())
         store = None
         if not resolved.trains_embeddings:
-            store = TrunkCache.open(self.root, key, self.setting.data.lengths, resolved.shape.hidden)
+            data = self.setting.data
+            store = TrunkCache.open(self.root, key, data.lengths, resolved.shape.hidden, distinct=data.distinct)
         return self.forward.feed(store)
 
     def epoch(self) -> float:

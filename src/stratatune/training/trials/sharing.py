@@ -18,7 +18,7 @@ from torch import Tensor
 from stratatune.cache.feed import Feed, FeedClock
 from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
-from stratatune.cache.trunks.filling import fill, fill_pooled
+from stratatune.cache.trunks.filling import fill, fill_pooled, runs_first
 from stratatune.data.batching import Batch
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
@@ -108,7 +108,7 @@ class Shared:
         """A trial's feed of its training data, which reads a batch once for all whose batches are the same."""
         if feed.trunk.trains:
             return feed
-        if self.fill and feed.cache is not None and not feed.cache.complete:
+        if feed.cache is not None and (self.fill and not feed.cache.complete or runs_first(feed, data)):
             if self.pooled is not None:
                 fill_pooled(feed, data, pad_id, device)
             else:
