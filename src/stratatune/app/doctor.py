@@ -100,7 +100,7 @@ def _extra(name: str, needed: list[Library]) -> dict[str, Any]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    found = [{"device": "cpu", "name": _processor(), "threads": torch.get_num_threads(), "memory": None}]
+    found = [{"device": "cpu", "name": processor(), "threads": torch.get_num_threads(), "memory": None}]
     for number in range(torch.cuda.device_count()):
         own = torch.cuda.get_device_properties(number)
         found.append({"device": f"cuda:{number}", "name": own.name, "threads": None, "memory": own.total_memory})
@@ -109,7 +109,8 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor, or its architecture where the system names none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
