@@ -47,7 +47,7 @@ class Library:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that :func:`told` shows, as plain data."""
+    """Everything that :func:`as_text` shows, as plain data."""
     libraries = [Library.of(one) for one in _requirements("")]
     extras = {extra: [Library.of(one) for one in _requirements(extra)] for extra in _extras()}
     found = {
@@ -173,7 +173,7 @@ def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield {"problem": said, "command": "stratatune cache rm --all" if caches["caches"] else "df -h"}
 
 
-def told(found: dict[str, Any]) -> str:
+def as_text(found: dict[str, Any]) -> str:
     """What :func:`examine` found, for people."""
     caches, memory, hub = found["caches"], found["memory"], found["hub"]
     lines = [f"stratatune {found['stratatune']}, Python {found['python']}, {found['platform']}", "", "libraries"]
