@@ -83,8 +83,9 @@ class Block:
 
     def _product(self, role: str, positions: int, arrives: bool, used: bool) -> None:
         product, work = 2.0 * self.linears[role].weights * positions, Work()
+        enters = any(isinstance(one, RoleMethod) and role in {*one.in_front} & {*one.roles()} for one in self.methods)
         work.forward += product
-        work.backward += product * arrives
+        work.backward += product * (arrives or enters)
         for one in self.methods:
             if not isinstance(one, RoleMethod) or role not in one.roles_in(self.shape):
                 continue
