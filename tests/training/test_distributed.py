@@ -61,11 +61,16 @@ def same(one, two):
 
 
 @pytest.mark.parametrize(
-    ("by", "killed"),
-    [(TORCHRUN, False), (TORCHRUN, True), (ACCELERATE, False)],
-    ids=["torchrun", "killed", "accelerate"],
+    ("by", "killed", "trunk"),
+    [
+        (TORCHRUN, False, "resident"),
+        (TORCHRUN, True, "resident"),
+        (ACCELERATE, False, "resident"),
+        (TORCHRUN, False, "streamed"),
+    ],
+    ids=["torchrun", "killed", "accelerate", "streamed"],
 )
-def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, by, killed):
+def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path, by, killed, trunk):
     """47 examples in batches of 9: shards of 5 and 4, a last batch of 2; also killed half-way, and resumed."""
     plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = str(tiny_folder("bert", "mlm", **plain))
@@ -78,7 +83,7 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
         "accumulate": 2,
     }
     alone = run(**changes, out=str(tmp_path / "alone"))
-    config = settings(**changes, cache=str(tmp_path / "cache"), out=str(tmp_path / "together"))
+    config = settings(**changes, trunk=trunk, cache=str(tmp_path / "cache"), out=str(tmp_path / "together"))
     out = tmp_path / "together"
     processes = launch(config, by=by)
     if killed:
@@ -96,11 +101,18 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("by", "dtype"), [(TORCHRUN, "fp32"), (TORCHRUN, "int8"), (ACCELERATE, "fp32")], ids=["fp32", "int8", "accelerate"]
+    ("by", "dtype", "trunk"),
+    [
+        (TORCHRUN, "fp32", "resident"),
+        (TORCHRUN, "int8", "resident"),
+        (ACCELERATE, "fp32", "resident"),
+        (TORCHRUN, "fp32", "streamed"),
+    ],
+    ids=["fp32", "int8", "accelerate", "streamed"],
 )
-def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_path, by, dtype):
+def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_path, by, dtype, trunk):
     """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
-    config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2")
+    config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2", trunk=trunk)
     processes = launch(config, by=by, verb=("cache", "build"))
     records = json.loads(processes.communicate(timeout=HANGS)[0])["caches"]
     assert processes.returncode == 0

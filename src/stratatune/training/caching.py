@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -69,23 +70,32 @@ class Caching:
         self.codec: Codec | None = None
         """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
 
-    def feed(self, data: Encoded, name: str) -> Feed:
-        """The hidden states of ``data``, remembered where possible. The training data come first."""
+    def feed(self, data: Encoded, name: str, *, fill: bool = True) -> Feed:
+        """The hidden states of ``data``, remembered where possible. The training data come first.
+
+        ``fill``: a trunk that is streamed runs now; without it the caller calls :meth:`stream`.
+        """
         cache = self._open(data, name) if self._wanted() and self._again(data, name) else None
         # Settled once, by the first data: evaluation and test data are then rounded as the training data were.
         if self.codec is None:
             self.codec = self._settled(data) if cache is None else cache.codec
         feed = self.forward.feed(cache, self.codec, self._go_on)
         self.feeding.append(feed)
-        if (unread := Unread.of(self.attached.backbone.model)) is not None:
-            self._stream(feed, data, name, unread)
+        if fill:
+            self.stream(feed, data, name)
         return feed
 
-    def _stream(self, feed: Feed, data: Encoded, name: str, unread: Unread) -> None:
+    def stream(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray] | None = None) -> None:
         """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it.
 
-        Meanwhile the top is not needed.
+        Meanwhile the top is not needed. ``batches`` are those of this process; None: all.
+
+        Raises:
+            ResourceError: there is no cache that can be written.
         """
+        unread = Unread.of(self.attached.backbone.model)
+        if unread is None:
+            return
         if feed.cache is None or not feed.cache.writable and not feed.cache.complete:
             raise ResourceError(
                 f"the trunk is streamed, and the {name} data have no trunk cache that can be written",
@@ -94,7 +104,14 @@ class Caching:
         if not feed.cache.complete:
             unread.put_away(self.attached.own_blocks())
             with self.reporter.bar(f"trunk over the {name} data, streamed", len(data)) as bar:
-                fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance)
+                fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance, batches)
+
+    def run(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray]) -> None:
+        """Run the trunk over ``batches``, wherever it is, and write what it gives into the cache behind ``feed``."""
+        if Unread.of(self.attached.backbone.model) is None:
+            fill(feed, data, self.forward.pad_id, self.forward.device, lambda examples: None, batches)
+        else:
+            self.stream(feed, data, name, batches)
 
     def _settled(self, data: Encoded) -> Codec:
         return Codec(self.dtype, self._scales(data) if self.dtype == "int8" else None)
@@ -114,13 +131,14 @@ class Caching:
             device=self.forward.device,
         )
 
-    def feeds(self, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
-        """A feed for each data set by its name; when one cannot be opened, the others are closed."""
+    def feeds(self, data: Mapping[str, Encoded | None], *, fill: bool = True) -> list[Feed | None]:
+        """A feed for each data set by its name; when one cannot be opened, the others are closed. ``fill`` as in
+        :meth:`feed`."""
         try:
             there = {name: one for name, one in data.items() if one is not None}
             self._choose(there)
             self._reserve(there)
-            return [None if one is None else self.feed(one, name) for name, one in data.items()]
+            return [None if one is None else self.feed(one, name, fill=fill) for name, one in data.items()]
         except BaseException:
             self.close()
             raise

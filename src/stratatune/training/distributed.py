@@ -22,7 +22,7 @@ from stratatune.cache.feed import Feed
 from stratatune.cache.shards import part_root
 from stratatune.cache.store import TrunkCache
 from stratatune.cache.trunks.source import building_batches
-from stratatune.data.batching import collate, shard
+from stratatune.data.batching import shard
 from stratatune.errors import ConfigError
 from stratatune.progress import is_main, launched
 
@@ -60,6 +60,12 @@ def world() -> int:
 def rank() -> int:
     """The number of this process, from 0."""
     return together.get_rank() if world() > 1 else 0
+
+
+def local_world() -> int:
+    """How many of the processes that train together are on this machine, and share its memory."""
+    # Every launcher sets it but MPI's.
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
 
 
 def check_launch() -> str:
@@ -182,40 +188,60 @@ def own_chance(seed: int) -> None:
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
 
 
-def feeds(caching: Caching, data: Mapping[str, Encoded | None], pad_id: int) -> list[Feed | None]:
+def feeds(caching: Caching, data: Mapping[str, Encoded | None]) -> list[Feed | None]:
     """A feed for each data set; with several ranks, from caches on disk that all of them fill before the first step."""
     if world() == 1:
         return caching.feeds(data)
-    opened = caching.feeds(data) if is_main() else None  # the first writes; the others read what it has begun
+    # The first writes; the others read what it has begun.
+    opened = caching.feeds(data, fill=False) if is_main() else None
     # Rank 0 decides for all: ranks time the trunk and see the disk differently, and must not choose different caches.
     choice = [caching.choice]
     together.broadcast_object_list(choice)
     caching.choice = choice[0]
-    found = opened if opened is not None else caching.feeds(data)
+    found = opened if opened is not None else caching.feeds(data, fill=False)
     together.barrier()
-    for feed, encoded in zip(found, data.values(), strict=True):
+    for feed, (name, encoded) in zip(found, data.items(), strict=True):
         if feed is not None and encoded is not None:
-            _fill(feed, encoded, pad_id, caching.attached.backbone.model.device)
+            _fill(caching, feed, encoded, name)
     return found
 
 
-def _fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> None:
+def feed(caching: Caching, data: Encoded, name: str) -> Feed:
+    """As :func:`feeds`, for data that come once these are there."""
+    if world() == 1:
+        return caching.feed(data, name)
+    opened = caching.feed(data, name, fill=False) if is_main() else None
+    together.barrier()
+    found = opened if opened is not None else caching.feed(data, name, fill=False)
+    together.barrier()
+    _fill(caching, found, data, name)
+    return found
+
+
+def agreed(asked: bool) -> bool:
+    """Whether any rank says so."""
+    return bool(added(np.array([int(asked)])).any())
+
+
+def _fill(caching: Caching, feed: Feed, data: Encoded, name: str) -> None:
     """Every rank runs the trunk over its share of what a cache on disk lacks and writes a part of its own; the first
     rank adopts the parts, and then all read the whole."""
     cache = feed.cache
-    if cache is None or cache.folder is None or not added(np.array([int(cache.writable)])).any():
+    if not agreed(cache is not None and cache.folder is not None and cache.writable):
+        caching.stream(feed, data, name)  # which refuses what it cannot write
         return
+    assert cache is not None
+    assert cache.folder is not None
     # In the same order on every rank, so that each finds its share without a message.
     lacking = [index for index in building_batches(data) if not cache.has(index).all()]
+    share = shard(lacking, rank(), world(), even=False)
     own = feed
     if not is_main():
         root, scales = part_root(cache.folder, rank()), cache.codec.scales
         find = None if scales is None else lambda: scales
         own = feed.beside(TrunkCache.open(root, cache.key, data.lengths, cache.width, scales=find))
     together.barrier()  # no process writes before all know what is missing
-    for index in shard(lacking, rank(), world(), even=False):
-        own.hidden(collate(data, index, pad_id).to(device))
-    own.flush()
+    caching.run(own, data, name, share)
     if own.cache is not None and own is not feed:
         own.cache.close()
     together.barrier()

@@ -288,9 +288,7 @@ def open_session(
     settle_waves(model.attached, config.memory_limit)
     caching = Caching(with_cache(config) if below else config, forward, prepared.tokenizer, reporter, opened)
     with contextlib.nullcontext() if shared is None else shared.turn():
-        own, eval_feed = distributed.feeds(
-            caching, {"training": prepared.train, "evaluation": prepared.eval}, forward.pad_id
-        )
+        own, eval_feed = distributed.feeds(caching, {"training": prepared.train, "evaluation": prepared.eval})
         assert own is not None
         feed = own
         if shared is not None:
@@ -336,12 +334,12 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
     attached = session.top.attached
     attached.spec |= objective.to_data()
     metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
-    told = ", ".join(
+    found = ", ".join(
         f"{name} {value:.3f}"
         for name, value in objective.to_data().items()
         if name in ("temperature", "threshold") and isinstance(value, float)
     )
-    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told or 'thresholds'}")
+    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {found or 'thresholds'}")
     return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
 
 
@@ -350,7 +348,7 @@ def _test_scores(session: Session, caching: Caching, data: Tables) -> tuple[dict
     if data.test is None:
         return {}, {}
     encoded = looked_later(session, session.objective.encode(data.test, caching.tokenizer))
-    scores = evaluate(session.forward, encoded, caching.feed(encoded, "test"))
+    scores = evaluate(session.forward, encoded, distributed.feed(caching, encoded, "test"))
     session.reporter.notice_once(f"test: {notice}" for notice in scores.notices)
     return scores.metrics, session.objective.by_class(scores.output, encoded)
 

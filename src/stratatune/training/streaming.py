@@ -56,9 +56,10 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
     if wrong:
         return 0
     why = too_large(config.model, config.revision, config.memory_limit_bytes)
-    if not why:
+    # Machines differ, and the processes build the caches together.
+    if not distributed.agreed(bool(why)):
         return 0
-    reporter.say(why)
+    reporter.say(why or "trunk: streamed: the checkpoint does not fit on another machine")
     return depth
 
 
@@ -66,7 +67,7 @@ def too_large(model: str, revision: str | None, limit: int | None) -> str:
     """Why ``auto`` streams the trunk of a model, in one line; empty where the checkpoint fits into memory."""
     need = _stored_bytes(model, revision)
     # The user's limit does not make memory that the machine lacks.
-    room = min(_SHARE * free_memory(), limit if limit is not None else float("inf"))
+    room = min(_SHARE * free_memory() / distributed.local_world(), limit if limit is not None else float("inf"))
     if need <= room:
         return ""
     return f"trunk: streamed: the checkpoint takes {readable_size(need)}, and there is room for {readable_size(room)}"
@@ -121,8 +122,6 @@ def _in_the_way(outline: Outline, *, alone: bool) -> str:
         return "without a trunk cache every batch would read the whole checkpoint"
     if not alone:
         return "trials share one model, which is in memory"
-    if distributed.world() > 1:
-        return "several processes share the work on a trunk in memory"
     return ""
 
 
@@ -152,7 +151,7 @@ def _room_above(asked: str | None) -> int:
 def _limit_of_process(asked: str | None) -> int:
     if asked is not None:
         return parse_bytes(asked)
-    return psutil.Process().memory_info().rss + int(_SHARE * free_memory())
+    return psutil.Process().memory_info().rss + int(_SHARE * free_memory()) // distributed.local_world()
 
 
 def top_streamed(attached: Attached) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -27,9 +27,16 @@ def source_of(feed: Feed, device: torch.device) -> TrunkSource:
     return Resident(device) if unread is None else Streamed(unread, unread.wave_bytes, device)
 
 
-def fill(feed: Feed, data: Encoded, pad_id: int, device: torch.device, advance: Callable[[int], object]) -> None:
-    """Run the trunk over everything that the cache behind ``feed`` still lacks."""
-    source_of(feed, device).fill(feed, data, pad_id, advance)
+def fill(
+    feed: Feed,
+    data: Encoded,
+    pad_id: int,
+    device: torch.device,
+    advance: Callable[[int], object],
+    batches: Sequence[np.ndarray] | None = None,
+) -> None:
+    """Run the trunk over everything that the cache behind ``feed`` still lacks, or over ``batches`` of it."""
+    source_of(feed, device).fill(feed, data, pad_id, advance, batches)
 
 
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:

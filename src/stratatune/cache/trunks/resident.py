@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from stratatune.cache.feed import Feed
@@ -24,10 +25,17 @@ class Resident:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+    def fill(
+        self,
+        feed: Feed,
+        data: Encoded,
+        pad_id: int,
+        advance: Callable[[int], object],
+        batches: Sequence[np.ndarray] | None = None,
+    ) -> None:
         """A batch through all blocks, then the next batch."""
         assert feed.cache is not None
-        for index in building_batches(data):
+        for index in building_batches(data) if batches is None else batches:
             # A batch with one example missing is run as a whole: its other rows are ignored when they are put.
             if not feed.cache.has(index).all():
                 feed.hidden(collate(data, index, pad_id).to(self.device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +21,14 @@ class TrunkSource(Protocol):
 
     digest: str
 
-    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+    def fill(
+        self,
+        feed: Feed,
+        data: Encoded,
+        pad_id: int,
+        advance: Callable[[int], object],
+        batches: Sequence[np.ndarray] | None = None,
+    ) -> None:
         """Run over everything that the cache behind ``feed`` still lacks, the longest examples first.
 
         Args:
@@ -29,6 +36,7 @@ class TrunkSource(Protocol):
             data: all of its examples.
             pad_id: fills a batch's shorter rows.
             advance: called with how many examples were done.
+            batches: those of :func:`building_batches` that are wanted, examples [B] each; None: all.
         """
         ...
 

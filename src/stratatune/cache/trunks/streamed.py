@@ -7,7 +7,7 @@ computes. After a wave its hidden states are written: a run that was stopped con
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,26 +68,32 @@ class Streamed:
     def __init__(self, unread: Unread, memory: int, device: torch.device) -> None:
         self.unread, self.memory, self.device = unread, memory, device
 
-    def fill(self, feed: Feed, data: Encoded, pad_id: int, advance: Callable[[int], object]) -> None:
+    def fill(
+        self,
+        feed: Feed,
+        data: Encoded,
+        pad_id: int,
+        advance: Callable[[int], object],
+        batches: Sequence[np.ndarray] | None = None,
+    ) -> None:
         """Wave by wave; see the module's docstring."""
         assert feed.cache is not None
         assert isinstance(feed.trunk, Trunk)
         room = Room(self.memory, feed.trunk.attached.resolved.shape)
-        done = sum(int(feed.cache.has(index).sum()) for index in building_batches(data))
-        advance(done)
-        for wave in self._waves(feed, data, room):
-            batches = [collate(data, index, pad_id).to(self.device) for index in wave]
-            self._run(feed, batches)
+        wanted = building_batches(data) if batches is None else batches
+        advance(sum(int(feed.cache.has(index).sum()) for index in wanted))
+        for wave in self._waves(feed, data, room, wanted):
+            self._run(feed, [collate(data, index, pad_id).to(self.device) for index in wave])
             # After each wave, so that a run that is stopped reads the checkpoint again for one wave only.
             feed.flush()
             advance(sum(len(index) for index in wave))
 
-    def _waves(self, feed: Feed, data: Encoded, room: Room) -> Iterator[list[np.ndarray]]:
+    def _waves(self, feed: Feed, data: Encoded, room: Room, wanted: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """What is lacking, in batches and waves that fit."""
         assert feed.cache is not None
         wave: list[np.ndarray] = []
         held = 0.0
-        for whole in building_batches(data):
+        for whole in wanted:
             lacking = whole[~feed.cache.has(whole)]
             longest = int(data.lengths[lacking].max(initial=1))
             count = room.rows(longest)
