@@ -42,7 +42,7 @@ UNSAVED = [  # family, plan, what the reason names
     ("qwen3", "2: delta_bias(on=o,ffn)", ("up (mlp.up_proj)", "down (mlp.down_proj)")),
     ("gemma", "3: delta_bias", ("up (mlp.up_proj)", "in block 3")),
     ("phi3", "2: delta_bias(on=q,gate)", ("phi3 config", "q (self_attn.qkv_proj)", "gate (mlp.gate_up_proj)")),
-    ("phi3", NORMS, ("delta_bias(on=norms)", "up (mlp.gate_up_proj) in block 1, block 2, block 3")),
+    ("phi3", NORMS, ("delta_bias(on=norms)", "gate (mlp.gate_up_proj) in block 1, block 2, block 3")),
     ("t5", "2: delta_bias", ("t5 config", "q (layer.0.SelfAttention.q)", "cross_q (layer.1.EncDecAttention.q)")),
     ("t5-gated", "dec 2: lora(on=cross_q) + delta_bias(on=norms,norm_cross)", ("decoder block 2", "cross_q (layer.1.")),
 ]
