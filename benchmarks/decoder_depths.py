@@ -1,4 +1,4 @@
-"""LoRA from several depths of a real decoder, of its middle alone, and of one that is cut, beside stock peft.
+"""LoRA from several depths of a real decoder, of its middle, over a packed top, of one that is cut; and stock peft.
 
     python -m benchmarks.decoder_depths --model GEMMA3_270M --data FOLDER [--tasks trec,sst2,e2e] [--seeds 0,1,2]
         [--rows N] [--arms ARM,ARM] [--out FILE]
@@ -7,9 +7,9 @@
 FOLDER holds sentence/TREC, glue/SST-2 and e2e. TREC and SST-2 are classes, E2E is a sentence behind its slots (trained
 on the validation file, scored on 200 rows of the test file, evenly drawn), by its loss a token.
 LoRA of rank 8 on q and v, bf16, one thread, the same rate, tokens, batch and epochs for all; peft's model is loaded in
-bf16, our trunk is streamed. Each run is a process of its own and pays for its trunk. One JSON line a run: what is done
-is skipped, so the script can be stopped and started. ``--rows`` takes fewer training rows than the task's own,
-``--arms`` some arms.
+bf16, our trunk is streamed; "nf4" is a top whose frozen linears are in 4 bits. Each run is a process of its own and
+pays for its trunk. One JSON line a run: what is done is skipped, so the script can be stopped and started. ``--rows``
+takes fewer training rows than the task's own, ``--arms`` some arms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ MODULE = "benchmarks.decoder_depths"
 DEPTHS = ("1/3", "1/2", "2/3", "5/6")
 """Of 18 blocks: 6, 9, 12, 15."""
 CUT = "1/3: lora | cut(2/3)"
-PLANS = (*(f"{depth}: lora" for depth in DEPTHS), "mid", CUT)
+NF4 = " in nf4"
+PACKED = f"2/3: lora{NF4}"
+PLANS = (*(f"{depth}: lora" for depth in DEPTHS), "mid", PACKED, CUT)
 ARMS = ("peft", *PLANS)
 RATE, EPOCHS = 1e-3, 2
 ROWS = {"trec": 2000, "sst2": 10_000, "e2e": 1000}
@@ -72,12 +74,14 @@ def run_one(job: Record, model: str, data: Path) -> Record:
     with tempfile.TemporaryDirectory() as place:
         settings = _settings(job, model, data, Path(place))
         found = run_peft({**settings, "plan": "lora"}) if job["arm"] == "peft" else _ours(settings)
-    depth = 0 if job["arm"] == "peft" else Plan.parse(job["arm"]).resolve(shape_of(model)).frozen_depth
+    plan = job["arm"].removesuffix(NF4)
+    depth = 0 if plan == "peft" else Plan.parse(plan).resolve(shape_of(model)).frozen_depth
     return {**job, **found, "epochs": EPOCHS, "depth": depth, "wall": time.perf_counter() - started}
 
 
 def _settings(job: Record, model: str, data: Path, place: Path) -> dict[str, Any]:
-    own = {"model": model, "plan": job["arm"], "seed": job["seed"], "out": str(place / "run")}
+    own = {"model": model, "plan": job["arm"].removesuffix(NF4), "seed": job["seed"], "out": str(place / "run")}
+    own |= {"pack": "nf4"} if job["arm"].endswith(NF4) else {}
     own |= {"epochs": EPOCHS, "lr": RATE, "batch_size": BATCH, "precision": "bf16", "weight_decay": 0.01}
     own |= {"train_samples": job["rows"], "cache": str(place / "cache")}
     if job["task"] == "e2e":
@@ -241,7 +245,7 @@ def draw(done: list[Record], path: Path) -> None:
         scores = {depth: _points(by_depth[depth]) for depth in sorted(by_depth)}
         errors = [stdev(one) if len(one) > 1 else 0.0 for one in scores.values()]
         place.errorbar(list(scores), [mean(one) for one in scores.values()], errors, marker="o", label="LoRA above")
-        for marker, arm in (("s", "mid"), ("^", CUT)):
+        for marker, arm in (("s", "mid"), ("x", PACKED), ("^", CUT)):
             if other := [run for run in runs if run["arm"] == arm]:
                 place.plot(other[0]["depth"], mean(_points(other)), marker, label=arm)
         if peft := [run for run in runs if run["arm"] == "peft"]:

@@ -7,7 +7,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stratatune.app.doctor import processor
 from stratatune.studies.statistics import Comparison, compare
 
 Record = dict[str, Any]
@@ -187,10 +187,8 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
-    units = [unit for unit in ("amx_bf16", "avx512_bf16") if unit in told.get("flags", "").split()]
-    return ", ".join((told.get("model name") or platform.processor() or platform.machine(), *units))
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    return ", ".join((processor(), *(unit for unit in ("amx_bf16", "avx512_bf16") if unit in flags)))
 
 
 def write_rows(rows: list[Record], threads: int, out: Path = RESULTS) -> None:

@@ -5,7 +5,7 @@
 All arms have the same rows, windows, epochs, batch size and weight decay, one thread and fp32; the peers are ``peft``
 LoRA (r = 8, q and v, classifier trained) and all weights, with a new output layer, dynamic padding and random batches.
 Every run is a process of its own. The score is the entity F1 of the best epoch on dev, computed for all arms by the
-same lines. Each arm's rate is the better of two by one run with seed 100. Finished runs are skipped.
+same lines. Each arm's rate is the best of two or three by one run with seed 100. Finished runs are skipped.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ PEERS = ("peft lora", "full tuning")
 RATES = {
     "4: full": (3e-4, 1e-3),
     "3: full": (3e-4, 1e-3),
-    "3: lora(rank=8)": (1e-3, 3e-3),
-    "peft lora": (1e-3, 3e-3),
+    "3: lora(rank=8)": (1e-3, 3e-3, 1e-2),
+    "peft lora": (1e-3, 3e-3, 1e-2),
     "full tuning": (1e-4, 3e-4),
 }
 ROWS, EPOCHS, BATCH_SIZE, MAX_LENGTH = 1600, 4, 32, 128

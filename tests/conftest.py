@@ -30,6 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
             config.addinivalue_line("filterwarnings", ignored)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests ran on, so that a log says for which processors and libraries it holds."""
+    import torch
+
+    from stratatune.app.doctor import processor
+
+    libraries = (f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))
+    terminalreporter.write_line(
+        f"on {processor()}, kernels for {torch.backends.cpu.get_cpu_capability()}; {', '.join(libraries)}"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test that asks for the shared folder carries the marker, so that `-m "not shared"` leaves them out."""
     for item in items:

@@ -1,4 +1,4 @@
-"""Any exception as what the user is told: its lines, a hint and an exit code. No torch."""
+"""Any exception as what the user reads: its lines, a hint and an exit code. No torch."""
 
 from __future__ import annotations
 

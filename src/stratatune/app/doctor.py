@@ -47,7 +47,7 @@ class Library:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that :func:`told` shows, as plain data."""
+    """Everything that :func:`as_text` shows, as plain data."""
     libraries = [Library.of(one) for one in _requirements("")]
     extras = {extra: [Library.of(one) for one in _requirements(extra)] for extra in _extras()}
     found = {
@@ -100,7 +100,7 @@ def _extra(name: str, needed: list[Library]) -> dict[str, Any]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    found = [{"device": "cpu", "name": _processor(), "threads": torch.get_num_threads(), "memory": None}]
+    found = [{"device": "cpu", "name": processor(), "threads": torch.get_num_threads(), "memory": None}]
     for number in range(torch.cuda.device_count()):
         own = torch.cuda.get_device_properties(number)
         found.append({"device": f"cuda:{number}", "name": own.name, "threads": None, "memory": own.total_memory})
@@ -109,7 +109,8 @@ def _devices() -> list[dict[str, Any]]:
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor, or its architecture where the system names none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -172,7 +173,7 @@ def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield {"problem": said, "command": "stratatune cache rm --all" if caches["caches"] else "df -h"}
 
 
-def told(found: dict[str, Any]) -> str:
+def as_text(found: dict[str, Any]) -> str:
     """What :func:`examine` found, for people."""
     caches, memory, hub = found["caches"], found["memory"], found["hub"]
     lines = [f"stratatune {found['stratatune']}, Python {found['python']}, {found['platform']}", "", "libraries"]

@@ -299,8 +299,8 @@ class Classifier(ClassifierMixin, TextEstimator):
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
         # An encoder-decoder would tell labels as text, and here they are classes.
-        told = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
-        self._fit(X, [name_of(label) for label in labels], classes, weights, **told)
+        given = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
+        self._fit(X, [name_of(label) for label in labels], classes, weights, **given)
         self.classes_ = classes
         return self
 

@@ -25,7 +25,7 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if as_json:
-        with contextlib.suppress(StratatuneError, OSError):  # that standard output fails may be what is told here
+        with contextlib.suppress(StratatuneError, OSError):  # that standard output fails may be the failure
             write_answer(f"{failure.to_json()}\n")
     for line in failure.lines:
         print(f"error: {line}", file=sys.stderr)

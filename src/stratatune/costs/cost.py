@@ -95,11 +95,11 @@ class Cost:
     def to_data(self) -> dict[str, Any]:
         """Every number by its name, for ``--json``."""
         ratios = ("speedup_vs_full", "speedup_vs_full_cached", "speedup_vs_lora", "speedup_vs_lora_cached")
-        told = {**asdict(self), **{name: getattr(self, name) for name in ratios}}
+        fields = {**asdict(self), **{name: getattr(self, name) for name in ratios}}
         if not self.epochs:
-            return {name: value for name, value in told.items() if name not in ("epochs", "cache_bytes")}
+            return {name: value for name, value in fields.items() if name not in ("epochs", "cache_bytes")}
         predicted = {f"cached_vs_{arm}": self.ratio(arm) for arm in ARMS}
-        return {**told, **predicted, **{f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}}
+        return {**fields, **predicted, **{f"ten_epochs_vs_{arm}": self.ratio(arm, 10) for arm in ARMS}}
 
 
 def cost(

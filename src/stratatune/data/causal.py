@@ -158,16 +158,16 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
         return _encode_plain_text(table, tokenizer, max_length)
     rows, read, cut = [], [], 0
     for text, completion in zip(table.texts[0], table.labels, strict=True):
-        given, told = _given_and_told(tokenizer, text, completion)
-        if len(given) + len(told) > max_length:
-            given, told, cut = *_cut(given, told, max_length), cut + 1
-        rows.append(given + told)
+        given, answer = _given_and_answer(tokenizer, text, completion)
+        if len(given) + len(answer) > max_length:
+            given, answer, cut = *_cut(given, answer, max_length), cut + 1
+        rows.append(given + answer)
         read.append(len(given) - 1)
     return pack(rows, None, np.array(read, np.int32), cut_notice(cut, table, max_length))
 
 
 def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Every token of every text but its first is told once: a long text in blocks of ``max_length``.
+    """Every token of every text but its first is predicted once: a long text in blocks of ``max_length``.
 
     A block behind the first is given the last token of the one before it, and in front of that whatever the tokenizer
     opens a text with.
@@ -182,11 +182,13 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
         for start in range(max_length - 1, len(ids) - 1, max_length - len(opening) - 1):
             rows.append(opening + ids[start : start + max_length - len(opening)])
             read.append(len(opening))
-    told = f"{table.source}: {long} of {len(table)} texts are longer than {max_length} tokens and make several examples"
-    return pack(rows, None, np.array(read, np.int32), (told,) if long else ())
+    notice = (
+        f"{table.source}: {long} of {len(table)} texts are longer than {max_length} tokens and make several examples"
+    )
+    return pack(rows, None, np.array(read, np.int32), (notice,) if long else ())
 
 
-def _given_and_told(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
+def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion.
 
     A blank stands between them, unless the prompt ends in white space of its own, which stays the prompt's: what is
@@ -198,8 +200,8 @@ def _given_and_told(tokenizer: PreTrainedTokenizerBase, text: str, completion: o
         return given, _closed(whole[len(given) :], tokenizer)
     if own:  # a tokenizer that joins the blank and the word behind it
         call: Any = tokenizer
-        told = call(str(completion), add_special_tokens=False, verbose=False)["input_ids"]
-        return given, _closed(list(told), tokenizer)
+        answer = call(str(completion), add_special_tokens=False, verbose=False)["input_ids"]
+        return given, _closed(list(answer), tokenizer)
     same = next((i for i, (a, b) in enumerate(zip(given, whole, strict=False)) if a != b), min(len(given), len(whole)))
     return whole[: max(same, 1)], _closed(whole[max(same, 1) :], tokenizer)
 
@@ -223,7 +225,7 @@ def _closed(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if end is None else [*ids, int(end)]  # pyright: ignore[reportArgumentType]
 
 
-def _cut(given: list[int], told: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    told = told[: max_length - 1]
-    room = max_length - len(told)
-    return (given[:1] + given[len(given) - room + 1 :] if room > 1 else given[:1]), told
+def _cut(given: list[int], answer: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    answer = answer[: max_length - 1]
+    room = max_length - len(answer)
+    return (given[:1] + given[len(given) - room + 1 :] if room > 1 else given[:1]), answer

@@ -51,7 +51,7 @@ def encode_template(table: Table, template: Template, tokenizer: PreTrainedToken
     pieces = [template.pieces(mask_token, row) for row in zip(*table.texts, strict=True)]
     ids, types = _tokenise(tokenizer, [["".join(row) for row in pieces]])
     long = [row for row, tokens in enumerate(ids) if len(tokens) > max_length]
-    # A text may itself hold the mask token; then the template's own is told apart by its place in the text.
+    # A text may itself hold the mask token; then the template's own is distinguished by its place in the text.
     odd = sorted({*long, *(row for row, tokens in enumerate(ids) if tokens.count(mask_id) != 1)})
     read = np.array([row.index(mask_id) for row in ids], np.int32)
     if odd:

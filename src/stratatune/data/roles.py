@@ -1,6 +1,6 @@
 """Texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
 
-What a column is for is told by its name, whatever the order of the columns; names that leave it in doubt are refused.
+What a column is for is decided by its name, whatever the order of the columns; names in doubt are refused.
 """
 
 from __future__ import annotations
@@ -151,10 +151,10 @@ class _Finder:
         if len(fitting) != 1:
             raise self._doubt("more than one layout fits" if fitting else "what are the columns for?")
         one, found = fitting[0]
-        told = self._label(label, found)
-        if not one.scored and told is not None:
-            raise self._doubt(f"{' and '.join(map(repr, found))} take no score, and there is a column {told!r}")
-        return found, told
+        scored_by = self._label(label, found)
+        if not one.scored and scored_by is not None:
+            raise self._doubt(f"{' and '.join(map(repr, found))} take no score, and there is a column {scored_by!r}")
+        return found, scored_by
 
     def _fitting(self, label: str | None) -> list[tuple[Layout, dict[str, str]]]:
         """The layouts that the columns' names fit, each with its columns."""
@@ -166,24 +166,24 @@ class _Finder:
         """Columns that the user names: by their own names, else two in order, of which no name says otherwise."""
         if missing := next((name for name in text if name not in self.frame.names), None):
             raise self._none_called(missing)
-        told, own = self._label(label, text), None
+        scored_by, own = self._label(label, text), None
         for one in self.layouts:
             found = one.find(text, self.frame.place) or {}
-            if list(found) == list(text) and one.scored == (told is not None):
-                return found, told
+            if list(found) == list(text) and one.scored == (scored_by is not None):
+                return found, scored_by
             own = own or found
         if len(set(text)) != 2 or len(text) != 2:
             raise self._doubt(f"--text {','.join(text)}: two columns are needed, or names that say what each is for")
         if own:
             said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
             raise self._doubt(f"--text {','.join(text)}, but by its name {said}")
-        if label is None and told is not None:
-            raise self._doubt(f"are {text[0]!r} and {text[1]!r} scored by {told!r}? --label {told} says so")
+        if label is None and scored_by is not None:
+            raise self._doubt(f"are {text[0]!r} and {text[1]!r} scored by {scored_by!r}? --label {scored_by} says so")
         legal = (one for one in self.layouts if one.by_order and len(one.roles) == 2)
-        one = next((one for one in legal if one.scored == (told is not None)), None)
+        one = next((one for one in legal if one.scored == (scored_by is not None)), None)
         if one is None:
             raise self._doubt(f"what are {text[0]!r} and {text[1]!r} for? there is no score")
-        return dict(zip(text, one.roles, strict=True)), told
+        return dict(zip(text, one.roles, strict=True)), scored_by
 
     def to_predict(self, text: Sequence[str] | None) -> dict[str, str]:
         """The columns of data without labels: those of a layout, or one column of texts."""

@@ -68,7 +68,7 @@ class SentenceTransformers:
 
 
 def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tuple[str, Any]]:
-    """The files beside the models: modules, and what each is told. None for a model with a head of its own."""
+    """The files beside the models: modules, and the settings of each. None for a model with a head of its own."""
     if "pooling" not in how:
         return
     kinds = ["Transformer", "Pooling", *(["Normalize"] if how["normalise"] else [])]

@@ -124,7 +124,7 @@ def load_base(
     adjust = None if cut is None else functools.partial(cut_config, field=row.fields.blocks, depth=cut)
     # transformers draws new heads from the global generator: they are made by our seed, and the caller's random state
     # stays as it was.
-    with _told(name), _quiet(), torch.random.fork_rng(devices=[]):
+    with _one_line(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
         # Only the names that found no place tell which layout the checkpoint's head has, so the model is loaded a
@@ -181,7 +181,7 @@ def load_class(
     _check_weights(Path(name))
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
     settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
-    with _told(name), _quiet():
+    with _one_line(name), _quiet():
         model, _ = load_model(loader, name, settings)
     return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
 
@@ -228,7 +228,7 @@ def load_tokenizer(
     Raises:
         ModelError: it brings none, or one that knows no words.
     """
-    with _told(name), _quiet():
+    with _one_line(name), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     check_words(tokenizer, name)
     return tokenizer
@@ -268,7 +268,7 @@ def _check_weights(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
+def _one_line(name: str) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line."""
     try:
         yield

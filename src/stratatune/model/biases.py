@@ -43,7 +43,7 @@ def unsaved(attached: Attached) -> dict[str, str]:
     for one, number, role in needed:
         if _bias_name(attached, number, role) not in built:
             found.setdefault(one, {}).setdefault(f"{role} ({_path(attached, number, role)})", []).append(number)
-    return {str(one): _told(attached, roles) for one, roles in found.items()}
+    return {str(one): _refusal(attached, roles) for one, roles in found.items()}
 
 
 def make(attached: Attached) -> None:
@@ -84,7 +84,7 @@ def _bias_name(attached: Attached, number: int, role: str) -> str:
     return f"{name}.{_path(attached, number, role)}.bias"
 
 
-def _told(attached: Attached, roles: dict[str, list[int]]) -> str:
+def _refusal(attached: Attached, roles: dict[str, list[int]]) -> str:
     numbers = sorted({number for listed in roles.values() for number in listed})
     blocks = ", ".join(attached.backbone.site(number).name for number in numbers)
     return (

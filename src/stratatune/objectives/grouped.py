@@ -74,8 +74,8 @@ def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[
     """
     chosen(objective, "loss", name, ("auto", *(one for losses in legal.values() for one in losses)))
     if name != "auto" and name not in legal[data]:
-        told = f"objective: {objective}: loss {name!r}, and the data are {data}"
-        raise ConfigError([told], f"for these: {' or '.join(legal[data])}")
+        problem = f"objective: {objective}: loss {name!r}, and the data are {data}"
+        raise ConfigError([problem], f"for these: {' or '.join(legal[data])}")
     return legal[data][0] if name == "auto" else name
 
 

@@ -1,6 +1,6 @@
 """Text with parts hidden, as encoder-decoders are pretrained to tell them.
 
-T5 is told spans behind sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
+T5 predicts spans behind sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
 tells the whole text, in which each hidden span, perhaps an empty one, is a single mask (Lewis et al. 2020, section 2.2:
 30 % of the tokens, spans of a Poisson distribution with mean 3).
 """
@@ -32,13 +32,13 @@ def corruption_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, Corrupt]:
     Raises:
         ModelError: it has neither.
     """
-    told: Any = tokenizer
-    sentinels = [told.convert_tokens_to_ids(f"<extra_id_{number}>") for number in range(_MOST_SENTINELS)]
-    known = [number for number in sentinels if number not in (None, told.unk_token_id)]
+    special: Any = tokenizer
+    sentinels = [special.convert_tokens_to_ids(f"<extra_id_{number}>") for number in range(_MOST_SENTINELS)]
+    known = [number for number in sentinels if number not in (None, special.unk_token_id)]
     if known:
         return "span corruption", lambda ids, special, random: span_corrupted(ids, special, known, random)
-    if told.mask_token_id is not None:
-        mask = int(told.mask_token_id)
+    if special.mask_token_id is not None:
+        mask = int(special.mask_token_id)
         return "text infilling", lambda ids, special, random: infilled(ids, special, mask, random)
     raise ModelError(
         "this tokenizer has neither sentinels (<extra_id_0>) nor a mask, so nothing can be hidden in plain text",

@@ -45,7 +45,7 @@ _Row = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class _Sample:
-    """Tokens [B, T] with what is to be told hidden, its labels (-100 elsewhere), and the mask of real tokens.
+    """Tokens [B, T] with what is to be predicted hidden, its labels (-100 elsewhere), and the mask of real tokens.
 
     Labels are [B, T] where they stand at the tokens, [B, U] where a decoder tells them.
     """
@@ -95,7 +95,7 @@ def forgetting(
     Returns:
         ``objective`` (``mlm``, ``causal``, ``span corruption`` or ``text infilling``), ``base`` and ``tuned`` (mean
         loss of a token), ``difference`` (tuned minus base; above 0 something was forgotten), ``tokens`` (how many were
-        told).
+        predicted).
 
     Raises:
         ModelError: nothing trained is there, the base model is missing, or an encoder-decoder's tokenizer has neither
@@ -117,18 +117,18 @@ def forgetting(
         samples = _corrupted(rows, loaded.tokenizer, corrupt, random)
     else:
         objective, samples = way.objective, _in_place(rows, loaded.tokenizer, way.next_token, random)
-    told = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
-    if not told:
+    count = sum(int((sample.labels != _IGNORED).sum()) for sample in samples)
+    if not count:
         raise DataError(f"{source}: no token to predict", "give longer texts, or more of them")
     model = loaded.model.to(where).eval()  # pyright: ignore[reportArgumentType]
-    before = _loss(model, samples, way) / told
-    after = _loss(_tuned(model, record, tensors), samples, way) / told
+    before = _loss(model, samples, way) / count
+    after = _loss(_tuned(model, record, tensors), samples, way) / count
     for name, value in (("base model", before), ("tuned model", after)):
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"{source}: the loss of the {name} is {value}", "its weights are damaged or have diverged"
             )
-    return {"objective": objective, "base": before, "tuned": after, "difference": after - before, "tokens": told}
+    return {"objective": objective, "base": before, "tuned": after, "difference": after - before, "tokens": count}
 
 
 def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Tensor]) -> PreTrainedModel:

@@ -336,12 +336,12 @@ def _tuned(session: Session, fitted: Fitted) -> Fitted:
     attached = session.top.attached
     attached.spec |= objective.to_data()
     metrics, _ = objective.score(output, session.eval, torch.finfo(session.forward.precision).eps)
-    told = ", ".join(
+    found = ", ".join(
         f"{name} {value:.3f}"
         for name, value in objective.to_data().items()
         if name in ("temperature", "threshold") and isinstance(value, float)
     )
-    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {told or 'thresholds'}")
+    session.reporter.say(f"chosen on the evaluation data, whose scores it flatters: {found or 'thresholds'}")
     return replace(fitted, scores=replace(fitted.scores, metrics=metrics, output=output))
 
 

@@ -171,7 +171,7 @@ def test_depth_is_the_frozen_depth_that_was_found(recipe, records):
     (series,) = panels["depth-0"].series
     assert (series.name, series.x) == ("bft", (6.0, 12.0, 18.0))
     assert series.y == pytest.approx((25.0, 50.0, 75.0))
-    assert "75.0 at 18" in panels["depth-0"].told
+    assert "75.0 at 18" in panels["depth-0"].description
 
 
 def test_depth_along_an_axis_of_the_recipe(records):

@@ -89,7 +89,7 @@ def test_a_signal_planted_at_a_depth_is_found_there(block, tmp_path):
 def test_without_a_signal_the_papers_depth_stands(tmp_path):
     tables = {"train": table(signal=False)}
     found = suggest(asked(planted(tmp_path, 2)), Asked(family="bft"), tables=tables, reporter=QUIET)
-    assert not found.views[0].found.told
+    assert not found.views[0].found.informative
     assert found.plan == "bft-adapter@4"  # three quarters of five blocks
     assert "no depth predicts the labels" in found.why[0]
 

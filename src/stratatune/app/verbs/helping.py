@@ -21,10 +21,10 @@ def doctor(door: Door) -> Answer:
 
     The exit code is 1 where a problem was found.
     """
-    from stratatune.app.doctor import examine, told
+    from stratatune.app.doctor import as_text, examine
 
     found = examine()
-    return Answer(found, told(found), exit_code=int(bool(found["problems"])))
+    return Answer(found, as_text(found), exit_code=int(bool(found["problems"])))
 
 
 def _run() -> dict[str, Any]:

@@ -116,21 +116,21 @@ def eval_(
     from stratatune.objectives.by_class import shown as classes
 
     answer: dict[str, Any] = {}
-    told: list[str] = []
+    shown_lines: list[str] = []
     if data is not None:
         _check_data(data)
         answer |= _predictor(door, run, where).score(data, split=split, written=form)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in answer["metrics"].items())
-        told += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
+        shown_lines += [f"{shown}  (n = {answer['n']:,})", *filter(None, [classes(answer.get("by_class", {}))])]
         door.reporter().notice_once(answer["notices"])
     if forgetting is not None:
         _check_data(forgetting)
         answer["forgetting"] = lost = _forgetting(run, forgetting, where)
-        told.append(
+        shown_lines.append(
             f"{lost['objective']} loss on plain text: base {lost['base']:.4f}, tuned {lost['tuned']:.4f}, "
             f"difference {lost['difference']:+.4f}  ({lost['tokens']:,} tokens)"
         )
-    return Answer(answer, "\n".join(told))
+    return Answer(answer, "\n".join(shown_lines))
 
 
 def _forgetting(run: str, text: str, where: dict[str, Any]) -> dict[str, Any]:

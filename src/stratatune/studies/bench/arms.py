@@ -122,7 +122,7 @@ class BenchSetting:
         return (collate(self.data, index, PADDING).to(self.device) for index in plan)
 
     def waited(self) -> float:
-        """The time, once the device has done what it was told."""
+        """The time, once the device is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -219,8 +219,8 @@ class Stock:
         given: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
         with self.setting.mixed(self.bf16):
             if self.kind == "causal":
-                told = label_tokens(batch)
-                return self.model(**given, labels=told, shift_labels=told).loss
+                labels = label_tokens(batch)
+                return self.model(**given, labels=labels, shift_labels=labels).loss
             logits = self.model(**given).logits
         return nn.functional.cross_entropy(logits.float(), batch.labels)  # pyright: ignore[reportArgumentType]
 
@@ -265,9 +265,9 @@ def ridge(inputs: Tensor, targets: Tensor, strength: float = 1.0) -> Tensor:
 def label_tokens(batch: Batch) -> Tensor:
     """What each position of a decoder should say next [B, T]: the label's word at the one that is read; else -100."""
     rows = torch.arange(len(batch.read), device=batch.read.device)
-    told = torch.full_like(batch.input_ids, -100)
-    told[rows, batch.read] = torch.tensor(WORDS, device=told.device)[batch.labels]
-    return told
+    labels = torch.full_like(batch.input_ids, -100)
+    labels[rows, batch.read] = torch.tensor(WORDS, device=labels.device)[batch.labels]
+    return labels
 
 
 def with_peft(model: Any) -> nn.Module:

@@ -21,10 +21,12 @@ def svg(report: BenchReport) -> str:
     widest = max(max(way.seconds, way.predicted) for way in report.ways)
     title = f"{report.model}: seconds of an epoch of {report.examples:,} examples"
     flow = "full bars measured, dashed bars predicted from three blocks; plans from the trunk cache"
-    told = "; ".join(f"{way.name} {way.seconds:.3g} s measured, {way.predicted:.3g} s predicted" for way in report.ways)
+    shown = "; ".join(
+        f"{way.name} {way.seconds:.3g} s measured, {way.predicted:.3g} s predicted" for way in report.ways
+    )
     scale = (WIDTH - _LEFT - _RIGHT) / widest
     body = [line for number, way in enumerate(report.ways) for line in _row(report, way, _TOP + number * _ROW, scale)]
-    return picture("stb", title, flow, told, body, height=height, rules=_RULES)
+    return picture("stb", title, flow, shown, body, height=height, rules=_RULES)
 
 
 def _row(report: BenchReport, way: ArmTimes, top: float, scale: float) -> Iterator[str]:

@@ -102,7 +102,7 @@ def bench(
         setting: the model, the data, the precision, and how many batches of an epoch are run.
         plans: names or texts of plans.
         rounds: how often each way has its turn; the best counts.
-        say: told what was measured.
+        say: gets a line about what was measured.
 
     Raises:
         ResourceError: peft is not installed.

@@ -237,17 +237,17 @@ class Machine:
         for length in self.lengths:
             size = self.setting.batch_size
             hidden = torch.randn(size, length, self.shape.hidden, device=self.setting.device)
-            told = torch.full((size, length), -100, device=self.setting.device)
-            told[:, -1] = WORDS[0]
+            labels = torch.full((size, length), -100, device=self.setting.device)
+            labels[:, -1] = WORDS[0]
 
-            def run(hidden: Tensor = hidden, told: Tensor = told) -> None:
+            def run(hidden: Tensor = hidden, labels: Tensor = labels) -> None:
                 with self.setting.mixed():
-                    logits = backbone.head.logits(hidden.detach().requires_grad_(), told >= 0, Question())
-                    loss = model.loss_function(logits, told, self.shape.vocab, shift_labels=told)
+                    logits = backbone.head.logits(hidden.detach().requires_grad_(), labels >= 0, Question())
+                    loss = model.loss_function(logits, labels, self.shape.vocab, shift_labels=labels)
                 loss.backward()
                 step()
 
-            probe.add(told.numel(), run)
+            probe.add(labels.numel(), run)
 
     def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
         """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""

@@ -244,7 +244,7 @@ def _filled(value: Any, words: Mapping[str, Value]) -> Any:
 
 
 def _trunk(config: RunConfig, resolved: Resolved | None) -> str:
-    """What the cache's key will depend on, told from the settings alone, as a hash; empty where none is written.
+    """What the cache's key will depend on, by the settings alone, as a hash; empty where none is written.
 
     A plan that has still to be chosen (None) has its caches made as it is tried.
     """

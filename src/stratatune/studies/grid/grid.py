@@ -101,7 +101,7 @@ def run_grid(
 
 
 class _Going:
-    """The jobs of one go: which may start, which are under way, and what the book is told."""
+    """The jobs of one go: which may start, which are under way, and what goes into the book."""
 
     def __init__(self, runs: Sequence[Planned], folder: Path, store: Store, engine: Engine, reporter: Reporter) -> None:
         self.runs = {run.id: run for run in runs}

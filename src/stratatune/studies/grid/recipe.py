@@ -214,8 +214,8 @@ def settled(recipe: Recipe, source: Path, given: Mapping[str, str]) -> tuple[Rec
         source: its file.
         given: folders that the user names, by name.
     """
-    told = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
-    missing = [str(place) for place in told.values() if not place or not is_folder(folder_of(place, source.parent))]
+    needed = {name: place for name, place in recipe.data.items() if name not in given and "" not in given}
+    missing = [str(place) for place in needed.values() if not place or not is_folder(folder_of(place, source.parent))]
     if not missing or not recipe.otherwise:
         return recipe, ""
     data = recipe.model_dump(mode="json", exclude={"otherwise"})

@@ -143,7 +143,7 @@ def _reading(measured: Measured) -> list[str]:
         "seeds of the same data. It knows nothing of other data sets."
     ]
     if count < 2:
-        said.append("One seed only: there is no interval, and no difference can be told from chance.")
+        said.append("One seed only: there is no interval, and no difference can be distinguished from chance.")
     elif count < 6:
         said.append(
             f"With {count} seeds a bootstrap interval reaches hardly further than from the lowest to the highest seed, "
@@ -151,6 +151,6 @@ def _reading(measured: Measured) -> list[str]:
         )
     said.append(
         "A claim holds where the interval of the difference lies above 0, does not hold where it lies below, and "
-        "cannot be told where 0 is inside. The evaluation data selected the epoch, for every row alike."
+        "is uncertain where 0 is inside. The evaluation data selected the epoch, for every row alike."
     )
     return said

@@ -63,9 +63,9 @@ def svg(panel: Panel) -> str:
     """The panel as inline SVG without colours, fonts or names of its own that could meet another's."""
     with _settings(panel.name):
         text = _written(_drawn(panel))
-    name = f"{panel.name}-told"
+    name = f"{panel.name}-desc"
     opening = f'<svg class="panel" role="img" aria-labelledby="{name}"'
-    return _for_page(text, panel.name, opening, f'<desc id="{name}">{escape(panel.told)}</desc>')
+    return _for_page(text, panel.name, opening, f'<desc id="{name}">{escape(panel.description)}</desc>')
 
 
 def standalone(panel: Panel) -> str:
@@ -75,7 +75,7 @@ def standalone(panel: Panel) -> str:
     opening = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img"'
     font = "text{font-family:system-ui,sans-serif}"
     return _for_page(
-        text, panel.name, opening, f"<desc>{escape(panel.told)}</desc><style>{own('colours.css')}{font}</style>"
+        text, panel.name, opening, f"<desc>{escape(panel.description)}</desc><style>{own('colours.css')}{font}</style>"
     )
 
 
@@ -190,7 +190,7 @@ def _tick(value: float, _: int | None = None) -> str:
     return f"{value:g}"
 
 
-def _for_page(text: str, name: str, opening: str, told: str = "") -> str:
+def _for_page(text: str, name: str, opening: str, desc: str = "") -> str:
     """Matplotlib's file made a part of a page: its colours the page's, its ids its own, its text in the page's font."""
     body = text[text.index("<svg") :]
     for pattern, put in (
@@ -208,4 +208,4 @@ def _for_page(text: str, name: str, opening: str, told: str = "") -> str:
     body = body.replace(_INK, "var(--ink)").replace(_SOFT, "var(--soft)").replace(_RULE, "var(--rule)")
     box = re.search(r'viewBox="[^"]*"', body)
     assert box is not None
-    return f"{opening} {box[0]}>{told}{body[body.index('>') + 1 :].strip()}"
+    return f"{opening} {box[0]}>{desc}{body[body.index('>') + 1 :].strip()}"

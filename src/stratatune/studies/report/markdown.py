@@ -26,7 +26,7 @@ def markdown(report: Report, figures: str = "") -> str:
 
     Args:
         report: what is written.
-        figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are told.
+        figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are described.
     """
     lines = [f"# {markup.text(report.title)}", ""]
     if report.about:
@@ -48,8 +48,8 @@ def _part(part: Part, figures: str) -> Iterator[str]:
         yield f"  {markup.text(part.numbers)}"
     elif isinstance(part, Figure):
         for panel in part.panels:
-            told = markup.text(panel.told)
-            yield from ((f"![{told}]({quote(figures)}/{quote(panel.name)}.svg)",) if figures else (told, ""))
+            alt = markup.text(panel.description)
+            yield from ((f"![{alt}]({quote(figures)}/{quote(panel.name)}.svg)",) if figures else (alt, ""))
         yield ""
         yield f"*{markup.text(' '.join(filter(None, [part.caption, part.note])))}*"
     elif isinstance(part, Code | Picture):

@@ -82,7 +82,7 @@ class Panel:
     digits: int = 1
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The panel in words, for those who do not see it."""
         lines = "; ".join(f"{one.name}: {self._course(one)}" for one in self.series)
         return f"{self.title} against {self.x_label}. {lines}."
@@ -118,12 +118,12 @@ class Picture:
     Attributes:
         svg: inline SVG.
         plain: the same in letters, where no drawing can stand.
-        told: what it shows, in a line.
+        description: what it shows, in a line.
     """
 
     svg: str
     plain: str
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)

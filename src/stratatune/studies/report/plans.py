@@ -26,8 +26,8 @@ def picture(run: RunRecord) -> Picture | None:
         return None
     objective = (run.result or {}).get("objective")
     drawn = OBJECTIVES[objective].head if objective in OBJECTIVES else None
-    told = f"{run.config['plan']}: backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
-    return Picture(svg(resolved, drawn), terminal(resolved, colour=False, objective=drawn), told)
+    description = f"{run.config['plan']}: backward through {resolved.backprop_blocks} of {resolved.shape.blocks} blocks"
+    return Picture(svg(resolved, drawn), terminal(resolved, colour=False, objective=drawn), description)
 
 
 def pictures(measured: Measured) -> tuple[Part, ...]:

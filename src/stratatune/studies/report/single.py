@@ -135,7 +135,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
 def _settings(config: Mapping[str, Any]) -> list[Part]:
     """Those that are not the default, then all of them, folded up."""
     fields = RunConfig.model_fields
-    told = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
+    changed = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
     columns = (Column("setting", False), Column("value", False))
 
     def table(settings: Mapping[str, Any], caption: str) -> ReportTable:
@@ -143,7 +143,7 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
         return ReportTable(caption, columns, rows)
 
     every = table(config, "As in config.yaml.")
-    return [table(told, "Those that are not the default."), Folded("All settings", (every,))]
+    return [table(changed, "Those that are not the default."), Folded("All settings", (every,))]
 
 
 def _default(field: Any) -> Any:

@@ -5,10 +5,10 @@ the depth at which that is done, the first whose probe at this position is withi
 depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
 read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure
 4); further down more blocks run and train each step for nothing that a probe can see. One standard error is Breiman's
-rule: what cannot be told from the best counts as good as it. Never below 1 nor above L - 1.
+rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
 
 What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
-where a depth below is told better than the one where these begin by two standard errors: then what the task needs gets
+where a depth below predicts better than the one where these begin by two standard errors: then what the task needs gets
 lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
@@ -44,14 +44,14 @@ class Found:
     """What the probes of one reading say.
 
     Attributes:
-        told: whether any depth tells the labels better than the control does.
+        informative: whether any depth predicts the labels better than the control does.
         depth: where to insert, or where LoRA starts.
         frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
         gathered: the probe of depth r, where the position read first tells as much as anywhere.
         best: the best probe of that position.
     """
 
-    told: bool
+    informative: bool
     depth: int
     frozen: int
     gathered: Probe
@@ -75,15 +75,15 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
     best = max(read, key=lambda one: one.score)
     gathered = next(one for one in read if one.score >= best.score - best.error)
     blocks = len(read) - 1
-    told = best.score - best.control > 2 * math.hypot(best.error, best.control_error)
-    depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if told else max(1, round(0.75 * blocks))
+    informative = best.score - best.control > 2 * math.hypot(best.error, best.control_error)
+    depth = min(max(1, gathered.depth - 1), max(1, blocks - 1)) if informative else max(1, round(0.75 * blocks))
     flat = [one.depth for one in mean if one.score <= mean[0].score + mean[0].error]
-    frozen = _run(flat) if told else round(blocks / 4)
+    frozen = _run(flat) if informative else round(blocks / 4)
     if family in WHOLE:
         top = top_depth(blocks)
-        depth = frozen = deeper_than(top, blocks) if told and adds_below(mean, top) else top
-        return Found(told, depth, depth, gathered, best)
-    return Found(told, depth, min(max(1, frozen), depth), gathered, best)
+        depth = frozen = deeper_than(top, blocks) if informative and adds_below(mean, top) else top
+        return Found(informative, depth, depth, gathered, best)
+    return Found(informative, depth, min(max(1, frozen), depth), gathered, best)
 
 
 def _run(depths: Sequence[int]) -> int:

@@ -34,7 +34,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a choice is told from.
+    """All that a choice depends on.
 
     Attributes:
         plans: what was considered, with prices.

@@ -33,8 +33,8 @@ def svg(view: View, chosen: int, title: str, read: str) -> str:
     """
     height = _TOP + _PROBES + _GAP + _COSTS + 44
     measure = "correlation" if view.value else "area under the ROC curve"
-    told = "; ".join(f"depth {p.depth} {p.score:.2f} ± {p.error:.2f}" for p in view.probes if p.reading == "read")
-    description = f"How well each depth predicts the labels, {measure}: {told}. Chosen: depth {chosen}."
+    scores = "; ".join(f"depth {p.depth} {p.score:.2f} ± {p.error:.2f}" for p in view.probes if p.reading == "read")
+    description = f"How well each depth predicts the labels, {measure}: {scores}. Chosen: depth {chosen}."
     blocks = max(one.depth for one in view.probes)
     across = _across(blocks)
     body = [_pick(across(chosen)), *_probes(view.probes, across), *_costs(view, chosen, blocks, across)]

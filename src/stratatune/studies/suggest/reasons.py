@@ -35,7 +35,7 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
 def _evidence(view: View) -> str:
     found, best = view.found, view.found.best
     control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
-    if not found.told:
+    if not found.informative:
         return f"no depth predicts the labels at {view.position}: {_number(best)} at best, {control}"
     return f"at {view.position} the information is there from depth {found.gathered.depth} on: " + (
         f"{_number(found.gathered)} ({_measure(view)}; best {_number(best)} at depth {best.depth}; {control})"
@@ -46,7 +46,7 @@ def _depth(view: View) -> str:
     if view.family in WHOLE:
         return _whole(view)
     found, where = view.found, "insert" if view.family == "bft" else "start LoRA"
-    if not found.told:
+    if not found.informative:
         return f"so the probes cannot choose, and the paper's place is used: {where} at depth {found.depth}"
     line = (
         f"so {where} below that, at depth {found.depth}: block {found.depth} and those above still gather what changes"

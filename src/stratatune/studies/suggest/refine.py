@@ -61,7 +61,7 @@ def refine(
         trials: how many the study shall hold in the end, those of an earlier search counted.
         folder: of the study; None: in memory, gone afterwards.
         tables: data in memory, as for a run.
-        reporter: told of each trial.
+        reporter: gets a line about each trial.
 
     Raises:
         ResourceError: Optuna is not installed, or the folder cannot be written.

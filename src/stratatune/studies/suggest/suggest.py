@@ -195,7 +195,7 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSamp
 
 
 def _ranked(views: list[View]) -> list[View]:
-    """The family to propose first: one with a plan left; the better told by more than a standard error; the cheaper."""
+    """The family to propose first: one with a plan left; the better by more than a standard error; the cheaper."""
     if len(views) < 2:
         return views
     first, second = views

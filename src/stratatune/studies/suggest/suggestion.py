@@ -99,8 +99,8 @@ class Suggestion:
     def to_json(self) -> dict[str, Any]:
         """As plain data; the run's settings are in the YAML file beside it."""
         views = [asdict(view) for view in self.views]
-        told = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
-        return {**{name: getattr(self, name) for name in told}, "views": views}
+        names = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
+        return {**{name: getattr(self, name) for name in names}, "views": views}
 
     def save(self, folder: Path) -> dict[str, str]:
         """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, which ``stratatune train`` takes.

@@ -152,7 +152,7 @@ def _diverged(runners: Sequence[_Runner]) -> NotFiniteError:
 def ranked(marks: Sequence[Mark], *, smaller: bool) -> list[int]:
     """The numbers of the marks, best first.
 
-    Scores that are within a standard error of the best cannot be told apart by so few rows; their losses, which say
+    Scores that are within a standard error of the best cannot be distinguished by so few rows; their losses, which say
     more than a count of right answers, put them in order.
 
     Args:

@@ -130,9 +130,12 @@ class AlikeTrials:
         trained = [session.top.attached.trained() for session in self.sessions]
         device = self.sessions[0].device
         settings = [_by_parameter(ask.optimiser) for ask in asks]
-        told = {name: tuple(own[id(t[name])] for own, t in zip(settings, trained, strict=True)) for name in trained[0]}
-        first = {setting: place for place, setting in reversed(list(enumerate(told.values())))}
-        names = sorted(trained[0], key=lambda name: first[told[name]])  # what shares rates and decays stands together
+        by_name = {
+            name: tuple(own[id(t[name])] for own, t in zip(settings, trained, strict=True)) for name in trained[0]
+        }
+        first = {setting: place for place, setting in reversed(list(enumerate(by_name.values())))}
+        # What shares rates and decays is side by side.
+        names = sorted(trained[0], key=lambda name: first[by_name[name]])
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
             raise ValueError("the trained tensors have several dtypes")
         if any(p.grad is not None for one in trained for p in one.values()):
@@ -154,7 +157,7 @@ class AlikeTrials:
         self.betas: tuple[float, float] = asks[0].optimiser.param_groups[0]["betas"]
         self.parts: list[tuple[slice, Tensor, Tensor]] = []  # columns, their rates [N, 1], their decays [N, 1]
         start = 0
-        for setting, members in itertools.groupby(names, key=lambda name: told[name]):
+        for setting, members in itertools.groupby(names, key=lambda name: by_name[name]):
             stop = start + sum(self.shapes[name].numel() for name in members)
             rates, decays = zip(*setting, strict=True)
             self.parts.append((slice(start, stop), self._column(rates), self._column(decays)))
