@@ -36,7 +36,7 @@ def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequenc
     parser.add_argument("--tasks", help="some of the tasks, by commas")
     parser.add_argument("--seeds", help="some of the seeds, by commas")
     if rows is not None:
-        parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by seed 0")
+        parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
     if arms:
         parser.add_argument("--arms", type=_some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
     parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
