@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from stratatune.studies.statistics import Comparison, compare
 
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
+SEARCH_SEED, SEEDS = 100, (0, 1, 2)
+"""Of the runs that choose a rate, and of those in a table."""
 
 
 def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = ()) -> argparse.Namespace:
@@ -34,7 +36,7 @@ def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequenc
     parser.add_argument("--tasks", help="some of the tasks, by commas")
     parser.add_argument("--seeds", help="some of the seeds, by commas")
     if rows is not None:
-        parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by seed 0")
+        parser.add_argument("--rows", type=int, default=rows, help="training rows, drawn by the seed of the run")
     if arms:
         parser.add_argument("--arms", type=_some_of(arms), default=arms, help=f"some, by commas: {', '.join(arms)}")
     parser.add_argument("--one", help="internal: run this one, as JSON, and print its record")
@@ -75,6 +77,41 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
     print(record, file=sys.stderr, flush=True)
 
 
+Rates = Mapping[str, Sequence[float]]
+Best = Callable[[Iterable[float]], float]
+
+
+def run_table(
+    module: str, job: Record, rates: Rates, done: list[Record], args: argparse.Namespace, best: Best = max
+) -> None:
+    """Run each arm at each of its ``rates`` with :data:`SEARCH_SEED`, then at the best of them with every other seed.
+
+    Args:
+        module: of the script; it runs one job by ``--one``.
+        job: what all runs have in common, such as the task.
+        rates: those to try, by arm. An arm with one rate is not searched.
+        done: what has been run; it grows.
+        args: of the script.
+        best: ``max``, or ``min`` where a smaller score is better.
+    """
+    for arm, tried in rates.items():
+        for rate in tried if len(tried) > 1 else ():
+            ensure(module, {**job, "arm": arm, "lr": rate, "seed": SEARCH_SEED}, done, args)
+    for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
+        for arm, tried in rates.items():
+            wanted = {**job, "arm": arm, "seed": SEARCH_SEED}
+            searched = [run for run in done if wanted.items() <= run.items() and run["lr"] in tried]
+            if len(tried) == 1 or searched:  # else every run of the search failed, and said why
+                rate = best_rate(searched, best) if searched else tried[0]
+                ensure(module, {**job, "arm": arm, "lr": rate, "seed": seed}, done, args)
+
+
+def best_rate(runs: list[Record], best: Best = max) -> float:
+    """The rate of the run with the best score."""
+    found = best(run["score"] for run in runs)
+    return next(run["lr"] for run in runs if run["score"] == found)
+
+
 def timed(trainer: Any) -> list[float]:
     """The seconds of each evaluation of a stock Trainer, as it goes on."""
     spent, plain = list[float](), trainer.evaluate
@@ -89,33 +126,42 @@ def timed(trainer: Any) -> list[float]:
     return spent
 
 
-def difference(found: Comparison | None) -> str:
+def difference(found: Comparison | None, digits: int = 1) -> str:
     """The mean difference, with Student's 95 % interval."""
     if found is None:
         return "-"
     less = found.difference
-    return f"{less.mean:+.1f}" + ("" if less.low is None else f" [{less.low:.1f}, {less.high:.1f}]")
+    shown = "" if less.low is None else f" [{less.low:.{digits}f}, {less.high:.{digits}f}]"
+    return f"{less.mean:+.{digits}f}{shown}"
 
 
-TABLE = (
-    "| arm | trained | rate | score | less peft | seconds | against peft | peak MB |",
-    "|---|---|---|---|---|---|---|---|",
-)
-"""Over the lines of :func:`beside`."""
+def heads(*further: str) -> tuple[str, str]:
+    """The two lines over those of :func:`beside`; ``further`` columns stand behind the score."""
+    names = ("arm", "trained", "rate", "score", *further, "less peft", "seconds", "against peft", "peak MB")
+    return f"| {' | '.join(names)} |", "|---" * len(names) + "|"
 
 
-def beside(arm: str, own: list[Record], peer: list[Record]) -> str:
-    """A line for the runs of an arm: scores in points, less the peer's over the same seeds, and the least seconds."""
-    scores, seconds = [100 * run["score"] for run in own], min(run["seconds"] for run in own)
-    spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    mine, theirs = ({(run["seed"],): 100 * run["score"] for run in runs} for runs in (own, peer))
+def beside(
+    arm: str,
+    own: list[Record],
+    peer: list[Record],
+    further: Sequence[str] = (),
+    scale: float = 100,
+    digits: int = 1,
+) -> str:
+    """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least seconds.
+
+    ``further`` are other scores of the records. All scores are shown ``scale`` times as large (100: in points).
+    """
+    seconds = min(run["seconds"] for run in own)
+    mine, theirs = ({(run["seed"],): scale * run["score"] for run in runs} for runs in (own, peer))
     is_peer = own is peer or own == peer
     cells = (
         arm,
         f"{own[0]['trainable']:,}",
         f"{own[0]['lr']:g}",
-        f"{statistics.mean(scores):.1f}{spread}",
-        "" if is_peer or not peer else difference(compare(mine, theirs)),
+        *(_spread([scale * run[name] for run in own], digits) for name in ("score", *further)),
+        "" if is_peer or not peer else difference(compare(mine, theirs), digits),
         f"{seconds:.0f}",
         f"{min(run['seconds'] for run in peer) / seconds:.1f}x" if peer else "-",
         f"{min(run['memory'] for run in own) / 1e6:.0f}",
@@ -123,9 +169,10 @@ def beside(arm: str, own: list[Record], peer: list[Record]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def best_rate(runs: list[Record]) -> float:
-    """The rate of the run with the best score."""
-    return max(runs, key=lambda run: run["score"])["lr"]
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:

@@ -18,14 +18,14 @@ import csv
 import json
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import TABLE, Record, arguments, beside, best_rate, ensure, read, timed
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.search"
 TASKS = {
@@ -42,7 +42,7 @@ RATES = {
     **dict.fromkeys(("1/2: lora(rank=8)", "peft lora"), (3e-4, 1e-3)),
     "full tuning": (2e-5, 1e-4),
 }
-ROWS, DOCUMENTS, EPOCHS, SEARCH_SEED, SEEDS, MAX_LENGTH = 2000, 1000, 3, 100, (0, 1, 2), 128
+ROWS, DOCUMENTS, EPOCHS, MAX_LENGTH = 2000, 1000, 3, 128
 COLUMNS = {"sts-b": ("sentence1", "sentence2"), "qnli": ("question", "answer"), "mrpc": ("sentence1", "sentence2")}
 
 
@@ -53,18 +53,10 @@ def main() -> None:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
     done = read(args.out)
-    model = Path(args.model).name
     for task in args.tasks.split(",") if args.tasks else TASKS:
-        arms = [arm for arm in (*OURS, *PEERS) if arm != QUERIES or task == "qnli"]
-        job = {"base": model, "task": task, "rows": args.rows}
-        for arm in arms:
-            for rate in RATES[arm]:
-                ensure(MODULE, {**job, "arm": arm, "lr": rate, "seed": SEARCH_SEED}, done, args)
-        for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
-            for arm in arms:
-                wanted = {**job, "arm": arm, "seed": SEARCH_SEED}
-                searched = [run for run in done if wanted.items() <= run.items()]
-                ensure(MODULE, {**job, "arm": arm, "lr": best_rate(searched), "seed": seed}, done, args)
+        rates = {arm: RATES[arm] for arm in (*OURS, *PEERS) if arm != QUERIES or task == "qnli"}
+        job = {"base": Path(args.model).name, "task": task, "rows": args.rows}
+        run_table(MODULE, job, rates, done, args)
 
 
 def run_one(job: Record, model: str, data: str) -> Record:
@@ -106,38 +98,20 @@ def _rows(job: Record, data: Path, part: str) -> list[dict[str, Any]]:
 
 
 def _ours(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int, out: str) -> Record:
-    from stratatune.progress import Reporter
-    from stratatune.training.config import validate
-    from stratatune.training.run import train as run
-
-    for name, rows in (("train", train), ("dev", dev)):
-        (Path(out) / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: write_rows(Path(out) / f"{name}.jsonl", rows) for name, rows in (("train", train), ("eval", dev))}
     plan, _, alone = job["arm"].partition(", ")
     asked = {**TASKS[job["task"]], "plan": plan, "lr": job["lr"], "seed": job["seed"], "epochs": epochs}
     asked |= {"objective": f"{asked['objective']}(query_only=true)"} if alone else {}
-    asked |= {"model": model, "train": f"{out}/train.jsonl", "eval": f"{out}/dev.jsonl", "max_length": MAX_LENGTH}
-    asked |= {"weight_decay": 0.01, "device": "cpu", "precision": "fp32", "out": f"{out}/run", "cache": f"{out}/cache"}
-    result = run(validate(asked), reporter=Reporter(quiet=True))
-    lines = [json.loads(line) for line in (Path(out) / "run" / "metrics.jsonl").read_text().splitlines()]
-    history = {line["epoch"]: line[f"eval_{asked['metric']}"] for line in lines}
-    return {
-        "untuned": history.pop(0, None),
-        "history": list(history.values()),
-        "score": max(history.values()),
-        "trainable": result.trainable,
-        "seconds": result.seconds["cache"] + result.seconds["train"],
-        "memory": result.peak_memory_bytes,
-    }
+    asked |= {**files, "model": model, "max_length": MAX_LENGTH}
+    asked |= {"precision": "fp32", "out": f"{out}/run", "cache": f"{out}/cache"}
+    return {"untuned": None, **run_ours(asked, asked["metric"])}
 
 
 def _peer(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int, out: str) -> Record:
     """sentence-transformers' own trainer on the same rows."""
-    import torch
     from datasets import Dataset
     from sentence_transformers.base.evaluation import BaseEvaluator
     from transformers import set_seed
-
-    from stratatune.training.run import peak_memory
 
     set_seed(job["seed"])
     network, loss, trainer_class, arguments_class = _parts(job, model)
@@ -150,28 +124,11 @@ def _peer(job: Record, model: str, train: list[Any], dev: list[Any], epochs: int
             return {"score": measured()}
 
     untuned = None if job["task"] == "mrpc" else measured()
-    arguments = arguments_class(
-        output_dir=out, num_train_epochs=epochs, per_device_train_batch_size=TASKS[job["task"]]["batch_size"],
-        learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06, max_grad_norm=1.0, use_cpu=True,
-        eval_strategy="epoch", save_strategy="no", logging_strategy="no", report_to=[], seed=job["seed"],
-        disable_tqdm=True,
-    )  # fmt: skip
+    arguments = arguments_class(**stock_arguments(job, out, epochs, TASKS[job["task"]]["batch_size"]))
     trainer = trainer_class(
         model=network, args=arguments, train_dataset=Dataset.from_list(train), loss=loss, evaluator=Evaluator()
     )
-    evaluating = timed(trainer)
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started - sum(evaluating)
-    history = [line["eval_score"] for line in trainer.state.log_history if "eval_score" in line]
-    return {
-        "untuned": untuned,
-        "history": history,
-        "score": max(history),
-        "trainable": sum(one.numel() for one in network.parameters() if one.requires_grad),
-        "seconds": seconds,
-        "memory": peak_memory(torch.device("cpu")),
-    }
+    return {"untuned": untuned, **run_stock(trainer, "score")}
 
 
 def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
@@ -185,7 +142,7 @@ def _parts(job: Record, folder: str) -> tuple[Any, Any, Any, Any]:
     from sentence_transformers.sentence_transformer.trainer import SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
-    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q", "v"] if "mpnet" in folder else ["query", "value"])
+    lora = LoraConfig(**lora_settings(folder))
     if job["task"] == "mrpc":
         network: Any = CrossEncoder(folder, num_labels=1, max_length=MAX_LENGTH, device="cpu")
         if job["arm"] == "peft lora":
@@ -253,7 +210,7 @@ def page(records: list[Record]) -> str:
         untuned = [run["untuned"] for run in here if run["untuned"] is not None]
         said = f" Untuned: {100 * np.mean(untuned):.1f}." if untuned else ""
         lines += ["", f"## {base}: {SHOWN[task]}", ""]
-        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; seeds {seeds}.{said}", "", *TABLE]
+        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; seeds {seeds}.{said}", "", *heads()]
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):
             if own := [run for run in here if run["arm"] == arm]:

@@ -5,6 +5,8 @@ python -m benchmarks.tables suggest benchmarks/results/suggest.jsonl docs/result
 python -m benchmarks.tables tags benchmarks/results/tags.jsonl docs/results/tags.md
 python -m benchmarks.tables decoder_depths benchmarks/results/decoder_depths.jsonl docs/results/decoder-depths.md
 python -m benchmarks.tables search benchmarks/results/search.jsonl docs/results/search.md
+python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
+python -m benchmarks.tables chat benchmarks/results/chat.jsonl docs/results/chat.md
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
+from benchmarks.chat import page as chat
 from benchmarks.decoder_depths import page as decoder_depths
 from benchmarks.jobs import difference
+from benchmarks.labels import page as labels
 from benchmarks.search import page as search
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
@@ -242,7 +246,7 @@ def main() -> None:
     """Write one page."""
     _, page, source, target = sys.argv
     text = Path(source).read_text()
-    pages = {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search}
+    pages = {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search, "labels": labels, "chat": chat}
     if write := (pages | {"decoder_depths": decoder_depths}).get(page):
         Path(target).write_text(write([json.loads(line) for line in text.splitlines()]))
     else:

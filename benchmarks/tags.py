@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import TABLE, Record, arguments, beside, best_rate, ensure, read, timed
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments
 
 MODULE = "benchmarks.tags"
 OURS = ("4: full", "3: full", "3: lora(rank=8)")
@@ -31,7 +32,7 @@ RATES = {
     "peft lora": (1e-3, 3e-3, 1e-2),
     "full tuning": (1e-4, 3e-4),
 }
-ROWS, EPOCHS, SEARCH_SEED, SEEDS, BATCH_SIZE, MAX_LENGTH = 1600, 4, 100, (0, 1, 2), 32, 128
+ROWS, EPOCHS, BATCH_SIZE, MAX_LENGTH = 1600, 4, 32, 128
 FILES = {"train": "wnut17train.conll", "dev": "emerging.dev.conll"}
 
 
@@ -41,55 +42,31 @@ def main() -> None:
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
         return
-    done = read(args.out)
-    for arm in (*OURS, *PEERS):
-        for rate in RATES[arm]:
-            ensure(MODULE, {"arm": arm, "lr": rate, "seed": SEARCH_SEED, "rows": args.rows}, done, args)
-    for seed in [int(seed) for seed in args.seeds.split(",")] if args.seeds else SEEDS:
-        for arm in (*OURS, *PEERS):
-            searched = [run for run in done if (run["arm"], run["seed"]) == (arm, SEARCH_SEED)]
-            ensure(MODULE, {"arm": arm, "lr": best_rate(searched), "seed": seed, "rows": args.rows}, done, args)
+    run_table(MODULE, {"rows": args.rows}, RATES, read(args.out), args)
 
 
-def run_one(job: dict[str, Any], model: str, data: str) -> dict[str, Any]:
+def run_one(job: Record, model: str, data: str) -> Record:
     """One run of one arm."""
     import torch
 
     torch.set_num_threads(1)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
-        config = _config(job, model, data, out)
-        record = _peer(job, config, out) if job["arm"] in PEERS else _ours(config)
+        settings = _settings(job, model, data, out)
+        record = _peer(job, settings, out) if job["arm"] in PEERS else run_ours(settings, "f1")
     return {**job, **record, "epochs": EPOCHS, "wall": time.perf_counter() - started}
 
 
-def _config(job: dict[str, Any], model: str, data: str, out: str) -> Any:
+def _settings(job: Record, model: str, data: str, out: str) -> dict[str, Any]:
     """The settings of a run; the seed also draws the rows, for every arm the same."""
-    from stratatune.training.config import validate
-
     train, dev = (str(Path(data) / "wnut17" / FILES[part]) for part in ("train", "dev"))
     settings = {"model": model, "plan": "full" if job["arm"] in PEERS else job["arm"], "objective": "tags"}
     settings |= {"train": train, "eval": dev, "train_samples": job["rows"], "seed": job["seed"], "lr": job["lr"]}
-    settings |= {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "weight_decay": 0.01}
-    return validate({**settings, "device": "cpu", "out": f"{out}/run", "cache": f"{out}/cache"})
+    settings |= {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "max_length": MAX_LENGTH, "precision": "fp32"}
+    return {**settings, "out": f"{out}/run", "cache": f"{out}/cache"}
 
 
-def _ours(config: Any) -> dict[str, Any]:
-    from stratatune.progress import Reporter
-    from stratatune.training.run import train
-
-    result = train(config, reporter=Reporter(quiet=True))
-    lines = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
-    return {
-        "score": result.best["f1"],
-        "history": [json.loads(line)["eval_f1"] for line in lines],
-        "trainable": result.trainable,
-        "seconds": result.seconds["cache"] + result.seconds["train"],
-        "memory": result.peak_memory_bytes,
-    }
-
-
-def _peer(job: dict[str, Any], config: Any, out: str) -> dict[str, Any]:
+def _peer(job: Record, settings: dict[str, Any], out: str) -> Record:
     """A stock Trainer on the same rows; predictions are scored as ours are."""
     import torch
     from datasets import Dataset
@@ -103,9 +80,10 @@ def _peer(job: dict[str, Any], config: Any, out: str) -> dict[str, Any]:
         set_seed,
     )
 
+    from stratatune.training.config import validate
     from stratatune.training.prepare import Outline, read_tables, settle
-    from stratatune.training.run import peak_memory
 
+    config = validate(settings)
     outline = Outline(config)
     tables = read_tables(config, {}, outline.kind)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
@@ -116,8 +94,8 @@ def _peer(job: dict[str, Any], config: Any, out: str) -> dict[str, Any]:
         config.model, num_labels=len(objective.labels), dtype=torch.float32
     )
     if job["arm"] == "peft lora":
-        lora = {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], "modules_to_save": ["classifier"]}
-        model = get_peft_model(model, LoraConfig(task_type=TaskType.TOKEN_CLS, **lora))
+        lora = LoraConfig(task_type=TaskType.TOKEN_CLS, modules_to_save=["classifier"], **lora_settings(config.model))
+        model = get_peft_model(model, lora)
     rows = [Dataset.from_list(list(_rows(one, objective, tokenizer))) for one in (tables.train, tables.eval[0])]
 
     def measure(found: Any) -> dict[str, float]:
@@ -129,28 +107,12 @@ def _peer(job: dict[str, Any], config: Any, out: str) -> dict[str, Any]:
             at += len(words)
         return {"f1": objective.score(output, dev, 0.0)[0]["f1"]}
 
-    arguments = TrainingArguments(
-        output_dir=out, per_device_train_batch_size=BATCH_SIZE, per_device_eval_batch_size=64,
-        num_train_epochs=config.epochs, learning_rate=job["lr"], weight_decay=0.01, warmup_steps=0.06,
-        max_grad_norm=1.0, use_cpu=True, eval_strategy="epoch", save_strategy="no", logging_strategy="no",
-        report_to=[], seed=job["seed"], disable_tqdm=True,
-    )  # fmt: skip
+    arguments = TrainingArguments(**stock_arguments(job, out, EPOCHS, BATCH_SIZE), per_device_eval_batch_size=64)
     trainer = Trainer(
         model=model, args=arguments, train_dataset=rows[0], eval_dataset=rows[1],
         data_collator=DataCollatorForTokenClassification(tokenizer), compute_metrics=measure,
     )  # fmt: skip
-    evaluating = timed(trainer)
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started - sum(evaluating)
-    scores = [line["eval_f1"] for line in trainer.state.log_history if "eval_f1" in line]
-    return {
-        "score": max(scores),
-        "history": scores,
-        "trainable": sum(one.numel() for one in model.parameters() if one.requires_grad),
-        "seconds": seconds,
-        "memory": peak_memory(torch.device("cpu")),
-    }
+    return run_stock(trainer, "f1")
 
 
 def _rows(table: Any, objective: Any, tokenizer: Any) -> Iterator[dict[str, Any]]:
@@ -184,7 +146,7 @@ def page(records: list[Record]) -> str:
         "that did other work too. Memory: peak of the process. Less peft: the mean difference in points over the same",
         "seeds, with its 95 % interval.",
         "",
-        *TABLE,
+        *heads(),
     ]
     for arm in (*OURS, *PEERS):
         if own := [run for run in runs if run["arm"] == arm]:

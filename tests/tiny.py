@@ -221,7 +221,44 @@ def tiny_of(model_type: str, kind: Kind = "mlm", *, labels: int = 3, seed: int =
     return _build(auto.from_config, settings, seed)
 
 
-DECODERS = ("gpt2", "llama", "smollm3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+DECODERS = (
+    "gpt2",
+    "llama",
+    "smollm3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "olmo2",
+    "olmo3",
+    "phi3",
+    "phi",
+)
+
+
+_DECODER_SPECIAL: dict[str, dict[str, Any]] = {
+    "olmo3": {
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {
+                **{"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "attention_factor": 1.2},
+                **{"original_max_position_embeddings": MAX_TOKENS // 8, "beta_fast": 32.0, "beta_slow": 1.0},
+            },
+        }
+    },
+    "phi3": {
+        "max_position_embeddings": 4 * MAX_TOKENS,
+        "original_max_position_embeddings": MAX_TOKENS,
+        "rope_parameters": {
+            **{"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+            **{"short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 2.0, 4.0]},
+        },
+    },
+    "phi": {"num_key_value_heads": 4},
+}
+"""What makes a tiny decoder behave as the real ones do."""
 
 
 def tiny_decoder(
@@ -235,7 +272,9 @@ def tiny_decoder(
     else:
         sizes = {"num_hidden_layers": blocks, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
         sizes |= {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": MAX_TOKENS}
-    settings = AutoConfig.for_model(family, **{**common, **sizes, "num_labels": 3, **config})
+    settings = AutoConfig.for_model(
+        family, **{**common, **sizes, "num_labels": 3, **_DECODER_SPECIAL.get(family, {}), **config}
+    )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     return _build(lambda given: auto.from_config(given, dtype=torch.float32), settings, seed)
 

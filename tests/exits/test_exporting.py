@@ -19,7 +19,7 @@ from stratatune.model.attach import apply
 from stratatune.plan import BLOCK_METHODS, INSERTIONS
 from tuning import shake
 
-FAMILIES = ("bert", "roberta", "deberta-v2", "modernbert", "albert", "gpt2", "llama", "t5", "bart")
+FAMILIES = ("bert", "roberta", "deberta-v2", "modernbert", "albert", "gpt2", "llama", "olmo2", "phi3", "t5", "bart")
 
 
 def base_of(family, head):
@@ -42,7 +42,8 @@ PLANS = (
     ("1: lora(rank=3, alpha=5, on=q,k,v,o,up,down)", FAMILIES),
     ("1:2 lora(rank=2, on=q) + lora(rank=3, alpha=9, on=v) | 2: lora(rank=4, on=k,v)", FAMILIES),
     ("2: full(on=ffn,norms) + lora(on=o)", FAMILIES),
-    ("2: dora(rank=2)", ("bert", "roberta", "llama", "t5")),
+    ("2: dora(rank=2)", ("bert", "roberta", "llama", "olmo2", "t5")),
+    ("2: dora(rank=2, on=o,down)", ("phi3",)),
     ("2: bitfit", BIASES),
     ("head(mlm=dense,norm,bias) | 3: lora", ("bert", "roberta", "deberta-v2")),
     ("head", FAMILIES),
@@ -130,6 +131,7 @@ def test_every_treatment_without_a_form_is_told(tmp_path):
         ("1: dora", "gpt2", "dora: in this model"),
         ("embeddings full | : full", "t5", "embeddings full: two stacks share them"),
         ("2: lora(on=q) + full(on=v)", "gpt2", "block 2: lora and full on roles of attn.c_attn"),
+        ("2: dora(on=up)", "phi3", "dora: in this model"),
     ],
 )
 def test_mixes_that_no_config_holds(plan, family, reason, tmp_path):

@@ -32,6 +32,7 @@ SAVED = [  # family, plan, the config's fields that it sets, the linears that ha
     ("gemma", "3: delta_bias(on=attn,norm_attn)", ("attention_bias",), ATTENTION),
     ("gemma2", "3: delta_bias(on=attn,norm_attn)", ("attention_bias",), ATTENTION),
     ("gemma3_text", "3: delta_bias(on=v)", ("attention_bias",), ATTENTION),
+    ("olmo2", "2: delta_bias(on=attn)", ("attention_bias",), ATTENTION),
     ("qwen2", "2: delta_bias(on=q,k,v,norm_attn)", (), ATTENTION[:3]),
 ]
 UNSAVED = [  # family, plan, what the reason names
@@ -40,10 +41,16 @@ UNSAVED = [  # family, plan, what the reason names
     ("qwen2", "2: delta_bias(on=attn)", ("o (self_attn.o_proj)", "in block 2, block 3")),
     ("qwen3", "2: delta_bias(on=o,ffn)", ("up (mlp.up_proj)", "down (mlp.down_proj)")),
     ("gemma", "3: delta_bias", ("up (mlp.up_proj)", "in block 3")),
+    ("phi3", "2: delta_bias(on=q,gate)", ("phi3 config", "q (self_attn.qkv_proj)", "gate (mlp.gate_up_proj)")),
+    ("phi3", NORMS, ("delta_bias(on=norms)", "gate (mlp.gate_up_proj) in block 1, block 2, block 3")),
     ("t5", "2: delta_bias", ("t5 config", "q (layer.0.SelfAttention.q)", "cross_q (layer.1.EncDecAttention.q)")),
     ("t5-gated", "dec 2: lora(on=cross_q) + delta_bias(on=norms,norm_cross)", ("decoder block 2", "cross_q (layer.1.")),
 ]
-STUCK = [("qwen3", "norm_q, norm_k"), ("gemma2", "norm_post_attn, norm_post_ffn")]
+STUCK = [
+    ("qwen3", "norm_q, norm_k"),
+    ("olmo2", "norm_attn, norm_q, norm_k, norm_ffn"),
+    ("gemma2", "norm_post_attn, norm_post_ffn"),
+]
 
 
 def tuned(family, plan):

@@ -15,7 +15,7 @@ from stratatune.model.split import Trunk
 from stratatune.model.unread import Unread
 from tuning import MIXES, PLANS
 
-FAMILIES = ("roberta", "qwen3", "gpt2", "t5")
+FAMILIES = ("roberta", "qwen3", "gpt2", "phi3", "t5")
 STEPS = 3
 
 

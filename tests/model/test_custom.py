@@ -11,9 +11,10 @@ from asking import logits_at
 from stratatune.errors import ModelError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
-from stratatune.model.custom import backbone_from_names
+from stratatune.model.custom import add_architecture, backbone_from_names
 from stratatune.model.split import Trunk
 from stratatune.shapes import table
+from stratatune.shapes.architectures import DecoderArchitecture, Fields
 from tuning import shake
 
 pytestmark = pytest.mark.filterwarnings("ignore:backbone_from_names:DeprecationWarning")
@@ -151,6 +152,38 @@ def decoder(model_type, head="causal", **config):
     return tiny.tiny_decoder(model_type, head, **config).double()
 
 
+FUSED = {
+    **dict.fromkeys("qkv", "self_attn.qkv_proj"),
+    **{"o": "self_attn.o_proj", "gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
+    **{"norm_attn": "input_layernorm", "norm_ffn": "post_attention_layernorm"},
+}
+
+
+@pytest.mark.parametrize("kv_heads", [2, None])
+def test_a_fused_linear_gives_each_role_its_width(kv_heads):
+    """As the config has them; where it names no heads of keys, the linear of a model with such heads is refused."""
+    row = DecoderArchitecture(
+        **{"name": "phi3", "model_types": ("phi3",), "walked_by": "decoder", "measured": True, "lm_head": "lm_head"},
+        **{"embeddings": "embed_tokens", "blocks": "layers", "final_norm": "norm", "classifier": "score"},
+        **{"rotary": "rotary_emb", "roles": FUSED, "embedding_tables": ("vocab",), "classifier_bias": False},
+        fused={"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")},
+        fields=Fields(types=None, kv_heads="num_key_value_heads" if kv_heads else None),
+    )
+    model = decoder("phi3", num_key_value_heads=2, num_attention_heads=4)
+    if kv_heads is None:
+        with pytest.raises(ModelError, match="fused: a linear of 64 outputs is not q, k, v side by side"):
+            add_architecture(row, model)
+        return
+    add_architecture(row, model)
+    model = shake(apply(model, "2: lora(on=q,v,up)"))
+    assert {role: model.attached.resolved.shape.linears[role].outputs for role in "qkv"} == {"q": 32, "k": 16, "v": 16}
+    ids, read = IDS.masked_fill(~MASK, 1), MASK.sum(1) - 1
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=MASK.long(), use_cache=False).logits[torch.arange(2), read]
+        split = logits_at(model.attached, Trunk(model.attached)(ids, MASK), MASK, read)
+    torch.testing.assert_close(split, whole, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("head", ["causal", "classification"])
 @pytest.mark.parametrize(
     "plan",
@@ -163,8 +196,6 @@ def decoder(model_type, head="causal", **config):
 )
 @pytest.mark.parametrize("model_type", DECODERS)
 def test_a_decoder_is_added_by_names(model_type, plan, head):
-    if model_type == "olmo2" and head == "classification":
-        head = "causal"  # transformers has no classifier of it
     model = decoder(model_type, head)
     every, row = model.num_parameters(), backbone_from_names(model, **{**LLAMA_LIKE, **DECODERS[model_type]})
     own = sum(parameter.numel() for parameter in Backbone(model).output_layer())

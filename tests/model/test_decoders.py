@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
 import tiny
 from asking import candidates, logits_at, scores_behind
 from stratatune.errors import ModelError
 from stratatune.model.artefact import load
 from stratatune.model.attach import apply
+from stratatune.model.backbone import Backbone
 from stratatune.model.base import load_base
 from stratatune.model.families.decoder_layout import branched
-from stratatune.model.fused import join, separate
+from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.split import Trunk
 
 PLANS = (
@@ -33,6 +33,8 @@ PLANS = (
 )
 SUFFIXES = ((7, 8, 9), (10,), (11, 12))
 LENGTHS = (9, 6, 8)
+WINDOW = {"sliding_window": 4, "use_sliding_window": True}
+"""Where a family has no window, its code does not read these, and neither may ours."""
 
 
 def tuned(family, plan, kind="causal", *, seed=1, **config):
@@ -60,8 +62,7 @@ def texts(seed=0, width=9):
 @pytest.mark.parametrize("family", tiny.DECODERS)
 @torch.no_grad()
 def test_top_of_trunk_is_the_whole_model(family, plan):
-    window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
-    window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    window = WINDOW | ({"max_window_layers": 1} if family.startswith("qwen") else {})
     if "prompt" in plan or "idpg" in plan:
         window = {}
     model, (ids, mask, read) = tuned(family, plan, **window), texts()
@@ -93,8 +94,7 @@ def test_every_candidate_comes_out_as_if_alone(family, attention):
     """All candidates behind one text in one forward = a plain forward for each: LPT's loss, mean over the suffix."""
     if (family, attention) == ("gemma2", "sdpa"):
         pytest.skip("transformers: sdpa does not support Gemma 2's soft cap")
-    window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
-    window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    window = WINDOW | ({"max_window_layers": 1} if family.startswith("qwen") else {})
     model = tuned(family, "2: full | adapter(depth=3)", attn_implementation=attention, **window)
     ids, mask, read = texts()
     rows = [row_of(ids[n, :length], SUFFIXES) for n, length in enumerate(LENGTHS)]
@@ -193,8 +193,7 @@ def test_lora_equals_peft(family):
 @torch.no_grad()
 def test_a_prompt_is_words_in_front(family):
     """Prompt tuning = the plain model on ``[P; E(x)]``, which is what stock peft runs; windows count its positions."""
-    window = {} if family in ("gpt2", "llama", "gemma") else {"sliding_window": 4}
-    window |= {"use_sliding_window": True, "max_window_layers": 1} if family.startswith("qwen") else {}
+    window = WINDOW | ({"max_window_layers": 1} if family.startswith("qwen") else {})
     model, base = tuned(family, "prompt(tokens=3)", **window), tiny.tiny_decoder(family, **window).double()
     ids, mask, read = texts()
     vectors = model.attached.insertions[0][1].vectors
@@ -257,17 +256,22 @@ def test_lora_on_a_slice_of_gpt2_is_a_change_of_that_slice():
     assert len(model.attached.trained()) == 4
 
 
-def test_fused_linears_come_apart_and_together_again():
-    model = tiny.tiny_decoder("gpt2").double()
+@pytest.mark.parametrize("family", ["gpt2", "phi3"])
+def test_fused_linears_come_apart_and_together_again(family):
+    model = tiny.tiny_decoder(family).double()
     before, (ids, _, _) = copy.deepcopy(model.state_dict()), texts()
-    row, block = apply(copy.deepcopy(model), "3: bitfit").attached.backbone.row, model.transformer.h[1]
-    logits = model(input_ids=ids).logits
-    separate(block, row)
-    separate(block, row)
-    assert isinstance(block.attn.c_attn.v, nn.Linear) and isinstance(block.mlp.c_fc, nn.Linear)
+    backbone, logits = Backbone(model), model(input_ids=ids).logits
+    row, block = backbone.row, backbone.blocks[1]
+    kinds = [type(block.get_submodule(path)) for path in row.roles.values()]
+    for _ in range(2):
+        separate(block, row, ("v", "down"), backbone.shape)
+    roles = roles_now(block, row)
+    assert all(type(block.get_submodule(roles[role])) is nn.Linear for role in ("q", "k", "v", "o", "up", "down"))
+    if family == "phi3":  # keys are narrower than queries; nothing was asked of gate and up
+        assert block.get_submodule(roles["k"]).out_features == 16 and roles["up"] == "mlp.gate_up_proj"
     assert torch.allclose(model(input_ids=ids).logits, logits, atol=1e-12)
     join(block, row)
-    assert isinstance(block.attn.c_attn, Conv1D)
+    assert [type(block.get_submodule(path)) for path in row.roles.values()] == kinds
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 

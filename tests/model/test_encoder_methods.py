@@ -11,7 +11,7 @@ import torch
 import tiny
 from asking import at, logits_at
 from stratatune.errors import PlanError
-from stratatune.methods.fused import FusedLinear
+from stratatune.methods.site import SideBySide
 from stratatune.model.attach import apply
 from stratatune.model.merging import merge
 from stratatune.model.split import Trunk
@@ -62,7 +62,7 @@ def test_fused_linears_are_taken_apart_and_put_together(biases):
     model = apply(tiny.tiny_of("modernbert", **config).double(), plan)
     torch.testing.assert_close(words(model), words(base), atol=1e-12, rtol=0)  # B is zero
     backbone = model.attached.backbone
-    assert isinstance(backbone.blocks[3].get_submodule("attn.Wqkv"), FusedLinear)
+    assert isinstance(backbone.blocks[3].get_submodule("attn.Wqkv"), SideBySide)
     assert isinstance(backbone.blocks[2].get_submodule("attn.Wqkv"), torch.nn.Linear)
     with torch.no_grad():
         for parameter in model.attached.trained().values():

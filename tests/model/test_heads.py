@@ -25,7 +25,7 @@ from stratatune.shapes.table import forget_architecture
 from tuning import shake
 
 ENCODERS = [name for row in ARCHITECTURES if row.family == "encoder" for name in row.model_types]
-DECODERS = ("gpt2", "llama", "qwen2", "mistral")
+DECODERS = ("gpt2", "llama", "qwen2", "mistral", "phi3", "phi")
 MASK = torch.arange(7) < torch.tensor([7, 4, 6])[:, None]
 IDS = torch.randint(5, 60, (3, 7), generator=torch.Generator().manual_seed(3)).masked_fill(~MASK, 1)
 PLACES = torch.tensor([[0, 3], [1, 2], [5, 0]])

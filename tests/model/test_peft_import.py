@@ -78,6 +78,9 @@ LORA = [
     ("gpt2", {"target_modules": ["c_attn", "c_proj"], "r": 2, "fan_in_fan_out": True}),
     ("gpt2", {"target_modules": ["c_fc"], "modules_to_save": ["h.3.attn.c_attn"], "fan_in_fan_out": True}),
     ("llama", {"target_modules": ["q_proj", "down_proj"], "use_dora": True, "r": 2}),
+    ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"], "r": 2}),
+    ("phi3", {"target_modules": ["down_proj"], "modules_to_save": ["layers.3.self_attn.qkv_proj"]}),
+    ("olmo2", {"target_modules": ["q_proj"], "modules_to_save": ["layers.3.post_attention_layernorm"]}),
     ("bart", {"target_modules": ["q_proj", "fc1"], "r": 2}),
     (
         "bert",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from stratatune.errors import PlanError
+from stratatune.errors import ModelError, PlanError
 from stratatune.plan import Plan, architecture_of, shape_of
 from stratatune.shapes.builtin import builtin_config
 from stratatune.shapes.builtin_decoders import DECODERS
@@ -35,6 +35,10 @@ CONFIGS = {
     "gemma": LLAMA,
     "gemma2": LLAMA,
     "gemma3_text": LLAMA,
+    "olmo2": LLAMA,
+    "olmo3": LLAMA | {"attention_bias": True},
+    "phi3": {**LLAMA, "head_dim": 6},
+    "phi": {**LLAMA, "head_dim": 6, "num_key_value_heads": 2},
 }
 PLANS = (
     "full",
@@ -98,6 +102,17 @@ KNOWN = {
     "SmolLM2-360M": 361_821_120,
     "SmolLM2-1.7B": 1_711_376_384,
     "SmolLM3-3B": 3_075_098_624,
+    "OLMo-2-0425-1B": 1_484_916_736,
+    "olmo-2-7b": 7_298_617_344,
+    "OLMo-2-1124-13B": 13_716_198_400,
+    "OLMo-2-0325-32B": 32_234_279_936,
+    "olmo-3-7b": 7_298_011_136,
+    "phi-2": 2_779_683_840,
+    "phi-3-mini": 3_821_079_552,
+    "Phi-3-medium-4k-instruct": 13_960_238_080,
+    "phi-3.5-mini": 3_821_079_552,
+    "phi-4": 14_659_507_200,
+    "phi-4-mini": 3_836_021_760,
     "gemma-7b": 8_537_680_896,
     "gemma-2-9b": 9_241_705_984,
     "gemma-2-27b": 27_227_128_320,
@@ -127,11 +142,12 @@ def test_every_path_of_the_table_exists(name):
         bias = getattr(module, "bias", None)
         assert (module.weight.numel(), 0 if bias is None else bias.numel()) == (part.weights, part.biases), role
     for path, roles in row.fused.items():
+        assert {row.roles[role] for role in roles} == {path}
         assert _count(blocks[0].get_submodule(path)) == sum(
             shape.part(role).weights + shape.part(role).biases for role in roles
         )
     assert _count(blocks[0]) == shape.block_parameters
-    assert _count(model.get_submodule(row.lm_head)) == shape.head_parts["decoder"]
+    assert _count(model.get_submodule(row.lm_head)) == shape.head_parts["decoder"] + shape.head_parts["bias"]
     assert _count(model.base_model.get_submodule(row.final_norm)) == shape.final_norm
 
 
@@ -156,6 +172,38 @@ def test_bitfit_without_any_bias_is_refused():
         Plan.parse(": bitfit").resolve(shape_of(_config("llama")))
     trained = Plan.parse(": bitfit").resolve(shape_of(_config("qwen2"))).trainable("causal")
     assert trained == 3 * (12 + 6 + 6)  # q, k and v have biases, nothing else
+
+
+@pytest.mark.parametrize("name", ["olmo-2-7b", "olmo-3-32b", "phi-4", "phi-3.5-mini", "microsoft/phi-2"])
+def test_plans_of_olmo_and_phi_need_no_download(name):
+    shape = shape_of(name)
+    resolved = Plan.parse("7/8: lora").resolve(shape)
+    assert resolved.frozen_depth == shape.blocks * 7 // 8
+    wide = sum(shape.linears[role].outputs + shape.hidden for role in "qv")
+    assert resolved.trainable("causal") == shape.blocks // 8 * 8 * wide
+
+
+LONG = {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [
+        ({}, 18),
+        ({"rope_scaling": LONG, "original_max_position_embeddings": 8}, 8),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 8}}, 8),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 8}}}, 8),
+        ({"rope_parameters": {"rope_type": "yarn", "original_max_position_embeddings": 8}}, 18),
+        ({"rope_scaling": LONG}, 18),
+    ],
+)
+def test_texts_end_where_longrope_would_turn_a_whole_batch_otherwise(settings, longest):
+    assert shape_of(_config("phi3") | settings).max_tokens == longest
+
+
+def test_a_phi_of_another_kind_is_refused():
+    with pytest.raises(ModelError, match="phi cannot be tuned here: its config norms queries and keys"):
+        shape_of(_config("phi") | {"qk_layernorm": True})
 
 
 def test_all_still_means_all():

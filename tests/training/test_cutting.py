@@ -25,6 +25,8 @@ FAMILIES = [
     "llama",
     "qwen3",
     "gemma3_text",
+    "olmo3",
+    "phi3",
     "gpt2",
     "bert",
     "roberta",
@@ -38,7 +40,7 @@ FAMILIES = [
 @pytest.fixture(params=FAMILIES)
 def base(request, tmp_path):
     kind = request.param
-    if kind in ("llama", "qwen3", "gemma3_text", "gpt2"):
+    if kind in tiny.DECODERS:
         model, tokenizer = tiny.tiny_decoder(kind), tiny.decoder_tokenizer()
     else:
         tokenizer = tiny.tiny_tokenizer("roberta")

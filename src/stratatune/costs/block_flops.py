@@ -52,12 +52,13 @@ class Block:
     def run(self, arrives: bool) -> bool:
         """Do it; tells whether gradients are wanted of what comes out."""
         before = self.shape.norms_first  # what they train wants gradients in front of the parts
-        context = self._attention(arrives or (before and "norm_attn" in self.touched))
+        normed = arrives or (before and "norm_attn" in self.touched)
+        context = self._attention(normed)
         norms = {"attn", "norm_attn", "norm_post_attn"}
         middle = self._linear("o", context) or arrives or not norms.isdisjoint(self.touched)
         for role in CROSS_ROLES:
             middle = (role in self.linears and self._linear(role, middle)) or middle
-        inner = middle or (before and "norm_ffn" in self.touched)
+        inner = (normed if self.shape.parallel else middle) or (before and "norm_ffn" in self.touched)
         wide = [self._linear(role, inner) for role in ("up", "gate") if role in self.linears]
         leaves = (
             self._linear("down", any(wide))
@@ -82,8 +83,9 @@ class Block:
 
     def _product(self, role: str, positions: int, arrives: bool, used: bool) -> None:
         product, work = 2.0 * self.linears[role].weights * positions, Work()
+        enters = any(isinstance(one, RoleMethod) and role in {*one.in_front} & {*one.roles()} for one in self.methods)
         work.forward += product
-        work.backward += product * arrives
+        work.backward += product * (arrives or enters)
         for one in self.methods:
             if not isinstance(one, RoleMethod) or role not in one.roles_in(self.shape):
                 continue

@@ -100,7 +100,8 @@ def refusals(attached: Attached) -> list[str]:
         found[f"{insertion}: peft inserts nothing between blocks, and no prompt beside LoRA"] = None
     if _uses(attached, "lora") and _uses(attached, "dora"):
         found["lora beside dora: one LoraConfig is all DoRA or none of it"] = None
-    if _uses(attached, "dora") and attached.backbone.row.fused:
+    fused = {role for roles in attached.backbone.row.fused.values() for role in roles}
+    if any(role in fused for _, _, role in _sets(attached, "dora")):
         found["dora: in this model one linear plays several roles, and peft takes it whole"] = None
     if resolved.trains_embeddings and len(attached.backbone.row.stacks) > 1:
         found["embeddings full: two stacks share them, and peft trains a copy for one"] = None
@@ -143,9 +144,7 @@ def _mixed(attached: Attached) -> list[tuple[int, str]]:
 
 def _path(attached: Attached, number: int, role: str) -> str:
     """Where ``role`` lives in block ``number`` of the plain model: of several roles in one linear, that linear."""
-    backbone = attached.backbone
-    together = (path for path, fused in backbone.row.fused.items() if role in fused)
-    return next(together, backbone.stack(number).roles[role])
+    return attached.backbone.stack(number).roles[role]
 
 
 def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
@@ -171,7 +170,8 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
 
     for (number, path), by_role in parts.items():
         fused = backbone.row.fused.get(path)
-        joined = next(iter(by_role.values())) if fused is None else _stacked(by_role, fused)
+        linears = backbone.shape.at(number).linears
+        joined = _stacked(by_role, {role: linears[role].outputs for role in fused or by_role})
         form.low_rank[f"{names[id(backbone.blocks[number])]}.{path}"] = joined
     form.whole |= {place(number, role): None for number, _, role in _sets(attached, "full")}
     form.biases = _uses(attached, "bitfit") or "bias" in head.mlm
@@ -188,14 +188,19 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     return form
 
 
-def _stacked(parts: dict[str, _LowRank], roles: tuple[str, ...]) -> _LowRank:
-    """LoRA on some roles of a linear as LoRA on all of its outputs, which lie in the order of ``roles``."""
-    outs, rank = next(iter(parts.values())).b.shape[0], sum(part.a.shape[0] for part in parts.values())
-    b, done = next(iter(parts.values())).b.new_zeros(len(roles) * outs, rank), 0
-    for role, part in parts.items():
-        start, width = roles.index(role) * outs, part.a.shape[0]
-        b[start : start + outs, done : done + width] = part.b.detach() * part.factor
-        done += width
+def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
+    """LoRA on some roles of a linear as LoRA on all of its ``outputs``, which lie in the order of their roles."""
+    first = next(iter(parts.values()))
+    if len(outputs) == 1:
+        return first
+    rows = {
+        role: [
+            part.b.detach() * part.factor if role == other else part.b.new_zeros(outs, part.a.shape[0])
+            for other, part in parts.items()
+        ]
+        for role, outs in outputs.items()
+    }
+    b = torch.cat([torch.cat(across, dim=1) for across in rows.values()])
     return _LowRank(torch.cat([part.a for part in parts.values()]), b, 1.0)
 
 

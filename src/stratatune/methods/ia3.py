@@ -12,9 +12,6 @@ from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_bias, own_weight, widths, wrap
 from stratatune.plan.methods import Ia3
 
-INPUT_ROLES = ("down",)
-"""Roles of which the input is scaled: the FFN's inner activation, as the paper has it. All others at their output."""
-
 
 class ScaledOutput(Wrapper):
     """``y = s * (W x + b)``, s [out], which starts at one (keys and values: eq. of section 3.3)."""
@@ -56,4 +53,5 @@ class ScaledInput(Wrapper):
 
 def attach(config: Ia3, site: Site) -> list[nn.Parameter]:
     """Wrap the linears of ``config.on``; the vectors train."""
-    return wrap(site, config.roles(), lambda role, base: (ScaledInput if role in INPUT_ROLES else ScaledOutput)(base))
+    inputs = config.in_front
+    return wrap(site, config.roles(), lambda role, base: (ScaledInput if role in inputs else ScaledOutput)(base))

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratatune.methods.fused import FusedLinear
-
 
 def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """Mark ``parameters`` as trained, and give them back."""
@@ -29,11 +27,12 @@ class SideBySide(nn.Module):
 
     Args:
         parts: role -> its linear [in, out].
+        transposed: whether the weight of that layer is [in, out] (GPT-2's ``Conv1D``).
     """
 
-    def __init__(self, parts: dict[str, nn.Linear]) -> None:
+    def __init__(self, parts: dict[str, nn.Linear], *, transposed: bool = False) -> None:
         super().__init__()
-        self.roles = tuple(parts)
+        self.roles, self.transposed = tuple(parts), transposed
         for role, linear in parts.items():
             self.add_module(role, linear)
 
@@ -65,7 +64,7 @@ class Site:
     def parent(self, role: str) -> nn.Module:
         """The module in which ``role`` stands: the attention, for ``q``, fused with other roles or not."""
         path = self.roles[role].rpartition(".")[0]
-        if isinstance(self.module.get_submodule(path), FusedLinear | SideBySide):
+        if isinstance(self.module.get_submodule(path), SideBySide):
             path = path.rpartition(".")[0]
         return self.module.get_submodule(path)
 

@@ -1,82 +1,104 @@
 """Linears that hold several roles side by side, such as GPT-2's ``c_attn``, taken apart so that each role can be
 treated.
 
-GPT-2 keeps q, k and v as one ``Conv1D`` with weight [D, 3 D] (a linear whose weight is transposed). In the blocks that
-train, each role becomes an ``nn.Linear`` of its own; the outputs are put side by side again, so the block notices
-nothing. Then LoRA on q and v trains those slices and no other, as on any model. :func:`join` puts the original layer
-back.
+GPT-2 computes q, k and v with one ``Conv1D`` of weight [D, 3 D] (a linear whose weight is transposed), ModernBERT and
+Phi-3 with one linear. In the blocks that train, each role becomes an ``nn.Linear`` of its own; the outputs are put side
+by side again, so the block notices nothing. Then LoRA on q and v trains those rows and no other, as on any model.
+:func:`join` puts the original layer back.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from stratatune.methods.site import SideBySide, Site
+from stratatune.methods.site import SideBySide
 from stratatune.model.stored import StoredConv1D, StoredLinear, is_stored
 from stratatune.shapes.architectures import Architecture
+from stratatune.shapes.shape import Shape
 
 
-def separate(block: nn.Module, row: Architecture) -> None:
-    """Take the fused and the transposed linears of a block apart, in place; the second time it finds nothing to do."""
+def separate(block: nn.Module, row: Architecture, roles: Iterable[str], shape: Shape) -> None:
+    """Take the linears of a block apart in which one of ``roles`` is played, in place, and turn all transposed ones.
+
+    The second time it finds nothing to do. ``shape``: the block's, whose roles may differ in width.
+    """
     if not row.fused:
         return
-    site = Site(block, {**row.roles, **{path: path for path in row.fused}}, "block")
-    for path, roles in row.fused.items():
-        layer = site.get(path)
+    wanted = set(roles)
+    for path, parts in row.fused.items():
+        layer = block.get_submodule(path)
+        # A block's transposed linears are turned all or none, so that `join` knows which were.
+        if isinstance(layer, Conv1D) or (isinstance(layer, nn.Linear) and not wanted.isdisjoint(parts)):
+            block.set_submodule(path, _apart(layer, {role: shape.linears[role].outputs for role in parts}))
+    for path in row.roles.values():
+        layer = block.get_submodule(path)
         if isinstance(layer, Conv1D):
-            weights, biases = layer.weight.chunk(len(roles), dim=1), layer.bias.chunk(len(roles))
-            parts = {role: _linear(w, b, layer) for role, w, b in zip(roles, weights, biases, strict=True)}
-            site.replace(path, SideBySide(parts))
-    for role, layer in site.modules(row.roles):
-        if isinstance(layer, Conv1D):
-            site.replace(role, _linear(layer.weight, layer.bias, layer))
+            block.set_submodule(path, _linear(layer.weight.t(), layer.bias, stored=is_stored(layer)))
 
 
 def join(block: nn.Module, row: Architecture) -> None:
     """Put the original layers back, holding what the separate ones hold now (after a merge); else nothing changes."""
-    if not row.fused:
-        return
-    site = Site(block, {**row.roles, **{path: path for path in row.fused}}, "block")
-    for path, roles in row.fused.items():
-        layer = site.get(path)
+    turned = False
+    for path in row.fused:
+        layer = block.get_submodule(path)
         if isinstance(layer, SideBySide):
-            site.replace(path, _conv([layer.get_submodule(role) for role in roles]))
-    # The other roles (GPT-2's c_proj and c_fc) were transposed one for one.
-    fused = {role for roles in row.fused.values() for role in roles}
-    for role, layer in site.modules(role for role in row.roles if role not in fused):
+            block.set_submodule(path, _together([layer.get_submodule(role) for role in layer.roles], layer.transposed))
+            turned |= layer.transposed
+    # The other roles (GPT-2's c_proj and c_fc) were turned one for one.
+    for path in row.roles.values() if turned else ():
+        layer = block.get_submodule(path)
         if isinstance(layer, nn.Linear):
-            site.replace(role, _conv([layer]))
+            block.set_submodule(path, _together([layer], transposed=True))
 
 
 def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
-    """Role -> path in this block as it is now: of a fused layer that was not taken apart, that of the layer itself."""
+    """Role -> path in this block as it is now: of a linear that was taken apart, that of the role's own."""
     roles = dict(row.roles)
     for path, fused in row.fused.items():
-        if not isinstance(block.get_submodule(path), SideBySide):
-            roles |= dict.fromkeys(fused, path)
+        if isinstance(block.get_submodule(path), SideBySide):
+            roles |= {role: f"{path}.{role}" for role in fused}
     return roles
 
 
+def _apart(layer: nn.Module, outputs: dict[str, int]) -> SideBySide:
+    """A linear [in, sum of outputs] as one for each role, in their order."""
+    whole: Any = layer
+    transposed, sizes = isinstance(layer, Conv1D), list(outputs.values())
+    weights = (whole.weight.t() if transposed else whole.weight).split(sizes)
+    biases = [None] * len(sizes) if whole.bias is None else whole.bias.split(sizes)
+    made = (_linear(weight, bias, stored=is_stored(layer)) for weight, bias in zip(weights, biases, strict=True))
+    return SideBySide(dict(zip(outputs, made, strict=True)), transposed=transposed)
+
+
 @torch.no_grad()
-def _linear(weight: Tensor, bias: Tensor, of: Conv1D) -> nn.Linear:
-    """``weight`` [in, out], ``bias`` [out] of a Conv1D as a linear that owns its numbers; frozen."""
-    kind = StoredLinear if isinstance(of, StoredConv1D) else nn.Linear
-    # On meta, so that no weight is allocated and initialised only to be replaced. The slice is cloned: a view would
+def _linear(weight: Tensor, bias: Tensor | None, *, stored: bool) -> nn.Linear:
+    """``weight`` [out, in], ``bias`` [out] as a linear that owns its numbers; frozen."""
+    kind = StoredLinear if stored else nn.Linear
+    # On meta, so that no weight is allocated and initialised only to be replaced. The rows are cloned: a view would
     # keep the fused matrix alive, and a step on one role would show in it.
-    made = kind(weight.shape[0], weight.shape[1], device="meta").requires_grad_(False)
-    made.weight = nn.Parameter(weight.t().clone(memory_format=torch.contiguous_format), requires_grad=False)
-    made.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    made = kind(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta").requires_grad_(False)
+    made.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return made
 
 
 @torch.no_grad()
-def _conv(parts: list[nn.Module]) -> Conv1D:
-    """Linears side by side as one Conv1D."""
-    weight = torch.cat([part.weight for part in parts]).t().contiguous()  # pyright: ignore[reportArgumentType, reportCallIssue]
-    kind = StoredConv1D if is_stored(parts[0]) else Conv1D
-    made = kind(weight.shape[1], weight.shape[0]).requires_grad_(False)
-    made.weight = nn.Parameter(weight, requires_grad=False)
-    made.bias = nn.Parameter(torch.cat([part.bias for part in parts]), requires_grad=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+def _together(parts: Sequence[nn.Module], transposed: bool) -> nn.Module:
+    """Linears side by side as one; a part without a bias adds zeros where another has one."""
+    linears: list[Any] = list(parts)
+    weight, stored = torch.cat([part.weight for part in linears]), is_stored(parts[0])
+    biases = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias for part in linears]
+    bias = None if all(part.bias is None for part in linears) else torch.cat(biases)
+    if not transposed:
+        return _linear(weight, bias, stored=stored)
+    made = (StoredConv1D if stored else Conv1D)(*weight.shape).requires_grad_(False)
+    made.weight = nn.Parameter(weight.t().contiguous(), requires_grad=False)
+    assert bias is not None  # every Conv1D has one
+    made.bias = nn.Parameter(bias, requires_grad=False)
     return made

@@ -40,14 +40,14 @@ def measured(body: Body, head: Head) -> Shape:
 def _stack(shape: Shape, body: Body, block: nn.Module, roles: Mapping[str, str]) -> Shape:
     """The sizes of one stack, read off a block of it; what feeds its blocks counts with the embeddings."""
     parts = {role: block.get_submodule(path) for role, path in roles.items()}
-    share = {role: len(fused) for fused in body.row.fused.values() for role in fused}
+    linears = {role: _linear(role, part) for role, part in parts.items() if not role.startswith("norm")}
+    for fused in body.row.fused.values():
+        linears |= _shares({role: linears[role] for role in fused}, shape)
     named = [*parts.values(), *body.embedding_modules()]
     counted = {id(p) for module in named for p in module.parameters()}
     return replace(
         shape,
-        linears={
-            role: _linear(role, part, share.get(role, 1)) for role, part in parts.items() if not role.startswith("norm")
-        },
+        linears=linears,
         norms={role: _norm(part) for role, part in parts.items() if role.startswith("norm")},
         unnamed=sum(p.numel() for p in block.parameters() if id(p) not in counted),
     )
@@ -61,11 +61,24 @@ def _pooler(body: Body) -> int:
     return _count(body.part(body.row.pooler)) if body.row.pooler else 0
 
 
-def _linear(role: str, module: nn.Module, share: int) -> Linear:
-    """The sizes of a linear, or of one role's share of it."""
+def _linear(role: str, module: nn.Module) -> Linear:
     if not isinstance(module, nn.Linear):
         raise ModelError(f"the module named for {role} is a {type(module).__name__}", "name the nn.Linear itself")
-    return Linear(module.in_features, module.out_features // share, module.bias is not None)
+    return Linear(module.in_features, module.out_features, module.bias is not None)
+
+
+def _shares(linears: Mapping[str, Linear], shape: Shape) -> dict[str, Linear]:
+    """Each role's share of one linear: as wide as the config has it (keys are narrower than queries where they are
+    shared), or all equally wide where that is not the linear's width."""
+    whole = next(iter(linears.values())).outputs
+    widths = [shape.linears[role].outputs for role in linears]
+    if sum(widths) != whole:
+        widths = [whole // len(linears)] * len(linears)
+    if sum(widths) != whole:
+        raise ModelError(
+            f"fused: a linear of {whole} outputs is not {', '.join(linears)} side by side", "name the roles in it"
+        )
+    return {role: replace(one, outputs=width) for (role, one), width in zip(linears.items(), widths, strict=True)}
 
 
 def _norm(module: nn.Module) -> Norm:

@@ -7,7 +7,7 @@ did not train, and are no part of the plan, so that its frozen depth is that of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -231,7 +231,7 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
     for name, low in found.low_rank.items():
         place = places[name]
         # One LoRA over GPT-2's c_attn: the roles share A, and each has its rows of B.
-        rows = low.b.chunk(len(place.roles))
+        rows = _rows(backbone, place, low.b)
         site = backbone.site(place.blocks[0])
         for role, b in zip(place.roles, rows, strict=True):
             one: Any = next(each for each in standing(site.get(role)) if isinstance(each, LoraLinear | DoraLinear))
@@ -262,5 +262,13 @@ def _parameters(
     if len({id(owner) for owner in owners}) == 1 and len(owners) > 1:  # no method took it apart
         yield owners[0].get_parameter(kind), tensor
         return
-    for owner, rows in zip(owners, whole.chunk(len(owners)), strict=True):
+    for owner, rows in zip(owners, _rows(backbone, place, whole), strict=True):
         yield owner.get_parameter(kind), rows
+
+
+def _rows(backbone: Backbone, place: _Role, tensor: Tensor) -> Sequence[Tensor]:
+    """The rows of ``tensor`` [out, ...] that are of each role of a place."""
+    if len(place.roles) == 1:
+        return (tensor,)
+    linears = backbone.shape.at(place.blocks[0]).linears
+    return tensor.split([linears[role].outputs for role in place.roles])

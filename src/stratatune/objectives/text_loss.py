@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from stratatune.data.batching import Batch
     from stratatune.model.question import Question
 
+_AT_ONCE = 2**26
+"""Logits that are turned into fp32 together where no gradient is needed: 256 MB."""
+
 
 def next_tokens(batch: Batch) -> Tensor:
     """What each token of a text has to predict [B, T]: the target of the one behind it; -100 at the end."""
@@ -40,16 +43,28 @@ def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
         targets: [B, U], -100 where there is no loss.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     bears = targets != IGNORED
     if logits.ndim == 3:
-        loss = cross_entropy(at_least_fp32(logits).mT, targets, ignore_index=IGNORED, reduction="none")  # [B, U]
-        total = -loss.sum(dim=1)
+        total = -_token_losses(logits.flatten(0, 1), targets.flatten()).view(targets.shape).sum(dim=1)
     else:
-        loss = cross_entropy(at_least_fp32(logits), targets[bears], reduction="none")  # [n]
-        total = loss.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], -loss)
+        losses = _token_losses(logits, targets[bears])
+        total = losses.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], -losses)
     return torch.stack([total, bears.sum(dim=1).to(total.dtype)], dim=1)
+
+
+def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each of n tokens, 0 where there is no target: ``logits`` [n, V], ``targets`` [n]."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    # An evaluation needs no gradient, so the fp32 copy of the logits and their softmax need not exist as a whole: of
+    # a batch over a vocabulary of 262,144 they are gigabytes.
+    rows = len(logits) if torch.is_grad_enabled() else _AT_ONCE // logits.shape[1]
+    pieces = zip(logits.split(max(1, rows)), targets.split(max(1, rows)), strict=True)
+    return torch.cat(
+        [cross_entropy(at_least_fp32(part), own, ignore_index=IGNORED, reduction="none") for part, own in pieces]
+    )
 
 
 def right_tokens(logits: Tensor, targets: Tensor) -> Tensor:

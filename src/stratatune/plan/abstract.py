@@ -122,6 +122,8 @@ class RoleMethod(MethodConfig, frozen=True):
 
     touches: ClassVar[frozenset[str]]
     """Which of a role's ``weight`` and ``bias`` it changes; two methods of one role may not touch the same."""
+    in_front: ClassVar[frozenset[str]] = frozenset()
+    """Roles in front of whose linear it trains something: gradients then pass that linear, whatever reaches it."""
 
     on: Roles
 

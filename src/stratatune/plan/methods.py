@@ -131,13 +131,14 @@ class Ia3(RoleMethod, frozen=True):
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"scale"})
+    in_front: ClassVar[frozenset[str]] = frozenset({"down"})
 
     kind: Literal["ia3"] = "ia3"
     on: LinearRoles = ("k", "v", "down")
 
     def role_parameters(self, shape: Shape, role: str) -> int:
         linear = shape.linears[role]
-        return linear.inputs if role == "down" else linear.outputs
+        return linear.inputs if role in self.in_front else linear.outputs
 
 
 class DeltaBias(RoleMethod, frozen=True):

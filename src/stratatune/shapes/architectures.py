@@ -99,15 +99,16 @@ class Architecture:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs.
 
-    An encoder's ``roles`` name that path (``methods/fused.py`` takes the linear apart); a decoder's name the paths that
-    the roles have once ``model/fused.py`` took it apart."""
+    ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart."""
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
-    ``norm``, ``decoder``."""
+    ``norm``, ``decoder``; the output matrix of a decoder (``decoder``) has one only where it says so."""
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
     the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
+    wide_head_norms: bool = False
+    """Whether ``norm_q`` and ``norm_k`` norm the features of all heads together, not those of one head."""
     tuple_blocks: bool = False
     """Whether a block returns a tuple that the hidden state leads."""
     last_block: str | None = None
@@ -196,7 +197,7 @@ class EncoderArchitecture(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture(Architecture):
-    """A row of a decoder: a token sees only what precedes it. Every block is pre-norm, a final norm follows."""
+    """A row of a decoder: a token sees only what precedes it. A final norm follows its blocks."""
 
     family: ClassVar[str] = "decoder"
     heads: ClassVar[str] = "language-model, classification, token and span heads"
@@ -207,6 +208,12 @@ class DecoderArchitecture(Architecture):
     """The module, below ``base``, that makes rotary position embeddings for the blocks."""
     rotary_by_type: bool = False
     """Whether that module also takes the type of attention of the block."""
+    norms_first: bool = True
+    """Whether ``norm_attn`` and ``norm_ffn`` norm what their parts read, not what these give back."""
+    parallel: bool = False
+    """Whether attention and feed-forward part of a block read the same, not the one what the other gives back."""
+    window: str | None = "sliding_window"
+    """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0
     """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
 

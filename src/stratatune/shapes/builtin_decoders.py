@@ -12,7 +12,8 @@ _GPT2 = {
     "gpt2-xl": ("openai-community", 48, 1600, 25),
 }
 # name: (organisation, model_type, L, D, feed-forward, heads, key-value heads, head size, vocabulary, positions, tied);
-# of Gemma 3's from 4 B on, the language model alone
+# of Gemma 3's from 4 B on, the language model alone; of Phi's with LongRoPE, the positions up to which all texts are
+# turned by the same angles (sizes.py)
 _LLAMAS = {
     "Llama-2-7b-hf": ("meta-llama", "llama", 32, 4096, 11008, 32, 32, 128, 32000, 4096, False),
     "Llama-2-13b-hf": ("meta-llama", "llama", 40, 5120, 13824, 40, 40, 128, 32000, 4096, False),
@@ -44,6 +45,19 @@ _LLAMAS = {
     "Qwen3-8B": ("Qwen", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, 40960, False),
     "Qwen3-14B": ("Qwen", "qwen3", 40, 5120, 17408, 40, 8, 128, 151936, 40960, False),
     "Qwen3-32B": ("Qwen", "qwen3", 64, 5120, 25600, 64, 8, 128, 151936, 40960, False),
+    "OLMo-2-0425-1B": ("allenai", "olmo2", 16, 2048, 8192, 16, 16, 128, 100352, 4096, False),
+    "OLMo-2-1124-7B": ("allenai", "olmo2", 32, 4096, 11008, 32, 32, 128, 100352, 4096, False),
+    "OLMo-2-1124-13B": ("allenai", "olmo2", 40, 5120, 13824, 40, 40, 128, 100352, 4096, False),
+    "OLMo-2-0325-32B": ("allenai", "olmo2", 64, 5120, 27648, 40, 8, 128, 100352, 4096, False),
+    "Olmo-3-1025-7B": ("allenai", "olmo3", 32, 4096, 11008, 32, 32, 128, 100278, 65536, False),
+    "Olmo-3-1125-32B": ("allenai", "olmo3", 64, 5120, 27648, 40, 8, 128, 100278, 65536, False),
+    "phi-1_5": ("microsoft", "phi", 24, 2048, 8192, 32, 32, 64, 51200, 2048, False),
+    "phi-2": ("microsoft", "phi", 32, 2560, 10240, 32, 32, 80, 51200, 2048, False),
+    "Phi-3-mini-4k-instruct": ("microsoft", "phi3", 32, 3072, 8192, 32, 32, 96, 32064, 4096, False),
+    "Phi-3-medium-4k-instruct": ("microsoft", "phi3", 40, 5120, 17920, 40, 10, 128, 32064, 4096, False),
+    "Phi-3.5-mini-instruct": ("microsoft", "phi3", 32, 3072, 8192, 32, 32, 96, 32064, 4096, False),
+    "phi-4": ("microsoft", "phi3", 40, 5120, 17920, 40, 10, 128, 100352, 16384, False),
+    "Phi-4-mini-instruct": ("microsoft", "phi3", 32, 3072, 8192, 24, 8, 128, 200064, 4096, True),
     "gemma-2b": ("google", "gemma", 18, 2048, 16384, 8, 1, 256, 256000, 8192, True),
     "gemma-7b": ("google", "gemma", 28, 3072, 24576, 16, 16, 256, 256000, 8192, True),
     "gemma-2-2b": ("google", "gemma2", 26, 2304, 9216, 8, 4, 256, 256000, 8192, True),
@@ -56,7 +70,19 @@ _LLAMAS = {
     "gemma-3-27b-pt": ("google", "gemma3_text", 62, 5376, 21504, 32, 16, 128, 262208, 131072, True),
 }
 
-_ALIASES = {"llama-3-8b": "Meta-Llama-3-8B", "llama-3-70b": "Meta-Llama-3-70B"}
+_ALIASES = {
+    "llama-3-8b": "Meta-Llama-3-8B",
+    "llama-3-70b": "Meta-Llama-3-70B",
+    "olmo-2-1b": "OLMo-2-0425-1B",
+    "olmo-2-7b": "OLMo-2-1124-7B",
+    "olmo-2-13b": "OLMo-2-1124-13B",
+    "olmo-2-32b": "OLMo-2-0325-32B",
+    "olmo-3-7b": "Olmo-3-1025-7B",
+    "olmo-3-32b": "Olmo-3-1125-32B",
+    "phi-3-mini": "Phi-3-mini-4k-instruct",
+    "phi-3.5-mini": "Phi-3.5-mini-instruct",
+    "phi-4-mini": "Phi-4-mini-instruct",
+}
 
 DECODERS: tuple[str, ...] = (*_GPT2, *_LLAMAS, *_ALIASES)
 """Names of the built-in decoders."""

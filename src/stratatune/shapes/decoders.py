@@ -1,17 +1,19 @@
 """Rows of the backbone table for decoders: GPT-2, Llama and its kin. Data only, like the table itself.
 
-Every block is pre-norm; a final norm follows the last one and the language-model head reads it. ``head(mlm=norm)`` is
-that final norm, ``head(mlm=decoder)`` the output matrix; a decoder's head has no dense layer.
+Every block norms what its parts read, or as OLMo 2's what they give back; a final norm follows the last block and the
+language-model head reads it. ``head(mlm=norm)`` is that final norm, ``head(mlm=decoder)`` the output matrix; a
+decoder's head has no dense layer.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from stratatune.shapes.architectures import DecoderArchitecture, Fields
+from stratatune.shapes.architectures import Config, DecoderArchitecture, Fields
 
 _LINEARS = ("q", "k", "v", "o", "up", "gate", "down")
 _NORMS = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_ffn", "norm_post_ffn", "final_norm")
+_WINDOW = "sliding_window"
 _NO_BIAS = dict.fromkeys((*_LINEARS, *_NORMS), False)
 
 _GPT2 = DecoderArchitecture(
@@ -25,9 +27,7 @@ _GPT2 = DecoderArchitecture(
     final_norm="ln_f",
     last_block="cached",
     roles={
-        "q": "attn.c_attn.q",
-        "k": "attn.c_attn.k",
-        "v": "attn.c_attn.v",
+        **dict.fromkeys("qkv", "attn.c_attn"),
         "o": "attn.c_proj",
         "up": "mlp.c_fc",
         "down": "mlp.c_proj",
@@ -36,6 +36,7 @@ _GPT2 = DecoderArchitecture(
     },
     fused={"attn.c_attn": ("q", "k", "v")},
     lm_head="lm_head",
+    window=None,
     classifier="score",
     classifier_bias=False,
     embedding_tables=("vocab", "positions"),
@@ -77,9 +78,9 @@ _LLAMA = replace(
 )
 
 # Mistral's code has no setting for biases, so none can be given a home in a saved config.
-_MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS)
+_MISTRAL = replace(_LLAMA, name="mistral", model_types=("mistral",), biases=_NO_BIAS, window=_WINDOW)
 
-_SMOLLM3 = replace(_LLAMA, name="smollm3", model_types=("smollm3",), tied=True)
+_SMOLLM3 = replace(_LLAMA, name="smollm3", model_types=("smollm3",), tied=True, window=_WINDOW)
 """A Llama some of whose blocks do not rotate queries and keys; each block's own code decides that."""
 
 # Qwen 2 has biases on q, k and v whatever its config says.
@@ -88,6 +89,7 @@ _QWEN2 = replace(
     name="qwen2",
     model_types=("qwen2",),
     biases=_NO_BIAS | dict.fromkeys("qkv", True),
+    window=_WINDOW,
 )
 
 _HEAD_NORMS = {"norm_q": "self_attn.q_norm", "norm_k": "self_attn.k_norm"}
@@ -98,6 +100,7 @@ _QWEN3 = replace(
     model_types=("qwen3",),
     roles={**_LLAMA.roles, **_HEAD_NORMS},
     biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    window=_WINDOW,
 )
 
 _GEMMA = replace(
@@ -118,6 +121,7 @@ _GEMMA2 = replace(
         "norm_ffn": "pre_feedforward_layernorm",
         "norm_post_ffn": "post_feedforward_layernorm",
     },
+    window=_WINDOW,
 )
 
 _GEMMA3 = replace(
@@ -127,6 +131,62 @@ _GEMMA3 = replace(
     roles={**_GEMMA2.roles, **_HEAD_NORMS},
     rotary_by_type=True,
 )
+
+_OLMO2 = replace(
+    _LLAMA,
+    name="olmo2",
+    model_types=("olmo2",),
+    roles={
+        **{role: path for role, path in _LLAMA.roles.items() if role in _LINEARS},
+        **_HEAD_NORMS,
+        "norm_attn": "post_attention_layernorm",
+        "norm_ffn": "post_feedforward_layernorm",
+    },
+    biases=_NO_BIAS | dict.fromkeys("qkvo", "attention_bias"),
+    norms_first=False,
+    norms_read_by={},
+    wide_head_norms=True,
+)
+"""What attention and feed-forward part give back is normed, and nothing in front of them."""
+
+_OLMO3 = replace(_OLMO2, name="olmo3", model_types=("olmo3",), rotary_by_type=True, window=_WINDOW)
+
+_PHI3 = replace(
+    _MISTRAL,
+    name="phi3",
+    model_types=("phi3",),
+    roles={
+        **_LLAMA.roles,
+        **dict.fromkeys("qkv", "self_attn.qkv_proj"),
+        **dict.fromkeys(("gate", "up"), "mlp.gate_up_proj"),
+    },
+    fused={"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")},
+)
+"""Phi-3, 3.5 and 4. One linear computes q, k and v, another gate and up."""
+
+
+def _phi_refuses(config: Config) -> str:
+    return "its config norms queries and keys (qk_layernorm)" if config.get("qk_layernorm") else ""
+
+
+_PHI = replace(
+    _LLAMA,
+    name="phi",
+    model_types=("phi",),
+    final_norm="final_layernorm",
+    roles={
+        **{role: f"self_attn.{role}_proj" for role in "qkv"},
+        "o": "self_attn.dense",
+        "up": "mlp.fc1",
+        "down": "mlp.fc2",
+        "norm_attn": "input_layernorm",
+    },
+    biases={"decoder": True},
+    norms_read_by={},
+    parallel=True,
+    refuses=_phi_refuses,
+)
+"""Phi-1, 1.5 and 2. Attention and feed-forward part read one norm, and everything has a bias, the output matrix too."""
 
 DECODERS: tuple[DecoderArchitecture, ...] = (
     _GPT2,
@@ -138,5 +198,9 @@ DECODERS: tuple[DecoderArchitecture, ...] = (
     _GEMMA,
     _GEMMA2,
     _GEMMA3,
+    _OLMO2,
+    _OLMO3,
+    _PHI3,
+    _PHI,
 )
 """Rows of the table whose tokens see only what precedes them."""

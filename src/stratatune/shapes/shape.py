@@ -83,6 +83,8 @@ class Shape:
     """Whether a token sees only what precedes it."""
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
+    parallel: bool = False
+    """Whether attention and feed-forward part of a block read the same, not the one what the other gives back."""
     last_block: str | None = None
     """How the last block runs at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False

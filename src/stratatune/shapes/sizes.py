@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
@@ -19,8 +20,10 @@ from stratatune.shapes.shape import Linear, Norm, Shape
 from stratatune.shapes.stacks import encoder_decoder_shape
 from stratatune.shapes.table import architecture_of
 
-HEAD_NORMS = ("norm_q", "norm_k")
-"""Norms over the features of one head."""
+HEAD_NORMS = {"norm_q": "heads", "norm_k": "kv_heads"}
+"""Norms over the features of one head, or of all heads together, and which heads those are."""
+
+_LONGROPE = ("longrope", "su")  # the latter in Microsoft's older configs
 
 
 def shape_of(model: str | Config, revision: str | None = None) -> Shape:
@@ -86,14 +89,34 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
 def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     """Its head has the final norm and the decoder alone."""
     sizes = _sizes(name, row, config, row.ffn_multiple)
+    bias = sizes["vocab"] if row.biases.get("decoder", False) else 0
     found = _one_stack(row, name, sizes, row.embedding_tables, config)
     return replace(
         found,
-        head_parts={"dense": 0, "norm": found.final_norm, "bias": 0, "decoder": sizes["vocab"] * sizes["embedding"]},
+        head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
+        max_tokens=min(found.max_tokens, _turned_alike(config)),
         causal=True,
-        norms_first=True,
+        parallel=row.parallel,
+        norms_first=row.norms_first,
         normed_by_final=True,
     )
+
+
+def _turned_alike(config: Config) -> float:
+    """Up to how many tokens a text is turned by the same angles, whatever else is in its batch.
+
+    LongRoPE has two tables of angles, and a text of more than ``original_max_position_embeddings`` switches its whole
+    batch from the one to the other: the hidden states of the others would depend on their company, cached or not.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, Mapping):
+        return math.inf
+    found = [
+        one.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        for one in (rope, *rope.values())  # one for all blocks, or one for each kind of attention
+        if isinstance(one, Mapping) and one.get("rope_type", one.get("type")) in _LONGROPE
+    ]
+    return min((limit for limit in found if isinstance(limit, int)), default=math.inf)
 
 
 _shaped.register(EncoderDecoderArchitecture)(encoder_decoder_shape)
@@ -114,7 +137,7 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
         max_tokens=sizes["positions"],
         linears=_linears(row, sizes, config),
         norms={
-            role: Norm(sizes["head_dim"] if role in HEAD_NORMS else hidden, row.has_bias(role, config))
+            role: Norm(_normed(role, row, sizes), row.has_bias(role, config))
             for role in row.roles
             if role.startswith("norm")
         },
@@ -134,6 +157,13 @@ def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: S
 def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
     """Parameters of a norm."""
     return 2 * size if row.has_bias(role, config) else size
+
+
+def _normed(role: str, row: Architecture, sizes: Mapping[str, int]) -> int:
+    """How many features a norm of a block is over."""
+    if role not in HEAD_NORMS:
+        return sizes["hidden"]
+    return sizes["head_dim"] * (sizes[HEAD_NORMS[role]] if row.wide_head_norms else 1)
 
 
 def _pooler(row: EncoderArchitecture, sizes: Mapping[str, int], config: Config) -> int:

@@ -99,15 +99,22 @@ DECODER_PLANS = (
 BESIDE = ("lora(rank=4, alpha=4, on=q)", "lora(rank=4, alpha=4, on=v)", "delta_bias(on=k)", "ia3")
 
 
+FURTHER = (
+    *("1: full", "late_prompt(depth=2, tokens=3, bottleneck=8)", "2: full(on=norms)", "2: full(on=o)"),
+    *("1: ia3(on=down)", *(f"1: {which}" for which in BESIDE)),
+)
+
+
 @pytest.mark.parametrize("kind", ["causal", "classification"])
 @pytest.mark.parametrize(
     ("family", "plan"),
     [(family, plan) for family in ("gpt2", "llama") for plan in DECODER_PLANS]
     + [("gpt2", "2: bitfit"), ("gpt2", "1:2 lora(rank=4, alpha=4, on=up) | 2: bitfit(on=q)"), ("qwen3", "1: full")]
-    + [(family, f"{start}: {which}") for family in ("gpt2", "qwen3") for start in (1, 2) for which in BESIDE],
+    + [(family, f"{start}: {which}") for family in ("gpt2", "qwen3") for start in (1, 2) for which in BESIDE]
+    + [(family, plan) for family in ("olmo2", "phi3", "phi") for plan in FURTHER],
 )
 def test_a_decoders_step_from_the_cache_does_the_operations_of_the_formula(family, kind, plan):
-    """To the last one: norms in front of their parts, grouped queries, and GPT-2's q, k and v as one tensor.
+    """To the last one: norms before and behind their parts, grouped queries, q, k and v as one tensor, parallel parts.
 
     So too where the last block runs at one position: its queries are made twice, with all keys and values and alone.
     """

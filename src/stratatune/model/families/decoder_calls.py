@@ -17,8 +17,9 @@ from stratatune.shapes.architectures import DecoderArchitecture
 
 def window_of(body: Body, number: int) -> int | None:
     """How many positions back block ``number`` looks; None: to the start."""
-    config = body.model.config
-    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    config, field = body.model.config, cast("DecoderArchitecture", body.row).window
+    # Asked of the row: a config may hold a field that the model's code does not read.
+    window, types = getattr(config, field, None) if field else None, getattr(config, "layer_types", None)
     # Of models that mix both kinds the config has one window, which holds for the sliding layers alone.
     if types is not None and types[number] != "sliding_attention":
         return None

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stratatune.errors import PlanError
-from stratatune.methods.fused import FusedLinear
 from stratatune.model.body import Body
 from stratatune.model.families.encoder_hooks import Append, Strip, install_in_encoder
 from stratatune.model.families.family import Family, Reader
 from stratatune.model.families.last_block import take
+from stratatune.model.fused import join, roles_now, separate
 from stratatune.model.insertions import Insertions
 from stratatune.model.question import Question
 from stratatune.model.skeleton import Call, Skeleton
@@ -58,25 +58,15 @@ class Encoder(Family):
 
     def roles(self, number: int) -> Mapping[str, str]:
         """Role -> its path; a linear that was taken apart holds its roles by their names."""
-        block, found = self.body.blocks[number], {}
-        for role, path in self.row.roles.items():
-            if role not in self.row.lacks.get(number, ()):
-                found[role] = f"{path}.{role}" if isinstance(block.get_submodule(path), FusedLinear) else path
-        return found
+        lacks = self.row.lacks.get(number, ())
+        return {role: path for role, path in roles_now(self.body.blocks[number], self.row).items() if role not in lacks}
 
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
-        block = self.body.blocks[number]
-        for path, parts in self.row.fused.items():
-            linear = block.get_submodule(path)
-            if set(parts) & set(roles) and isinstance(linear, nn.Linear):
-                block.set_submodule(path, FusedLinear(linear, parts))
+        separate(self.body.blocks[number], self.row, roles, self.body.shape)
 
     def put_together(self) -> None:
         for block in dict.fromkeys(self.body.blocks):
-            for path in self.row.fused:
-                fused = block.get_submodule(path)
-                if isinstance(fused, FusedLinear):
-                    block.set_submodule(path, fused.joined())
+            join(block, self.row)
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         return self.skeleton.calls(hidden, mask)

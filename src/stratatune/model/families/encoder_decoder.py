@@ -65,7 +65,7 @@ class EncoderDecoder(Family):
         return roles_now(self.body.blocks[number], self.row)
 
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
-        separate(self.body.blocks[number], self.row)
+        separate(self.body.blocks[number], self.row, roles, self.body.shape.at(number))
 
     def put_together(self) -> None:
         for block in dict.fromkeys(self.body.blocks):

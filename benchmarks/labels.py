@@ -1,0 +1,175 @@
+"""Emotions of GoEmotions, several a text: plans from the trunk cache beside stock ``transformers.Trainer``.
+
+    python -m benchmarks.labels --model MODEL --data FOLDER_WITH_goemotions [--seeds 0,1,2] [--rows 5000]
+    python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
+
+All arms have the same rows (drawn by the seed), epochs, batch size and weight decay, one thread and fp32. The peers are
+``AutoModelForSequenceClassification`` with ``problem_type="multi_label_classification"``: all weights, and ``peft``
+LoRA (r = 8, query and value; new layers trained), with dynamic padding and random batches. Every run is a process of
+its own. The score is the micro F1 of the best epoch on 2,000 rows of dev, evenly drawn, by one threshold for all labels
+that is tuned on them; the same lines compute it for all arms. Each arm's rate is the best of three by one run of
+one epoch with seed 100. Finished runs are skipped. Runs of several models may be in one file.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
+
+MODULE = "benchmarks.labels"
+OURS = ("2/3: full", "1/2: full", "1/2: lora(rank=8)")
+PEERS = ("peft lora", "full tuning")
+RATES = {
+    **dict.fromkeys(("2/3: full", "1/2: full"), (1e-4, 3e-4, 1e-3)),
+    **dict.fromkeys(("1/2: lora(rank=8)", "peft lora"), (1e-3, 3e-3, 1e-2)),
+    "full tuning": (3e-5, 1e-4, 3e-4),
+}
+OBJECTIVE, METRIC, FURTHER = "multilabel(threshold=tuned)", "micro_f1", ("macro_f1", "map")
+ROWS, EVALUATED, EPOCHS, BATCH_SIZE, MAX_LENGTH = 5000, 2000, 3, 32, 40
+
+
+def main() -> None:
+    """Search the rates, then run the table."""
+    args = arguments(__doc__, "labels.jsonl", ROWS)
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
+        return
+    job = {"base": Path(args.model).name, "rows": args.rows}
+    run_table(MODULE, job, RATES, read(args.out), args)
+
+
+def run_one(job: Record, model: str, data: str) -> Record:
+    """One run of one arm."""
+    import torch
+
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out:
+        settings = _settings(job, model, Path(data), Path(out))
+        if job["arm"] in PEERS:
+            record = _peer(job, settings)
+        else:
+            record = run_ours(settings, METRIC, further=FURTHER)
+    times = {"wall": time.perf_counter() - started, "cpu": time.process_time()}
+    return {**job, **record, "epochs": settings["epochs"], **times}
+
+
+def _settings(job: Record, model: str, data: Path, out: Path) -> dict[str, Any]:
+    """The settings of a run; the peers have the same rows, and what ``objective`` makes of them."""
+    train, dev = (read_rows(data, part) for part in ("train", "dev"))
+    drawn = random.Random(job["seed"]).sample(train, min(job["rows"], len(train)))
+    return {
+        "model": model,
+        "plan": "full" if job["arm"] in PEERS else job["arm"],
+        "objective": OBJECTIVE,
+        "metric": METRIC,
+        "train": write_rows(out / "train.jsonl", drawn),
+        "eval": write_rows(out / "dev.jsonl", evenly(dev, EVALUATED)),
+        "epochs": 1 if job["seed"] == SEARCH_SEED else EPOCHS,
+        "lr": job["lr"],
+        "seed": job["seed"],
+        "batch_size": BATCH_SIZE,
+        "max_length": MAX_LENGTH,
+        "precision": "fp32",
+        "out": str(out / "run"),
+        "cache": str(out / "cache"),
+    }
+
+
+def read_rows(data: Path, part: str) -> list[dict[str, Any]]:
+    """Texts with the names of their emotions."""
+    folder = data / "goemotions"
+    names = (folder / "labels.txt").read_text().split()
+    lines = [line.split("\t") for line in (folder / f"{part}.tsv").read_text(encoding="utf-8").splitlines()]
+    return [{"text": text, "labels": [names[int(one)] for one in labels.split(",")]} for text, labels, _ in lines]
+
+
+def _peer(job: Record, settings: dict[str, Any]) -> Record:
+    """A stock Trainer on the same rows; its logits are scored by the objective."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
+
+    from stratatune.training.config import validate
+    from stratatune.training.prepare import Outline, read_tables, settle
+
+    config = validate(settings)
+    outline = Outline(config)
+    tables = read_tables(config, {}, outline.kind)
+    tokenizer = AutoTokenizer.from_pretrained(config.model)
+    prepared = settle(outline, tables, tokenizer)
+    objective, dev = prepared.objective, prepared.eval
+
+    def rows(table: Any) -> Dataset:
+        sets = objective.targets(table).astype("float32")
+        return Dataset.from_dict(
+            {**tokenizer(table.texts[0], truncation=True, max_length=MAX_LENGTH), "labels": sets.tolist()}
+        )
+
+    def measure(found: Any) -> dict[str, float]:
+        chances = objective.predict(torch.from_numpy(found.predictions), None)
+        return objective.score(chances, dev, 0.0)[0]
+
+    arguments = stock_arguments(job, config.out, config.epochs, BATCH_SIZE)
+    trainer = Trainer(
+        model=_stock_model(job, config.model, objective.outputs),
+        args=TrainingArguments(**arguments, per_device_eval_batch_size=64),
+        train_dataset=rows(tables.train),
+        eval_dataset=rows(tables.eval[0]),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=measure,
+    )
+    return run_stock(trainer, METRIC, further=FURTHER)
+
+
+def _stock_model(job: Record, folder: str, labels: int) -> Any:
+    import torch
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForSequenceClassification, set_seed
+
+    set_seed(job["seed"])
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=labels, problem_type="multi_label_classification", dtype=torch.float32
+    )
+    if job["arm"] == "full tuning":
+        return model
+    # BERT's pooler is as new as its output layer; MPNet's classifier has both in it.
+    new = [name for name in ("classifier", "pooler") if any(one.endswith(name) for one, _ in model.named_modules())]
+    return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, modules_to_save=new, **lora_settings(folder)))
+
+
+def page(records: list[Record]) -> str:
+    """docs/results/labels.md."""
+    runs = [run for run in records if run["seed"] != SEARCH_SEED]
+    lines = [
+        "# Label sets: GoEmotions beside peft and full tuning",
+        "",
+        "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.labels`, whose text says how.",
+        f"28 emotions, {EPOCHS} epochs, batches of {BATCH_SIZE}, texts of up to {MAX_LENGTH} tokens, one CPU thread,",
+        f"fp32. Score: micro F1 of the best epoch on {EVALUATED:,} dev rows, by a threshold tuned on them, mean and",
+        "standard deviation over the seeds, in points; macro F1 and mean average precision (map) are those of the same",
+        "epoch. Less peft: the mean difference over the same seeds, with its 95 % interval. Seconds: training, the",
+        "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds, on",
+        "a machine that did other work too. Memory: peak of the process.",
+    ]
+    for base, rows in dict.fromkeys((run["base"], run["rows"]) for run in runs):
+        here = [run for run in runs if (run["base"], run["rows"]) == (base, rows)]
+        seeds = ", ".join(map(str, sorted({run["seed"] for run in here})))
+        lines += ["", f"## {base}", "", f"{rows:,} of 43,410 training rows, drawn by the seed; seeds {seeds}.", ""]
+        lines += heads("macro F1", "map")
+        peer = [run for run in here if run["arm"] == "peft lora"]
+        for arm in (*OURS, *PEERS):
+            if own := [run for run in here if run["arm"] == arm]:
+                lines.append(beside(f"`{arm}`" if arm in OURS else arm, own, peer, FURTHER))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
