@@ -71,10 +71,12 @@ def p7(args: argparse.Namespace) -> list[Record]:
     pairs = [100 * (wide - narrow) for wide, narrow in zip(scores["bf16"], scores["int8"], strict=True)]
     lost, spread = statistics.mean(pairs), statistics.stdev(pairs) if len(pairs) > 1 else 0.0
     means = {dtype: 100 * statistics.mean(found) for dtype, found in scores.items()}
-    told = f"{lost:+.2f} points lost (bf16 {means['bf16']:.2f}, int8 {means['int8']:.2f}; sd of a pair {spread:.2f})"
+    measured = (
+        f"{lost:+.2f} points lost (bf16 {means['bf16']:.2f}, int8 {means['int8']:.2f}; sd of a pair {spread:.2f})"
+    )
     return [
         row("P7", "bytes of a value in an int8 cache", "<= 1.02", "1", f"{size:.4f}", MODULE),
-        row("P7 metric", f"TREC from int8, {args.seeds} seeds", "<= 0.1 point lost", "0", told, MODULE),
+        row("P7 metric", f"TREC from int8, {args.seeds} seeds", "<= 0.1 point lost", "0", measured, MODULE),
     ]
 
 
@@ -118,8 +120,8 @@ def p7_cold(args: argparse.Namespace) -> list[Record]:
                 read += (_bytes_read() - before) * (place == "cold")
                 print(f"  {place}: {taken[-1]:.2f} s", file=sys.stderr, flush=True)
     ratio = min(times["cold"]) / min(times["ram"])
-    told = f"{ratio:.3f}x ({read / args.rounds / 1e6:.0f} MB read from the disk a round)"
-    return [row("P7 cold", "a step from a cold memory map, of one from RAM", "<= 1.05x", "1x", told, MODULE)]
+    measured = f"{ratio:.3f}x ({read / args.rounds / 1e6:.0f} MB read from the disk a round)"
+    return [row("P7 cold", "a step from a cold memory map, of one from RAM", "<= 1.05x", "1x", measured, MODULE)]
 
 
 def _filled(arm: Ours, root: Path | None) -> Feed:
@@ -185,9 +187,11 @@ def _grown(id: str, what: str, found: list[Record]) -> Record:
     """A row on memory, from the smallest to the largest size."""
     first, last = found[0], found[-1]
     grown = (last["memory"] - first["memory"]) / 1e6
-    told = f"{grown:+.0f} MB ({last['text'] / 1e6:.0f} MB of text as numbers; a cache of {last['cache'] / 1e6:.0f} MB)"
+    measured = (
+        f"{grown:+.0f} MB ({last['text'] / 1e6:.0f} MB of text as numbers; a cache of {last['cache'] / 1e6:.0f} MB)"
+    )
     span = f"{first['examples']:.0e} to {last['examples']:.0e} examples"
-    return row(id, f"{what}, {span}", "flat but for the text", "-", told, MODULE)
+    return row(id, f"{what}, {span}", "flat but for the text", "-", measured, MODULE)
 
 
 def measure(examples: int, disk: str) -> dict[str, Any]:

@@ -62,8 +62,8 @@ def summary(done: list[Record], middle: int) -> list[Record]:
     cut = [run for run in done if run["order"] == "length"]
     by_depth = {depth: _scores(cut, depth) for depth in sorted({int(run["arm"].split("@")[1]) for run in cut})}
     task = done[0]["task"]
-    told = ", ".join(f"@{depth} {_told(scores)}" for depth, scores in by_depth.items())
-    rows = [row("P8 depths", f"accuracy on {task} by frozen depth, real weights", "-", "-", told, MODULE)]
+    measured = ", ".join(f"@{depth} {_told(scores)}" for depth, scores in by_depth.items())
+    rows = [row("P8 depths", f"accuracy on {task} by frozen depth, real weights", "-", "-", measured, MODULE)]
     random = _scores([run for run in done if run["order"] == "random"], middle)
     if random:
         both = f"by length {_told(by_depth[middle])}, random {_told(random)}"

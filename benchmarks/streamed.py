@@ -114,9 +114,9 @@ def rows_of(what: str, found: dict[str, Record]) -> list[Record]:
         rows.append(row("H rate", f"{what}: build", ">= 85 %", "100 %", speed, MODULE))
     if "train" in found:
         train, seconds = found["train"], found["train"]["seconds"]
-        told = f"two epochs {seconds['train']:,.0f} s, evaluation {seconds['eval']:,.0f} s, "
-        told += f"artefact {readable_size(train['artefact'])}"
-        rows.append(row("H training", what, "-", "-", told, MODULE))
+        measured = f"two epochs {seconds['train']:,.0f} s, evaluation {seconds['eval']:,.0f} s, "
+        measured += f"artefact {readable_size(train['artefact'])}"
+        rows.append(row("H training", what, "-", "-", measured, MODULE))
     return rows
 
 
@@ -261,8 +261,8 @@ def _ratio(model: Path) -> Record:
                 built = build_cache(settings(place, model, 0, **more), Reporter(quiet=True))
                 seconds = sum(one["trunk_seconds"] for one in built["caches"])
                 best[trunk] = min(best.get(trunk, seconds), seconds)
-    told = f"{best['streamed'] / best['resident']:.2f}x ({best['streamed']:.1f} s, {best['resident']:.1f} s)"
-    return row(f"H {model.name}", "streamed build over a resident one", "<= 1.15x", "1x", told, MODULE)
+    measured = f"{best['streamed'] / best['resident']:.2f}x ({best['streamed']:.1f} s, {best['resident']:.1f} s)"
+    return row(f"H {model.name}", "streamed build over a resident one", "<= 1.15x", "1x", measured, MODULE)
 
 
 def _say(line: str) -> None:

@@ -227,7 +227,7 @@ def _suggested(task: str, records: Records) -> str:
         f"{SUGGEST_ROWS[task]:,}",
         view["metric"],
         *told,
-        f"{chosen}{'' if view['found']['told'] else '*'}",
+        f"{chosen}{'' if view['found']['informative'] else '*'}",
         f"{below:.1f}",
         f"{noise:.1f}",
     ]

@@ -54,7 +54,7 @@ def test_bench_without_peft(say, tiny_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--like", "sst"], "sst2"),
         (["--precision", "int4"], "bf16"),
@@ -62,9 +62,9 @@ def test_bench_without_peft(say, tiny_folder, tmp_path, monkeypatch):
         (["--plans", "nope"], "nope"),
     ],
 )
-def test_bench_mistakes(say, tiny_folder, arguments, told):
+def test_bench_mistakes(say, tiny_folder, arguments, message):
     said = say("bench", "--model", tiny_folder("bert"), *arguments)
-    assert said.code == 2 and told in said.err
+    assert said.code == 2 and message in said.err
 
 
 def test_plans_by_commas():

@@ -11,19 +11,19 @@ SAID = "sets trust_remote_code: true, so Python code that comes with"
 
 
 @pytest.mark.parametrize(
-    ("in_file", "arguments", "told"),
+    ("in_file", "arguments", "message"),
     [
         *(("true", [], True), ("false", [], False), ("false", ["--trust-remote-code"], False)),
         *(("true", ["--trust-remote-code"], False), ("true", ["--no-trust-remote-code"], False)),
     ],
 )
-def test_the_settings_of_a_run(tmp_path, capsys, in_file, arguments, told):
+def test_the_settings_of_a_run(tmp_path, capsys, in_file, arguments, message):
     (tmp_path / "run.yaml").write_text(f"model: {tmp_path}/none\ntrain: none.csv\ntrust_remote_code: {in_file}\n")
     (tmp_path / "none").mkdir()
     (tmp_path / "none.csv").write_text("text,label\na,b\n")
     arguments = [*arguments, "--train", str(tmp_path / "none.csv"), "--out", str(tmp_path / "out")]
     command(["train", str(tmp_path / "run.yaml"), *arguments])
-    assert (SAID in capsys.readouterr().err) == told
+    assert (SAID in capsys.readouterr().err) == message
 
 
 @pytest.mark.parametrize("trusts", [True, False])

@@ -183,23 +183,23 @@ def test_weights_count_in_the_loss(settings, tiny_folder):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"sample_weight": [1.0]}, "sample_weight has the shape"),
         ({"sample_weight": [-1.0] * 8}, "negative, not finite, or all 0"),
         ({"sample_weight": [0.0] * 8}, "negative, not finite, or all 0"),
     ],
 )
-def test_wrong_weights_are_refused(settings, given, told):
-    with pytest.raises(DataError, match=told):
+def test_wrong_weights_are_refused(settings, given, message):
+    with pytest.raises(DataError, match=message):
         st.Classifier(**settings).fit(TEXTS, LABELS, **given)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"), [("heavy", "legal: 'balanced'"), ({"z": 2.0}, "names 'z', which is no label")]
+    ("wrong", "message"), [("heavy", "legal: 'balanced'"), ({"z": 2.0}, "names 'z', which is no label")]
 )
-def test_wrong_class_weights_are_refused(settings, wrong, told):
-    with pytest.raises(DataError, match=told):
+def test_wrong_class_weights_are_refused(settings, wrong, message):
+    with pytest.raises(DataError, match=message):
         st.Classifier(**settings, class_weight=wrong).fit(TEXTS, LABELS)
 
 

@@ -146,15 +146,15 @@ def test_predict_a_text(say, trained):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"text": "a", "label": "good", "p_good": 0.75, "p_bad": 0.25}, "good  (good 0.75, bad 0.25)"),
         ({"value": "a", "predicted_value": 2.5}, "2.5000"),
         ({"text": "the dog was", "generated": "very big ."}, "very big ."),
     ],
 )
-def test_a_prediction_is_shown_for_what_it_is(row, told):
-    assert shown(row) == told
+def test_a_prediction_is_shown_for_what_it_is(row, message):
+    assert shown(row) == message
 
 
 def bad_file(folder, rows, header=("text", "label")):

@@ -101,12 +101,12 @@ def test_the_weights_of_the_base_are_there_once(many):
 
 def test_names_and_bases_are_checked(many, tmp_path):
     found, _ = many
-    for wrong, told in (
+    for wrong, message in (
         (lambda: found.load(tmp_path / "low"), "is loaded already"),
         (lambda: found.set("hihg"), "no adapter 'hihg' is loaded"),
         (lambda: found(**inputs(6), adapters=["low"]), "1 adapters for 6 rows"),
     ):
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=message):
             wrong()
     found.delete("low")
     assert found.active is None and "low" not in found.names

@@ -177,17 +177,17 @@ def damage(folder, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"peft_type": "IA3"}, "cannot become a plan: peft_type 'IA3'"),
         ({"layer_replication": [[0, 2], [1, 4]]}, "cannot become a plan: layer_replication"),
         ({"lora_alpha": "many"}, "is damaged: lora_alpha"),
     ],
 )
-def test_what_no_plan_holds_is_refused_in_one_line(changes, told, tmp_path):
+def test_what_no_plan_holds_is_refused_in_one_line(changes, expected, tmp_path):
     trained_by_peft("bert", "classes", tmp_path, target_modules=["query"])
     damage(tmp_path, **changes)
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises(ModelError, match=expected) as caught:
         st.load(tmp_path, base=base_of("bert"))
     assert "\n" not in caught.value.message
 

@@ -293,7 +293,7 @@ def test_texts_that_changed_are_seen(tiny_folder):
     tokenizer = tiny.tiny_tokenizer("bert")
     model = model_of(tiny_folder("bert", "mlm"), "3: lora")
     data, _ = st.cached(model, rows(tokenizer), cache="ram", **SILENT)
-    for changes, told in (
+    for changes, message in (
         ({"trunk_row": 4}, "trunk_row 4 has other tokens"),
         ({"trunk_row": 12}, "12, and 12 rows were cached"),
         (
@@ -301,7 +301,7 @@ def test_texts_that_changed_are_seen(tiny_folder):
             "padding in front",
         ),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             model(**{name: torch.tensor([value]) for name, value in {**data[3], **changes}.items()})
 
 
@@ -315,13 +315,13 @@ def test_what_cannot_be_cached_is_refused(tiny_folder):
     with pytest.raises(PlanError, match="nothing that could be remembered stays the same"):
         st.cached(apply(tiny.tiny_encoder_decoder("t5"), "2: lora"), data)
     model = model_of(tiny_folder("bert", "mlm"), "3: lora")
-    for wrong, told in (
+    for wrong, message in (
         ([], "no rows with input_ids"),
         ([{"text": "a"}], "no rows with input_ids"),
         (["a"], "no rows of named columns"),
         ([{"input_ids": [5, 6], "attention_mask": [0, 0]}], "row 0: 2 input_ids and 0 real tokens"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             st.cached(model, wrong, cache="ram")
     with pytest.raises(DataError, match="legal: fp32, bf16, fp16"):
         st.cached(model, data, dtype="int8")

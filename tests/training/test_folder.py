@@ -96,8 +96,8 @@ def test_one_process_writes_whatever_its_rank_is_said_to_be(run, monkeypatch, tm
     assert is_main()
     result = run(epochs=1)
     assert (tmp_path / "run" / "result.json").exists() and (tmp_path / "run" / "adapter").exists()
-    told = [notice for notice in result.notices if "RANK" in notice]
-    assert len(told) == int(environment.get("RANK", "0") != "0")
+    expected = [notice for notice in result.notices if "RANK" in notice]
+    assert len(expected) == int(environment.get("RANK", "0") != "0")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
         assert command(["predict", *map(str, where), "--text", "a great film", "--json"]) == 0
         found.append(json.loads(capsys.readouterr().out)["predictions"])
     assert found[1] == found[2] and found[0][0]["label"] == found[1][0]["label"]
-    for wrong, told in (
+    for wrong, expected in (
         ([folder, "--engine", "onnx"], "holds no model.onnx"),
         ([onnx, "--engine", "torch"], "holds no trained adapter"),
         ([onnx, "--engine", "tpu"], "legal: torch, onnx"),
@@ -83,7 +83,7 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
         ([onnx, "--device", "cuda"], "an ONNX export has its own"),
     ):
         assert command(["predict", *map(str, wrong), "--text", "a"]) == 2
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 def test_it_is_no_fitted_estimator(exported):
@@ -97,12 +97,12 @@ def test_it_is_no_fitted_estimator(exported):
 
 def test_int8_says_what_it_costs(exported, files, capsys):
     _, onnx, said = exported("--int8", "--data", str(files / "dev.csv"))
-    told = said["int8"]
-    assert told["bytes_after"] < told["bytes_before"] and told["n"] == 21
-    assert told["before"].keys() == told["after"].keys() and "accuracy" in told["before"]
+    expected = said["int8"]
+    assert expected["bytes_after"] < expected["bytes_before"] and expected["n"] == 21
+    assert expected["before"].keys() == expected["after"].keys() and "accuracy" in expected["before"]
     predictor = Predictor(onnx)
     assert predictor.notices == ["matrices are int8: scores may differ from the run's"]
-    assert predictor.score(str(files / "dev.csv"))["metrics"] == pytest.approx(told["after"])
+    assert predictor.score(str(files / "dev.csv"))["metrics"] == pytest.approx(expected["after"])
 
 
 def test_int8_scores_the_runs_own_evaluation_data(exported, files):
@@ -111,12 +111,12 @@ def test_int8_scores_the_runs_own_evaluation_data(exported, files):
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
-    for wrong, told in (
+    for wrong, expected in (
         (["--to", "peft", "--int8"], "the form 'peft' has no int8"),
         (["--to", "onnx", "--data", "x.csv"], "only read with --int8"),
     ):
         assert command(["export", "run", "--out", str(tmp_path / "out"), *wrong]) == 2
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
 
 
 DAMAGES = (
@@ -129,11 +129,11 @@ DAMAGES = (
 
 def test_a_damaged_export_is_refused_in_one_line(exported, tmp_path):
     _, onnx, _ = exported(epochs=1)
-    for file, content, told in DAMAGES:
+    for file, content, expected in DAMAGES:
         damaged = tmp_path / "damaged"
         shutil.copytree(onnx, damaged)
         (damaged / file).write_bytes(content)
-        with pytest.raises(ModelError, match=told) as caught:
+        with pytest.raises(ModelError, match=expected) as caught:
             Predictor(damaged)
         assert "\n" not in caught.value.message
         shutil.rmtree(damaged)

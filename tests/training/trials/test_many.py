@@ -136,13 +136,13 @@ def test_a_finished_trial_is_found_again(given):
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "message"),
     [
         ({}, "no plans, seeds or rates are given"),
         ({"seeds": []}, "seed: no values"),
         ({"rates": [0.1, 0.1]}, "list each value once"),
     ],
 )
-def test_wrong_axes(given, axes, told):
-    with pytest.raises(ConfigError, match=told):
+def test_wrong_axes(given, axes, message):
+    with pytest.raises(ConfigError, match=message):
         st.train_many(**given(), **axes)
