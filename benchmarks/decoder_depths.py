@@ -39,6 +39,8 @@ ARMS = ("peft", *PLANS)
 RATE, EPOCHS = 1e-3, 2
 ROWS = {"trec": 2000, "sst2": 10_000, "e2e": 1000}
 _EVALUATED = 200
+PICTURE = "../pictures/decoder-depths.svg"
+"""Seen from the page."""
 
 
 def main() -> None:
@@ -148,6 +150,8 @@ def page(records: list[Record]) -> str:
         "peft: the mean difference over the same seeds, with its 95 % interval. An epoch: its training time beside",
         "peft's, without the trunk pass; the whole: with it. Memory: peak of the process. Predicting: seconds for the",
         "evaluation data.",
+        "",
+        f"![Scores by the frozen depth, a picture a task, beside peft's]({PICTURE})",
         "",
         *table(records),
     ]

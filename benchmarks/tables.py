@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import decoder_depths
 from benchmarks.accuracy import EPOCHS, PLANS, RATES, SAMPLES, SEARCH_SEED, SEEDS, TASKS, best_rate
 from benchmarks.chat import page as chat
-from benchmarks.decoder_depths import page as decoder_depths
 from benchmarks.jobs import difference
 from benchmarks.labels import page as labels
 from benchmarks.search import page as search
@@ -247,7 +247,11 @@ def main() -> None:
     _, page, source, target = sys.argv
     text = Path(source).read_text()
     pages = {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search, "labels": labels, "chat": chat}
-    if write := (pages | {"decoder_depths": decoder_depths}).get(page):
+    if page == "decoder_depths":
+        records = [json.loads(line) for line in text.splitlines()]
+        Path(target).write_text(decoder_depths.page(records))
+        decoder_depths.draw(records, Path(target).parent / decoder_depths.PICTURE)
+    elif write := pages.get(page):
         Path(target).write_text(write([json.loads(line) for line in text.splitlines()]))
     else:
         Path(target).write_text(speed(json.loads(text)))
