@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
+from tqdm import tqdm
 
 import gridding
+from stratatune.studies.grid import worker
 from stratatune.studies.grid.expand import expand
 from stratatune.studies.grid.recipe import load_recipe
 
@@ -66,3 +69,28 @@ def test_no_run_outlives_its_worker(tmp_path, how):
         worker.kill() if how == "it is killed" else worker.stdin.close()
     _, alive = psutil.wait_procs(below, timeout=60)
     assert alive == []
+
+
+def test_bars_of_a_run_make_no_lock_between_processes(monkeypatch):
+    """It would outlive the process, which ends at once, and Python would warn of it."""
+
+    class Ends(BaseException):
+        pass
+
+    class Nothing:
+        def send_bytes(self, data):
+            pass
+
+        def join(self):
+            threading.Event().wait()
+
+    def ends(code):
+        raise Ends
+
+    monkeypatch.setattr(tqdm, "_lock", None, raising=False)
+    monkeypatch.setattr(worker, "work", lambda job: {})
+    monkeypatch.setattr(worker.multiprocessing, "parent_process", Nothing)
+    monkeypatch.setattr(worker.os, "_exit", ends)
+    with pytest.raises(Ends):
+        worker._run("{}", Nothing())
+    assert isinstance(tqdm.get_lock(), type(threading.RLock()))

@@ -146,6 +146,10 @@ def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 def _run(job: str, sending: Connection) -> NoReturn:
     """What the process of one job does; it never comes back."""
+    from tqdm import tqdm
+
+    # Bars of datasets would make a lock for several processes, which os._exit leaves behind with a warning.
+    tqdm.set_lock(threading.RLock())
     try:
         threading.Thread(target=_end_with_parent, daemon=True).start()
         sending.send_bytes(json.dumps(work(json.loads(job))).encode())
