@@ -21,12 +21,12 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
 from stratatune.objectives.saved import common_from
-from stratatune.objectives.task_head import HeadAtWork, TaskHead, settle_head
+from stratatune.objectives.task_head import KINDS, HeadAtWork, TaskHead, settle_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,6 +145,16 @@ class Multitask(Objective):
             if head.column in table.further:
                 encoded = encoded.with_targets(head.targets(table), name=head.column)
         return encoded
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """A head of each kind."""
+        heads, data = [], texts
+        for name, kind in KINDS.items():
+            objective, found = kind.pretended(texts, family, random)
+            heads.append(TaskHead(name, objective, weight=1.0))
+            data = replace(data, targets={**data.targets, name: found.targets[LABEL]})
+        return cls(**pretended_common(texts, family, MEAN), heads=tuple(heads)), data
 
     # --- learning --------------------------------------------------------------------------------------------------
 
