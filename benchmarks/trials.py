@@ -95,6 +95,7 @@ class Bench:
             out=out,
             reporter=Reporter(quiet=True, name=out.name),
             settings=config.model_dump(mode="json", exclude={"out"}),
+            facts={},
         )
 
     def _filled(self, model: Any) -> TrunkCache:

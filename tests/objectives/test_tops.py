@@ -177,6 +177,16 @@ def test_by_the_command_line_and_the_server(given, tables, tmp_path, tiny_folder
         Predictor(out, device="cpu")
 
 
+def test_a_plan_is_chosen_for_all_tops(given, tmp_path):
+    """By probes of every head and prices, without trials of candidates."""
+    from stratatune.studies.suggest.auto import train as chosen
+
+    result = chosen(given("auto", plan="auto", epochs=1), reporter=Reporter(quiet=True))
+    assert "plan: auto" not in (tmp_path / "auto" / "config.yaml").read_text()
+    plans = [json.loads((tmp_path / "auto" / "adapter" / name / "result.json").read_text())["plan"] for name in NAMES]
+    assert plans == [result.plan] * 2
+
+
 # --- the groups ------------------------------------------------------------------------------------------------------
 
 
