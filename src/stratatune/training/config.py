@@ -137,6 +137,11 @@ class RunConfig(BaseModel):
         1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate; a method's own rate overrides it."
     )
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW's decay; none on biases and norms.")
+    head_start: Literal["drawn", "fitted"] = Field(
+        "drawn",
+        description="Where a new output layer starts from: as it is drawn, or fitted to what the untrained model pools "
+        "of at most 1,000 training examples (more after few steps; auto takes it).",
+    )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
     schedule: Literal["linear", "constant"] = Field(
         "linear", description="The rate after warm-up: decays to zero, or stays."

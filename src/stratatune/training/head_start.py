@@ -1,0 +1,160 @@
+"""``head_start: fitted``: a new output layer begins where it already tells the classes of the frozen model apart.
+
+The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
+its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and take the size that
+they were drawn with: what a pretrained model pools is small (a spread of 0.05 in MiniLM), so weights that fit it are
+large, and with them a step of the blocks below would change the logits tens of times as much as from a drawn start.
+After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is ours.
+
+Shapes: n places that are read of a batch, D inputs of the output layer, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from stratatune.errors import ConfigError
+from stratatune.training import distributed
+from stratatune.training.machine import now
+
+if TYPE_CHECKING:
+    from stratatune.data.batching import Batch
+    from stratatune.objectives.objective import Objective
+    from stratatune.training.session import Session
+
+SAMPLE = 1000
+"""Examples that are read, or as many as there are."""
+STRENGTHS = (1.0, 0.1, 0.01)
+"""Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
+_HELD, _ITERATIONS, _SMALL = 5, 60, 1e-6
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch as the output layer reads it: ``inputs`` [n, D], and the shape of the logits."""
+
+    batch: Batch
+    inputs: Tensor
+    shape: torch.Size
+
+
+def fit_head(session: Session) -> float:
+    """Fit the output layer of a run that has not begun.
+
+    The examples are those of the first batches, in these very batches, so that a cache holds what the first epoch would
+    have put there.
+
+    Returns:
+        The seconds that it took beside the trunk.
+
+    Raises:
+        ConfigError: the objective has no new output layer, or the run has several processes.
+    """
+    started, in_trunk = now(session.device), session.feed.clock.trunk_seconds
+    layer = _output_layer(session)
+    with torch.no_grad(), session.forward.evaluating():
+        parts = list(_parts(session, layer))
+    every = torch.cat([part.inputs for part in parts])
+    # Without a bias nothing can take up the mean.
+    mean = every.mean(0) if layer.bias is not None else torch.zeros_like(every[0])
+    deviation = every.std(0, correction=0) + _SMALL
+    parts = [Part(part.batch, (part.inputs - mean) / deviation, part.shape) for part in parts]
+    fit = _Fit(session.objective, layer)
+    weight, bias = fit(parts, _strength(fit, parts))
+    weight = weight / deviation
+    norm = weight.norm()
+    if torch.isfinite(norm) and norm > _SMALL:  # else there is nothing to be read, and the layer stays as it was drawn
+        weight = weight * (layer.weight.detach().float().norm() / norm)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if layer.bias is not None:
+                layer.bias.copy_(bias - weight @ mean)
+    return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
+
+
+def _output_layer(session: Session) -> nn.Linear:
+    """The last linear of the new layers; some families have a dense one in front of it."""
+    backbone = session.top.attached.backbone
+    parts = [part for path in backbone.head.new_layers for part in backbone.body.part(path).modules()]
+    layer = next((part for part in reversed(parts) if isinstance(part, nn.Linear)), None)
+    if layer is None:
+        raise ConfigError(
+            [f"head_start: {session.objective.name} has no new output layer that could be fitted"],
+            "legal here: head_start: drawn",
+        )
+    if distributed.world() > 1:
+        raise ConfigError(["head_start: fitted is for one process"], "legal here: head_start: drawn")
+    return layer
+
+
+def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
+    """What the output layer reads of a sample of the training data, by the untrained model."""
+    seen: list[Tensor] = []
+
+    def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen.append(given[0].float().reshape(-1, given[0].shape[-1]))
+
+    handle = layer.register_forward_pre_hook(see)
+    try:
+        read = 0
+        for index in session.batches(0):
+            batch = session.forward.batch(session.train, index)
+            # At once, not in pieces, whose order would be another.
+            logits = session.forward.at_once(session.feed.hidden(batch), batch, training=False)
+            yield Part(batch, seen.pop(), logits.shape)
+            read += len(index)
+            if read >= SAMPLE:
+                return
+    finally:
+        handle.remove()
+
+
+class _Fit:
+    """Weight [C, D] and bias [C] of the smallest loss on some parts, by L-BFGS."""
+
+    def __init__(self, objective: Objective, layer: nn.Linear) -> None:
+        self.objective, self.size, self.biased = objective, layer.weight.shape, layer.bias is not None
+
+    def __call__(self, parts: list[Part], strength: float) -> tuple[Tensor, Tensor]:
+        device = parts[0].inputs.device
+        weight = torch.zeros(self.size, device=device, requires_grad=True)
+        bias = torch.zeros(self.size[0], device=device, requires_grad=self.biased)
+        given = [weight, bias] if self.biased else [weight]
+        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            found = self.loss(parts, weight, bias) + strength / 2 * weight.square().sum()
+            found.backward()
+            return found
+
+        with torch.enable_grad():
+            optimiser.step(closure)
+        return weight.detach(), bias.detach()
+
+    def loss(self, parts: list[Part], weight: Tensor, bias: Tensor) -> Tensor:
+        """The mean loss over what the objective counts."""
+        losses, counts = [], []
+        for part in parts:
+            counts.append(self.objective.weight(part.batch))
+            logits = (part.inputs @ weight.T + bias).reshape(part.shape)
+            losses.append(self.objective.loss(logits, part.batch) * counts[-1])
+        return torch.stack(losses).sum() / max(1.0, sum(counts))
+
+
+def _strength(fit: _Fit, parts: list[Part]) -> float:
+    """The strength of the penalty; with a handful of batches there is nothing to choose it on."""
+    held, kept = parts[::_HELD], [part for at, part in enumerate(parts) if at % _HELD]
+    if not kept:
+        return STRENGTHS[0]
+
+    def held_out(strength: float) -> float:
+        with torch.no_grad():
+            return float(fit.loss(held, *fit(kept, strength)))
+
+    return min(STRENGTHS, key=held_out)
