@@ -3,8 +3,8 @@
     python -m benchmarks.starts --model MODEL --data FOLDER [--tasks trec-500,sst2] [--seeds 0,1,2]
     python -m benchmarks.tables starts benchmarks/results/starts.jsonl docs/results/starts.md
 
-``d: full`` of the topmost blocks at the rate that ``auto`` gives it, batches of 32, bf16 where the processor has it, the
-same rows, epochs and order of batches for both. The score is that of dev (TREC: test) after each epoch, the task's own
+``d: full`` of the topmost blocks at the rate that ``auto`` gives it, batches of 32, bf16 where the processor has it,
+the same rows, epochs and order of batches for both. Score is that of dev (TREC: test) after each epoch, the task's own
 metric, micro F1 for emotions, F1 of entities for tags. Each run is a process of its own; finished runs are skipped.
 """
 

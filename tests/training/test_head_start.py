@@ -15,8 +15,8 @@ from stratatune.errors import ConfigError
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
 from stratatune.training import head_start
-from stratatune.training.run import open_session, train
 from stratatune.training.prepare import Outline, read_tables
+from stratatune.training.run import open_session, train
 from stratatune.training.session import Session
 
 STILL = {"epochs": 1, "lr": 1e-12, "weight_decay": 0.0}  # what is saved is what training started from
@@ -149,3 +149,23 @@ def test_texts_that_say_nothing(run, files, tmp_path):
     ]
     name = next(name for name in tensors[0] if "classifier" in name and name.endswith("weight"))
     assert torch.equal(tensors[0][name], tensors[1][name])
+
+
+def test_label_sets_start_fitted_unless_the_run_says_otherwise(run, tmp_path):
+    changes = {**PLAN, **STILL, "objective": "multilabel"}
+    tensors = {
+        start: read_tensors(Path(run(**changes, head_start=start, out=str(tmp_path / start)).out) / "adapter")
+        for start in ("auto", "fitted", "drawn")
+    }
+    name = next(name for name in tensors["auto"] if "classifier" in name and name.endswith("weight"))
+    assert torch.equal(tensors["auto"][name], tensors["fitted"][name])
+    assert not torch.equal(tensors["auto"][name], tensors["drawn"][name])
+
+
+def test_too_many_outputs_stay_as_they_were_drawn(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(head_start, "_LARGEST", 10)
+    tensors = [
+        read_tensors(Path(run(**PLAN, **STILL, head_start=start, out=str(tmp_path / start)).out) / "adapter")
+        for start in ("drawn", "fitted")
+    ]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from stratatune.objectives.objective import Objective
     from stratatune.training.session import Session
 
+HEADS = frozenset({"sequence", "token"})
+"""Those with an output layer that no pretrained model brings."""
 SAMPLE = 1000
 """Examples that are read, or as many as there are."""
 STRENGTHS = (1.0, 0.1, 0.01)
 """Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
-_HELD, _ITERATIONS, _SMALL = 5, 60, 1e-6
+_HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 60, 1e-6, 10**9
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Part:
 def fit_head(session: Session) -> float:
     """Fit the output layer of a run that has not begun.
 
+    Tens of thousands of outputs are left as they were drawn: their fit would take longer than it saves.
     The examples are those of the first batches, in these very batches, so that a cache holds what the first epoch would
     have put there.
 
@@ -60,6 +63,8 @@ def fit_head(session: Session) -> float:
     with torch.no_grad(), session.forward.evaluating():
         parts = list(_parts(session, layer))
     every = torch.cat([part.inputs for part in parts])
+    if every.numel() * layer.out_features > _LARGEST:
+        return _spent(session, started, in_trunk)
     # Without a bias nothing can take up the mean.
     mean = every.mean(0) if layer.bias is not None else torch.zeros_like(every[0])
     deviation = every.std(0, correction=0) + _SMALL
@@ -74,6 +79,11 @@ def fit_head(session: Session) -> float:
             layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.copy_(bias - weight @ mean)
+    return _spent(session, started, in_trunk)
+
+
+def _spent(session: Session, started: float, in_trunk: float) -> float:
+    """Seconds since then beside the trunk's."""
     return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
 
 

@@ -63,9 +63,10 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 def _begin(session: Session) -> float:
     """Settle where a new output layer starts from; gives the seconds that it took."""
     config = session.config
-    if config.head_start == "drawn" or (config.resume and (session.out / CHECKPOINT).exists()):
-        return 0.0
-    return fit_head(session)
+    fitted = session.objective.fitted_start and distributed.world() == 1
+    wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"
+    begun = config.resume and (session.out / CHECKPOINT).exists()
+    return fit_head(session) if wanted and not begun else 0.0
 
 
 def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[Ask, Learnt | None, Fitted]:
