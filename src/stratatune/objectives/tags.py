@@ -72,6 +72,7 @@ class Tags(Objective):
     metrics: ClassVar[tuple[str, ...]] = METRICS
     options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
     place: ClassVar[str] = "one word of each text"
+    fitted_start: ClassVar[bool] = True
 
     tags: Names = saved_as("labels")
     scheme: str = "auto"

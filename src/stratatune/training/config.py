@@ -140,7 +140,8 @@ class RunConfig(BaseModel):
     head_start: Literal["auto", "drawn", "fitted"] = Field(
         "auto",
         description="Where a new output layer starts from: as it is drawn, or fitted to what the untrained model pools "
-        "of 1,000 training examples; auto: fitted for label sets and under `plan: auto`.",
+        "of 1,000 training examples; auto: fitted for tags, label sets and several "
+        "label columns, and under `plan: auto`.",
     )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
     schedule: Literal["linear", "constant"] = Field(

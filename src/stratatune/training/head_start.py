@@ -1,10 +1,11 @@
 """``head_start: fitted``: a new output layer begins where it already tells the classes of the frozen model apart.
 
 The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
-its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and take the size that
-they were drawn with: what a pretrained model pools is small (a spread of 0.05 in MiniLM), so weights that fit it are
-large, and with them a step of the blocks below would change the logits tens of times as much as from a drawn start.
-After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is ours.
+its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
+:data:`TIMES` times as large as they were drawn: what a pretrained model pools is small (a spread of 0.02 in MiniLM), so
+weights that fit it are tens of times as large, and with them a step of the blocks below would change the logits as many
+times as much. After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is ours, measured
+by ``benchmarks/starts.py``.
 
 Shapes: n places that are read of a batch, D inputs of the output layer, C outputs.
 """
@@ -33,6 +34,8 @@ SAMPLE = 1000
 """Examples that are read, or as many as there are."""
 STRENGTHS = (1.0, 0.1, 0.01)
 """Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
+TIMES = 3.0
+"""How many times as large as drawn weights fitted ones are at most."""
 _HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 60, 1e-6, 10**9
 
 
@@ -67,14 +70,15 @@ def fit_head(session: Session) -> float:
         return _spent(session, started, in_trunk)
     # Without a bias nothing can take up the mean.
     mean = every.mean(0) if layer.bias is not None else torch.zeros_like(every[0])
-    deviation = every.std(0, correction=0) + _SMALL
-    parts = [Part(part.batch, (part.inputs - mean) / deviation, part.shape) for part in parts]
+    # One number for all inputs: by its own, one that hardly varies would get a weight that outgrows all others.
+    spread = every.var(0, correction=0).mean().sqrt() + _SMALL
+    parts = [Part(part.batch, (part.inputs - mean) / spread, part.shape) for part in parts]
     fit = _Fit(session.objective, layer)
     weight, bias = fit(parts, _strength(fit, parts))
-    weight = weight / deviation
+    weight = weight / spread
     norm = weight.norm()
     if torch.isfinite(norm) and norm > _SMALL:  # else there is nothing to be read, and the layer stays as it was drawn
-        weight = weight * (layer.weight.detach().float().norm() / norm)
+        weight = weight * (TIMES * layer.weight.detach().float().norm() / norm).clamp(max=1.0)
         with torch.no_grad():
             layer.weight.copy_(weight)
             if layer.bias is not None:
