@@ -1,4 +1,4 @@
-"""A new output layer that starts fitted: the direction of an independent solver's, a few times the size of a drawn one."""
+"""A new output layer that starts fitted: the direction of another solver's, a few times the size of a drawn one."""
 
 from __future__ import annotations
 

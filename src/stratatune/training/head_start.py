@@ -36,7 +36,7 @@ STRENGTHS = (1.0, 0.1, 0.01)
 """Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
 TIMES = 3.0
 """How many times as large as drawn weights fitted ones are at most."""
-_HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 60, 1e-6, 10**9
+_HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 200, 1e-6, 10**9
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fit_head(session: Session) -> float:
     weight = weight / spread
     norm = weight.norm()
     if torch.isfinite(norm) and norm > _SMALL:  # else there is nothing to be read, and the layer stays as it was drawn
-        weight = weight * (TIMES * layer.weight.detach().float().norm() / norm).clamp(max=1.0)
+        weight = weight * (TIMES * layer.weight.detach().norm() / norm).clamp(max=1.0)
         with torch.no_grad():
             layer.weight.copy_(weight)
             if layer.bias is not None:
@@ -111,7 +111,9 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
     seen: list[Tensor] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0].float().reshape(-1, given[0].shape[-1]))
+        # Doubles: thousands of sums in single precision would make much of a last bit.
+        wide = torch.float32 if given[0].device.type == "mps" else torch.float64
+        seen.append(given[0].to(wide).reshape(-1, given[0].shape[-1]))
 
     handle = layer.register_forward_pre_hook(see)
     try:
@@ -135,11 +137,12 @@ class _Fit:
         self.objective, self.size, self.biased = objective, layer.weight.shape, layer.bias is not None
 
     def __call__(self, parts: list[Part], strength: float) -> tuple[Tensor, Tensor]:
-        device = parts[0].inputs.device
-        weight = torch.zeros(self.size, device=device, requires_grad=True)
-        bias = torch.zeros(self.size[0], device=device, requires_grad=self.biased)
+        weight = parts[0].inputs.new_zeros(self.size).requires_grad_()
+        bias = parts[0].inputs.new_zeros(self.size[0]).requires_grad_(self.biased)
         given = [weight, bias] if self.biased else [weight]
-        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+        # To the end: what is stopped on the way would hang on the last bits of what it is fitted to.
+        exact = {"tolerance_grad": 1e-8, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
+        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, **exact)
 
         def closure() -> Tensor:
             optimiser.zero_grad()
