@@ -95,9 +95,7 @@ def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
     """
     named, encoder = backbone.model.named_parameters(), backbone.encoder_ids()
     return hash_of(
-        (name, one)
-        for name, one in named
-        if not one.requires_grad and name not in trained and id(one) not in encoder
+        (name, one) for name, one in named if not one.requires_grad and name not in trained and id(one) not in encoder
     )
 
 
