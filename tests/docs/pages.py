@@ -205,6 +205,7 @@ SMALLER: dict[str, tuple[tuple[str, str], ...]] = {
     "multitask.md": (
         ("train ...", "train --model roberta-base --train train.csv --eval dev.csv --plan '6: lora' --out runs/named"),
     ),
+    "objectives.md": (("stratatune bench", "stratatune bench --rounds 1 --batches 1"),),
     "sklearn.md": (("epochs=3", "epochs=1"), ("cv=5, n_jobs=4", "cv=2, n_jobs=1")),
     "suggest.md": (("--epochs 10", "--epochs 1"),),
     "tags.md": (("epochs=3", "epochs=1"),),

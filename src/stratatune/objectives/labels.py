@@ -138,6 +138,8 @@ class NumberLabels:
 
 
 Labels = ClassLabels | NumberLabels
+TWO_CLASSES = ClassLabels(("no", "yes"))
+"""Those of made-up data."""
 
 
 def class_labels(asked: Asked) -> ClassLabels:

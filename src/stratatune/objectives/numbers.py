@@ -11,7 +11,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import VALUE_METRICS
 from stratatune.objectives.pooled import Pooled
@@ -67,6 +67,11 @@ class Numbers(Pooled):
 
     def targets(self, table: Table) -> np.ndarray:
         return self.label_kind.targets(table)
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        made = cls(**pretended_common(texts, family, NumberLabels.metric), label_kind=NumberLabels(0.0, 1.0))
+        return made, texts.with_labels(random.random(len(texts)))
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """Mean squared error: ``logits`` [B, 1]."""

@@ -54,6 +54,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     """
     from stratatune.progress import Reporter
     from stratatune.training.run import train as run
+    from stratatune.training.trials.tops import parts_of
 
     reporter, tables = reporter or Reporter(), tables or {}
     if config.plan == AUTO and config.resume:
@@ -61,8 +62,9 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     if config.plan != AUTO:
         return run(config, tables=tables, reporter=reporter)
     search = _Search(config, tables, reporter)
+    several = bool(parts_of(config))  # tops that train together, so a trial of a plan would be one of each
     try:
-        return search.raced() if search.course.entrants > 1 else search.untried()
+        return search.raced() if search.course.entrants > 1 and not several else search.untried()
     finally:
         search.shared.close()
 
