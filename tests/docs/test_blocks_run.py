@@ -236,9 +236,11 @@ def follow(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_block_runs(name, follow):
+def test_every_block_runs(name, follow, request):
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module)
+    if name != "grid.md":
+        request.getfixturevalue("inline_grids")
     follow(name)
 
 

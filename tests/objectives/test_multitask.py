@@ -341,7 +341,7 @@ def test_the_command_line(tables, tmp_path, tiny_folder, capsys):
     assert json.loads(capsys.readouterr().out)["views"]
 
 
-def test_a_grid_of_heads_and_of_sets(tables, tmp_path, capsys, monkeypatch):
+def test_a_grid_of_heads_and_of_sets(tables, tmp_path, capsys, monkeypatch, inline_grids):
     monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
     asked = [
         {"name": "heads", "objective": "multitask", "label": ["topic", "mood"], "metric": "topic.f1"},

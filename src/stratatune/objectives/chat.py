@@ -94,6 +94,7 @@ class Chat(Objective):
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
                 "stop: let it write {{ eos_token }} behind an answer"
             )
+        notices += _unwritten(template, table)
         # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
         stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
         systems = {_system(one) for one in table.further[CONVERSATIONS]}
@@ -213,6 +214,19 @@ def _template(asked: Asked) -> str:
     if wrong := ChatTemplate(text, own).mistake():
         raise ConfigError([f"template: {asked.template}: {wrong}"], "mend its Jinja")
     return text
+
+
+def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
+    """A note of tools and calls that the conversations bring and the template leaves out, so that nothing is learnt."""
+    found: dict[str, list[int]] = {}
+    for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
+        for what in template.unwritten(one):
+            found.setdefault(what, []).append(row)
+    return [
+        f"the chat template writes nothing of the {what} in {len(rows):,} of {len(table):,} conversations, from row "
+        f"{rows[0]}, so they are not learnt: give one that does (--template FILE)"
+        for what, rows in found.items()
+    ]
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:

@@ -63,6 +63,7 @@ class Multilabel(Pooled):
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
     problem_type: ClassVar[str | None] = "multi_label_classification"
+    fitted_start: ClassVar[bool] = True
 
     names: Names = saved_as("labels")
     separator: str = ""

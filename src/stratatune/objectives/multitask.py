@@ -75,6 +75,7 @@ class Multitask(Objective):
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
+    fitted_start: ClassVar[bool] = True
     # A stock pipeline then gives the logits of every head as they are.
     problem_type: ClassVar[str | None] = "regression"
 

@@ -16,7 +16,7 @@ from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_dat
 from stratatune.objectives.metrics import VALUE_METRICS
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
-from stratatune.objectives.tensors import mean
+from stratatune.objectives.tensors import at_least_fp32, mean
 from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Numbers(Pooled):
         from torch.nn.functional import mse_loss
 
         assert batch.labels is not None
-        losses = mse_loss(logits[:, 0].float(), batch.labels.float(), reduction="none")
+        values = at_least_fp32(logits[:, 0])
+        losses = mse_loss(values, batch.labels.to(values.dtype), reduction="none")
         return mean(losses, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:

@@ -56,6 +56,8 @@ class Objective(abc.ABC):
             output a regression, of more a single label.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
+        fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
+            open: a few labels of many have a gradient too small to find from a drawn start.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
         today: the name of the objective that the stock arms of ``stratatune bench`` learn in place of this one; empty:
             they learn this one.
@@ -82,6 +84,7 @@ class Objective(abc.ABC):
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
+    fitted_start: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
     today: ClassVar[str] = ""
 

@@ -138,11 +138,20 @@ class _Search:
 
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with what comes with it unless that is given."""
-        own = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
+        own: dict[str, Any] = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
+        own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
         return self.config.model_copy(
             update={"plan": proposal.plan, **{name: value for name, value in own.items() if name not in given}}
         )
+
+    def _starts_fitted(self, proposal: Proposal) -> bool:
+        """Whether there is a new output layer, and one process to fit it in."""
+        from stratatune.training import distributed
+        from stratatune.training.head_start import HEADS
+
+        prompted = proposal.prompted and self.config.objective == "auto"
+        return not prompted and self.prepared.objective.head in HEADS and distributed.launched() == 1
 
     @property
     def rows(self) -> int:
