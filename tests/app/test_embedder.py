@@ -181,5 +181,5 @@ def test_a_run_of_another_objective_is_refused(settings, tmp_path):
     with pytest.raises(ConfigError, match="objective: 'classification'"):
         st.Embedder("2: lora", **settings, objective="classification").fit(PAIRS)
     st.Classifier("2: lora", **{**settings, "epochs": 1}).fit(TEXTS * 4, ["x", "y", "x"] * 4).save(tmp_path / "classes")
-    with pytest.raises(ModelError, match="this run learnt .*, and no vectors"):
+    with pytest.raises(ModelError, match="this run learnt .*, and Embedder loads vectors"):
         st.Embedder.load(tmp_path / "classes")

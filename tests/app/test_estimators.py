@@ -6,12 +6,17 @@ import copy
 import pickle
 
 import numpy as np
+import pandas
 import pytest
+from datasets import Dataset
 
 import stratatune as st
 from stratatune.app.run_folders import claimed, from_bytes
-from stratatune.app.texts import classes_of, columns_of, labels_of
-from stratatune.errors import DataError, ModelError
+from stratatune.app.texts import classes_of, columns_of, labels_of, names_of, sets_of
+from stratatune.data.read_options import ReadOptions
+from stratatune.data.readers import read
+from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.progress import Reporter
 
 from .conftest import BAD, GOOD
 
@@ -91,6 +96,60 @@ def test_labels_that_are_no_classes():
     with pytest.raises(DataError, match="two labels are both 'a'"):
         classes_of(labels_of(["a", " a"]))
     assert classes_of(labels_of([[2], [1]])).tolist() == [1, 2]
+
+
+def test_numpy_s_and_python_s_own_labels_are_of_one_kind():
+    assert labels_of([np.int64(1), 0, True]).tolist() == [1, 0, 1]
+    assert labels_of([np.str_("a"), "b"]).tolist() == ["a", "b"]
+
+
+def test_several_labels_are_not_one():
+    for odd in (np.arange(4).reshape(2, 2), [[1, 2], [3, 4]], [{"a"}, {"b"}]):
+        with pytest.raises(DataError, match="several labels were given for a text"):
+            labels_of(odd)
+
+
+def test_a_regressor_takes_numbers(settings):
+    own = {**settings, "plan": "1: full"}
+    for odd, said in ((["a", "b"] * 6, "row 1: label 'a' is not a number"), (np.ones((12, 2)), "several labels")):
+        with pytest.raises(DataError, match=said):
+            st.Regressor(**own).fit(TEXTS, odd)
+
+
+def test_an_estimator_answers_what_its_objective_learnt(settings, fitted, tmp_path):
+    """Another objective is refused before training, and a run of another one when it is loaded."""
+    for made, objective in ((st.Regressor, "classification"), (st.Classifier, "regression"), (st.Tagger, "chat")):
+        with pytest.raises(ConfigError, match=f"objective: '{objective}' is not what a {made.__name__} predicts"):
+            made(**{**settings, "plan": "1: full"}, objective=objective).fit([["a"]] * 12, [["O"]] * 12)
+    with pytest.raises(DataError, match="one label was given for each text"):
+        st.Classifier(**{**settings, "plan": "1: full"}, objective="multilabel").fit(TEXTS, ["a", "b"] * 6)
+    fitted.save(tmp_path / "classes")
+    with pytest.raises(ModelError, match="this run learnt mlm, and Regressor loads regression"):
+        st.Regressor.load(tmp_path / "classes")
+    with pytest.raises(ModelError, match="this run learnt mlm, and Tagger loads tags"):
+        st.Tagger.load(tmp_path / "classes")
+    rows = {"text": TEXTS, "labels": SETS}
+    data = Dataset.from_dict(rows)
+    own = {**settings, "plan": "1: full", "out": str(tmp_path / "sets"), "reporter": Reporter(quiet=True)}
+    st.train(**own, train=data, text="text", label="labels", objective="multilabel(threshold=0.01)")
+    assert st.Classifier.load(tmp_path / "sets").predict(TEXTS[:1]) == [["fine", "good"]]
+
+
+def test_polars_is_read_as_pandas_is(settings):
+    polars, pandas = pytest.importorskip("polars"), pytest.importorskip("pandas")
+    rows = {"a": TEXTS, "b": TEXTS[::-1]}
+    frames = [library.DataFrame(rows) for library in (polars, pandas)]
+    assert columns_of(frames[0], ("b",)) == columns_of(frames[1], ("b",)) and names_of(frames[0]) == ("a", "b")
+    assert columns_of(polars.Series(TEXTS)) == [TEXTS]
+    assert labels_of(polars.Series(["x", "y"])).tolist() == ["x", "y"]
+    with pytest.raises(DataError, match="missing in 1 of 2"):
+        labels_of(polars.Series(["x", None]))
+    assert sets_of(polars.Series([["x"], ["x", "y"]])).rows == [["x"], ["x", "y"]]
+    assert sets_of(polars.DataFrame({"x": [0, 1], "y": [1, 1]})).classes.tolist() == ["x", "y"]
+    clf = st.Classifier(**settings).fit(frames[0], polars.Series(["x", "y"] * 6))
+    assert np.array_equal(clf.predict_proba(frames[0].select("b", "a")), clf.predict_proba(frames[1]))
+    table = read(polars.DataFrame({"text": TEXTS, "label": [None, *[1] * 11]}), ReadOptions(need_labels=False))
+    assert table.texts == (TEXTS,) and table.labels is None
 
 
 # --- what comes back -------------------------------------------------------------------------------------------------
@@ -224,7 +283,17 @@ def test_label_sets_come_back_as_they_were_given(kind, settings, tmp_path):
     assert np.array_equal(again.predict_proba(TEXTS), chances)
 
 
-@pytest.mark.parametrize("odd", [np.array([[0, 2], [1, 0]] * 6), np.array([[0.5, 1], [1, 0]] * 6)])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        np.array([[0, 2], [1, 0]] * 6),
+        np.array([[0.5, 1], [1, 0]] * 6),
+        np.array([[0, None], [1, 0]] * 6, object),
+        np.array([[0, np.nan], [1, 0]] * 6),
+        pandas.DataFrame({"a": pandas.array([1, None] * 6, "Int64"), "b": [1, 0] * 6}),
+    ],
+    ids=range(5),
+)
 def test_a_matrix_holds_0_and_1(odd, settings):
     with pytest.raises(DataError, match="a matrix that holds.*an indicator matrix holds 0 and 1;.*label="):
         st.Classifier(**settings).fit(TEXTS, odd)

@@ -51,6 +51,9 @@ def test_it_is_saved_pickled_and_cloned(tagger, tmp_path):
         (WORDS[:2], TAGS[:1], "2 texts but 1 lists of tags"),
         (["the film"], [["O"]], "a text's words are no list: 'the film'"),
         ("the film", [["O"]], "one text was given"),
+        ([["the", "film"], None], [["O", "O"], ["O"]], "text 2 is None, not a list of words"),
+        ([["the"], float("nan")], [["O"], ["O"]], "text 2 is nan, not a list of words"),
+        ([1, 2], [["O"], ["O"]], "text 1 is 1, not a list of words"),
         ([["the", "film"]], [["O"]], "row 1: 1 tags for 2 words"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,20 @@ def test_system_prompts_and_tools_are_given(template):
     messages = [*said(("system", "a book"), ("user", "the film")), {"role": "assistant", "content": "look"}]
     messages += said(("tool", "3"), ("assistant", "was good"))
     assert [text.strip() for text in learnt(template, messages)] == ["look<|im_end|>", "was good<|im_end|>"]
+
+
+CALLING = CHATML.replace("{{ m.content }}", "{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls[0].name }}{% endif %}")
+
+
+def test_what_a_template_writes_nothing_of():
+    messages = [*said(("user", "the film")), {"role": "assistant", "content": "", "tool_calls": [{"name": "look"}]}]
+    one, described = conversation(messages), "{{ tools }}" + CHATML
+    with_tools = replace(one, tools=[{"name": "look"}])
+    for template, what in ((CHATML, ["tool calls", "tools"]), (CALLING, ["tools"]), (described, ["tool calls"])):
+        found = ChatTemplate(template, chat_tokenizer())
+        assert found.unwritten(with_tools) == what
+        assert found.unwritten(one) == [name for name in what if name != "tools"]
+        assert found.unwritten(conversation(MANY)) == []
 
 
 def test_prefixes_and_marks_agree():

@@ -41,6 +41,15 @@ def test_every_layout_is_read(tmp_path, name, text):
     assert table.select([1]).further[WORDS] == [[(0, 1)]]
 
 
+@pytest.mark.parametrize("mark", [" ", "\t", "  \t "])
+def test_only_blanks_and_tabs_separate_columns(tmp_path, mark):
+    words = ["10\u00a0000", "\u3000", "a\u2009b", "\u00a0", "c\x0bd", "\x85"]
+    table = _read(
+        tmp_path, "a.conll", "".join(f"{word}{mark}{tag}\n" for word, tag in zip(words, "OPOPOP", strict=True))
+    )
+    assert _words(table) == [words] and table.labels == [list("OPOPOP")]
+
+
 def test_a_column_is_named(tmp_path):
     text = "a NN x O\nb VB x B-P\n"
     assert _read(tmp_path, "a.conll", text, label="pos_tags").labels == [["NN", "VB"]]
@@ -88,6 +97,9 @@ def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
         ("a.jsonl", '{"text": "abc"}', "which column holds the spans"),
         ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 9, "label": "P"}]}', "is not inside its text of 3"),
         ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 2}]}', "is none"),
+        ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 2, "label": 3}]}', "its label 3 is no name"),
+        ("a.csv", "tokens,tags\na b,O O\n", "column 'tokens' holds texts, not lists of words"),
+        ("a.csv", """tokens,tags\n"['a', 'b']","['O', 'O']"\n""", "column 'tokens' is no JSON list"),
         ("a.jsonl", '{"text": "abc", "spans": [{"start": "1", "end": 2, "label": "P"}]}', "no whole numbers"),
         ("a.jsonl", '{"tokens": [], "tags": []}', "text column 'tokens' is empty in 1 of 1 rows"),
         ("a.conll", "\n\n", "has no rows"),

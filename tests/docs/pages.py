@@ -204,6 +204,8 @@ SMALLER: dict[str, tuple[tuple[str, str], ...]] = {
     "multilabel.md": (("epochs=3", "epochs=1"),),
     "multitask.md": (
         ("train ...", "train --model roberta-base --train train.csv --eval dev.csv --plan '6: lora' --out runs/named"),
+        # The page's three rows, repeated, hold three numbers, which could as well be classes.
+        ('--plan "6: lora" --out', "--objective 'multitask(urgency=regression)' --plan '6: lora' --out"),
     ),
     "sklearn.md": (("epochs=3", "epochs=1"), ("cv=5, n_jobs=4", "cv=2, n_jobs=1")),
     "suggest.md": (("--epochs 10", "--epochs 1"),),

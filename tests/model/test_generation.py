@@ -84,3 +84,29 @@ def test_a_sliding_window_that_would_forget_the_prompt_is_refused():
     model, text = tuned("mistral", PLANS[1], sliding_window=6), torch.randint(5, 60, (1, 5))
     with pytest.raises(PlanError, match="drops the prompt"):
         model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=4)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_writing_on_where_longrope_changes_its_angles(plan):
+    """At 64 tokens, a prompt at the input included; what has no prompt says what it does without a cache."""
+    model = tuned("phi3", plan)
+    moved = 3 if plan.startswith("prompt") else 0
+    torch.manual_seed(0)
+
+    def say(length, new):
+        text = torch.randint(5, 60, (1, length))
+        return text, model.generate(text, attention_mask=torch.ones_like(text), max_new_tokens=new, do_sample=False)
+
+    text, said = say(64 - NEW - moved, NEW)
+    assert said.tolist() == by_hand(model, text, read=text.shape[1] - 1).tolist()
+    if plan == PLANS[0]:
+        text, said = say(61, NEW)
+        assert said.tolist() == by_hand(model, text, read=60).tolist()
+        return
+    with pytest.raises(PlanError, match=f"more than {64 - moved} tokens"):
+        say(61 - moved, NEW)
+    text, said = say(70, NEW)  # it begins behind the border, and stays there
+    assert said.tolist() == by_hand(model, text, read=69).tolist()
+    with torch.no_grad():  # texts that were never written on
+        for length in (64 - moved, 65 - moved):
+            model(torch.randint(5, 60, (1, length)), use_cache=True)

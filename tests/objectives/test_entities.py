@@ -31,6 +31,13 @@ def test_tags_without_prefixes():
     assert scheme_of([["NN", "DT"]]) == "plain" and to_iob2(["NN", "DT"], "plain", "x") == ["NN", "DT"]
 
 
+def test_a_raw_type_may_look_like_a_tag_of_another_scheme():
+    row = "B-cell B-cell O T-cell S-cell".split()
+    found = to_iob2(row, "raw", "x")
+    assert found == "B-B-cell I-B-cell O B-T-cell B-S-cell".split()
+    assert list(entities(found)) == [(0, 2, "B-cell"), (3, 4, "T-cell"), (4, 5, "S-cell")]
+
+
 @pytest.mark.parametrize(
     ("scheme", "row", "said"),
     [

@@ -348,6 +348,8 @@ def test_other_objectives_give_the_hint(run, sets, tmp_path):
     given = {"objective": "classification", "label": "labels", "text": "text", "epochs": 1}
     with pytest.raises(DataError, match="holds lists.*several labels in a cell: --objective multilabel"):
         run(**given, train=str(sets / "train.jsonl"), eval=None)
+    with pytest.raises(DataError, match="is empty in .* rows.*several labels in a cell: --objective multilabel"):
+        run(**given, train=str(sets / "train.csv"), eval=None)
     result = run(**given, train=str(sets / "train.csv"), eval=None, bad_rows="skip")
     assert any("several labels in a cell: --objective multilabel" in notice for notice in result.notices)
     sets_of_six = [[label for at, label in enumerate("abcdef") if n >> at & 1] for n in range(1, 41)]

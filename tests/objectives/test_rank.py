@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,51 @@ def test_scores_of_a_perfect_and_of_a_reversed_order(data, tiny_folder):
         assert reversed_["pair_accuracy"] == 0.0 and reversed_["ndcg@10"] < 1.0
     batch = collate_examples(encoded, np.array([0, 1]), 0)
     assert batch.groups.shape[0] == 2 and len(batch) == len(set(batch.groups[batch.groups >= 0].tolist()))
+
+
+def test_data_of_the_other_kind_are_compared_in_the_model_s_own_way(data, tiny_folder):
+    """Scored rows under ``pairwise`` query by query; a chosen text under ``bce`` has the best score of the scale."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    asked = ReadOptions(text=None, label=None, task=None, split=None)
+
+    def loss(objective, name):
+        encoded = objective.encode(Rank.read(str(data / name), asked), tokenizer)
+        batch = collate_examples(encoded, np.arange(encoded.examples), 0)
+        scores = torch.randn(len(batch), 1, generator=torch.Generator().manual_seed(0))
+        return encoded, scores, objective.loss(scores, batch, training=False).item(), objective.weight(batch)
+
+    pairwise = Rank(text=("query", "text"), label=None, metric="ndcg@10", by="pairwise")
+    encoded, scores, found, pairs = loss(pairwise, "lists.jsonl")
+    terms = []
+    for start, size in zip(encoded.groups.starts, encoded.groups.sizes, strict=True):
+        at = slice(start, start + size)
+        own, gains = scores[encoded.groups.values[at], 0], encoded.targets["gains"].values[at]
+        terms += [
+            torch.nn.functional.softplus(own[j] - own[i]).item()
+            for i in range(size)
+            for j in range(size)
+            if gains[i] > gains[j]
+        ]
+    assert encoded.examples == 16 and pairs == len(terms) > 16
+    assert found == pytest.approx(np.mean(terms), rel=1e-6)
+    bce = Rank(text=("prompt", "chosen", "rejected"), label=None, metric="ndcg@10", by="bce", low=0.0, high=5.0)
+    encoded, scores, found, _ = loss(bce, "preferences.jsonl")
+    chosen, rejected = scores[encoded.groups.values.reshape(-1, 2), 0].T
+    wanted = torch.nn.functional.softplus(torch.cat([-chosen, rejected])).mean().item()
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_equal_scores_have_no_order(data, tiny_folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm"))
+    table = Rank.read(str(data / "lists.jsonl"), ReadOptions(text=None, label=None, task=None, split=None))
+    objective = Rank(text=("query", "text"), label="score", metric="ndcg@10")
+    encoded = objective.encode(replace(table, labels=[1.0] * len(table)), tokenizer)
+    found, said = objective.score(np.random.default_rng(0).normal(size=len(table)), encoded, 1e-7)
+    assert set(found.values()) == {0.0} and "are 0: every score is 1, so there is no order to be found" in said[-1]
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------

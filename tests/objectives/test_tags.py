@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import tiny
 from stratatune.app.cli import run as command
 from stratatune.data.aligned import encode_words
 from stratatune.data.read_options import ReadOptions
+from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.data.written import Written
+from stratatune.objectives.asked import Asked
+from stratatune.objectives.tags import Tags
+from stratatune.plan import Plan
 from stratatune.training.predict import Predictor
 
 NAMES, PLACES = ("great", "good", "best"), ("bad", "worst")  # tokens of the tiny model
@@ -177,6 +184,40 @@ def test_the_command_line(tagged, conll, tmp_path, tiny_folder, capsys):
 def test_labels_come_from_every_part(tagged, tmp_path):
     rare = _conll(tmp_path / "rare.conll", [(["the", "film"], ["O", "B-work"])])
     assert "B-work" in tagged(epochs=1, test=str(rare)).labels
+
+
+def _table(*rows: str) -> Table:
+    words = [[(0, 1)] * len(row.split()) for row in rows]
+    return Table(([""] * len(rows),), labels=[row.split() for row in rows], further={WORDS: words})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "train", "classes", "others"),
+    [
+        # Every word is in an entity: they are entities all the same, and new texts need an O.
+        ("auto", "B-p E-p S-l", "O B-l I-l B-p I-p", {"S-p B-l E-l": "B-p B-l I-l"}),
+        ("auto", "B-p I-p B-l", "O B-l I-l B-p I-p", {"B-l": "B-l"}),
+        # Types alone: with an O in training they are entities, in whatever rows.
+        ("auto", "p p O l", "O B-l I-l B-p I-p", {"l l": "B-l I-l", "O": "O"}),
+        # Classes of words, of which `O` may be one.
+        ("auto", "NN DT", "DT NN", {"NN": "NN"}),
+        ("plain", "NN O DT", "O DT NN", {"O NN NN": "O NN NN"}),
+    ],
+)
+def test_training_data_say_whether_there_are_entities(tiny_folder, scheme, train, classes, others):
+    first, tables = _table(train), [_table(row) for row in others]
+    asked = Asked(Plan.parse("full"), "encoder", 64, options={"scheme": scheme}, table=first, others=tuple(tables))
+    objective, _ = Tags.settle(replace(asked, tokenizer=tiny.bert_tokenizer()))
+    assert objective.tags == tuple(classes.split())
+    again = Tags.from_data(json.loads(json.dumps(objective.to_data())), asked.tokenizer)
+    for table, wanted in zip(tables, others.values(), strict=True):
+        assert [again.tags[number] for number in again._numbers(table)] == wanted.split()
+    output = np.array([[again.tags.index(tag), 0.5] for tag in wanted.split()])
+    using = SimpleNamespace(output=lambda table: output)
+    answer = again.answer(replace(table, texts=(["x"],)), using)
+    assert answer.columns["tags"] == [wanted.split()] and ("spans" in answer.columns) == (
+        classes != "DT NN" and scheme != "plain"
+    )
 
 
 def test_probes_read_one_word_of_each_text(tagged, conll, tmp_path):

@@ -30,7 +30,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Every verb takes --json, --quiet and --debug, and `stratatune VERB --help` says lists the rest.")
+@app.callback(epilog="Every verb takes --json, --quiet and --debug, and `stratatune VERB --help` lists the rest.")
 def _stratatune(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:

@@ -10,11 +10,11 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils import TransformerTags
 
 from stratatune.app.estimator import TextEstimator
-from stratatune.app.texts import labels_of, name_of, names_of
+from stratatune.app.texts import as_known, labels_of, name_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
 from stratatune.data.written import Written
-from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.errors import DataError
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
     ``fit_transform``. Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
     """
 
+    _learns = (Vectors.name,)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags = TransformerTags(preserves_dtype=[])
@@ -55,11 +57,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
             DataError: X is neither of these, or there is not one score for each pair.
             ConfigError: the setting ``objective`` names another one than ``vectors``.
         """
-        objective = self._settings.get("objective", Vectors.name)
-        if str(objective).partition("(")[0].strip() != Vectors.name:
-            raise ConfigError(
-                [f"objective: {objective!r}"], "legal here: 'vectors', also with options 'vectors(scale=30)'"
-            )
+        self._check_objective()
         self._train(_data_set(X, y), (), None, objective=Vectors.name)
         return self
 
@@ -121,10 +119,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for; a run of another objective has no vectors."""
-        if self._predictor is not None and not isinstance(self._predictor.objective, Vectors):
-            name = self._predictor.objective.name
-            raise ModelError(f"this run learnt {name}, and no vectors", "st.Predictor reads a run of any objective")
+        """The folder remembers all that is asked for."""
 
 
 _ROW = (list, tuple, np.ndarray)
@@ -138,6 +133,7 @@ def _table(columns: dict[str, list[Any]]) -> Dataset:
 
 def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
     """Pairs, triplets or scored pairs as a table whose columns are named by their roles."""
+    texts = as_known(texts)
     if names := names_of(texts):
         if scores is None:
             return texts
@@ -193,6 +189,7 @@ def _none(cell: Any) -> Any:
 
 def _rows(rows: Any) -> list[Any]:
     """Arrays, Series and DataFrames as lists; a bare text is no list of texts."""
+    rows = as_known(rows)
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     if hasattr(rows, "columns"):

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -28,8 +28,11 @@ from stratatune.app.texts import (
     weights_of,
 )
 from stratatune.cache.keys import default_root
+from stratatune.data.labels import numbers
 from stratatune.data.written import Written
-from stratatune.errors import DataError, ModelError, ResourceError, UserError, did_you_mean
+from stratatune.errors import ConfigError, DataError, ModelError, ResourceError, UserError, did_you_mean
+from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
 from stratatune.progress import Reporter
 from stratatune.training.config import AUTO, RunConfig, parse_bytes
@@ -58,6 +61,8 @@ class TextEstimator(BaseEstimator):
         settings: any setting of :class:`stratatune.RunConfig`, such as ``epochs`` or ``lr``.
     """
 
+    _learns: ClassVar[tuple[str, ...]] = ()
+    """The objectives that answer what this estimator is asked."""
     result_: Result
     feature_names_in_: np.ndarray
     n_columns_: int
@@ -114,12 +119,18 @@ class TextEstimator(BaseEstimator):
         """The fitted estimator whose run is in ``folder``.
 
         Raises:
-            ModelError: there is no run, or an ONNX export, which holds no plan.
+            ModelError: there is no run, one that learnt something else, or an ONNX export, which holds no plan.
         """
         predictor = Predictor(folder, base=base)
         record = getattr(predictor.model, "attached", None)
         if record is None:
             raise ModelError(f"{folder} is an ONNX export, which is no fitted estimator", "st.Predictor reads it")
+        objective = predictor.objective
+        if _learns_other(objective.name, cls._learns) or not cls._answers(objective):
+            raise ModelError(
+                f"this run learnt {objective.name}, and {cls.__name__} loads {' or '.join(cls._learns)}",
+                "st.Predictor reads a run of any objective",
+            )
         made = cls(plan=str(record.resolved.plan), model=base or predictor.model.config._name_or_path)
         made._use(Path(folder), predictor)
         made._base = base
@@ -153,6 +164,26 @@ class TextEstimator(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._run is not None
+
+    @classmethod
+    def _answers(cls, objective: Objective) -> bool:
+        """Whether what was learnt, by one of the objectives, is what this estimator predicts."""
+        return True
+
+    def _check_objective(self) -> None:
+        """Refuse the setting ``objective`` where it names one that answers something else.
+
+        Raises:
+            ConfigError: it does.
+        """
+        given = self._settings.get("objective", AUTO)
+        name = str(given).partition("(")[0].strip()
+        if _learns_other(name, self._learns):
+            legal = ", ".join(map(repr, self._learns))
+            raise ConfigError(
+                [f"objective: {given!r} is not what a {type(self).__name__} predicts"],
+                f"legal here: {legal}, also with options in brackets",
+            )
 
     def _fit(
         self,
@@ -266,6 +297,7 @@ class Classifier(ClassifierMixin, TextEstimator):
     """
 
     classes_: np.ndarray
+    _learns = ("classification", "multilabel", "mlm", "causal")
     _sets: str = ""
 
     def __init__(
@@ -280,6 +312,10 @@ class Classifier(ClassifierMixin, TextEstimator):
         super().__init__(plan, model=model, verbose=verbose, **settings)
         self.class_weight = class_weight
 
+    @classmethod
+    def _answers(cls, objective: Objective) -> bool:
+        return bool(objective.labels)  # mlm and causal may learn numbers
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
@@ -293,8 +329,11 @@ class Classifier(ClassifierMixin, TextEstimator):
             y: N labels, N lists of labels, or an indicator matrix [N, C].
             sample_weight: how much each text counts in the loss [N], 0 or more.
         """
+        self._check_objective()
         if (found := sets_of(y)) is not None:
             return self._fit_sets(X, found, sample_weight)
+        if str(self._settings.get("objective")).startswith("multilabel"):
+            raise DataError("one label was given for each text", "multilabel learns lists of labels, or a 0/1 matrix")
         labels = labels_of(y)
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
@@ -347,25 +386,41 @@ class Classifier(ClassifierMixin, TextEstimator):
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         super()._recall(classes, columns, sets)
-        self._sets = sets
         # A run that no estimator made knows its labels as text.
         self.classes_ = np.array(self.predictor_.labels) if classes is None else classes
+        own = classes is None and self.predictor_.objective.name == "multilabel"
+        self._sets = "lists" if own and not sets else sets
 
 
 class Regressor(RegressorMixin, TextEstimator):
     """Numbers of texts: ``Regressor(plan="lora").fit(texts, values).predict(texts)``."""
 
+    _learns = ("regression", "mlm", "causal")
+
+    @classmethod
+    def _answers(cls, objective: Objective) -> bool:
+        return not objective.labels
+
     def fit(self, X: Texts, y: Sequence[float], sample_weight: Sequence[float] | None = None) -> Self:
         """Train on texts and numbers; ``sample_weight`` [N] says how much each text counts in the loss."""
+        self._check_objective()
         values = labels_of(y)
         weights = weights_of(values, None, sample_weight)
-        self._fit(X, [float(value) for value in values], weights=weights, objective="regression")
+        self._fit(X, numbers(values.tolist(), "y"), weights=weights, objective="regression")
         return self
 
     def predict(self, X: Texts) -> np.ndarray:
         """A number for each text [N]."""
         found = self._ask(X)
         return np.empty(0, np.float32) if found is None else found.values
+
+
+def _learns_other(name: str, own: Sequence[str]) -> bool:
+    """Whether an objective of ours, not one that a user registered, learns what ``own`` do not."""
+    known = OBJECTIVES.get(name)
+    return (
+        known is not None and known.__module__.startswith(Objective.__module__.rpartition(".")[0]) and name not in own
+    )
 
 
 def _default(field: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stratatune.app.estimator import TextEstimator
+from stratatune.app.texts import as_known
 from stratatune.data.written import Written
 from stratatune.errors import DataError
 
@@ -25,12 +26,15 @@ class Tagger(TextEstimator):
     objective are a setting: ``Tagger(objective="tags(align=all)")``.
     """
 
+    _learns = (_TAGS,)
+
     def fit(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> Self:
         """Train on words and their tags.
 
         Raises:
             DataError: not a list of words and a list of tags for each text, or lists of different lengths.
         """
+        self._check_objective()
         self._train(_data_set(X, y), (_WORDS,), _TAGS, objective=_TAGS)
         return self
 
@@ -81,4 +85,8 @@ def _plain(rows: Any) -> list[Any]:
     """Arrays and tuples as lists; a bare text is no list of texts."""
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
-    return [row if isinstance(row, str) else list(row) for row in rows]
+    known: Any = as_known(rows)
+    for number, row in enumerate(known, start=1):
+        if not isinstance(row, str | list | tuple | np.ndarray):
+            raise DataError(f"text {number} is {row!r:.40}, not a list of words", "leave it out, or give its words")
+    return [row if isinstance(row, str) else list(row) for row in known]

@@ -15,8 +15,16 @@ Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
 
 
+def as_known(given: Any) -> Any:
+    """The data frames and series of polars as those of pandas; everything else as it is."""
+    # Asked by name: the library is not imported for data that is not of it.
+    library = type(given).__module__.partition(".")[0]
+    return given.to_pandas() if library == "polars" and hasattr(given, "to_pandas") else given
+
+
 def names_of(texts: Texts) -> tuple[str, ...]:
     """The names of a DataFrame's columns; empty where there are none, or where they are no texts."""
+    texts = as_known(texts)
     names = tuple(texts.columns) if hasattr(texts, "columns") else ()
     return names if all(isinstance(name, str) for name in names) else ()
 
@@ -31,6 +39,7 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     Raises:
         DataError: neither texts nor pairs of texts, or a column that is not there.
     """
+    texts = as_known(texts)
     if hasattr(texts, "columns"):
         return [[_none(text) for text in column.tolist()] for column in _of_frame(texts, names)]
     rows = texts.tolist() if hasattr(texts, "tolist") else texts
@@ -75,8 +84,9 @@ def labels_of(labels: Any) -> np.ndarray:
     """N labels of one kind, as an array [N].
 
     Raises:
-        DataError: labels that are missing, or of several kinds.
+        DataError: labels that are missing, of several kinds, or several a text.
     """
+    labels = as_known(labels)
     if hasattr(labels, "columns"):
         if len(labels.columns) != 1:
             raise DataError(f"{len(labels.columns)} columns of labels were given", "give one label for each text")
@@ -90,6 +100,10 @@ def labels_of(labels: Any) -> np.ndarray:
         raise DataError(
             f"labels are missing in {len(missing):,} of {len(values):,} rows (row {shown})", "leave these rows out"
         )
+    if odd := [value for value in values if isinstance(value, _LISTED)]:
+        raise DataError(f"several labels were given for a text: {odd[0]!r:.60}", "give one label for each text")
+    # Of numpy's own texts and numbers as of Python's: which of the two a list holds depends on how it was made.
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
     kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
     if len(kinds) > 1:
         raise DataError(f"labels have several types: {', '.join(sorted(kinds))}", "give all of them as strings")
@@ -119,6 +133,7 @@ def sets_of(labels: Any) -> LabelSets | None:
     Raises:
         DataError: a matrix of other numbers, or labels of several kinds.
     """
+    labels = as_known(labels)
     names = list(labels.columns) if hasattr(labels, "columns") else None
     values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
     values = values.to_numpy() if names is not None else values
@@ -145,9 +160,9 @@ def _is_matrix(rows: list[Any]) -> bool:
 
 
 def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
-    if odd := next((value for row in rows for value in row if is_missing(value) or value not in (0, 1)), None):
+    if odd := [value for row in rows for value in row if is_missing(value) or value not in (0, 1)]:
         raise DataError(
-            f"labels are a matrix that holds {odd!r}",
+            f"labels are a matrix that holds {odd[0]!r}",
             "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
         )
     classes = np.array(names) if names else np.arange(len(rows[0]))

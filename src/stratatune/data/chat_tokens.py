@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,9 @@ _MASKED: Any = {
 }
 _LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(turns=last)')"
 _GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
+
+CALLS = "tool_calls"
+"""In a message: the calls of tools that an assistant makes."""
 
 Span = tuple[int, int]
 
@@ -110,6 +113,20 @@ class ChatTemplate:
         except _Refused as error:
             return str(error) if type(error.__cause__).__name__ == "TemplateSyntaxError" else ""
         return ""
+
+    def unwritten(self, conversation: Conversation) -> list[str]:
+        """What a conversation brings and the template writes nothing of: ``tool calls``, ``tools``."""
+        less = dict[str, Conversation]()
+        if any(message.get(CALLS) for message in conversation.messages):
+            silent = [{name: value for name, value in one.items() if name != CALLS} for one in conversation.messages]
+            less["tool calls"] = replace(conversation, messages=silent)
+        if conversation.tools:
+            less["tools"] = replace(conversation, tools=None)
+        try:
+            whole = self.render(conversation) if less else ""
+            return [what for what, one in less.items() if self.render(one) == whole]
+        except _Refused:
+            return []
 
     def prompt(self, conversation: Conversation, place: str) -> list[int]:
         """The token ids behind which the assistant speaks.

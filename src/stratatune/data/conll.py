@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stratatune.data.frames import Frame
@@ -13,6 +14,8 @@ from stratatune.errors import DataError
 
 TOKENS = ("tokens", "words")
 """What a column of words is called."""
+_BLANK = " \t"
+_BLANKS = re.compile(f"[{_BLANK}]+")
 _LAYOUTS = {
     1: ("tokens",),
     2: ("tokens", "tags"),
@@ -29,7 +32,7 @@ def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
     if path.suffix == ".tsv":
         return not {*TOKENS, *SINGLES} & set(next(iter(lines), "").split("\t"))
     filled = [line for line in lines if not _separates(line)]
-    return need_labels or (len(filled) < len(lines) and len({len(line.split()) for line in filled}) == 1)
+    return need_labels or (len(filled) < len(lines) and len({len(_cells(line, None)) for line in filled}) == 1)
 
 
 def open_conll(path: Path, written: Written) -> Frame:
@@ -40,7 +43,7 @@ def open_conll(path: Path, written: Written) -> Frame:
     """
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
     first = next((line for line in lines if not _separates(line) and not line.startswith("# ")), "")
-    mark = "\t" if "\t" in first.strip() else None
+    mark = "\t" if "\t" in first.strip(_BLANK) else None
     if not first:
         raise DataError(f"{path} has no rows", "give a file with at least one text")
     texts: list[list[list[str]]] = [[]]
@@ -66,8 +69,11 @@ def open_conll(path: Path, written: Written) -> Frame:
 
 
 def _separates(line: str) -> bool:
-    return not line.strip() or line.startswith("-DOCSTART-")
+    return not line.strip(_BLANK) or line.startswith("-DOCSTART-")
 
 
 def _cells(line: str, mark: str | None) -> list[str]:
-    return [cell.strip() for cell in line.rstrip("\t ").split(mark)] if mark else line.split()
+    # No other white space separates columns: a no-break space may stand inside a word, or be one.
+    if mark:
+        return [cell.strip(" ") for cell in line.rstrip("\t ").split(mark)]
+    return _BLANKS.split(line.strip(_BLANK))

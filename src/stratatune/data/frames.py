@@ -151,6 +151,11 @@ def of_pandas(data: Any) -> Frame:
     return Frame(place, names, values, range(1, len(data) + 1))
 
 
+def of_polars(data: Any) -> Frame:
+    """A polars DataFrame; its nulls are None."""
+    return Frame("the data frame given", list(data.columns), lambda name: data[name].to_list(), range(1, len(data) + 1))
+
+
 def of_texts(texts: Sequence[Any]) -> Frame:
     """A list of N texts, or of N pairs of texts; missing ones (None, NaN) become None."""
     place, rows = "the texts given", [None if is_missing(text) else text for text in texts]

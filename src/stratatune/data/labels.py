@@ -23,6 +23,7 @@ SETS_HINT = "several labels in a cell: --objective multilabel"
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a class of its own
 _SHOWN = 20
+_NUMBERS = "regression needs numbers; for classes use the classification objective"
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ def label_text(value: str | float) -> str:
     return str(value).strip()
 
 
-def numbers(labels: Sequence[str | float], place: str, rows: Sequence[int] | None = None) -> list[float]:
-    """Labels as finite floats, for regression; DataError names the first row that is none."""
+def numbers(
+    labels: Sequence[str | float], place: str, rows: Sequence[int] | None = None, hint: str = _NUMBERS
+) -> list[float]:
+    """Labels as finite floats; DataError names the first row that is none, and says what to do by ``hint``."""
     values: list[float] = []
     for row, label in zip(rows or range(1, len(labels) + 1), labels, strict=True):
         try:
@@ -153,9 +156,6 @@ def numbers(labels: Sequence[str | float], place: str, rows: Sequence[int] | Non
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(
-                f"{place}, row {row}: label {label!r} is not a number",
-                "regression needs numbers; for classes use the classification objective",
-            )
+            raise DataError(f"{place}, row {row}: label {label!r} is not a number", hint)
         values.append(value)
     return values

@@ -201,7 +201,8 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
     missing = [_is_blank(value) for value in values]
     if any(missing) and not needed:
         return None
-    _refuse(frame, missing, f"label column {name!r} is empty", _BAD_LABELS)
+    sets = task is None and looks_like_sets({_or_empty(value).strip() for value in values} - {""})  # one may be empty
+    _refuse(frame, missing, f"label column {name!r} is empty", SETS_HINT if sets else _BAD_LABELS)
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
     if task.numeric:

@@ -103,7 +103,9 @@ def read_roles(
     texts = tuple(texts_of(frame, name, written.bad_rows) for name in roles)
     labels = None
     if label_column is not None:
-        labels = numbers(["" if value is None else value for value in frame.get(label_column)], frame.place, frame.rows)
+        values = ["" if value is None else value for value in frame.get(label_column)]
+        hint = f"column {label_column!r} is the score of its row: write numbers, or name another one with --label"
+        labels = numbers(values, frame.place, frame.rows, hint)
     return Table(
         texts=texts,
         labels=labels,

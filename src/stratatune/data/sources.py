@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stratatune.data.delimited import open_table
-from stratatune.data.frames import Frame, called, of_datasets, of_pandas, of_texts
+from stratatune.data.frames import Frame, called, of_datasets, of_pandas, of_polars, of_texts
 from stratatune.data.json_rows import open_json
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.loading import line_of, load, quiet
@@ -37,6 +37,8 @@ def open_source(source: Any, task: Task | None, split: str | None, written: Writ
         return of_datasets(source, "the data set given", split)
     if library == "pandas" and hasattr(source, "columns"):
         return of_pandas(source)
+    if library == "polars" and hasattr(source, "to_pandas"):  # not a lazy one
+        return of_polars(source) if hasattr(source, "columns") else of_texts(source.to_list())
     if hasattr(source, "tolist"):  # a numpy array, a pandas Series
         return of_texts(source.tolist())
     if isinstance(source, Sequence):

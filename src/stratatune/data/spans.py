@@ -14,6 +14,7 @@ from stratatune.errors import DataError
 Place = tuple[int, int]
 """Where a word lies in its text: its first character, and the one behind its last."""
 _SHOWN = 3
+_WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
 
 
 class Span(NamedTuple):
@@ -75,8 +76,10 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
         names = ("label", "type", "tag", "entity_group")
         parts = [value.get("start"), value.get("end"), next((value[name] for name in names if name in value), None)]
     place = f"{frame.place}, row {row}: span {value!r}"
-    if parts is None or len(parts) != 3 or not isinstance(parts[2], str) or not parts[2].strip():
-        raise DataError(f"{place} is none", 'write {"start": 0, "end": 5, "label": "PER"}')
+    if parts is None or len(parts) != 3 or parts[2] is None:
+        raise DataError(f"{place} is none", _WRITE)
+    if not isinstance(parts[2], str) or not parts[2].strip():
+        raise DataError(f"{place}: its label {parts[2]!r} is no name", _WRITE)
     start, end, label = parts
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
         raise DataError(f"{place}: its ends are no whole numbers", "count characters from 0; end is behind the last")
@@ -109,7 +112,10 @@ def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise DataError(f"{frame.place}, row {row}: column {column!r} is no JSON list: {error}") from error
+            raise DataError(
+                f"{frame.place}, row {row}: column {column!r} is no JSON list: {error}",
+                'write ["a", "b"], with double quotes, as json.dumps does',
+            ) from error
     value = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
     if is_missing(value):
         return []

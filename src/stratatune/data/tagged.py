@@ -26,6 +26,7 @@ WORDS = "words"
 TAGS = ("tags", "ner_tags", "labels", "label")
 SPANS = ("spans", "entities", "labels", "label")
 
+_LISTS = 'write lists of words and of tags: ["Ada", "wrote"] and ["B-PER", "O"], in csv as JSON in a cell'
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
@@ -124,6 +125,8 @@ def _label_column(frame: Frame, column: str, label: str | None, *, listed: bool)
         hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(names)}"
         raise DataError(f"{frame.place} has no column {label!r}", hint)
     if not found:
+        if not listed and column in TOKENS and any(name in names for name in TAGS):
+            raise DataError(f"{frame.place}: column {column!r} holds texts, not lists of words", _LISTS)
         what = "tags, one for each word" if listed else "spans ({start, end, label})"
         raise DataError(
             f"{frame.place}: which column holds the {what}? columns: {', '.join(names)}",

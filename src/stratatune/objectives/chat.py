@@ -19,7 +19,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, ModelError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
@@ -29,6 +29,7 @@ from stratatune.objectives.text_loss import (
     mean_loss,
     next_tokens,
     right_tokens,
+    second_halves,
     text_scores,
     weight_of,
 )
@@ -93,6 +94,7 @@ class Chat(Objective):
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
                 "stop: let it write {{ eos_token }} behind an answer"
             )
+        notices += _unwritten(template, table)
         # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
         stop = tuple(dict.fromkeys(int(one) for one in (closer, end) if isinstance(one, int)))
         systems = {_system(one) for one in table.further[CONVERSATIONS]}
@@ -115,6 +117,10 @@ class Chat(Objective):
 
     # --- learning --------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        return cls(**pretended_common(texts, family, TEXT_METRICS[0]), chat_template=""), second_halves(texts)
+
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The tokens that predict one that bears loss."""
         return bearing_loss(batch)
@@ -122,6 +128,10 @@ class Chat(Objective):
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
+
+    def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As transformers computes it: over every token, also those that bear no loss."""
+        return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
         return weight_of(next_tokens(batch))
@@ -204,6 +214,19 @@ def _template(asked: Asked) -> str:
     if wrong := ChatTemplate(text, own).mistake():
         raise ConfigError([f"template: {asked.template}: {wrong}"], "mend its Jinja")
     return text
+
+
+def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
+    """A note of tools and calls that the conversations bring and the template leaves out, so that nothing is learnt."""
+    found: dict[str, list[int]] = {}
+    for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
+        for what in template.unwritten(one):
+            found.setdefault(what, []).append(row)
+    return [
+        f"the chat template writes nothing of the {what} in {len(rows):,} of {len(table):,} conversations, from row "
+        f"{rows[0]}, so they are not learnt: give one that does (--template FILE)"
+        for what, rows in found.items()
+    ]
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from stratatune.errors import DataError
 
 OUTSIDE = "O"
+PLAIN = "plain"
+"""The scheme of tags that are classes of words."""
 Entity = tuple[int, int, str]
 
 _TAG = re.compile(r"([BIESLUMW])[-_](.+)", re.DOTALL)
@@ -53,7 +55,7 @@ def scheme_of(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _mixed(prefixes: set[str]) -> str:
-    return "plain" if prefixes == {""} else "iob2"
+    return PLAIN if prefixes == {""} else "iob2"
 
 
 def _is_iob1(row: Sequence[str]) -> bool:
@@ -72,16 +74,15 @@ def to_iob2(row: Sequence[str], scheme: str, place: str) -> list[str]:
     Raises:
         DataError: a tag that the scheme does not have there; it names ``place``.
     """
-    if scheme == "plain":
+    if scheme == PLAIN:
         return list(row)
     found, before = [], ("", "")
     for word, tag in enumerate(row, start=1):
-        prefix, kind = parts(tag)
-        if kind and not prefix and scheme != "raw":
+        # A raw type may look like a tag of another scheme: `B-cell`.
+        prefix, kind = parts(tag) if scheme != "raw" or tag == OUTSIDE else ("I", tag)
+        if kind and not prefix:
             raise DataError(f"{place}, word {word}: {tag!r} is no tag of {scheme.upper()}", _fix(tag))
-        if scheme == "raw":
-            prefix = "I" if kind else ""
-        elif scheme not in ("iob1", "conll"):
+        if scheme not in ("raw", "iob1", "conll"):
             _check(scheme, before, (prefix, kind), f"{place}, word {word}: {tag!r}")
         begins = _AS.get(prefix) == "B" or (bool(kind) and kind != before[1])
         found.append(OUTSIDE if not kind else f"{'B' if begins else 'I'}-{kind}")
@@ -95,7 +96,8 @@ _CONLL = "mend the tags, or have them read as conlleval does: --objective 'tags(
 
 
 def _fix(tag: str) -> str:
-    return f"write O, B-{tag} or I-{tag}; classes without entities: --objective 'tags(scheme=plain)'"
+    ways = "types without prefixes: --objective 'tags(scheme=raw)'; classes without entities: 'tags(scheme=plain)'"
+    return f"write O, B-{tag} or I-{tag}; {ways}"
 
 
 def _check(scheme: str, before: tuple[str, str], now: tuple[str, str], said: str) -> None:

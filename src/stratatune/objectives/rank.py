@@ -14,7 +14,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
     loss_for,
     members,
@@ -155,18 +155,27 @@ class Rank(Objective):
         data = encode_pooled(self.family, plain, tokenizer, self.max_length)
         names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
         if len(others) > 1:
-            gains = [[1.0, *[0.0] * (len(row) - 1)] for row in rows]
+            gains = [[self.high, *[self.low] * (len(row) - 1)] for row in rows]
         elif table.labels is None:
             return data.with_groups(rows)
         else:
             gains = [[float(score)] for score in table.labels]  # pyright: ignore[reportArgumentType]
-            if self.by == "listnet":
+            if self.by != "bce":  # what is compared are the candidates of a query
                 rows, gains, names = _lists(rows, gains, names)
         data = data.with_groups(rows)
         assert data.groups is not None
         flat = np.array([gain for row in gains for gain in row], np.float32)
         data = data.with_targets(flat, data.groups.offsets, _GAINS)
         return data.with_targets(np.array(names, np.int64), name=_QUERIES)
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """Pairs of a query and a text with a score of 0 or 1, each learnt by itself."""
+        numbers = np.arange(len(texts))
+        data = texts.with_groups(numbers[:, None].tolist())
+        assert data.groups is not None
+        data = data.with_targets(random.integers(0, 2, len(texts)).astype(np.float32), data.groups.offsets, _GAINS)
+        return cls(**pretended_common(texts, family, RANKINGS[0])), data.with_targets(numbers, name=_QUERIES)
 
     # --- learning --------------------------------------------------------------------------------------------------
 
@@ -224,6 +233,8 @@ class Rank(Objective):
             ranked.append(((gains[order] - gains.min()).tolist(), (gains[at] - gains.min()).tolist()))
             lists += len(at) > 1
         notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]
+        if np.ptp(gains) == 0:
+            notices.append(f"{', '.join(METRICS)} are 0: every score is {gains[0]:g}, so there is no order to be found")
         found = {name: value for name, value in ranking_scores(ranked).items() if name in METRICS}
         found["pair_accuracy"] = pair_accuracy(output, gains, by_query if lists else [np.arange(len(gains))])
         right = gains > (gains.min() + gains.max()) / 2

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
-from stratatune.objectives.entities import OUTSIDE, parts, scheme_of, to_iob2
+from stratatune.objectives.entities import OUTSIDE, PLAIN, parts, scheme_of, to_iob2
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,23 @@ class TagTables:
     Attributes:
         scheme: one of :data:`stratatune.objectives.entities.SCHEMES`; ``auto``: as each table's tags show it.
         names: of tags that are written as numbers, in their order.
+        entities: whether the run has entities: types alone are then ``raw``, also in a table that has no ``O``.
     """
 
     scheme: str
     names: tuple[str, ...] = ()
+    entities: bool = False
+
+    def of_run(self, train: Table) -> TagTables:
+        """The same for all tables of a run, whose training data say whether there are entities; a few rows may not."""
+        return replace(self, scheme=PLAIN) if self.scheme_in(train) == PLAIN else replace(self, entities=True)
 
     def scheme_in(self, table: Table) -> str:
         """The scheme that a table is written in."""
-        return scheme_of(self._named(table)) if self.scheme == "auto" else self.scheme
+        if self.scheme != "auto":
+            return self.scheme
+        found = scheme_of(self._named(table))
+        return "raw" if found == PLAIN and self.entities else found
 
     def in_iob2(self, table: Table) -> Iterator[list[str]]:
         """The tags of each text of a table in IOB2; plain ones as they are.
@@ -41,11 +50,12 @@ class TagTables:
         """The classes that the tags are of.
 
         With entities these are both tags of every type: the data may begin no two entities of a type in a row, and so
-        lack one of them, while new texts need it.
+        lack one of them, while new texts need it; and ``O``, though every word may be in one. Without entities ``O`` is
+        a class like any other, and comes first where there is one.
         """
         tags = {tag for table in tables for row in self.in_iob2(table) for tag in row}
-        if self.scheme == "plain" or OUTSIDE not in tags:
-            return tuple(sorted(tags))
+        if self.scheme == PLAIN:
+            return tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag)))
         kinds = sorted({parts(tag)[1] for tag in tags} - {""})
         return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 

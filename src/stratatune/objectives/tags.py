@@ -18,9 +18,10 @@ from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.entities import (
     OUTSIDE,
+    PLAIN,
     SCHEMES,
     Entity,
     entities,
@@ -47,6 +48,8 @@ METRICS = ("f1", "precision", "recall", "macro_f1", "macro_precision", "macro_re
 Align = Literal["first", "all"]
 Match = Literal["conll", "strict", "partial"]
 _STRIDE = 64
+_PRETENDED, _PRETENDED_SHARE = (OUTSIDE, "B-x", "I-x"), 0.25
+"""Tags of made-up data, and the share of the tokens that continue a word."""
 _TAGS, _CONTINUES = "tags", "continues"
 _DIGITS = 6
 
@@ -56,7 +59,8 @@ class Tags(Objective):
     """A tag for each word.
 
     Attributes:
-        tags: the names of the classes: ``O``, then ``B-`` and ``I-`` of each type; of plain tags these alone.
+        tags: the names of the classes: ``O``, then ``B-`` and ``I-`` of each type; of plain tags these
+            alone, ``O`` first where it is one of them.
         scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
         names: of tags that are written as numbers, in their order.
         align: whether the ``first`` token of a word bears its tag, or ``all`` of them do.
@@ -72,6 +76,7 @@ class Tags(Objective):
     metrics: ClassVar[tuple[str, ...]] = METRICS
     options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
     place: ClassVar[str] = "one word of each text"
+    fitted_start: ClassVar[bool] = True
 
     tags: Names = saved_as("labels")
     scheme: str = "auto"
@@ -91,14 +96,14 @@ class Tags(Objective):
         common = common_of(asked, check_metric(asked.metric or _usual(asked, options), cls.metrics, "tags"))
         names = tuple(options.pop("names", "").split())
         options["stride"] = _stride(options.get("stride"), common["max_length"], asked.tokens)
-        read, tables = TagTables(options["scheme"], names), [asked.data, *asked.others]
+        read, tables = TagTables(options["scheme"], names).of_run(asked.data), [asked.data, *asked.others]
         tags, schemes = read.classes_in(tables), [read.scheme_in(table) for table in tables]
         if len(tags) < 2:
             raise DataError(
                 f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed"
             )
         said = [f"tags are read as {name.upper()}" for name in dict.fromkeys(schemes) if options["scheme"] == "auto"]
-        return cls(**common, tags=tags, names=names, **options), said
+        return cls(**common, tags=tags, names=names, **{**options, "scheme": read.scheme}), said
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,7 +112,7 @@ class Tags(Objective):
     @property
     def plain(self) -> bool:
         """Whether the tags are classes, and there are no entities."""
-        return OUTSIDE not in self.tags
+        return self.scheme == PLAIN or OUTSIDE not in self.tags
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -129,12 +134,20 @@ class Tags(Objective):
         encoded = encoded.with_targets(self._on_tokens(aligned, tags), encoded.offsets, LABEL)
         return encoded.with_targets(tags, offsets, _TAGS).with_targets(aligned.continues, name=_CONTINUES)
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """Every token but the first and the last of a text belongs to a word, and some of these go on with one."""
+        made = cls(**pretended_common(texts, family, METRICS[0]), tags=_PRETENDED)
+        tags = random.integers(0, len(_PRETENDED), len(texts.ids))
+        tags[random.random(len(tags)) < _PRETENDED_SHARE] = IGNORED
+        tags[texts.offsets[:-1]] = tags[texts.offsets[1:] - 1] = IGNORED
+        return made, texts.with_targets(tags, texts.offsets)
+
     def _numbers(self, table: Table) -> np.ndarray:
         """The class of every word of a table int64 [W]."""
         index = {tag: number for number, tag in enumerate(self.tags)}
-        # Where the training data showed plain tags, no other table is asked: a few rows of one may look like entities.
-        plain = self.scheme == "auto" and self.plain
-        rows = list(TagTables("plain" if plain else self.scheme, self.names).in_iob2(table))
+        scheme = PLAIN if self.plain else self.scheme
+        rows = list(TagTables(scheme, self.names, entities=not self.plain).in_iob2(table))
         for number, row in zip(table.rows, rows, strict=True):
             if (odd := next((tag for tag in row if tag not in index), None)) is not None:
                 raise unseen(f"{table.source}, row {number}: tag", odd, self.tags)
@@ -256,7 +269,7 @@ class Tags(Objective):
 
 
 def _usual(asked: Asked, options: Mapping[str, Any]) -> str:
-    return "accuracy" if options["scheme"] == "plain" else METRICS[0]
+    return "accuracy" if options["scheme"] == PLAIN else METRICS[0]
 
 
 def _stride(asked: int | None, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -94,7 +94,7 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     return replace(
         found,
         head_parts={"dense": 0, "norm": found.final_norm, "bias": bias, "decoder": sizes["vocab"] * sizes["embedding"]},
-        max_tokens=min(found.max_tokens, _turned_alike(config)),
+        max_tokens=min(found.max_tokens, turned_alike(config)),
         causal=True,
         parallel=row.parallel,
         norms_first=row.norms_first,
@@ -102,7 +102,7 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
     )
 
 
-def _turned_alike(config: Config) -> float:
+def turned_alike(config: Config) -> float:
     """Up to how many tokens a text is turned by the same angles, whatever else is in its batch.
 
     LongRoPE has two tables of angles, and a text of more than ``original_max_position_embeddings`` switches its whole

@@ -115,9 +115,10 @@ def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, ob
 def test_objectives_of_a_bench():
     decoder, encoder = GPT2Config().to_dict(), BertConfig().to_dict()
     assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
-    with pytest.raises(ConfigError, match="objective: 'completion'"):
-        objective_of(decoder, ["lora"], "completion")
-    with pytest.raises(ConfigError, match="is not a decoder"):
+    assert objective_of(encoder, ["bft"], "tags") == objective_of(decoder, ["lora"], "tags") == "tags"
+    with pytest.raises(ConfigError, match="objective: 'tagging'"):
+        objective_of(decoder, ["lora"], "tagging")
+    with pytest.raises(ModelError, match="causal needs a decoder, and this model is an encoder"):
         objective_of(encoder, ["lora"], "causal")
 
 
@@ -139,8 +140,8 @@ def test_a_decoders_arms_do_the_operations_that_the_cost_model_counts(family, ob
     here = of_decoder(family, objective, timed=99, bf16=False)
     ours = Ours(here, "bft-adapter@1", None)
     ours.epoch()  # fills the cache
-    resolved, labels = ours.model.attached.resolved, 3
-    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8, labels=labels).epochs
+    resolved = ours.model.attached.resolved
+    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8).epochs
     assert counted_flops(ours.epoch) == counted["cached"].flops
     assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
     lora = Stock(here, lora=True, bucketed=False)
@@ -165,7 +166,7 @@ def test_the_arms_do_the_operations_that_the_cost_model_counts():
     here = setting(timed=99, bf16=False)
     ours = Ours(here, PLANS[0], None)
     ours.epoch()  # fills the cache
-    counted = cost(ours.model.attached.resolved, None, here.data.lengths, batch_size=8, labels=3).epochs
+    counted = cost(ours.model.attached.resolved, None, here.data.lengths, batch_size=8, labels=2).epochs
     assert counted_flops(ours.epoch) == counted["cached"].flops
     assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
 

@@ -20,6 +20,7 @@ from stratatune.model.body import Body
 from stratatune.model.families.decoder_calls import behind, block_arguments, window_of
 from stratatune.model.families.decoder_layout import Layout, continued
 from stratatune.model.insertions import Insertions
+from stratatune.shapes.sizes import turned_alike
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _IGNORED = -100  # a label that no loss is taken of
@@ -27,17 +28,19 @@ _IGNORED = -100  # a label that no loss is taken of
 
 @dataclass
 class Flow:
-    """One forward call of the model, from its first hook to its last; nothing is kept between calls.
+    """One forward call of the model, from its first hook to its last; nothing but ``reached`` is kept between calls.
 
     Attributes:
         mask: [B, K] real tokens, those in the key-value cache included; None: all are real.
         read: [B] the last token that a generator may read, where labels say which; None: the last real one.
         past: how many tokens the key-value cache holds, prompts left out.
+        reached: how many it held when the last call ended.
     """
 
     mask: Tensor | None = None
     read: Tensor | None = None
     past: int = 0
+    reached: int = 0
 
     @property
     def first(self) -> bool:
@@ -50,7 +53,7 @@ def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle
     flow = Flow()
     handles = [
         body.model.register_forward_pre_hook(_Labels(flow), with_kwargs=True),
-        body.base.register_forward_pre_hook(_Begin(flow, inserted), with_kwargs=True),
+        body.base.register_forward_pre_hook(_Begin(flow, body, inserted), with_kwargs=True),
     ]
     prompt = 0
     for depth, block in enumerate(body.blocks):
@@ -97,15 +100,22 @@ class _Labels:
 class _Begin:
     """Notes the mask and the cache of a call, and gives the model positions that leave the prompts out."""
 
-    def __init__(self, flow: Flow, inserted: Insertions) -> None:
+    def __init__(self, flow: Flow, body: Body, inserted: Insertions) -> None:
         self.flow = flow
         # The cache counts by its first layer, which holds no prompts but those at depth 0.
         self.lowest = sum(one.tokens for one in inserted.at(0))
+        self.prompt = sum(one.tokens for _, one in inserted.modules)
+        # In tokens of the text: prompts at the input take positions too.
+        self.border = turned_alike(body.model.config.to_dict()) - sum(
+            one.tokens for _, one in inserted.modules if one.tokens and one.positions
+        )
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         cache, mask = given_cache(kwargs), kwargs.get("attention_mask")
         held = cache.get_seq_length() if cache is not None else 0
         self.flow.past = held - self.lowest if held else 0
+        if self.prompt:
+            self._stay_inside(args, kwargs)
         # A mask of four dimensions is the caller's own layout, and says nothing of which tokens are real.
         self.flow.mask = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
         # Without prompts at depth 0 the cache is as long as the text, and the model counts right by itself.
@@ -114,6 +124,24 @@ class _Begin:
         # Left to itself the model would count positions from the length of the cache, prompts included.
         places = (self.flow.mask.long().cumsum(dim=1) - 1).clamp(min=0)
         return args, {**kwargs, "position_ids": places[:, self.flow.past :]}
+
+    def _stay_inside(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write past the length at which LongRoPE changes the angles of every token.
+
+        Keys that are in the cache were turned by the old angles, and the prompt with them. transformers computes a
+        Phi's text anew there, and then the prompt would be made from the answer too.
+        """
+        flow, cache = self.flow, given_cache(kwargs)
+        tokens = next(one for one in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if one is not None)
+        reached = flow.past + tokens.shape[1]
+        written_on = 0 < flow.past <= self.border < reached
+        anew = cache is None and kwargs.get("use_cache") and flow.reached == self.border == reached - 1
+        if written_on or anew:
+            raise PlanError(
+                f"LongRoPE turns a text of more than {self.border} tokens by other angles, also the prompt before it",
+                "generate fewer tokens, or give a shorter text",
+            )
+        flow.reached = reached if cache is not None else 0
 
 
 class _Before:
