@@ -33,6 +33,7 @@ class Merged:
         trunk is not in memory, shards are written one at a time.
         """
         from stratatune.files import write_errors
+        from stratatune.model.calibrated import fold_temperature
         from stratatune.model.merging import merge
         from stratatune.model.sharding import write_shards
         from stratatune.model.unread import Unread
@@ -40,6 +41,7 @@ class Merged:
         dtype = model.attached.origin.checkpoint_dtype()
         labels = model.attached.spec.get("labels") or ()
         stop = model.attached.spec.get("stop_tokens") or ()
+        fold_temperature(model.attached)
         plain, unread = merge(model), Unread.of(model)
         if dtype is not None and unread is None:
             plain.to(dtype)  # pyright: ignore[reportArgumentType]
