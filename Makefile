@@ -11,6 +11,8 @@ TORCH := $(shell sed -n 's/^\(torch==[^; ]*\).*/\1/p' constraints.txt)
 # Nothing here may reach a model hub, and two workers share two cores.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= 2
+# Tests start many processes: each would compile the package again where the environment forbids to keep what is compiled.
+COMPILED := PYTHONDONTWRITEBYTECODE=
 PYTEST_ARGS ?=
 
 .PHONY: help demo install test pytest lint format bench compat docs docs-check release-check clean
@@ -60,7 +62,7 @@ demo: $(VENV)/.demo
 test: lint pytest
 
 pytest: $(VENV)/.dev
-	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
+	$(OFFLINE) $(COMPILED) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) $(PYTEST_ARGS)
 
 # pyright's node comes as a wheel with its [nodejs] extra; the variable silences its look-up of newer releases.
 lint: $(VENV)/.dev

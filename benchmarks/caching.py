@@ -207,7 +207,7 @@ def measure(examples: int, disk: str) -> dict[str, Any]:
         build, started = time.perf_counter() - started, time.perf_counter()
         batches = plan_batches(data.lengths, batch_size=64, seed=0, epoch=0)
         with arm.feed.prefetch(batches, CPU):
-            for batch in arm.setting.collated(batches):
+            for batch in arm.setting.collated(batches, arm.kind):
                 arm.step(batch)
         cached, memory = time.perf_counter() - started, _anonymous()
         size = estimate_bytes(data.lengths, SMALL["hidden_size"], "bf16", "all")  # pyright: ignore[reportArgumentType]

@@ -211,8 +211,9 @@ def page(records: list[Record]) -> str:
         f"{EPOCHS} epochs, batches of {BATCH_SIZE}, LoRA of rank 8 on q and v, one CPU thread, bf16. Score: the loss a",
         f"token of the answers to {EVALUATED} sets of slots, the better epoch's (less is better), mean and standard",
         "deviation over the seeds. Less peft: the mean difference over the same seeds, with its 95 % interval; peft is",
-        "TRL's `SFTTrainer` with LoRA on every block. Seconds: training, the trunk pass included, evaluation left out;",
-        "each run pays for a cache of its own; the least over the seeds, on a machine that did other work too. Memory:",
+        "TRL's `SFTTrainer` with LoRA on every block.",
+        "Seconds of the processor: training, the trunk pass included, evaluation left out;",
+        "each run pays for a cache of its own; the least over the seeds. Memory:",
         "peak of the process.",
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in runs):

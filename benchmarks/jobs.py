@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -64,17 +65,25 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
         return
     command = [sys.executable, "-W", "ignore", "-m", module, "--model", args.model, "--data", args.data]
     command += ["--out", str(args.out), "--one", json.dumps(job)]
+    started, busy = time.perf_counter(), _processor_seconds()
     shown = subprocess.run(
         command, capture_output=True, check=False, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
+    share = (_processor_seconds() - busy) / (time.perf_counter() - started)
     if shown.returncode:
         print(f"failed: {job}\n{shown.stderr[-2000:]}", file=sys.stderr, flush=True)
         return
-    record = json.loads(shown.stdout.strip().splitlines()[-1])
+    record = {**json.loads(shown.stdout.strip().splitlines()[-1]), "share": round(min(1.0, share), 3)}
     done.append(record)
     with args.out.open("a") as file:
         file.write(json.dumps(record) + "\n")
     print(record, file=sys.stderr, flush=True)
+
+
+def _processor_seconds() -> float:
+    """What the processes that have ended used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 Rates = Mapping[str, Sequence[float]]
@@ -149,11 +158,11 @@ def beside(
     scale: float = 100,
     digits: int = 1,
 ) -> str:
-    """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least seconds.
+    """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least processor seconds.
 
     ``further`` are other scores of the records. All scores are shown ``scale`` times as large (100: in points).
     """
-    seconds = min(run["seconds"] for run in own)
+    seconds = min(map(_worked, own))
     mine, theirs = ({(run["seed"],): scale * run["score"] for run in runs} for runs in (own, peer))
     is_peer = own is peer or own == peer
     cells = (
@@ -163,10 +172,15 @@ def beside(
         *(_spread([scale * run[name] for run in own], digits) for name in ("score", *further)),
         "" if is_peer or not peer else difference(compare(mine, theirs), digits),
         f"{seconds:.0f}",
-        f"{min(run['seconds'] for run in peer) / seconds:.1f}x" if peer else "-",
+        f"{min(map(_worked, peer)) / seconds:.1f}x" if peer else "-",
         f"{min(run['memory'] for run in own) / 1e6:.0f}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _worked(run: Record) -> float:
+    """Its seconds, less the share in which its one thread had no processor because the machine did other work."""
+    return run["seconds"] * run.get("share", 1.0)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

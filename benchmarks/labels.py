@@ -155,9 +155,10 @@ def page(records: list[Record]) -> str:
         f"28 emotions, {EPOCHS} epochs, batches of {BATCH_SIZE}, texts of up to {MAX_LENGTH} tokens, one CPU thread,",
         f"fp32. Score: micro F1 of the best epoch on {EVALUATED:,} dev rows, by a threshold tuned on them, mean and",
         "standard deviation over the seeds, in points; macro F1 and mean average precision (map) are those of the same",
-        "epoch. Less peft: the mean difference over the same seeds, with its 95 % interval. Seconds: training, the",
-        "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds, on",
-        "a machine that did other work too. Memory: peak of the process.",
+        "epoch. Less peft: the mean difference over the same seeds, with its 95 % interval.",
+        "Seconds of the processor: training, the",
+        "trunk pass included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
+        "Memory: peak of the process.",
     ]
     for base, rows in dict.fromkeys((run["base"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"]) == (base, rows)]

@@ -58,7 +58,6 @@ class PaddingFree(Stock):
 
     def loss(self, batch: Batch) -> Tensor:
         """The forward pass over the real tokens alone."""
-        assert batch.labels is not None
         mask = batch.mask
         place = mask.cumsum(1)[mask]  # counted from 1
         counts = mask.sum(1, dtype=torch.int32)
@@ -71,4 +70,4 @@ class PaddingFree(Stock):
             body = base.base_model(input_ids=batch.input_ids[mask][None], **given)
             first = body.last_hidden_state[0, ends[:-1].long()][:, None]  # [B, 1, D], what the classifier reads
             logits = base.classifier(first)
-        return nn.functional.cross_entropy(logits.float(), batch.labels)
+        return self.objective.loss_of_today(logits, batch)

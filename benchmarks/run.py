@@ -26,7 +26,8 @@ from benchmarks.sides import ROBERTA_LARGE, Bench, measure_epochs
 from stratatune.data.batching import Batch
 from stratatune.model.offload import offload_trunk
 from stratatune.model.question import Question
-from stratatune.studies.bench.arms import OBJECTIVES, WORDS, BenchSetting, Ours, Stock, lengths_like, random_data
+from stratatune.objectives.words import PRETENDED_WORDS
+from stratatune.studies.bench.arms import BenchSetting, Ours, Stock, lengths_like, random_data
 from stratatune.training.forward import Forward
 
 
@@ -91,8 +92,8 @@ def p5(bench: Bench) -> list[Record]:
         return time.perf_counter() - started
 
     whole = ours.forward
-    restricted = replace(whole, objective=replace(OBJECTIVES["mlm"], whole_vocabulary=False))
-    words = torch.tensor(WORDS, device=bench.setting.device)
+    restricted = replace(whole, objective=replace(whole.objective, whole_vocabulary=False))  # pyright: ignore
+    words = torch.tensor(PRETENDED_WORDS, device=bench.setting.device)
 
     def epoch(forward: Forward) -> float:
         ours.forward = forward

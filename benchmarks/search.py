@@ -200,9 +200,9 @@ def page(records: list[Record]) -> str:
         f"{EPOCHS} epochs, one CPU thread, fp32, texts of up to {MAX_LENGTH} tokens. Score: of the best epoch on",
         f"{DOCUMENTS:,} dev rows, mean and standard deviation over the seeds, in points. Less peft: the mean",
         "difference over the same seeds, with its 95 % interval; peft is sentence-transformers' trainer with LoRA.",
-        "Seconds: training, the trunk pass included, evaluation left out; each run pays for a cache of its own; the",
-        "least over the seeds, on a machine that did other work too. Memory: peak of the process. Untuned: the base",
-        "model as it is; a new output layer (MRPC) has no such score.",
+        "Seconds of the processor: training, the trunk pass included, evaluation left out; each run pays for a cache",
+        "of its own; the least over the seeds. Memory: peak of the process. Untuned: the base model as it is; a new",
+        "output layer (MRPC) has no such score.",
     ]
     for base, task in dict.fromkeys((run["base"], run["task"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"]) == (base, task)]

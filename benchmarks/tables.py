@@ -6,6 +6,7 @@ python -m benchmarks.tables tags benchmarks/results/tags.jsonl docs/results/tags
 python -m benchmarks.tables decoder_depths benchmarks/results/decoder_depths.jsonl docs/results/decoder-depths.md
 python -m benchmarks.tables search benchmarks/results/search.jsonl docs/results/search.md
 python -m benchmarks.tables labels benchmarks/results/labels.jsonl docs/results/labels.md
+python -m benchmarks.tables starts benchmarks/results/starts.jsonl docs/results/starts.md
 python -m benchmarks.tables chat benchmarks/results/chat.jsonl docs/results/chat.md
 """
 
@@ -24,6 +25,7 @@ from benchmarks.chat import page as chat
 from benchmarks.jobs import difference
 from benchmarks.labels import page as labels
 from benchmarks.search import page as search
+from benchmarks.starts import page as starts
 from benchmarks.suggest import EPOCHS as SUGGEST_EPOCHS
 from benchmarks.suggest import RATE
 from benchmarks.suggest import ROWS as SUGGEST_ROWS
@@ -246,7 +248,15 @@ def main() -> None:
     """Write one page."""
     _, page, source, target = sys.argv
     text = Path(source).read_text()
-    pages = {"accuracy": accuracy, "suggest": suggest, "tags": tags, "search": search, "labels": labels, "chat": chat}
+    pages = {
+        "accuracy": accuracy,
+        "suggest": suggest,
+        "tags": tags,
+        "search": search,
+        "labels": labels,
+        "starts": starts,
+        "chat": chat,
+    }
     if page == "decoder_depths":
         records = [json.loads(line) for line in text.splitlines()]
         Path(target).write_text(decoder_depths.page(records))

@@ -27,14 +27,15 @@ from stratatune.model.attach import apply
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import Casts, cast_frozen
 from stratatune.progress import Reporter
-from stratatune.studies.bench.arms import OBJECTIVES, PADDING, BenchSetting, lengths_like, random_data
+from stratatune.studies.bench.arms import PADDING, BenchSetting, lengths_like, random_data
 from stratatune.training.config import validate
 from stratatune.training.forward import Forward
 from stratatune.training.loop import steps
 from stratatune.training.session import Session
-from stratatune.training.trials.many import Turns, take_turns
+from stratatune.training.trials.many import take_turns
 from stratatune.training.trials.sharing import ReadOnce, twin
 from stratatune.training.trials.together import Together
+from stratatune.training.trials.turns import Turns
 
 SHAPES: dict[str, Record] = {
     "large": {},
@@ -79,14 +80,14 @@ class Bench:
         if autocast is not None:
             cast_frozen(model.attached, autocast, self.casts)
         model.to(accelerator.device)
-        objective = OBJECTIVES["classification"]
+        objective, data = setting.learnt("classification")
         forward = Forward.of(model.attached, objective, PADDING, accelerator.device, autocast)
         feed = forward.feed(self._filled(model))
         return Session(
             config=config,
             accelerator=accelerator,
             forward=forward,
-            train=setting.data,
+            train=data,
             feed=ReadOnce(feed, self.last),
             eval=None,
             eval_feed=None,
@@ -94,6 +95,7 @@ class Bench:
             out=out,
             reporter=Reporter(quiet=True, name=out.name),
             settings=config.model_dump(mode="json", exclude={"out"}),
+            facts={},
         )
 
     def _filled(self, model: Any) -> TrunkCache:

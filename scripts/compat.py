@@ -98,7 +98,7 @@ def _same(name: str) -> str:
 
 def tested(python: Path, options: list[str]) -> tuple[int, str]:
     """The exit code of the suite and its last line; what it prints is shown as it comes."""
-    environment = {**os.environ, **OFFLINE}
+    environment = {**os.environ, **OFFLINE, "PYTHONDONTWRITEBYTECODE": ""}  # as the Makefile has it
     line = [str(python), "-m", "pytest", "-q", *options]
     last = ""
     with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as suite:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def _synced(file: Any) -> None:
+    """In place of ``os.fsync``: no test pulls the plug, and a disk would be waited for some twenty times a run."""
+    os.fstat(file if isinstance(file, int) else file.fileno())  # what is not open is refused all the same
+
+
+os.fsync = _synced
 
 SHARED = Path(os.environ.get("STRATATUNE_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -47,6 +56,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live to the end, and a full pass of the garbage collector over them takes a test's time."""
+    _settle()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """So does what a file of tests imported and left."""
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        _settle()
+    return done
+
+
+def _settle() -> None:
+    """Take what is in memory out of the collector's sight; what nobody holds is gone before."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +115,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return made[name]
 
     return folder
+
+
+@pytest.fixture
+def inline_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``stratatune grid`` trains its runs in this process."""
+    from gridding import Inline
+
+    monkeypatch.setattr("stratatune.studies.grid.engines.LocalEngine", Inline)

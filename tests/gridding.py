@@ -1,4 +1,4 @@
-"""A recipe of short runs on a tiny model, for the tests of grids and of their engines."""
+"""A recipe of short runs on a tiny model, and an engine without processes, for the tests of grids."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 import tiny
+from stratatune.studies.grid.engines import Job, Outcome
+from stratatune.studies.grid.worker import work
 
 GOOD, BAD = "a very good film and a great story", "a very poor film and a sad story"
 TEXTS = [
@@ -44,3 +46,24 @@ def write_recipe(folder: Path, **changes: Any) -> Path:
 def epochs_of(run: Path) -> list[int]:
     """The epochs that a run folder's log has, each once unless one was trained twice."""
     return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+class Inline:
+    """Does a grid's jobs in this process, one after the other: for tests of what a grid asks for and leaves.
+
+    Processes, and what kills them, are the matter of ``tests/studies/grid``.
+    """
+
+    slots = 1
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self._job: Job = {}
+
+    def start(self, job: Job) -> None:
+        self._job = job
+
+    def wait(self) -> Outcome:
+        return work(dict(self._job))
+
+    def stop(self) -> None:
+        """Nothing is under way between two calls."""

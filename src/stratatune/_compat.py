@@ -23,6 +23,7 @@ AttentionFunction = Callable[..., Any]
 """``(module, query, key, value, mask, **settings) -> (result, weights)``: transformers' attention interface."""
 
 
+@functools.cache  # the metadata of a package is a file to find and read
 def installed(package: str) -> str:
     """The installed version of ``package``, or an empty string."""
     try:

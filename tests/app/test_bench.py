@@ -1,5 +1,6 @@
 """``stratatune bench`` and the lengths that ``stratatune plan`` prices."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -45,6 +46,29 @@ def test_bench_of_a_decoder(say, tmp_path, data):
     assert said.code == 0 and said.json["settings"]["objective"] == "causal"
     assert [way["name"] for way in said.json["ways"]] == ["A", "B", "C", "F", "floor", "bft-adapter@2"]
     assert said.json["examples"] == 40
+
+
+def test_options_need_data(say, tiny_folder):
+    said = say("bench", "--model", tiny_folder("bert"), "--plans", "1: lora(rank=2)", "--objective", "tags(align=all)")
+    assert said.code == 2 and "need data of your own: --train FILE" in said.err
+
+
+def test_the_command_benches_an_objective(say, tiny_folder, tmp_path):
+    pytest.importorskip("peft")
+    small = ("--rounds", "1", "--batches", "1", "--batch-size", "4", "--out", tmp_path / "bench")
+    said = say(
+        "bench",
+        "--model",
+        tiny_folder("bert"),
+        "--plans",
+        "1: lora(rank=2)",
+        "--objective",
+        "multitask",
+        *small,
+        "--json",
+    )
+    assert said.code == 0 and said.json["settings"]["objective"] == "multitask"
+    assert json.loads((tmp_path / "bench" / "bench.json").read_text())["examples"] == 10_240
 
 
 def test_bench_without_peft(say, tiny_folder, tmp_path, monkeypatch):

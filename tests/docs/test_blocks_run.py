@@ -58,6 +58,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("large.md", "python -m benchmarks.streamed"): "a model of 8 billion parameters",
     ("multilabel.md", "text,labels"): DATA,
     ("multitask.md", "text,topic,mood,urgency"): DATA,
+    ("objectives.md", "stratatune bench"): "peft warns; tests/studies/bench benches every objective",
     ("rank.md", '{"query":'): DATA,
     ("rank.md", '{"prompt":'): DATA,
     ("reliability.md", "python -m benchmarks.faults"): "hours",
@@ -235,9 +236,11 @@ def follow(
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_block_runs(name, follow):
+def test_every_block_runs(name, follow, request):
     for module in NEEDS.get(name, ()):
         pytest.importorskip(module)
+    if name != "grid.md":
+        request.getfixturevalue("inline_grids")
     follow(name)
 
 

@@ -1,13 +1,13 @@
 """Kills at every write: runs an action again and again in forks, each killed at its n-th event, and then to its end.
 
-    echo JOB | python kills.py
+    echo JOB | python kills.py        or several, a line each
 
 An event is a call that changes a disk: a sync, a rename, a removal, a statement of SQLite. The killed process dies by
 SIGKILL in front of it; with ``torn`` the file that was to be synced has lost its second half by then, as after a power
 cut. This process imports everything once, so that a kill costs a fork and not an import.
 
 JOB is a JSON object: ``scenario`` (a key of ``SCENARIOS``), ``folder``, ``config`` (a run's settings), ``points`` (the
-events to die at; empty: tell how many there are), ``torn``. A line of JSON comes back for each point.
+events to die at; empty: tell how many there are), ``torn``. A line of JSON comes back for each point of each job.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Events:
 
         def watched(*given: Any, **how: Any) -> Any:
             self.event(given[0] if name == "fsync" else None)
-            return plain(*given, **how)
+            # What a process wrote outlives its kill, so the disk need not be waited for.
+            return None if name == "fsync" else plain(*given, **how)
 
         setattr(os, name, watched)
 
@@ -126,9 +127,8 @@ def _as_child(action: Callable[[], int], writing: int) -> NoReturn:
         os._exit(code)
 
 
-def main() -> None:
-    """One job."""
-    job = json.loads(sys.stdin.read())
+def do(job: dict[str, Any]) -> None:
+    """Every kill of one job."""
     scenario, config, torn = SCENARIOS[job["scenario"]], job.get("config", {}), job.get("torn", False)
     preloaded = ("stratatune.studies.grid.grid", *(PRELOADED if job["scenario"] != "book" else ()))
     for name in preloaded:
@@ -149,6 +149,12 @@ def main() -> None:
         code, seen = in_fork(until(folder, point, False))
         end = in_fork(until(folder, None, True))[0] if point is not None else code
         print(json.dumps({"point": point, "killed": code == -signal.SIGKILL, "events": seen, "end": end}), flush=True)
+
+
+def main() -> None:
+    """One job after another."""
+    for line in sys.stdin:
+        do(json.loads(line))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,26 +19,31 @@ SETTINGS = {"plan": "bft-adapter@2", "epochs": 2, "checkpoint_every": 4, "train_
 HARNESS = Path(__file__).with_name("kills.py")
 
 
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    """The process that forks what is killed, and the file of its standard error."""
+    said = tmp_path_factory.mktemp("harness") / "stderr"
+    with said.open("w") as errors:
+        line = [sys.executable, str(HARNESS)]
+        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            yield process, said
+
+
 @pytest.fixture
-def campaign(settings, tmp_path):
+def campaign(harness, settings, tmp_path):
     """Gives ``campaign(scenario, points, torn)``: what became of a process killed at each of the points."""
+    process, said = harness
 
     def run(scenario, points, torn=False):
         config = settings(**SETTINGS).model_dump(mode="json", exclude_unset=True)
         job = {"scenario": scenario, "config": config, "points": points, "torn": torn}
         job["folder"] = str(tmp_path / f"{scenario}-{torn}-{len(points)}")
-        done = subprocess.run(
-            [sys.executable, str(HARNESS)],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=dict(os.environ),
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        found = [json.loads(line) for line in done.stdout.splitlines()]
-        assert all(one["end"] == 0 for one in found), done.stderr[-2000:]
-        assert not points or all(one["killed"] for one in found), done.stderr[-2000:]
+        print(json.dumps(job), file=process.stdin, flush=True)
+        lines = [process.stdout.readline() for _ in points or [None]]
+        assert all(lines), said.read_text()[-2000:]
+        found = [json.loads(line) for line in lines]
+        assert all(one["end"] == 0 for one in found), said.read_text()[-2000:]
+        assert not points or all(one["killed"] for one in found), said.read_text()[-2000:]
         return Path(job["folder"]), found
 
     return run

@@ -2,18 +2,10 @@
 
 import pytest
 
-from faults.benching import make_bench
 from faults.malformed import KINDS
 from faults.trying import try_kind
 
 COUNT = 25
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STRATATUNE_CACHE", str(tmp_path_factory.mktemp("caches")))
-        yield make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -193,7 +193,7 @@ def test_the_command_line(base, data, tmp_path, capsys):
     assert "free text" in capsys.readouterr().err
 
 
-def test_a_grid_shares_one_cache(base, data, tmp_path, capsys, monkeypatch):
+def test_a_grid_shares_one_cache(base, data, tmp_path, capsys, monkeypatch, inline_grids):
     monkeypatch.setenv("STRATATUNE_CACHE", str(tmp_path / "caches"))
     settings = {"train": str(data), "eval": str(data), "objective": "chat", "epochs": 1, "batch_size": 8}
     grid = {"title": "chat", "models": [str(base)], "plans": ["2: lora", "2: full"], "seeds": [0, 1]}

@@ -106,12 +106,17 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., P
     return found
 
 
-@contextlib.contextmanager
-def running(runs: dict[str, str], limits: Limits, keys: Keys) -> Iterator[Door]:
-    """A server on a free port, until the block ends."""
-    table = TaskTable(limits.remember_bytes, device="cpu")
+def table_of(runs: dict[str, str]) -> TaskTable:
+    """A table of these tasks, as the command makes it."""
+    table = TaskTable(Limits().remember_bytes, device="cpu")
     for name, run in runs.items():
         table.add(name, run)
+    return table
+
+
+@contextlib.contextmanager
+def running(table: TaskTable, limits: Limits, keys: Keys) -> Iterator[Door]:
+    """A server on a free port, until the block ends."""
     server, began = Server(table, limits, keys), threading.Event()
     with bound("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
@@ -135,14 +140,24 @@ def _until_ready(door: Door) -> None:
 
 
 @pytest.fixture(scope="session")
-def door(tuned: dict[str, str]) -> Iterator[Door]:
+def table(tuned: dict[str, str]) -> TaskTable:
+    """The tasks of every server whose test neither changes nor counts them."""
+    return table_of(tuned)
+
+
+@pytest.fixture(scope="session")
+def door(table: TaskTable) -> Iterator[Door]:
     """A server with its usual limits and no keys."""
-    with running(tuned, Limits(), Keys()) as found:
+    with running(table, Limits(), Keys()) as found:
         yield found
 
 
 @pytest.fixture
-def serve(tuned: dict[str, str]) -> Iterator[Callable[..., Door]]:
-    """Gives ``serve(keys=None, **limits)``: a server of its own."""
+def serve(table: TaskTable) -> Iterator[Callable[..., Door]]:
+    """Gives ``serve(keys=None, table=table, **limits)``: a server of its own, on the common tasks unless changed."""
     with contextlib.ExitStack() as stack:
-        yield lambda keys=None, **limits: stack.enter_context(running(tuned, Limits(**limits), keys or Keys()))
+
+        def one(keys: Keys | None = None, table: TaskTable = table, **limits: Any) -> Door:
+            return stack.enter_context(running(table, Limits(**limits), keys or Keys()))
+
+        yield one

@@ -18,7 +18,7 @@ import pytest
 from browser import chromium
 from stratatune.app.cli import run
 
-from .conftest import PLANS, TEXTS, Door
+from .conftest import PLANS, TEXTS, Door, table_of
 
 
 def test_openapi_describes_every_answer(door):
@@ -38,8 +38,8 @@ def test_health_and_tasks(door):
     assert not any("/" in task["base"] for task in tasks.values())  # no paths of the server
 
 
-def test_metrics(serve):
-    door = serve()
+def test_metrics(serve, tuned):
+    door = serve(table=table_of(tuned))
     door.predict(TEXTS[:5], ["lora", "score"])
     door.ask("GET", "/a/path/of/a/stranger")
     assert door.counter('stratatune_answers_total{task="lora"}') == 5

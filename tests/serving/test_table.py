@@ -8,7 +8,7 @@ from stratatune.errors import ConfigError, ModelError
 from stratatune.serving.names import named_run
 from stratatune.serving.table import TaskTable
 
-from .conftest import TEXTS
+from .conftest import TEXTS, table_of
 
 
 def weights(task):
@@ -99,7 +99,7 @@ def test_odd_names(text):
 def test_hot_add_and_remove(serve, tuned):
     from stratatune.serving.keys import Keys
 
-    door = serve(Keys(admins=("an-administrators-key",)))
+    door = serve(Keys(admins=("an-administrators-key",)), table_of(tuned))
     key = {"authorization": "Bearer an-administrators-key"}
     assert door.ask("PUT", "/tasks/more", {"run": tuned["lora"]}).status == 401
     assert door.ask("DELETE", "/tasks/words").status == 401

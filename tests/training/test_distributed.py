@@ -25,17 +25,20 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-
 # With --cpu accelerate starts one process, unless through MPI; --multi_gpu starts two, and here they find no GPU.
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 ACCELERATE += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "stratatune")
+SCRIPT = Path(__file__).with_name("verbs_together.py")
 HANGS = 1800  # seconds after which a process is given up, however slow the machine
 
 
 @pytest.fixture
 def launch(tmp_path):
-    """``launch(config, "--resume")``: two processes on the CPU, under way."""
+    """``launch(config, more=["--resume"])``: two processes on the CPU, under way."""
 
-    def started(config, *more, by=TORCHRUN, verb=("train",)):
-        path = tmp_path / "run.yaml"
-        path.write_text(to_yaml(config))
-        line = [sys.executable, "-m", *by, *verb, str(path), "--json", "--quiet", *more]
+    def started(*configs, more=(), by=TORCHRUN, verb=("train",)):
+        line = [sys.executable, "-m", *by]
+        for number, config in enumerate(configs):
+            path = tmp_path / f"run{number}.yaml"
+            path.write_text(to_yaml(config))
+            line += [*(["--then"] if number else []), *verb, str(path), "--json", "--quiet", *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         return subprocess.Popen(line, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -80,7 +83,7 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
         "plan": "bft-adapter@2",
         "batch_size": 9,
         "train_samples": 47,
-        "epochs": 20,
+        "epochs": 20 if killed else 4,  # enough to be killed in their midst
         "accumulate": 2,
     }
     alone = run(**changes, out=str(tmp_path / "alone"))
@@ -92,7 +95,7 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
             time.sleep(0.01)
         kill(processes)
         assert not (out / "result.json").exists()
-        processes = launch(config, "--resume")
+        processes = launch(config, more=["--resume"])
     answer = json.loads(processes.communicate(timeout=HANGS)[0])
     assert processes.returncode == 0
     assert answer["best"] == pytest.approx(alone.best, abs=1e-6)
@@ -101,32 +104,38 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     same(tmp_path / "alone", out)
 
 
-@pytest.mark.parametrize(
-    ("by", "dtype", "trunk"),
-    [
-        (TORCHRUN, "fp32", "resident"),
-        (TORCHRUN, "int8", "resident"),
-        (ACCELERATE, "fp32", "resident"),
-        (TORCHRUN, "fp32", "streamed"),
-    ],
-    ids=["fp32", "int8", "accelerate", "streamed"],
-)
-def test_a_cache_built_by_two_processes_is_that_of_one(settings, launch, tmp_path, by, dtype, trunk):
-    """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache."""
-    config = settings(cache=str(tmp_path / "together"), cache_dtype=dtype, plan="bft-adapter@2", trunk=trunk)
-    processes = launch(config, by=by, verb=("cache", "build"))
-    records = json.loads(processes.communicate(timeout=HANGS)[0])["caches"]
+def test_caches_built_by_two_processes_are_those_of_one(settings, launch, tmp_path):
+    """Each runs the trunk over its share of what is lacking, and writes a part that becomes one cache.
+
+    One launch builds them all, one after the other. What accelerate starts builds the cache of its run above.
+    """
+    cases = {"fp32": {"cache_dtype": "fp32"}, "int8": {"cache_dtype": "int8"}, "streamed": {"trunk": "streamed"}}
+    asked = {name: settings(plan="bft-adapter@2", cache=str(tmp_path / name), **case) for name, case in cases.items()}
+    processes = launch(*asked.values(), by=TORCHRUN[:-2] + (str(SCRIPT),), verb=("cache", "build"))
+    answers = iter(decoded(processes.communicate(timeout=HANGS)[0]))
     assert processes.returncode == 0
     texts = [len({row["text"] for row in rows(count, seed)}) for count, seed in ((48, 0), (21, 1))]
-    assert [record["computed"] for record in records] == texts, "every distinct text once, by one of the two"
-    alone = build_cache(
-        settings(cache=str(tmp_path / "alone"), cache_dtype=dtype, plan="bft-adapter@2"), Reporter(True)
-    )
-    for one, two in zip(records, alone["caches"], strict=True):
-        assert one["digest"] == two["digest"] and one["bytes"] == two["bytes"]
-        folder = Path(one["folder"])
-        assert rows_of(folder) == rows_of(Path(two["folder"]))
-        assert verify_cache(folder) == [] and not list(folder.glob("rank-*"))
+    for name, case in cases.items():
+        records = next(answers)["caches"]
+        assert [record["computed"] for record in records] == texts, "every distinct text once, by one of the two"
+        own = {**case, "trunk": "resident"}  # a streamed trunk says what one in memory says
+        alone = build_cache(
+            settings(plan="bft-adapter@2", cache=str(tmp_path / f"{name}-alone"), **own), Reporter(quiet=True)
+        )
+        for one, two in zip(records, alone["caches"], strict=True):
+            assert one["digest"] == two["digest"] and one["bytes"] == two["bytes"]
+            folder = Path(one["folder"])
+            assert rows_of(folder) == rows_of(Path(two["folder"]))
+            assert verify_cache(folder) == [] and not list(folder.glob("rank-*"))
+
+
+def decoded(text):
+    """The JSON values that stand one after the other in ``text``."""
+    decoder, at = json.JSONDecoder(), 0
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        value, at = decoder.raw_decode(text, at)
+        yield value
 
 
 def rows_of(folder):

@@ -23,11 +23,25 @@ OBJECTIVES = {
 }
 
 
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
 @pytest.fixture
-def exported(run, tmp_path, capsys):
-    """Gives ``exported(*options, **settings)``: a run's folder, that of its ONNX export, and what export printed."""
+def exported(run, tmp_path, capsys, made):
+    """Gives ``exported(*options, **settings)``: a run's folder, that of its ONNX export, and what export printed.
+
+    Each is made once, for tests that do not change it.
+    """
 
     def make(*options, **settings):
+        key = json.dumps((options, settings))
+        if key not in made:
+            made[key] = new(*options, **settings)
+        return made[key]
+
+    def new(*options, **settings):
         run(**{"out": str(tmp_path / "run"), "epochs": 2, "lr": 0.01, **settings})
         capsys.readouterr()
         arguments = ["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "onnx"), *options]
@@ -89,7 +103,7 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
 def test_it_is_no_fitted_estimator(exported):
     import stratatune as st
 
-    _, onnx, _ = exported(epochs=1)
+    _, onnx, _ = exported()
     for kind in (st.Classifier, st.Tagger, st.Embedder):
         with pytest.raises(ModelError, match=r"is an ONNX export.*st\.Predictor reads it"):
             kind.load(onnx)
@@ -128,15 +142,16 @@ DAMAGES = (
 
 
 def test_a_damaged_export_is_refused_in_one_line(exported, tmp_path):
-    _, onnx, _ = exported(epochs=1)
+    _, onnx, _ = exported()
+    damaged = tmp_path / "damaged"
     for file, content, expected in DAMAGES:
-        damaged = tmp_path / "damaged"
         shutil.copytree(onnx, damaged)
         (damaged / file).write_bytes(content)
         with pytest.raises(ModelError, match=expected) as caught:
             Predictor(damaged)
         assert "\n" not in caught.value.message
         shutil.rmtree(damaged)
-    tiny.tiny_tokenizer("roberta").save_pretrained(onnx)
+    shutil.copytree(onnx, damaged)
+    tiny.tiny_tokenizer("roberta").save_pretrained(damaged)
     with pytest.raises(ModelError, match="is not the one that this adapter was trained with"):
-        Predictor(onnx)
+        Predictor(damaged)

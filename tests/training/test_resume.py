@@ -106,16 +106,14 @@ def test_accumulation_and_early_stopping_resume(run, stopped, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys, traceback
 from stratatune.model import saving
 from stratatune.cache import feed
 from stratatune.training.config import load_config, validate
 from stratatune.progress import Reporter
 from stratatune.training.run import train
 
-place, count = sys.argv[2], int(sys.argv[3])
-
-def deadly(function, partly=None):
+def deadly(function, count, partly=None):
     left = [count]
     def call(*arguments, **words):
         left[0] -= 1
@@ -126,33 +124,48 @@ def deadly(function, partly=None):
         return function(*arguments, **words)
     return call
 
-if place == "feed":
-    feed.Feed.hidden = deadly(feed.Feed.hidden)
-elif place == "cache":
-    feed.Feed.remember = deadly(feed.Feed.remember)
-else:
-    saving.save_file = deadly(saving.save_file, lambda tensors, path: path.write_bytes(b"half of it"))
-train(validate(load_config(sys.argv[1])), reporter=Reporter(quiet=True))
+def die(settings, place, count):
+    if place == "feed":
+        feed.Feed.hidden = deadly(feed.Feed.hidden, count)
+    elif place == "cache":
+        feed.Feed.remember = deadly(feed.Feed.remember, count)
+    else:
+        saving.save_file = deadly(saving.save_file, count, lambda tensors, path: path.write_bytes(b"half of it"))
+    train(validate(load_config(settings)), reporter=Reporter(quiet=True))
+
+codes = []
+for job in json.loads(sys.stdin.read()):  # each in a fork of this process, which has imported everything
+    if (child := os.fork()) == 0:
+        try:
+            die(*job)
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
 """
 
 
-@pytest.mark.parametrize(("place", "count"), [("cache", 3), ("feed", 11), ("save", 2), ("save", 12)])
-def test_killed_and_resumed_is_uninterrupted(place, count, settings, run, tmp_path):
+def test_killed_and_resumed_is_uninterrupted(settings, run, tmp_path):
     """SIGKILL in the cache's build, in training, in saving a checkpoint (2) and in saving the adapter (12)."""
-    config = settings(**DROPOUT, cache=str(tmp_path / "cache"))
-    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    points = [("cache", 3), ("feed", 11), ("save", 2), ("save", 12)]
+    runs, jobs = [], []
+    for place, count in points:
+        out, path = tmp_path / f"{place}-{count}", tmp_path / f"{place}-{count}.yaml"
+        runs.append({**DROPOUT, "cache": str(tmp_path / f"{out.name}-cache"), "out": str(out)})
+        path.write_text(to_yaml(settings(**runs[-1])))
+        jobs.append((str(path), place, count))
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "run.yaml"), place, str(count)],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", KILLED], input=json.dumps(jobs), capture_output=True, text=True, check=False
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "run" / "result.json").exists()
-    again = run(**DROPOUT, cache=str(tmp_path / "cache"), resume=True)
+    assert killed.returncode == 0, killed.stderr
+    assert json.loads(killed.stdout) == [-signal.SIGKILL] * len(points), killed.stderr
     whole = run(**DROPOUT, cache=str(tmp_path / "whole-cache"), out=str(tmp_path / "whole"))
-    assert_same(again.out, whole.out)
-    assert not list(Path(again.out).rglob("*.part"))
+    for changes in runs:
+        assert not (Path(changes["out"]) / "result.json").exists()
+        again = run(**changes, resume=True)
+        assert_same(again.out, whole.out)
+        assert not list(Path(again.out).rglob("*.part"))
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(run, stopped, tmp_path):

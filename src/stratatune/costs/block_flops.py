@@ -21,7 +21,7 @@ class Work:
         self.backward += other.backward
         return self
 
-    def times(self, number: int) -> Work:
+    def times(self, number: float) -> Work:
         """So many of it."""
         return Work(number * self.forward, number * self.backward)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stratatune.costs.flops import example, reads_one
 from stratatune.errors import DataError, PlanError, did_you_mean
@@ -20,6 +20,10 @@ from stratatune.units import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from stratatune.data.encoded import Targets
+
+Places = Literal["one", "read", "padded"]
 
 ARMS = {
     "A": "stock LoRA on all blocks, random batches, dynamic padding",
@@ -114,6 +118,8 @@ def cost(
     batch_size: int = 32,
     labels: int = 2,
     memory: bool = True,
+    groups: Targets | None = None,
+    places: np.ndarray | None = None,
 ) -> Cost:
     """The costs of a plan on a model.
 
@@ -121,8 +127,9 @@ def cost(
         plan: the plan, or a plan on its model already.
         shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
         lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
-            count our loop as it is: batches cut by length, the last block at one position. Of a decoder A, B and F
-            run the head of ``objective`` at every token, as transformers' models do; of others a classifier.
+            count our loop as it is: batches cut by length, the last block at one position. A, B, C and F learn the
+            same by transformers' own model, whose head of tags or of a decoder runs at every token; a classifier where
+            ``objective`` reads label words of an encoder.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
         dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
@@ -132,7 +139,10 @@ def cost(
         batch_size: examples of a batch of the epochs.
         labels: outputs of a classifier in the epochs.
         memory: whether what the steps of the epochs keep is measured (``model/kept.py``), which needs torch and takes
-            some seconds.
+            some seconds. Our head is then taken to read every token, where it reads more than one.
+        groups: the numbers of each example's texts, where examples have several; ``lengths`` are then those of the
+            texts, and ``batch_size`` counts examples.
+        places: [N] at how many tokens of each text our head runs, where it reads more than one; None: at all of them.
 
     Raises:
         PlanError: ``tokens`` is below 1, ``dtype`` is none of the four, ``objective`` is none, or a plan comes without
@@ -165,7 +175,8 @@ def cost(
     checked = _checked(lengths)
     kept = checked.sum() if resolved.frozen_depth < resolved.shape.blocks else len(checked)
     whole = int(kept) * resolved.shape.hidden * DTYPE_BYTES[dtype] if resolved.frozen_depth else 0
-    epochs = _epochs(resolved, checked, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
+    data = _Data(checked, groups, places)
+    epochs = _epochs(resolved, data, objective, batch_size, labels, low=dtype != "fp32", memory=memory)
     return replace(found, epochs=epochs, cache_bytes=whole)
 
 
@@ -195,26 +206,57 @@ def random_batches(count: int, size: int, epoch: int) -> list[np.ndarray]:
     return [order[start : start + size] for start in range(0, count, size)]
 
 
+@dataclass(frozen=True)
+class _Data:
+    """The texts of a data set, as :func:`cost` is given them."""
+
+    lengths: np.ndarray
+    groups: Targets | None
+    places: np.ndarray | None
+
+    def batches(self, size: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The numbers of the texts of each batch: cut by length, and in random order."""
+        import numpy as np
+
+        from stratatune.data.batching import plan_batches
+        from stratatune.data.encoded import padded_lengths
+
+        examples = padded_lengths(self.lengths, self.groups)
+        plans = plan_batches(examples, batch_size=size, seed=0, epoch=0), random_batches(len(examples), size, 0)
+        if (groups := self.groups) is None:
+            return plans
+        cut, drawn = ([np.unique(groups.subset(index).values) for index in plan] for plan in plans)
+        return cut, drawn
+
+    def read(self, batch: np.ndarray) -> float:
+        """At how many tokens our head runs, where it reads more than one of a text."""
+        return float((self.lengths if self.places is None else self.places)[batch].sum())
+
+
 def _epochs(
-    resolved: Resolved, lengths: np.ndarray, objective: str, size: int, labels: int, *, low: bool, memory: bool
+    resolved: Resolved, data: _Data, objective: str, size: int, labels: int, *, low: bool, memory: bool
 ) -> dict[str, Epoch]:
-    from stratatune.data.batching import plan_batches
     from stratatune.objectives.registry import OBJECTIVES
 
     shape = resolved.shape
-    cut, drawn = plan_batches(lengths, batch_size=size, seed=0, epoch=0), random_batches(len(lengths), size, 0)
+    cut, drawn = data.batches(size)
     lora, full = (Plan.parse(name).resolve(resolved.whole) for name in ("lora", "full"))
     topmost, frozen = (Plan.parse(text).resolve(resolved.whole) for text in (top_text(resolved.whole), "frozen"))
     own = OBJECTIVES[objective]
+    today = OBJECTIVES[own.today or objective]
 
     def counted(plan: Resolved, batches: list[np.ndarray], parts: slice, theirs: bool) -> Epoch:
-        head = "sequence" if theirs and not shape.causal else own.head
-        how = {"everywhere": shape.causal} if theirs else {"read_last": reads_one(shape, objective)}
-        found = _epoch(plan, lengths, batches, parts, head, labels, **how)
+        head = (today if theirs else own).head
+        if theirs:  # transformers' heads of decoders and of tags run at every token, padding included
+            at: Places = "padded" if shape.causal or today.reads == "all" else "one"
+        else:
+            at = "read" if own.reads == "all" else "one"
+        read_last = not theirs and reads_one(shape, objective)
+        found = _epoch(plan, data, batches, parts, head, labels, at, read_last)
         if not memory or parts == below:
             return found
         one = not theirs and own.reads != "all"
-        return replace(found, saved_bytes=_kept(plan, lengths, batches, head, labels, one, theirs, low))
+        return replace(found, saved_bytes=_kept(plan, data.lengths, batches, head, labels, one, theirs, low))
 
     whole, below, top = slice(0, 2), slice(0, 1), slice(1, 2)
     return {
@@ -230,25 +272,31 @@ def _epochs(
 
 def _epoch(
     plan: Resolved,
-    lengths: np.ndarray,
+    data: _Data,
     batches: list[np.ndarray],
     parts: slice,
     head: str,
     labels: int,
-    **how: bool,
+    at: Places,
+    read_last: bool,
 ) -> Epoch:
-    """Every batch priced as its number of examples, each as long as the longest; ``how``: see :func:`example`."""
+    """Every batch priced as its number of texts, each as long as the longest.
+
+    ``at``: where the head runs: at one token of each text, at those that are read, or at all, padding included.
+    """
     from stratatune.data.batching import padding_ratio
 
-    sizes: dict[int, int] = {}
+    sizes: dict[int, tuple[int, float]] = {}
     for batch in batches:
-        longest = int(lengths[batch].max())
-        sizes[longest] = sizes.get(longest, 0) + len(batch)
+        longest = int(data.lengths[batch].max())
+        texts, places = sizes.get(longest, (0, 0.0))
+        more = {"one": float(len(batch)), "read": data.read(batch), "padded": float(longest * len(batch))}[at]
+        sizes[longest] = texts + len(batch), places + more
     flops = 0.0
-    for tokens, count in sizes.items():
-        one = example(plan, tokens, head, labels=labels, **how)
-        flops += count * sum(part.flops for part in one[parts])
-    return Epoch(len(batches), flops, 0.0, padding_ratio(batches, lengths))
+    for tokens, (texts, places) in sizes.items():
+        one = example(plan, tokens, head, labels=labels, read_last=read_last, places=places / texts)
+        flops += texts * sum(part.flops for part in one[parts])
+    return Epoch(len(batches), flops, 0.0, padding_ratio(batches, data.lengths))
 
 
 def _kept(

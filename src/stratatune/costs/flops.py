@@ -23,7 +23,7 @@ from __future__ import annotations
 from stratatune.costs.block_flops import Block, Work
 from stratatune.plan import Resolved, Shape
 from stratatune.plan.methods import Insertion
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_OBJECTIVES, POOLED
 
 
 def example(
@@ -34,18 +34,19 @@ def example(
     read_last: bool = False,
     labels: int = 0,
     words: int = 0,
-    everywhere: bool = False,
+    places: float = 1.0,
 ) -> tuple[Work, Work]:
     """One example of ``tokens`` positions, padding included: (trunk, top).
 
     Args:
         resolved: the plan on its model.
         tokens: T.
-        head: the name of the head that runs, at one position unless ``everywhere`` says otherwise.
+        head: the name of the head that runs.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
-        everywhere: the head runs at every position, as transformers' own heads of decoders do.
+        places: at how many positions the head runs: one, unless the objective reads more of them, or transformers' own
+            head runs at all.
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
@@ -67,7 +68,7 @@ def example(
         behind = length if shape.causal and not read_last and resolved.frozen_depth < shape.blocks else 1
         top += _inserted(one, shape, behind, arrives)
         arrives = True
-    top += head_work(resolved, head, arrives, labels, words).times(tokens if everywhere else 1)
+    top += head_work(resolved, head, arrives, labels, words).times(places)
     return trunk, top
 
 
@@ -93,18 +94,22 @@ def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:
 
 
 def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int) -> Work:
-    """The pretrained head at one position, and a classifier's output layer, which always trains."""
+    """The pretrained head at one position, and a new output layer, which always trains."""
     shape, head = resolved.shape, resolved.plan.head
     if name in LM_OBJECTIVES:
         has_dense = shape.head_parts["dense"] > 0
         stages = [("dense", shape.hidden * shape.word)] if has_dense else []
         stages.append(("decoder", (words or shape.vocab) * shape.word))
         trained = set(head.mlm)
-    else:
+    elif name in POOLED:
         layers = {"pooler": (shape.pooler, head.pooler), "dense": (shape.classifier_dense, True)}
         stages = [(name, shape.hidden**2) for name, (size, _) in layers.items() if size]
         stages += [("output", shape.hidden * labels)]
         trained = {name for name, (_, trains) in layers.items() if trains} | {"output"}
+    elif name == "none":
+        stages, trained = [], set[str]()
+    else:  # an output layer alone
+        stages, trained = [("output", shape.hidden * labels)], {"output"}
     final = head.final_norm or (shape.normed_by_final and "norm" in head.mlm)
     arrives = arrives or bool(shape.final_norm and final)
     work = Work()

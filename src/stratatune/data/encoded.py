@@ -133,10 +133,7 @@ class Encoded:
     @cached_property
     def example_lengths(self) -> np.ndarray:
         """int64 [R], the tokens of every example; of several texts as many times the longest, as a batch pads them."""
-        if self.groups is None:
-            return self.lengths
-        sizes, members = self.groups.sizes, self.lengths[self.groups.values]
-        return np.maximum.reduceat(members, self.groups.starts) * sizes
+        return padded_lengths(self.lengths, self.groups)
 
     def texts_of(self, index: np.ndarray) -> np.ndarray:
         """The numbers of the texts of the examples ``index``: each once, in order, where examples have several."""
@@ -222,6 +219,13 @@ class Encoded:
         """The same with examples of several texts each, given by their numbers."""
         values = np.fromiter(chain.from_iterable(groups), np.int64)
         return replace(self, groups=Targets(values, offsets_of(np.fromiter(map(len, groups), np.int64, len(groups)))))
+
+
+def padded_lengths(lengths: np.ndarray, groups: Targets | None) -> np.ndarray:
+    """As :attr:`Encoded.example_lengths`, of the lengths [N] of the texts and the numbers of each example's."""
+    if groups is None:
+        return lengths
+    return np.maximum.reduceat(lengths[groups.values], groups.starts) * groups.sizes
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:

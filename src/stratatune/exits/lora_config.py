@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from stratatune._compat import needs_extra
+from stratatune.exits.units import fold_units
 from stratatune.files import write_errors
 from stratatune.methods.dora import DoraLinear
 from stratatune.methods.lora import LoraLinear
@@ -66,6 +67,7 @@ def write(model: Tuned, folder: Path) -> None:
     with needs_extra("peft", "export --to peft"):
         import peft
     attached = model.attached
+    fold_units(attached)
     parts, use_dora, dropout = _low_ranks(attached), _uses(attached, "dora"), _dropout(attached)
     plain = take_off(model)
     form = _form(attached, plain, parts)

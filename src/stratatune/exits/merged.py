@@ -29,9 +29,13 @@ class Merged:
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
         """The model with its config, in which the classes have their names and an answer its end, and the tokenizer.
 
+        Numbers are in the units of the data; where the output layer cannot give these, ``config.json`` says by which
+        ``mean`` and ``deviation`` they come, under ``units``.
+
         Its weights have the dtype of the base's checkpoint: folded in fp32, each is rounded once. Of a model whose
         trunk is not in memory, shards are written one at a time.
         """
+        from stratatune.exits.units import KEY, fold_units
         from stratatune.files import write_errors
         from stratatune.model.calibrated import fold_temperature
         from stratatune.model.merging import merge
@@ -42,7 +46,10 @@ class Merged:
         labels = model.attached.spec.get("labels") or ()
         stop = model.attached.spec.get("stop_tokens") or ()
         fold_temperature(model.attached)
+        units = fold_units(model.attached)
         plain, unread = merge(model), Unread.of(model)
+        if units:
+            setattr(plain.config, KEY, units)
         if dtype is not None and unread is None:
             plain.to(dtype)  # pyright: ignore[reportArgumentType]
         if labels and len(labels) == plain.config.num_labels:

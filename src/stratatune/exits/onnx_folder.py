@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from stratatune._compat import VERSION
 from stratatune.errors import ModelError
 from stratatune.exits.onnx_graph import MODEL, write_graph
+from stratatune.exits.units import KEY, fold_units
 from stratatune.files import write_errors, write_text
 from stratatune.model.record import SpecRecord
 from stratatune.objectives.registry import objective_from
@@ -76,6 +77,7 @@ def write(model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path)
     there is no record.
     """
     attached = model.attached
+    units = fold_units(attached)
     spec, config = dict(attached.spec), model.config
     objective = objective_from(spec, tokenizer) if tokenizer is not None and "objective" in spec else None
     labels = spec.get("labels") or ()
@@ -94,6 +96,8 @@ def write(model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path)
     }
     found = write_graph(model, objective, tokenizer, folder)
     with write_errors(folder):
+        if units:
+            setattr(config, KEY, units)
         config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)

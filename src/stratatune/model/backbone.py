@@ -88,11 +88,11 @@ class Backbone:
         """The parameters of the task's own output layer, which no pretrained model brings."""
         return [parameter for path in self.head.new_layers for parameter in self.body.part(path).parameters()]
 
-    def in_encoder(self, parameter: nn.Parameter) -> bool:
-        """Whether ``parameter`` belongs to the embeddings, a block or the final norm."""
+    def encoder_ids(self) -> set[int]:
+        """``id`` of every parameter of the embeddings, the blocks and the final norm."""
         modules = (*self.body.embedding_modules(), self.blocks, *self.body.final_norms())
         # By identity: `in` would compare tensors element by element.
-        return any(parameter is one for module in modules for one in module.parameters())
+        return {id(parameter) for module in modules for parameter in module.parameters()}
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
         """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].

@@ -303,7 +303,8 @@ def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) ->
     named = dict(base.model.named_parameters())
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}
-    encoder = sorted(name for name in missing if backbone.in_encoder(named[name]))
+    ids = backbone.encoder_ids()
+    encoder = sorted(name for name in missing if id(named[name]) in ids)
     # A new head can be trained, a new encoder cannot: without this its random blocks would stay frozen.
     if encoder:
         raise ModelError(

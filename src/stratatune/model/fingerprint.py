@@ -93,11 +93,9 @@ def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
 
     ``trained``: names of parameters that are saved, whether they require gradients now or not.
     """
-    named = backbone.model.named_parameters()
+    named, encoder = backbone.model.named_parameters(), backbone.encoder_ids()
     return hash_of(
-        (name, one)
-        for name, one in named
-        if not one.requires_grad and name not in trained and not backbone.in_encoder(one)
+        (name, one) for name, one in named if not one.requires_grad and name not in trained and id(one) not in encoder
     )
 
 

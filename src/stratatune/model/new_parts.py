@@ -81,9 +81,10 @@ def new_parts(backbone: Backbone) -> list[str]:
     model, named = backbone.model, dict(backbone.model.named_parameters())
     marked = any(map(came_with_checkpoint, named.values()))
     inside = {id(parameter) for parameter in model.base_model.parameters()}
+    encoder = backbone.encoder_ids()
     return [
         name
         for name, one in named.items()
-        if not backbone.in_encoder(one)
+        if id(one) not in encoder
         and ((marked and not came_with_checkpoint(one)) or (backbone.head.name == "none" and id(one) not in inside))
     ]

@@ -26,6 +26,7 @@ from stratatune.model.attached import Attached
 from stratatune.model.checksums import checksums
 from stratatune.model.fingerprint import head_fingerprint
 from stratatune.model.record import AdapterRecord
+from stratatune.model.tops import refuse_tops
 from stratatune.outside import Unreadable, first_mistake, path_exists, read_json, regular_file
 
 FORMAT = 1
@@ -111,10 +112,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a saved artefact.
 
     Raises:
-        ModelError: no artefact there, or one of another format.
+        ModelError: no artefact there, several tops, or one of another format.
     """
     path = folder / RECORD
     if not path_exists(path):
+        refuse_tops(folder)
         raise ModelError(
             f"{shown(str(folder))[1:-1]} holds no trained adapter ({RECORD} is missing)",
             "give the `adapter` folder of a finished run",

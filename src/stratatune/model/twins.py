@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -18,6 +19,18 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, tensors)
+
+
+def share_frozen(attached: Attached, model: nn.Module) -> None:
+    """Let a model's frozen parameters be those of ``model`` where they are equal; what trained stays its own."""
+    own = {id(parameter) for parameter in attached.trained().values()}
+    theirs = dict(model.named_parameters())
+    for name, parameter in attached.backbone.model.named_parameters():
+        other = theirs.get(name)
+        if other is None or id(parameter) in own or parameter.is_meta or other.shape != parameter.shape:
+            continue
+        if torch.equal(other, parameter):
+            parameter.data = other.data
 
 
 def part(attached: Attached) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.tasks import Task
 from stratatune.errors import ModelError
@@ -80,6 +81,12 @@ class Asked:
         if not self.tokens.is_fast:
             hint = "take another model"
             raise ModelError(f"{objective} needs a fast tokenizer, which says where each token lies", hint)
+
+
+def pretended_common(texts: Encoded, family: str, metric: str) -> dict[str, Any]:
+    """The fields that all objectives have, for texts that are made up."""
+    longest = int(texts.lengths.max())
+    return {"text": ("text",), "label": "label", "metric": metric, "max_length": longest, "family": family}
 
 
 def common_of(asked: Asked, metric: str) -> dict[str, Any]:

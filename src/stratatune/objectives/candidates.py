@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import Suffixes, encode_candidates, suffixes_of
-from stratatune.data.encoded import Encoded
+from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
-from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
+from stratatune.objectives.asked import Asked, common_of, pretended_common
+from stratatune.objectives.labels import (
+    TWO_CLASSES,
+    Labels,
+    chosen_metric,
+    labels_data,
+    labels_from,
+    labels_of,
+    with_targets,
+)
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import at_least_fp32, numbers_on
-from stratatune.objectives.words import template_before_word, words_from, words_of_any_length
+from stratatune.objectives.words import PRETENDED_WORDS, template_before_word, words_from, words_of_any_length
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,6 +132,12 @@ class Candidates(Objective):
         encoded = encode_candidates(table, Template.parse(self.template), tokenizer, self.max_length, self.suffixes)
         return with_targets(encoded, self.label_kind, table)
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        suffixes = tuple((word,) for word in PRETENDED_WORDS)
+        made = cls(**pretended_common(texts, family, "accuracy"), label_kind=TWO_CLASSES, suffixes=suffixes)
+        return made, texts.with_labels(random.integers(0, 2, len(texts)))
+
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The places at which a candidate's token is predicted.
 
@@ -141,6 +155,18 @@ class Candidates(Objective):
         if training and self.by_likelihood and self.label_kind.value_range is None:
             return -scores.gather(1, batch.labels[:, None]).mean()
         return self.label_kind.loss(scores, batch.labels)
+
+    def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
+        """A language model's loss: the label's word is the one target of a text, and every token's logits are made."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        if sum(self.branches) or self.label_kind.value_range is not None:
+            return super().loss_of_today(logits, batch)
+        words = numbers_on(tuple(suffix[0] for suffix in self.suffixes), logits.device)
+        targets = torch.full_like(batch.input_ids, IGNORED)
+        targets[torch.arange(len(targets), device=targets.device), batch.read] = words[batch.labels]
+        return cross_entropy(at_least_fp32(logits).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, N, V] -> probabilities [B, C], or values [B] for numbers."""

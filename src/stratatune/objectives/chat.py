@@ -19,7 +19,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, ModelError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
@@ -29,6 +29,7 @@ from stratatune.objectives.text_loss import (
     mean_loss,
     next_tokens,
     right_tokens,
+    second_halves,
     text_scores,
     weight_of,
 )
@@ -116,6 +117,10 @@ class Chat(Objective):
 
     # --- learning --------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        return cls(**pretended_common(texts, family, TEXT_METRICS[0]), chat_template=""), second_halves(texts)
+
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The tokens that predict one that bears loss."""
         return bearing_loss(batch)
@@ -123,6 +128,10 @@ class Chat(Objective):
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
+
+    def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As transformers computes it: over every token, also those that bear no loss."""
+        return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
         return weight_of(next_tokens(batch))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stratatune.errors import ConfigError
-from stratatune.objectives.tensors import mean
+from stratatune.objectives.tensors import at_least_fp32, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,10 +54,10 @@ class ClassLoss:
     def _classes(self, logits: Tensor, targets: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy
 
-        each = cross_entropy(logits.float(), targets, reduction="none", label_smoothing=self.smoothing)
+        each = cross_entropy(at_least_fp32(logits), targets, reduction="none", label_smoothing=self.smoothing)
         if not self.focal:
             return each
-        chance = logits.float().softmax(dim=1).gather(1, targets[:, None])[:, 0]
+        chance = at_least_fp32(logits).softmax(dim=1).gather(1, targets[:, None])[:, 0]
         return (1 - chance) ** self.focal * each
 
     def _ordinal(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -65,9 +65,10 @@ class ClassLoss:
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         place = torch.arange(logits.shape[1], device=logits.device)
-        more = (targets[:, None] > place).float()
+        logits = at_least_fp32(logits)
+        more = (targets[:, None] > place).to(logits.dtype)
         asked = targets[:, None] >= place
-        each = binary_cross_entropy_with_logits(logits.float(), more, reduction="none") * asked
+        each = binary_cross_entropy_with_logits(logits, more, reduction="none") * asked
         # CORN's mean is over an output's examples, and over the outputs; of a batch the shares are those of its own.
         return (each / asked.sum(0).clamp(min=1) * len(targets)).mean(1)
 

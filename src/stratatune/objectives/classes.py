@@ -13,11 +13,12 @@ from stratatune.data.labels import LabelSet
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.by_class import by_class
 from stratatune.objectives.calibration import best_temperature, best_threshold, tempered
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.labels import (
+    TWO_CLASSES,
     ClassLabels,
     chosen_metric,
     class_labels,
@@ -118,6 +119,11 @@ class Classes(Pooled):
     @property
     def outputs(self) -> int:
         return len(self.labels) - self.learnt_by.ordinal
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        made = cls(**pretended_common(texts, family, "accuracy"), label_kind=TWO_CLASSES)
+        return made, texts.with_labels(random.integers(0, 2, len(texts)))
 
     def targets(self, table: Table) -> np.ndarray:
         return self.label_kind.targets(table)

@@ -14,10 +14,18 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import DataError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
-from stratatune.objectives.text_loss import bearing_loss, likelihoods, mean_loss, next_tokens, text_scores, weight_of
+from stratatune.objectives.text_loss import (
+    bearing_loss,
+    likelihoods,
+    mean_loss,
+    next_tokens,
+    second_halves,
+    text_scores,
+    weight_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +79,10 @@ class Completion(Objective):
         )
         return encoded.with_targets(np.where(behind, encoded.ids, IGNORED), encoded.offsets)
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        return cls(**pretended_common(texts, family, TEXT_METRICS[0])), second_halves(texts)
+
     def question(self, batch: Batch, *, training: bool) -> Question:
         """The tokens that predict one that bears loss."""
         return bearing_loss(batch)
@@ -78,6 +90,10 @@ class Completion(Objective):
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
+
+    def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As transformers computes it: over every token, also those that bear no loss."""
+        return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
         return weight_of(next_tokens(batch))

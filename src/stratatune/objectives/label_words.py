@@ -13,14 +13,22 @@ from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template, label_word_ids
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
-from stratatune.objectives.labels import Labels, chosen_metric, labels_data, labels_from, labels_of, with_targets
+from stratatune.objectives.asked import Asked, common_of, pretended_common
+from stratatune.objectives.labels import (
+    TWO_CLASSES,
+    Labels,
+    chosen_metric,
+    labels_data,
+    labels_from,
+    labels_of,
+    with_targets,
+)
 from stratatune.objectives.metrics import CLASS_METRICS, VALUE_METRICS
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.saved import common_from
 from stratatune.objectives.tensors import mean, numbers_on
 from stratatune.objectives.weights import WEIGHT
-from stratatune.objectives.words import template_of, words_from, words_of_tokens
+from stratatune.objectives.words import PRETENDED_WORDS, template_of, words_from, words_of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +57,7 @@ class LabelWords(Objective):
     families: ClassVar[frozenset[str]] = frozenset({"encoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "one"
     weighted: ClassVar[bool] = True
+    today: ClassVar[str] = "classification"
     stratified: ClassVar[bool] = True
     metrics: ClassVar[tuple[str, ...]] = (*CLASS_METRICS, *VALUE_METRICS)
     smaller_is_better: ClassVar[frozenset[str]] = frozenset({"mse"})
@@ -117,6 +126,12 @@ class LabelWords(Objective):
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_template(table, Template.parse(self.template), tokenizer, self.max_length)
         return with_targets(encoded, self.label_kind, table)
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        own: dict[str, Any] = {"label_kind": TWO_CLASSES, "template": "", "words": TWO_CLASSES.names}
+        made = cls(**pretended_common(texts, family, "accuracy"), **own, word_ids=PRETENDED_WORDS)
+        return made, texts.with_labels(random.integers(0, 2, len(texts)))
 
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question

@@ -25,7 +25,7 @@ from stratatune.objectives.metrics import (
     value_scores,
 )
 from stratatune.objectives.saved import Names, checked
-from stratatune.objectives.tensors import mean
+from stratatune.objectives.tensors import at_least_fp32, mean
 from stratatune.objectives.weights import with_weights
 from stratatune.outside import Written
 
@@ -63,8 +63,8 @@ class ClassLabels:
         from torch.nn.functional import cross_entropy
 
         if weights is None:
-            return cross_entropy(logits.float(), targets)
-        return mean(cross_entropy(logits.float(), targets, reduction="none"), weights)
+            return cross_entropy(at_least_fp32(logits), targets)
+        return mean(cross_entropy(at_least_fp32(logits), targets, reduction="none"), weights)
 
     def predict(self, logits: Tensor) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""
@@ -110,11 +110,12 @@ class NumberLabels:
         import torch
         from torch.nn.functional import cross_entropy
 
-        share = (targets.float() - self.low) / (self.high - self.low)
+        logits = at_least_fp32(logits)
+        share = (targets.to(logits.dtype) - self.low) / (self.high - self.low)
         both = torch.stack([1 - share, share], dim=1)
         if weights is None:
-            return cross_entropy(logits.float(), both)
-        return mean(cross_entropy(logits.float(), both, reduction="none"), weights)
+            return cross_entropy(logits, both)
+        return mean(cross_entropy(logits, both, reduction="none"), weights)
 
     def predict(self, logits: Tensor) -> np.ndarray:
         """``logits`` [B, 2] of the words of both ends -> values [B]."""
@@ -137,6 +138,8 @@ class NumberLabels:
 
 
 Labels = ClassLabels | NumberLabels
+TWO_CLASSES = ClassLabels(("no", "yes"))
+"""Those of made-up data."""
 
 
 def class_labels(asked: Asked) -> ClassLabels:

@@ -15,7 +15,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import scores_of
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.pooled import Pooled
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 TUNED, BY_LABEL = "tuned", "tuned_by_label"
 _USUAL = "0.5"
 _MOST = 100_000  # outputs that an adapter's record may have
+_PRETENDED, _PRETENDED_SHARE = 8, 0.2  # labels of made-up data, and how many of the texts have each
 _FEW_ROWS = 10  # in so small a table every label may well occur once
 
 
@@ -62,6 +63,7 @@ class Multilabel(Pooled):
     metrics: ClassVar[tuple[str, ...]] = SET_METRICS
     options: ClassVar[Mapping[str, type]] = {"threshold": str, "separator": str}
     problem_type: ClassVar[str | None] = "multi_label_classification"
+    fitted_start: ClassVar[bool] = True
 
     names: Names = saved_as("labels")
     separator: str = ""
@@ -125,6 +127,12 @@ class Multilabel(Pooled):
                     raise unseen(f"{table.source}, row {table.rows[at]}: label", label, self.names)
                 found[at, index[label]] = True
         return found
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        names = tuple(f"label{number}" for number in range(_PRETENDED))
+        made = cls(**pretended_common(texts, family, SET_METRICS[0]), names=names)
+        return made, texts.with_targets(random.random((len(texts), len(names))) < _PRETENDED_SHARE)
 
     # --- learning --------------------------------------------------------------------------------------------------
 

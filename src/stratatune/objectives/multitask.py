@@ -1,7 +1,8 @@
 """``multitask``: several label columns of one text, a head each on a shared output layer.
 
 Each head is one of the objectives of a single label column: a class, a label set or a number. They share the cache, the
-data pass and what trains below them; the output layer has a slice for each.
+data pass and what trains below them; the output layer has a slice for each. With the option ``tops`` groups of columns
+have tops of their own, and share the cache and the data pass alone (``training/trials/tops.py``).
 
 Shapes: B examples, K heads, C outputs of one head.
 """
@@ -16,17 +17,19 @@ import numpy as np
 
 from stratatune.data.encoded import LABEL, Encoded, Targets
 from stratatune.data.label_columns import read_columns
-from stratatune.data.label_sets import columns_in
+from stratatune.data.label_sets import columns_in, joined
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, did_you_mean
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import check_metric
+from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, Pooled, encode_pooled, pooled
 from stratatune.objectives.saved import common_from
-from stratatune.objectives.task_head import HeadAtWork, TaskHead, settle_head
+from stratatune.objectives.task_head import KINDS, HeadAtWork, TaskHead, settle_head
+from stratatune.objectives.tops import TOPS, groups_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +43,7 @@ MEAN = "mean"
 
 
 class _Columns(Mapping[str, type]):
-    """The options of this objective: any label column, with the name of an objective."""
+    """The options of this objective: any label column, with the name of an objective; and ``tops``."""
 
     def __getitem__(self, name: str) -> type:
         if not name:
@@ -48,10 +51,10 @@ class _Columns(Mapping[str, type]):
         return str
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("COLUMN",))
+        return iter(("COLUMN", TOPS))
 
     def __len__(self) -> int:
-        return 1
+        return 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class Multitask(Objective):
     metrics: ClassVar[tuple[str, ...]] = (MEAN,)
     options: ClassVar[Mapping[str, type]] = _Columns()
     place: ClassVar[str] = Pooled.place
+    fitted_start: ClassVar[bool] = True
     # A stock pipeline then gives the logits of every head as they are.
     problem_type: ClassVar[str | None] = "regression"
 
@@ -84,11 +88,15 @@ class Multitask(Objective):
         if asked.task:
             raise ConfigError([f"objective: the task {asked.task.name} has one label column"], "leave out --task")
         columns = columns_in(asked.data.label_column or "")
-        if odd := next((name for name in asked.options if name not in columns), None):
-            raise ConfigError([f"objective: multitask: {odd!r} is no label column"], did_you_mean(odd, columns))
+        options = {name: value for name, value in asked.options.items() if name != TOPS}
+        if odd := next((name for name in options if name not in columns), None):
+            legal = (*columns, TOPS)
+            raise ConfigError([f"objective: multitask: {odd!r} is no label column"], did_you_mean(odd, legal))
+        if TOPS in asked.options:
+            groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a run of its own
         made, notices = [], []
         for column in columns:
-            head, said = settle_head(asked, column)
+            head, said = settle_head(replace(asked, options=options), column)
             made.append(head)
             notices += said
         if len(columns) > 2 and all(set(head.objective.labels) <= {"0", "1"} for head in made):
@@ -104,9 +112,24 @@ class Multitask(Objective):
             raise ValueError("heads: there is none")
         return cls(**common_from(data), heads=heads)
 
+    @classmethod
+    def together(cls, parts: Sequence[Multitask]) -> Multitask:
+        """The heads of several tops as those of one objective, in their order."""
+        heads = tuple(head for part in parts for head in part.heads)
+        return replace(parts[0], heads=heads, label=joined([head.column for head in heads]), metric=MEAN)
+
     def to_data(self) -> dict[str, Any]:
         heads = [one.to_data() for one in self.heads]
-        return {**self.common(), "labels": list(self.labels), "heads": heads}
+        own = {"units": units} if (units := self._units()) else {}
+        return {**self.common(), "labels": list(self.labels), "heads": heads, **own}
+
+    def _units(self) -> list[dict[str, Any]]:
+        """Of each head of numbers which output it is, and what makes its value of it (``exits/units.py``)."""
+        return [
+            {"name": one.column, "head": at, "output": part.start, "mean": one.mean, "deviation": one.deviation}
+            for at, (one, part) in enumerate(zip(self.heads, self._slices(), strict=True))
+            if isinstance(one.objective, Numbers)
+        ]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -145,6 +168,16 @@ class Multitask(Objective):
             if head.column in table.further:
                 encoded = encoded.with_targets(head.targets(table), name=head.column)
         return encoded
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """A head of each kind."""
+        heads, data = [], texts
+        for name, kind in KINDS.items():
+            objective, found = kind.pretended(texts, family, random)
+            heads.append(TaskHead(name, objective, weight=1.0))
+            data = replace(data, targets={**data.targets, name: found.targets[LABEL]})
+        return cls(**pretended_common(texts, family, MEAN), heads=tuple(heads)), data
 
     # --- learning --------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.readers import Table
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.labels import NumberLabels, chosen_metric, labels_data, number_labels, number_labels_from
 from stratatune.objectives.metrics import VALUE_METRICS
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
-from stratatune.objectives.tensors import mean
+from stratatune.objectives.tensors import at_least_fp32, mean
 from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
@@ -68,12 +68,18 @@ class Numbers(Pooled):
     def targets(self, table: Table) -> np.ndarray:
         return self.label_kind.targets(table)
 
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        made = cls(**pretended_common(texts, family, NumberLabels.metric), label_kind=NumberLabels(0.0, 1.0))
+        return made, texts.with_labels(random.random(len(texts)))
+
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
         """Mean squared error: ``logits`` [B, 1]."""
         from torch.nn.functional import mse_loss
 
         assert batch.labels is not None
-        losses = mse_loss(logits[:, 0].float(), batch.labels.float(), reduction="none")
+        values = at_least_fp32(logits[:, 0])
+        losses = mse_loss(values, batch.labels.to(values.dtype), reduction="none")
         return mean(losses, batch.targets.get(WEIGHT))
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:

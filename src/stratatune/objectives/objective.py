@@ -17,6 +17,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table, read
+from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.by_class import by_class as scores_by_class
@@ -55,7 +56,11 @@ class Objective(abc.ABC):
             output a regression, of more a single label.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
+        fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
+            open: a few labels of many have a gradient too small to find from a drawn start.
         base_first: whether the untuned base model is scored before the first epoch, as an epoch 0 that can be the best.
+        today: the name of the objective that the stock arms of ``stratatune bench`` learn in place of this one; empty:
+            they learn this one.
 
     Attributes:
         text: names of the text columns.
@@ -79,7 +84,9 @@ class Objective(abc.ABC):
     problem_type: ClassVar[str | None] = None
     weighted: ClassVar[bool] = False
     stratified: ClassVar[bool] = False
+    fitted_start: ClassVar[bool] = False
     base_first: ClassVar[bool] = False
+    today: ClassVar[str] = ""
 
     text: tuple[str, ...]
     label: str | None
@@ -235,6 +242,32 @@ class Objective(abc.ABC):
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
         return {}
+
+    # --- what a bench asks -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """An objective of this kind, and targets for random texts: what ``stratatune bench`` learns without data.
+
+        ``texts`` [N] have no groups; see :func:`stratatune.objectives.asked.pretended_common` for the common fields.
+
+        Raises:
+            ConfigError: this kind has no such targets.
+        """
+        raise ConfigError([f"objective: {cls.name} has no made-up data"], "give data of your own: --train FILE")
+
+    def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The training loss from what transformers' own model gives, which knows no :meth:`question`.
+
+        ``logits`` are those of every token [B, T, C], or [B, C] of a head that pools.
+        """
+        import torch
+
+        places = self.question(batch, training=True).places
+        if places is not None and logits.ndim == 3:
+            rows = torch.arange(len(logits), device=logits.device)[:, None]
+            logits = logits[places] if places.dtype == torch.bool else logits[rows, places]
+        return self.loss(self.represent(logits, batch), batch)
 
     # --- what others ask -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
 from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
     loss_for,
     members,
@@ -167,6 +167,15 @@ class Rank(Objective):
         flat = np.array([gain for row in gains for gain in row], np.float32)
         data = data.with_targets(flat, data.groups.offsets, _GAINS)
         return data.with_targets(np.array(names, np.int64), name=_QUERIES)
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """Pairs of a query and a text with a score of 0 or 1, each learnt by itself."""
+        numbers = np.arange(len(texts))
+        data = texts.with_groups(numbers[:, None].tolist())
+        assert data.groups is not None
+        data = data.with_targets(random.integers(0, 2, len(texts)).astype(np.float32), data.groups.offsets, _GAINS)
+        return cls(**pretended_common(texts, family, RANKINGS[0])), data.with_targets(numbers, name=_QUERIES)
 
     # --- learning --------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.entities import (
     OUTSIDE,
     PLAIN,
@@ -48,6 +48,8 @@ METRICS = ("f1", "precision", "recall", "macro_f1", "macro_precision", "macro_re
 Align = Literal["first", "all"]
 Match = Literal["conll", "strict", "partial"]
 _STRIDE = 64
+_PRETENDED, _PRETENDED_SHARE = (OUTSIDE, "B-x", "I-x"), 0.25
+"""Tags of made-up data, and the share of the tokens that continue a word."""
 _TAGS, _CONTINUES = "tags", "continues"
 _DIGITS = 6
 
@@ -74,6 +76,7 @@ class Tags(Objective):
     metrics: ClassVar[tuple[str, ...]] = METRICS
     options: ClassVar[Mapping[str, type]] = {"scheme": str, "names": str, "align": str, "match": str, "stride": int}
     place: ClassVar[str] = "one word of each text"
+    fitted_start: ClassVar[bool] = True
 
     tags: Names = saved_as("labels")
     scheme: str = "auto"
@@ -130,6 +133,15 @@ class Tags(Objective):
         offsets = encoded.places.offsets
         encoded = encoded.with_targets(self._on_tokens(aligned, tags), encoded.offsets, LABEL)
         return encoded.with_targets(tags, offsets, _TAGS).with_targets(aligned.continues, name=_CONTINUES)
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """Every token but the first and the last of a text belongs to a word, and some of these go on with one."""
+        made = cls(**pretended_common(texts, family, METRICS[0]), tags=_PRETENDED)
+        tags = random.integers(0, len(_PRETENDED), len(texts.ids))
+        tags[random.random(len(tags)) < _PRETENDED_SHARE] = IGNORED
+        tags[texts.offsets[:-1]] = tags[texts.offsets[1:] - 1] = IGNORED
+        return made, texts.with_targets(tags, texts.offsets)
 
     def _numbers(self, table: Table) -> np.ndarray:
         """The class of every word of a table int64 [W]."""

@@ -14,7 +14,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import Layout, read_roles, roles_in
 from stratatune.objectives.answers import Answers, Using
-from stratatune.objectives.asked import Asked, common_of
+from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.grouped import (
     loss_for,
     members,
@@ -206,6 +206,15 @@ class Vectors(Objective):
         names = np.array([name_of(text) for texts in zip(*table.texts, strict=True) for text in texts], np.int64)
         data = data.with_targets(names, data.groups.offsets, _NAMES)
         return data if table.labels is None else data.with_labels(np.asarray(table.labels, np.float32))
+
+    @classmethod
+    def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
+        """Anchors and positives: of each two neighbours one pair, whose vectors are means over the tokens."""
+        pairs = np.arange(len(texts) // 2 * 2).reshape(-1, 2)
+        data = texts.with_groups(pairs.tolist())
+        assert data.groups is not None
+        made = cls(**pretended_common(texts, family, RANKINGS[0]))
+        return made, data.with_targets(pairs.flatten(), data.groups.offsets, _NAMES)
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
         """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""

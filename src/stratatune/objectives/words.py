@@ -17,6 +17,8 @@ from stratatune.outside import Written
 
 _OWN_TEMPLATES = {1: "{a} It was <mask>.", 2: "{a}<mask>, {b}"}
 """Templates for a user's own data, from BFT table 5."""
+PRETENDED_WORDS = (10, 11)
+"""The tokens of the label words of made-up data."""
 
 
 def template_of(asked: Asked) -> str:

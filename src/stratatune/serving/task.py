@@ -48,7 +48,7 @@ class Task:
             ModelError: nothing trained is there, or its base model is not what it was.
         """
         predictor = Predictor(run, bases=shared.bases, **where)
-        held = [] if predictor.model is None else shared.share(predictor.model.attached)
+        held = [one for attached in predictor.attached for one in shared.share(attached)]
         return cls(name, run, predictor, trunk_of(predictor), held)
 
     def reads(self, columns: int) -> bool:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from stratatune.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from stratatune.data.encoded import Encoded
+    from stratatune.training.prepare import Prepared
 
 
-def encoded(source: str, **settings: Any) -> Encoded:
-    """The training data of a run.
+def settled(source: str, **settings: Any) -> Prepared:
+    """A run's objective and data.
 
     Args:
         source: a file, a folder or a hub id.
@@ -33,14 +33,14 @@ def encoded(source: str, **settings: Any) -> Encoded:
             f"{config.model} brings no tokenizer to encode {source} with",
             "give a folder or a hub id that has one, or a .txt with the tokens of each example",
         ) from error
-    return settle(outline, tables, tokenizer).train
+    return settle(outline, tables, tokenizer)
 
 
 def lengths_in(source: str, **settings: Any) -> list[int]:
     """Tokens of each example: of a text file of numbers, one a line, or of a data file once it is encoded.
 
     Raises:
-        UserError: as :func:`encoded`.
+        UserError: as :func:`settled`.
         DataError: a number below 1.
     """
     from pathlib import Path
@@ -55,4 +55,4 @@ def lengths_in(source: str, **settings: Any) -> list[int]:
                 "write the tokens of an example on each line, or name a data file (csv, jsonl, parquet)",
             )
         return [int(word) for word in words]
-    return encoded(source, **settings).lengths.tolist()
+    return settled(source, **settings).train.lengths.tolist()

@@ -135,12 +135,13 @@ def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Te
     """The base model with what was trained; a classification head that trained has no place here."""
     named = dict(model.named_parameters())
     tuned = apply(model, record["plan"], also_train=[name for name in record["also_train"] if name in named])
+    encoder = tuned.attached.backbone.encoder_ids()
     for name, parameter in tuned.attached.trained().items():
         # A class with another head may hold the stacks under a name: transformer.encoder... of T5's classifier.
         saved = tensors.get(name, tensors.get(f"{model.base_model_prefix}.{name}"))
         if saved is not None:
             parameter.data.copy_(saved)
-        elif tuned.attached.backbone.in_encoder(parameter):
+        elif id(parameter) in encoder:
             raise ModelError(f"{name} trained, but the saved tensors do not hold it", "the folder is damaged")
     return tuned.eval()
 

@@ -45,7 +45,7 @@ _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
 AUTO = "auto"
 """In a plan's place: it is chosen from the data (``studies/suggest/auto.py``)."""
-CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping")
+CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
 """Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
@@ -137,6 +137,12 @@ class RunConfig(BaseModel):
         1e-3, gt=0, allow_inf_nan=False, description="Peak learning rate; a method's own rate overrides it."
     )
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False, description="AdamW's decay; none on biases and norms.")
+    head_start: Literal["auto", "drawn", "fitted"] = Field(
+        "auto",
+        description="Where a new output layer starts from: as it is drawn, or fitted to what the untrained model pools "
+        "of 1,000 training examples; auto: fitted for tags, label sets and several "
+        "label columns, and under `plan: auto`.",
+    )
     warmup: float = Field(0.06, ge=0, le=1, description="The fraction of all steps over which the rate rises.")
     schedule: Literal["linear", "constant"] = Field(
         "linear", description="The rate after warm-up: decays to zero, or stays."

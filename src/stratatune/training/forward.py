@@ -207,16 +207,17 @@ class Forward:
         """
         size = self.objective.piece
         if not 0 < size < len(batch):
-            return self._run(hidden, batch, training)
+            return self.at_once(hidden, batch, training)
         order = batch.mask.sum(1).argsort(descending=True)
         found = []
         for rows in order.split(size):
             part = batch.texts(rows)
             states = hidden[rows, : part.mask.shape[1]]
-            found.append(checkpoint(self._run, states, part, training, use_reentrant=False))
+            found.append(checkpoint(self.at_once, states, part, training, use_reentrant=False))
         return torch.cat(found)[order.argsort()]
 
-    def _run(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+    def at_once(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
+        """As :meth:`above`, never in pieces."""
         # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))

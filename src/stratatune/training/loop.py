@@ -18,10 +18,12 @@ from stratatune.model.offload import offload_trunk
 from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
 from stratatune.training import distributed
+from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
 from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
+from stratatune.training.head_start import fit_head
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
 from stratatune.training.session import Ask, Learnt, Session
@@ -50,15 +52,25 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
         NotFiniteError: the loss, the gradient or the outputs of an evaluation; the model then holds the best epoch's
             tensors, or those before the step.
     """
+    spent = _begin(session)
     # A working copy holds one batch's gradient in half precision: sums over batches or ranks would lose digits in it.
     alone = session.device.type == "cpu" and distributed.world() == 1 and session.config.accumulate == 1
     with working_copies(session.top.attached, session.forward.autocast, wanted=alone) as copies:
         session.copies = copies
-        return (yield from _steps(session, copies))
+        return (yield from _steps(session, copies, spent))
 
 
-def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | None, Fitted]:
-    """The loop itself."""
+def _begin(session: Session) -> float:
+    """Settle where a new output layer starts from; gives the seconds that it took."""
+    config = session.config
+    fitted = session.objective.fitted_start and distributed.world() == 1
+    wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"
+    begun = config.resume and (session.out / CHECKPOINT).exists()
+    return fit_head(session) if wanted and not begun else 0.0
+
+
+def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[Ask, Learnt | None, Fitted]:
+    """The loop itself; ``spent`` are the seconds of training before it."""
     config, attached = session.config, session.top.attached
     trained = attached.trained()
     # Only the optimiser: the model stays bare, since gradients are added up by hand (training/distributed.py).
@@ -73,6 +85,7 @@ def _steps(session: Session, copies: WorkingCopies) -> Generator[Ask, Learnt | N
     if not resumed:
         in_trunk = sum(one.clock.trunk_seconds for one in (session.feed, session.eval_feed) if one)
         progress.seconds["cache"] += in_trunk
+        progress.seconds["train"] += spent
         if untuned is not None:
             progress.seconds["eval"] += max(0.0, time.perf_counter() - started - in_trunk)
             found = _note_untuned(session, progress, untuned)

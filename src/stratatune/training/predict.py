@@ -32,6 +32,8 @@ from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact, load_base_of
 from stratatune.model.shared_bases import SharedBases
 from stratatune.model.tokenizers import check_ids, unknown_words
+from stratatune.model.tops import tops_in
+from stratatune.model.twins import share_frozen
 from stratatune.model.unread import Unread, to_device
 from stratatune.objectives.registry import objective_from
 from stratatune.training.cache_policy import free_memory
@@ -40,6 +42,7 @@ from stratatune.training.forward import Forward
 from stratatune.training.generate import generate_texts
 from stratatune.training.prediction import Prediction
 from stratatune.training.streaming import room_for_saved, settle_waves, trunk_of_saved
+from stratatune.training.tops import SeveralTops
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
@@ -61,7 +64,8 @@ class Predictor:
 
     Attributes:
         notices: what the user should know of the adapter, one line each.
-        model: the tuned model; there is none where onnxruntime runs it.
+        model: the tuned model, of several tops that of the first; there is none where onnxruntime runs it.
+        attached: what is attached to it, and to those of the other tops.
         forward: the tuned model under its objective.
         codec: the precision to which hidden states at the frozen depth are rounded.
 
@@ -91,8 +95,25 @@ class Predictor:
         if _engine(engine, folder) == "onnx":
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
             self._open_onnx(folder, given)
+        elif tops := tops_in(folder):
+            self._open_tops(tops, folder, base, device, precision, trunk, memory_limit, bases or SharedBases())
         else:
             self._open(folder, base, device, precision, trunk, memory_limit, bases)
+
+    def _open_tops(self, tops: Sequence[Path], folder: Path, *how: Any) -> None:
+        """Each as a model of its own, whose frozen weights are those of the first, and all of them as one."""
+        parts, shared, notices = list[Forward](), list[Any](), list[str]()
+        for top in reversed(tops):  # what is opened last stays: the first top, whose trunk runs
+            self._open(top, *how)
+            parts.insert(0, self.forward)
+            shared.append(self._shared)
+            notices += self.notices
+        for other in parts[1:]:
+            share_frozen(other.attached, self.model)
+        self._shared, self.notices = shared, list(dict.fromkeys(notices))
+        self.attached = [one.attached for one in parts]
+        self.forward = SeveralTops.of(parts, folder)
+        self.objective = self.forward.objective
 
     def _open(
         self,
@@ -107,7 +128,7 @@ class Predictor:
         why = trunk_of_saved(folder, base, trunk, memory_limit)
         room = room_for_saved(why, memory_limit)
         artefact = load_artefact(folder, base, unread=why is not None, room_above=room, bases=bases)
-        self._shared = artefact.shared  # it lives as long as this predictor
+        self._shared: Any = artefact.shared  # it lives as long as this predictor
         self.notices = [*artefact.notices, *([why] if why else [])]
         record = artefact.record
         place = folder / "adapter" if (folder / "adapter").is_dir() else folder
@@ -117,11 +138,12 @@ class Predictor:
         self.model: Any = to_device(artefact.model, self.device)
         settle_waves(self.model.attached, memory_limit)
         self.tokenizer = artefact.tokenizer
+        self.attached = [self.model.attached]
         self._vocab = self.model.attached.resolved.shape.vocab
         # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
-        self.forward = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
         self.codec = Codec.from_data(saved)
         self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
 
@@ -131,9 +153,9 @@ class Predictor:
         if errors := [f"{name}: {value!r}; an ONNX export has its own" for name, value in given.items() if value]:
             raise ConfigError(errors, "leave it out: the file runs as it was written, on the CPU")
         opened = open_onnx(folder)
-        self.model = None
+        self.model, self.attached = None, []
         self.notices, self.tokenizer, self._vocab = opened.notices, opened.tokenizer, opened.vocab
-        self.forward: Any = opened.forward
+        self.forward = opened.forward
         self.objective, self.device = opened.forward.objective, opened.forward.device
 
     @property

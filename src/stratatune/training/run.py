@@ -6,7 +6,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,55 +43,15 @@ from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps
 from stratatune.training.machine import environment, peak_memory
 from stratatune.training.prepare import Outline, Tables, read_tables, settle
+from stratatune.training.result import RESULT, Result
 from stratatune.training.seal import broken, sealed
 from stratatune.training.session import Ask, Learnt, Session
 from stratatune.training.streaming import room_for_top, settle_waves, streamed_below, top_streamed, with_cache
 from stratatune.training.trials.sharing import Shared
+from stratatune.training.trials.tops import parts_of, train_tops
 from stratatune.training.untuned import looked_later
 
-RESULT, CONFIG = "result.json", "config.yaml"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to; ``stratatune train --json`` prints it.
-
-    Attributes:
-        best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
-        epochs: epochs trained, and the best one.
-        seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
-        elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
-        tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
-        cache_hit: the trunk cache of the training data was complete before the first step.
-        by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
-            as :meth:`Objective.by_class` gives them; empty where labels are no classes.
-        processes: how many trained together; times and memory are those of the first.
-    """
-
-    out: str
-    plan: str
-    objective: str
-    frozen_depth: int
-    backprop_blocks: int
-    trainable: int
-    total: int
-    best: dict[str, float]
-    best_epoch: int
-    test: dict[str, float]
-    epochs: int
-    seconds: dict[str, float]
-    tokens_per_second: float
-    peak_memory_bytes: int
-    cache_hit: bool
-    processes: int = 1
-    elapsed: list[float] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    by_class: dict[str, Any] = field(default_factory=dict)
-    notices: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
+CONFIG = "config.yaml"
 
 
 def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
@@ -147,6 +107,11 @@ def _run(
     config: RunConfig, tables: Mapping[str, Any], out: Path, reporter: Reporter, shared: Shared | None
 ) -> Generator[Ask, Learnt | None, Result]:
     """The run in its folder, which is its own."""
+    if parts := parts_of(config):
+        write_settings(config, out)
+        result = yield from train_tops(config, parts, tables, reporter, shared, trial)
+        _write_result(result, out)
+        return result
     outline = Outline(_as_begun(config, out))
     read = read_tables if shared is None else shared.read_tables
     data = read(config, tables, kind_of(outline, tables))
@@ -391,7 +356,7 @@ def _finish(
     hit: bool,
     processes: int,
 ) -> Result:
-    """Save the adapter and the result; the checkpoint, no longer needed, goes."""
+    """Save the adapter and the result."""
     attached, progress = session.top.attached, fitted.progress
     best = fitted.scores.metrics if fitted.scores else {}
     _save(session, caching, best)
@@ -419,9 +384,14 @@ def _finish(
         by_class={name: found for name, found in classes.items() if found},
         notices=session.reporter.notices,
     )
-    if is_main():
-        kept = sealed(result.to_json(), session.out)
-        write_text(session.out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
-        # Last: until the result is whole, the checkpoint is what a resumed run goes on from.
-        (session.out / CHECKPOINT).unlink(missing_ok=True)
+    _write_result(result, session.out)
     return result
+
+
+def _write_result(result: Result, out: Path) -> None:
+    """Write the result; the checkpoint, no longer needed, goes."""
+    if is_main():
+        kept = sealed(result.to_json(), out)
+        write_text(out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")
+        # Last: until the result is whole, the checkpoint is what a resumed run goes on from.
+        (out / CHECKPOINT).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A bench on a tiny model: every way measured and predicted. What is fast is never asserted, only what is told."""
+"""A bench on a tiny model: every way measured and predicted, by a clock that counts batches and not seconds."""
 
 from __future__ import annotations
 
@@ -30,13 +30,40 @@ def setting(family="bert", **changes):
     return BenchSetting(config, data, **{"batch_size": 8, "timed": 2, **changes})
 
 
+TICK = 2.0**-20
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Each batch of an epoch takes one second, and a look at the clock next to nothing, which is what a probe takes."""
+    now, collated = [0.0], BenchSetting.collated
+
+    def counted(self, plan):
+        for batch in collated(self, plan):
+            now[0] += 1.0
+            yield batch
+
+    def waited(self):
+        now[0] += TICK
+        return now[0]
+
+    monkeypatch.setattr(BenchSetting, "collated", counted)
+    monkeypatch.setattr(BenchSetting, "waited", waited)
+
+
+def check_way(way, batches):
+    """It ran the batches that it is said to, which stand for an epoch of ``batches``, and has all its numbers."""
+    assert (way.seconds, way.first) == pytest.approx((batches, batches), rel=1e-4)
+    assert way.predicted > 0 and way.flops > 0
+    assert (way.saved_bytes > 0) == (way.name != "floor")
+
+
 def test_every_way_is_measured_and_predicted(family):
     said = []
     report = bench(setting(family), PLANS, rounds=1, say=said.append)
     assert [way.name for way in report.ways] == ["A", "B", "C", "F", "floor", *PLANS]
     for way in report.ways:
-        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0
-        assert (way.saved_bytes > 0) == (way.name != "floor")
+        check_way(way, batches=12)
     assert report.ratio("A", "A") == 1
     assert report.ratio("2: lora", "F", 10) == pytest.approx(
         report.way("F").epochs(10) / report.way("2: lora").epochs(10)
@@ -82,16 +109,16 @@ def test_decoders_are_measured_as_their_first_plan_reads_labels(family, plan, ob
         plan,
     ]
     for way in report.ways:
-        assert way.seconds > 0 and way.predicted > 0 and way.flops > 0
-        assert (way.saved_bytes > 0) == (way.name != "floor")
+        check_way(way, batches=3)
 
 
 def test_objectives_of_a_bench():
     decoder, encoder = GPT2Config().to_dict(), BertConfig().to_dict()
     assert objective_of(decoder, ["lora"], "causal") == "causal" and objective_of(encoder, ["bft"]) is None
-    with pytest.raises(ConfigError, match="objective: 'completion'"):
-        objective_of(decoder, ["lora"], "completion")
-    with pytest.raises(ConfigError, match="is not a decoder"):
+    assert objective_of(encoder, ["bft"], "tags") == objective_of(decoder, ["lora"], "tags") == "tags"
+    with pytest.raises(ConfigError, match="objective: 'tagging'"):
+        objective_of(decoder, ["lora"], "tagging")
+    with pytest.raises(ModelError, match="causal needs a decoder, and this model is an encoder"):
         objective_of(encoder, ["lora"], "causal")
 
 
@@ -113,8 +140,8 @@ def test_a_decoders_arms_do_the_operations_that_the_cost_model_counts(family, ob
     here = of_decoder(family, objective, timed=99, bf16=False)
     ours = Ours(here, "bft-adapter@1", None)
     ours.epoch()  # fills the cache
-    resolved, labels = ours.model.attached.resolved, 3
-    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8, labels=labels).epochs
+    resolved = ours.model.attached.resolved
+    counted = cost(resolved, None, here.data.lengths, objective=objective, batch_size=8).epochs
     assert counted_flops(ours.epoch) == counted["cached"].flops
     assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
     lora = Stock(here, lora=True, bucketed=False)
@@ -139,7 +166,7 @@ def test_the_arms_do_the_operations_that_the_cost_model_counts():
     here = setting(timed=99, bf16=False)
     ours = Ours(here, PLANS[0], None)
     ours.epoch()  # fills the cache
-    counted = cost(ours.model.attached.resolved, None, here.data.lengths, batch_size=8, labels=3).epochs
+    counted = cost(ours.model.attached.resolved, None, here.data.lengths, batch_size=8, labels=2).epochs
     assert counted_flops(ours.epoch) == counted["cached"].flops
     assert counted_flops(Stock(here, lora=False, bucketed=False).epoch) == counted["F"].flops
 

@@ -161,6 +161,7 @@ def test_what_is_given_stays(settings, short_heats):
     train(config, reporter=QUIET)
     written = yaml.safe_load(Path(config.out, "config.yaml").read_text())
     assert (written["lr"], written["epochs"], written["early_stopping"]) == (0.003, 2, 2)
+    assert written["head_start"] == "fitted"
 
 
 def test_evaluation_and_test_data_take_no_part(settings, files, tmp_path, short_heats):

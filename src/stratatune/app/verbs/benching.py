@@ -27,7 +27,11 @@ def bench(
     model: Annotated[str, typer.Option(help="A built-in shape, a folder or a hub id.", show_default=False)],
     train: Annotated[
         str | None,
-        typer.Option(help="Data whose text lengths are used; without it, 10,240 made-up examples.", show_default=False),
+        typer.Option(
+            help="Data of your own (without --objective their text lengths alone are used); without it, 10,240 "
+            "made-up texts.",
+            show_default=False,
+        ),
     ] = None,
     plans: Annotated[str, typer.Option(help="Plans, separated by commas.")] = "bft-adapter,bft",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds for each way of training; the fastest one counts.")] = 3,
@@ -41,8 +45,8 @@ def bench(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="How a decoder reads labels, in every arm: causal (a word after the text) or classification; "
-            "by default as in the first plan.",
+            help="What every way learns, as in a run: classification, tags, vectors, chat, ...; by default each plan "
+            "what its paper does, and on a decoder all what the first plan does.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +62,8 @@ def bench(
     and the frozen model once with a ridge head (floor).
 
     The model is an encoder or a decoder. Its weights are random, as they do not change the time; its configuration is
-    all that is read of it.
+    all that is read of it. With --objective every way learns it: a plan by our forward and loss, the others by
+    transformers' own model with the head for it.
     """
     _check("like", like, _LIKE)
     _check("precision", precision, _PRECISIONS)
@@ -90,7 +95,7 @@ def _setting(
     train: str | None,
     like: str,
     data: dict[str, Any],
-    objective: str | None,
+    wanted: str | None,
     batch_size: int,
     batches: int,
     bf16: bool,
@@ -100,11 +105,12 @@ def _setting(
     import numpy as np
     import torch
 
+    from stratatune.data.batching import pad_id
     from stratatune.shapes.configs import config_of
     from stratatune.shapes.sizes import shape_of
     from stratatune.studies.bench.arms import BenchSetting, lengths_like, random_data
     from stratatune.studies.bench.bench import objective_of
-    from stratatune.studies.encoded import encoded
+    from stratatune.studies.encoded import settled
 
     if threads:
         torch.set_num_threads(threads)
@@ -112,13 +118,19 @@ def _setting(
         raise ConfigError(["device: 'cuda' is not available on this machine"], "use --device cpu")
     config = dict(config_of(model))
     shape = shape_of(config)
-    if data["plan"]:
-        data["objective"] = objective = objective_of(config, [data["plan"]], objective)
-    lengths = lengths_like(like, _EXAMPLES) if train is None else encoded(train, model=model, **data).lengths
-    lengths = np.minimum(lengths, shape.max_tokens)
     here = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    texts = random_data(lengths, shape.vocab, at_end=shape.causal)
-    return BenchSetting(config, texts, batch_size, bf16, batches, here, objective)
+    if train is None and wanted and "(" in wanted:
+        raise ConfigError([f"objective: {wanted!r}"], "its options need data of your own: --train FILE")
+    objective = objective_of(config, [data["plan"]], wanted) if data["plan"] else wanted
+    data["objective"] = wanted or objective
+    own = None if train is None else settled(train, model=model, **data)
+    how = {"batch_size": batch_size, "bf16": bf16, "timed": batches, "device": here, "objective": objective}
+    # Label words stand in a prompt, or as branches behind a text, which no stock arm reads.
+    if own and wanted and not (own.objective.today or sum(own.objective.branches)):
+        return BenchSetting(config, own.train, **how, own=(own.objective, own.train), pad=pad_id(own.tokenizer))
+    lengths = own.train.lengths if own else lengths_like(like, _EXAMPLES)
+    texts = random_data(np.minimum(lengths, shape.max_tokens), shape.vocab, at_end=shape.causal)
+    return BenchSetting(config, texts, **how)
 
 
 def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:

@@ -6,17 +6,17 @@ B  A with batches cut by length.
 S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
 All four use fused AdamW, as Trainer does, clip at 1.0 and the same autocast, start from the same random weights of one
-shape, and see the same data. An encoder's F, A and B wear a classifier. A decoder's read labels as the plans do: the
-classifier or the language model of transformers, which give logits at every token, with the loss at the one that is
-read.
+shape, and see the same data. They learn one objective: S by its own forward and loss, the others by transformers' model
+with the head of that objective, which computes every token (:meth:`Objective.loss_of_today`). In place of label words
+on an encoder they learn a classifier (:attr:`Objective.today`).
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,38 +32,29 @@ from stratatune.cache.feed import Feed
 from stratatune.cache.keys import CacheKey
 from stratatune.cache.store import TrunkCache
 from stratatune.costs.cost import random_batches
-from stratatune.data.batching import Batch, collate, plan_batches
+from stratatune.data.batching import Batch, collate_examples, plan_batches
 from stratatune.data.encoded import Encoded
+from stratatune.errors import ModelError
 from stratatune.model.attach import apply
 from stratatune.model.backbone import Backbone
-from stratatune.model.base import attention_for_training
+from stratatune.model.base import attention_for_training, class_for
+from stratatune.model.heads.registry import head_named
 from stratatune.model.precision import cast_frozen
-from stratatune.objectives.candidates import Candidates
-from stratatune.objectives.classes import Classes
-from stratatune.objectives.label_words import LabelWords
-from stratatune.objectives.labels import ClassLabels
 from stratatune.objectives.objective import Objective
+from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan
 from stratatune.shapes.table import architecture_of
 from stratatune.training.forward import Forward
 from stratatune.training.optimiser import ClippingAdamW, clip_and_step, gradients_of
 from stratatune.training.working import WorkingCopies
 
-PADDING, WORDS = 1, (10, 11)
-"""Token ids: of padding, which no text of :func:`random_data` holds, and of the label words."""
-
-_COMMON: dict[str, Any] = {
-    "text": ("text",),
-    "label": "label",
-    "metric": "accuracy",
-    "label_kind": ClassLabels(("no", "yes")),
-}
-OBJECTIVES: dict[str, Objective] = {
-    "mlm": LabelWords(**_COMMON, template="", words=("no", "yes"), word_ids=WORDS),  # over the whole vocabulary, as LPT
-    "causal": Candidates(**_COMMON, suffixes=tuple((word,) for word in WORDS)),
-    "classification": Classes(**_COMMON),
-}
-"""What arm S learns, by how the labels are read."""
+PADDING = 1
+"""The token id of padding, which no text of :func:`random_data` holds."""
+_AT_ONCE = 256
+_USUAL = "classification"
+"""What the stock arms learn where each plan learns what its paper does."""
+Learnt = tuple[Objective, Encoded]
+"""What is learnt, and the data with its targets."""
 
 
 @dataclass(frozen=True)
@@ -72,54 +63,114 @@ class BenchSetting:
 
     config: dict[str, Any]
     data: Encoded
+    """The texts. Their targets are made up by each objective, unless ``own`` says what is learnt."""
     batch_size: int = 32
     bf16: bool = True
     timed: int = 6
     """Batches of an epoch that are run; their mean is the epoch's."""
     device: str = "cpu"
     objective: str | None = None
-    """``causal`` or ``classification``: how all arms read a decoder's labels. None, of an encoder: each plan as its
-    paper does."""
+    """The name of what all arms learn. None, of an encoder: each plan what its paper does, the others classes."""
+    own: Learnt | None = None
+    """What a run learns of the user's data, in place of what is made up."""
+    pad: int = PADDING
+    """The token id of padding."""
+
+    @property
+    def family(self) -> str:
+        """Of the model."""
+        return architecture_of(self.config["model_type"], self.config).family
+
+    def learnt(self, kind: str) -> Learnt:
+        """What arms with this objective learn.
+
+        Raises:
+            ConfigError: the objective has no made-up data.
+        """
+        if self.own is not None and kind == self.own[0].name:
+            return self.own
+        if kind not in self._pretended:
+            texts = replace(self.data, targets={}, groups=None, places=None, given=None)
+            self._pretended[kind] = OBJECTIVES[kind].pretended(texts, self.family, np.random.default_rng(0))
+        return self._pretended[kind]
+
+    @cached_property
+    def _pretended(self) -> dict[str, Learnt]:
+        return {}
+
+    @property
+    def today(self) -> str:
+        """The name of what the stock arms learn."""
+        return OBJECTIVES[self.objective].today or self.objective if self.objective else _USUAL
+
+    @cached_property
+    def examples(self) -> Encoded:
+        """The texts as the examples that batches are made of, the same for all arms."""
+        return self.learnt(self.today)[1]
 
     @cached_property
     def bucketed(self) -> list[np.ndarray]:
         """Batches cut by length."""
-        plan = plan_batches(self.data.lengths, batch_size=self.batch_size, seed=0, epoch=0)
-        return typical(plan, self.data.lengths, self.timed)
+        lengths = self.examples.example_lengths
+        return typical(plan_batches(lengths, batch_size=self.batch_size, seed=0, epoch=0), lengths, self.timed)
 
     @cached_property
     def random(self) -> list[np.ndarray]:
         """Batches of a random order."""
-        return typical(random_batches(len(self.data), self.batch_size, 0), self.data.lengths, self.timed)
+        lengths = self.examples.example_lengths
+        return typical(random_batches(len(lengths), self.batch_size, 0), lengths, self.timed)
+
+    def places(self, kind: str) -> np.ndarray | None:
+        """[N] at how many tokens of each text the head reads under this objective; None: at one, or every one."""
+        objective, data = self.learnt(kind)
+        if objective.reads != "all" or not data.targets or data.groups is not None:
+            return None
+        found = []
+        for index in np.array_split(np.arange(data.examples), -(-data.examples // _AT_ONCE)):
+            asked = objective.question(collate_examples(data, index, self.pad), training=True).places
+            if asked is None or asked.dtype != torch.bool:
+                return None
+            found.append(asked.sum(1).numpy())
+        return np.concatenate(found)
+
+    def padded(self, index: np.ndarray) -> tuple[int, int]:
+        """How many texts the batch of these examples has, and the tokens of the longest."""
+        texts = self.examples.texts_of(index)
+        return len(texts), int(self.examples.lengths[texts].max())
 
     def model(self, kind: str, attention: str | None = None) -> nn.Module:
         """A model of the shape with random fp32 weights, the same for every call; attention as transformers chooses it.
 
-        ``kind`` is ``mlm``, ``causal`` or ``classification``. A decoder keeps no keys and values, as transformers' own
-        Trainer sees to.
-        """
-        from transformers import (
-            AutoConfig,
-            AutoModelForCausalLM,
-            AutoModelForMaskedLM,
-            AutoModelForSequenceClassification,
-        )
+        It has the head of the objective ``kind``. A decoder keeps no keys and values, as transformers' own Trainer sees
+        to.
 
+        Raises:
+            ModelError: transformers has no such model with this head.
+        """
+        import transformers
+
+        objective, head = self.learnt(kind)[0], head_named(OBJECTIVES[kind].head)
         torch.manual_seed(0)
-        config = AutoConfig.for_model(**self.config)
-        if self.objective:
-            config.pad_token_id, config.use_cache = PADDING, False
-        language_models = {"mlm": AutoModelForMaskedLM, "causal": AutoModelForCausalLM}
-        auto: Any = language_models.get(kind, AutoModelForSequenceClassification)
+        plain = {name: value for name, value in self.config.items() if name not in ("id2label", "label2id")}
+        config: Any = transformers.AutoConfig.for_model(**{**plain, **head.settings(objective.outputs)})
+        if not class_for(head.name, config.model_type):
+            raise ModelError(
+                f"objective {kind}: transformers has no {head.auto} for {config.model_type}", "choose another objective"
+            )
+        if self.family == "decoder":
+            config.pad_token_id, config.use_cache = self.pad, False
+        auto: Any = getattr(transformers, head.auto)
         wanted = {"attn_implementation": attention} if attention else {}  # None would undo what the config says
         model = auto.from_config(config, dtype=torch.float32, **wanted).to(self.device)
-        if kind == "causal":
+        Backbone(model, check=False).head.build(("pooler.",))  # without a head nothing reads it: left out, as by a run
+        if head.name == "lm":
             model.loss_type = "ForCausalLM"  # GPT-2's, which transformers does not know by its class's name
         return model
 
-    def collated(self, plan: list[np.ndarray]) -> Iterator[Batch]:
-        """The batches of ``plan``, on the device."""
-        return (collate(self.data, index, PADDING).to(self.device) for index in plan)
+    def collated(self, plan: Sequence[np.ndarray], kind: str) -> Iterator[Batch]:
+        """The batches of ``plan`` as an arm with this objective learns them, on the device."""
+        data = self.learnt(kind)[1]
+        return (collate_examples(data, index, self.pad).to(self.device) for index in plan)
 
     def waited(self) -> float:
         """The time, once the device is done."""
@@ -155,12 +206,12 @@ def typical(plan: list[np.ndarray], lengths: np.ndarray, count: int) -> list[np.
 
 
 def random_data(lengths: np.ndarray, vocab: int, seed: int = 0, *, at_end: bool = False) -> Encoded:
-    """Random token ids of the given lengths, two classes, read at the last token but one; ``at_end``: at the last."""
+    """Random token ids of the given lengths, read at the last token but one; ``at_end``: at the last."""
     random = np.random.default_rng(seed)
     ids = random.integers(10, vocab - 10, int(lengths.sum())).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     read = (lengths - (1 if at_end else 2)).astype(np.int32)
-    return Encoded(ids, None, offsets, read).with_labels(random.integers(0, 2, len(lengths)))
+    return Encoded(ids, None, offsets, read)
 
 
 class Stock:
@@ -185,8 +236,8 @@ class Stock:
         depth: int = 0,
     ) -> None:
         self.setting, self.bucketed, self.bf16 = setting, bucketed, bf16
-        self.kind = setting.objective or "classification"
-        model = setting.model(self.kind, attention)
+        self.objective = setting.learnt(setting.today)[0]
+        model = setting.model(setting.today, attention)
         if lora:
             model = with_peft(model)
         elif depth:
@@ -212,17 +263,13 @@ class Stock:
 
     def batches(self) -> Iterator[Batch]:
         plan = self.setting.bucketed if self.bucketed else self.setting.random
-        return self.setting.collated(plan)
+        return self.setting.collated(plan, self.setting.today)
 
     def loss(self, batch: Batch) -> Tensor:
         """The forward pass."""
-        given: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
         with self.setting.mixed(self.bf16):
-            if self.kind == "causal":
-                labels = label_tokens(batch)
-                return self.model(**given, labels=labels, shift_labels=labels).loss
-            logits = self.model(**given).logits
-        return nn.functional.cross_entropy(logits.float(), batch.labels)  # pyright: ignore[reportArgumentType]
+            logits = self.model(**given_to(batch))[0]  # of a model without a head, the last hidden state
+        return self.objective.loss_of_today(logits, batch)
 
     def step(self, batch: Batch) -> None:
         """Forward, backward, clip, step."""
@@ -237,20 +284,20 @@ class Floor:
 
     def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting
-        self.model = setting.model(setting.objective or "classification").eval()
+        self.model = setting.model(setting.today).eval()
         self.base = Backbone(self.model).base  # pyright: ignore[reportArgumentType]
 
     def epoch(self) -> float:
         """Seconds of the timed batches and of the solution."""
-        started, means, labels = self.setting.waited(), list[Tensor](), list[Tensor]()
-        for batch in self.setting.collated(self.setting.bucketed):
+        started, found = self.setting.waited(), list[Tensor]()
+        for batch in self.setting.collated(self.setting.bucketed, self.setting.today):
             with torch.no_grad(), self.setting.mixed():
-                hidden = self.base(input_ids=batch.input_ids, attention_mask=batch.mask.long()).last_hidden_state
+                hidden = self.base(**given_to(batch)).last_hidden_state
             mask = batch.mask[..., None]
-            means.append((hidden.float() * mask).sum(1) / mask.sum(1))
-            assert batch.labels is not None
-            labels.append(batch.labels)
-        ridge(torch.cat(means), nn.functional.one_hot(torch.cat(labels)).float())
+            found.append((hidden.float() * mask).sum(1) / mask.sum(1))
+        means = torch.cat(found)
+        # Two classes whatever is learnt: what they are changes nothing of the time.
+        ridge(means, nn.functional.one_hot(torch.arange(len(means), device=means.device) % 2).float())
         return self.setting.waited() - started
 
 
@@ -262,12 +309,10 @@ def ridge(inputs: Tensor, targets: Tensor, strength: float = 1.0) -> Tensor:
     return torch.linalg.solve(gram, scaled.T @ targets)
 
 
-def label_tokens(batch: Batch) -> Tensor:
-    """What each position of a decoder should say next [B, T]: the label's word at the one that is read; else -100."""
-    rows = torch.arange(len(batch.read), device=batch.read.device)
-    labels = torch.full_like(batch.input_ids, -100)
-    labels[rows, batch.read] = torch.tensor(WORDS, device=labels.device)[batch.labels]
-    return labels
+def given_to(batch: Batch) -> dict[str, Tensor]:
+    """What transformers' models are called with."""
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
+    return given if batch.token_types is None else {**given, "token_type_ids": batch.token_types}
 
 
 def with_peft(model: Any) -> nn.Module:
@@ -277,12 +322,11 @@ def with_peft(model: Any) -> nn.Module:
         ResourceError: peft is not installed.
     """
     with needs_extra("bench", "arms A and B of the bench, stock LoRA,"):
-        from peft import LoraConfig, TaskType, get_peft_model
+        from peft import LoraConfig, get_peft_model
     row = architecture_of(model.config.model_type, model.config.to_dict())
     paths = {next((path for path, roles in row.fused.items() if role in roles), row.roles[role]) for role in ("q", "v")}
-    classifies = row.classifier in dict(model.named_modules())
     wanted = LoraConfig(
-        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+        task_type=Backbone(model, check=False).head.peft_task,
         r=8,
         lora_alpha=16,
         target_modules=sorted(paths),
@@ -297,13 +341,14 @@ class Ours:
     def __init__(self, setting: BenchSetting, plan: Plan | str, cache: Path | None) -> None:
         self.setting, self.root = setting, cache
         plan = Plan.parse(plan) if isinstance(plan, str) else plan
-        kind = setting.objective or plan.objective
+        self.kind = kind = setting.objective or plan.objective
+        objective, self.data = setting.learnt(kind)
         self.model = apply(setting.model(kind, attention_for_training()), plan).train()  # pyright: ignore[reportArgumentType]
         attached = self.model.attached
         if setting.bf16:
             cast_frozen(attached, torch.bfloat16)
-        objective, autocast = OBJECTIVES[kind], torch.bfloat16 if setting.bf16 else None
-        self.forward = Forward.of(attached, objective, PADDING, torch.device(setting.device), autocast)
+        autocast = torch.bfloat16 if setting.bf16 else None
+        self.forward = Forward.of(attached, objective, setting.pad, torch.device(setting.device), autocast)
         self.trained = list(attached.trained().values())
         blocks = attached.backbone.blocks.modules() if setting.device == "cpu" and autocast is not None else ()
         self.copies = WorkingCopies(blocks, autocast)
@@ -322,7 +367,7 @@ class Ours:
         key = CacheKey("w", "t", "", f"{time.time_ns()}", 512, resolved.frozen_depth, positions, dtype, ())
         store = None
         if not resolved.trains_embeddings:
-            data = self.setting.data
+            data = self.data
             store = TrunkCache.open(self.root, key, data.lengths, resolved.shape.hidden, distinct=data.distinct)
         return self.forward.feed(store)
 
@@ -330,13 +375,13 @@ class Ours:
         """Seconds of the timed batches, from the cache or building it."""
         started, device = self.setting.waited(), torch.device(self.setting.device)
         self.feed.move_to(device)
-        with self.feed.prefetch(self.setting.bucketed, device):
+        with self.feed.prefetch([self.data.texts_of(index) for index in self.setting.bucketed], device):
             for batch in self.batches():
                 self.step(batch)
         return self.setting.waited() - started
 
     def batches(self) -> Iterator[Batch]:
-        return self.setting.collated(self.setting.bucketed)
+        return self.setting.collated(self.setting.bucketed, self.kind)
 
     def loss(self, batch: Batch) -> Tensor:
         """Feed and forward, as a run does them."""

@@ -13,7 +13,9 @@ import torch
 
 from stratatune._compat import installed
 from stratatune.costs.cost import ARMS, Cost, cost
-from stratatune.errors import ConfigError, ModelError, did_you_mean
+from stratatune.errors import ConfigError, ModelError
+from stratatune.objectives.asked import Asked
+from stratatune.objectives.registry import AUTO, choose, written
 from stratatune.plan import Plan, Resolved, shape_of
 from stratatune.shapes.shape import Shape, top_depth
 from stratatune.shapes.table import architecture_of
@@ -23,8 +25,6 @@ from stratatune.studies.bench.block_times import Machine
 EPOCHS = 10
 FLOOR = "floor"
 """The frozen model run once, and ridge regression on the mean of its last hidden states."""
-OBJECTIVES = ("causal", "classification")
-"""How the arms can read a decoder's labels."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def bench(
 
     Raises:
         ResourceError: peft is not installed.
-        ModelError: the model is an encoder-decoder.
-        ConfigError: no plan, a plan twice, or an objective that this model or the bench does not have.
+        ModelError: the model is an encoder-decoder, or the objective does not work on it.
+        ConfigError: no plan, a plan twice, or an objective that is not known or has no made-up data.
         PlanError: a plan does not fit the model.
     """
     resolved = _checked(setting, plans)
@@ -117,13 +117,7 @@ def bench(
     _predict(machine, resolved)
     with tempfile.TemporaryDirectory() as folder:
         measured = _measure(machine, resolved, rounds, Path(folder), say)
-    lengths = setting.data.lengths
-    costs = {
-        name: cost(
-            plan, None, lengths, objective=setting.objective, batch_size=setting.batch_size, dtype=_dtype(setting)
-        )
-        for name, plan in resolved.items()
-    }
+    costs = {name: _cost(plan, setting) for name, plan in resolved.items()}
     predicted = _predict(machine, resolved)
     ways = [_stock_arm(arm, setting, measured, predicted, next(iter(costs.values()))) for arm in ARMS]
     ways += [_floor_arm(setting, measured, predicted, next(iter(costs.values())))]
@@ -131,8 +125,8 @@ def bench(
     one = next(iter(costs.values())).epochs
     return BenchReport(
         model=machine.shape.name,
-        examples=len(lengths),
-        tokens=float(lengths.mean()),
+        examples=setting.examples.examples,
+        tokens=float(setting.examples.lengths.mean()),
         padding={"random": one["A"].padding, "cut by length": one["B"].padding},
         settings=_settings(setting, rounds),
         ways=tuple(ways),
@@ -153,20 +147,37 @@ def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]
 
 
 def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | None = None) -> str | None:
-    """How all arms read a decoder's labels: as ``wanted``, else as the first plan does. None, of an encoder.
+    """What all arms learn: ``wanted``, else, of a decoder, what the first plan does.
+
+    None, of an encoder: each plan learns what its paper does.
 
     Raises:
-        ConfigError: ``wanted`` is none of the two, or the model is no decoder.
+        ConfigError: no objective is called ``wanted``.
+        ModelError: it does not work on models of this family.
     """
-    if architecture_of(config["model_type"], config).family != "decoder":
-        if wanted:
-            raise ConfigError([f"objective: {wanted!r}, and {config['model_type']} is not a decoder"], "leave it out")
-        return None
-    if wanted and wanted not in OBJECTIVES:
-        raise ConfigError([f"objective: {wanted!r}"], did_you_mean(wanted, OBJECTIVES))
-    if wanted:
-        return wanted
-    return "causal" if Plan.parse(plans[0]).objective == "mlm" else "classification"
+    plan, shape = Plan.parse(plans[0]), shape_of(dict(config))
+    name, options = written(wanted or AUTO)
+    if name == AUTO:
+        if shape.family != "decoder":
+            return None
+        return "causal" if plan.objective == "mlm" else "classification"
+    return choose(Asked(plan, shape.family, shape.max_tokens, name, options)).name
+
+
+def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
+    kind = setting.objective or plan.plan.objective
+    data = setting.examples
+    return cost(
+        plan,
+        None,
+        data.lengths,
+        objective=kind,
+        batch_size=setting.batch_size,
+        dtype=_dtype(setting),
+        labels=setting.learnt(kind)[0].outputs,
+        groups=data.groups,
+        places=setting.places(kind),
+    )
 
 
 def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
@@ -255,7 +266,7 @@ def _plan_arm(
 
 def _scale(setting: BenchSetting) -> float:
     """From the timed batches to an epoch."""
-    return -(-len(setting.data) // setting.batch_size) / len(setting.bucketed)
+    return -(-setting.examples.examples // setting.batch_size) / len(setting.bucketed)
 
 
 def _dtype(setting: BenchSetting) -> str:

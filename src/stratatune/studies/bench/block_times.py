@@ -24,12 +24,14 @@ from stratatune.model.backbone import Backbone
 from stratatune.model.base import attention_for_training
 from stratatune.model.precision import cast_frozen
 from stratatune.model.question import Question
+from stratatune.objectives.registry import OBJECTIVES
+from stratatune.objectives.words import PRETENDED_WORDS
 from stratatune.plan import MethodConfig, Plan, Resolved, shape_of
 from stratatune.plan.methods import Adapter
 from stratatune.plan.schema import Stratum
-from stratatune.shapes.shape import LM_OBJECTIVES
+from stratatune.shapes.shape import LM_HEADS
 from stratatune.shapes.table import architecture_of
-from stratatune.studies.bench.arms import WORDS, BenchSetting, Ours, with_peft
+from stratatune.studies.bench.arms import BenchSetting, Ours, with_peft
 from stratatune.training.optimiser import ClippingAdamW, clip_and_step, gradients_of
 from stratatune.training.working import WorkingCopies
 
@@ -49,7 +51,8 @@ class Machine:
             config["layer_types"] = types[:BLOCKS]
         self.short = replace(setting, config=config)
         self.shape, self.blocks = shape_of(setting.config), range(BLOCKS)
-        longest = [int(setting.data.lengths[index].max()) for index in (*setting.bucketed, *setting.random)]
+        texts, longest = zip(*map(setting.padded, (*setting.bucketed, *setting.random)), strict=True)
+        self.size = max(texts)
         self.lengths = sorted({int(np.quantile(longest, q)) for q in (0.1, 0.5, 1.0)})
         self.probes: dict[Hashable, Stopwatch] = {}
 
@@ -63,7 +66,7 @@ class Machine:
         rate, embeddings = (self._rate((preset, part)) for part in ("blocks", "embeddings"))
         methods = Plan.parse(preset).resolve(self.shape).blocks[0]
         passes = sum(rate.seconds(self._flops(methods, index)) for index in batches)
-        parts = [embeddings, *([self._rate((preset, "head"))] if self.setting.objective == "causal" else [])]
+        parts = [embeddings, *([self._rate((preset, "head"))] if OBJECTIVES[self.setting.today].head == "lm" else [])]
         rest = sum(part.seconds(self._tokens(index)) for index in batches for part in parts)
         return self.shape.blocks * passes + rest
 
@@ -101,7 +104,7 @@ class Machine:
 
     def _inserted(self, plan: Resolved, index: np.ndarray) -> float:
         """FLOPs of the insertions."""
-        length, count = int(self.setting.data.lengths[index].max()), len(index)
+        count, length = self.setting.padded(index)
         again = self.shape.blocks * self._flops((), index, backward=False)
         each = (
             6.0 * count * one.multiplications_at(self.shape, length) + one.rereads * again for _, one in plan.insertions
@@ -110,23 +113,24 @@ class Machine:
 
     def _of_plan(self, plan: Resolved, number: int, index: np.ndarray, *, queries: int = 0) -> float:
         """FLOPs of a batch in block ``number`` of a plan, prompts included; into the first no gradient need flow."""
-        length = int(self.setting.data.lengths[index].max()) + _prompts(plan, number)
+        count, length = self.setting.padded(index)
+        length += _prompts(plan, number)
         inserted = any(depth <= number for depth, _ in plan.insertions)
         arrives = number > plan.frozen_depth or inserted or plan.trains_embeddings
         work = block_work(self.shape, plan.blocks[number], length, queries or length, arrives=arrives)
-        return len(index) * work.flops
+        return count * work.flops
 
     def _flops(self, methods: Methods, index: np.ndarray, *, backward: bool = True) -> float:
         """Of a batch in one block that gradients pass: all, or forward alone."""
-        length = int(self.setting.data.lengths[index].max())
-        return len(index) * self._work(methods, length, length, backward)
+        count, length = self.setting.padded(index)
+        return count * self._work(methods, length, length, backward)
 
     def _work(self, methods: Methods, length: int, queries: int, backward: bool) -> float:
         work = block_work(self.shape, methods, length, queries)
         return work.flops if backward else work.forward
 
     def _tokens(self, index: np.ndarray) -> float:
-        return len(index) * float(self.setting.data.lengths[index].max())
+        return float(np.prod(self.setting.padded(index)))
 
     def _rate(self, name: tuple[Any, ...]) -> Pace:
         """Of one block, or of what has no blocks."""
@@ -178,7 +182,7 @@ class Machine:
         backward: bool = True,
     ) -> None:
         """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
-        device, size = self.setting.device, self.setting.batch_size
+        device, size = self.setting.device, self.size
         ours = dtype == torch.bfloat16 and device == "cpu"
         step = _optimiser_step(backbone.blocks, dtype if ours else None) if backward else lambda: None
         for length in self.lengths:
@@ -211,9 +215,7 @@ class Machine:
         embeddings = Backbone(model).embeddings
         step = _optimiser_step(embeddings) if full else lambda: None
         for length in self.lengths:
-            ids = torch.randint(
-                10, self.shape.vocab - 10, (self.setting.batch_size, length), device=self.setting.device
-            )
+            ids = torch.randint(10, self.shape.vocab - 10, (self.size, length), device=self.setting.device)
 
             def run(ids: Tensor = ids) -> None:
                 out = embeddings(ids)
@@ -228,17 +230,17 @@ class Machine:
 
         Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
         """
-        model: Any = self.short.model("causal").train().requires_grad_(full)
+        model: Any = self.short.model(self.setting.today).train().requires_grad_(full)
         backbone = Backbone(model)
         part = nn.ModuleList(backbone.body.final_norms())
         if not self.shape.decoder_tied:
             part.append(model.get_output_embeddings())
         step = _optimiser_step(part)
         for length in self.lengths:
-            size = self.setting.batch_size
+            size = self.size
             hidden = torch.randn(size, length, self.shape.hidden, device=self.setting.device)
             labels = torch.full((size, length), -100, device=self.setting.device)
-            labels[:, -1] = WORDS[0]
+            labels[:, -1] = PRETENDED_WORDS[0]
 
             def run(hidden: Tensor = hidden, labels: Tensor = labels) -> None:
                 with self.setting.mixed():
@@ -251,7 +253,8 @@ class Machine:
 
     def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
         """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
-        inserted = (Adapter(depth=BLOCKS),) if objective in LM_OBJECTIVES else ()
+        # Something must train: a head without an output layer of its own has nothing that does.
+        inserted = (Adapter(depth=BLOCKS),) if OBJECTIVES[objective].head in (*LM_HEADS, "none") else ()
         if "decoder" in head.mlm:
             head = head.model_copy(update={"untie": True})  # the embeddings do not train here
         arm = Ours(self.short, Plan(insertions=inserted, head=head), None)

@@ -54,6 +54,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     """
     from stratatune.progress import Reporter
     from stratatune.training.run import train as run
+    from stratatune.training.trials.tops import parts_of
 
     reporter, tables = reporter or Reporter(), tables or {}
     if config.plan == AUTO and config.resume:
@@ -61,8 +62,9 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     if config.plan != AUTO:
         return run(config, tables=tables, reporter=reporter)
     search = _Search(config, tables, reporter)
+    several = bool(parts_of(config))  # tops that train together, so a trial of a plan would be one of each
     try:
-        return search.raced() if search.course.entrants > 1 else search.untried()
+        return search.raced() if search.course.entrants > 1 and not several else search.untried()
     finally:
         search.shared.close()
 
@@ -137,11 +139,20 @@ class _Search:
 
     def proposed(self, proposal: Proposal) -> RunConfig:
         """The run with a plan, and with what comes with it unless that is given."""
-        own = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
+        own: dict[str, Any] = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
+        own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
         return self.config.model_copy(
             update={"plan": proposal.plan, **{name: value for name, value in own.items() if name not in given}}
         )
+
+    def _starts_fitted(self, proposal: Proposal) -> bool:
+        """Whether there is a new output layer, and one process to fit it in."""
+        from stratatune.training import distributed
+        from stratatune.training.head_start import HEADS
+
+        prompted = proposal.prompted and self.config.objective == "auto"
+        return not prompted and self.prepared.objective.head in HEADS and distributed.launched() == 1
 
     @property
     def rows(self) -> int:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from stratatune.errors import ConfigError, NotFiniteError, did_you_mean
 from stratatune.progress import Reporter
 from stratatune.training.checkpoint import random_state, set_random_state
 from stratatune.training.config import RunConfig, validate
-from stratatune.training.run import Result, trial
+from stratatune.training.result import Result
+from stratatune.training.run import trial
 from stratatune.training.session import Ask, Learnt
 from stratatune.training.trials.sharing import Shared
 from stratatune.training.trials.together import CHOICES, Together
+from stratatune.training.trials.turns import Turns
 
 
 def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -107,33 +107,6 @@ def train_many(
         done = "the results of the others are in their folders; try a smaller lr for these, or warmup and clip"
         raise NotFiniteError(f"{len(failed)} of {len(turns)} trials stopped: {'; '.join(failed)}", done)
     return [one.result for one in turns]
-
-
-class Turns:
-    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
-
-    def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
-        self.running = running
-        self.random: dict[str, Tensor] = {}
-        self.ask: Ask | None = None
-        """The batch that it has reached; None before the first and after the last."""
-        self.result: Any = None
-        self.error: NotFiniteError | None = None
-        """Why it stopped before its end."""
-
-    def take(self, learnt: Learnt | None = None) -> None:
-        """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
-        # torch has one global generator: each trial continues from where it left it, as if it had run alone.
-        if self.random:
-            set_random_state(self.random)
-        try:
-            self.ask = self.running.send(learnt)
-        except StopIteration as done:
-            self.ask, self.result = None, done.value
-        except NotFiniteError as error:
-            # One that diverged must not stop the others.
-            self.ask, self.error = None, error
-        self.random = random_state()
 
 
 def take_turns(turns: Sequence[Turns], together: Together) -> bool:

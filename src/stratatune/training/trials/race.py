@@ -22,10 +22,11 @@ from stratatune.progress import Reporter
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import evaluate_batches
 from stratatune.training.folder import alone_in
-from stratatune.training.run import Result, check_folder, trial, write_settings
+from stratatune.training.result import Result
+from stratatune.training.run import check_folder, trial, write_settings
 from stratatune.training.session import Session
-from stratatune.training.trials.many import Turns
 from stratatune.training.trials.sharing import ReadOnce, Shared
+from stratatune.training.trials.turns import Turns
 
 
 @dataclass(frozen=True)

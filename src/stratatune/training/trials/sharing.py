@@ -70,7 +70,9 @@ class Shared:
         """
         # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        key = ("base", head, seed, settings.get("cut"))
+        # The tops of one run have output layers of their own sizes.
+        outputs = settings.get("num_labels"), settings.get("problem_type")
+        key = ("base", head, seed, settings.get("cut"), *outputs)
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices), base.shape)
 
@@ -88,10 +90,13 @@ class Shared:
 
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
         """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
+        return self.once(self.of_tables(config, kind), lambda: read_tables(config, given, kind))
+
+    def of_tables(self, config: RunConfig, kind: type[Objective]) -> Hashable:
+        """Under what :meth:`once` keeps the tables of a trial."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
         # By the method: kinds of objectives that read tables alike share one table.
-        key = ("tables", kind.read, config.seed if drawn else None)
-        return self.once(key, lambda: read_tables(config, given, kind))
+        return "tables", kind.read, config.label, config.seed if drawn else None
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """As the objective does, once for each objective."""

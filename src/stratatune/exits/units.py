@@ -1,0 +1,56 @@
+"""What leaves gives numbers in the units of the data, where its output layer can.
+
+An output may have been learnt as how many deviations a number lies above the mean of the training data: the objective
+says so under ``units`` in what it saves. The number itself is an affine map of that, so it is one of the linear output
+layer: with ``y = mean + deviation z`` and ``z = w h + b``, the row ``w`` becomes ``deviation w`` and its bias
+``mean + deviation b``.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stratatune.model.attached import Attached
+
+KEY = "units"
+
+
+def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
+    """Put mean and deviation of each such output into the output layer, in place, and say so in ``attached.spec``.
+
+    A layer without a bias cannot hold a mean (those of decoders have none), and one that leaves in half precision would
+    round it: then everything stays as it is.
+
+    Returns:
+        The outputs that stay in deviations, by their names: the ``mean`` and ``deviation`` to take them with.
+    """
+    import torch
+
+    units = attached.spec.get(KEY) or ()
+    if not units:
+        return {}
+    layer = _output_layer(attached)
+    if layer is None or layer.bias is None or attached.origin.checkpoint_dtype() is not None:
+        return {one["name"]: {"mean": one["mean"], "deviation": one["deviation"]} for one in units}
+    spec = copy.deepcopy(attached.spec)
+    with torch.no_grad():
+        for one in units:
+            layer.weight[one["output"]] *= one["deviation"]
+            layer.bias[one["output"]] *= one["deviation"]
+            layer.bias[one["output"]] += one["mean"]
+            spec["heads"][one["head"]] |= {"mean": 0.0, "deviation": 1.0}
+    attached.spec = {**spec, KEY: []}
+    return {}
+
+
+def _output_layer(attached: Attached) -> Any:
+    """The linear that gives the logits, by itself or the last in the model's own head; None: there is none."""
+    from torch import nn
+
+    backbone = attached.backbone
+    head: Any = backbone.body.part(backbone.head.new_layers[-1])
+    linears = [one for one in head.modules() if isinstance(one, nn.Linear)]
+    outputs = backbone.model.config.num_labels
+    return linears[-1] if linears and linears[-1].out_features == outputs else None

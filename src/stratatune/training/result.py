@@ -1,0 +1,50 @@
+"""What a run came to. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; ``stratatune train --json`` prints it.
+
+    Attributes:
+        best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
+        epochs: epochs trained, and the best one.
+        seconds: time by kind: ``cache`` (running the trunk), ``train`` (the top), ``eval``.
+        elapsed: seconds of ``cache`` and ``train`` until each line of ``metrics.jsonl``.
+        tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
+        cache_hit: the trunk cache of the training data was complete before the first step.
+        by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
+            as :meth:`Objective.by_class` gives them; empty where labels are no classes.
+        processes: how many trained together; times and memory are those of the first.
+    """
+
+    out: str
+    plan: str
+    objective: str
+    frozen_depth: int
+    backprop_blocks: int
+    trainable: int
+    total: int
+    best: dict[str, float]
+    best_epoch: int
+    test: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+    tokens_per_second: float
+    peak_memory_bytes: int
+    cache_hit: bool
+    processes: int = 1
+    elapsed: list[float] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    by_class: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)

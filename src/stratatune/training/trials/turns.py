@@ -1,0 +1,39 @@
+"""One of several trials in a process that make their steps in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from torch import Tensor
+
+from stratatune.errors import NotFiniteError
+from stratatune.training.checkpoint import random_state, set_random_state
+from stratatune.training.session import Ask, Learnt
+
+
+class Turns:
+    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
+
+    def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
+        self.running = running
+        self.random: dict[str, Tensor] = {}
+        self.ask: Ask | None = None
+        """The batch that it has reached; None before the first and after the last."""
+        self.result: Any = None
+        self.error: NotFiniteError | None = None
+        """Why it stopped before its end."""
+
+    def take(self, learnt: Learnt | None = None) -> None:
+        """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
+        # torch has one global generator: each trial continues from where it left it, as if it had run alone.
+        if self.random:
+            set_random_state(self.random)
+        try:
+            self.ask = self.running.send(learnt)
+        except StopIteration as done:
+            self.ask, self.result = None, done.value
+        except NotFiniteError as error:
+            # One that diverged must not stop the others.
+            self.ask, self.error = None, error
+        self.random = random_state()
