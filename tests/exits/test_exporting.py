@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import warnings
@@ -213,3 +214,33 @@ def test_a_run_is_exported_from_the_command_line(tiny_folder, tmp_path, capsys):
     for wrong, told in ((["--to", "Megred"], "did you mean 'merged'"), ([], "is not empty")):
         arguments = ["export", str(tmp_path / "adapter"), "--out", str(tmp_path / "peft"), *wrong]
         assert command(arguments) == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["merged", "peft", "onnx"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_a_temperature_goes_with_the_output_layer(form, family, tmp_path):
+    """Softmax of what leaves gives the run's probabilities; the model that is exported stays as it is."""
+    model, given = base_of(family, "classes").float(), {"input_ids": torch.randint(5, 60, (2, 6))}
+    given["attention_mask"] = torch.ones_like(given["input_ids"])
+    base = copy.deepcopy(model)
+    shake(apply(model, "2: lora(rank=2, on=q)").eval())
+    with torch.no_grad():
+        raw = model(**given).logits
+    heads = [{"labels": ["a", "b"], "temperature": 4.0}, {"labels": []}]
+    for number, (spec, scale) in enumerate((({"temperature": 2.0}, [0.5] * 3), ({"heads": heads}, [0.25, 0.25, 1.0]))):
+        model.attached.spec, folder = spec, tmp_path / f"{number}"
+        st.export(model, folder, form)
+        if form == "onnx":
+            onnxruntime = pytest.importorskip("onnxruntime")
+            session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+            wanted = {one.name: (given.get(one.name, 0 * given["input_ids"])).numpy() for one in session.get_inputs()}
+            found = torch.from_numpy(session.run(["logits"], wanted)[0])
+        else:
+            read = AutoModelForSequenceClassification.from_pretrained
+            plain = read(folder) if form == "merged" else peft.PeftModel.from_pretrained(copy.deepcopy(base), folder)
+            with torch.no_grad():
+                found = plain.eval()(**given).logits
+        torch.testing.assert_close(found, raw * torch.tensor(scale), rtol=1e-4, atol=1e-5)
+        assert "temperature" in str(model.attached.spec)
+        with torch.no_grad():
+            assert torch.equal(model(**given).logits, raw)

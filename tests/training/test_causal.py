@@ -11,9 +11,11 @@ from tokenizers import processors
 
 import tiny
 from stratatune.data.causal import encode_candidates, encode_completion, suffixes_of
+from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.templates import Template
 from stratatune.errors import ConfigError, DataError
+from stratatune.objectives.completion import Completion
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
@@ -69,6 +71,16 @@ def run(base, data, out, plan="lpt@1", **settings):
 
 def losses(out):
     return [json.loads(line)["train_loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_an_answer_beside_a_guessed_text_is_not_left_out_in_silence(tmp_path):
+    path = tmp_path / "asked.csv"
+    path.write_text("question,answer\nwho is it ?,she\n")
+    with pytest.raises(DataError, match="is 'question' the whole text, or is 'answer' to be written behind it"):
+        Completion.read(path, ReadOptions())
+    assert Completion.read(path, ReadOptions(text="question")).labels is None
+    assert Completion.read(path, ReadOptions(text="question", label="answer")).labels == ["she"]
+    assert Completion.read(path, ReadOptions(need_labels=False)).texts == (["who is it ?"],)
 
 
 @pytest.mark.parametrize("loss", ["vocab", "words"])

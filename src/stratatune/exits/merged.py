@@ -37,6 +37,7 @@ class Merged:
         """
         from stratatune.exits.units import KEY, fold_units
         from stratatune.files import write_errors
+        from stratatune.model.calibrated import fold_temperature
         from stratatune.model.merging import merge
         from stratatune.model.sharding import write_shards
         from stratatune.model.unread import Unread
@@ -44,6 +45,7 @@ class Merged:
         dtype = model.attached.origin.checkpoint_dtype()
         labels = model.attached.spec.get("labels") or ()
         stop = model.attached.spec.get("stop_tokens") or ()
+        fold_temperature(model.attached)
         units = fold_units(model.attached)
         plain, unread = merge(model), Unread.of(model)
         if units:

@@ -30,7 +30,9 @@ class Peft:
         """``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
         from stratatune.exits.lora_config import write
         from stratatune.files import write_errors
+        from stratatune.model.calibrated import fold_temperature
 
+        fold_temperature(model.attached)
         write(model, folder)
         if tokenizer is not None:
             with write_errors(folder):

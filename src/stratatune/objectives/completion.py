@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from stratatune.data.causal import encode_completion
+from stratatune.data.conversations import PAIRS
 from stratatune.data.encoded import IGNORED, Encoded
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
+from stratatune.errors import DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
@@ -56,8 +58,18 @@ class Completion(Objective):
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Prompts and completions where a label column is named, else plain text; no task says what is written."""
         needed = options.need_labels and options.label is not None
-        table = super().read(source, replace(options, task=None, need_labels=needed))
-        return table if needed else replace(table, labels=None, label_column=None)
+        guessed = options.need_labels and not options.text and not needed
+        table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True))
+        names = table.whole.names if table.whole else ()
+        answer = next((one for text, one in PAIRS if guessed and text in table.columns and one in names), None)
+        if answer is not None:
+            text = table.columns[0]
+            raise DataError(
+                f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written behind it?",
+                f"--text {text} learns the text alone, --text {text} --label {answer} what is behind it",
+            )
+        whole = table.whole if options.keep_whole else None
+        return replace(table, whole=whole) if needed else replace(table, labels=None, label_column=None, whole=whole)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_completion(table, tokenizer, self.max_length)

@@ -186,6 +186,8 @@ def test_a_run_that_is_resumed_keeps_what_was_chosen(settings, short_heats):
     assert again == first
     with pytest.raises(ConfigError, match="holds a finished run"):
         train(config, reporter=QUIET)
+    with pytest.raises(ConfigError, match="lr: was 0.003, is now 0.5"):
+        train(settings(plan=AUTO, resume=True, lr=0.5), reporter=QUIET)
 
 
 def refusing(monkeypatch, *plans):

@@ -62,6 +62,19 @@ def hub(
     return {"push": push, "private": private}
 
 
+def _left_behind(spec: dict[str, Any]) -> str:
+    """What of the run's own answers no stock tool gives; empty where there is nothing."""
+    labels = spec.get("labels") or []
+    if spec.get("objective") == "classification" and spec.get("threshold") is not None and len(labels) > 1:
+        return (
+            f"the run names {labels[1]!r} from a probability of {spec['threshold']:.3f} on; other tools name the class "
+            "that is likelier"
+        )
+    if spec.get("ordinal"):
+        return f"the classes are ordered: the model has {len(labels) - 1} outputs, and docs/objectives.md says of what"
+    return ""
+
+
 @verb(smaller=smaller, hub=hub)
 def export(
     door: Door,
@@ -105,6 +118,8 @@ def export(
     door.reporter().notice_once(artefact.notices)
     attached = artefact.model.attached
     check(attached, to)
+    if to not in ("native", "onnx") and (line := _left_behind(attached.spec)):
+        door.reporter().notice(line)
     said = card(Path(run), attached, data["base"], form, hub["push"] or out.name)
     note = ""
     with new_folder(out) as folder:

@@ -85,14 +85,15 @@ def choose(config: RunConfig, *, tables: Mapping[str, Any] | None = None, report
 
 
 def _as_chosen(config: RunConfig) -> RunConfig:
-    """A run that is resumed goes on with what was chosen when it began."""
+    """A run that is resumed goes on with what was chosen when it began; what is given by now is compared with that."""
     from stratatune.training.run import CONFIG
 
     path = Path(config.out).expanduser() / CONFIG
     if not path.is_file():
         return config
     begun = load_config(path)
-    return config.model_copy(update={name: begun[name] for name in ("plan", *CHOSEN_BY_AUTO) if name in begun})
+    chosen = ("plan", *(name for name in CHOSEN_BY_AUTO if name not in config.model_fields_set))
+    return config.model_copy(update={name: begun[name] for name in chosen if name in begun})
 
 
 @dataclass
