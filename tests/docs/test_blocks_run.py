@@ -46,6 +46,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("compatibility.md", "make compat"): OTHER_VERSIONS,
     ("compatibility.md", "python scripts/compat.py"): OTHER_VERSIONS,
     ("compatibility.md", "ATEN_CPU_CAPABILITY"): "the tests themselves",
+    ("compatibility.md", "printf 'int mkl"): "the tests themselves",
     ("export.md", "stratatune export runs/mine --to merged --out model --push"): "uploads; tests/app/test_hub.py does",
     ("grid.md", "torchrun"): LAUNCHER,
     ("grid.md", "accelerate launch"): LAUNCHER,

@@ -35,9 +35,9 @@ class Merged:
         Its weights have the dtype of the base's checkpoint: folded in fp32, each is rounded once. Of a model whose
         trunk is not in memory, shards are written one at a time.
         """
+        from stratatune.exits.temperature import fold_temperature
         from stratatune.exits.units import KEY, fold_units
         from stratatune.files import write_errors
-        from stratatune.model.calibrated import fold_temperature
         from stratatune.model.merging import merge
         from stratatune.model.sharding import write_shards
         from stratatune.model.unread import Unread

@@ -32,7 +32,7 @@ class Onnx:
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
         """``model.onnx``, ``config.json`` with the names of the classes, the tokenizer, and how text is read."""
         from stratatune.exits.onnx_folder import write
-        from stratatune.model.calibrated import fold_temperature
+        from stratatune.exits.temperature import fold_temperature
 
         fold_temperature(model.attached)
         write(model, tokenizer, folder)

@@ -29,8 +29,8 @@ class Peft:
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
         """``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
         from stratatune.exits.lora_config import write
+        from stratatune.exits.temperature import fold_temperature
         from stratatune.files import write_errors
-        from stratatune.model.calibrated import fold_temperature
 
         fold_temperature(model.attached)
         write(model, folder)

@@ -31,7 +31,7 @@ def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
     units = attached.spec.get(KEY) or ()
     if not units:
         return {}
-    layer = _output_layer(attached)
+    layer = output_layer(attached)
     if layer is None or layer.bias is None or attached.origin.checkpoint_dtype() is not None:
         return {one["name"]: {"mean": one["mean"], "deviation": one["deviation"]} for one in units}
     spec = copy.deepcopy(attached.spec)
@@ -45,7 +45,7 @@ def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
     return {}
 
 
-def _output_layer(attached: Attached) -> Any:
+def output_layer(attached: Attached) -> Any:
     """The linear that gives the logits, by itself or the last in the model's own head; None: there is none."""
     from torch import nn
 

@@ -343,7 +343,7 @@ def test_one_stops_early_and_the_others_go_on(both, learnt):
     epochs = [result.epochs for result in ways[0]]
     assert epochs[0] < max(epochs)
     for one, other in zip(*ways, strict=True):
-        assert_alike(one, other)
+        assert_alike(one, other, 2e-5)  # eight epochs at a large rate, where rounding grows
 
 
 class Stop(KeyboardInterrupt):
