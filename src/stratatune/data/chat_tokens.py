@@ -1,4 +1,4 @@
-"""Conversations as tokens by a chat template, and which of the tokens bear loss: those of the assistant's turns.
+"""Conversations as tokens by a chat template, and which of the tokens count in the loss: the assistant's turns.
 
 A template may mark them itself (``{% generation %}``). Most do not; then a turn is the difference of two prefixes: the
 conversation up to the turn, with the prompt that asks for an answer, and the conversation up to its end. Both must be
@@ -107,7 +107,7 @@ class ChatTemplate:
             raise _Refused(line_of(error)) from error
 
     def mistake(self) -> str:
-        """What is wrong with the template itself; empty where only a conversation can tell."""
+        """What is wrong with the template itself; empty where only a conversation can show it."""
         try:
             self.render(Conversation([{"role": "user", "content": "a"}]))
         except _Refused as error:
@@ -227,7 +227,7 @@ class ChatTemplate:
             what = (
                 f"its prompt for an answer is not what it writes before message {at + 1}"
                 if earlier
-                else f"it rewrites what stands before message {at + 1}"
+                else f"it rewrites what comes before message {at + 1}"
             )
             raise _rewritten(place, what, last_helps=not earlier and not self.last)
         if at == len(conversation.messages) - 1:

@@ -110,7 +110,7 @@ def _start(path: Path, layout: _Layout) -> tuple[list[str], list[str]]:
 def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Iterator[list[str]]]:
     """The file's records, as Python's csv reads them, with cells as long as they are.
 
-    The reader refuses a lone carriage return, so that where it is text a space stands for it.
+    The reader refuses a lone carriage return, so where it is text it is replaced by a space.
     """
     limit = csv.field_size_limit(_NO_LIMIT)
     try:

@@ -186,7 +186,7 @@ def separator_of(cells: Iterable[Cell], place: str) -> str:
 
 
 def separator_named(word: str) -> str:
-    """The separator that a word means, or that stands for itself.
+    """The separator that ``word`` names, or ``word`` itself if it is one.
 
     Raises:
         DataError: it is none.

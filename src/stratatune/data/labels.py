@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
 SEPARATORS = (",", ";", "|", "\t")
-"""What is recognised between two labels in a cell. A blank is not, as it may stand inside a label."""
+"""What is recognised between two labels in a cell. A blank is not, as it may be inside a label."""
 SETS_HINT = "several labels in a cell: --objective multilabel"
 """What is said of data that look like label sets to an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
@@ -132,7 +132,7 @@ def _is_number(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Whether ``value`` stands for one that is not there: None, NaN, or pandas' own marks."""
+    """Whether ``value`` marks a missing one: None, NaN, or pandas' own marks."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, Real) and math.isnan(value)

@@ -46,7 +46,7 @@ AS_USUAL = Written()
 
 
 def delimiter_named(word: str) -> str:
-    """The character that ``word`` names; it may stand for itself.
+    """The character that ``word`` names, or ``word`` itself if it is one.
 
     Raises:
         DataError: not one character, or one that texts and quotes are made of.

@@ -59,7 +59,7 @@ def _mixed(prefixes: set[str]) -> str:
 
 
 def _is_iob1(row: Sequence[str]) -> bool:
-    """``B`` stands only between two entities of one type, which touch."""
+    """Whether ``B`` occurs only between two adjacent entities of one type."""
     before = ""
     for prefix, kind in map(parts, row):
         if prefix == "B" and kind != before:

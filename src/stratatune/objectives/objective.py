@@ -304,7 +304,7 @@ class Objective(abc.ABC):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        """How many tokens of each candidate follow a text in a decoder's input; empty where none do."""
         return ()
 
     @property
@@ -323,7 +323,7 @@ class Objective(abc.ABC):
         return len(self.text)
 
     def answers_for(self, columns: int) -> bool:
-        """Whether texts of so many columns can be predicted: as many as were trained on, unless a subclass says so."""
+        """Whether texts of so many columns can be predicted: as many as in training, unless a subclass allows more."""
         return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:

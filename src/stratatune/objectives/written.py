@@ -58,7 +58,7 @@ def _switch(text: str) -> bool:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """What stands between commas, those inside brackets left alone."""
+    """The parts of ``text`` between commas; commas inside brackets do not separate."""
     depth, part = 0, ""
     for character in f"{text},":
         depth += {"(": 1, ")": -1}.get(character, 0)
