@@ -58,7 +58,7 @@ class Tuned(_AnyModel):
         """
         super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
-        above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
+        above: set[Any] = set(blocks[depth:])  # blocks that share weights are in it too
         for block in blocks[:depth]:
             if block not in above and hasattr(block, "gradient_checkpointing"):
                 block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -167,7 +167,7 @@ def _put(
     if isinstance(plan, Plan):
         resolved = plan.resolve(whole_shape(backbone))
     else:
-        # A user's row may be measured, which tells more of the sizes than the config did.
+        # A user's row may be measured; then its sizes are better known than from the config.
         resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
     model = backbone.model

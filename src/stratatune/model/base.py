@@ -127,8 +127,8 @@ def load_base(
     with _one_line(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
-        # Only the names that found no place tell which layout the checkpoint's head has, so the model is loaded a
-        # second time.
+        # Which layout the checkpoint's head has is known only from the names that found no place, so the model is
+        # loaded a second time.
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
             model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
@@ -255,7 +255,7 @@ def attention_for_training() -> str | None:
 
 
 def _check_weights(folder: Path) -> None:
-    """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    """Refuse a folder that holds only pickled weights, before the library fails with a message of its own."""
     # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return

@@ -89,7 +89,7 @@ class Architecture:
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
     token_types: bool = False
-    """Whether the tokenizer's token types tell segments apart (a table of one row cannot)."""
+    """Whether the tokenizer's token types distinguish segments (a table of one row cannot)."""
     blocks: str
     """The list of blocks, below ``base``."""
     final_norm: str | None

@@ -103,7 +103,7 @@ class _TextKept(Exception):
 
 
 class _KeysAndValues:
-    """Stands for a key-value cache: keeps what the first call brings and leaves the block, then hands it out."""
+    """Acts as a key-value cache: the first call keeps keys and values and stops the block; later ones return them."""
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None

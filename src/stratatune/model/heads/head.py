@@ -95,7 +95,7 @@ class Head(abc.ABC):
         return [*self.body.final_norms(), *modules]
 
     def untie(self) -> str:
-        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in a line."""
+        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; returns a notice."""
         decoder: Any = self.body.part(self.paths["decoder"])
         # A copy of the values, so training starts from the model as it was.
         decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
