@@ -1,4 +1,4 @@
-"""Hugging Face's hub as a place: what stands there as ``user/name`` comes here, and a folder goes there. No torch."""
+"""Hugging Face's hub as a place: ``user/name`` is downloaded from there, and a folder is uploaded. No torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 def fetched(name: str | Path) -> Path:
-    """The folder that ``name`` means: one here as it is, what stands on the hub under ``user/name`` downloaded.
+    """The folder that ``name`` means: a local one as it is, ``user/name`` on the hub downloaded.
 
     A path whose first folder is here is no id. ``user/name@revision`` names a branch, a tag or a commit.
 
     Raises:
-        ModelError: nothing stands there, or the hub cannot be asked and has not been before.
+        ModelError: nothing is there, or the hub cannot be asked and has not been before.
     """
     written = str(name)
     path = Path(written).expanduser()

@@ -43,7 +43,7 @@ def wrong_path(text: str) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether something stands at ``path``; False too where no file system could have it."""
+    """Whether ``path`` exists; False also where no file system could hold such a path."""
     return not wrong_path(str(path)) and path.exists()
 
 

@@ -30,7 +30,7 @@ class Bar(Protocol):
     """A running count of examples."""
 
     def advance(self, examples: int, note: str = "") -> None:
-        """Count ``examples`` more; ``note`` stands beside the bar."""
+        """Count ``examples`` more; ``note`` is shown beside the bar."""
         ...
 
 

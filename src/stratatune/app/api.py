@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stratatune.training.run import Result
 
 IN_MEMORY = "in-memory"
-"""What stands in the configuration for data that has no path."""
+"""The configuration's value for data that has no path."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 

@@ -143,7 +143,7 @@ class _Spread:
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """The function's own, then those of each group, keyword-only: typer tells them apart by name."""
+        """The function's own, then those of each group, keyword-only: typer distinguishes them by name."""
         own = _parameters(self.function, filled=self.groups)
         shared = [one for group in self.groups.values() for one in _parameters(group)]
         return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]

@@ -337,7 +337,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         labels = labels_of(y)
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
-        # An encoder-decoder would tell labels as text, and here they are classes.
+        # An encoder-decoder would write labels as text, and here they are classes.
         given = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
         self._fit(X, [name_of(label) for label in labels], classes, weights, **given)
         self.classes_ = classes
@@ -424,7 +424,7 @@ def _learns_other(name: str, own: Sequence[str]) -> bool:
 
 
 def _default(field: Any) -> Any:
-    """A setting's default as a signature shows it; None stands for a collection, which is made anew each time."""
+    """A setting's default as a signature shows it; None stands for a collection, which is created each time."""
     value = field.get_default(call_default_factory=True)
     return None if isinstance(value, dict | list) else value
 

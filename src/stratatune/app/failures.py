@@ -20,7 +20,7 @@ class Interrupted(StratatuneError):
 
 
 def report(error: Exception, *, as_json: bool, debug: bool) -> int:
-    """Tells the user of ``error`` and gives the exit code."""
+    """Report ``error`` to the user and return the exit code."""
     failure = failure_of(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)

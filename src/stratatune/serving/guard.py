@@ -1,4 +1,4 @@
-"""What stands before the application: keys, the size of a body, and the patience with slow senders."""
+"""What guards the application: keys, the size of a body, and a limit on slow senders."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Two questions are asked: how much would a mean move with other seeds (:func:`interval`, a bootstrap), and is one method
 better than another on the same tasks and seeds (:func:`compare`). A bootstrap of three differences is too sure of
-itself, so a comparison's interval is Student's, and beside it stands a permutation test, which assumes nothing.
+itself, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is given beside it.
 """
 
 from __future__ import annotations

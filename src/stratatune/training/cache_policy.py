@@ -67,7 +67,7 @@ def free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
-        # In a container psutil tells the machine's memory, and the kernel kills the process at the group's limit.
+        # In a container psutil reports the machine's memory, and the kernel kills the process at the group's limit.
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, free)
 

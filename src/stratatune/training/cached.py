@@ -218,7 +218,7 @@ def _numbers(row: Any) -> list[int]:
 
 
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
-    """A number for the real tokens of each row and their order, whatever stands around them: [B, T], [B, T] -> [B]."""
+    """A number for the real tokens of each row and their order, whatever surrounds them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
     # weights from being evenly spaced.

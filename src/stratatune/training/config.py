@@ -302,7 +302,7 @@ class RunConfig(BaseModel):
         if isinstance(value, float):
             if not 0 < value < 1:
                 raise ValueError("a split's name, or a fraction between 0 and 1")
-            # `eval` stands before `eval_split` in the class, so its value is known here.
+            # `eval` comes before `eval_split` in the class, so its value is known here.
             if info.data.get("eval"):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
@@ -371,7 +371,7 @@ _HEADINGS = {
 
 
 def headings() -> dict[str, str]:
-    """The heading under which each setting stands, in their order."""
+    """The heading of each setting, in the order of the settings."""
     found, heading = dict[str, str](), ""
     for name in RunConfig.model_fields:
         heading = _HEADINGS.get(name, heading)

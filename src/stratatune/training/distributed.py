@@ -219,7 +219,7 @@ def feed(caching: Caching, data: Encoded, name: str) -> Feed:
 
 
 def agreed(asked: bool) -> bool:
-    """Whether any rank says so."""
+    """Whether ``asked`` is true on any rank."""
     return bool(added(np.array([int(asked)])).any())
 
 

@@ -81,7 +81,7 @@ class Answering(Protocol):
 
 
 class Below(Protocol):
-    """What stands in for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
+    """A substitute for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
 
     Attributes:
         trains: whether the embeddings train, so that the backward pass goes through it.
@@ -164,7 +164,7 @@ class Forward:
     ) -> Feed:
         """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
 
-        ``trunk``: what stands in for the model's own trunk.
+        ``trunk``: a substitute for the model's own trunk.
         """
         return Feed(
             Trunk(self.attached) if trunk is None else cast("Trunk", trunk),  # a feed asks it for nothing else

@@ -53,7 +53,7 @@ class Predictor:
     """A trained adapter on its base model, ready to be asked.
 
     Args:
-        folder: a run's folder, its ``adapter`` folder, an ONNX export, or where one stands on the hub (``user/name``).
+        folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.

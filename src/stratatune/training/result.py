@@ -1,4 +1,4 @@
-"""What a run came to. No torch."""
+"""The result of a run. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; ``stratatune train --json`` prints it.
+    """The result of a run; ``stratatune train --json`` prints it.
 
     Attributes:
         best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.

@@ -182,7 +182,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A run goes on in what ``auto`` came to when it began, whatever fits by now and whatever processor it is on."""
+    """A resumed run keeps what ``auto`` chose when it began, whatever fits now and whatever processor it is on."""
     begun = (saved_settings(out) or {}) if config.resume else {}
     auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
     return config.model_copy(update={name: begun[name] for name in auto}) if auto else config

@@ -69,7 +69,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
     for index in plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
         rows = run(forward.batch(texts, index)).float().cpu().numpy()
         if found is None:
-            # How wide a text's vector is, only the first batch tells.
+            # The width of a text's vector is known only from the first batch.
             found = np.empty((len(texts), *rows.shape[1:]), np.float32)
         found[index] = rows
     assert found is not None

@@ -244,7 +244,7 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
 def shown(row: dict[str, Any]) -> str:
     """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated."""
     answers = {name: value for name, value in row.items() if not name.startswith("p_")}
-    answer = list(answers.values())[-1]  # it stands behind the texts
+    answer = list(answers.values())[-1]  # it follows the texts
     if answer is None:
         return "(left out)"
     by_head = any(name.startswith(f"p_{head}_") for head in answers for name in row)

@@ -2,8 +2,8 @@
 
 A pass over three blocks (more than a processor's own memory holds of the weights) is timed at a few lengths and fitted,
 for each block, as a fixed part (casts of weights, the optimiser, calls) and a rate (FLOP/s). Nothing is taken from the
-arms that the prediction stands beside: the whole model is never run here. The formulas of ``costs/flops.py`` then say
-how much of each pass an arm's step takes.
+arms that the prediction is compared with: the whole model is never run here. The formulas of ``costs/flops.py`` then
+say how much of each pass an arm's step takes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def inherited(path: Path) -> dict[str, Any]:
     """The data of a recipe's file over those of the recipe that it extends.
 
     A key of its own takes the place of the other's; ``base`` is merged. Published numbers and claims are the other's,
-    those whose coordinates this recipe has, so that no number stands in two files.
+    those whose coordinates this recipe has, so that no number is in two files.
 
     Raises:
         ConfigError: a file is missing or no YAML, or recipes extend each other in a circle.

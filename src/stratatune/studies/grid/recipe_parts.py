@@ -76,7 +76,7 @@ class ReportLayout(Closed):
 
 
 class Published(Closed):
-    """A number of the paper; in a recipe its coordinates stand beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
+    """A number of the paper; in a recipe its coordinates are beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
 
     where: Coordinates
     value: float

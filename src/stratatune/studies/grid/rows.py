@@ -98,7 +98,7 @@ class Row(Written):
 
 
 class CacheBuilt(Written):
-    """What the building of one trunk cache came to; empty where there was nothing to build."""
+    """The result of building one trunk cache; empty where there was nothing to build."""
 
     folder: Plain = ""
     examples: Count = 0
@@ -107,7 +107,7 @@ class CacheBuilt(Written):
 
 
 class CachesBuilt(Written):
-    """What the building of the trunk caches of one data set pair came to."""
+    """The result of building the trunk caches of one pair of data sets."""
 
     caches: list[CacheBuilt]
     depth: Count

@@ -39,7 +39,7 @@ PRELOADED = (
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Do one job and tell how it ended.
+    """Do one job and report how it ended.
 
     Args:
         job: ``kind`` (``run``, or ``cache`` to run the trunk alone), ``name``, ``config`` with ``out``.

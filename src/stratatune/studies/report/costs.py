@@ -16,7 +16,7 @@ from stratatune.studies.statistics import interval
 def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> ReportTable | None:
     """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
 
-    Where the papers' costs are ``published``, they stand below, and each row's speed and memory are set against the
+    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are set against the
     first row's, as theirs.
     """
     rows = []
@@ -119,7 +119,7 @@ def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
 def spared(measured: Measured, run: RunRecord) -> float:
     """Seconds of the trunk that a run did not need: a pass each epoch, by the slowest pass known, less what it spent.
 
-    A pass is known where a run made it; runs of the same model, data and frozen depth tell of each other.
+    A pass is known where a run made it; it holds for all runs of the same model, data and frozen depth.
     """
     result = run.result or {}
     if not remembers(run):

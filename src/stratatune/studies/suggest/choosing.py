@@ -12,10 +12,10 @@ where a depth below predicts better than the one where these begin by two standa
 lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
-the tokens tells no more than the embeddings do (within one standard error), and BitFit trains from f to there.
+the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
 
-Where no depth tells the labels better than the control by two standard errors, the probes say nothing, and the papers'
-depths stand.
+Where no depth predicts the labels better than the control by two standard errors, the probes say nothing, and the
+papers' depths are used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Found:
         informative: whether any depth predicts the labels better than the control does.
         depth: where to insert, or where LoRA starts.
         frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
-        gathered: the probe of depth r, where the position read first tells as much as anywhere.
+        gathered: the probe of depth r, the first where the position that is read predicts as well as anywhere.
         best: the best probe of that position.
     """
 

@@ -97,7 +97,7 @@ class Together:
             if group is None:
                 group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
-            elif not group.is_of(asks):  # one has come to its end
+            elif not group.is_of(asks):  # one has ended
                 group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
         except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
