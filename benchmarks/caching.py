@@ -9,7 +9,7 @@ its files counted. P7 cold: RoBERTa-large's top at depth 18 on a cache of 10,240
 rounds in turn: from RAM, and from a memory map whose pages have just left the page cache; the next batches are read
 ahead as in training. P10: a model of width 16, so that a million examples fit; each size in a process of its own, and
 of its memory what the system cannot take back (RssAnon), not the page cache; once as it is, and up to 1e5 examples
-once more with oneDNN told to keep no kernels.
+once more with oneDNN set to keep no kernels.
 """
 
 from __future__ import annotations

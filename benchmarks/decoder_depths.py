@@ -221,11 +221,11 @@ def summary(done: list[Record]) -> list[Record]:
         said = []
         for arm in ARMS:
             if mine := [run for run in runs if run["arm"] == arm]:
-                told = f"{arm} {_spread(_points(mine))}"
+                words = f"{arm} {_spread(_points(mine))}"
                 if peft and arm != "peft":
                     share = _mean(mine, "memory") / _mean(peft, "memory")
-                    told += f" (an epoch {_times(peft, mine, _epoch)}, {share:.2f} of its memory)"
-                said.append(told)
+                    words += f" (an epoch {_times(peft, mine, _epoch)}, {share:.2f} of its memory)"
+                said.append(words)
         what = f"LoRA by depth on a decoder, {runs[0]['rows']:,} rows"
         goal = "peft's noise, epoch >= 4x, memory <= 1/3"
         rows.append(row(f"H {runs[0]['task']}", what, goal, "-", "; ".join(said), MODULE))

@@ -148,10 +148,10 @@ def measured(args: argparse.Namespace) -> list[Record]:
         name: f"{statistics.median(found):.1f}x ({min(found):.1f} to {max(found):.1f})"
         for name, found in ratios.items()
     }
-    told = f"{shown['full']} its full tuning, {shown['same']} the same blocks"
-    told += f"; ours {statistics.median(seconds['ours']):.1f} s"
+    figures = f"{shown['full']} its full tuning, {shown['same']} the same blocks"
+    figures += f"; ours {statistics.median(seconds['ours']):.1f} s"
     what = f"a gradient-cached step, batch {args.batch}, {args.blocks} blocks, the upper quarter trains"
-    return [row("V1", what, ">= 3x", "4x and the padding", told, "benchmarks.vectors")]
+    return [row("V1", what, ">= 3x", "4x and the padding", figures, "benchmarks.vectors")]
 
 
 def main() -> None:
