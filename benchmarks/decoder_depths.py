@@ -97,7 +97,7 @@ def _settings(job: Record, model: str, data: Path, place: Path) -> dict[str, Any
 
 
 def _write_pairs(source: Path, target: Path, count: int | None) -> None:
-    """Lines of ``slots||sentence`` as a table; of so many as are wanted, evenly drawn."""
+    """Lines of ``slots||sentence`` as a table, with as many as are wanted, evenly drawn."""
     lines = [line for line in source.read_text().splitlines() if "||" in line]
     step = max(1, len(lines) // count) if count else 1
     with target.open("w", newline="") as file:

@@ -33,7 +33,7 @@ GOALS = {"P1": ">= 12x A, >= 4.5x B", "P2": ">= 3.6x B", "P2 one": ">= 1.5x B", 
 
 
 class Arms:
-    """Each arm, made when it is asked for."""
+    """Each arm, made when it is needed."""
 
     def __init__(self, setting: BenchSetting, plan: str) -> None:
         self.setting, self.plan = setting, plan

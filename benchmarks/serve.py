@@ -270,7 +270,7 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
-    """What ``predict`` says of the texts, once for all."""
+    """What ``predict`` answers for the texts, once for all."""
     path = folder / "expected.json"
     if not path.exists():
         from stratatune.training.predict import Predictor
@@ -296,7 +296,7 @@ class Client:
         self._lock, self._random = threading.Lock(), random.Random(1)
 
     def run(self, count: int, clients: int) -> float:
-        """The seconds of ``count`` requests by so many clients at once."""
+        """The seconds of ``count`` requests by this many clients at once."""
         started = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
             list(pool.map(self._several, [count // clients] * clients))

@@ -171,7 +171,7 @@ def speed(rows: Records) -> str:
 
 
 def _order(row: dict[str, Any]) -> tuple[bool, int]:
-    """P1 to P10, then what is no goal of theirs; a GPU's behind all."""
+    """P1 to P10, then the rows without a goal, and a GPU's rows last."""
     number = re.match(r"P(\d+)", str(row["id"]))
     return row["id"].startswith(("cuda", "cpu")), int(number[1]) if number else 99
 

@@ -149,7 +149,7 @@ def train_many(
 
 
 def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:
-    """The plan for several runs alike, with what comes with it."""
+    """One plan for several runs, with what comes with it."""
     from stratatune.studies.suggest.auto import choose
     from stratatune.training.config import validate
 

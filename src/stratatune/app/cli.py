@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command = typer.main.get_command(app)
         code = command.main(plans_behind(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
-        write_answer("")  # what --help and the like left in the buffer
+        write_answer("")  # what --help and similar options left in the buffer
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         return closed_pipe()

@@ -111,7 +111,7 @@ def build_only(words: Iterable[str] | None) -> None:
 
 
 class _Command:
-    """A verb as typer sees it. Its options are made when they are asked for, so that registries may still grow."""
+    """A verb as typer sees it. Its options are made when they are needed, so that registries may still grow."""
 
     def __init__(self, name: str, words: set[str], inner: _Spread, interrupted: str) -> None:
         self.__name__, self.__annotations__ = name, {}

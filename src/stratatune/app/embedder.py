@@ -119,7 +119,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for."""
+        """The folder remembers everything that is requested."""
 
 
 _ROW = (list, tuple, np.ndarray)

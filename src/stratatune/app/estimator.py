@@ -278,7 +278,7 @@ class TextEstimator(BaseEstimator):
         return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
 
     def _predictor_for(self, rows: int) -> Predictor:
-        """The predictor; it remembers what the trunk says of as many texts as were fitted, or fewer."""
+        """The predictor; it remembers the trunk's output for as many texts as were fitted, or fewer."""
         predictor = self.predictor_
         few = self._remember is not None and rows <= self._remember[2]  # a fold, not all that there is to predict
         predictor.remember = self._remember[:2] if self._remember is not None and few else None

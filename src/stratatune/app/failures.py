@@ -1,4 +1,4 @@
-"""Telling the user of a failure, on the command line. No torch."""
+"""Reporting a failure to the user, on the command line. No torch."""
 
 from __future__ import annotations
 

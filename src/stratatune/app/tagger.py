@@ -66,7 +66,7 @@ class Tagger(TextEstimator):
         return np.array(self.predictor_.labels)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for."""
+        """The folder remembers everything that is requested."""
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:

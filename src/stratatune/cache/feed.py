@@ -80,7 +80,7 @@ class Feed:
 
     @contextlib.contextmanager
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
-        """While this is open, batches that come [B] and are remembered are read before hidden() is asked for them."""
+        """While this is open, coming batches [B] that are remembered are read before hidden() is called for them."""
         self.close()
         if self.cache is not None:
             self._prefetcher = Prefetcher(self._read, self._unpack, coming, device)
@@ -142,7 +142,7 @@ class Feed:
         return hidden
 
     def _rounded(self, hidden: Tensor) -> Tensor:
-        # Embeddings that train need their gradient, which rounding cuts, and nothing of theirs is cached.
+        # Embeddings that train need their gradient, which rounding cuts, so nothing of them is cached.
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
@@ -188,7 +188,7 @@ class Feed:
 def run_trunk(
     trunk: Trunk, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
 ) -> Tensor:
-    """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
+    """The trunk's output for a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
     with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
         hidden = trunk(batch.input_ids, batch.mask, batch.token_types, question and question(batch))
     return take(hidden, batch.read) if one_position else hidden

@@ -18,7 +18,7 @@ DEPTH = 2  # batches ready or under way at a time
 
 
 class Prefetcher:
-    """Reads ``coming`` batches [B] in order, a few before they are asked for.
+    """Reads ``coming`` batches [B] in order, a few before they are needed.
 
     Args:
         read: the hidden states of a batch as stored, padded [B, T, D]; None when they are not all there.

@@ -75,7 +75,7 @@ def pad(rows: Tensor, counts: np.ndarray) -> Tensor:
 
 
 def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Fresh memory for [rows, D]; ResourceError when there is not so much."""
+    """Fresh memory for [rows, D]; ResourceError when there is not enough."""
     try:
         with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
             return torch.empty(rows, width, dtype=dtype)

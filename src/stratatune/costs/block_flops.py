@@ -22,7 +22,7 @@ class Work:
         return self
 
     def times(self, number: float) -> Work:
-        """So many of it."""
+        """The work of ``number`` of these."""
         return Work(number * self.forward, number * self.backward)
 
     @property
@@ -34,7 +34,7 @@ class Block:
     """The walk through one block; keys and values at every position, the rest at ``queries``.
 
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
-    and values, and again at those positions, where keys and values come out a second time, for nothing.
+    and values, and again at those positions, where keys and values are made a second time and not used.
 
     ``arrives``, in every method: whether gradients are needed of what comes in.
     """

@@ -51,7 +51,7 @@ Span = tuple[int, int]
 
 
 class _Refused(Exception):
-    """What a template says of a conversation that it does not take."""
+    """What a template says about a conversation that it does not take."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
 
 @dataclass
 class _Count:
-    """What becomes of conversations that are too long."""
+    """What happens to conversations that are too long."""
 
     cut: int = 0
     answers: int = 0

@@ -76,7 +76,7 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
 
 
 def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
-    """How the file is written, and what is to be said of what was recognised."""
+    """How the file is written, and notices about what was recognised."""
     encoding = written.encoding or encoding_of_file(path)
     feeds = _ends_at_feeds(path)
     usual = _USUAL[path.suffix]

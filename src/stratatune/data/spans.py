@@ -46,7 +46,7 @@ class _Misfits:
 def tags_of_spans(
     frame: Frame, column: str, texts: list[str], words: list[list[Place]]
 ) -> tuple[Frame, list[list[str]]]:
-    """A tag for each word of each text, in IOB2, and the frame with what is to be said of spans that no words can say.
+    """A tag for each word of each text, in IOB2, and the frame with notices about spans that do not fit whole words.
 
     Args:
         frame: the rows.

@@ -1,4 +1,4 @@
-"""What a user may say of how a table is written, and of rows that are not whole."""
+"""What a user may state about how a table is written, and about rows that are not whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": 
 
 @dataclass(frozen=True)
 class Written:
-    """How a table of text is written, where that is not recognised, and what becomes of its bad rows.
+    """How a table of text is written, where that is not recognised, and what happens to its bad rows.
 
     Attributes:
         delimiter: the character between two fields of a csv or tsv file; None: recognised.

@@ -110,7 +110,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> OnnxFolder:
-    """What an export says of itself.
+    """What an export records about itself.
 
     Raises:
         ModelError: it is no export, it was made without a tokenizer or an objective, or its record is damaged.

@@ -90,7 +90,7 @@ class Place:
         before: prompt positions that earlier insertions put in front; the first token is at this position.
         words: the model's word embeddings, [V] numbers to vectors of width E.
         embed: ``vectors [P, D] -> [1, P, D]``: what the embeddings make of vectors given in place of the first P words.
-        read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: what the model says of the text, in eval mode
+        read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: the model's output for the text, in eval mode
             and without autograd: the last hidden state of the first token, of a decoder of the last.
     """
 

@@ -1,4 +1,4 @@
-"""A plan put into a model: :func:`apply` attaches every method and gives back the same Hugging Face model."""
+"""A plan put into a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Base:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, its family and its head: made once, and handed on to what attaches a plan."""
+        """The model, its family and its head: made once, and passed on to what attaches a plan."""
         return Backbone(self.model, self.shape)
 
 
@@ -97,7 +97,7 @@ def load_base(
     head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
 
     Raises:
-        ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
+        ModelError: no such model or head, no row for its family, a head that its family does not have, a model that
             cannot be loaded, or a tokenizer that does not belong to it.
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
@@ -235,7 +235,7 @@ def load_tokenizer(
 
 
 def _check_head(row: Architecture, head: type[Head]) -> None:
-    """Refuse a head that a family does not wear."""
+    """Refuse a head that a family does not have."""
     if row.family in head.families:
         return
     worn = [one.name for one in HEADS.values() if row.family in one.families]
@@ -299,7 +299,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) -> None:
-    """Decide what happens to parameters that the checkpoint lacks: they train, or the head is built anew."""
+    """Decide what happens to parameters that the checkpoint lacks: they train, or the head is rebuilt."""
     named = dict(base.model.named_parameters())
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}

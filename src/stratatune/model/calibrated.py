@@ -32,7 +32,7 @@ def fold_temperature(attached: Attached) -> None:
 
 
 def _parts(said: dict[str, Any]) -> Iterator[tuple[dict[str, Any], slice]]:
-    """What is said of each head, and its outputs."""
+    """The notice about each head, and its outputs."""
     heads, start = said.get("heads"), 0
     if not heads:
         yield said, slice(None)

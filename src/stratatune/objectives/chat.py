@@ -159,7 +159,7 @@ class Chat(Objective):
         return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
-        """The next answer in each conversation, and what is to be said of them."""
+        """The next answer in each conversation, and notices about them."""
         template, prompts = self._template(using.tokenizer), []
         for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
             asked = one.asked()

@@ -79,7 +79,7 @@ class Vectors(Objective):
         normalise: whether vectors have length 1.
         loss_of_scores: of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
         scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
-        widths: Matryoshka: the loss is also taken of so many first values of each vector; empty: of all alone.
+        widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
         low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
         query_prompt, document_prompt: what is written before a text of either side.
         query_only: whether documents keep the vectors of the base model, so that an index of them stays.

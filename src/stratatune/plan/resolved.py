@@ -39,7 +39,7 @@ class Resolved:
     """A plan on one model.
 
     ``objective`` below is ``mlm`` or ``classification`` (regression counts as classification); it decides which
-    pretrained head the model wears. A task's own new output layer is in no count: its size depends on the labels.
+    pretrained head the model has. A task's own new output layer is in no count: its size depends on the labels.
     """
 
     plan: PlanParts

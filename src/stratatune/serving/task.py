@@ -52,7 +52,7 @@ class Task:
         return cls(name, run, predictor, trunk_of(predictor), held)
 
     def reads(self, columns: int) -> bool:
-        """Whether it answers for so many texts at once: one, or two of a pair."""
+        """Whether it answers for this many texts at once: one, or two of a pair."""
         return self.objective.answers_for(columns)
 
     @property

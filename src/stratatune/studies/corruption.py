@@ -95,6 +95,6 @@ def _parts(ids: Ids, special: Sequence[int]) -> tuple[Ids, Ids, Ids]:
 
 
 def _cut(total: int, parts: int, random: np.random.Generator) -> list[int]:
-    """``total`` as a sum of so many numbers above 0, each such sum as likely as another."""
+    """``total`` as a sum of ``parts`` numbers above 0, each such sum as likely as another."""
     ends = np.sort(random.choice(np.arange(1, total), parts - 1, replace=False))
     return np.diff([0, *ends, total]).tolist()

@@ -2,7 +2,7 @@
 
 The tuned blocks are read by the base model's own language-model head, whatever head they were trained under.
 Encoders: the loss at 15 % of the tokens, drawn once by the seed and masked, the same for both models. Decoders: the
-loss of every next token. Encoder-decoders: the loss of telling text in which spans are hidden, drawn once by the seed
+loss of every next token. Encoder-decoders: the loss of restoring text in which spans are hidden, drawn once by the seed
 (``corruption.py``).
 """
 

@@ -46,7 +46,7 @@ class Comparison:
     Attributes:
         difference: the mean over pairs, with Student's interval; positive where the first is better.
         p_value: of the two-sided paired permutation test (signs changed at random); None for one pair.
-        smallest_p: the smallest value that so many pairs can give, 2 / 2^n.
+        smallest_p: the smallest value that n pairs can give, 2 / 2^n.
     """
 
     difference: Interval
@@ -59,7 +59,7 @@ class Comparison:
         return self.difference.count
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """What the interval says of "the first is better than the second less ``margin``"."""
+        """What the interval says about "the first is better than the second less ``margin``"."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= -margin <= high:
             return "cannot tell"

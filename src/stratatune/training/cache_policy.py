@@ -35,7 +35,7 @@ def need_of(
     run: Callable[[Batch], object],
     pad_id: int,
 ) -> Need:
-    """What ``data`` (encoded, and how often it is asked for) need; the trunk is timed by ``run`` on a few examples."""
+    """What ``data`` (encoded, and how often it is read) need; the trunk is timed by ``run`` on a few examples."""
     again = [(one.lengths[one.distinct.first], passes) for one, passes in data.values() if passes > 1]
     parts = [(int(rows_per_example(lengths, positions).sum()) * width, passes) for lengths, passes in again]
     tokens = sum(int(lengths.sum()) for lengths, _ in again)

@@ -232,7 +232,7 @@ def _starts(mask: Tensor) -> Tensor:
 
 
 class Rows:
-    """What the trunk said of data sets, one after another, by the numbers of their rows.
+    """The trunk's output for data sets, one after another, by the numbers of their rows.
 
     Args:
         model: the tuned model.

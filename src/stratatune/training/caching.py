@@ -184,9 +184,9 @@ class Caching:
         report(self.choice.why)
 
     def _passes(self, data: Encoded, name: str) -> float:
-        """How often the texts of a data set are asked for; where trials share a cache, by another one too."""
+        """How often the texts of a data set are read; where trials share a cache, by another one too."""
         passes = passes_of(name, self.config.epochs, self.config.eval_every)
-        # A text that many examples have is asked for by each of them.
+        # A text that many examples have is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
 

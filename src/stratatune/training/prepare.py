@@ -119,7 +119,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run, settled: each of these is made once and handed on.
+    """A run, settled: each of these is made once and passed on.
 
     Attributes:
         outline: the settings, with plan, shape and resolved plan.

@@ -143,7 +143,7 @@ def _run(
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
-    """What a run folder says of its run before it begins."""
+    """What a run folder says about its run before it begins."""
     if is_main():
         write_text(out / CONFIG, to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")

@@ -77,7 +77,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
 
 
 def look(session: Session) -> Scores | None:
-    """Let the objective see what the untuned model says of the data, and score it; call before the first step.
+    """Let the objective see the untuned model's output for the data, and score it; call before the first step.
 
     A model whose plan changes nothing at first is its own base, from the trunk cache on; else the base is loaded.
 

@@ -40,7 +40,7 @@ def fill(
 
 
 def runs_first(feed: Feed, data: Encoded) -> bool:
-    """Whether the trunk had better run over the distinct texts of ``data`` before batches are asked for.
+    """Whether the trunk had better run over the distinct texts of ``data`` before batches are needed.
 
     A batch with one text missing is run as a whole, so where many texts are equal the others would run again.
     """

@@ -26,7 +26,7 @@ class Head(abc.ABC):
         name: in the table of heads, and in what objectives ask for.
         auto: the class of transformers that loads a model with it.
         peft_task: peft's name for what such a model does; None: it has none.
-        families: of the models that wear it.
+        families: of the models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
 
     Args:
@@ -59,7 +59,7 @@ class Head(abc.ABC):
         """
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is wanted; None: of every token."""
+        """Where the last hidden state is needed; None: at every token."""
         return question.places
 
     @property

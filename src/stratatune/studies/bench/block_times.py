@@ -40,7 +40,7 @@ Methods = tuple[MethodConfig, ...]
 
 
 class Machine:
-    """The probes of one setting, made when they are asked for first, and the predictions that follow from them."""
+    """The probes of one setting, made when they are first needed, and the predictions that follow from them."""
 
     def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting

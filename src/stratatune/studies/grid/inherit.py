@@ -104,7 +104,7 @@ def folder_of(written: str, beside: Path) -> Path:
 def _package_folder(module: str) -> Path | None:
     """Where an installed package lies, found without running any of its code; None where there is none.
 
-    A finder is asked for the first name alone: for ``a.b`` it would import ``a``.
+    Only the first name is looked up: to find ``a.b``, Python would import ``a``.
     """
     top, *inner = module.split(".")
     if not all(name.isidentifier() for name in (top, *inner)):

@@ -54,7 +54,7 @@ class RunRecord:
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """16 hex characters from all settings that a number may depend on: not ``out``, the cache's place and the like."""
+    """16 hex characters from all settings that a number may depend on: not ``out`` or the cache's place."""
     said = {name: value for name, value in config.items() if name not in NO_NUMBER}
     return digest_of_json(said, size=8, separators=(",", ":"), ascii=False)
 

@@ -1,4 +1,4 @@
-"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is asked for, one run at a time.
+"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is given, one run at a time.
 
 Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
 process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing

@@ -142,7 +142,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what the numbers say of it."""
+    """A claim and what the numbers say about it."""
 
     claim: str
     verdict: Verdict

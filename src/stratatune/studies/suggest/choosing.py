@@ -3,9 +3,9 @@
 The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
 the depth at which that is done, the first whose probe at this position is within one standard error of the best
 depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
-read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure
-4); further down more blocks run and train each step for nothing that a probe can see. One standard error is Breiman's
-rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
+read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point,
+figure 4); further down more blocks run and train each step without a gain that a probe can see. One standard error is
+Breiman's rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
 
 What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
 where a depth below predicts better than the one where these begin by two standard errors: then what the task needs gets

@@ -58,7 +58,7 @@ class Shared:
         self._tensors: dict[str, Tensor] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made when ``key`` is asked for first."""
+        """What ``make`` returns, called when ``key`` is first requested."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -121,7 +121,7 @@ class Shared:
         return ReadOnce(feed, self.once(("read", digest), dict))
 
     def let_go(self) -> None:
-        """Drop the weights kept for further trials; call when every trial has its model.
+        """Drop the weights kept for more trials; call when every trial has its model.
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
