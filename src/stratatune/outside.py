@@ -48,7 +48,7 @@ def path_exists(path: Path) -> bool:
 
 
 def regular_file(path: Path) -> str:
-    """Why ``path`` cannot be read as a file; empty where it can. A folder, a device or a pipe is no file."""
+    """Why ``path`` cannot be read as a file; empty where it can. A folder, a device or a pipe is not a file."""
     if wrong := wrong_path(str(path)):
         return wrong
     try:

@@ -124,7 +124,7 @@ class TextEstimator(BaseEstimator):
         predictor = Predictor(folder, base=base)
         record = getattr(predictor.model, "attached", None)
         if record is None:
-            raise ModelError(f"{folder} is an ONNX export, which is no fitted estimator", "st.Predictor reads it")
+            raise ModelError(f"{folder} is an ONNX export, which is not a fitted estimator", "st.Predictor reads it")
         objective = predictor.objective
         if _learns_other(objective.name, cls._learns) or not cls._answers(objective):
             raise ModelError(

@@ -161,7 +161,7 @@ def _ends_at_feeds(path: Path) -> bool:
 
 
 def _without_carriage(frame: Frame, last: str) -> Frame:
-    r"""The same where some rows end in ``\r\n``, whose ``\r`` is no part of the last column."""
+    r"""The same where some rows end in ``\r\n``, whose ``\r`` is not part of the last column."""
 
     def get(name: str, plain: Any = frame.get) -> list[Any]:
         values = plain(name)

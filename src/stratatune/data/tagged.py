@@ -144,7 +144,7 @@ def _lists(frame: Frame, column: str) -> list[list[str]]:
 
 def _word(frame: Frame, row: int, word: Any) -> str:
     if not isinstance(word, str):
-        raise DataError(f"{frame.place}, row {row}: the word {word!r} is no text", "write every word as a text")
+        raise DataError(f"{frame.place}, row {row}: the word {word!r} is not a text", "write every word as a text")
     return word
 
 

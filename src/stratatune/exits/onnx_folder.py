@@ -113,7 +113,7 @@ def read(folder: str | Path) -> OnnxFolder:
     """What an export records about itself.
 
     Raises:
-        ModelError: it is no export, it was made without a tokenizer or an objective, or its record is damaged.
+        ModelError: it is not an export, it was made without a tokenizer or an objective, or its record is damaged.
     """
     path = Path(folder) / RECORD
     if not holds_onnx(folder):
@@ -128,7 +128,7 @@ def read(folder: str | Path) -> OnnxFolder:
     try:
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise Unreadable(f"it is no record of format {FORMAT}")
+            raise Unreadable(f"it is not a record of format {FORMAT}")
         return OnnxFolder(OnnxRecord.model_validate(data), data, Path(folder))
     except ValidationError as error:
         raise ModelError(f"{path} is damaged: {first_mistake(error)}", _AGAIN) from error

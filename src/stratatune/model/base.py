@@ -199,7 +199,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
     """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
 
     Raises:
-        ModelError: it is no output layer.
+        ModelError: it is not an output layer.
     """
     sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
     # By identity: a tied weight has several names.

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def fold_temperature(attached: Attached) -> None:
     """Divide the outputs of a classifier by their temperature, so that softmax gives the run's own probabilities.
 
-    Of several heads each has its own. Of ordered classes, whose outputs are no logits of a softmax, it stays beside the
-    model.
+    Each of several heads has its own. For ordered classes, whose outputs are not logits of a softmax, it stays beside
+    the model.
     """
     head, said = attached.backbone.head, attached.spec
     if not isinstance(head, Sequence):

@@ -2,7 +2,7 @@
 
 A module that LoRA adapts is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
 a part of the head, or the embeddings. ``bias="all"`` saves every bias of the model: those that are still the base's own
-did not train, and are no part of the plan, so that its frozen depth is that of what changed.
+did not train, and are not part of the plan, so that its frozen depth is that of what changed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
     for module, low in found.low_rank.items():
         place = places.get(module)
         if place is None:
-            raise ModelError(f"LoRA at {module!r}, which is no linear of a block here", _HINT)
+            raise ModelError(f"LoRA at {module!r}, which is not a linear of a block here", _HINT)
         method = _method(found, module, low)
         for number in place.blocks:
             for role in place.roles:

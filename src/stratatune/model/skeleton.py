@@ -67,7 +67,7 @@ class _Noted(nn.Module):
     def __init__(self, tape: _Tape, block: nn.Module, returns_tuple: bool) -> None:
         super().__init__()
         self.tape = tape
-        self.block = (block,)  # in a tuple: it is no part of the skeleton
+        self.block = (block,)  # in a tuple: it is not part of the skeleton
         self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:

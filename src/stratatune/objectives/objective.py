@@ -273,7 +273,7 @@ class Objective(abc.ABC):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names in the order of the logits; empty where the answer is no class."""
+        """The class names in the order of the logits; empty where the answer is not a class."""
         return ()
 
     @property

@@ -64,7 +64,7 @@ class Tags(Objective):
         scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
         names: of tags that are written as numbers, in their order.
         align: whether the ``first`` token of a word has its tag, or ``all`` of them do.
-        match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is no entity), ``partial``.
+        match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is none), ``partial``.
         stride: tokens that the windows of a long text share.
     """
 

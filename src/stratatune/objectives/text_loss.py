@@ -94,4 +94,4 @@ def text_scores(output: np.ndarray) -> dict[str, float]:
     """Loss and perplexity of a data set: ``output`` [N, 2] as :func:`likelihoods` gives it."""
     # Sums and counts, not means of texts: a long text counts by its tokens, as it does in the training loss.
     loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
-    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}  # exp(710) is no double
+    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}  # exp(710) is not a double

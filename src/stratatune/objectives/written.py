@@ -18,7 +18,7 @@ _ELSEWHERE = {
 
 
 def _instead(name: str, names: Mapping[str, Any]) -> str:
-    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
+    """The hint for a word that is not an objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
         return did_you_mean(name, names)
     what, own = _ELSEWHERE[name]

@@ -50,7 +50,7 @@ def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
     order = np.argsort(data.lengths, kind="stable")
     # Examples of like lengths: padding would otherwise be timed as if it were text.
     middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
-    run(collate(data, middle[:1], pad_id))  # what is made on first use is no part of the pace
+    run(collate(data, middle[:1], pad_id))  # what is made on first use is not part of the pace
     started = time.perf_counter()
     run(collate(data, middle, pad_id))
     return (time.perf_counter() - started) / int(data.lengths[middle].sum())

@@ -209,7 +209,7 @@ def _columns(data: Any) -> dict[str, Any]:
     if not rows:
         return {}
     if not hasattr(rows[0], "keys"):  # a BatchEncoding is no Mapping
-        raise DataError("the data are no rows of named columns", "give a datasets.Dataset, or a list of mappings")
+        raise DataError("the data are not rows of named columns", "give a datasets.Dataset, or a list of mappings")
     return {name: [row[name] for row in rows] for name in wanted if name in rows[0]}
 
 

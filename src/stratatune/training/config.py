@@ -124,7 +124,7 @@ class RunConfig(BaseModel):
     encoding: str | None = Field(
         None, description="Encoding of text files; null: by their byte-order mark, else UTF-8."
     )
-    max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
+    max_length: int = Field(256, gt=2, description="Maximum number of tokens in an example; longer text is cut.")
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
     epochs: int = Field(10, gt=0, description="Passes over the training data.")
@@ -335,7 +335,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     """
     values = dict(data)
     if values.get("token_budget") is not None:
-        # The default batch size is nobody's wish, so it is no contradiction to a token budget.
+        # The default batch size is nobody's wish, so it is not a contradiction to a token budget.
         values.setdefault("batch_size", None)
     errors: list[str] = []
     config = None
@@ -426,7 +426,7 @@ def _file_errors(values: Mapping[str, Any]) -> list[str]:
 
 
 def _path(item: Mapping[str, Any]) -> str:
-    """``label_words.yes`` of an error's location; a union's branches are no part of it."""
+    """``label_words.yes`` of an error's location; a union's branches are not part of it."""
     where = item["loc"]
     keep = where if where and where[0] in ("label_words", "text", "loggers") else where[:1]
     return ".".join(str(part) for part in keep)

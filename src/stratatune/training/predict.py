@@ -160,7 +160,7 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names, empty where the label is no class."""
+        """The class names, empty where the label is not a class."""
         return self.objective.labels
 
     @property

@@ -46,7 +46,7 @@ def bench(
         str | None,
         typer.Option(
             help="What every way learns, as in a run: classification, tags, vectors, chat, ...; by default each plan "
-            "what its paper does, and on a decoder all what the first plan does.",
+            "learns what its paper does, and on a decoder all learn what the first plan does.",
             show_default=False,
         ),
     ] = None,

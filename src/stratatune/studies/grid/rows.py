@@ -140,7 +140,7 @@ def column(text: object, place: str) -> Any:
     """A JSON column of the book as data; None stays None.
 
     Raises:
-        ConfigError: it is no text, or no JSON.
+        ConfigError: it is not text, or not JSON.
     """
     if text is None:
         return None
@@ -171,7 +171,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; none where there is no such file.
 
     Raises:
-        ConfigError: one is no object of numbers.
+        ConfigError: one is not an object of numbers.
     """
     if not path.exists():
         return []

@@ -155,7 +155,7 @@ def costs(measured: Measured) -> Figure | None:
         for name, label, number in _COSTS
     )
     over = f", mean over {len(measured.columns)} columns" if len(measured.columns) > 1 else ""
-    note = "Time is training, trunk passes of the run itself in it, a cache built before not; bars are 95 % intervals."
+    note = "Time is training with the run's own trunk passes, without a cache built before; bars are 95 % intervals."
     return Figure("costs", f"The score against what it costs{over}; up and to the left is better.", panels, note)
 
 

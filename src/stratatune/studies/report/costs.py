@@ -56,7 +56,7 @@ def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> ReportTabl
         )
         rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
     heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
-    note = "Built once each, before the runs, start-up included; so no run above has seconds of the trunk of its own."
+    note = "Each was built once before the runs, start-up included, so no run above has trunk seconds of its own."
     return (
         ReportTable("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
     )
@@ -169,7 +169,7 @@ def protocol(measured: Measured) -> Text | None:
     return Text(
         f"How it was measured: each run in a process of its own on {on}; the same for all: {listed(same)}; "
         f"{rounds} round{'s' * (rounds != 1)}.{warning} Tokens/s are real tokens, without padding, over the seconds of "
-        "forward, backward and step, the frozen part in them; on a GPU the clock is read once all its work is done. "
+        "forward, backward and step, the frozen part included; on a GPU the clock is read once all its work is done. "
         "Start, reading, encoding and evaluation do not count. Peak memory: on a GPU the most that torch had allocated "
-        "there, elsewhere the most that the process held, libraries and weights in it."
+        "there, elsewhere the most that the process held, libraries and weights included."
     )

@@ -177,7 +177,7 @@ class _Search:
         seen = set[tuple[str, float]]()
         for proposal in proposals(outline.shape, kinds, words=self._has_words(), deeper=deeper):
             config = self.proposed(proposal)
-            if (config.plan, config.lr) in seen:  # the rate is given, so a second one is no other plan
+            if (config.plan, config.lr) in seen:  # the rate is given, so a second one is not a new plan
                 continue
             seen.add((config.plan, config.lr))
             try:

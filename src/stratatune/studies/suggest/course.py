@@ -1,9 +1,9 @@
 """How far a race between plans may go for its price: counted in operations, never in seconds. No torch.
 
 Choosing may take a share of the run that is proposed in the end, whichever that turns out to be. What the winner's own
-trial did is no loss, because the run goes on from there; what the others did is, and so are the pass that reads every
-depth and every look at the scores. A race has heats: in each, those that are left make some steps, are scored, and
-the worse half stops.
+trial did is not lost, because the run goes on from there; what the others did is, and so are the pass that reads
+every depth and every look at the scores. A race has heats: in each, those that are left make some steps, are scored,
+and the worse half stops.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
     name = _name(found, search)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
     if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
-        raise ConfigError([f"out: {folder} holds a search of other settings"], "choose another --out, or remove it")
+        raise ConfigError([f"out: {folder} holds a search with other settings"], "choose another --out, or remove it")
     study = optuna.create_study(
         study_name=name,
         storage=storage,

@@ -100,7 +100,7 @@ class Together:
             elif not group.is_of(asks):  # one has ended
                 group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
-        except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
+        except Exception as error:  # if stacking did not cause it, one trial at a time meets it again
             set_random_state(state)
             self._refused.add(key)
             if (group := self._groups.pop(key, None)) is not None:
