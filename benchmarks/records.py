@@ -100,7 +100,7 @@ def lora_settings(folder: str) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A file of JSON lines; gives its path as settings have it."""
+    """A file of JSON lines; returns its path as settings have it."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 

@@ -47,7 +47,7 @@ def pairs(data: str, count: int) -> list[tuple[str, str]]:
 
 
 def ours(folder: str, texts: list[tuple[str, str]], plan: str, batch: int) -> Step:
-    """A training step from the trunk cache, which is filled here; gives its seconds."""
+    """A training step from the trunk cache, which is filled here; returns its seconds."""
     base = load_base(folder, "none")
     table = Table(tuple(map(list, zip(*texts, strict=True))), columns=("anchor", "positive"))
     table = Table(table.texts, columns=table.columns, further={ROLES: [("anchor", "positive")] * len(texts)})

@@ -41,7 +41,7 @@ def check_id(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, *, private: bool = False, message: str = "Upload by stratatune") -> str:
-    """Upload what is in ``folder`` to ``repo`` (``user/name``), which is made where it is not there; gives its address.
+    """Upload what is in ``folder`` to ``repo`` (``user/name``), creating it where it is missing; returns its address.
 
     Raises:
         ModelError: ``repo`` is not an id.

@@ -71,7 +71,7 @@ def _takes_value(word: str) -> bool:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and gives its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
+    """Run one command and return its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
     build_only(arguments)
     try:
         command = typer.main.get_command(app)

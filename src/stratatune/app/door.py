@@ -169,7 +169,7 @@ def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _give(answer: Answer, door: Door) -> int:
-    """Prints an answer and gives the exit code."""
+    """Print an answer and return the exit code."""
     if door.json:
         # An escape of JSON's own says what the encoding has no sign for.
         text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)

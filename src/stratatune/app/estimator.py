@@ -138,7 +138,7 @@ class TextEstimator(BaseEstimator):
 
     @property
     def predictor_(self) -> Predictor:
-        """The trained model at work; loaded when it is first asked for."""
+        """The trained model in use; loaded when it is first needed."""
         run = self._fitted()
         if self._predictor is None:
             self._predictor = Predictor(run, base=self._base, device=self._settings.get("device", "auto"))
@@ -150,7 +150,7 @@ class TextEstimator(BaseEstimator):
         return {"params": self.get_params(deep=False), "base": self._base, "files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Back from such a state; the base model is loaded when it is first asked for.
+        """Back from such a state; the base model is loaded when it is first needed.
 
         Raises:
             ModelError: the state is none of these.

@@ -71,7 +71,7 @@ class Feed:
         self.autocast = autocast
         self.codec = codec or (Codec() if cache is None else cache.codec)
         self.given = torch.float32  # what blocks without autocast take
-        # fp32 that was asked for under autocast is handed out as fp32, with all of its digits.
+        # fp32 that was requested under autocast is returned as fp32, with all of its digits.
         if autocast is not None and self.codec.stored in (autocast, torch.int8):
             self.given = autocast
         self.on_full = on_full
@@ -101,7 +101,7 @@ class Feed:
         return self.cache is not None and self.cache.complete
 
     def move_to(self, device: torch.device) -> int:
-        """Take a complete cache into the memory of ``device`` where it has room; gives the bytes that went there."""
+        """Take a complete cache into the memory of ``device`` where it has room; returns the bytes that went there."""
         if self.cache is None or not self.cache.complete or self.cache.resident is not None:
             return 0
         if not 0 < self.cache.bytes <= room_on(device):
@@ -160,7 +160,7 @@ class Feed:
 
     @contextlib.contextmanager
     def _going_on(self, cache: TrunkCache) -> Iterator[None]:
-        """A cache that can no longer be written is an error only where it was asked for by name."""
+        """A cache that can no longer be written is an error only where it was requested by name."""
         try:
             yield
         except ResourceError as error:

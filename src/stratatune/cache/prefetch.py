@@ -23,7 +23,7 @@ class Prefetcher:
     Args:
         read: the hidden states of a batch as stored, padded [B, T, D]; None when they are not all there.
         unpack: makes values of them, on the device.
-        coming: example numbers of the batches that will be asked for.
+        coming: example numbers of the batches that will be read.
         device: where they are to be.
     """
 

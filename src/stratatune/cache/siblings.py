@@ -54,7 +54,7 @@ def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> No
 
 
 def adopt(cache: TrunkCache, marks: np.ndarray, first: np.ndarray) -> int:
-    """Put rows into ``cache`` that others beside it have; gives how many texts.
+    """Put rows into ``cache`` that others beside it have; returns how many texts.
 
     Args:
         cache: the cache.

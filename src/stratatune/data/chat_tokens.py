@@ -60,7 +60,7 @@ class Tokens:
 
     Attributes:
         ids: T token ids.
-        spans: where each answer that is learnt lies in them, from its first token to behind its last.
+        spans: where each answer that is learnt is in them, from its first token to behind its last.
         joined: answers whose first token begins inside the prompt.
     """
 
@@ -220,7 +220,7 @@ class ChatTemplate:
         return Tokens(list(out["input_ids"]), spans, joined)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
-        """Where the answer that is message ``at`` lies in the whole text, its end included."""
+        """Where the answer that is message ``at`` is in the whole text, its end included."""
         before = self.render(conversation, at, asks=True)
         if not whole.startswith(before):
             earlier = whole.startswith(self.render(conversation, at))
@@ -257,7 +257,7 @@ def _rewritten(place: str, what: str, *, last_helps: bool) -> DataError:
 
 
 def runs(mask: np.ndarray) -> list[Span]:
-    """Where runs of True lie in a bool array [T]: the start of each, and behind its end."""
+    """Where runs of True are in a bool array [T]: the start of each, and behind its end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 

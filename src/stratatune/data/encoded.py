@@ -181,7 +181,7 @@ class Encoded:
         return f"{self.fingerprint}/{len(self.distinct.first)}" if self.distinct.repeated else self.fingerprint
 
     def flat(self, index: np.ndarray) -> np.ndarray:
-        """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""
+        """int64 [sum T of index]: where the tokens of these examples are in the flat arrays."""
         return flat(self.offsets, index)
 
     def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:

@@ -137,7 +137,7 @@ def read(folder: str | Path) -> OnnxFolder:
 
 
 def to_int8(folder: Path) -> tuple[int, int]:
-    """Quantise the matrices of an export's graph to int8 in place; gives its bytes before and after.
+    """Quantise the matrices of an export's graph to int8 in place; returns its bytes before and after.
 
     Weights are rounded once, for each output channel by itself; activations while the model runs (onnxruntime's dynamic
     quantisation).

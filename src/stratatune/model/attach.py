@@ -177,7 +177,7 @@ def _put(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
-        # Everything is frozen first and each method then marks its own, so nothing trains that no method asked for.
+        # Everything is frozen first and each method then marks its own, so only what a method requested trains.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)

@@ -47,7 +47,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, with the head asked for; it computes in fp32, its frozen weights are as stored.
+        model: in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.

@@ -24,7 +24,7 @@ _OWN = ("bitfit", "full", "head", "output")
 
 
 def hold_masters(attached: Attached) -> list[RemovableHandle]:
-    """Make every trained half-precision parameter an fp32 one, in place; gives the hooks that round it for a forward.
+    """Make every trained half-precision parameter an fp32 one, in place; returns the hooks that round it for a forward.
 
     ``attached.rounded`` remembers the dtypes of the base's own.
     """

@@ -18,7 +18,7 @@ from stratatune.model.fingerprint import hash_of
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
-    """Free the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
+    """Free the weights that only the trunk reads; returns the bytes freed, 0 when there are none or they are gone.
 
     Args:
         attached: a tuned model whose trunk has run for everything that it will be asked.

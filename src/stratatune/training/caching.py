@@ -191,7 +191,7 @@ class Caching:
         return passes * again if self.shared is None else 2 * passes * again
 
     def _again(self, data: Encoded, name: str) -> bool:
-        """Whether the data are worth remembering under ``auto``: asked for again, or there already."""
+        """Whether the data are worth remembering under ``auto``: read again, or there already."""
         if self.config.cache != "auto":
             return True
         worth = self._passes(data, name) > 1 and self.choice is not None and self.choice.place != "none"

@@ -61,7 +61,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
 
 def _begin(session: Session) -> float:
-    """Settle where a new output layer starts from; gives the seconds that it took."""
+    """Settle where a new output layer starts from; returns the seconds that it took."""
     config = session.config
     fitted = session.objective.fitted_start and distributed.world() == 1
     wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"

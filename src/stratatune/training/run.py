@@ -163,7 +163,7 @@ def check_folder(config: RunConfig, out: Path) -> None:
     """Refuse a run folder that holds another run's work.
 
     Raises:
-        ConfigError: it holds a run, and ``resume`` was not asked for; or one of other settings.
+        ConfigError: it holds a run, and ``resume`` is not set; or a run with other settings.
         ModelError: its checkpoint is damaged.
     """
     if not config.resume:

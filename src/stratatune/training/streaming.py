@@ -74,7 +74,7 @@ def too_large(model: str, revision: str | None, limit: int | None) -> str:
 
 
 def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str | None) -> str | None:
-    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was asked for; None: it is not.
+    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was requested; None: it is not.
 
     Args:
         folder: of the run, or of its adapter.

@@ -228,7 +228,7 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
-    """The predictions where they were asked for; without ``out`` they are shown."""
+    """The predictions where they were requested; without ``out`` they are shown."""
     from stratatune.app import predictions
 
     output = predictions.output_of(prediction)

@@ -57,7 +57,7 @@ class Machine:
         self.probes: dict[Hashable, Stopwatch] = {}
 
     def again(self) -> None:
-        """Time everything that was asked for once more."""
+        """Time everything that was requested once more."""
         for probe in self.probes.values():
             probe.go()
 

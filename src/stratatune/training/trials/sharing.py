@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Made once, asked for by every trial of one call.
+    """Made once, requested by every trial of one call.
 
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
@@ -138,11 +138,11 @@ class Shared:
 
 
 class ReadOnce:
-    """A feed that asks another one, unless the trial before it has just asked for the same batch.
+    """A feed that asks another one, unless the trial before it has just requested the same batch.
 
     Args:
         feed: the trial's own.
-        last: what the trials over one cache asked for last, by their batch.
+        last: what the trials over one cache requested last, by their batch.
     """
 
     def __init__(self, feed: Feed, last: dict[bytes, Tensor]) -> None:
