@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def search(arm: str, rates: Sequence[float], done: list[Record], args: Namespace, module: str = MODULE) -> float:
-    """The best of ``rates``; runs what is missing to tell."""
+    """The best of ``rates``; runs what is missing."""
     for task in SEARCH_TASKS:
         for rate in rates:
             ensure(module, {"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)

@@ -9,7 +9,7 @@ its files counted. P7 cold: RoBERTa-large's top at depth 18 on a cache of 10,240
 rounds in turn: from RAM, and from a memory map whose pages have just left the page cache; the next batches are read
 ahead as in training. P10: a model of width 16, so that a million examples fit; each size in a process of its own, and
 of its memory what the system cannot take back (RssAnon), not the page cache; once as it is, and up to 1e5 examples
-once more with oneDNN told to keep no kernels.
+once more with oneDNN set to keep no kernels.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _open(arm: Ours, root: Path | None) -> TrunkCache:
 
 
 def _without_pages(feed: Feed, arm: Ours, root: Path) -> Feed:
-    """The same cache mapped anew, after the system was asked to forget its pages."""
+    """The same cache mapped again, after the system was asked to forget its pages."""
     assert feed.cache is not None
     feed.cache.close()
     for path in root.glob("*/*.bin"):
@@ -174,7 +174,7 @@ def p10(args: argparse.Namespace) -> list[Record]:
 
 
 def _in_a_process(size: int, args: argparse.Namespace, environment: Mapping[str, str] = MappingProxyType({})) -> Record:
-    """What :func:`measure` says of a size."""
+    """What :func:`measure` gives for a size."""
     command = [sys.executable, "-W", "ignore", "-m", MODULE, "--one", str(size), "--disk", args.disk or ""]
     surroundings = {**os.environ, **environment}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings)
@@ -195,7 +195,7 @@ def _grown(id: str, what: str, found: list[Record]) -> Record:
 
 
 def measure(examples: int, disk: str) -> dict[str, Any]:
-    """Build a cache of so many examples, then train an epoch from it; what both took."""
+    """Build a cache of this many examples, then train an epoch from it; returns what both took."""
     torch.set_num_threads(1)
     data = random_data(lengths_like("sst2", examples), 1000)
     arm = Ours(BenchSetting(SMALL, data, batch_size=64, timed=1), "bft-adapter@1", None)

@@ -25,7 +25,7 @@ _POOL = 16_777_213  # random numbers, used again and again; prime, so that no ro
 
 
 def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30) -> int:
-    """A causal LM of one of :data:`SIZES` and a tokenizer of words ``w0`` ... ; gives the bytes of its weights.
+    """A causal LM of one of :data:`SIZES` and a tokenizer of words ``w0`` ... ; returns the bytes of its weights.
 
     Never more than one shard is in memory.
     """

@@ -97,7 +97,7 @@ def _settings(job: Record, model: str, data: Path, place: Path) -> dict[str, Any
 
 
 def _write_pairs(source: Path, target: Path, count: int | None) -> None:
-    """Lines of ``slots||sentence`` as a table; of so many as are wanted, evenly drawn."""
+    """Lines of ``slots||sentence`` as a table, with as many as are wanted, evenly drawn."""
     lines = [line for line in source.read_text().splitlines() if "||" in line]
     step = max(1, len(lines) // count) if count else 1
     with target.open("w", newline="") as file:
@@ -221,11 +221,11 @@ def summary(done: list[Record]) -> list[Record]:
         said = []
         for arm in ARMS:
             if mine := [run for run in runs if run["arm"] == arm]:
-                told = f"{arm} {_spread(_points(mine))}"
+                words = f"{arm} {_spread(_points(mine))}"
                 if peft and arm != "peft":
                     share = _mean(mine, "memory") / _mean(peft, "memory")
-                    told += f" (an epoch {_times(peft, mine, _epoch)}, {share:.2f} of its memory)"
-                said.append(told)
+                    words += f" (an epoch {_times(peft, mine, _epoch)}, {share:.2f} of its memory)"
+                said.append(words)
         what = f"LoRA by depth on a decoder, {runs[0]['rows']:,} rows"
         goal = "peft's noise, epoch >= 4x, memory <= 1/3"
         rows.append(row(f"H {runs[0]['task']}", what, goal, "-", "; ".join(said), MODULE))

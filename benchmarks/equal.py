@@ -4,7 +4,7 @@
 
 Peft LoRA's time is that of its best epoch, whose score is the target; a plan's that of its first epoch at or above it.
 Scores are means over the seeds, epoch by epoch: one run's best of five on one dev set is a target with luck in it. A
-second row does the same for each seed alone. What never gets there is told with the points that it is short of.
+second row does the same for each seed alone. What never gets there is shown with the points by which it falls short.
 
 Times are of training, the trunk pass included, evaluation left out; epochs of a run are equally long but for the trunk
 pass, which belongs to the first. All learn for five epochs; the adapter, whose epochs are the shortest, for ten. Rates

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu [--device cuda|cpu] [--shape large|base|small] [--lengths sst2|rte] [--plan bft-adapter@18]
         [--rounds 5] [--examples 10240]
 
-Wrapper the arms of ``studies/bench/arms.py`` stands V, ``study/padding_free.py``: A without padding, by
+Beside the arms of ``studies/bench/arms.py`` there is V, ``study/padding_free.py``: A without padding, by
 FlashAttention. Random weights, batch 32, bf16 by autocast on all sides. Memory is that of an arm by itself; times are
 of all arms in turn, the
 minimum over the rounds. The peak is a large bf16 product's, measured in the same run. On a CPU it shows that it runs.
@@ -33,7 +33,7 @@ GOALS = {"P1": ">= 12x A, >= 4.5x B", "P2": ">= 3.6x B", "P2 one": ">= 1.5x B", 
 
 
 class Arms:
-    """Each arm, made when it is asked for."""
+    """Each arm, made when it is needed."""
 
     def __init__(self, setting: BenchSetting, plan: str) -> None:
         self.setting, self.plan = setting, plan

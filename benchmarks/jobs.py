@@ -145,7 +145,7 @@ def difference(found: Comparison | None, digits: int = 1) -> str:
 
 
 def heads(*further: str) -> tuple[str, str]:
-    """The two lines over those of :func:`beside`; ``further`` columns stand behind the score."""
+    """The two lines over those of :func:`beside`; ``further`` columns follow the score."""
     names = ("arm", "trained", "rate", "score", *further, "less peft", "seconds", "against peft", "peak MB")
     return f"| {' | '.join(names)} |", "|---" * len(names) + "|"
 
@@ -191,8 +191,8 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:
     """One line of the table; its command and its machine are those that are running."""
-    told = {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured}
-    return {**told, "machine": machine(), "command": " ".join(("python -m", module, *sys.argv[1:]))}
+    found = {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured}
+    return {**found, "machine": machine(), "command": " ".join(("python -m", module, *sys.argv[1:]))}
 
 
 def machine() -> str:

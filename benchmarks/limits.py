@@ -93,7 +93,7 @@ class Group:
         self.anonymous = max(self.anonymous, int(counts[self.files.anonymous]))
 
     def remove(self) -> Record:
-        """Remove the group, once its process has ended; gives the most bytes that it held."""
+        """Remove the group, once its process has ended; returns the most bytes that it held."""
         peak = int((self.folder / self.files.peak).read_text())
         with contextlib.suppress(OSError):  # its process may not be gone yet
             self.folder.rmdir()

@@ -71,7 +71,7 @@ def _scores(lines: list[Record], metric: str, further: Sequence[str], smaller_is
 
 
 def stock_arguments(job: Record, out: str, epochs: int, batch_size: int) -> dict[str, Any]:
-    """What a stock Trainer is asked for, so that it does as our runs do."""
+    """The arguments of a stock Trainer that make it do as our runs do."""
     return {
         "output_dir": out,
         "num_train_epochs": epochs,
@@ -100,7 +100,7 @@ def lora_settings(folder: str) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A file of JSON lines; gives its path as settings have it."""
+    """A file of JSON lines; returns its path as settings have it."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 

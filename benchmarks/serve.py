@@ -156,10 +156,10 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
     ours, theirs = Shared(runs), Merged(folders)
     every = texts(args.texts * args.rounds + 64)
     first = every[:16]
-    told = ours(first)
+    answers = ours(first)
     alone = [[list(map(float, row)) for row in Predictor(run).predict(first).probabilities] for run in runs[:3]]
     result: dict[str, Any] = {"texts": args.texts, "rounds": args.rounds}
-    result["from_predict"], result["from_merged"] = apart(told[:3], alone), apart(told, theirs(first))
+    result["from_predict"], result["from_merged"] = apart(answers[:3], alone), apart(answers, theirs(first))
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for number in range(args.rounds):
         asked = sorted(every[64 + number * args.texts : 64 + (number + 1) * args.texts], key=len)
@@ -270,7 +270,7 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
-    """What ``predict`` says of the texts, once for all."""
+    """What ``predict`` answers for the texts, once for all."""
     path = folder / "expected.json"
     if not path.exists():
         from stratatune.training.predict import Predictor
@@ -296,7 +296,7 @@ class Client:
         self._lock, self._random = threading.Lock(), random.Random(1)
 
     def run(self, count: int, clients: int) -> float:
-        """The seconds of ``count`` requests by so many clients at once."""
+        """The seconds of ``count`` requests by this many clients at once."""
         started = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
             list(pool.map(self._several, [count // clients] * clients))
@@ -331,8 +331,8 @@ class Client:
             time.sleep(float(answer.headers["Retry-After"]))
         if answer.status != 200:
             return "lost"
-        told = [[chances(said["answers"][f"task{task}"][0])] for task in asked]
-        return "right" if apart(told, [[self.expected[task][number]] for task in asked]) < CLOSE else "wrong"
+        answered = [[chances(said["answers"][f"task{task}"][0])] for task in asked]
+        return "right" if apart(answered, [[self.expected[task][number]] for task in asked]) < CLOSE else "wrong"
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def _asked(asked: dict[str, Any]) -> str:
 
 {asked["asked"]:,} requests of one text for one to four of {asked["tasks"]} tasks on {asked["model"]},
 by {asked["clients"]} clients in a second process over loopback; after the first {asked["asked"] // 11:,} in
-{asked["seconds"]:.0f} s: {asked["wrong"]} wrong, {asked["lost"]} lost, {asked["again"]} told to come again. An answer
+{asked["seconds"]:.0f} s: {asked["wrong"]} wrong, {asked["lost"]} lost, {asked["again"]} asked to come again. An answer
 is right where every probability is that of `stratatune predict` within {CLOSE:g}. The server held {sizes[0]:.1f} MB
 after the first of eleven parts, {sizes[-1]:.1f} MB after the last and never more than {max(sizes):.1f} MB. After
 SIGTERM it ended with exit code {asked["exit_code"]}."""

@@ -50,7 +50,7 @@ class Bench:
         return other.cut_by_length()
 
     def drop(self, *names: str) -> None:
-        """Give back the memory of some arms; they are made again when they are asked for."""
+        """Free the memory of some arms; they are made again when they are needed."""
         for name in names:
             self.arms.pop(name, None)
         gc.collect()
@@ -67,7 +67,7 @@ class Bench:
         return min(self.times[name])
 
     def against(self, seconds: float, epochs: int) -> str:
-        """How many times as long the arms of today take for so many epochs."""
+        """How many times as long the arms of today take for this many epochs."""
         return ", ".join(f"{epochs * self.best(name) / seconds:{_digits(name)}}x {name}" for name in self.beside)
 
     def ours(self) -> Ours:

@@ -4,7 +4,7 @@
 
 The model's shape with random weights, the top by ``upper-half`` unless another plan is named, batches of 32 cut by
 length, bf16, one CPU thread. Shares are of the processor's own time in each operation; the rate of the matrix products
-stands beside that of one large product in the same run.
+is shown beside that of one large product in the same run.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def measured(model: str, data: str, plan: str = PLAN) -> list[Record]:
 
     rate = sum(events[name].flops for name in PRODUCTS) / (share(PRODUCTS) * total) / 1e3  # microseconds
     products = f"matrix products {share(PRODUCTS):.0%} at {rate:.0f} GFLOP/s (a large one: {peak(setting) / 1e9:.0f})"
-    told = ", ".join([products, *(f"{name} {share(operations):.0%}" for name, operations in PARTS.items())])
+    shares = ", ".join([products, *(f"{name} {share(operations):.0%}" for name, operations in PARTS.items())])
     what = f"a step of {plan} on TREC's lengths"
-    return [row("P9 profile", what, "-", "-", f"{1000 * seconds:.0f} ms: {told}", "benchmarks.step")]
+    return [row("P9 profile", what, "-", "-", f"{1000 * seconds:.0f} ms: {shares}", "benchmarks.step")]
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def _whole(args: argparse.Namespace) -> list[Record]:
 
 
 def rows_of(what: str, found: dict[str, Record]) -> list[Record]:
-    """What is said of the parts that ran."""
+    """The page's text about the parts that ran."""
     ours = {part: _held(found[part]) for part in ("build", "train") if part in found}
     said = [f"{part} {readable_size(held)} of {_limited(found[part])}" for part, held in ours.items()]
     if "peft" in found:

@@ -48,7 +48,7 @@ def accuracy(records: Records) -> str:
         "on dev (TREC: test), as in the papers. Seconds: training with the trunk pass included, without evaluation;",
         "each run pays for a cache of its own; the least over seeds. Two runs went at a time, each on its own core,",
         "which slows most what moves most memory: peft on RTE, whose ratios say too much; upper-half ran beside a",
-        "heavier job than the rest, and is told slower than it is. Memory: peak of the process. `peft` is stock LoRA",
+        "heavier job than the rest, and is shown slower than it is. Memory: peak of the process. `peft` is stock LoRA",
         "(r = 8, q and v, pooler and classifier trained) under a stock `transformers.Trainer`.",
         "",
         f"Rates, from a small search on TREC and CoLA: {_rates(records)}.",
@@ -135,7 +135,7 @@ def speed(rows: Records) -> str:
         "sides, one CPU thread. An epoch is some of its batches, chosen so that their padded tokens are the epoch's",
         "mean; minimum over the rounds.",
         "The limit is what counting operations allows; a ratio can pass it where the other side's step has costs that",
-        "do not grow with tokens (autocast converts every fp32 weight at each step). Goals that are missed stand here",
+        "do not grow with tokens (autocast converts every fp32 weight at each step). Goals that are missed are shown",
         "as they are.",
         "",
         "P3 runs all its trials. P4's limit is for a processor whose bf16 is four times as fast as its fp32; that of",
@@ -144,7 +144,7 @@ def speed(rows: Records) -> str:
         "",
         "Rows called rte have lengths like RTE's (mean 72) and leave F out: its batches do not fit into 24 GB. P8",
         "depths, batches and P9 are a six-block MiniLM on real data. P10 memory: what grows as it is are the kernels",
-        "that oneDNN compiles for each shape and keeps; the bare row tells it to keep none.",
+        "that oneDNN compiles for each shape and keeps; the bare row sets it to keep none.",
         "",
         "P9 is reached on SST-2, by all of the upper three of six blocks (`upper-half`), in the mean of the seeds and",
         "in each. Why it is missed on TREC: the same plan takes 14 s an epoch where peft takes 45 s, and needs three",
@@ -171,7 +171,7 @@ def speed(rows: Records) -> str:
 
 
 def _order(row: dict[str, Any]) -> tuple[bool, int]:
-    """P1 to P10, then what is no goal of theirs; a GPU's behind all."""
+    """P1 to P10, then the rows without a goal, and a GPU's rows last."""
     number = re.match(r"P(\d+)", str(row["id"]))
     return row["id"].startswith(("cuda", "cpu")), int(number[1]) if number else 99
 
@@ -197,7 +197,7 @@ def suggest(records: Records) -> str:
     lines += [_suggested(task, records) for task in SUGGEST_ROWS if any(r["task"] == task for r in records)]
     lines += [
         "",
-        "*: no probe told the labels better than its control by two standard errors, so the paper's depth stands.",
+        "*: no probe read the labels better than its control by two standard errors, so the paper's depth is kept.",
         "",
         "Where all depths are alike (MRPC and CoLA at so few rows) any choice is within noise, and the table says",
         "little; TREC and SST-2 have a turning point, after depth 4 and after depth 5. The rule was written down after",
@@ -223,12 +223,12 @@ def _suggested(task: str, records: Records) -> str:
         len(scores[one["depth"]]) * one["flops"] for one in view["candidates"]
     )
     time = found["cpu"] / sum(r["cpu"] for r in sweep)
-    told = [f"{'**' * (d == chosen)}{means[d]:.1f}{'**' * (d == chosen)}" for d in depths]
+    figures = [f"{'**' * (d == chosen)}{means[d]:.1f}{'**' * (d == chosen)}" for d in depths]
     cells = [
         task,
         f"{SUGGEST_ROWS[task]:,}",
         view["metric"],
-        *told,
+        *figures,
         f"{chosen}{'' if view['found']['informative'] else '*'}",
         f"{below:.1f}",
         f"{noise:.1f}",

@@ -117,8 +117,8 @@ def measured(args: argparse.Namespace) -> list[Record]:
     """Rounds of some batches: all trials in turns, then the same batches by all trials together."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
-        told = Reporter()
-        sides = {name: (bench.side(name), Together(name, told)) for name in ("never", "always")}
+        reporter = Reporter()
+        sides = {name: (bench.side(name), Together(name, reporter)) for name in ("never", "always")}
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(args.rounds + 1):
             for name, (turns, together) in sides.items():
@@ -128,8 +128,8 @@ def measured(args: argparse.Namespace) -> list[Record]:
                     take_turns(turns, together)
                 if number:
                     seconds[name].append(bench.setting.waited() - started)
-        if told.notices:
-            raise SystemExit("; ".join(told.notices))
+        if reporter.notices:
+            raise SystemExit("; ".join(reporter.notices))
     ratios = [one / other for one, other in zip(seconds["never"], seconds["always"], strict=True)]
     what = f"{args.trials} trials at once against in turns, {args.plan}, {args.shape}, {args.lengths}, {args.precision}"
     words = f"{median(ratios):.2f}x trials per hour (rounds: {min(ratios):.2f} to {max(ratios):.2f})"

@@ -47,7 +47,7 @@ def pairs(data: str, count: int) -> list[tuple[str, str]]:
 
 
 def ours(folder: str, texts: list[tuple[str, str]], plan: str, batch: int) -> Step:
-    """A training step from the trunk cache, which is filled here; gives its seconds."""
+    """A training step from the trunk cache, which is filled here; returns its seconds."""
     base = load_base(folder, "none")
     table = Table(tuple(map(list, zip(*texts, strict=True))), columns=("anchor", "positive"))
     table = Table(table.texts, columns=table.columns, further={ROLES: [("anchor", "positive")] * len(texts)})
@@ -148,10 +148,10 @@ def measured(args: argparse.Namespace) -> list[Record]:
         name: f"{statistics.median(found):.1f}x ({min(found):.1f} to {max(found):.1f})"
         for name, found in ratios.items()
     }
-    told = f"{shown['full']} its full tuning, {shown['same']} the same blocks"
-    told += f"; ours {statistics.median(seconds['ours']):.1f} s"
+    figures = f"{shown['full']} its full tuning, {shown['same']} the same blocks"
+    figures += f"; ours {statistics.median(seconds['ours']):.1f} s"
     what = f"a gradient-cached step, batch {args.batch}, {args.blocks} blocks, the upper quarter trains"
-    return [row("V1", what, ">= 3x", "4x and the padding", told, "benchmarks.vectors")]
+    return [row("V1", what, ">= 3x", "4x and the padding", figures, "benchmarks.vectors")]
 
 
 def main() -> None:

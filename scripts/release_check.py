@@ -1,6 +1,6 @@
 """Build the wheel and the sdist, and try them in an empty environment: the commands, the files inside, every extra.
 
-The wheel is built from the sdist, so both are whole. The environment is made anew in a temporary folder. torch goes in
+The wheel is built from the sdist, so both are whole. The environment is made in a new temporary folder. torch goes in
 first, at the version of constraints.txt, as any other order lets a dependency choose a build of it.
 
     python scripts/release_check.py                  # everything

@@ -70,7 +70,7 @@ _HOMES = {
     "suggest": "app.suggest",
     "train": "app.api",
     "train_many": "app.api",
-    # Further names, for those who look for them: of a row of one's own, and what is wanted less often.
+    # More names, for those who look for them: a row of one's own, and what is needed less often.
     "Adapters": "model.adapters",
     "DecoderArchitecture": "shapes.architectures",
     "Embedder": "app.embedder",

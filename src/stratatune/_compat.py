@@ -38,7 +38,7 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
 
     Args:
         extra: its name in pyproject.toml.
-        what: what the user asked for, as the subject of "needs NAME".
+        what: what the user requested, as the subject of "needs NAME".
 
     Raises:
         ResourceError: the library is not installed, with the line that installs it.

@@ -45,7 +45,7 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to tell of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
+    """What to report of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
     kind = type(error).__name__
     if isinstance(error, StratatuneError):
         lines = error.errors if isinstance(error, ConfigError) else [error.message]

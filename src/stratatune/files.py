@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to, which takes its place at the end; after a failure nothing of it is left.
 
     File and folder are synced, so that a power cut leaves the old file or the new one. A new file has the permissions
-    of the user's umask, whoever creates it; one that was there keeps its own. A link is followed. What is no regular
+    of the user's umask, whoever creates it; one that was there keeps its own. A link is followed. What is not a regular
     file (``/dev/stdout``, a pipe) is written in place.
 
     Raises:

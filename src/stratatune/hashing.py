@@ -32,7 +32,7 @@ def digest_of_json(value: Any, *, size: int, separators: tuple[str, str] | None 
 
 
 def fast_digest(parts: Iterable[Part], bits: int = 128) -> str:
-    """XXH3 of ``parts`` one after the other, in 128 or 64 bits as hex: it tells apart what differs by accident."""
+    """XXH3 of ``parts`` one after the other, 128 or 64 bits as hex: it distinguishes what differs by accident."""
     return _fast(parts, bits).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's hub as a place: what stands there as ``user/name`` comes here, and a folder goes there. No torch."""
+"""Hugging Face's hub as a place: ``user/name`` is downloaded from there, and a folder is uploaded. No torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 def fetched(name: str | Path) -> Path:
-    """The folder that ``name`` means: one here as it is, what stands on the hub under ``user/name`` downloaded.
+    """The folder that ``name`` means: a local one as it is, ``user/name`` on the hub downloaded.
 
-    A path whose first folder is here is no id. ``user/name@revision`` names a branch, a tag or a commit.
+    A path whose first folder is here is not an id. ``user/name@revision`` names a branch, a tag or a commit.
 
     Raises:
-        ModelError: nothing stands there, or the hub cannot be asked and has not been before.
+        ModelError: nothing is there, or the hub cannot be asked and has not been before.
     """
     written = str(name)
     path = Path(written).expanduser()
@@ -37,14 +37,14 @@ def fetched(name: str | Path) -> Path:
 def check_id(repo: str) -> None:
     """Refuse what is no ``user/name`` (ModelError)."""
     if not _ID.fullmatch(repo) or "@" in repo:
-        raise ModelError(f"push: {shown(repo)} is no hub id", "write user/name")
+        raise ModelError(f"push: {shown(repo)} is not a hub id", "write user/name")
 
 
 def push(folder: Path, repo: str, *, private: bool = False, message: str = "Upload by stratatune") -> str:
-    """Upload what is in ``folder`` to ``repo`` (``user/name``), which is made where it is not there; gives its address.
+    """Upload what is in ``folder`` to ``repo`` (``user/name``), creating it where it is missing; returns its address.
 
     Raises:
-        ModelError: ``repo`` is no id.
+        ModelError: ``repo`` is not an id.
         ResourceError: the hub cannot be reached, or does not let this user write there.
     """
     check_id(repo)

@@ -43,12 +43,12 @@ def wrong_path(text: str) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether something stands at ``path``; False too where no file system could have it."""
+    """Whether ``path`` exists; False also where no file system could hold such a path."""
     return not wrong_path(str(path)) and path.exists()
 
 
 def regular_file(path: Path) -> str:
-    """Why ``path`` cannot be read as a file; empty where it can. A folder, a device or a pipe is no file."""
+    """Why ``path`` cannot be read as a file; empty where it can. A folder, a device or a pipe is not a file."""
     if wrong := wrong_path(str(path)):
         return wrong
     try:

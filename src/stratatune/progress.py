@@ -30,7 +30,7 @@ class Bar(Protocol):
     """A running count of examples."""
 
     def advance(self, examples: int, note: str = "") -> None:
-        """Count ``examples`` more; ``note`` stands beside the bar."""
+        """Count ``examples`` more; ``note`` is shown beside the bar."""
         ...
 
 
@@ -73,7 +73,7 @@ class Reporter:
             self._held.append(line)
 
     def notice_once(self, texts: Iterable[str]) -> None:
-        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds anew."""
+        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds again."""
         for text in texts:
             if text not in self.notices:
                 self.notice(text)

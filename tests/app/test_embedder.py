@@ -91,14 +91,14 @@ def test_it_is_saved_pickled_cloned_and_a_step_of_a_pipeline(embedder, tmp_path)
 @pytest.mark.parametrize(
     ("texts", "scores", "what"),
     [
-        (TEXTS, None, "this is no pair of texts: 'great film'"),
+        (TEXTS, None, "this is not a pair of texts: 'great film'"),
         ("the film", None, "one text was given"),
         ([("a", "b"), ("a", "b", "c")], None, "examples of 2 and of 3 texts"),
         ([("a", "b")], [1.0, 2.0], "1 pairs but 2 scores"),
         ([("a", "b", "c")], [1.0], "examples of 3 texts with scores"),
         ([], None, "there are no pairs to learn from"),
-        ([("a",)], None, "this is no pair of texts"),
-        ([("a", "b", 0.5)], None, "this is no text: 0.5"),
+        ([("a",)], None, "this is not a pair of texts"),
+        ([("a", "b", 0.5)], None, "this is not a text: 0.5"),
         ([("a", "b")] * 2, ["high", "low"], "'high' is not a number"),
         ([("a", None)] * 2, None, "'positive' is empty in"),
         (({"a": "b"}), None, "a dict was given"),
@@ -118,7 +118,7 @@ def test_columns_of_no_role_are_refused(settings):
 
 def test_single_texts_alone_become_vectors(embedder):
     for wrong in ([("a", "b")], [1, 2]):
-        with pytest.raises(DataError, match="this is no text"):
+        with pytest.raises(DataError, match="this is not a text"):
             embedder.transform(wrong)
     with pytest.raises(DataError, match="no pair of texts"):
         embedder.similarity(TEXTS)
@@ -159,7 +159,7 @@ def test_as_a_transformer(embedder):
     assert embedder.get_feature_names_out().tolist() == [f"embedder{n}" for n in range(found.shape[1])]
     steps = make_pipeline(FrozenEstimator(embedder), LogisticRegression())
     assert cross_val_score(steps, TEXTS * 4, [0, 1, 0] * 4, cv=2).shape == (2,)
-    with pytest.raises(DataError, match="this is no pair of texts") as caught:
+    with pytest.raises(DataError, match="this is not a pair of texts") as caught:
         make_pipeline(clone(embedder), LogisticRegression()).fit(TEXTS, [0, 1, 0])
     assert "FrozenEstimator" in caught.value.hint
 

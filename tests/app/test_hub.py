@@ -118,7 +118,7 @@ def test_what_is_no_id_is_a_path(tmp_path, monkeypatch):
     for name in ("runs/mine", "mine", "./a/b", "/a/b", "a/b/c", "~/x"):
         assert "hub" not in str(fetched(name))
     for wrong in ("mine", "a/b/c", "a b/c", "a/b@main"):
-        with pytest.raises(ModelError, match="is no hub id"):
+        with pytest.raises(ModelError, match="is not a hub id"):
             push(tmp_path, wrong)
     assert command(["export", "run", "--out", "out", "--push", "no id"]) == 2
     assert command(["export", "run", "--out", "out", "--private"]) == 2

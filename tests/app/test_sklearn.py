@@ -196,7 +196,7 @@ def test_wrong_weights_are_refused(settings, given, message):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [("heavy", "legal: 'balanced'"), ({"z": 2.0}, "names 'z', which is no label")]
+    ("wrong", "message"), [("heavy", "legal: 'balanced'"), ({"z": 2.0}, "names 'z', which is not a label")]
 )
 def test_wrong_class_weights_are_refused(settings, wrong, message):
     with pytest.raises(DataError, match=message):

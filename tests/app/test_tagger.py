@@ -49,7 +49,7 @@ def test_it_is_saved_pickled_and_cloned(tagger, tmp_path):
     ("words", "tags", "what"),
     [
         (WORDS[:2], TAGS[:1], "2 texts but 1 lists of tags"),
-        (["the film"], [["O"]], "a text's words are no list: 'the film'"),
+        (["the film"], [["O"]], "a text's words are not a list: 'the film'"),
         ("the film", [["O"]], "one text was given"),
         ([["the", "film"], None], [["O", "O"], ["O"]], "text 2 is None, not a list of words"),
         ([["the"], float("nan")], [["O"], ["O"]], "text 2 is nan, not a list of words"),

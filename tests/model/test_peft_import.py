@@ -194,7 +194,7 @@ def test_what_no_plan_holds_is_refused_in_one_line(changes, expected, tmp_path):
 
 def test_another_model_and_pickled_weights_are_refused(tmp_path):
     trained_by_peft("bert", "classes", tmp_path, target_modules=["query"])
-    with pytest.raises(ModelError, match="is no linear of a block here"):
+    with pytest.raises(ModelError, match="is not a linear of a block here"):
         st.load(tmp_path, base=base_of("llama"))
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(ModelError, match="pickled weights"):

@@ -46,7 +46,7 @@ def test_a_raw_type_may_look_like_a_tag_of_another_scheme():
         ("iobes", "B-P O", "whose entity has no end"),
         ("iobes", "O B-P", "its last entity has no end"),
         ("bilou", "B-P L-P I-P", "'I-P' goes on"),
-        ("iob2", "B-P PER", "'PER' is no tag of IOB2"),
+        ("iob2", "B-P PER", "'PER' is not a tag of IOB2"),
     ],
 )
 def test_a_tag_that_the_scheme_does_not_have_there_is_one_line(scheme, row, said):

@@ -276,7 +276,7 @@ WRONG = {
     "no column of labels": ("text,a,b\nx,u,v\n", None, "which column holds the labels"),
     "two separators": ('text,labels\nx,"a,b;c"\ny,b\n', None, "hold both ',' and ';'"),
     "no label at all": ("text,labels\nx,\ny,\n", None, "no text has a label"),
-    "broken JSON": ('text,labels\nx,"[""a"", b]"\n', None, "row 1: column 'labels' is no JSON list"),
+    "broken JSON": ('text,labels\nx,"[""a"", b]"\n', None, "row 1: column 'labels' is not a JSON list"),
     "sentences": (
         "text,labels\n" + "".join(f"x,say {n} now\n" for n in range(12)),
         None,

@@ -385,7 +385,7 @@ WRONG = {
     "a column that is not there": ({"label": "topic,mod"}, "no column 'mod' (did you mean 'mood'?"),
     "no columns": ({"label": None, "objective": "multitask"}, "which columns hold the labels?"),
     "text and label": ({"label": "topic,text"}, "column 'text' is text and label at once"),
-    "an option for another column": ({"objective": "multitask(tone=regression)"}, "'tone' is no label column"),
+    "an option for another column": ({"objective": "multitask(tone=regression)"}, "'tone' is not a label column"),
     "no such objective": ({"objective": "multitask(mood=tags)"}, "objective: 'tags'"),
     "classes as numbers": ({"objective": "multitask(topic=regression)"}, "is not a number"),
     "a head's option": ({"objective": "multitask(mood=multilabel(threshold=2))"}, "threshold '2'"),

@@ -196,7 +196,7 @@ def test_groups():
 
 
 WRONG = {
-    "topic+mod|stars": "tops: 'mod' is no label column",
+    "topic+mod|stars": "tops: 'mod' is not a label column",
     "topic+mood": "'stars' is in 0 groups",
     "topic+mood|mood+stars": "'mood' is in 2 groups",
     "topic+mood+stars|": "a group is empty",

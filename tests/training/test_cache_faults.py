@@ -100,6 +100,6 @@ def test_a_damaged_key_file_does_not_end_a_run(run, caches, tmp_path):
     for path in caches.glob("*/key.json"):
         path.write_text("{")
     again = run(**changes, out=str(tmp_path / "again"))
-    assert sum("built anew" in notice for notice in again.notices) == 2 and not again.cache_hit
+    assert sum("rebuilt" in notice for notice in again.notices) == 2 and not again.cache_hit
     assert_same_tensors(whole, again)
     assert all(info.complete for info in list_caches(caches))

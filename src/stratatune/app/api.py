@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stratatune.training.run import Result
 
 IN_MEMORY = "in-memory"
-"""What stands in the configuration for data that has no path."""
+"""The configuration's value for data that has no path."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
@@ -149,7 +149,7 @@ def train_many(
 
 
 def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:
-    """The plan for several runs alike, with what comes with it."""
+    """One plan for several runs, with what comes with it."""
     from stratatune.studies.suggest.auto import choose
     from stratatune.training.config import validate
 

@@ -58,7 +58,7 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
 
 
 class _Run:
-    """What stands in a run's folder; each empty where it is missing."""
+    """What a run's folder holds; each part is empty where it is missing."""
 
     def __init__(self, result: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         self.result, self.config, self.environment = result, config, environment

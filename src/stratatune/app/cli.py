@@ -54,7 +54,7 @@ def completed_words(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def plans_behind(arguments: Sequence[str]) -> list[str]:
-    """A plan that begins with a dash (``-1: full``) is no option: it goes to the end, behind ``--``.
+    """A plan that begins with a dash (``-1: full``) is not an option: it goes to the end, behind ``--``.
 
     A value of an option stays where it is (``--plan "-1: full"``), whatever it begins with.
     """
@@ -71,12 +71,12 @@ def _takes_value(word: str) -> bool:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and gives its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
+    """Run one command and return its exit code: 0 done, 2 the user's mistake, 1 a failure of ours or of the machine."""
     build_only(arguments)
     try:
         command = typer.main.get_command(app)
         code = command.main(plans_behind(arguments or ["--help"]), prog_name="stratatune", standalone_mode=False)
-        write_answer("")  # what --help and the like left in the buffer
+        write_answer("")  # what --help and similar options left in the buffer
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         return closed_pipe()

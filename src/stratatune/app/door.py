@@ -111,7 +111,7 @@ def build_only(words: Iterable[str] | None) -> None:
 
 
 class _Command:
-    """A verb as typer sees it. Its options are made when they are asked for, so that registries may still grow."""
+    """A verb as typer sees it. Its options are made when they are needed, so that registries may still grow."""
 
     def __init__(self, name: str, words: set[str], inner: _Spread, interrupted: str) -> None:
         self.__name__, self.__annotations__ = name, {}
@@ -143,7 +143,7 @@ class _Spread:
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """The function's own, then those of each group, keyword-only: typer tells them apart by name."""
+        """The function's own, then those of each group, keyword-only: typer distinguishes them by name."""
         own = _parameters(self.function, filled=self.groups)
         shared = [one for group in self.groups.values() for one in _parameters(group)]
         return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
@@ -169,7 +169,7 @@ def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _give(answer: Answer, door: Door) -> int:
-    """Prints an answer and gives the exit code."""
+    """Print an answer and return the exit code."""
     if door.json:
         # An escape of JSON's own says what the encoding has no sign for.
         text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)

@@ -34,7 +34,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
 
     It is fitted to pairs of texts that belong together, to triplets whose third text does not, or to pairs with a score
     of how much they do; then it turns single texts into vectors. A fitted one becomes a step of a ``Pipeline`` inside
-    scikit-learn's ``FrozenEstimator``, since a pipeline's own texts and labels are no pairs; so there is no
+    scikit-learn's ``FrozenEstimator``, since a pipeline's own texts and labels are not pairs; so there is no
     ``fit_transform``. Options of the objective are a setting: ``Embedder(objective="vectors(pooling=first)")``.
     """
 
@@ -66,7 +66,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
 
         Raises:
             NotFittedError: it is not fitted.
-            DataError: X is no list, array, Series or DataFrame of single texts.
+            DataError: X is not a list, array, Series or DataFrame of single texts.
         """
         return self._vectors(X, _QUERY)
 
@@ -80,7 +80,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         if not rows:
             return np.empty(0, np.float32)
         if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) != 2]:
-            raise DataError(f"this is no pair of texts: {odd[0]!r:.60}", "give two texts for each")
+            raise DataError(f"this is not a pair of texts: {odd[0]!r:.60}", "give two texts for each")
         columns = _named(rows, tuple((RANKED if objective.label is None else SCORED).roles))
         found = self._predictor_for(len(rows)).predict(_table(columns), written=Written(bad_rows="empty")).values
         assert found is not None
@@ -119,7 +119,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for."""
+        """The folder remembers everything that is requested."""
 
 
 _ROW = (list, tuple, np.ndarray)
@@ -143,7 +143,9 @@ def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
     else:
         rows = _rows(texts)
         if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) < 2]:
-            raise DataError(f"this is no pair of texts: {odd[0]!r:.60}", f"give tuples of two texts or more; {_FROZEN}")
+            raise DataError(
+                f"this is not a pair of texts: {odd[0]!r:.60}", f"give tuples of two texts or more; {_FROZEN}"
+            )
         if not rows:
             raise DataError("there are no pairs to learn from", "give tuples of two texts or more")
         columns = _named(rows, tuple((RANKED if scores is None else SCORED).roles))
@@ -151,7 +153,7 @@ def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
 
 
 def _scores(scores: Any, count: int) -> list[Any]:
-    """The score of each of ``count`` pairs; what is no number is left to the reader, which names the row."""
+    """The score of each of ``count`` pairs; what is not a number is left to the reader, which names the row."""
     values = labels_of(scores).tolist()
     if len(values) != count:
         raise DataError(f"{count} pairs but {len(values)} scores", "give a score for each pair")
@@ -167,7 +169,7 @@ def _named(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
     if count > len(names) and names == tuple(SCORED.roles):
         raise DataError(f"examples of {count} texts with scores", "give two texts for each score")
     if odd := [cell for row in rows for cell in row if not (isinstance(cell, str) or is_missing(cell))]:
-        raise DataError(f"this is no text: {odd[0]!r:.60}", "give tuples of strings; scores are given as y")
+        raise DataError(f"this is not a text: {odd[0]!r:.60}", "give tuples of strings; scores are given as y")
     (negative,) = RANKED.repeated
     known = (*names, *(f"{negative}_{number}" for number in range(1, 1 + count - len(names))))
     return {name: [_none(row[at]) for row in rows] for at, name in enumerate(known)}
@@ -179,7 +181,7 @@ def _texts(texts: Any) -> list[Any]:
     if getattr(texts, "columns", None) is not None and all(len(row) == 1 for row in rows):
         rows = [row[0] for row in rows]
     if odd := [row for row in rows if not (isinstance(row, str) or is_missing(row))]:
-        raise DataError(f"this is no text: {odd[0]!r:.60}", "give a list of strings; pairs are for similarity")
+        raise DataError(f"this is not a text: {odd[0]!r:.60}", "give a list of strings; pairs are for similarity")
     return [_none(row) for row in rows]
 
 
@@ -188,7 +190,7 @@ def _none(cell: Any) -> Any:
 
 
 def _rows(rows: Any) -> list[Any]:
-    """Arrays, Series and DataFrames as lists; a bare text is no list of texts."""
+    """Arrays, Series and DataFrames as lists; a bare text is not a list of texts."""
     rows = as_known(rows)
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")

@@ -124,7 +124,7 @@ class TextEstimator(BaseEstimator):
         predictor = Predictor(folder, base=base)
         record = getattr(predictor.model, "attached", None)
         if record is None:
-            raise ModelError(f"{folder} is an ONNX export, which is no fitted estimator", "st.Predictor reads it")
+            raise ModelError(f"{folder} is an ONNX export, which is not a fitted estimator", "st.Predictor reads it")
         objective = predictor.objective
         if _learns_other(objective.name, cls._learns) or not cls._answers(objective):
             raise ModelError(
@@ -138,7 +138,7 @@ class TextEstimator(BaseEstimator):
 
     @property
     def predictor_(self) -> Predictor:
-        """The trained model at work; loaded when it is first asked for."""
+        """The trained model in use; loaded when it is first needed."""
         run = self._fitted()
         if self._predictor is None:
             self._predictor = Predictor(run, base=self._base, device=self._settings.get("device", "auto"))
@@ -150,7 +150,7 @@ class TextEstimator(BaseEstimator):
         return {"params": self.get_params(deep=False), "base": self._base, "files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Back from such a state; the base model is loaded when it is first asked for.
+        """Back from such a state; the base model is loaded when it is first needed.
 
         Raises:
             ModelError: the state is none of these.
@@ -278,7 +278,7 @@ class TextEstimator(BaseEstimator):
         return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
 
     def _predictor_for(self, rows: int) -> Predictor:
-        """The predictor; it remembers what the trunk says of as many texts as were fitted, or fewer."""
+        """The predictor; it remembers the trunk's output for as many texts as were fitted, or fewer."""
         predictor = self.predictor_
         few = self._remember is not None and rows <= self._remember[2]  # a fold, not all that there is to predict
         predictor.remember = self._remember[:2] if self._remember is not None and few else None
@@ -337,7 +337,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         labels = labels_of(y)
         classes = classes_of(labels)
         weights = weights_of(labels, self.class_weight, sample_weight)
-        # An encoder-decoder would tell labels as text, and here they are classes.
+        # An encoder-decoder would write labels as text, and here they are classes.
         given = {"objective": "classification"} if len(shape_of(self.model).stacks) > 1 else {}
         self._fit(X, [name_of(label) for label in labels], classes, weights, **given)
         self.classes_ = classes
@@ -424,7 +424,7 @@ def _learns_other(name: str, own: Sequence[str]) -> bool:
 
 
 def _default(field: Any) -> Any:
-    """A setting's default as a signature shows it; None stands for a collection, which is made anew each time."""
+    """A setting's default as a signature shows it; None stands for a collection, which is created each time."""
     value = field.get_default(call_default_factory=True)
     return None if isinstance(value, dict | list) else value
 

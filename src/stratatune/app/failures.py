@@ -1,4 +1,4 @@
-"""Telling the user of a failure, on the command line. No torch."""
+"""Reporting a failure to the user, on the command line. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interrupted(StratatuneError):
 
 
 def report(error: Exception, *, as_json: bool, debug: bool) -> int:
-    """Tells the user of ``error`` and gives the exit code."""
+    """Report ``error`` to the user and return the exit code."""
     failure = failure_of(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)

@@ -114,7 +114,7 @@ def _cell(value: Any) -> Any:
 class _Lines:
     r"""Collects what a csv writer writes, each line ended by a line feed.
 
-    The writer is told that lines end in ``\r\n``: until Python 3.13 it quotes a cell with a lone ``\r`` only then, and
+    The writer is set to end lines in ``\r\n``: until Python 3.13 it quotes a cell with a lone ``\r`` only then, and
     unquoted it would be read as the end of a row.
     """
 

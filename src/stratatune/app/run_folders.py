@@ -65,7 +65,7 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
     """The classes, the columns' names and how sets were given, where the folder knows them.
 
     Raises:
-        ModelError: what it says of them is damaged.
+        ModelError: its record of them is damaged.
     """
     path = next((one for one in (folder / MEMORY, folder.parent / MEMORY) if one.is_file()), None)
     if path is None:

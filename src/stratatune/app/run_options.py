@@ -91,7 +91,7 @@ _SET = _parameter(
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
-    """The option of one setting; not given, it is None, and the file's value or the default stands."""
+    """The option of one setting. If not given, it is None, and the file's value or the default applies."""
     from stratatune.training.config import choices
 
     kind = _reads_as(field) or str

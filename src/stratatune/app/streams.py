@@ -31,7 +31,7 @@ _PLAIN = {
     "…": "...",
     "→": "->",
 }
-"""What stands for a sign of ours where the encoding does not have it."""
+"""What replaces a character of ours that the encoding does not have."""
 _ERRORS = "stratatune.plain"
 
 

@@ -66,7 +66,7 @@ class Tagger(TextEstimator):
         return np.array(self.predictor_.labels)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers all that is asked for."""
+        """The folder remembers everything that is requested."""
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:
@@ -75,14 +75,14 @@ def _data_set(words: Any, tags: Any) -> Dataset:
     words, tags = _plain(words), _plain(tags)
     for what, rows in (("words", words), ("tags", tags)):
         if odd := [row for row in rows if not isinstance(row, list)]:
-            raise DataError(f"a text's {what} are no list: {odd[0][:40]!r}", f"give a list of {what} for each text")
+            raise DataError(f"a text's {what} are not a list: {odd[0][:40]!r}", f"give a list of {what} for each text")
     if len(words) != len(tags):
         raise DataError(f"{len(words)} texts but {len(tags)} lists of tags", "give a list of tags for each text")
     return Dataset.from_dict({_WORDS: words, _TAGS: tags})
 
 
 def _plain(rows: Any) -> list[Any]:
-    """Arrays and tuples as lists; a bare text is no list of texts."""
+    """Arrays and tuples as lists; a bare text is not a list of texts."""
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     known: Any = as_known(rows)

@@ -229,5 +229,5 @@ def _of_classes(labels: np.ndarray, class_weight: Any) -> np.ndarray:
     if not isinstance(class_weight, Mapping):
         raise DataError(f"class_weight: {class_weight!r}", "legal: 'balanced', or a weight for each class")
     if odd := [name for name in class_weight if name not in classes.tolist()]:
-        raise DataError(f"class_weight names {odd[0]!r}, which is no label", f"labels: {classes.tolist()}")
+        raise DataError(f"class_weight names {odd[0]!r}, which is not a label", f"labels: {classes.tolist()}")
     return np.array([float(class_weight.get(one, 1.0)) for one in classes.tolist()])[place]

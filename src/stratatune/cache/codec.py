@@ -1,4 +1,4 @@
-"""The precision in which hidden states are kept, and what comes of rounding to it. Cached or not, the top sees that.
+"""The precision in which hidden states are kept, and the effect of rounding to it. Cached or not, the top sees that.
 
 int8 has one scale s for each channel: x is kept as q = round(x / s), from -127 to 127, and read as q s. A scale for
 each token would lose 12 % on models with a few channels far larger than the others; one for each channel loses about
@@ -60,7 +60,7 @@ class Codec:
         return DTYPES[self.name]
 
     def pack(self, rows: Tensor, out: Tensor) -> int:
-        """Writes ``rows`` [n, D] into ``out`` [n, D] as they are stored; gives how many values were clipped.
+        """Writes ``rows`` [n, D] into ``out`` [n, D] as they are stored; returns how many values were clipped.
 
         Raises CacheError for values that the precision cannot hold at all.
         """

@@ -71,7 +71,7 @@ class Feed:
         self.autocast = autocast
         self.codec = codec or (Codec() if cache is None else cache.codec)
         self.given = torch.float32  # what blocks without autocast take
-        # fp32 that was asked for under autocast is handed out as fp32, with all of its digits.
+        # fp32 that was requested under autocast is returned as fp32, with all of its digits.
         if autocast is not None and self.codec.stored in (autocast, torch.int8):
             self.given = autocast
         self.on_full = on_full
@@ -80,7 +80,7 @@ class Feed:
 
     @contextlib.contextmanager
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> Iterator[None]:
-        """While this is open, batches that come [B] and are remembered are read before hidden() is asked for them."""
+        """While this is open, coming batches [B] that are remembered are read before hidden() is called for them."""
         self.close()
         if self.cache is not None:
             self._prefetcher = Prefetcher(self._read, self._unpack, coming, device)
@@ -101,7 +101,7 @@ class Feed:
         return self.cache is not None and self.cache.complete
 
     def move_to(self, device: torch.device) -> int:
-        """Take a complete cache into the memory of ``device`` where it has room; gives the bytes that went there."""
+        """Take a complete cache into the memory of ``device`` where it has room; returns the bytes that went there."""
         if self.cache is None or not self.cache.complete or self.cache.resident is not None:
             return 0
         if not 0 < self.cache.bytes <= room_on(device):
@@ -142,7 +142,7 @@ class Feed:
         return hidden
 
     def _rounded(self, hidden: Tensor) -> Tensor:
-        # Embeddings that train need their gradient, which rounding cuts, and nothing of theirs is cached.
+        # Embeddings that train need their gradient, which rounding cuts, so nothing of them is cached.
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
@@ -160,7 +160,7 @@ class Feed:
 
     @contextlib.contextmanager
     def _going_on(self, cache: TrunkCache) -> Iterator[None]:
-        """A cache that can no longer be written is an error only where it was asked for by name."""
+        """A cache that can no longer be written is an error only where it was requested by name."""
         try:
             yield
         except ResourceError as error:
@@ -188,7 +188,7 @@ class Feed:
 def run_trunk(
     trunk: Trunk, batch: Batch, question: Asking | None = None, *, one_position: bool, autocast: torch.dtype | None
 ) -> Tensor:
-    """What the trunk says of a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
+    """The trunk's output for a batch, unrounded: [B, T, D], or [B, 1, D] when only the position read matters."""
     with torch.autocast(batch.input_ids.device.type, dtype=autocast, enabled=autocast is not None):
         hidden = trunk(batch.input_ids, batch.mask, batch.token_types, question and question(batch))
     return take(hidden, batch.read) if one_position else hidden

@@ -70,7 +70,7 @@ def _folder_bytes(folder: Path) -> int:
 
 
 def verify_cache(folder: Path) -> list[str]:
-    """Reads every byte of a cache and gives its problems, one line each; an empty list is a sound cache."""
+    """Read every byte of a cache and return its problems, one line each; an empty list is a sound cache."""
     try:
         identity = read_identity(folder)
     except CacheError as error:
@@ -83,7 +83,7 @@ def verify_cache(folder: Path) -> list[str]:
 
 
 def remove_cache(root: Path, digest_or_prefix: str) -> int:
-    """Deletes the one cache whose digest starts so, and gives the bytes freed. A process that reads it can continue.
+    """Delete the one cache with this digest or prefix and return the bytes freed. A process that reads it can continue.
 
     Raises CacheError when none or several match or a writer holds it, ResourceError when the folder may not be changed.
     """
@@ -97,7 +97,7 @@ def remove_cache(root: Path, digest_or_prefix: str) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Renames the folder out of sight, which cannot half happen, and then deletes it and what a killed removal left."""
+    """Rename the folder out of sight, which is atomic, and then delete it and what a killed removal left."""
     with file_errors(folder, 0):
         lock = take_lock(folder)
         if lock is None:
@@ -113,10 +113,10 @@ def _remove(folder: Path) -> None:
 
 
 def evict(root: Path, limit_bytes: int, keep: Container[str] = ()) -> int:
-    """Deletes complete caches, the least recently used first, until all but ``keep`` take at most ``limit_bytes``.
+    """Delete complete caches, the least recently used first, until all but ``keep`` take at most ``limit_bytes``.
 
-    The caches ``keep``, by their digests, caches being written and incomplete ones (a run may resume them) stay. Gives
-    the bytes freed.
+    The caches ``keep``, by their digests, caches being written and incomplete ones (a run may resume them) stay.
+    Returns the bytes freed.
     """
     infos = [info for info in list_caches(root) if info.digest not in keep]
     excess, freed = sum(info.bytes for info in infos) - limit_bytes, 0

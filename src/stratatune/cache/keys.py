@@ -39,7 +39,7 @@ class CacheKey:
 
     @property
     def digest(self) -> str:
-        """24 hex characters; the name of the cache's folder. Another format gets a folder of its own, built anew."""
+        """24 hex characters; the name of the cache's folder. Another format gets a folder of its own and is rebuilt."""
         # A field that is added here changes every digest: older caches are then not found, and are evicted as they age.
         said = {"format": FORMAT, **asdict(replace(self, model=""))}
         return digest_of_json(said, size=12, separators=(",", ":"))

@@ -34,7 +34,7 @@ class Resident:
     def get_padded(self, index: np.ndarray) -> Tensor:
         """The rows of ``index`` [B] as [B, T, D] on the device, zeros after an example's last row."""
         column, counts = np.arange(self.counts[index].max(initial=0)), self.counts[index][:, None]
-        # Row 0 stands in for padding, so that the whole batch is one gather; it is blanked after.
+        # Row 0 is read in place of padding, so that the whole batch is one gather; it is zeroed afterwards.
         at = np.where(column < counts, self.first[index][:, None] + column, 0)  # [B, T]
         device = self.rows.device
         rows = self.rows[torch.from_numpy(at).to(device, non_blocking=True)]

@@ -1,7 +1,7 @@
 """``--cache auto``: which precision and which place, or no cache, and why in one line. No torch.
 
-The trunk runs once for each time that an example is asked for; a cache makes that once and reads it afterwards. It must
-fit, and reading must be quicker than computing. A precision below that of the computation changes numbers (int8 by
+Without a cache the trunk runs each time that an example is read; a cache makes that once and reads it afterwards. It
+must fit, and reading must be quicker than computing. A precision below that of the computation changes numbers (int8 by
 about 1 %), so it is taken only where the computation's own fits nowhere.
 """
 
@@ -23,8 +23,8 @@ class Need:
     """What is to be remembered.
 
     Attributes:
-        values: numbers in the hidden states of all texts that are asked for more than once, each text counted once.
-        passes: how often each is asked for, in the mean.
+        values: numbers in the hidden states of all texts that are read more than once, each text counted once.
+        passes: how often each is read, in the mean.
         trunk_seconds: what one pass of the trunk over them takes.
         dtypes: precisions in the order of preference.
     """

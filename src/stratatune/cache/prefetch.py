@@ -18,12 +18,12 @@ DEPTH = 2  # batches ready or under way at a time
 
 
 class Prefetcher:
-    """Reads ``coming`` batches [B] in order, a few before they are asked for.
+    """Reads ``coming`` batches [B] in order, a few before they are needed.
 
     Args:
         read: the hidden states of a batch as stored, padded [B, T, D]; None when they are not all there.
         unpack: makes values of them, on the device.
-        coming: example numbers of the batches that will be asked for.
+        coming: example numbers of the batches that will be read.
         device: where they are to be.
     """
 

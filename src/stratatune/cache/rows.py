@@ -49,7 +49,7 @@ def gather(slots: Sequence[Tensor], slot: np.ndarray, first: np.ndarray, counts:
     """
     if (slot == slot[0]).all():
         return slots[slot[0]].index_select(0, torch.from_numpy(ranges(first, counts)))
-    # Stable, so that examples of one slot keep the order in which they were asked for.
+    # Stable, so that examples of one slot keep the order in which they were requested.
     order = np.argsort(slot, kind="stable")
     at = torch.from_numpy(ranges(first[order], counts[order]))
     ends = np.cumsum(counts[order])
@@ -75,7 +75,7 @@ def pad(rows: Tensor, counts: np.ndarray) -> Tensor:
 
 
 def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Fresh memory for [rows, D]; ResourceError when there is not so much."""
+    """Fresh memory for [rows, D]; ResourceError when there is not enough."""
     try:
         with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
             return torch.empty(rows, width, dtype=dtype)

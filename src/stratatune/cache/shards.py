@@ -231,7 +231,7 @@ def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list
 
 
 def sweep(folder: Path, shards: list[Shard]) -> int:
-    """Removes what killed writers left beside the whole ``shards``; gives the first number that no shard ever had."""
+    """Removes what killed writers left beside the whole ``shards``; returns the first number that no shard ever had."""
     keep = {path for shard in shards for path in (shard.path, shard.path.with_suffix(".json"))}
     litter = [
         path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp"), *folder.glob(".*.part")) if path not in keep

@@ -1,7 +1,7 @@
 """Rows that another cache of the same trunk has already, so that data sets which share texts run it once for each.
 
-A search over folds trains on ever other parts of the same texts. Each part has a cache of its own; beside it stands a
-mark for each text, a hash of what the trunk reads of it. A new cache takes the rows of texts that stand in others.
+A search over folds trains on different parts of the same texts. Each part has a cache of its own, and beside it a mark
+for each text: a hash of what the trunk reads of it. A new cache takes the rows of texts that other caches have.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> No
 
 
 def adopt(cache: TrunkCache, marks: np.ndarray, first: np.ndarray) -> int:
-    """Put rows into ``cache`` that others beside it have; gives how many texts.
+    """Put rows into ``cache`` that others beside it have; returns how many texts.
 
     Args:
         cache: the cache.

@@ -348,7 +348,7 @@ class TrunkCache:
             reason = f"its {KEY_FILE} names another {', '.join(differs)}"
         except CacheError as error:
             reason = error.message
-        self.notices.append(f"the trunk cache {folder} is {'built anew' if self.writable else 'not used'}: {reason}")
+        self.notices.append(f"the trunk cache {folder} is {'rebuilt' if self.writable else 'not used'}: {reason}")
         return None
 
     def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:

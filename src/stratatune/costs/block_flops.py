@@ -22,7 +22,7 @@ class Work:
         return self
 
     def times(self, number: float) -> Work:
-        """So many of it."""
+        """The work of ``number`` of these."""
         return Work(number * self.forward, number * self.backward)
 
     @property
@@ -34,9 +34,9 @@ class Block:
     """The walk through one block; keys and values at every position, the rest at ``queries``.
 
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
-    and values, and again at those positions, where keys and values come out a second time, for nothing.
+    and values, and again at those positions, where keys and values are made a second time and not used.
 
-    ``arrives``, in every method: whether gradients are wanted of what comes in.
+    ``arrives``, in every method: whether gradients are needed of what comes in.
     """
 
     def __init__(self, shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int) -> None:
@@ -50,7 +50,7 @@ class Block:
         self.twice = shape.last_block == "cached" and queries < length
 
     def run(self, arrives: bool) -> bool:
-        """Do it; tells whether gradients are wanted of what comes out."""
+        """Walk through the block; returns whether gradients are needed of what comes out."""
         before = self.shape.norms_first  # what they train wants gradients in front of the parts
         normed = arrives or (before and "norm_attn" in self.touched)
         context = self._attention(normed)
@@ -69,7 +69,7 @@ class Block:
         return leaves
 
     def _linear(self, role: str, arrives: bool) -> bool:
-        """A role's own matrix and what methods put on it; tells whether gradients are wanted of what comes out."""
+        """A role's own matrix and what methods put on it; returns whether gradients are needed of what comes out."""
         for positions, used in self._passes(role):
             self._product(role, positions, arrives, used)
         return arrives or role in self.touched
@@ -110,7 +110,7 @@ class Block:
         return scores or value
 
     def _beside(self) -> None:
-        """What stands on no single role: parallel adapters and prefixes, forward and both gradients."""
+        """What belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
         positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
         for one in self.methods:
             if not isinstance(one, RoleMethod):

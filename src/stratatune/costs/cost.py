@@ -1,6 +1,6 @@
 """What a plan costs, before anything runs.
 
-:func:`cost` tells the work of a training step for each token. Given the lengths of a data set it also tells what an
+:func:`cost` gives the work of a training step for each token. Given the lengths of a data set it also gives what an
 epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. Operations are counted by the
 formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``model/kept.py``.
 """
@@ -126,7 +126,7 @@ def cost(
     Args:
         plan: the plan, or a plan on its model already.
         shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
-        lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` tells of epochs over it. These
+        lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` has the epochs over it. These
             count our loop as it is: batches cut by length, the last block at one position. A, B, C and F learn the
             same by transformers' own model, whose head of tags or of a decoder runs at every token; a classifier where
             ``objective`` reads label words of an encoder.

@@ -13,7 +13,7 @@ block over ``T`` positions takes
 
 In the first block that trains, gradients flow only behind what trains in it: the walk of ``block_flops.py`` follows
 them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks whose
-norms stand behind their parts (BERT, RoBERTa and their kin) and for those of decoders, whose norms stand before them.
+norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
 """
@@ -87,7 +87,7 @@ def reread(shape: Shape, tokens: int) -> float:
 
 
 def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:
-    """An insertion's matrices; of the first no input gradient is wanted where nothing below trains."""
+    """An insertion's matrices; the first needs no input gradient where nothing below trains."""
     product, (read, weights) = 2.0 * one.multiplications_at(shape, length), one.entered(shape, length)
     spared = 0.0 if arrives else 2.0 * read * weights
     return Work(product, 2 * product - spared)

@@ -3,7 +3,7 @@
 Weights have the width that checkpoints of the kind are stored in (decoders bf16, others fp32). In memory are then:
 
     resident   the whole model, for what trains its fp32 masters, gradients and AdamW's two moments, what a step keeps
-    streamed   while the cache is filled two blocks and a wave; while the top trains its blocks and what stands around
+    streamed   while the cache is filled two blocks and a wave; while the top trains its blocks and what is around them
     4-bit      the same, the frozen linears of the top at 4.127 bits a weight (QLoRA's double quantisation)
 
 each beside what Python and torch take. Seconds are the FLOPs of ``costs/flops.py`` over a measured rate of matrix

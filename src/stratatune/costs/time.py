@@ -20,7 +20,7 @@ class Pace:
     per_second: float
 
     def seconds(self, work: float, passes: float = 1) -> float:
-        """What so many ``passes`` take that do so much ``work`` together."""
+        """The seconds of ``passes`` that do ``work`` together."""
         return passes * self.fixed + work / self.per_second
 
 

@@ -35,7 +35,7 @@ class Batch:
         targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
         groups: int64 [G, K], which of the B texts are those of each of G examples, -1 behind the last; None: each text
             is an example. Then targets are those of the G examples.
-        places: int64 [B, U], the positions the head reads where there are several, -1 for what no token stands for,
+        places: int64 [B, U], the positions the head reads where there are several, -1 for what no token represents,
             -100 behind the last; None: ``read``.
         given: float32 [B, E], as :attr:`stratatune.data.encoded.Encoded.given` has it; None: every text is computed.
     """

@@ -56,7 +56,7 @@ def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: S
 
 
 def _behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The token ids of ``text`` as it stands behind other text, whatever the tokenizer does at the start of one."""
+    """The token ids of ``text`` as it is encoded behind other text, whatever the tokenizer does at the start of one."""
     anchor = "a"
     before = tokenizer(anchor, add_special_tokens=False, verbose=False)["input_ids"]
     whole = tokenizer(anchor + text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -191,7 +191,7 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion.
 
-    A blank stands between them, unless the prompt ends in white space of its own, which stays the prompt's: what is
+    A blank separates them, unless the prompt ends in white space of its own, which stays the prompt's: what is
     generated begins behind it.
     """
     given, own = prompt_ids(tokenizer, text), text[-1:].isspace()

@@ -1,4 +1,4 @@
-"""Conversations as tokens by a chat template, and which of the tokens bear loss: those of the assistant's turns.
+"""Conversations as tokens by a chat template, and which of the tokens count in the loss: the assistant's turns.
 
 A template may mark them itself (``{% generation %}``). Most do not; then a turn is the difference of two prefixes: the
 conversation up to the turn, with the prompt that asks for an answer, and the conversation up to its end. Both must be
@@ -51,7 +51,7 @@ Span = tuple[int, int]
 
 
 class _Refused(Exception):
-    """What a template says of a conversation that it does not take."""
+    """What a template says about a conversation that it does not take."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tokens:
 
     Attributes:
         ids: T token ids.
-        spans: where each answer that is learnt lies in them, from its first token to behind its last.
+        spans: where each answer that is learnt is in them, from its first token to behind its last.
         joined: answers whose first token begins inside the prompt.
     """
 
@@ -107,7 +107,7 @@ class ChatTemplate:
             raise _Refused(line_of(error)) from error
 
     def mistake(self) -> str:
-        """What is wrong with the template itself; empty where only a conversation can tell."""
+        """What is wrong with the template itself; empty where only a conversation can show it."""
         try:
             self.render(Conversation([{"role": "user", "content": "a"}]))
         except _Refused as error:
@@ -220,14 +220,14 @@ class ChatTemplate:
         return Tokens(list(out["input_ids"]), spans, joined)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
-        """Where the answer that is message ``at`` lies in the whole text, its end included."""
+        """Where the answer that is message ``at`` is in the whole text, its end included."""
         before = self.render(conversation, at, asks=True)
         if not whole.startswith(before):
             earlier = whole.startswith(self.render(conversation, at))
             what = (
                 f"its prompt for an answer is not what it writes before message {at + 1}"
                 if earlier
-                else f"it rewrites what stands before message {at + 1}"
+                else f"it rewrites what comes before message {at + 1}"
             )
             raise _rewritten(place, what, last_helps=not earlier and not self.last)
         if at == len(conversation.messages) - 1:
@@ -257,7 +257,7 @@ def _rewritten(place: str, what: str, *, last_helps: bool) -> DataError:
 
 
 def runs(mask: np.ndarray) -> list[Span]:
-    """Where runs of True lie in a bool array [T]: the start of each, and behind its end."""
+    """Where runs of True are in a bool array [T]: the start of each, and behind its end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
@@ -302,7 +302,7 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
 
 @dataclass
 class _Count:
-    """What becomes of conversations that are too long."""
+    """What happens to conversations that are too long."""
 
     cut: int = 0
     answers: int = 0

@@ -73,7 +73,7 @@ def _separates(line: str) -> bool:
 
 
 def _cells(line: str, mark: str | None) -> list[str]:
-    # No other white space separates columns: a no-break space may stand inside a word, or be one.
+    # No other white space separates columns: a no-break space may be inside a word, or be one.
     if mark:
         return [cell.strip(" ") for cell in line.rstrip("\t ").split(mark)]
     return _BLANKS.split(line.strip(_BLANK))

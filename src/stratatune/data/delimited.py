@@ -76,7 +76,7 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
 
 
 def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
-    """How the file is written, and what is to be said of what was recognised."""
+    """How the file is written, and notices about what was recognised."""
     encoding = written.encoding or encoding_of_file(path)
     feeds = _ends_at_feeds(path)
     usual = _USUAL[path.suffix]
@@ -110,7 +110,7 @@ def _start(path: Path, layout: _Layout) -> tuple[list[str], list[str]]:
 def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Iterator[list[str]]]:
     """The file's records, as Python's csv reads them, with cells as long as they are.
 
-    The reader refuses a lone carriage return, so that where it is text a space stands for it.
+    The reader refuses a lone carriage return, so where it is text it is replaced by a space.
     """
     limit = csv.field_size_limit(_NO_LIMIT)
     try:
@@ -161,7 +161,7 @@ def _ends_at_feeds(path: Path) -> bool:
 
 
 def _without_carriage(frame: Frame, last: str) -> Frame:
-    r"""The same where some rows end in ``\r\n``, whose ``\r`` is no part of the last column."""
+    r"""The same where some rows end in ``\r\n``, whose ``\r`` is not part of the last column."""
 
     def get(name: str, plain: Any = frame.get) -> list[Any]:
         values = plain(name)

@@ -40,7 +40,7 @@ def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
 def encode_template(table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """The template filled with every row, tokenised as one text; the head reads the mask.
 
-    A row that fits comes out as the tokenizer gives it for the joined text. A longer one loses tokens at the end of its
+    A row that fits is as the tokenizer gives it for the joined text. A longer one loses tokens at the end of its
     texts, the longer text first, never of the template.
 
     Raises:
@@ -149,5 +149,5 @@ def pack(ids: Rows, types: Rows | None, read: np.ndarray, notices: tuple[str, ..
 
 
 def cut_notice(cut: int, table: Table, max_length: int) -> tuple[str, ...]:
-    """What to say of ``cut`` texts that were too long."""
+    """The notice about ``cut`` texts that were too long."""
     return (f"{cut} of {len(table)} texts of {table.source} were cut to {max_length} tokens",) if cut else ()

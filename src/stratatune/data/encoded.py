@@ -19,7 +19,7 @@ from stratatune.hashing import Part, digest
 LABEL = "label"
 """The name of the targets where an example has one kind of them."""
 IGNORED = -100
-"""A target that bears no loss, as torch has it; it fills the shorter rows of a batch."""
+"""A target that does not count in the loss, as torch has it; it fills the shorter rows of a batch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Encoded:
             its positive and its negatives); None: each text is an example.
         notices: what the user should know, such as how many texts were cut.
         places: the positions that the head reads, where an objective reads several of each text, one after the other;
-            -1 for what no token stands for. None: ``read`` says it all.
+            -1 for what no token represents. None: ``read`` says it all.
         given: float32 [N, E], what an objective represents texts by, where that is known and is not to be computed (the
             documents of a search whose index stays); NaN for the other texts. None: all are computed.
     """
@@ -181,7 +181,7 @@ class Encoded:
         return f"{self.fingerprint}/{len(self.distinct.first)}" if self.distinct.repeated else self.fingerprint
 
     def flat(self, index: np.ndarray) -> np.ndarray:
-        """int64 [sum T of index]: where the tokens of these examples lie in the flat arrays."""
+        """int64 [sum T of index]: where the tokens of these examples are in the flat arrays."""
         return flat(self.offsets, index)
 
     def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:

@@ -21,7 +21,7 @@ from stratatune.errors import DataError
 _LEGAL = 'a file is a list of objects, or has one on each line: {"text": ..., "label": ...}'
 
 _ROWS = ("data", "rows", "examples", "records")
-"""Keys of a single object under which its rows may stand."""
+"""Keys of a single object under which its rows may be."""
 
 
 def open_json(path: Path, written: Written) -> Frame:

@@ -155,7 +155,7 @@ def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
             value = json.loads(value)
         except ValueError as error:
             raise DataError(
-                f"{frame.place}, row {row}: column {name!r} is no JSON list: {error}", 'write ["a", "b"], or a,b'
+                f"{frame.place}, row {row}: column {name!r} is not a JSON list: {error}", 'write ["a", "b"], or a,b'
             ) from error
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_missing(value):
@@ -186,7 +186,7 @@ def separator_of(cells: Iterable[Cell], place: str) -> str:
 
 
 def separator_named(word: str) -> str:
-    """The separator that a word means, or that stands for itself.
+    """The separator that ``word`` names, or ``word`` itself if it is one.
 
     Raises:
         DataError: it is none.

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
 SEPARATORS = (",", ";", "|", "\t")
-"""What is recognised between two labels in a cell. A blank is not, as it may stand inside a label."""
+"""What is recognised between two labels in a cell. A blank is not, as it may be inside a label."""
 SETS_HINT = "several labels in a cell: --objective multilabel"
-"""What is said of data that look like label sets to an objective of one label a text."""
+"""The hint for data that look like label sets under an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a class of its own
 _SHOWN = 20
@@ -45,7 +45,7 @@ class LabelSet:
         """The distinct labels in sorted order; numbers in numeric order.
 
         Raises:
-            DataError: one class only, or numbers with fractions or so many labels that the column can hold no classes.
+            DataError: one class only, or numbers with fractions, or so many labels that the column can hold no classes.
         """
         names = {label_text(label) for label in labels}
         _refuse_fractions(labels, names, place)
@@ -132,7 +132,7 @@ def _is_number(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Whether ``value`` stands for one that is not there: None, NaN, or pandas' own marks."""
+    """Whether ``value`` marks a missing one: None, NaN, or pandas' own marks."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, Real) and math.isnan(value)

@@ -12,7 +12,7 @@ _LONGEST_MARK = 4
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding that a byte-order mark at the start tells, else UTF-8: MRPC has one, as do files saved by Excel."""
+    """The encoding that a byte-order mark at the start shows, else UTF-8: MRPC has one, as do files saved by Excel."""
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
 
 

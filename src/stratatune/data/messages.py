@@ -37,9 +37,9 @@ class Conversation:
 
     Attributes:
         messages: each with ``role`` (system, user, assistant, tool), ``content`` and what else it came with.
-        learnt: the positions of the assistant's messages that bear loss.
+        learnt: the positions of the assistant's messages that count in the loss.
         tools: descriptions of tools, as a template takes them.
-        is_text: a plain text that stands for one message of the user.
+        is_text: a plain text, read as one message of the user.
     """
 
     messages: list[Message]
@@ -53,7 +53,7 @@ class Conversation:
         return [at for at, message in enumerate(self.messages) if message["role"] == "assistant"]
 
     def asked(self) -> Conversation:
-        """What stands before the last answer."""
+        """What comes before the last answer."""
         return replace(self, messages=self.messages[: self.learnt[-1]], learnt=()) if self.learnt else self
 
 
@@ -79,7 +79,7 @@ class Cells:
 
 
 def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Conversation:
-    """The messages of a row in their order, and which of them bear loss.
+    """The messages of a row in their order, and which of them count in the loss.
 
     Raises:
         BadRow: with what is wrong.
@@ -193,7 +193,7 @@ def _text(content: Any, number: int) -> str:
 
 
 def _weight(value: Any, number: int) -> int:
-    """Whether a message bears loss, as OpenAI's files say it."""
+    """Whether a message counts in the loss, as OpenAI's files say it."""
     weight = value.get("weight")
     if weight is None:
         return 1

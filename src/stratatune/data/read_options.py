@@ -23,7 +23,7 @@ class ReadOptions:
         split: train, dev (also dev_matched, dev_mismatched) or test. Of a single `.all` file it is the part that the
             task draws from it; None: a file is read whole.
         need_labels: False reads data to predict: labels are left out where they are missing or not whole.
-        written: how a text file is written, and what becomes of rows that are not whole.
+        written: how a text file is written, and what happens to rows that are not whole.
         keep_whole: whether the table keeps all that the source has beside it.
     """
 

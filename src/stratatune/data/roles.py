@@ -180,7 +180,9 @@ class _Finder:
             said = " and ".join(f"{name!r} is the {role}" for name, role in own.items())
             raise self._doubt(f"--text {','.join(text)}, but by its name {said}")
         if label is None and scored_by is not None:
-            raise self._doubt(f"are {text[0]!r} and {text[1]!r} scored by {scored_by!r}? --label {scored_by} says so")
+            raise self._doubt(
+                f"are {text[0]!r} and {text[1]!r} scored by {scored_by!r}? if so, add --label {scored_by}"
+            )
         legal = (one for one in self.layouts if one.by_order and len(one.roles) == 2)
         one = next((one for one in legal if one.scored == (scored_by is not None)), None)
         if one is None:

@@ -46,7 +46,7 @@ class _Misfits:
 def tags_of_spans(
     frame: Frame, column: str, texts: list[str], words: list[list[Place]]
 ) -> tuple[Frame, list[list[str]]]:
-    """A tag for each word of each text, in IOB2, and the frame with what is to be said of spans that no words can say.
+    """A tag for each word of each text, in IOB2, and the frame with notices about spans that do not fit whole words.
 
     Args:
         frame: the rows.
@@ -79,10 +79,10 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     if parts is None or len(parts) != 3 or parts[2] is None:
         raise DataError(f"{place} is none", _WRITE)
     if not isinstance(parts[2], str) or not parts[2].strip():
-        raise DataError(f"{place}: its label {parts[2]!r} is no name", _WRITE)
+        raise DataError(f"{place}: its label {parts[2]!r} is not a name", _WRITE)
     start, end, label = parts
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
-        raise DataError(f"{place}: its ends are no whole numbers", "count characters from 0; end is behind the last")
+        raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is behind the last")
     if not 0 <= start < end <= len(text):
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
     part = text[start:end]
@@ -113,7 +113,7 @@ def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
             value = json.loads(value)
         except ValueError as error:
             raise DataError(
-                f"{frame.place}, row {row}: column {column!r} is no JSON list: {error}",
+                f"{frame.place}, row {row}: column {column!r} is not a JSON list: {error}",
                 'write ["a", "b"], with double quotes, as json.dumps does',
             ) from error
     value = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]

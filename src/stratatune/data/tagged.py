@@ -93,7 +93,7 @@ def _rows(frame: Frame, column: str, words: list[list[Place]]) -> Iterator[tuple
 
 
 def _column(frame: Frame, text: Sequence[str] | None) -> str:
-    """The column of words or texts; one of the usual names stands for another that is there."""
+    """The column of words or texts; one of the usual names also finds a column that has another of them."""
     if text and len(text) > 1:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "tags are read of one")
     usual = (*TOKENS, *SINGLES)
@@ -144,7 +144,7 @@ def _lists(frame: Frame, column: str) -> list[list[str]]:
 
 def _word(frame: Frame, row: int, word: Any) -> str:
     if not isinstance(word, str):
-        raise DataError(f"{frame.place}, row {row}: the word {word!r} is no text", "write every word as a text")
+        raise DataError(f"{frame.place}, row {row}: the word {word!r} is not a text", "write every word as a text")
     return word
 
 

@@ -69,7 +69,7 @@ class Task:
         return self.hub[0] == _GLUE
 
     def class_of(self, written: str) -> str | None:
-        """The class name for a label as a file writes it, or None where it is no label of this task."""
+        """The class name for a label as a file writes it, or None where it is not a label of this task."""
         word = written.strip()
         if word in self.labels:
             return word

@@ -112,7 +112,7 @@ def mask_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
 def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str] | Sequence[str]) -> list[int]:
     """One token id per label, in order; ``words`` is {label: word}, or the words where these name the labels too.
 
-    Each word is read as it stands inside a sentence, that is after a space (LPT, section on label words).
+    Each word is read as it is inside a sentence, that is, after a space (LPT, section on label words).
 
     Raises:
         DataError: a word is several tokens or unknown, or two labels share a token.

@@ -1,4 +1,4 @@
-"""What a user may say of how a table is written, and of rows that are not whole."""
+"""What a user may state about how a table is written, and about rows that are not whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": 
 
 @dataclass(frozen=True)
 class Written:
-    """How a table of text is written, where that is not recognised, and what becomes of its bad rows.
+    """How a table of text is written, where that is not recognised, and what happens to its bad rows.
 
     Attributes:
         delimiter: the character between two fields of a csv or tsv file; None: recognised.
@@ -46,7 +46,7 @@ AS_USUAL = Written()
 
 
 def delimiter_named(word: str) -> str:
-    """The character that ``word`` names; it may stand for itself.
+    """The character that ``word`` names, or ``word`` itself if it is one.
 
     Raises:
         DataError: not one character, or one that texts and quotes are made of.

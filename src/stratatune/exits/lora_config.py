@@ -150,7 +150,7 @@ def _path(attached: Attached, number: int, role: str) -> str:
 
 
 def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
-    """(block, path) -> role -> what LoRA trained there, while it stands in the model."""
+    """(block, path) -> role -> what LoRA trained there, while it is in the model."""
     found: dict[tuple[int, str], dict[str, _LowRank]] = {}
     for number, _, role in _sets(attached, "lora", "dora"):
         one = next(

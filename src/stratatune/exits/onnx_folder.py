@@ -110,10 +110,10 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> OnnxFolder:
-    """What an export says of itself.
+    """What an export records about itself.
 
     Raises:
-        ModelError: it is no export, it was made without a tokenizer or an objective, or its record is damaged.
+        ModelError: it is not an export, it was made without a tokenizer or an objective, or its record is damaged.
     """
     path = Path(folder) / RECORD
     if not holds_onnx(folder):
@@ -128,7 +128,7 @@ def read(folder: str | Path) -> OnnxFolder:
     try:
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise Unreadable(f"it is no record of format {FORMAT}")
+            raise Unreadable(f"it is not a record of format {FORMAT}")
         return OnnxFolder(OnnxRecord.model_validate(data), data, Path(folder))
     except ValidationError as error:
         raise ModelError(f"{path} is damaged: {first_mistake(error)}", _AGAIN) from error
@@ -137,7 +137,7 @@ def read(folder: str | Path) -> OnnxFolder:
 
 
 def to_int8(folder: Path) -> tuple[int, int]:
-    """Quantise the matrices of an export's graph to int8 in place; gives its bytes before and after.
+    """Quantise the matrices of an export's graph to int8 in place; returns its bytes before and after.
 
     Weights are rounded once, for each output channel by itself; activations while the model runs (onnxruntime's dynamic
     quantisation).

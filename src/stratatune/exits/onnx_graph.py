@@ -175,7 +175,7 @@ def _fp32_constants() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells of its own steps, and warns of what it is about to change."""
+    """Silence the exporter, which logs its steps and warns of coming changes."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

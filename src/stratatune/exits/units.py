@@ -1,7 +1,7 @@
 """What leaves gives numbers in the units of the data, where its output layer can.
 
-An output may have been learnt as how many deviations a number lies above the mean of the training data: the objective
-says so under ``units`` in what it saves. The number itself is an affine map of that, so it is one of the linear output
+An output may have been learnt as how many deviations a number lies above the mean of the training data; the objective
+saves that under ``units``. The number itself is an affine map of that, so it is one of the linear output
 layer: with ``y = mean + deviation z`` and ``z = w h + b``, the row ``w`` becomes ``deviation w`` and its bias
 ``mean + deviation b``.
 """

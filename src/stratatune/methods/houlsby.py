@@ -17,7 +17,7 @@ REFUSES_MERGE = "an adapter behind a projection is a non-linear map; no weight o
 class HoulsbyAdapter(Wrapper):
     """``y + W2 gelu(W1 y + b1) + b2`` with ``y = f(x)``, W1 [M, D], W2 [D, M] (Houlsby et al., figure 2, with GELU).
 
-    It stands before the block's dropout, skip connection and norm. W2 and b2 start at zero, so that the model starts as
+    It comes before the block's dropout, skip connection and norm. W2 and b2 start at zero, so that the model starts as
     the base model is (the paper: nearly so).
 
     Args:

@@ -108,7 +108,7 @@ class LatePromptInsertion(nn.Module):
     Args:
         generator: ``(hidden [B, T, D], mask [B, T]) -> [B, P, D]``; it is shown the text alone.
         tokens: P.
-        before: prompt positions that stand in front already.
+        before: prompt positions that are in front already.
         dropout: probability on the prompt vectors.
     """
 

@@ -34,7 +34,7 @@ class PrefixVectors(nn.Module):
 
     def __init__(self, tokens: int, like: nn.Module, value: nn.Module) -> None:
         super().__init__()
-        self.outer_config: Any = None  # the attention's own, while this stands in it
+        self.outer_config: Any = None  # the attention's own, while this is in it
         self.key = nn.Parameter(to_train(own_weight(like), tokens, widths(like)[1]))
         self.value = nn.Parameter(to_train(own_weight(value), tokens, widths(value)[1]))
         for vectors in (self.key, self.value):
@@ -71,7 +71,7 @@ def attend(
     key, value = prefix.before(key, value)
     if mask is not None:
         mask = nn.functional.pad(mask, (tokens, 0), value=mask.dtype == torch.bool or mask.dim() == 2)
-    if rest.get("position_bias") is not None:  # T5's, over the tokens: the prefix stands nowhere, so it gets none
+    if rest.get("position_bias") is not None:  # T5's, over the tokens: the prefix has no position, so it gets none
         rest["position_bias"] = nn.functional.pad(rest["position_bias"], (tokens, 0))
     return function(module, query, key, value, mask, **rest)
 
@@ -92,7 +92,7 @@ def attach(config: Prefix, site: Site) -> list[nn.Parameter]:
     vectors.outer_config = attend_through(attention, NAME, attend)
     if vectors.outer_config is None:
         raise PlanError(
-            f"{site.name}: prefix cannot stand in a {type(attention).__name__}, which does not attend through "
+            f"{site.name}: prefix cannot be put in a {type(attention).__name__}, which does not attend through "
             "transformers' attention interface, whatever the attention implementation",
             "use a method on roles here (lora, ia3, parallel, houlsby), or prompt tokens: prompt, late_prompt",
         )

@@ -13,7 +13,7 @@ from stratatune.methods.site import Place
 from stratatune.plan.methods import Prompt
 
 REFUSES_MERGE = (
-    "a prompt lengthens the sequence; no weight of the base can hold it (its vectors are no words' embeddings)"
+    "a prompt lengthens the sequence; no weight of the base can hold it (its vectors are not embeddings of words)"
 )
 
 

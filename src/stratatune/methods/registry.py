@@ -1,6 +1,6 @@
 """The table of methods: what each kind of method does to a live model.
 
-A method's configuration (pure data, no torch) stands in ``plan/methods.py``. Here is what it does. Adding one is
+A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is
 one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
 are written once over these tables.
 """
@@ -46,7 +46,7 @@ def _always(reason: str) -> Callable[[Any, Site], str]:
 
 
 def _nothing(config: Any, site: Site) -> None:
-    """What stands beside a role's own module is taken off by ``methods.wrapping.unwrap``, for every method alike."""
+    """A role's own module is unwrapped by ``methods.wrapping.unwrap``, for every method alike."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Site:
         return self.module.get_submodule(self.roles[role])
 
     def parent(self, role: str) -> nn.Module:
-        """The module in which ``role`` stands: the attention, for ``q``, fused with other roles or not."""
+        """The module that contains ``role``: the attention, for ``q``, fused with other roles or not."""
         path = self.roles[role].rpartition(".")[0]
         if isinstance(self.module.get_submodule(path), SideBySide):
             path = path.rpartition(".")[0]
@@ -87,10 +87,10 @@ class Place:
     Attributes:
         depth: after how many blocks.
         hidden: D.
-        before: prompt positions that earlier insertions put in front; the first token stands at this position.
+        before: prompt positions that earlier insertions put in front; the first token is at this position.
         words: the model's word embeddings, [V] numbers to vectors of width E.
         embed: ``vectors [P, D] -> [1, P, D]``: what the embeddings make of vectors given in place of the first P words.
-        read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: what the model says of the text, in eval mode
+        read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: the model's output for the text, in eval mode
             and without autograd: the last hidden state of the first token, of a decoder of the last.
     """
 

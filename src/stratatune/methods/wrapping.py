@@ -1,6 +1,6 @@
-"""Modules that stand where a role's own module stood and hold it: what a method puts beside frozen weights.
+"""Modules that take the place of a role's own module and hold it: what a method puts beside frozen weights.
 
-Several may stand on one role, one inside the other; the innermost holds the model's own module.
+Several may wrap one role, one inside the other; the innermost holds the model's own module.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Wrapper(nn.Module):
 
     @abstractmethod
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Change ``own`` (the innermost module, with all that stands inside this folded in) so that it computes this.
+        """Change ``own`` (the innermost module, with every wrapper inside this one folded in) so that it computes this.
 
         Asked only where the method's ``refuses_merge`` has nothing to say, and once the biases are there that its
         ``makes_biases`` asks for. ``readers``: of a norm the linears that alone read it, with all of theirs folded in.
@@ -51,7 +51,7 @@ class Wrapper(nn.Module):
 
 
 def standing(module: nn.Module) -> Iterator[Wrapper]:
-    """What stands around the model's own module, outermost first."""
+    """The wrappers around the model's own module, outermost first."""
     while isinstance(module, Wrapper):
         yield module
         module = module.base
@@ -98,7 +98,7 @@ def widths(module: nn.Module) -> tuple[int, int]:
 
 
 def wrap(site: Site, roles: Iterable[str], make: Callable[[str, nn.Module], Wrapper]) -> list[nn.Parameter]:
-    """Put ``make(role, module)`` where each role's module stands; gives the parameters that it brings."""
+    """Put ``make(role, module)`` in the place of each role's module; returns the parameters that it adds."""
     trained: list[nn.Parameter] = []
     for role, module in site.modules(roles):
         held = {id(parameter) for parameter in module.parameters()}
@@ -109,9 +109,9 @@ def wrap(site: Site, roles: Iterable[str], make: Callable[[str, nn.Module], Wrap
 
 
 def unwrap(site: Site, *, fold: bool) -> None:
-    """Put every role's own module back, with what stands around it folded in, from the inside out, or left away.
+    """Put every role's own module back, with its wrappers folded in from the inside out, or dropped.
 
-    Norms come last: what stands around one may be folded into the linears that read it. Weights in half precision are
+    Norms come last: a norm's wrappers may be folded into the linears that read it. Weights in half precision are
     folded into in fp32 and rounded once, whatever is folded into them.
     """
     with _in_fp32(site) if fold else contextlib.nullcontext():

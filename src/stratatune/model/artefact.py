@@ -71,7 +71,7 @@ def load_artefact(
 
     Args:
         folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
-            (``model/peft_plan.py``); or where one of these stands on the hub: ``user/name``, ``user/name@revision``.
+            (``model/peft_plan.py``); or the name of one of these on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
         apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.

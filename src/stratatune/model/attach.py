@@ -1,4 +1,4 @@
-"""A plan put into a model: :func:`apply` attaches every method and gives back the same Hugging Face model."""
+"""A plan put into a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Tuned(_AnyModel):
         """
         super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
-        above: set[Any] = set(blocks[depth:])  # blocks that share weights stand there too
+        above: set[Any] = set(blocks[depth:])  # blocks that share weights are in it too
         for block in blocks[:depth]:
             if block not in above and hasattr(block, "gradient_checkpointing"):
                 block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -167,7 +167,7 @@ def _put(
     if isinstance(plan, Plan):
         resolved = plan.resolve(whole_shape(backbone))
     else:
-        # A user's row may be measured, which tells more of the sizes than the config did.
+        # A user's row may be measured; then its sizes are better known than from the config.
         resolved = resolve(plan.plan, whole_shape(backbone)) if backbone.row.measured else plan
     _refuse_broken_promises(resolved, backbone)
     model = backbone.model
@@ -177,7 +177,7 @@ def _put(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
-        # Everything is frozen first and each method then marks its own, so nothing trains that no method asked for.
+        # Everything is frozen first and each method then marks its own, so only what a method requested trains.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)

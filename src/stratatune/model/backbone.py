@@ -1,4 +1,4 @@
-"""A live Hugging Face model: its parts, how its family walks it, and the head that it wears."""
+"""A live Hugging Face model: its parts, how its family walks it, and its head."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ class Backbone:
         return self.body.run_block(number, hidden, call)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are wanted: [B, T, D] -> [B, N, D]."""
+        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         return self.body.run_block_at(number, hidden, call, places)

@@ -47,7 +47,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, with the head asked for; it computes in fp32, its frozen weights are as stored.
+        model: in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -62,7 +62,7 @@ class Base:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, its family and its head: made once, and handed on to what attaches a plan."""
+        """The model, its family and its head: made once, and passed on to what attaches a plan."""
         return Backbone(self.model, self.shape)
 
 
@@ -97,7 +97,7 @@ def load_base(
     head learns, in place of the head's own. ``shape``: the sizes of the whole model, where they are known.
 
     Raises:
-        ModelError: no such model or head, no row for its family, a head that its family does not wear, a model that
+        ModelError: no such model or head, no row for its family, a head that its family does not have, a model that
             cannot be loaded, or a tokenizer that does not belong to it.
     """
     # The family is known and its sizes are there, or one clear line says what is wrong; costs only the config.
@@ -127,8 +127,8 @@ def load_base(
     with _one_line(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
-        # Only the names that found no place tell which layout the checkpoint's head has, so the model is loaded a
-        # second time.
+        # Which layout the checkpoint's head has is known only from the names that found no place, so the model is
+        # loaded a second time.
         own = worn.own_setting(row, info["unexpected_keys"])
         if own:
             model, info = load_model(loader, name, {**settings, **own}, unread=unread_below > 0, adjust=adjust)
@@ -199,7 +199,7 @@ def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> s
     """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
 
     Raises:
-        ModelError: it is no output layer.
+        ModelError: it is not an output layer.
     """
     sizes = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in mismatched}
     # By identity: a tied weight has several names.
@@ -235,7 +235,7 @@ def load_tokenizer(
 
 
 def _check_head(row: Architecture, head: type[Head]) -> None:
-    """Refuse a head that a family does not wear."""
+    """Refuse a head that a family does not have."""
     if row.family in head.families:
         return
     worn = [one.name for one in HEADS.values() if row.family in one.families]
@@ -255,7 +255,7 @@ def attention_for_training() -> str | None:
 
 
 def _check_weights(folder: Path) -> None:
-    """Refuses a folder that holds pickled weights only, before the library says so in words of its own."""
+    """Refuse a folder that holds only pickled weights, before the library fails with a message of its own."""
     # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return
@@ -299,7 +299,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _settle_new_parameters(base: Base, backbone: Backbone, missing: set[str]) -> None:
-    """Decide what happens to parameters that the checkpoint lacks: they train, or the head is built anew."""
+    """Decide what happens to parameters that the checkpoint lacks: they train, or the head is rebuilt."""
     named = dict(base.model.named_parameters())
     own = {id(parameter) for parameter in backbone.output_layer()}
     missing = {name for name in missing if name in named and id(named[name]) not in own}

@@ -128,7 +128,7 @@ class Body:
         return run(hidden) if self.through is None else self.through(number, run, hidden)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are wanted: [B, T, D] -> [B, N, D]."""
+        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         if self.row.last_block is None:
             return take(self.run_block(number, hidden, call), places)
         last, block = LAST_BLOCK[self.row.last_block], self.blocks[number]

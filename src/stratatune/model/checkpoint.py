@@ -64,7 +64,7 @@ class Checkpoint:
         for file in files:
             handle = opened[file] = _opened(file)
             starts = _starts(file)
-            for key in handle.keys():  # noqa: SIM118 - it is no mapping
+            for key in handle.keys():  # noqa: SIM118 - it is not a mapping
                 part = handle.get_slice(key)
                 # A dtype that torch does not have counts as uint8, so load_model leaves such a checkpoint to
                 # transformers.

@@ -26,7 +26,7 @@ def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
 
 
 def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object) -> list[str]:
-    """Refuses an artefact that is not as it was written; gives a notice where an older one says nothing of that.
+    """Refuses an artefact that is not as it was written; returns a notice where an older one says nothing of that.
 
     Raises:
         ModelError: a checksum differs, or a tensor holds no finite floating-point numbers.

@@ -78,7 +78,7 @@ def backbone_from_names(
         fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of an
             encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
             BART's.
-        token_types: whether the tokenizer's token types tell segments apart.
+        token_types: whether the tokenizer's token types distinguish segments.
         tuple_blocks: whether a block returns a tuple that the hidden state leads.
         lm_head: the output matrix of the ``...ForCausalLM`` model; the architecture is then a decoder, which also needs
             a ``final_norm``. Of an encoder-decoder: that of its language-model head; needed too.
@@ -86,7 +86,7 @@ def backbone_from_names(
         position_table: the table of positions of a decoder, or of an encoder-decoder's encoder, below
             ``model.base_model``, where it has one.
         decoder_blocks: the ``nn.ModuleList`` of an encoder-decoder's second stack; ``blocks`` are then its encoder's,
-            ``final_norm`` stands behind these. The two stacks are ``encoder`` and ``decoder`` of ``model.base_model``.
+            and ``final_norm`` follows them. The two stacks are ``encoder`` and ``decoder`` of ``model.base_model``.
         decoder_roles: role to path inside a block of the second stack, cross_q, cross_k, cross_v, cross_o and
             norm_cross among them.
         behind_encoder: what the encoder's output goes through behind its last block, in order (T5: norm and dropout).

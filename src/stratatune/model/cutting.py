@@ -66,5 +66,5 @@ def cut_to(backbone: Backbone, resolved: Resolved) -> Backbone:
     cut_config(model.config, str(backbone.row.fields.blocks), wanted)
     # The plan is resolved against the whole model, whose depths its numbers mean.
     note_cut(model, there)
-    # Anew: the old one still counts the blocks that are gone.
+    # A new one: the old one still counts the blocks that are gone.
     return Backbone(model)

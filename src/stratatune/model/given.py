@@ -33,7 +33,7 @@ def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
 
 
 class _Skipped:
-    """Stands for a block's forward."""
+    """Takes the place of a block's forward."""
 
     def __init__(self, body: Body, block: nn.Module, number: int, depth: int, hidden: Tensor) -> None:
         self.body, self.block, self.number, self.depth, self.hidden = body, block, number, depth, hidden

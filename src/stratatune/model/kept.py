@@ -5,8 +5,8 @@ parts of a second and no memory. Autocast, dropout and attention choose their ke
 for real tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.)
 Each storage counts once; the weights, which are there anyway, do not count.
 
-Of neighbouring blocks with the same methods at most three are built: the first, one that stands for all between the
-ends, and the last. What is kept grows with the square of a text's length, so three lengths tell of all others.
+Of neighbouring blocks with the same methods at most three are built: the first, one that represents all between the
+ends, and the last. What is kept grows with the square of a text's length, so three lengths determine all others.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _parabola(points: Mapping[int, float], at: int) -> float:
 
 
 def _shortened(resolved: Resolved) -> tuple[Plan, list[int], dict[str, Any]]:
-    """The plan on a model with fewer blocks, how many blocks each of those stands for, and that model's config."""
+    """The plan on a model with fewer blocks, how many blocks each of those represents, and that model's config."""
     shape, own, sample = resolved.shape, resolved.plan, _sample(resolved)
     chosen = [number for number, _ in sample]
     strata, insertions, sizes = [], [], []
@@ -131,9 +131,9 @@ def _shortened(resolved: Resolved) -> tuple[Plan, list[int], dict[str, Any]]:
 
 
 def _sample(resolved: Resolved) -> list[tuple[int, int]]:
-    """The numbers of the blocks that are built, and how many blocks each stands for."""
+    """The numbers of the blocks that are built, and how many blocks each represents."""
     shape, depth = resolved.shape, resolved.frozen_depth
-    if shape.distinct:  # the blocks share their weights, and cannot be told apart
+    if shape.distinct:  # the blocks share their weights, and cannot be distinguished
         return [(number, 1) for number in range(shape.blocks)]
     found = []
     for stack in shape.stacks.values():
@@ -251,7 +251,7 @@ def _saved(backbone: Backbone, step: Callable[[], Tensor], weights: set[int]) ->
     finally:
         for handle in handles:
             handle.remove()
-    # Only what is held still: a part that was computed for nothing is dropped with its nodes.
+    # Only what is still held: a part that was computed and not used is dropped with its nodes.
     held = [one for one in (reference() for reference in saved) if one is not None]
     del loss
     found: dict[int, tuple[int, int]] = {}

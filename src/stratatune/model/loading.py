@@ -44,7 +44,7 @@ class _Asked:
 
 
 class _Stored:
-    """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is asked for.
+    """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is needed.
 
     It comes as it is stored, whatever dtype transformers asks for.
     """
@@ -106,9 +106,9 @@ def load_model(
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
     # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
     model.config._name_or_path = name
-    # A parameter is a new object over the stand-in's storage, so it is the storage that tells which tensor it is.
+    # A parameter is a new object over the stand-in's storage, so its tensor is found by the storage.
     places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
-    # Tied biases are made anew; they have the checkpoint's own names.
+    # Tied biases are created again; they have the checkpoint's own names.
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}

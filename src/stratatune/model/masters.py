@@ -2,7 +2,7 @@
 
 transformers 5 loads a checkpoint in the dtype that it was saved in. A step of 1e-4 is lost on a bf16 weight of 1, which
 has three digits, so what trains is held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a method adds
-compute in fp32 and give back the dtype they were given. The base's own modules (BitFit's biases, what trains whole)
+compute in fp32 and return the dtype they were given. The base's own modules (BitFit's biases, what trains whole)
 keep computing in theirs: each forward rounds the master once. Where weights are only stored in half precision
 (``model/stored.py``), the model computes in fp32, and so do the masters.
 """
@@ -24,7 +24,7 @@ _OWN = ("bitfit", "full", "head", "output")
 
 
 def hold_masters(attached: Attached) -> list[RemovableHandle]:
-    """Make every trained half-precision parameter an fp32 one, in place; gives the hooks that round it for a forward.
+    """Make every trained half-precision parameter an fp32 one, in place; returns the hooks that round it for a forward.
 
     ``attached.rounded`` remembers the dtypes of the base's own.
     """

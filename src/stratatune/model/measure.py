@@ -19,7 +19,7 @@ def measured(body: Body, head: Head) -> Shape:
     shape, (first, *more) = body.shape, body.row.stacks
     counts = [len(list(body.base.get_submodule(stack.path).children())) for stack in more]
     above = [
-        # The last block stands for its stack, since a first one may differ: T5's holds the position bias of all blocks,
+        # The last block represents its stack, since a first one may differ: T5's holds the position bias of all blocks,
         # ModernBERT's has no norm before its attention.
         replace(_stack(one, body, body.blocks[-1], stack.roles), blocks=count)
         for one, stack, count in zip(filter(None, [shape.decoder]), more, counts, strict=True)

@@ -18,12 +18,12 @@ from stratatune.model.fingerprint import hash_of
 
 
 def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Tensor | None = None) -> int:
-    """Free the weights that only the trunk reads; gives the bytes freed, 0 when there are none or they are gone.
+    """Free the weights that only the trunk reads; returns the bytes freed, 0 when there are none or they are gone.
 
     Args:
         attached: a tuned model whose trunk has run for everything that it will be asked.
         reload: gives the base model once more, for when the trunk must run after all.
-        words: the label words [C], where an MLM head will be asked for nothing else: then it keeps their rows alone.
+        words: the label words [C], where an MLM head is used for nothing else: then it keeps only their rows.
     """
     if attached.offloaded is not None:
         return 0

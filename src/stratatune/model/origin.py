@@ -27,7 +27,7 @@ class Origin:
     Attributes:
         name: the hub id or the folder, as written.
         path: the folder, absolute; empty for a hub id.
-        revision: the hub commit, or the revision that was asked for; empty where there is none.
+        revision: the hub commit, or the requested revision; empty where there is none.
         dtype: what it computes in without autocast, such as ``float32``.
         model_class: the transformers class, such as ``BertForQuestionAnswering``.
     """

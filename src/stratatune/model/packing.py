@@ -1,6 +1,6 @@
 """Frozen linears of the top held in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
 
-Every product unpacks its weight, once forward and once backward; what trains beside it is fp32 as ever. The packing is
+Every product unpacks its weight, once forward and once backward; what trains beside it is fp32 as usual. The packing is
 bitsandbytes': ``nf4`` with double quantisation (4.127 bits a weight), or ``int8`` by blocks. It is done from the
 weights as stored, so that an adapter meets the same numbers wherever it is loaded.
 """

@@ -28,7 +28,7 @@ class Passes:
         self.shared = len(set(blocks)) < len(blocks)
         self.done = 0
         self.handles: list[RemovableHandle] = []
-        # Only where blocks share weights: a counter in every forward of every other model would cost for nothing.
+        # Only where blocks share weights: in other models a counter in every forward would cost time for no use.
         if self.shared:
             self.handles.append(base.register_forward_pre_hook(self._begin))
             self.handles += [block.register_forward_hook(self._count) for block in dict.fromkeys(blocks)]
@@ -40,7 +40,7 @@ class Passes:
         self.done += 1
 
     def is_due(self, number: int) -> bool:
-        """Whether it is block ``number``'s turn: so many blocks have run."""
+        """Whether it is block ``number``'s turn: that many blocks have run."""
         return not self.shared or self.done == number
 
     def before(self, number: int, hook: Before, *, first: bool = False) -> RemovableHandle:
@@ -55,7 +55,7 @@ class Passes:
 
 
 class _InTurn:
-    """A hook that runs when so many blocks have run. (No closure: a copy of the model must get a copy of it.)"""
+    """A hook that runs once ``due`` blocks have run. (No closure: a copy of the model must get a copy of it.)"""
 
     def __init__(self, passes: Passes, due: int, hook: Callable[..., Any]) -> None:
         self.passes = passes

@@ -90,7 +90,7 @@ class PeftFolder:
 
     Attributes:
         config: its settings.
-        low_rank: LoRA's matrices by the module that they stand at.
+        low_rank: LoRA's matrices by the module that they adapt.
         own: values of the model's own parameters, by their names.
     """
 

@@ -1,8 +1,8 @@
 """From a LoRA folder of peft to a plan, and its tensors into the model that has the plan.
 
-A module that LoRA stands at is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
+A module that LoRA adapts is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
 a part of the head, or the embeddings. ``bias="all"`` saves every bias of the model: those that are still the base's own
-did not train, and are no part of the plan, so that its frozen depth is that of what changed.
+did not train, and are not part of the plan, so that its frozen depth is that of what changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HINT = "give the base model that it was trained on: load(FOLDER, base=MODEL)"
 
 @dataclass(frozen=True)
 class _Role:
-    """Where a module of the plain model stands: blocks that have it (one, unless they share weights), and its roles."""
+    """Where a module of the plain model is: the blocks that have it (one, unless they share weights), and its roles."""
 
     blocks: tuple[int, ...]
     roles: tuple[str, ...]
@@ -45,7 +45,7 @@ class _Role:
 
 @dataclass
 class _Draft:
-    """A plan as it is found; block -> role -> what stands there."""
+    """A plan while it is being read: block -> role -> the method on it, and block -> the roles trained whole."""
 
     low: dict[int, dict[str, MethodConfig]] = field(default_factory=dict)
     whole: dict[int, set[str]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
 
 
 def _places(backbone: Backbone) -> dict[str, _Role]:
-    """Path in the plain model -> where in the blocks it stands."""
+    """Path in the plain model -> its place in the blocks."""
     names = {id(module): name for name, module in backbone.model.named_modules()}
     found: dict[str, _Role] = {}
     for number, block in enumerate(backbone.blocks):
@@ -103,7 +103,7 @@ def _draft(backbone: Backbone, places: Mapping[str, _Role], found: PeftFolder) -
     for module, low in found.low_rank.items():
         place = places.get(module)
         if place is None:
-            raise ModelError(f"LoRA at {module!r}, which is no linear of a block here", _HINT)
+            raise ModelError(f"LoRA at {module!r}, which is not a linear of a block here", _HINT)
         method = _method(found, module, low)
         for number in place.blocks:
             for role in place.roles:
@@ -200,7 +200,7 @@ def _roles_of(places: Mapping[str, _Role], number: int) -> dict[str, bool]:
 
 
 def _methods(draft: _Draft, roles: Mapping[str, bool], number: int) -> tuple[MethodConfig, ...]:
-    """What stands on a block: one method for all roles that have it with the same options."""
+    """The methods of a block: one for all roles that have it with the same options."""
     alike: dict[str, tuple[MethodConfig, list[str]]] = {}
     for role, method in draft.low.get(number, {}).items():
         alike.setdefault(str(method), (method, []))[1].append(role)

@@ -51,7 +51,7 @@ class _Tape:
 
 
 class _Given(nn.Module):
-    """Stands for the embeddings: gives the hidden state of the tape."""
+    """Takes the place of the embeddings: returns the hidden state of the tape."""
 
     def __init__(self, tape: _Tape) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class _Given(nn.Module):
 
 
 class _Noted(nn.Module):
-    """Stands for a block: notes the call and hands the hidden state on."""
+    """Takes the place of a block: notes the call and passes the hidden state on."""
 
     def __init__(self, tape: _Tape, block: nn.Module, returns_tuple: bool) -> None:
         super().__init__()
         self.tape = tape
-        self.block = (block,)  # in a tuple: it is no part of the skeleton
+        self.block = (block,)  # in a tuple: it is not part of the skeleton
         self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of N texts, in the order given.
+    """A model's answers for N texts, in the order given.
 
     Attributes:
         columns: the columns of the predictions' table, N values each.

@@ -120,7 +120,7 @@ class Candidates(Objective):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate stand behind a text; a candidate's last token predicts nothing."""
+        """How many tokens of each candidate follow a text; a candidate's last token predicts nothing."""
         return tuple(len(suffix) - 1 for suffix in self.suffixes)
 
     @property

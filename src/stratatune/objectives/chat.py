@@ -56,7 +56,7 @@ class Chat(Objective):
 
     Attributes:
         chat_template: the template, in Jinja.
-        turns: whether ``all`` of the assistant's turns bear loss, or the ``last`` of each conversation alone.
+        turns: whether ``all`` of the assistant's turns count in the loss, or only the ``last`` of each conversation.
         stop_tokens: those that end an answer.
         system: the system prompt that all training conversations share; plain texts are asked behind it.
     """
@@ -122,15 +122,15 @@ class Chat(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0]), chat_template=""), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that bears loss."""
+        """The tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
+        """The mean over the tokens that count: ``logits`` [n, V] at those that predict them."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, also those that bear no loss."""
+        """As transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
@@ -159,7 +159,7 @@ class Chat(Objective):
         return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
-        """The next answer in each conversation, and what is to be said of them."""
+        """The next answer in each conversation, and notices about them."""
         template, prompts = self._template(using.tokenizer), []
         for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
             asked = one.asked()
@@ -230,7 +230,7 @@ def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:
-    """Which tokens bear loss, shown on the first answer of the data."""
+    """Which tokens count in the loss, shown on the first answer of the data."""
     own: Any = tokenizer
     shown = own.decode(ids)
     if len(shown) > 2 * _SHOWN:

@@ -73,7 +73,7 @@ class Completion(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         encoded = encode_completion(table, tokenizer, self.max_length)
-        # What is asked for is given: only what stands behind the prompt bears loss.
+        # The prompt is given, so only what follows it counts in the loss.
         behind = np.concatenate([np.arange(length) for length in encoded.lengths]) > np.repeat(
             encoded.read, encoded.lengths
         )
@@ -84,15 +84,15 @@ class Completion(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0])), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that bears loss."""
+        """The tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean over the tokens that bear loss: ``logits`` [n, V] at those that predict them."""
+        """The mean over the tokens that count: ``logits`` [n, V] at those that predict them."""
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, also those that bear no loss."""
+        """As transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:

@@ -52,7 +52,7 @@ def cosent_loss(vectors: Tensor, groups: Tensor, scores: Tensor, scale: float) -
     first, second = normalize(vectors[groups[:, 0]], dim=1), normalize(vectors[groups[:, 1]], dim=1)
     cosines = (first * second).sum(1) * scale
     differences = cosines[:, None] - cosines[None, :]
-    # Pairs that are in no order bear no loss; the 0 in front of the others is the 1 in the logarithm.
+    # Pairs without an order do not count; the 0 in front of the others is the 1 in the logarithm.
     differences = differences.masked_fill(scores[:, None] >= scores[None, :], -torch.inf)
     return torch.logsumexp(torch.cat([cosines.new_zeros(1), differences.flatten()]), dim=0)
 

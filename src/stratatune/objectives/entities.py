@@ -59,7 +59,7 @@ def _mixed(prefixes: set[str]) -> str:
 
 
 def _is_iob1(row: Sequence[str]) -> bool:
-    """``B`` stands only between two entities of one type, which touch."""
+    """Whether ``B`` occurs only between two adjacent entities of one type."""
     before = ""
     for prefix, kind in map(parts, row):
         if prefix == "B" and kind != before:
@@ -81,7 +81,7 @@ def to_iob2(row: Sequence[str], scheme: str, place: str) -> list[str]:
         # A raw type may look like a tag of another scheme: `B-cell`.
         prefix, kind = parts(tag) if scheme != "raw" or tag == OUTSIDE else ("I", tag)
         if kind and not prefix:
-            raise DataError(f"{place}, word {word}: {tag!r} is no tag of {scheme.upper()}", _fix(tag))
+            raise DataError(f"{place}, word {word}: {tag!r} is not a tag of {scheme.upper()}", _fix(tag))
         if scheme not in ("raw", "iob1", "conll"):
             _check(scheme, before, (prefix, kind), f"{place}, word {word}: {tag!r}")
         begins = _AS.get(prefix) == "B" or (bool(kind) and kind != before[1])
@@ -118,7 +118,7 @@ def entities(tags: Iterable[str], *, strict: bool = False) -> Iterator[Entity]:
     """The entities of a text in IOB2.
 
     An ``I`` that goes on with nothing begins an entity, as in conlleval (Tjong Kim Sang and Buchholz 2000); under
-    ``strict`` it is no entity at all.
+    ``strict`` it is not an entity at all.
     """
     start, kind, at = 0, "", -1
     for at, tag in enumerate(tags):

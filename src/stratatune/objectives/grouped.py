@@ -37,7 +37,7 @@ def name_of(*texts: str) -> int:
 
 
 def score_range(asked: Asked) -> tuple[float, float]:
-    """The scores that stand for 0 and 1: the task's, or (0, 1) where all are in it, else from 0 or the lowest on.
+    """The scores that are scaled to 0 and 1: the task's, or (0, 1) where all are in it, else from 0 or the lowest on.
 
     Raises:
         DataError: every score is the same.

@@ -136,7 +136,7 @@ class LabelWords(Objective):
     def question(self, batch: Batch, *, training: bool) -> Question:
         from stratatune.model.question import Question
 
-        # In use the words alone are compared, so a few rows of the LM head stand for its tens of thousands.
+        # In use only the words are compared, so a few of the LM head's tens of thousands of rows are enough.
         rows = None if training and self._over_vocabulary else numbers_on(self.word_ids, batch.read.device)
         return Question(places=batch.read[:, None], rows=rows)
 

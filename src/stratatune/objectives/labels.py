@@ -146,7 +146,7 @@ def class_labels(asked: Asked) -> ClassLabels:
     """The classes of a run: the task's where there is one, else those of the training data.
 
     Raises:
-        DataError: no labels, or labels that are no classes to learn from.
+        DataError: no labels, or labels that are not classes to learn from.
     """
     found = LabelSet.infer(_written(asked), asked.data.source)
     return ClassLabels(asked.task.labels if asked.task and asked.task.labels else found.names)
@@ -156,7 +156,7 @@ def number_labels(asked: Asked) -> NumberLabels:
     """The numbers of a run: the task's range, else that of the training data.
 
     Raises:
-        DataError: no labels, labels that are no numbers, or all the same.
+        DataError: no labels, labels that are not numbers, or all the same.
     """
     written, table = _written(asked), asked.data
     if asked.task and asked.task.range:
@@ -198,7 +198,7 @@ def labels_from(data: Mapping[str, Any]) -> Labels:
     """Back from saved data.
 
     Raises:
-        ValidationError: pydantic's: they are no labels.
+        ValidationError: pydantic's: they are not labels.
     """
     return number_labels_from(data) if data.get("value_range") else class_labels_from(data)
 

@@ -62,7 +62,7 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def class_metrics(classes: int) -> dict[str, Score]:
-    """The metrics of a task with so many classes; their number decides what F1 is, not what was guessed.
+    """The metrics of a task with this many classes; their number decides what F1 is, not what was guessed.
 
     Of two classes it is that of class 1, as GLUE has it; of more it is the mean over the classes.
     """
@@ -92,7 +92,7 @@ def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
 
 
 def class_scores(truth: np.ndarray, guess: np.ndarray, classes: int) -> dict[str, float]:
-    """Every metric of a task with so many classes: class numbers [N] against class numbers [N]."""
+    """Every metric of a task with this many classes: class numbers [N] against class numbers [N]."""
     return {name: metric(truth, guess) for name, metric in class_metrics(classes).items()}
 
 

@@ -11,9 +11,9 @@ _DEEP = 64  # how many neighbours are looked at for a negative, beside those tha
 
 
 def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, margin: float) -> tuple[Encoded, str]:
-    """``data`` with up to ``count`` more negatives in each group, and what is to be said of them.
+    """``data`` with up to ``count`` more negatives in each group, and notices about them.
 
-    The nearest document of an anchor that is no answer in the data is often an answer that nobody marked, and would
+    The nearest document of an anchor that is not an answer in the data is often an answer that nobody marked, and would
     teach the opposite. So a negative is at most ``1 - margin`` times as near as the positive (NV-Retriever, de Souza P.
     Moreira et al. 2024, arXiv 2407.15831).
 
@@ -21,7 +21,7 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
         data: N texts in groups of an anchor, its positive and negatives.
         found: [N, E], by what texts are compared.
         targets: the name of the targets that name the texts of the groups, equal where texts are equal.
-        count: negatives that are wanted for each group.
+        count: the most negatives for each group.
         margin: see above.
     """
     assert data.groups is not None

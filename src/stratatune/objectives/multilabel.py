@@ -245,7 +245,7 @@ def _names(tables: Sequence[Table], separator: str) -> tuple[str, ...]:
     if len(names) > _MOST or (len(names) == len(labels) and len(rows) > _FEW_ROWS):
         raise DataError(
             f"{first.source}: {len(names):,} different labels in {len(rows):,} rows are too many to learn from",
-            "name another column with --label, or what stands between two labels: multilabel(separator=...)",
+            "name another column with --label, or what separates two labels: multilabel(separator=...)",
         )
     return ordered(names)
 

@@ -91,7 +91,7 @@ class Multitask(Objective):
         options = {name: value for name, value in asked.options.items() if name != TOPS}
         if odd := next((name for name in options if name not in columns), None):
             legal = (*columns, TOPS)
-            raise ConfigError([f"objective: multitask: {odd!r} is no label column"], did_you_mean(odd, legal))
+            raise ConfigError([f"objective: multitask: {odd!r} is not a label column"], did_you_mean(odd, legal))
         if TOPS in asked.options:
             groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a run of its own
         made, notices = [], []

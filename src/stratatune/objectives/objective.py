@@ -155,7 +155,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """Which logits are wanted of a batch, to learn from it or to predict."""
+        """Which logits of a batch are needed, to learn from it or to predict."""
 
     def represent(self, logits: Tensor, batch: Batch) -> Tensor:
         """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
@@ -175,11 +175,11 @@ class Objective(abc.ABC):
         return 0
 
     def looks(self, *, training: bool) -> bool:
-        """Whether :meth:`looked` is to see what the untuned model says of the data."""
+        """Whether :meth:`looked` is to see the untuned model's output for the data."""
         return False
 
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
-        """The data as they are learnt from or scored, once the untuned model was asked, and what is to be said of it.
+        """The data as they are learnt from or scored, once the untuned model was asked, and notices about that.
 
         ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
         """
@@ -209,7 +209,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Metrics of the predictions of a data set with targets, by their names, and what is to be said of them.
+        """Metrics of the predictions of a data set with targets, by their names, and notices about them.
 
         ``unit`` is that of the precision of the computation: the distance from 1 to the next number.
         """
@@ -273,7 +273,7 @@ class Objective(abc.ABC):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names in the order of the logits; empty where the answer is no class."""
+        """The class names in the order of the logits; empty where the answer is not a class."""
         return ()
 
     @property
@@ -304,7 +304,7 @@ class Objective(abc.ABC):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate stand behind a text, in a decoder's input; empty where none do."""
+        """How many tokens of each candidate follow a text in a decoder's input; empty where none do."""
         return ()
 
     @property
@@ -323,7 +323,7 @@ class Objective(abc.ABC):
         return len(self.text)
 
     def answers_for(self, columns: int) -> bool:
-        """Whether texts of so many columns can be predicted: as many as were trained on, unless a subclass says so."""
+        """Whether texts of ``columns`` columns can be predicted: as many as in training, or what a subclass allows."""
         return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Rank(Objective):
         by: how it is learnt. ``bce``: each score by itself; ``listnet``: the scores of a query's candidates among each
             other; ``pairwise``: the chosen text above the rejected one.
         paired: whether a query goes in front of each text.
-        low, high: the scores in the data that stand for 0 and 1 under ``bce``.
+        low, high: the scores in the data that are scaled to 0 and 1 under ``bce``.
         mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
     """
 
@@ -100,7 +100,7 @@ class Rank(Objective):
             notices.append("every query has one candidate: listnet has nothing to compare them with")
         low, high = score_range(asked)
         if by == "bce" and (low, high) != (0.0, 1.0):
-            notices.append(f"scores from {low:g} to {high:g} stand for 0 to 1")
+            notices.append(f"scores from {low:g} to {high:g} are scaled to 0 to 1")
         usual = "pair_accuracy" if not scored else RANKINGS[0] if several else "average_precision"
         common = common_of(asked, check_metric(asked.metric or usual, cls.metrics, "rank"))
         return cls(**common, by=by, paired=bool(queries), low=low, high=high, mini_batch=size), notices
@@ -269,7 +269,7 @@ def _roles(table: Table) -> tuple[str, ...]:
 def _lists(
     rows: list[list[int]], gains: list[list[float]], names: list[int]
 ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-    """Rows of one text each, as one row a query; of a text that stands twice beside a query, the higher gain."""
+    """Rows of one text each, joined to one row a query; where a query has a text twice, the higher gain counts."""
     found: dict[int, dict[int, float]] = {}
     for (text,), (gain,), name in zip(rows, gains, names, strict=True):
         own = found.setdefault(name, {})

@@ -24,5 +24,5 @@ def pairwise_loss(scores: Tensor, gains: Tensor, there: Tensor) -> Tensor:
 def listnet_loss(scores: Tensor, gains: Tensor, there: Tensor) -> Tensor:
     """ListNet (Cao et al. 2007): the cross-entropy of the softmax of gains with that of scores, the mean over lists."""
     wanted = gains.to(scores.dtype).masked_fill(~there, -torch.inf).softmax(dim=1)
-    # Not -inf: the target there is 0, and 0 times -inf is no number.
+    # Not -inf: the target there is 0, and 0 times -inf is not a number.
     return cross_entropy(scores.masked_fill(~there, -1e16), wanted)

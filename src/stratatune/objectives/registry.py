@@ -75,7 +75,7 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def choose(asked: Asked) -> type[Objective]:
-    """The objective that is asked for; of ``auto`` the one that suits the plan, the model and the task.
+    """The requested objective; for ``auto`` the one that suits the plan, the model and the task.
 
     Raises:
         ModelError: it does not work on the model's family.

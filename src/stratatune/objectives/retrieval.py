@@ -1,4 +1,4 @@
-"""Scores of rankings: how far up what is right stands. No torch.
+"""Scores of rankings: how high the right documents are. No torch.
 
 Shapes: Q queries, N documents, E the width of a vector.
 """
@@ -22,7 +22,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``count`` nearest documents of each query by cosine, the nearest first: numbers and cosines [Q, count].
 
-    Of equal cosines the document with the lower number stands first.
+    Of documents with equal cosines the one with the lower number comes first.
     """
     queries, documents = unit(queries), unit(documents)
     count, step = min(count, len(documents)), max(1, _PIECE // max(1, len(documents)))

@@ -10,7 +10,7 @@ from stratatune.data.readers import Table
 
 def rouge_of(parts: Sequence[Table], write: Callable[[Table], list[str]]) -> dict[str, float]:
     """:func:`rouge` of what ``write`` gives for each table, against its labels; empty without the package."""
-    # Asked for first: writing takes a forward pass a token, and would be for nothing.
+    # Imported first: writing takes a forward pass a token, which would be wasted without it.
     if not installed("rouge-score"):
         return {}
     wanted = [str(label) for part in parts for label in part.labels or ()]

@@ -86,7 +86,7 @@ def saved_fields(objective: DataclassInstance) -> dict[str, Any]:
 
 
 def fields_from(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from saved data; a field with a default may be missing, as it is in data of before there was such.
+    """The same from saved data; a field with a default may be missing, as it is in data saved before the field existed.
 
     Raises:
         ValidationError: pydantic's: one is missing, or not of its type.

@@ -24,7 +24,7 @@ class SentenceFolder:
     """The modules behind a base model.
 
     Attributes:
-        pooling: one of :data:`POOLING_NAMES`, or a name of theirs that has no equal here.
+        pooling: one of :data:`POOLING_NAMES`, or one of their names that has no equal here.
         normalise: whether vectors have length 1.
         further: other modules, by their types.
     """

@@ -63,8 +63,8 @@ class Tags(Objective):
             alone, ``O`` first where it is one of them.
         scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
         names: of tags that are written as numbers, in their order.
-        align: whether the ``first`` token of a word bears its tag, or ``all`` of them do.
-        match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is no entity), ``partial``.
+        align: whether the ``first`` token of a word has its tag, or ``all`` of them do.
+        match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is none), ``partial``.
         stride: tokens that the windows of a long text share.
     """
 
@@ -154,7 +154,7 @@ class Tags(Objective):
         return np.array([index[tag] for row in rows for tag in row], np.int64)
 
     def _on_tokens(self, aligned: Aligned, tags: np.ndarray) -> np.ndarray:
-        """The class of every token that bears loss int64 [sum T], -100 for the others."""
+        """The class of every token that counts in the loss, int64 [sum T]; -100 for the others."""
         of_words = np.append(tags, IGNORED)[aligned.words]
         if self.align == "first":
             return np.where(aligned.first, of_words, IGNORED)
@@ -167,13 +167,13 @@ class Tags(Objective):
     # --- learning --------------------------------------------------------------------------------------------------
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that bear a tag, or show the one of their word."""
+        """The tokens that have a tag; without tags, the first of each word."""
         from stratatune.model.question import Question
 
         return Question(places=_asked(batch))
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """Mean cross-entropy over the tokens that bear a tag: ``logits`` [n, C]."""
+        """Mean cross-entropy over the tokens that have a tag: ``logits`` [n, C]."""
         from torch.nn.functional import cross_entropy
 
         assert batch.labels is not None
@@ -295,7 +295,7 @@ def _firsts(batch: Batch) -> Tensor:
 
 
 def _asked(batch: Batch) -> Tensor:
-    """The tokens whose logits are wanted [B, T] bool: those that bear a tag, without tags the first of each word."""
+    """The tokens whose logits are wanted [B, T] bool: those that have a tag; without tags, the first of each word."""
     return _firsts(batch) if batch.labels is None else batch.labels != IGNORED
 
 

@@ -20,22 +20,22 @@ _AT_ONCE = 2**26
 
 
 def second_halves(texts: Encoded) -> Encoded:
-    """Made-up data: of each text the second half of the tokens bears loss, as an answer behind a question does."""
+    """Made-up data: the second half of each text's tokens counts in the loss, as an answer to a question does."""
     behind = np.concatenate([np.arange(length) >= (length + 1) // 2 for length in texts.lengths])
     return texts.with_targets(np.where(behind, texts.ids, IGNORED), texts.offsets)
 
 
 def next_tokens(batch: Batch) -> Tensor:
-    """What each token of a text has to predict [B, T]: the target of the one behind it; -100 at the end."""
+    """What each token of a text has to predict [B, T]: the target of the next one; -100 at the end."""
     from torch.nn.functional import pad
 
-    # Targets are shifted, not logits: so it is known before the head runs which tokens it must run on.
+    # Targets are shifted, not logits, so that it is known before the head runs which tokens it must run on.
     assert batch.labels is not None
     return pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def bearing_loss(batch: Batch) -> Question:
-    """The tokens that predict one that bears loss."""
+    """The tokens that predict one that counts in the loss."""
     from stratatune.model.question import Question
 
     return Question(places=next_tokens(batch) != IGNORED)
@@ -45,18 +45,18 @@ def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
     """How likely each text is: the summed log-probability of its targets, and how many they are [B, 2].
 
     Args:
-        logits: [B, U, V], the prediction of every target; or [n, V] of those that bear loss, in reading order.
+        logits: [B, U, V], the prediction of every target; or [n, V] of those that count, in reading order.
         targets: [B, U], -100 where there is no loss.
     """
     import torch
 
-    bears = targets != IGNORED
+    counted = targets != IGNORED
     if logits.ndim == 3:
         total = -_token_losses(logits.flatten(0, 1), targets.flatten()).view(targets.shape).sum(dim=1)
     else:
-        losses = _token_losses(logits, targets[bears])
-        total = losses.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], -losses)
-    return torch.stack([total, bears.sum(dim=1).to(total.dtype)], dim=1)
+        losses = _token_losses(logits, targets[counted])
+        total = losses.new_zeros(len(targets)).index_add(0, counted.nonzero()[:, 0], -losses)
+    return torch.stack([total, counted.sum(dim=1).to(total.dtype)], dim=1)
 
 
 def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def right_tokens(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many targets of each text are the likeliest token [B]: ``logits`` [n, V] of those that bear loss."""
-    bears = targets != IGNORED
-    right = (logits.argmax(dim=1) == targets[bears]).float()
-    return right.new_zeros(len(targets)).index_add(0, bears.nonzero()[:, 0], right)
+    """How many targets of each text are the likeliest token [B]: ``logits`` [n, V] of those that count."""
+    counted = targets != IGNORED
+    right = (logits.argmax(dim=1) == targets[counted]).float()
+    return right.new_zeros(len(targets)).index_add(0, counted.nonzero()[:, 0], right)
 
 
 def mean_loss(found: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def mean_loss(found: Tensor) -> Tensor:
 
 
 def weight_of(targets: Tensor) -> float:
-    """How many targets bear loss."""
+    """How many targets count in the loss."""
     return float((targets != IGNORED).sum())
 
 
@@ -94,4 +94,4 @@ def text_scores(output: np.ndarray) -> dict[str, float]:
     """Loss and perplexity of a data set: ``output`` [N, 2] as :func:`likelihoods` gives it."""
     # Sums and counts, not means of texts: a long text counts by its tokens, as it does in the training loss.
     loss = float(-output[:, 0].sum() / max(1.0, output[:, 1].sum()))
-    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}  # exp(710) is no double
+    return {"loss": loss, "perplexity": float(np.exp(min(loss, 700.0)))}  # exp(710) is not a double

@@ -79,8 +79,8 @@ class Vectors(Objective):
         normalise: whether vectors have length 1.
         loss_of_scores: of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
         scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
-        widths: Matryoshka: the loss is also taken of so many first values of each vector; empty: of all alone.
-        low, high: the scores that stand for the cosines 0 and 1 under ``cosine``.
+        widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
+        low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
         query_prompt, document_prompt: what is written before a text of either side.
         query_only: whether documents keep the vectors of the base model, so that an index of them stays.
         mine: hard negatives to be found for each example before the first epoch.
@@ -133,7 +133,7 @@ class Vectors(Objective):
         metric = check_metric(asked.metric or ("spearman" if by_scores else RANKINGS[0]), cls.metrics, "vectors")
         low, high = score_range(asked)
         if loss == "cosine" and (low, high) != (0.0, 1.0):
-            notices.append(f"scores from {low:g} to {high:g} stand for cosines from 0 to 1")
+            notices.append(f"scores from {low:g} to {high:g} are scaled to cosines from 0 to 1")
         how: dict[str, Any] = {
             "loss_of_scores": loss if scored else "cosent",
             "pooling": pooling,

@@ -18,7 +18,7 @@ _ELSEWHERE = {
 
 
 def _instead(name: str, names: Mapping[str, Any]) -> str:
-    """The hint for a word that is no objective: the nearest, but never one that answers another question."""
+    """The hint for a word that is not an objective: the nearest, but never one that answers another question."""
     if name not in _ELSEWHERE:
         return did_you_mean(name, names)
     what, own = _ELSEWHERE[name]
@@ -58,7 +58,7 @@ def _switch(text: str) -> bool:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """What stands between commas, those inside brackets left alone."""
+    """The parts of ``text`` between commas; commas inside brackets do not separate."""
     depth, part = 0, ""
     for character in f"{text},":
         depth += {"(": 1, ")": -1}.get(character, 0)

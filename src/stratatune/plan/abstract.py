@@ -18,7 +18,7 @@ from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
 """Norms of a block. Most have the one before (or behind) attention and the one of the feed-forward part; some decoders
-norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part gives back (``norm_post_...``)."""
+norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part returns (``norm_post_...``)."""
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The attention of an encoder-decoder's decoder to its encoder."""
 ROLES = ("q", "k", "v", "o", *CROSS_ROLES, "up", "gate", "down", *NORM_ROLES)

@@ -12,7 +12,7 @@ from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
-# Both bounds must be passed: on a tiny model any adapter is large beside it, and that is no mistake.
+# Both bounds must be passed: on a tiny model any adapter is large beside it, and that is not a mistake.
 _MANY, _TIMES = 10**8, 2
 
 
@@ -39,7 +39,7 @@ class Resolved:
     """A plan on one model.
 
     ``objective`` below is ``mlm`` or ``classification`` (regression counts as classification); it decides which
-    pretrained head the model wears. A task's own new output layer is in no count: its size depends on the labels.
+    pretrained head the model has. A task's own new output layer is in no count: its size depends on the labels.
     """
 
     plan: PlanParts

@@ -21,12 +21,12 @@ class Counters:
         own = {"namespace": "stratatune", "registry": self.registry}
         self._requests = Counter("requests", "HTTP requests.", ["route", "status"], **own)
         self._seconds = Histogram(
-            "request_seconds", "Until a request was answered.", ["route"], buckets=_SECONDS, **own
+            "request_seconds", "Seconds until a request was answered.", ["route"], buckets=_SECONDS, **own
         )
         self._answers = Counter("answers", "Texts answered.", ["task"], **own)
         self._failures = Counter("failed_pieces", "Parts of requests that ended in an error.", **own)
         self._batch_texts = Histogram("batch_texts", "Texts computed together.", buckets=_TEXTS, **own)
-        self._batch_seconds = Histogram("batch_seconds", "Of computing a batch.", buckets=_SECONDS, **own)
+        self._batch_seconds = Histogram("batch_seconds", "Seconds of computing a batch.", buckets=_SECONDS, **own)
         self._asked = Counter("trunk_texts_asked", "Texts for which tasks needed the trunk.", **own)
         self._computed = Counter("trunk_texts_computed", "Texts for which the trunk ran.", **own)
         self._waiting = Gauge("queue_answers", "Answers that wait.", **own)

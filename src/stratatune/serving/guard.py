@@ -1,4 +1,4 @@
-"""What stands before the application: keys, the size of a body, and the patience with slow senders."""
+"""What guards the application: keys, the size of a body, and a limit on slow senders."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ class Guard:
 
     def _check_key(self, scope: Scope) -> None:
         if scope["path"] not in OPEN and not self.keys.may_ask(_header(scope, b"authorization")):
-            raise _Refused(401, "this server wants a key", "send Authorization: Bearer KEY", www_authenticate="Bearer")
+            raise _Refused(
+                401, "this server requires a key", "send Authorization: Bearer KEY", www_authenticate="Bearer"
+            )
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         most = self.limits.body_bytes

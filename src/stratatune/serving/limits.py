@@ -16,7 +16,7 @@ _MEANS = {
     "timeout": "Seconds until a request is answered or given up.",
     "patience": "Seconds in which a client must send a request, or read an answer.",
     "connections": "Most connections at a time.",
-    "wait": "Seconds that a batch waits for further requests.",
+    "wait": "Seconds that a batch waits for more requests.",
     "stop": "Seconds that requests have to finish when the server stops.",
 }
 _MAY_BE_ZERO = ("remember_bytes", "wait", "stop")

@@ -19,13 +19,13 @@ _BATCH_SIZE, _TOKEN_BUDGET = 64, 16_384
 
 
 class RememberedTrunk:
-    """Hidden states of texts by their tokens; stands in for a :class:`stratatune.model.split.Trunk`.
+    """Hidden states of texts by their tokens; a substitute for a :class:`stratatune.model.split.Trunk`.
 
     Args:
-        limit: bytes that are kept when nothing is being computed; the texts that were not asked for longest go first.
+        limit: bytes that are kept when nothing is being computed; the texts that were requested longest ago go first.
 
     Attributes:
-        asked: how many texts tasks have asked for.
+        asked: how many texts tasks have requested.
         computed: for how many the trunk has run.
     """
 

@@ -1,4 +1,4 @@
-"""Running a server until it is told to stop."""
+"""Running a server until it is asked to stop."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Server:
             limit_concurrency=limits.connections,
             timeout_keep_alive=int(max(1, limits.patience)),
             timeout_graceful_shutdown=int(limits.stop),
-            log_level="error",  # what a stranger sends is no news
+            log_level="error",  # what a stranger sends is not news
             h11_max_incomplete_event_size=16_384,
         )
         self._server = uvicorn.Server(config)

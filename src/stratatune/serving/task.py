@@ -52,7 +52,7 @@ class Task:
         return cls(name, run, predictor, trunk_of(predictor), held)
 
     def reads(self, columns: int) -> bool:
-        """Whether it answers for so many texts at once: one, or two of a pair."""
+        """Whether it answers for this many texts at once: one, or two of a pair."""
         return self.objective.answers_for(columns)
 
     @property
@@ -139,7 +139,7 @@ class _Using:
 def trunk_of(predictor: Predictor) -> str:
     """What tasks must have in common for one run of the trunk to serve them; empty where it serves this task alone.
 
-    A trunk is its own where it trains, where the model writes text, where candidates stand behind each text, where its
+    A trunk is its own where it trains, where the model writes text, where candidates follow each text, where its
     weights are not in memory, and where onnxruntime runs it.
     """
     if predictor.model is None:

@@ -69,7 +69,7 @@ class Architecture:
     family: ClassVar[str]
     """``encoder``, ``decoder`` or ``encoder-decoder``: what heads and objectives serve."""
     heads: ClassVar[str]
-    """The heads that such a model can wear, for people."""
+    """The heads that such a model can have, as people name them."""
     name: str
     model_types: tuple[str, ...]
     """``config.model_type`` of every model with this layout."""
@@ -89,7 +89,7 @@ class Architecture:
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
     token_types: bool = False
-    """Whether the tokenizer's token types tell segments apart (a table of one row cannot)."""
+    """Whether the tokenizer's token types distinguish segments (a table of one row cannot)."""
     blocks: str
     """The list of blocks, below ``base``."""
     final_norm: str | None
@@ -209,9 +209,9 @@ class DecoderArchitecture(Architecture):
     rotary_by_type: bool = False
     """Whether that module also takes the type of attention of the block."""
     norms_first: bool = True
-    """Whether ``norm_attn`` and ``norm_ffn`` norm what their parts read, not what these give back."""
+    """Whether ``norm_attn`` and ``norm_ffn`` norm what their parts read, not what these return."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, not the one what the other gives back."""
+    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
     window: str | None = "sliding_window"
     """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0

@@ -16,7 +16,7 @@ POOLED = ("sequence", "classification", "regression")
 
 
 def top_depth(blocks: int) -> int:
-    """From where the topmost blocks of so many begin: a quarter of them, three at least, and never all."""
+    """Where the topmost of this many blocks begin: a quarter of them, three at least, and never all."""
     return max(min(1, blocks - 1), blocks - max(3, -(-blocks // 4)))
 
 
@@ -84,7 +84,7 @@ class Shape:
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, not the one what the other gives back."""
+    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
     last_block: str | None = None
     """How the last block runs at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False

@@ -1,8 +1,8 @@
-"""Text with parts hidden, as encoder-decoders are pretrained to tell them.
+"""Text with hidden parts, which encoder-decoders are pretrained to restore.
 
 T5 predicts spans behind sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
-tells the whole text, in which each hidden span, perhaps an empty one, is a single mask (Lewis et al. 2020, section 2.2:
-30 % of the tokens, spans of a Poisson distribution with mean 3).
+writes the whole text and reads it with each hidden span, perhaps an empty one, as a single mask (Lewis et al. 2020,
+section 2.2: 30 % of the tokens, spans of a Poisson distribution with mean 3).
 """
 
 from __future__ import annotations
@@ -95,6 +95,6 @@ def _parts(ids: Ids, special: Sequence[int]) -> tuple[Ids, Ids, Ids]:
 
 
 def _cut(total: int, parts: int, random: np.random.Generator) -> list[int]:
-    """``total`` as a sum of so many numbers above 0, each such sum as likely as another."""
+    """``total`` as a sum of ``parts`` numbers above 0, each such sum as likely as another."""
     ends = np.sort(random.choice(np.arange(1, total), parts - 1, replace=False))
     return np.diff([0, *ends, total]).tolist()

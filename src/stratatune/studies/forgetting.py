@@ -2,7 +2,7 @@
 
 The tuned blocks are read by the base model's own language-model head, whatever head they were trained under.
 Encoders: the loss at 15 % of the tokens, drawn once by the seed and masked, the same for both models. Decoders: the
-loss of every next token. Encoder-decoders: the loss of telling text in which spans are hidden, drawn once by the seed
+loss of every next token. Encoder-decoders: the loss of restoring text in which spans are hidden, drawn once by the seed
 (``corruption.py``).
 """
 
@@ -47,7 +47,7 @@ _Row = tuple[list[int], list[int]]
 class _Sample:
     """Tokens [B, T] with what is to be predicted hidden, its labels (-100 elsewhere), and the mask of real tokens.
 
-    Labels are [B, T] where they stand at the tokens, [B, U] where a decoder tells them.
+    Labels are [B, T] where they are those of the tokens, [B, U] where a decoder writes them.
     """
 
     ids: Tensor
@@ -63,7 +63,7 @@ class _Way:
         objective: in the report.
         next_token: each token predicts the next one.
         gives_labels: the model is given the labels too.
-        corrupts: the text is corrupted, and the second stack tells what is missing.
+        corrupts: the text is corrupted, and the second stack restores what is missing.
     """
 
     objective: str
@@ -100,7 +100,7 @@ def forgetting(
     Raises:
         ModelError: nothing trained is there, the base model is missing, or an encoder-decoder's tokenizer has neither
             sentinels nor a mask.
-        DataError: the text cannot be read, or is too short to tell anything.
+        DataError: the text cannot be read, or is too short for a measurement.
     """
     folder = Path(run)
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
@@ -155,7 +155,7 @@ def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
 def _in_place(
     rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, next_token: bool, random: np.random.Generator
 ) -> list[_Sample]:
-    """Samples whose labels stand at the tokens: all but the first (``next_token``), or masked ones."""
+    """Samples whose labels are those of the tokens: all but the first (``next_token``), or masked ones."""
     made = []
     for batch in _batches(rows):
         tokens, mask = _padded([ids for ids, _ in batch], pad_id(tokenizer))
@@ -200,7 +200,7 @@ def _loss(model: PreTrainedModel, samples: Sequence[_Sample], way: _Way) -> floa
     total = 0.0
     for sample in samples:
         ids, labels, mask = (part.to(model.device) for part in (sample.ids, sample.labels, sample.mask))
-        # They are what an encoder-decoder's decoder reads, and tell a decoder's late prompt where the text ends.
+        # An encoder-decoder's decoder reads them, and a decoder's late prompt finds the end of the text by them.
         given = {"labels": labels} if way.gives_labels else {}
         logits = model(input_ids=ids, attention_mask=mask.long(), **given).logits
         if way.next_token:

@@ -2,7 +2,7 @@
 
 Two questions are asked: how much would a mean move with other seeds (:func:`interval`, a bootstrap), and is one method
 better than another on the same tasks and seeds (:func:`compare`). A bootstrap of three differences is too sure of
-itself, so a comparison's interval is Student's, and beside it stands a permutation test, which assumes nothing.
+itself, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is given beside it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Comparison:
     Attributes:
         difference: the mean over pairs, with Student's interval; positive where the first is better.
         p_value: of the two-sided paired permutation test (signs changed at random); None for one pair.
-        smallest_p: the smallest value that so many pairs can give, 2 / 2^n.
+        smallest_p: the smallest value that n pairs can give, 2 / 2^n.
     """
 
     difference: Interval
@@ -59,7 +59,7 @@ class Comparison:
         return self.difference.count
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """What the interval says of "the first is better than the second less ``margin``"."""
+        """What the interval says about "the first is better than the second less ``margin``"."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= -margin <= high:
             return "cannot tell"

@@ -36,7 +36,7 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     """
     if config.cache in ("off", "ram"):
         raise ConfigError([f"cache: {config.cache!r} keeps nothing on disk"], "give --cache auto or a folder")
-    if config.cache == "auto":  # what is asked for by name is built, or it is an error
+    if config.cache == "auto":  # a cache that is requested by name is built, or it is an error
         config = config.model_copy(update={"cache": str(default_root())})
     outline = Outline(config)
     data = read_tables(config, {}, outline.kind)

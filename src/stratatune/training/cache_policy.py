@@ -35,7 +35,7 @@ def need_of(
     run: Callable[[Batch], object],
     pad_id: int,
 ) -> Need:
-    """What ``data`` (encoded, and how often it is asked for) need; the trunk is timed by ``run`` on a few examples."""
+    """What ``data`` (encoded, and how often it is read) need; the trunk is timed by ``run`` on a few examples."""
     again = [(one.lengths[one.distinct.first], passes) for one, passes in data.values() if passes > 1]
     parts = [(int(rows_per_example(lengths, positions).sum()) * width, passes) for lengths, passes in again]
     tokens = sum(int(lengths.sum()) for lengths, _ in again)
@@ -50,7 +50,7 @@ def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
     order = np.argsort(data.lengths, kind="stable")
     # Examples of like lengths: padding would otherwise be timed as if it were text.
     middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
-    run(collate(data, middle[:1], pad_id))  # what is made on first use is no part of the pace
+    run(collate(data, middle[:1], pad_id))  # what is made on first use is not part of the pace
     started = time.perf_counter()
     run(collate(data, middle, pad_id))
     return (time.perf_counter() - started) / int(data.lengths[middle].sum())
@@ -67,7 +67,7 @@ def free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
-        # In a container psutil tells the machine's memory, and the kernel kills the process at the group's limit.
+        # In a container psutil reports the machine's memory, and the kernel kills the process at the group's limit.
         free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, free)
 

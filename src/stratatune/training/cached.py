@@ -209,7 +209,7 @@ def _columns(data: Any) -> dict[str, Any]:
     if not rows:
         return {}
     if not hasattr(rows[0], "keys"):  # a BatchEncoding is no Mapping
-        raise DataError("the data are no rows of named columns", "give a datasets.Dataset, or a list of mappings")
+        raise DataError("the data are not rows of named columns", "give a datasets.Dataset, or a list of mappings")
     return {name: [row[name] for row in rows] for name in wanted if name in rows[0]}
 
 
@@ -218,7 +218,7 @@ def _numbers(row: Any) -> list[int]:
 
 
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
-    """A number for the real tokens of each row and their order, whatever stands around them: [B, T], [B, T] -> [B]."""
+    """A number for the real tokens of each row and their order, whatever surrounds them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
     # weights from being evenly spaced.
@@ -232,7 +232,7 @@ def _starts(mask: Tensor) -> Tensor:
 
 
 class Rows:
-    """What the trunk said of data sets, one after another, by the numbers of their rows.
+    """The trunk's output for data sets, one after another, by the numbers of their rows.
 
     Args:
         model: the tuned model.

@@ -184,14 +184,14 @@ class Caching:
         report(self.choice.why)
 
     def _passes(self, data: Encoded, name: str) -> float:
-        """How often the texts of a data set are asked for; where trials share a cache, by another one too."""
+        """How often the texts of a data set are read; where trials share a cache, by another one too."""
         passes = passes_of(name, self.config.epochs, self.config.eval_every)
-        # A text that many examples have is asked for by each of them.
+        # A text that many examples have is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
 
     def _again(self, data: Encoded, name: str) -> bool:
-        """Whether the data are worth remembering under ``auto``: asked for again, or there already."""
+        """Whether the data are worth remembering under ``auto``: read again, or there already."""
         if self.config.cache != "auto":
             return True
         worth = self._passes(data, name) > 1 and self.choice is not None and self.choice.place != "none"

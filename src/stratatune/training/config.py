@@ -124,7 +124,7 @@ class RunConfig(BaseModel):
     encoding: str | None = Field(
         None, description="Encoding of text files; null: by their byte-order mark, else UTF-8."
     )
-    max_length: int = Field(256, gt=2, description="Tokens at most in an example; longer text is cut.")
+    max_length: int = Field(256, gt=2, description="Maximum number of tokens in an example; longer text is cut.")
     out: str = Field("runs/latest", description="The run folder: adapter, configuration, metrics and report.")
 
     epochs: int = Field(10, gt=0, description="Passes over the training data.")
@@ -302,7 +302,7 @@ class RunConfig(BaseModel):
         if isinstance(value, float):
             if not 0 < value < 1:
                 raise ValueError("a split's name, or a fraction between 0 and 1")
-            # `eval` stands before `eval_split` in the class, so its value is known here.
+            # `eval` comes before `eval_split` in the class, so its value is known here.
             if info.data.get("eval"):
                 raise ValueError("eval is given too; a fraction of train is held out only without it")
         return value
@@ -335,7 +335,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
     """
     values = dict(data)
     if values.get("token_budget") is not None:
-        # The default batch size is nobody's wish, so it is no contradiction to a token budget.
+        # The default batch size is nobody's wish, so it is not a contradiction to a token budget.
         values.setdefault("batch_size", None)
     errors: list[str] = []
     config = None
@@ -371,7 +371,7 @@ _HEADINGS = {
 
 
 def headings() -> dict[str, str]:
-    """The heading under which each setting stands, in their order."""
+    """The heading of each setting, in the order of the settings."""
     found, heading = dict[str, str](), ""
     for name in RunConfig.model_fields:
         heading = _HEADINGS.get(name, heading)
@@ -426,7 +426,7 @@ def _file_errors(values: Mapping[str, Any]) -> list[str]:
 
 
 def _path(item: Mapping[str, Any]) -> str:
-    """``label_words.yes`` of an error's location; a union's branches are no part of it."""
+    """``label_words.yes`` of an error's location; a union's branches are not part of it."""
     where = item["loc"]
     keep = where if where and where[0] in ("label_words", "text", "loggers") else where[:1]
     return ".".join(str(part) for part in keep)

@@ -101,7 +101,7 @@ def check_met() -> None:
 
 
 def left_alone() -> str:
-    """A notice where ``accelerate launch`` was asked for several processes and started this one alone; else empty."""
+    """A notice where ``accelerate launch`` was to start several processes and started only this one; else empty."""
     asked = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
     if world() > 1 or not asked or "WORLD_SIZE" in os.environ:
         return ""
@@ -219,7 +219,7 @@ def feed(caching: Caching, data: Encoded, name: str) -> Feed:
 
 
 def agreed(asked: bool) -> bool:
-    """Whether any rank says so."""
+    """Whether ``asked`` is true on any rank."""
     return bool(added(np.array([int(asked)])).any())
 
 

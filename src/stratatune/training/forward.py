@@ -37,7 +37,7 @@ class Feeding(Protocol):
         ...
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """While this is open, batches that come [B] may be read before they are asked for."""
+        """While this is open, coming batches [B] may be read before they are needed."""
         ...
 
 
@@ -45,7 +45,7 @@ class ReadingAhead(Protocol):
     """What an evaluation asks of a feed."""
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """While this is open, batches that come may be read before they are asked for."""
+        """While this is open, coming batches may be read before they are needed."""
         ...
 
 
@@ -81,7 +81,7 @@ class Answering(Protocol):
 
 
 class Below(Protocol):
-    """What stands in for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
+    """A substitute for a :class:`stratatune.model.split.Trunk`: gives hidden states at the frozen depth.
 
     Attributes:
         trains: whether the embeddings train, so that the backward pass goes through it.
@@ -164,10 +164,10 @@ class Forward:
     ) -> Feed:
         """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
 
-        ``trunk``: what stands in for the model's own trunk.
+        ``trunk``: a substitute for the model's own trunk.
         """
         return Feed(
-            Trunk(self.attached) if trunk is None else cast("Trunk", trunk),  # a feed asks it for nothing else
+            Trunk(self.attached) if trunk is None else cast("Trunk", trunk),  # a feed needs nothing else of it
             cache,
             one_position=self.one_position,
             autocast=self.autocast,

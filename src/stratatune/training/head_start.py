@@ -1,4 +1,4 @@
-"""``head_start: fitted``: a new output layer begins where it already tells the classes of the frozen model apart.
+"""``head_start: fitted``: a new output layer begins where it already separates the classes on the frozen model.
 
 The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
 its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most

@@ -61,7 +61,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
 
 def _begin(session: Session) -> float:
-    """Settle where a new output layer starts from; gives the seconds that it took."""
+    """Settle where a new output layer starts from; returns the seconds that it took."""
     config = session.config
     fitted = session.objective.fitted_start and distributed.world() == 1
     wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"
@@ -161,7 +161,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
 
 
 def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: float | Tensor) -> float:
-    """Step by the mean gradient over all that the step's batches bear, unless it is not finite; gives its norm."""
+    """Step by the mean gradient over all targets of the step's batches, unless it is not finite; returns its norm."""
     # Before clipping: the norm is that of the whole gradient, not of a rank's share.
     distributed.add_gradients(trained.values())
     optimiser = ask.optimiser.optimizer
@@ -269,7 +269,7 @@ def _copied(trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 
 
 def _evaluate(session: Session, progress: Progress) -> Scores | None:
-    """Score the evaluation set as the model stands; None when there is none."""
+    """Score the current model on the evaluation set; None when there is no such set."""
     if session.eval is None or session.eval_feed is None:
         return None
     started = time.perf_counter()

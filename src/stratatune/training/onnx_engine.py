@@ -104,7 +104,7 @@ def open_onnx(folder: str | Path) -> OnnxModel:
     """An export, ready to be asked.
 
     Raises:
-        ModelError: it is no export of a trained run, or a file of it is damaged.
+        ModelError: it is not an export of a trained run, or a file of it is damaged.
         ResourceError: onnxruntime is not installed.
     """
     with needs_extra("onnx", "predict --engine onnx"):

@@ -110,7 +110,7 @@ class ClippingAdamW(torch.optim.Optimizer):
 
 
 def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor], clip: float, loss: float) -> float:
-    """Clip all gradients to a norm and step, unless the norm or the loss is not finite; gives the norm before.
+    """Clip all gradients to a norm and step, unless the norm or the loss is not finite; returns the norm before.
 
     Args:
         optimiser: of :func:`build_optimiser`.

@@ -53,7 +53,7 @@ class Predictor:
     """A trained adapter on its base model, ready to be asked.
 
     Args:
-        folder: a run's folder, its ``adapter`` folder, an ONNX export, or where one stands on the hub (``user/name``).
+        folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
@@ -88,7 +88,7 @@ class Predictor:
     ) -> None:
         self._unknown: list[str] = []
         self.remember: tuple[Path, int] | None = None
-        """The folder of trunk caches that keeps what the trunk says of texts, and the bytes that it may take."""
+        """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
         """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
         folder = fetched(folder)
@@ -140,7 +140,7 @@ class Predictor:
         self.tokenizer = artefact.tokenizer
         self.attached = [self.model.attached]
         self._vocab = self.model.attached.resolved.shape.vocab
-        # In the precision of training unless another one is asked for: then the numbers are those of its evaluation.
+        # In the precision of training unless another is requested: then the numbers are those of its evaluation.
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
@@ -160,7 +160,7 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class names, empty where the label is no class."""
+        """The class names, empty where the label is not a class."""
         return self.objective.labels
 
     @property
@@ -174,7 +174,7 @@ class Predictor:
         Args:
             source: what :func:`stratatune.data.readers.read` takes.
             split: of a folder, a hub id or a DatasetDict.
-            written: how a text file is written, and what becomes of blank texts.
+            written: how a text file is written, and what happens to blank texts.
 
         Raises:
             DataError: the source cannot be read, or lacks the text columns.

@@ -1,4 +1,4 @@
-"""What a model says of the rows of a source."""
+"""A model's predictions for the rows of a source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stratatune.data.readers import Table
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of N texts: one prediction for each row of the source, in its order.
+    """A model's predictions for N texts: one for each row of the source, in its order.
 
     Rows that were left out (``bad_rows: skip``) have none: their label is None, their numbers are NaN.
 

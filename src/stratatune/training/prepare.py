@@ -119,7 +119,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run, settled: each of these is made once and handed on.
+    """A run, settled: each of these is made once and passed on.
 
     Attributes:
         outline: the settings, with plan, shape and resolved plan.
@@ -259,7 +259,7 @@ def weighted(read: Callable[..., Table], source: Any, column: str) -> Table:
     """The training data with a weight for each row, scaled so that their mean is 1.
 
     Raises:
-        DataError: no such column, or what it holds are no weights.
+        DataError: no such column, or its values are not weights.
     """
     table = read(source, "train", keep_whole=True)
     whole = table.whole

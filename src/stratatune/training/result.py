@@ -1,4 +1,4 @@
-"""What a run came to. No torch."""
+"""The result of a run. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; ``stratatune train --json`` prints it.
+    """The result of a run; ``stratatune train --json`` prints it.
 
     Attributes:
         best: the selected epoch's metrics on the evaluation data (mean over its parts), empty without such data.
@@ -20,7 +20,7 @@ class Result:
         tokens_per_second: real tokens trained on, over ``cache`` and ``train`` seconds.
         cache_hit: the trunk cache of the training data was complete before the first step.
         by_class: precision, recall and F1 of each class and the confusion matrix, of ``evaluation`` and ``test`` data,
-            as :meth:`Objective.by_class` gives them; empty where labels are no classes.
+            as :meth:`Objective.by_class` gives them; empty where labels are not classes.
         processes: how many trained together; times and memory are those of the first.
     """
 

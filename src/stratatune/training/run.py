@@ -143,7 +143,7 @@ def _run(
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
-    """What a run folder says of its run before it begins."""
+    """What a run folder says about its run before it begins."""
     if is_main():
         write_text(out / CONFIG, to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
@@ -163,7 +163,7 @@ def check_folder(config: RunConfig, out: Path) -> None:
     """Refuse a run folder that holds another run's work.
 
     Raises:
-        ConfigError: it holds a run, and ``resume`` was not asked for; or one of other settings.
+        ConfigError: it holds a run, and ``resume`` is not set; or a run with other settings.
         ModelError: its checkpoint is damaged.
     """
     if not config.resume:
@@ -182,7 +182,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A run goes on in what ``auto`` came to when it began, whatever fits by now and whatever processor it is on."""
+    """A resumed run keeps what ``auto`` chose when it began, whatever fits now and whatever processor it is on."""
     begun = (saved_settings(out) or {}) if config.resume else {}
     auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
     return config.model_copy(update={name: begun[name] for name in auto}) if auto else config

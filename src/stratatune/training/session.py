@@ -107,7 +107,7 @@ class Session:
 
 
 OF_THE_OPTIMISER = ("lr", "weight_decay", "warmup", "schedule", "clip", "adam_eps")
-"""Settings that say what becomes of a gradient, and not what is computed."""
+"""Settings that decide what happens to a gradient, and not what is computed."""
 
 
 def _without_rates(data: Any) -> Any:

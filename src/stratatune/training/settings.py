@@ -207,11 +207,11 @@ def check_folder(key: str, value: str) -> str:
     path = Path(value).expanduser()
     if path.exists() and not path.is_dir():
         return f"{key}: {value!r}; is a file, and a folder is needed"
-    standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not standing.is_dir():
-        return f"{key}: {value!r}; {standing} is a file, so no folder can be made in it"
-    if not os.access(standing, os.W_OK | os.X_OK):
-        return f"{key}: {value!r}; {standing} cannot be written to"
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        return f"{key}: {value!r}; {existing} is a file, so no folder can be made in it"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{key}: {value!r}; {existing} cannot be written to"
     return ""
 
 

@@ -43,7 +43,7 @@ def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
         alone: whether this run has its model to itself: trials share theirs.
 
     Raises:
-        ConfigError: ``streamed`` is asked for, and cannot be.
+        ConfigError: ``streamed`` is requested and not possible.
     """
     config, depth = outline.config, outline.resolved.frozen_depth
     if config.trunk == "resident":
@@ -74,7 +74,7 @@ def too_large(model: str, revision: str | None, limit: int | None) -> str:
 
 
 def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str | None) -> str | None:
-    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was asked for; None: it is not.
+    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was requested; None: it is not.
 
     Args:
         folder: of the run, or of its adapter.
@@ -82,7 +82,7 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
         trunk: as in a run's settings; ``limit`` likewise.
 
     Raises:
-        ConfigError: no such place, or ``streamed`` is asked for where there is no trunk.
+        ConfigError: no such place, or ``streamed`` is requested where there is no trunk.
         ModelError: nothing trained is there.
     """
     if trunk not in ("auto", "resident", "streamed"):

@@ -69,7 +69,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
     for index in plan_batches(texts.lengths, batch_size=_BATCH_SIZE, seed=0, epoch=0, shuffle=False):
         rows = run(forward.batch(texts, index)).float().cpu().numpy()
         if found is None:
-            # How wide a text's vector is, only the first batch tells.
+            # The width of a text's vector is known only from the first batch.
             found = np.empty((len(texts), *rows.shape[1:]), np.float32)
         found[index] = rows
     assert found is not None
@@ -77,7 +77,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
 
 
 def look(session: Session) -> Scores | None:
-    """Let the objective see what the untuned model says of the data, and score it; call before the first step.
+    """Let the objective see the untuned model's output for the data, and score it; call before the first step.
 
     A model whose plan changes nothing at first is its own base, from the trunk cache on; else the base is loaded.
 

@@ -312,7 +312,7 @@ def test_a_finished_search_trains_nothing_more(searched, monkeypatch):
     given = {"tables": {"train": table(90)}, "folder": folder, "reporter": QUIET}
     again = suggest(config, Asked(family="bft", refine=True, trials=4), **given)
     assert len(trained) == count and again.trials == found.trials
-    with pytest.raises(ConfigError, match="holds a search of other settings"):
+    with pytest.raises(ConfigError, match="holds a search with other settings"):
         suggest(config.model_copy(update={"epochs": 2}), Asked(family="bft", refine=True, trials=4), **given)
 
 

@@ -24,7 +24,10 @@ def _forms() -> str:
 
 def smaller(
     int8: Annotated[
-        bool, typer.Option("--int8", help="With --to onnx: matrices in int8, a quarter of the size, and what it costs.")
+        bool,
+        typer.Option(
+            "--int8", help="With --to onnx: write int8 matrices, a quarter of the size, and show what that costs."
+        ),
     ] = False,
     data: Annotated[
         str | None,
@@ -71,7 +74,7 @@ def _left_behind(spec: dict[str, Any]) -> str:
             "that is likelier"
         )
     if spec.get("ordinal"):
-        return f"the classes are ordered: the model has {len(labels) - 1} outputs, and docs/objectives.md says of what"
+        return f"the classes are ordered: the model has {len(labels) - 1} outputs, described in docs/objectives.md"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""``stratatune grid``: the runs of a recipe, and what they came to. Nothing here imports torch: the workers do."""
+"""``stratatune grid``: the runs of a recipe, and their results. Nothing here imports torch: the workers do."""
 
 from __future__ import annotations
 

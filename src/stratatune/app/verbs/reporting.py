@@ -1,4 +1,4 @@
-"""``stratatune report``: what a run or a grid came to."""
+"""``stratatune report``: the results of a run or a grid."""
 
 from __future__ import annotations
 

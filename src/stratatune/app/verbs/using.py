@@ -228,7 +228,7 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
-    """The predictions where they were asked for; without ``out`` they are shown."""
+    """The predictions where they were requested; without ``out`` they are shown."""
     from stratatune.app import predictions
 
     output = predictions.output_of(prediction)
@@ -244,7 +244,7 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
 def shown(row: dict[str, Any]) -> str:
     """One prediction for a person: the label or labels and the three likeliest, the value, or what was generated."""
     answers = {name: value for name, value in row.items() if not name.startswith("p_")}
-    answer = list(answers.values())[-1]  # it stands behind the texts
+    answer = list(answers.values())[-1]  # it follows the texts
     if answer is None:
         return "(left out)"
     by_head = any(name.startswith(f"p_{head}_") for head in answers for name in row)

@@ -1,6 +1,6 @@
 """Decoders: a token sees only what precedes it.
 
-A tuned decoder's top is asked for one position (classification), for those that predict the candidates of a label, or
+A tuned decoder's top is computed at one position (classification), at those that predict the candidates of a label, or
 for those that predict a completion.
 """
 

@@ -129,7 +129,7 @@ class _Begin:
         """Refuse to write past the length at which LongRoPE changes the angles of every token.
 
         Keys that are in the cache were turned by the old angles, and the prompt with them. transformers computes a
-        Phi's text anew there, and then the prompt would be made from the answer too.
+        Phi's text again there, and then the prompt would be made from the answer too.
         """
         flow, cache = self.flow, given_cache(kwargs)
         tokens = next(one for one in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if one is not None)

@@ -1,7 +1,7 @@
 """Encoders: every token sees the whole text.
 
 How masks and positions reach a block is asked of the model's own forward (``model/skeleton.py``), and so is what its
-own head says of a last hidden state.
+own head makes of a last hidden state.
 """
 
 from __future__ import annotations

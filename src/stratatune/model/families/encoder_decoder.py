@@ -243,7 +243,7 @@ class EncoderDecoder(Family):
 
 
 class _Behind:
-    """Tells BART's table of positions, which counts them itself, that P tokens have gone before."""
+    """Makes BART's table of positions, which counts them itself, count P tokens in front."""
 
     def __init__(self, count: int) -> None:
         self.count = count

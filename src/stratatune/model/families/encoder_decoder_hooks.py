@@ -1,7 +1,7 @@
-"""What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says of its two stacks.
+"""What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says about its two stacks.
 
 In the encoder the hooks are those of any encoder (``encoder_hooks.py``). What differs: a prompt stays in front of the
-encoder's output, so the decoder's mask over that output is made longer; and an adapter may follow the encoder or stand
+encoder's output, so the decoder's mask over that output is made longer; and an adapter may follow the encoder or be
 between the decoder's blocks, where it runs on whatever tokens it is given.
 """
 

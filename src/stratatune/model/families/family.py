@@ -31,11 +31,11 @@ class Reader(Protocol):
         ...
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is wanted; None: of every token."""
+        """Where the last hidden state is needed; None: at every token."""
         ...
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """The last hidden state at those places -> the logits that are asked for."""
+        """The last hidden state at those places -> the requested logits."""
         ...
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ class Family(abc.ABC):
 
     @classmethod
     def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
-        """For a model of fake tensors, whose ids have no values: the head to wear in place of ``head``, and settings.
+        """For a model of fake tensors, whose ids have no values: the head to use in place of ``head``, and settings.
 
         ``labels``: outputs of a classifier.
         """
@@ -189,7 +189,7 @@ class Family(abc.ABC):
         """The hidden state at depth 0 of vectors in place of the first words: [P, E] -> [1, P, D]."""
 
     def read_text(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """What the model says of a text in eval mode, without autograd: [B, T, D] at depth 0, [B, T] -> [B, D]."""
+        """The model's output for a text in eval mode, without autograd: [B, T, D] at depth 0, [B, T] -> [B, D]."""
         with torch.no_grad(), in_eval(self.body.blocks):
             return self.said_of(hidden, mask)
 

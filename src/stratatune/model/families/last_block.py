@@ -86,7 +86,7 @@ def _deberta(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 def _modernbert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    # q, k and v come out of one linear and are turned together, so the attention runs for all tokens.
+    # q, k and v are the output of one linear and are turned together, so the attention runs for all tokens.
     attended = take(hidden + block.attn(block.attn_norm(hidden), *call.args, **call.kwargs)[0], read)
     return attended + block.mlp(block.mlp_norm(attended))
 
@@ -99,11 +99,11 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 class _TextKept(Exception):
-    """The keys and values of the whole text are there; nothing behind them is wanted."""
+    """The keys and values of the whole text are there; nothing after them is needed."""
 
 
 class _KeysAndValues:
-    """Stands for a key-value cache: keeps what the first call brings and leaves the block, then hands it out."""
+    """Acts as a key-value cache: the first call keeps keys and values and stops the block; later ones return them."""
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None
@@ -117,7 +117,7 @@ class _KeysAndValues:
 
 
 def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, the first time for nothing.
+    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, and those of the first time are not used.
 
     Under gradient checkpointing a block takes no cache, and runs in full.
     """

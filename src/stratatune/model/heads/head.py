@@ -26,7 +26,7 @@ class Head(abc.ABC):
         name: in the table of heads, and in what objectives ask for.
         auto: the class of transformers that loads a model with it.
         peft_task: peft's name for what such a model does; None: it has none.
-        families: of the models that wear it.
+        families: of the models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
 
     Args:
@@ -59,7 +59,7 @@ class Head(abc.ABC):
         """
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is wanted; None: of every token."""
+        """Where the last hidden state is needed; None: at every token."""
         return question.places
 
     @property
@@ -95,7 +95,7 @@ class Head(abc.ABC):
         return [*self.body.final_norms(), *modules]
 
     def untie(self) -> str:
-        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; says so in a line."""
+        """Give the decoder a copy of the embeddings that it shares, so that it can train apart; returns a notice."""
         decoder: Any = self.body.part(self.paths["decoder"])
         # A copy of the values, so training starts from the model as it was.
         decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)

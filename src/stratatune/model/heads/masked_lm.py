@@ -50,7 +50,7 @@ class MaskedLm(Head):
         return {name: self.body.part(path) for name, path in self.paths.items()}
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., V], or [..., C] for the rows of the decoder that are asked for."""
+        """``hidden`` [..., D] -> [..., V], or [..., C] for the requested rows of the decoder."""
         part, words = self._modules(), question.rows
         activation = ACT2FN[self.row.mlm_activation or getattr(self.body.model.config, self.row.activation)]
         hidden = part["norm"](activation(part["dense"](self.body.normed(hidden))))

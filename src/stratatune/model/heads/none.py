@@ -1,4 +1,4 @@
-"""``none``: a model without a head, whose last hidden state is what is asked for."""
+"""``none``: a model without a head, whose last hidden state is the output."""
 
 from __future__ import annotations
 

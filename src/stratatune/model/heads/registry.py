@@ -15,7 +15,7 @@ from stratatune.model.heads.span import Span
 from stratatune.model.heads.token import Token
 
 HEADS: dict[str, type[Head]] = {one.name: one for one in (MaskedLm, Lm, Seq2SeqLm, Token, Span, Sequence, NoHead)}
-"""By name. A live model wears the first that says so: the narrower ones come first."""
+"""Heads by name. A live model has the first one that recognises it, so the narrower ones come first."""
 
 _BEFORE = {"mlm": "masked_lm", "causal": "lm", "seq2seq": "seq2seq_lm", "classification": "sequence"}
 """The names that adapters saved by 0.1 have for heads."""
@@ -34,12 +34,12 @@ def head_named(name: str) -> type[Head]:
 
 
 def lm_head_for(family: str) -> str:
-    """The name of the language-model head that models of ``family`` wear."""
+    """The name of the language-model head that models of ``family`` have."""
     return next(one.name for one in HEADS.values() if one.parts == "lm" and family in one.families)
 
 
 def head_of(body: Body, family: Family) -> Head:
-    """The head that a live model wears; ``none`` where no other is found."""
+    """The head that a live model has; ``none`` where no other is found."""
     fitting = (one for one in HEADS.values() if body.row.family in one.families and one.is_worn(body))
     # A model with a head that the table does not know can still be tuned: its head trains whole (new_parts.py).
     return next(fitting, NoHead)(body, family)

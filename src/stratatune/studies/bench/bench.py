@@ -53,7 +53,7 @@ class ArmTimes:
     cache_bytes: int = 0
 
     def epochs(self, number: int, *, predicted: bool = False) -> float:
-        """Seconds of the first epoch and those after it; the floor has one pass however many are asked for."""
+        """Seconds of the first epoch and those after it; the floor has one pass however many are requested."""
         if self.name == FLOOR:
             return self.predicted_first if predicted else self.first
         first, other = (self.predicted_first, self.predicted) if predicted else (self.first, self.seconds)

@@ -2,8 +2,8 @@
 
 A pass over three blocks (more than a processor's own memory holds of the weights) is timed at a few lengths and fitted,
 for each block, as a fixed part (casts of weights, the optimiser, calls) and a rate (FLOP/s). Nothing is taken from the
-arms that the prediction stands beside: the whole model is never run here. The formulas of ``costs/flops.py`` then say
-how much of each pass an arm's step takes.
+arms that the prediction is compared with: the whole model is never run here. The formulas of ``costs/flops.py`` then
+say how much of each pass an arm's step takes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Methods = tuple[MethodConfig, ...]
 
 
 class Machine:
-    """The probes of one setting, made when they are asked for first, and the predictions that follow from them."""
+    """The probes of one setting, made when they are first needed, and the predictions that follow from them."""
 
     def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting
@@ -57,7 +57,7 @@ class Machine:
         self.probes: dict[Hashable, Stopwatch] = {}
 
     def again(self) -> None:
-        """Time everything that was asked for once more."""
+        """Time everything that was requested once more."""
         for probe in self.probes.values():
             probe.go()
 

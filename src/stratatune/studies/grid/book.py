@@ -1,4 +1,4 @@
-"""A grid's book: every run, where it stands and what it came to, in one SQLite file beside the run folders.
+"""A grid's book: every run with its status and its result, in one SQLite file beside the run folders.
 
 One process writes, under a lock; any number may read beside it (write-ahead log). Each change is one transaction, so
 whatever is killed and whenever, the book says either the old or the new.
@@ -23,7 +23,7 @@ FILE = "grid.sqlite"
 LOCK = "grid.lock"
 VERSION = 1
 """Of the tables below; a book of another version is refused, not guessed at."""
-_KIND = 0x57A7A  # tells our files from other programs'
+_KIND = 0x57A7A  # distinguishes our files from other programs'
 
 _TABLES = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -74,7 +74,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Opens the book that is there; one that may not be written is read as it stood.
+        """Open the book that exists; one that may not be written is read as it is.
 
         Raises:
             ConfigError: there is none, or it is of another version.
@@ -168,14 +168,14 @@ class Store:
         )
 
     def stopped(self, run: str, status: str, *, result: Any = None, error: str | None = None) -> None:
-        """A run has come to ``done`` or ``failed``, or is ``waiting`` again."""
+        """A run is ``done`` or ``failed``, or ``waiting`` again."""
         self._write(
             "UPDATE runs SET status = ?, result = ?, error = ?, changed = CURRENT_TIMESTAMP WHERE id = ?",
             *(status, None if result is None else json.dumps(result), error, run),
         )
 
     def cached(self, name: str, status: str, *, result: Any = None, error: str | None = None) -> None:
-        """Where the building of a shared trunk cache stands."""
+        """The status of building a shared trunk cache."""
         self._write("INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?)", name, status, json.dumps(result), error)
 
     def forget(self, runs: Iterable[str]) -> None:

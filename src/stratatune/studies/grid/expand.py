@@ -44,7 +44,7 @@ class Planned:
         id: the hash of its settings, see :func:`stratatune.studies.grid.records.run_id`.
         number: its place in the recipe's order.
         config: its settings; ``out`` and ``resume`` are left to the grid.
-        coordinates: where it stands on each axis.
+        coordinates: its place on each axis.
         trunk: the name of the trunk cache that it reads; runs of equal names share one. Empty: none on disk.
     """
 
@@ -70,7 +70,7 @@ def expand(
         folder: of its file: its ``data`` folders are relative to it.
         data: other folders for those under ``data``, by name; the name may be empty where there is one.
         models: other places for the models, by their names.
-        only: leave the runs out that do not stand at one of these names of an axis.
+        only: leave out the runs that do not have one of these names on an axis.
 
     Raises:
         ConfigError: a folder that is not there, settings that are wrong, or no run at all; one line each.
@@ -142,7 +142,7 @@ def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
 
 
 def _wrong_keys(recipe: Recipe) -> Iterator[str]:
-    """Settings that do not exist, each where it stands; an axis may have a name of its own if a text asks for it."""
+    """Settings that do not exist, each with its place; an axis may have a name of its own if a text uses it."""
     legal = [name for name in RunConfig.model_fields if name not in _OURS]
     free = {axis for axis in recipe.settings if axis not in RunConfig.model_fields}
     places = [("base", recipe.base, set())]
@@ -225,7 +225,7 @@ class _Making:
         return {name: self._found(value) if name in _PLACES else value for name, value in filled.items()}
 
     def _found(self, value: Any) -> Any:
-        """A path seen from the recipe's own folder, where something stands there; else as it is written."""
+        """A path relative to the recipe's own folder if it exists there; else as it is written."""
         if not isinstance(value, str) or not value:
             return value
         there, here = self.folder / value, Path(value)

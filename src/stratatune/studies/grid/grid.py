@@ -1,7 +1,7 @@
 """A grid: every run of a recipe, once, however often it is stopped and begun again.
 
 The book (:mod:`stratatune.studies.grid.book`) says which runs are done; a run that was stopped goes on from its
-checkpoint. Runs that read one trunk cache stand together, and the trunk runs for all of them, alone, before the first
+checkpoint. Runs that read one trunk cache are grouped, and the trunk runs for all of them, alone, before the first
 begins.
 """
 
@@ -156,7 +156,7 @@ class _Going:
         return None
 
     def ended(self, outcome: Outcome) -> bool:
-        """Write down how a job ended; whether a run has come to its end by it."""
+        """Record how a job ended; returns whether that ended a run."""
         job = self._under_way.pop(outcome["name"])
         if outcome["status"] == "lost":
             if self._begun[job["name"]] < ATTEMPTS:

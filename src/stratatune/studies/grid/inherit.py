@@ -20,7 +20,7 @@ def inherited(path: Path) -> dict[str, Any]:
     """The data of a recipe's file over those of the recipe that it extends.
 
     A key of its own takes the place of the other's; ``base`` is merged. Published numbers and claims are the other's,
-    those whose coordinates this recipe has, so that no number stands in two files.
+    those whose coordinates this recipe has, so that no number is in two files.
 
     Raises:
         ConfigError: a file is missing or no YAML, or recipes extend each other in a circle.
@@ -104,7 +104,7 @@ def folder_of(written: str, beside: Path) -> Path:
 def _package_folder(module: str) -> Path | None:
     """Where an installed package lies, found without running any of its code; None where there is none.
 
-    A finder is asked for the first name alone: for ``a.b`` it would import ``a``.
+    Only the first name is looked up: to find ``a.b``, Python would import ``a``.
     """
     top, *inner = module.split(".")
     if not all(name.isidentifier() for name in (top, *inner)):

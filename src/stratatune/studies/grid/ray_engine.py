@@ -74,7 +74,7 @@ class RayEngine:
             said = " ".join(str(error).split("\n")[0].split())
             raise ResourceError(
                 f"Ray cannot be {f'reached at {address}' if address else 'started'}: {said}",
-                "`ray start --head` begins a cluster, and `ray status` tells whether there is one",
+                "`ray start --head` begins a cluster, and `ray status` shows whether there is one",
             ) from error
 
     @property
@@ -109,7 +109,7 @@ def _knock(address: str) -> None:
 
 
 def _ray() -> Any:
-    """Ray, told to keep quiet and to send no usage figures.
+    """Ray, set to keep quiet and to send no usage figures.
 
     Raises:
         ResourceError: it is not installed.

@@ -141,7 +141,7 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
-    """Names that stand on one axis twice, and axes that would hide another."""
+    """Names that occur on one axis twice, and axes that would hide another."""
     for axis in recipe.settings.keys() & {*PLURALS.values(), "name", "a", "b", "mask"}:
         yield f"settings.{axis}: this name cannot be used for an axis; " + (
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"

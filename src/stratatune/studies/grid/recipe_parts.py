@@ -43,7 +43,7 @@ class Item(Closed):
 
     @classmethod
     def of(cls, written: Any, axis: str) -> Item:
-        """From what a recipe has on ``axis``; ValueError where that is no item."""
+        """From what a recipe has on ``axis``; ValueError where that is not an item."""
         if isinstance(written, Mapping):
             settings = {str(key): value for key, value in written.items() if key != "name"}
             if not isinstance(written.get("name"), Value):
@@ -76,7 +76,7 @@ class ReportLayout(Closed):
 
 
 class Published(Closed):
-    """A number of the paper; in a recipe its coordinates stand beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
+    """A number of the paper; in a recipe its coordinates are beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
 
     where: Coordinates
     value: float

@@ -1,4 +1,4 @@
-"""What runs came to, read back from a run folder or a grid folder: what reports, exports and listings are made from."""
+"""The results of runs, read back from a run folder or a grid folder: the basis of reports, exports and listings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunRecord:
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """16 hex characters from all settings that a number may depend on: not ``out``, the cache's place and the like."""
+    """16 hex characters from all settings that a number may depend on: not ``out`` or the cache's place."""
     said = {name: value for name, value in config.items() if name not in NO_NUMBER}
     return digest_of_json(said, size=8, separators=(",", ":"), ascii=False)
 
@@ -86,7 +86,7 @@ def _recipe(text: str, place: Path) -> Recipe:
 
 
 def read_caches(path: str | Path) -> list[dict[str, Any]]:
-    """The trunk caches that a grid built, as ``train.building.build_cache`` tells of them; none of a run.
+    """The trunk caches that a grid built, as ``train.building.build_cache`` reports them; none for a run.
 
     Raises:
         ConfigError: as :func:`read_records`.
@@ -162,7 +162,7 @@ def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
 
 
 def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
-    """Those that every run has; the data's name stands for a task that has none."""
+    """Those that every run has; the data's name takes the place of a missing task."""
     named = {axis: config.get(axis) for axis in PLURALS.values()}
     named["model"] = Path(str(config["model"])).name
     named["task"] = named["task"] or Path(str(config["train"])).stem

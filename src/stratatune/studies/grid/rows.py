@@ -98,7 +98,7 @@ class Row(Written):
 
 
 class CacheBuilt(Written):
-    """What the building of one trunk cache came to; empty where there was nothing to build."""
+    """The result of building one trunk cache; empty where there was nothing to build."""
 
     folder: Plain = ""
     examples: Count = 0
@@ -107,7 +107,7 @@ class CacheBuilt(Written):
 
 
 class CachesBuilt(Written):
-    """What the building of the trunk caches of one data set pair came to."""
+    """The result of building the trunk caches of one pair of data sets."""
 
     caches: list[CacheBuilt]
     depth: Count
@@ -140,7 +140,7 @@ def column(text: object, place: str) -> Any:
     """A JSON column of the book as data; None stays None.
 
     Raises:
-        ConfigError: it is no text, or no JSON.
+        ConfigError: it is not text, or not JSON.
     """
     if text is None:
         return None
@@ -171,7 +171,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; none where there is no such file.
 
     Raises:
-        ConfigError: one is no object of numbers.
+        ConfigError: one is not an object of numbers.
     """
     if not path.exists():
         return []

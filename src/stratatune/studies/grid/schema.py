@@ -16,7 +16,7 @@ _PLACES = {"type": "object", "additionalProperties": _NAMES}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """What may stand in a recipe's file: nothing that a recipe may hold is refused.
+    """What a recipe's file may hold: nothing that a recipe may hold is refused.
 
     It refuses less than :func:`stratatune.studies.grid.recipe.load_recipe`: names on axes are not compared.
     """
@@ -26,7 +26,7 @@ def recipe_schema() -> dict[str, Any]:
     item = {"anyOf": [_VALUE, {"type": "object", "properties": {"name": _VALUE, **free}, "required": ["name"]}]}
     axis = {"type": "array", "items": item, "minItems": 1}
     own = {
-        "extends": {"type": "string", "description": "The file of a recipe whose keys stand where this one has none."},
+        "extends": {"type": "string", "description": "The file of a recipe whose keys apply where this one has none."},
         "title": {"type": "string"},
         "about": {"type": "string"},
         "paper": {"type": "string"},

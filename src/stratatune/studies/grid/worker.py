@@ -1,4 +1,4 @@
-"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is asked for, one run at a time.
+"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is given, one run at a time.
 
 Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
 process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
@@ -39,7 +39,7 @@ PRELOADED = (
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Do one job and tell how it ended.
+    """Do one job and report how it ended.
 
     Args:
         job: ``kind`` (``run``, or ``cache`` to run the trunk alone), ``name``, ``config`` with ``out``.

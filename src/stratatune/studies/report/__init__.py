@@ -1,4 +1,4 @@
-"""Reports: what runs came to, as one HTML file, as Markdown or as LaTeX. No torch."""
+"""Reports: the results of runs as one HTML file, as Markdown or as LaTeX. No torch."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, fa
 
 
 def _times(run: RunRecord, x: str) -> Sequence[float]:
-    """Where the lines of the history stand on ``x``; runs of before 0.1 know nothing of seconds."""
+    """The places of the history's lines on ``x``; runs made before 0.1 have no seconds."""
     return (run.result or {}).get("elapsed", ()) if x == "seconds" else [line[x] for line in run.history]
 
 
@@ -123,7 +123,7 @@ def thresholds(name: str, curve: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def _height(measured: Measured, run: RunRecord, y: str) -> float | None:
-    """What stands over a run in a depth curve; None where it has no such number."""
+    """A run's value in a depth curve; None where it has no such number."""
     if y == LOSS:
         return run.history[-1].get(LOSS) if run.history else None
     score = measured.score(run, y)
@@ -155,7 +155,7 @@ def costs(measured: Measured) -> Figure | None:
         for name, label, number in _COSTS
     )
     over = f", mean over {len(measured.columns)} columns" if len(measured.columns) > 1 else ""
-    note = "Time is training, trunk passes of the run itself in it, a cache built before not; bars are 95 % intervals."
+    note = "Time is training with the run's own trunk passes, without a cache built before; bars are 95 % intervals."
     return Figure("costs", f"The score against what it costs{over}; up and to the left is better.", panels, note)
 
 

@@ -93,7 +93,7 @@ def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
 
 
 def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
-    """What of the recipe's axes no run of this grid stands at: it was begun with ``--only``."""
+    """What of the recipe's axes no run of this grid has, because it was begun with ``--only``."""
     gone = []
     for axis, items in recipe.axes.items() if recipe else ():
         there = {str(run.coordinates.get(axis)) for run in measured.records}
@@ -140,13 +140,13 @@ def _reading(measured: Measured) -> list[str]:
     count = len(measured.seeds())
     said = [
         "The interval of a mean is a percentile bootstrap over seeds (95 %): how far the mean would move with other "
-        "seeds of the same data. It knows nothing of other data sets."
+        "seeds of the same data. It says nothing about other data sets."
     ]
     if count < 2:
         said.append("One seed only: there is no interval, and no difference can be distinguished from chance.")
     elif count < 6:
         said.append(
-            f"With {count} seeds a bootstrap interval reaches hardly further than from the lowest to the highest seed, "
+            f"With {count} seeds a bootstrap interval hardly reaches beyond the lowest and the highest seed, "
             "and is too narrow; a claim is judged by Student's interval of the paired differences instead."
         )
     said.append(

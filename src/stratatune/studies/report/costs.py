@@ -16,7 +16,7 @@ from stratatune.studies.statistics import interval
 def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> ReportTable | None:
     """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
 
-    Where the papers' costs are ``published``, they stand below, and each row's speed and memory are set against the
+    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are set against the
     first row's, as theirs.
     """
     rows = []
@@ -56,7 +56,7 @@ def caches(measured: Measured, built: Sequence[Mapping[str, Any]]) -> ReportTabl
         )
         rows.append((Cell(f"depth {depth}"), *map(Cell, cells)))
     heads = ("built", "on disk", "seconds to build", "runs that read them", "epochs without the trunk")
-    note = "Built once each, before the runs, start-up included; so no run above has seconds of the trunk of its own."
+    note = "Each was built once before the runs, start-up included, so no run above has trunk seconds of its own."
     return (
         ReportTable("Trunk caches.", (Column("trunk", False), *map(Column, heads)), tuple(rows), note) if rows else None
     )
@@ -119,7 +119,7 @@ def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
 def spared(measured: Measured, run: RunRecord) -> float:
     """Seconds of the trunk that a run did not need: a pass each epoch, by the slowest pass known, less what it spent.
 
-    A pass is known where a run made it; runs of the same model, data and frozen depth tell of each other.
+    A pass is known where a run made it; it holds for all runs of the same model, data and frozen depth.
     """
     result = run.result or {}
     if not remembers(run):
@@ -169,7 +169,7 @@ def protocol(measured: Measured) -> Text | None:
     return Text(
         f"How it was measured: each run in a process of its own on {on}; the same for all: {listed(same)}; "
         f"{rounds} round{'s' * (rounds != 1)}.{warning} Tokens/s are real tokens, without padding, over the seconds of "
-        "forward, backward and step, the frozen part in them; on a GPU the clock is read once all its work is done. "
+        "forward, backward and step, the frozen part included; on a GPU the clock is read once all its work is done. "
         "Start, reading, encoding and evaluation do not count. Peak memory: on a GPU the most that torch had allocated "
-        "there, elsewhere the most that the process held, libraries and weights in it."
+        "there, elsewhere the most that the process held, libraries and weights included."
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0b63b0", "#c2410c", "#0f7a55", "#7a3fc4", "#8a5a00", "#b3246b", "#0e7490", "#57606a")
-"""The series' colours in light; the page's ``--s1`` to ``--s8``. Told apart by markers and dashes too."""
+"""The series' colours in light; the page's ``--s1`` to ``--s8``. Markers and dashes distinguish them too."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 _LOG_FROM = 8.0

@@ -124,7 +124,7 @@ class Measured:
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], dict[str, float]]:
-        """Scores by row and column, then by what tells its runs apart."""
+        """Scores by row and column, then by what distinguishes its runs."""
         found: dict[tuple[str, str], dict[str, float]] = {}
         for record in self.done:
             score = self.score(record)
@@ -133,7 +133,7 @@ class Measured:
         return found
 
     def _replicate(self, record: RunRecord) -> str:
-        """What tells the runs of one cell apart: the seed, and whatever is neither row nor column."""
+        """What distinguishes the runs of one cell: the seed, and whatever is neither row nor column."""
         inside = (*self.row_axes, *self.column_axes)
         return str(sorted((name, str(value)) for name, value in record.coordinates.items() if name not in inside))
 
@@ -173,7 +173,7 @@ class Measured:
 
 
 def named(record: RunRecord, axes: Iterable[str]) -> str:
-    """Where a run stands on some axes."""
+    """A run's place on some axes."""
     parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
     return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
 

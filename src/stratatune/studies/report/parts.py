@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column's heading; numbers stand at the right."""
+    """A column's heading; numbers are aligned right."""
 
     title: str
     number: bool = True
@@ -117,7 +117,7 @@ class Picture:
 
     Attributes:
         svg: inline SVG.
-        plain: the same in letters, where no drawing can stand.
+        plain: the same as text, where no drawing can be shown.
         description: what it shows, in a line.
     """
 
@@ -142,7 +142,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what the numbers say of it."""
+    """A claim and what the numbers say about it."""
 
     claim: str
     verdict: Verdict
@@ -172,7 +172,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and what follows it."""
 
     title: str
     parts: tuple[Part, ...]

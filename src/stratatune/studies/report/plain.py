@@ -20,7 +20,7 @@ def plain(report: Report) -> str:
 
 
 def _table(table: ReportTable) -> Iterator[str]:
-    """Columns as wide as what stands in them; numbers at the right."""
+    """Columns as wide as their cells, with numbers aligned right."""
     rows = [[column.title for column in table.columns], *([cell.text for cell in row] for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     yield table.caption.partition(",")[0]

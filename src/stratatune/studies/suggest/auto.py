@@ -3,7 +3,7 @@
 One pass over a sample reads some depths, and a probe of each says whether the topmost blocks hold what the task needs
 (``studies/suggest/probing.py``). The plans of ``studies/suggest/candidates.py`` are priced by the cost model, a race
 that keeps its share of the work is laid out (``studies/suggest/course.py``), and the winner goes on from where its
-trial stood (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would cost more
+trial ended (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would cost more
 than its share (few rows, a single entrant, several processes, a model that does not fit in memory), what is known
 beforehand decides.
 """
@@ -177,7 +177,7 @@ class _Search:
         seen = set[tuple[str, float]]()
         for proposal in proposals(outline.shape, kinds, words=self._has_words(), deeper=deeper):
             config = self.proposed(proposal)
-            if (config.plan, config.lr) in seen:  # the rate is given, so a second one is no other plan
+            if (config.plan, config.lr) in seen:  # the rate is given, so a second one is not a new plan
                 continue
             seen.add((config.plan, config.lr))
             try:

@@ -3,19 +3,19 @@
 The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
 the depth at which that is done, the first whose probe at this position is within one standard error of the best
 depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
-read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure
-4); further down more blocks run and train each step for nothing that a probe can see. One standard error is Breiman's
-rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
+read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point,
+figure 4); further down more blocks run and train each step without a gain that a probe can see. One standard error is
+Breiman's rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
 
 What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
 where a depth below predicts better than the one where these begin by two standard errors: then what the task needs gets
 lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
-the tokens tells no more than the embeddings do (within one standard error), and BitFit trains from f to there.
+the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
 
-Where no depth tells the labels better than the control by two standard errors, the probes say nothing, and the papers'
-depths stand.
+Where no depth predicts the labels better than the control by two standard errors, the probes say nothing, and the
+papers' depths are used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Found:
         informative: whether any depth predicts the labels better than the control does.
         depth: where to insert, or where LoRA starts.
         frozen: up to where blocks add nothing to the embeddings; at most ``depth``.
-        gathered: the probe of depth r, where the position read first tells as much as anywhere.
+        gathered: the probe of depth r, the first where the position that is read predicts as well as anywhere.
         best: the best probe of that position.
     """
 

@@ -1,4 +1,4 @@
-"""What ``--plan auto`` says of its choice: three lines, and a record of everything that was looked at. No torch."""
+"""What ``--plan auto`` says about its choice: three lines, and a record of everything that was looked at. No torch."""
 
 from __future__ import annotations
 

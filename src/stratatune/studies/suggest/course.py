@@ -1,9 +1,9 @@
 """How far a race between plans may go for its price: counted in operations, never in seconds. No torch.
 
 Choosing may take a share of the run that is proposed in the end, whichever that turns out to be. What the winner's own
-trial did is no loss, because the run goes on from there; what the others did is, and so are the pass that reads every
-depth and every look at the scores. A race has heats: in each, those that are left make so many steps, are scored, and
-the worse half stops.
+trial did is not lost, because the run goes on from there; what the others did is, and so are the pass that reads
+every depth and every look at the scores. A race has heats: in each, those that are left make some steps, are scored,
+and the worse half stops.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def planned(prices: Sequence[Price], batches: int, spent: float, share: float = 
 
     Args:
         prices: of the plans, in the order in which they are to take part.
-        batches: of an epoch: what is learnt and what is scored comes out of the first one.
+        batches: of an epoch: what is learnt and what is scored is drawn from the first one.
         spent: operations spent already, or that will be, on reading the depths.
         share: of the proposed run that choosing may take.
     """

@@ -7,8 +7,8 @@ labels in a random order as well: what that control scores is what the sample's 
 
 The score of classes is the area under the ROC curve, each class against the others, the mean of them: the share of
 pairs, one text of a class and one of another, that the probe puts in the right order. 0.5 is chance whatever the
-balance of classes; accuracy and its kin stand still where a weak probe of unbalanced classes always names the larger.
-The score of numbers is Pearson's correlation.
+balance of classes; accuracy and similar scores do not change while a weak probe of unbalanced classes always names
+the larger. The score of numbers is Pearson's correlation.
 
 Shapes: N examples, L blocks, K readings of a depth, D hidden.
 """

@@ -21,7 +21,7 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
     yield _evidence(view)
     yield _depth(view)
     if chosen.depth != view.found.depth:
-        yield f"at depth {view.found.depth} it would be over the budget, so depth {chosen.depth} stands in for it"
+        yield f"at depth {view.found.depth} it would be over the budget, so depth {chosen.depth} takes its place"
     yield _saved(view, chosen)
     left_out = [one for one in view.candidates if one.over]
     if left_out:

@@ -1,7 +1,7 @@
 """``suggest --refine``: successive halving over real short trials, by Optuna (extra ``search``).
 
 A trial is a plan and a rate. It trains on a ninth of the rows, on a third, on all (``--samples`` at most); after each
-it goes on only if it stands among the best third of those that came as far (asynchronous successive halving). The
+it goes on only if it is among the best third of those that got as far (asynchronous successive halving). The
 first trial is the rule's own plan, then a tree-structured Parzen estimator draws. Trials of one depth share their trunk
 caches. With a folder the study is a SQLite file there, and a stopped search goes on.
 """
@@ -171,7 +171,7 @@ def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.St
     name = _name(found, search)
     storage = None if folder is None else f"sqlite:///{folder / FILE}"
     if storage and (folder / FILE).exists() and name not in optuna.get_all_study_names(storage):  # pyright: ignore[reportOptionalOperand]
-        raise ConfigError([f"out: {folder} holds a search of other settings"], "choose another --out, or remove it")
+        raise ConfigError([f"out: {folder} holds a search with other settings"], "choose another --out, or remove it")
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -228,7 +228,7 @@ def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggest
 
 
 def _last(trial: optuna.trial.FrozenTrial) -> float:
-    """The score of the highest rung that the trial came to."""
+    """The score of the highest rung that the trial reached."""
     return trial.intermediate_values[max(trial.intermediate_values)]
 
 

@@ -47,7 +47,7 @@ def suggest(
     """Propose a plan for a run.
 
     Args:
-        config: the settings of the run; its plan is what is asked for, so what stands there counts for nothing.
+        config: the settings of the run; its plan is ignored, since the plan is what is proposed.
         asked: family, size of the sample and budgets.
         tables: data in memory that takes the place of a path, by ``train``.
         folder: where the search of ``refine`` is kept, so that it can go on.

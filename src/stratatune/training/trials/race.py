@@ -47,7 +47,7 @@ class Mark:
 
     @property
     def error(self) -> float:
-        """About one standard error of a share, or of a correlation, of this size over so many rows."""
+        """About one standard error of a share, or of a correlation, of this size over this many rows."""
         share = min(max(abs(self.score), 0.0), 1.0)
         return math.sqrt(max(share * (1 - share), 0.25 / max(1, self.rows)) / max(1, self.rows))
 

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Made once, asked for by every trial of one call.
+    """Made once, requested by every trial of one call.
 
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
@@ -58,7 +58,7 @@ class Shared:
         self._tensors: dict[str, Tensor] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` gives, made when ``key`` is asked for first."""
+        """What ``make`` returns, called when ``key`` is first requested."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -121,7 +121,7 @@ class Shared:
         return ReadOnce(feed, self.once(("read", digest), dict))
 
     def let_go(self) -> None:
-        """Drop the weights kept for further trials; call when every trial has its model.
+        """Drop the weights kept for more trials; call when every trial has its model.
 
         From here on the trials alone hold the tensors, so what all of them release leaves memory.
         """
@@ -138,11 +138,11 @@ class Shared:
 
 
 class ReadOnce:
-    """A feed that asks another one, unless the trial before it has just asked for the same batch.
+    """A feed that asks another one, unless the trial before it has just requested the same batch.
 
     Args:
         feed: the trial's own.
-        last: what the trials over one cache asked for last, by their batch.
+        last: what the trials over one cache requested last, by their batch.
     """
 
     def __init__(self, feed: Feed, last: dict[bytes, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Trials that are alike learn from a batch together: one forward and one backward pass for all of them.
 
 What trains is stacked, [N, P] for N trials with P trained values each. Every trial's parameters, and the moments of its
-optimiser, are views of its row, so that its checkpoints, scores and artefact are made as ever, and it may go on alone
+optimiser, are views of its row, so that its checkpoints, scores and artefact are made as usual, and it may go on alone
 at any time. ``torch.vmap`` runs the top over the rows. What is frozen has no row: its product with N batches is one
 larger product, and what comes before the first trained tensor is computed once. Clipping and AdamW go over the stack,
 with each trial's own limit, rate and decay.
@@ -97,10 +97,10 @@ class Together:
             if group is None:
                 group = self._groups[key] = AlikeTrials(asks)
                 group.prove(batch, hidden)
-            elif not group.is_of(asks):  # one has come to its end
+            elif not group.is_of(asks):  # one has ended
                 group = self._groups[key] = AlikeTrials(asks)
             return group.learn(asks, batch, hidden)
-        except Exception as error:  # whatever it is, one trial at a time meets it again if it is no matter of stacking
+        except Exception as error:  # if stacking did not cause it, one trial at a time meets it again
             set_random_state(state)
             self._refused.add(key)
             if (group := self._groups.pop(key, None)) is not None:

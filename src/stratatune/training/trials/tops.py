@@ -142,7 +142,7 @@ def _give_tables(config: RunConfig, parts: Sequence[RunConfig], given: Mapping[s
         shared.once(shared.of_tables(part, Multitask), lambda found=found: found)
 
 
-# --- what the tops came to, as one ------------------------------------------------------------------------------------
+# --- the results of the tops, joined ----------------------------------------------------------------------------------
 
 
 def _joined(config: RunConfig, results: Sequence[Result], sizes: Sequence[int]) -> Result:

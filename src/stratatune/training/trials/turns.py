@@ -25,7 +25,7 @@ class Turns:
         """Why it stopped before its end."""
 
     def take(self, learnt: Learnt | None = None) -> None:
-        """Learn from the batch asked for, unless that is done, and go on to the next one or to the end."""
+        """Learn from the requested batch, unless that is done, and go on to the next one or to the end."""
         # torch has one global generator: each trial continues from where it left it, as if it had run alone.
         if self.random:
             set_random_state(self.random)
