@@ -70,7 +70,7 @@ _HOMES = {
     "suggest": "app.suggest",
     "train": "app.api",
     "train_many": "app.api",
-    # More names, for those who look for them: a row of one's own, and what is needed less often.
+    # Names that are needed less often, such as the rows of an architecture of one's own.
     "Adapters": "model.adapters",
     "DecoderArchitecture": "shapes.architectures",
     "Embedder": "app.embedder",

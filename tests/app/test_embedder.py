@@ -120,7 +120,7 @@ def test_single_texts_alone_become_vectors(embedder):
     for wrong in ([("a", "b")], [1, 2]):
         with pytest.raises(DataError, match="this is not a text"):
             embedder.transform(wrong)
-    with pytest.raises(DataError, match="no pair of texts"):
+    with pytest.raises(DataError, match="not a pair of texts"):
         embedder.similarity(TEXTS)
 
 

@@ -100,7 +100,7 @@ def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
         ("a.jsonl", '{"text": "abc", "spans": [{"start": 1, "end": 2, "label": 3}]}', "its label 3 is not a name"),
         ("a.csv", "tokens,tags\na b,O O\n", "column 'tokens' holds texts, not lists of words"),
         ("a.csv", """tokens,tags\n"['a', 'b']","['O', 'O']"\n""", "column 'tokens' is not a JSON list"),
-        ("a.jsonl", '{"text": "abc", "spans": [{"start": "1", "end": 2, "label": "P"}]}', "no whole numbers"),
+        ("a.jsonl", '{"text": "abc", "spans": [{"start": "1", "end": 2, "label": "P"}]}', "not whole numbers"),
         ("a.jsonl", '{"tokens": [], "tags": []}', "text column 'tokens' is empty in 1 of 1 rows"),
         ("a.conll", "\n\n", "has no rows"),
     ],

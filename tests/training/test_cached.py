@@ -318,7 +318,7 @@ def test_what_cannot_be_cached_is_refused(tiny_folder):
     for wrong, message in (
         ([], "no rows with input_ids"),
         ([{"text": "a"}], "no rows with input_ids"),
-        (["a"], "no rows of named columns"),
+        (["a"], "not rows of named columns"),
         ([{"input_ids": [5, 6], "attention_mask": [0, 0]}], "row 0: 2 input_ids and 0 real tokens"),
     ):
         with pytest.raises(DataError, match=message):

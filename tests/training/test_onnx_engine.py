@@ -136,7 +136,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
 DAMAGES = (
     ("model.onnx", b"no graph", "onnxruntime cannot read"),
     ("stratatune.json", b"{", "is damaged"),
-    ("stratatune.json", b'{"format": 7}', "no record of format 1"),
+    ("stratatune.json", b'{"format": 7}', "not a record of format 1"),
     ("stratatune.json", b'{"format": 1}', "is missing"),
 )
 

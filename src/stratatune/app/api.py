@@ -54,7 +54,7 @@ def train(
     Args:
         model: the base model: a hub id or a folder.
         train: a file, a folder, a hub id, a DataFrame, a ``datasets.Dataset``, or texts with labels in one of these.
-        plan: a plan, a preset's name, or a plan's text or data; ``auto``: it is chosen from the training data.
+        plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
         reporter: says what happens; on standard error by default.
@@ -88,7 +88,7 @@ def trained(
 ) -> Result:
     """:func:`train` without the report: for those who keep no run folder.
 
-    ``pooled``: the trunk runs once for each text, whichever runs on this machine ask for it (``training/pooled.py``).
+    ``pooled``: the trunk runs once for each text, for all runs on this machine (``training/pooled.py``).
     """
     from stratatune.studies.suggest.auto import train as run
     from stratatune.training.config import validate
@@ -121,15 +121,15 @@ def train_many(
     in other batches than a single run's, so its hidden states differ by the rounding of the computation.
 
     On a GPU, trials of one seed whose plans differ in their rates alone make their steps together, in one pass for all.
-    Then a trial's numbers are those of a single run up to rounding, and with dropout on a GPU as good as, for each
-    trial draws other masks than it would alone. ``together="never"`` lets them take turns.
+    Then a trial's numbers are those of a single run up to rounding. With dropout on a GPU they are only as good as
+    those, because each trial draws other masks than it would alone. ``together="never"`` lets them take turns.
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
         plans: in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
         seeds: in place of ``seed``.
         rates: in place of ``lr``.
-        together: ``auto``: alike trials make their steps together on a GPU; ``never``; ``always``.
+        together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
 
     Returns:
         The results, the last list's values running fastest.

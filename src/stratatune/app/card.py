@@ -30,7 +30,7 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
     """The text of ``README.md`` in an export's folder.
 
     Args:
-        run: the run's folder, or its adapter folder; where there is no run around it, the card says what the plan says.
+        run: the run's folder, or its adapter folder; where there is no run around it, the card describes only the plan.
         attached: what was put into the model, as it is before the export takes it.
         base: the name of the base model.
         form: of the export.
@@ -129,7 +129,7 @@ def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
 
 
 def _shown(source: Any) -> str:
-    """Data by their name alone: where they lie on someone's machine is nobody's business."""
+    """Data by their name alone, without their path on someone's machine."""
     return "" if not source else str(source) if not _is_path(str(source)) else Path(str(source)).name
 
 

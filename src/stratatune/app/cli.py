@@ -41,7 +41,7 @@ _PLAN, _FLAGS = re.compile(r"-\d+\s*:"), ("--json", "--quiet", "--debug")
 
 
 def main() -> None:
-    """The console script; a shell that completes a command line asks it too, by the environment."""
+    """The console script; shells also call it, through the environment, to complete a command line."""
     settle_streams()
     sys.exit(run(sys.argv[1:] or completed_words()))
 

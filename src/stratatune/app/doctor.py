@@ -150,14 +150,14 @@ def _hub() -> dict[str, Any]:
 
 
 def _has_token() -> bool:
-    """Whether there is one; it is not read, let alone shown."""
+    """Whether there is one; it is neither read nor shown."""
     from huggingface_hub import constants
 
     return bool(os.environ.get("HF_TOKEN")) or Path(constants.HF_TOKEN_PATH).exists()
 
 
 def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What keeps runs from working, and what to type."""
+    """What prevents runs from working, and the command that helps."""
     for one in found["libraries"]:
         if not one["fits"]:
             what = (

@@ -1,7 +1,7 @@
 """What every verb has in common: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
 
 A verb is a function that gives an :class:`Answer`; ``@verb()`` makes it a command. While it runs, standard output
-belongs to nobody, so that no library can print into it; then the answer goes there.
+is closed to everything, so that no library can print into it; then the answer goes there.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
 def _give(answer: Answer, door: Door) -> int:
     """Print an answer and return the exit code."""
     if door.json:
-        # An escape of JSON's own says what the encoding has no sign for.
+        # JSON's own escapes replace characters that the encoding does not have.
         text = json.dumps(_finite(answer.data), ensure_ascii=not speaks_unicode(), allow_nan=False)
         write_answer(f"{text}\n")
     elif answer.text:

@@ -71,7 +71,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return self._vectors(X, _QUERY)
 
     def transform_documents(self, X: Any) -> np.ndarray:
-        """The same with the prompt of documents; by the untuned model where ``query_only`` leaves them as is."""
+        """The same with the prompt of documents; by the untuned model where ``query_only`` keeps documents."""
         return self._vectors(X, _DOCUMENT)
 
     def similarity(self, X: Any) -> np.ndarray:

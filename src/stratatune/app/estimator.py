@@ -49,20 +49,20 @@ _FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
 _OWN = ("plan", "model", "verbose", "class_weight")
 _UNNAMED = (("text",), ("text1", "text2"))
-"""What columns are called that bring no names."""
+"""The names of columns that have none."""
 
 
 class TextEstimator(BaseEstimator):
     """What the estimators share. Abstract.
 
     Args:
-        plan: a plan, a preset's name, a plan's text, or ``auto``: it is chosen from the training data.
+        plan: a plan, a preset's name, a plan's text, or ``auto``: chosen from the training data.
         model: the base model: a hub id or a folder.
         settings: any setting of :class:`stratatune.RunConfig`, such as ``epochs`` or ``lr``.
     """
 
     _learns: ClassVar[tuple[str, ...]] = ()
-    """The objectives that answer what this estimator is asked."""
+    """The objectives that this estimator can use."""
     result_: Result
     feature_names_in_: np.ndarray
     n_columns_: int
@@ -232,12 +232,12 @@ class TextEstimator(BaseEstimator):
         self._use(out)
 
     def _pool(self) -> Path | None:
-        """Where trunk caches are, if there is a trunk: fits and scores of one search share what it says there."""
+        """Where trunk caches are, if there is a trunk; fits and scores of one search share its output there."""
         cache = self._settings.get("cache", "auto")
         try:
             plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)
             depth = plan.resolve(shape_of(self.model)).frozen_depth
-        except UserError:  # said by the run, with all that is wrong
+        except UserError:  # the run reports it, with all that is wrong
             return None
         if cache in ("off", "ram") or depth == 0:
             return None
@@ -416,7 +416,7 @@ class Regressor(RegressorMixin, TextEstimator):
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
-    """Whether an objective of ours, not one that a user registered, learns what ``own`` do not."""
+    """Whether it is a built-in objective, not one that a user registered, that is not among ``own``."""
     known = OBJECTIVES.get(name)
     return (
         known is not None and known.__module__.startswith(Objective.__module__.rpartition(".")[0]) and name not in own

@@ -25,7 +25,7 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     if as_json:
-        with contextlib.suppress(StratatuneError, OSError):  # that standard output fails may be the failure
+        with contextlib.suppress(StratatuneError, OSError):  # standard output may be what failed
             write_answer(f"{failure.to_json()}\n")
     for line in failure.lines:
         print(f"error: {line}", file=sys.stderr)
@@ -35,6 +35,6 @@ def report(error: Exception, *, as_json: bool, debug: bool) -> int:
 
 
 def closed_pipe() -> int:
-    """Whoever read our output has gone: what is left in the buffer must not become an error at exit. Gives the code."""
+    """The reader of our output has gone: what is left in the buffer must not be an error at exit. Returns the code."""
     drop_output()
     return _CLOSED_PIPE

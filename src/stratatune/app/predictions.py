@@ -38,7 +38,7 @@ def format_of(out: str) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """Predictions beside what they are of, N rows in input order.
+    """Predictions beside their inputs, N rows in input order.
 
     Attributes:
         given: the columns of the input by name.
@@ -66,7 +66,7 @@ def output_of(prediction: Prediction) -> Output:
     """A prediction as columns, those of its source kept.
 
     What is predicted keeps its names (``label``, ``p_<class>``, ``value``, ``generated``), so that a column of the
-    source with such a name is called ``given_<name>``; only beside a text column it is what is predicted that gives way
+    source with such a name is called ``given_<name>``; only where it is a text column is the prediction renamed instead
     (``predicted_label``).
     """
     table = prediction.table

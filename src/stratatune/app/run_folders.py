@@ -43,12 +43,12 @@ def claimed(out: str | Path) -> Path:
 
 
 def released(folder: Path) -> None:
-    """Take the claim away: what the run left says enough."""
+    """Remove the claim: the files of the run now show that the folder is taken."""
     (folder / _CLAIM).unlink(missing_ok=True)
 
 
 def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "") -> None:
-    """Write down what a run folder does not know: the kind of the labels, and the columns' names.
+    """Record what a run folder lacks: the kind of the labels, and the columns' names.
 
     ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one.
 

@@ -64,7 +64,7 @@ run_options = RunOptions()
 
 
 def remote_code(file: Path | None, model: str) -> str:
-    """What is to be known of a file that lets a model bring its own code."""
+    """The notice about a file that lets a model bring its own code."""
     return f"{file} sets trust_remote_code: true, so Python code that comes with {model} runs on this machine"
 
 
@@ -107,7 +107,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
 
 
 def completing(legal: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell is offered for a word that was begun: the legal ones that begin so."""
+    """The completions of a word that was begun: the legal words that start with it."""
 
     def offered(incomplete: str) -> list[str]:
         return [word for word in legal() if word.startswith(incomplete)]
@@ -116,7 +116,7 @@ def completing(legal: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]
 
 
 def _legal(name: str) -> Iterable[str]:
-    """The words that a setting is known to take."""
+    """The words that a setting accepts."""
     from stratatune.training.config import words
 
     if name == "plan":
@@ -161,7 +161,7 @@ def _words(text: str) -> dict[str, str]:
     """``yes=good,no=bad`` as a mapping.
 
     Raises:
-        ConfigError: a part that is no ``label=word``.
+        ConfigError: a part that is not ``label=word``.
     """
     from stratatune.errors import ConfigError
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def leave_report(folder: str | Path, reporter: Reporter) -> None:
-    """Write ``report.html`` into a run folder; what hinders that is said and hinders nothing else."""
+    """Write ``report.html`` into a run folder; an error there is reported and stops nothing else."""
     from stratatune.studies import report
 
     out = Path(folder) / report.FILE

@@ -1,6 +1,6 @@
-"""Standard streams as they may be: closed, full, or of an encoding that has no boxes. No torch.
+"""Standard streams that may be closed, full, or of an encoding without box characters. No torch.
 
-Progress that cannot be written is lost and hinders nothing; an answer that cannot be written is a failure.
+Progress that cannot be written is dropped without an error; an answer that cannot be written is a failure.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ def _plainly(stream: TextIO) -> TextIO:
 
 
 class _Forgiving:
-    """A stream whose failures to write are nobody's concern."""
+    """A stream that ignores failures to write."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As the stream's own, but what cannot be written is lost."""
+        """As the stream's own, but what cannot be written is dropped."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
@@ -100,7 +100,7 @@ def write_answer(text: str, *, exact: bool = False) -> None:
         exact: refuse characters that the encoding does not have, in place of writing others for them.
 
     Raises:
-        BrokenPipeError: whoever read has gone.
+        BrokenPipeError: the reader has gone.
         ResourceError: it is closed, or the disk that it goes to is full, or its encoding lacks a character.
     """
     stream = sys.stdout

@@ -23,7 +23,7 @@ def as_known(given: Any) -> Any:
 
 
 def names_of(texts: Texts) -> tuple[str, ...]:
-    """The names of a DataFrame's columns; empty where there are none, or where they are no texts."""
+    """The names of a DataFrame's columns; empty where there are none, or where they are not strings."""
     texts = as_known(texts)
     names = tuple(texts.columns) if hasattr(texts, "columns") else ()
     return names if all(isinstance(name, str) for name in names) else ()

@@ -39,7 +39,7 @@ class Answers:
 
 
 class Using(Protocol):
-    """A trained model at work, as an objective asks it for predictions."""
+    """A trained model in use, as an objective asks it for predictions."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,7 +51,7 @@ class Using(Protocol):
         ...
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model, as it was before it was tuned."""
+        """The same for the base model, as it was before it was tuned."""
         ...
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from stratatune.objectives.calibration import calibration_error
 
 MOST_IN_MATRIX = 100
-"""Of more classes no confusion matrix is kept."""
+"""With more classes no confusion matrix is kept."""
 
 
 def by_class(

@@ -54,9 +54,9 @@ def best_temperature(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def best_threshold(chances: np.ndarray, score: Callable[[np.ndarray], float]) -> float:
-    """The probability of class 1 from which on it is named: of those half-way between two rows the best by ``score``.
+    """The least probability at which class 1 is predicted: of those half-way between two rows the best by ``score``.
 
-    Of equally good ones that nearest to a half.
+    Of equally good ones it is the one nearest to a half.
 
     Args:
         chances: of class 1 [N].

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates(Objective):
-    """Label words of any number of tokens behind a text; of a number two of them, one for each end of its range.
+    """Label words of any number of tokens behind a text; a number has two of them, one for each end of its range.
 
     Attributes:
         label_kind: the classes, or the range of the numbers.

@@ -163,7 +163,7 @@ class Chat(Objective):
         template, prompts = self._template(using.tokenizer), []
         for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
             asked = one.asked()
-            # Under the system prompt that all of the training data had: without it the model is asked something else.
+            # Under the system prompt that all of the training data had; without it the question would be another one.
             if asked.is_text and self.system and not _system(asked):
                 system = {"role": "system", "content": self.system}
                 asked = Conversation([system, *asked.messages], tools=asked.tools)

@@ -49,9 +49,9 @@ class Classes(Pooled):
     Attributes:
         label_kind: the classes.
         learnt_by: weights, focal loss, smoothing, order.
-        chosen: what is chosen on the evaluation data behind the last epoch: ``temperature``, ``threshold``.
+        chosen: what is chosen on the evaluation data after the last epoch: ``temperature``, ``threshold``.
         temperature: what logits are divided by.
-        threshold: the probability of class 1 of two from which on it is named; None: the likelier class is.
+        threshold: the least probability at which class 1 of two is predicted; None: the likelier class is.
     """
 
     name: ClassVar[str] = "classification"

@@ -99,7 +99,7 @@ def only_columns(table: Table, at: Sequence[int], roles: Sequence[str]) -> Table
 
 
 def of_members(values: Tensor, batch: Batch) -> Tensor:
-    """What there is of each text [B, ...], one example's texts after another's: again where examples share a text."""
+    """The rows of each text [B, ...], one example's texts after another's, repeated where examples share a text."""
     return values if batch.groups is None else values[batch.groups[batch.groups >= 0]]
 
 

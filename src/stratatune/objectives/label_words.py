@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelWords(Objective):
-    """Label words at the mask; of a number two of them, one for each end of its range.
+    """Label words at the mask; a number has two of them, one for each end of its range.
 
     Attributes:
         label_kind: the classes, or the range of the numbers.
@@ -142,7 +142,7 @@ class LabelWords(Objective):
 
     @property
     def _over_vocabulary(self) -> bool:
-        """A number's soft target is over its two words alone."""
+        """A number's soft target is over its two words only."""
         return self.whole_vocabulary and self.label_kind.value_range is None
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:

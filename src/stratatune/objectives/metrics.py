@@ -30,7 +30,7 @@ def _binary_f1(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def _macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """The mean over the classes of the data, whatever is guessed: one that no row has is in no mean."""
+    """The mean over the classes of the data, whatever is predicted; a class that no row has is left out."""
     from sklearn.metrics import f1_score
 
     there = np.unique(truth)

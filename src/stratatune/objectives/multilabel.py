@@ -185,7 +185,7 @@ class Multilabel(Pooled):
 
     @property
     def _decided(self) -> str:
-        """By which threshold, for people."""
+        """The threshold, for people."""
         on = ", tuned on the evaluation data" if self.tuning else ""
         if self.tuning == BY_LABEL or not self.thresholds:
             return f"each label by its threshold{on}"

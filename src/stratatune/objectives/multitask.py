@@ -124,7 +124,7 @@ class Multitask(Objective):
         return {**self.common(), "labels": list(self.labels), "heads": heads, **own}
 
     def _units(self) -> list[dict[str, Any]]:
-        """Of each head of numbers which output it is, and what makes its value of it (``exits/units.py``)."""
+        """For each head of numbers: its output, and what turns that into a value (``exits/units.py``)."""
         return [
             {"name": one.column, "head": at, "output": part.start, "mean": one.mean, "deviation": one.deviation}
             for at, (one, part) in enumerate(zip(self.heads, self._slices(), strict=True))
@@ -239,11 +239,11 @@ class Multitask(Objective):
         return found if head.objective.labels else found[:, 0]
 
     def _parts(self, output: np.ndarray, data: Encoded) -> Iterator[tuple[TaskHead, np.ndarray, Encoded]]:
-        """Of each head what it predicts and its targets, for the examples that have its label."""
+        """What each head predicts and its targets, for the examples that have its label."""
         for head in self.heads:
             values = data.targets[head.column].values
             there = head.present(values)
-            own = replace(data, targets={LABEL: Targets(values[there])})  # whose tokens no score reads
+            own = replace(data, targets={LABEL: Targets(values[there])})  # no score reads their tokens
             yield head, self._of(head, output)[there], own
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
