@@ -356,6 +356,11 @@ BAD_ROWS = {
     "any two columns": ([{"a": "x", "b": "y"}], {"text": "a,b"}, "what are 'a' and 'b' for?"),
     "two texts": ([{"query": "x", "text": "y", "passage": "z", "score": 1}], {}, "both names for the text"),
     "roles out of order": ([{"query": "x", "text": "y", "score": 1}], {"text": "text,query"}, "'query' is the query"),
+    "lists of messages": (
+        [{"chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]}],
+        {},
+        "'chosen' holds lists of messages, and texts are read",
+    ),
     "a word for a score": ([{"query": "x", "text": "y", "score": "good"}], {}, "'good' is not a number"),
     "another loss": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], {"objective": "rank(loss=bce)"}, "loss 'bce'"),
     "no such loss": ([{"query": "x", "text": "y", "score": 1}], {"objective": "rank(loss=hinge)"}, "no loss 'hinge'"),
