@@ -106,6 +106,34 @@ def test_csv_on_standard_input_keeps_its_line_ends(say, trained, monkeypatch):
     assert [row["text"] for row in rows] == ["a\rb", "c\r\nd"]
 
 
+def test_a_format_of_standard_output_asks_for_it(say, trained):
+    said = say("predict", trained, "--text", "a film", "--format", "jsonl")
+    assert json.loads(said.out)["text"] == "a film"
+    assert "predictions" in say("predict", trained, "--text", "a film", "--format", "jsonl", "--json").json
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text", "a", "--out", "x.csv", "--format", "jsonl"], "format: 'jsonl' is that of standard output"),
+        (["--text", "a", "--in-format", "jsonl"], "in_format: 'jsonl' is that of standard input"),
+        (["--text", "a", "--format", "text"], "format: 'text' is only read"),
+    ],
+)
+def test_a_format_that_is_not_used_is_refused(say, trained, options, message):
+    said = say("predict", trained, *options)
+    assert said.code == 2 and message in said.err
+
+
+def test_faults_of_standard_input_name_it(say, trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Stream(b'{"other": "a"}\n'))
+    said = say("predict", trained, "--data", "-", "--in-format", "jsonl")
+    assert said.code == 2 and "error: standard input has no column 'text'" in said.err
+    monkeypatch.setattr(sys, "stdin", Stream(b'{"text": "a"}\n{"text": ""}\n'))
+    said = say("predict", trained, "--data", "-", "--in-format", "jsonl")
+    assert said.code == 2 and "error: standard input: text column 'text' is empty" in said.err
+
+
 def test_eval_shows_each_class(say, trained, data):
     said = say("eval", trained, "--data", data)
     assert "f1: of 'positive' (binary)" in said.out and "recall" in said.out

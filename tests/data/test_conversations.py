@@ -103,6 +103,54 @@ def test_tools_and_further_keys_reach_the_template(tmp_path):
     assert one.messages[1] == {**call, "content": ""} and "name" not in one.messages[2]
 
 
+@pytest.mark.parametrize("empty", [None, "", " ", [], "[]", "null", float("nan")])
+def test_a_row_may_have_no_tools(empty):
+    frame = pd.DataFrame({"messages": [TWO, TWO], "tools": pd.Series([empty, json.dumps(TOOLS)], dtype=object)})
+    first, second = read_conversations(frame).further[CONVERSATIONS]
+    assert first.tools is None and second.tools == TOOLS
+
+
+def test_tools_of_an_array_reach_the_template():
+    frame = pd.DataFrame({"messages": [TWO], "tools": [np.array([*TOOLS, *TOOLS], object)]})
+    assert read_conversations(frame).further[CONVERSATIONS][0].tools == [*TOOLS, *TOOLS]
+
+
+BESIDE = {
+    "column 'tools' is no JSON: Expecting": {"messages": TWO, "tools": "[{broken"},
+    "column 'tools' holds an object, not a list of tools": {"messages": TWO, "tools": json.dumps(TOOLS[0])},
+    "column 'tools' holds the value 7, not a list of tools": {"messages": TWO, "tools": 7},
+    "the system prompt is a list, not a text": {"messages": TWO, "system": ["be kind"]},
+    "what follows 'instruction' is a list, not a text": {"instruction": "add", "input": [1, 2], "output": "3"},
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_nothing_beside_a_conversation_is_left_out_without_a_word(what, tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_conversations(write_jsonl(tmp_path / "x.jsonl", [BESIDE[what]]))
+    assert what in caught.value.message and ", row 1: " in caught.value.message
+
+
+def test_numbers_beside_a_conversation_are_texts(tmp_path):
+    row = {"instruction": "double it", "input": 4, "output": 8}
+    assert messages(read_conversations(write_jsonl(tmp_path / "x.jsonl", [row]))) == [
+        said(("user", "double it\n\n4"), ("assistant", "8"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        ({"conversations": [{"from": "human", "value": "the film"}, {"from": "gpt", "value": "was good"}]}, {}),
+        ({"question": "the film", "answer": "was good"}, {}),
+        ({"messages": TWO}, {"text": ["instruction"], "label": "output"}),
+    ],
+)
+def test_data_of_another_layout_than_those_of_training(row, asked, tmp_path):
+    path = write_jsonl(tmp_path / "x.jsonl", [row])
+    assert messages(read_conversations(path, ReadOptions(**{"text": ["messages"], **asked}))) == [TWO]
+
+
 BAD = {
     "there is no message of an assistant": [FOUR[0]],
     "roles out of order: message 2, of the user, follows one of the user; assistant is due there": [FOUR[0], FOUR[2]],

@@ -101,6 +101,18 @@ def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
         ("a.csv", "tokens,tags\na b,O O\n", "column 'tokens' holds texts, not lists of words"),
         ("a.csv", """tokens,tags\n"['a', 'b']","['O', 'O']"\n""", "column 'tokens' is not a JSON list"),
         ("a.jsonl", '{"text": "abc", "spans": [{"start": "1", "end": 2, "label": "P"}]}', "not whole numbers"),
+        (
+            "a.jsonl",
+            '{"text": "abc", "spans": {"start": [0], "end": [1, 2], "label": ["P"]}}',
+            "row 1: column 'spans' holds lists of different lengths: 1 of 'start', 2 of 'end', 1 of 'label'",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "abc", "spans": {"start": 0, "end": 1, "label": "P"}}',
+            "column 'spans' holds an object, not a list",
+        ),
+        ("a.csv", "text,label\nabc,good\n", "row 1: column 'label' holds a text, not a list"),
+        ("a.jsonl", '{"tokens": ["a"], "ner_tags": "O"}', "row 1: column 'ner_tags' holds a text, not a list"),
         ("a.jsonl", '{"tokens": [], "tags": []}', "text column 'tokens' is empty in 1 of 1 rows"),
         ("a.conll", "\n\n", "has no rows"),
     ],
@@ -109,6 +121,20 @@ def test_a_mistake_is_one_line(tmp_path, name, text, said):
     with pytest.raises(DataError) as caught:
         _read(tmp_path, name, text)
     assert said in caught.value.message and "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('{"text": "abc", "label": "good"}', "write a list of spans"),
+        ('{"tokens": ["a"], "tags": "O"}', "a tag for each word"),
+        ('{"tokens": {"a": 1}, "tags": ["O"]}', "write a list of words"),
+    ],
+)
+def test_the_hint_is_for_the_column_at_fault(tmp_path, text, hint):
+    with pytest.raises(DataError) as caught:
+        _read(tmp_path, "a.jsonl", text)
+    assert hint in (caught.value.hint or "")
 
 
 def test_a_slip_in_a_column(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -20,7 +21,7 @@ from stratatune.errors import UserError
 from stratatune.model.saving import read_tensors
 from stratatune.objectives.rank import Rank
 from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
-from stratatune.objectives.retrieval import pair_accuracy
+from stratatune.objectives.retrieval import groups_of, pair_accuracy, ranking_scores
 from stratatune.progress import Reporter
 from stratatune.training.config import validate
 from stratatune.training.forward import Forward
@@ -300,6 +301,28 @@ def test_equal_scores_have_no_order(data, tiny_folder):
     assert set(found.values()) == {0.0} and "are 0: every score is 1, so there is no order to be found" in said[-1]
 
 
+def test_equal_scores_stand_in_no_order():
+    """The mean over all orders, so that it does not help to write the right text first; of nDCG as scikit-learn's."""
+    from sklearn.metrics import ndcg_score
+
+    random_ = np.random.default_rng(0)
+    for size in (2, 4, 6, 6):
+        scores = np.append(random_.integers(0, 3, size - 2), [0, 0]).astype(np.float32)
+        gains = np.append(random_.integers(0, 3, size - 1), [1]).astype(float)
+        found = ranking_scores([(groups_of(scores, gains), gains.tolist())])
+        assert found["ndcg@10"] == pytest.approx(ndcg_score([gains], [scores], k=10))
+        orders = []
+        for shuffled in map(list, itertools.permutations(range(size))):
+            order = [shuffled[at] for at in np.argsort(-scores[shuffled], kind="stable")]
+            orders.append(ranking_scores([([[gains[at]] for at in order], gains.tolist())]))
+        for name, value in found.items():
+            assert value == pytest.approx(np.mean([one[name] for one in orders])), name
+    long = np.arange(12.0) == 0  # a group that goes on behind the tenth place
+    found = ranking_scores([(groups_of(np.zeros(12), long.astype(float)), [1.0] + [0.0] * 11)])
+    assert found["mrr@10"] == pytest.approx(sum(1 / place for place in range(1, 11)) / 12)
+    assert found["recall@10"] == pytest.approx(10 / 12)
+
+
 # --- doors -----------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +356,11 @@ BAD_ROWS = {
     "any two columns": ([{"a": "x", "b": "y"}], {"text": "a,b"}, "what are 'a' and 'b' for?"),
     "two texts": ([{"query": "x", "text": "y", "passage": "z", "score": 1}], {}, "both names for the text"),
     "roles out of order": ([{"query": "x", "text": "y", "score": 1}], {"text": "text,query"}, "'query' is the query"),
+    "lists of messages": (
+        [{"chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]}],
+        {},
+        "'chosen' holds lists of messages, and texts are read",
+    ),
     "a word for a score": ([{"query": "x", "text": "y", "score": "good"}], {}, "'good' is not a number"),
     "another loss": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], {"objective": "rank(loss=bce)"}, "loss 'bce'"),
     "no such loss": ([{"query": "x", "text": "y", "score": 1}], {"objective": "rank(loss=hinge)"}, "no loss 'hinge'"),

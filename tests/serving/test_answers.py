@@ -123,6 +123,26 @@ def test_the_trunk_runs_once_for_a_text(tuned):
     assert trunk.computed == before + 1
 
 
+def test_vectors_of_pairs_and_of_texts_that_repeat(tmp_path):
+    """Such data keep each text once, so what a trunk has not seen are texts, not examples."""
+    import stratatune as st
+
+    found = [{"anchor": a["text"], "positive": b["text"]} for a, b in zip(rows(24, 0), rows(24, 1), strict=True)]
+    data = write_csv(tmp_path / "train.csv", found)
+    given = {"epochs": 1, "batch_size": 8, "cache": "ram", "device": "cpu", "max_length": 48}
+    base = base_of("roberta", tmp_path / "base")
+    st.train(model=base, train=str(data), out=str(tmp_path / "it"), objective="vectors", plan="2: lora", **given)
+    table = TaskTable(10**6, device="cpu")
+    task = table.add("it", str(tmp_path / "it"))
+    a, b, c, d = list(dict.fromkeys(TEXTS))[:4]
+    # A text that is remembered comes twice before one that is not.
+    for texts in ([a], [a, a, b], [(a, c), (c, d)], [b, b, d, c]):
+        piece = Piece(texts, [task])
+        answer([piece], table.trunks)
+        assert piece.error is None
+        assert_same(piece.rows["it"], predicted(tmp_path / "it", texts), 2e-5)
+
+
 def test_a_trunk_forgets_what_was_not_asked_for_longest(tuned):
     table = TaskTable(10**6, device="cpu")
     task = table.add("lora", tuned["lora"])

@@ -95,12 +95,18 @@ def _open(source: Any, split: str | None, written: Written) -> Frame:
 
 
 def _columns(frame: Frame, text: Sequence[str] | None, label: str | None, need_labels: bool) -> tuple[str, str | None]:
-    """The columns of the messages or prompts and of the answers; None where the first holds both."""
+    """The columns of the messages or prompts and of the answers; None where the first holds both.
+
+    One of the usual names stands for the layouts of the others.
+    """
     if text and len(text) > 1:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "a conversation is read of one")
     known = {*WHOLE, *(prompt for prompt, _ in PAIRS), *SINGLES}
-    if text and text[0] not in frame.names and (need_labels or text[0] not in known):
-        raise _missing(frame, text[0])
+    if text and text[0] not in frame.names:
+        if text[0] not in known:
+            raise _missing(frame, text[0])
+        text = None  # the data are laid out in another way than those of training
+        label = None if label in {answer for _, answer in PAIRS} - set(frame.names) else label
     if label is not None and label not in frame.names and need_labels:
         raise _missing(frame, label)
     answers = [label] if label is not None else []

@@ -26,6 +26,7 @@ _NEXT = {
 }
 """Who may speak behind whom."""
 _MESSAGE = '{"role": "user", "content": "..."}'
+_TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
 _SKIP = "mend the row, or leave such rows out with bad_rows: skip"
 
 Message = dict[str, Any]
@@ -103,12 +104,12 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
         weights[: len(said)] = [0] * len(said)
     if messages and messages[0]["role"] == "system" and not messages[0]["content"].strip():
         messages, weights = messages[1:], weights[1:]
-    if isinstance(cells.system, str) and cells.system.strip() and messages and messages[0]["role"] != "system":
-        messages, weights = [{"role": "system", "content": cells.system}, *messages], [0, *weights]
+    system = _beside(cells.system, "the system prompt")
+    if system.strip() and messages and messages[0]["role"] != "system":
+        messages, weights = [{"role": "system", "content": system}, *messages], [0, *weights]
     _check_order(messages)
     answers = [at for at, one in enumerate(messages) if one["role"] == "assistant"]
-    tools = _parsed(cells.tools, TOOLS) if cells.tools else None
-    made = Conversation(messages, (), tools if isinstance(tools, list) and tools else None, is_text)
+    made = Conversation(messages, (), _tools(cells.tools), is_text)
     if not need_labels:
         return _to_be_answered(made)
     learnt = tuple(at for at in answers if weights[at])
@@ -142,6 +143,31 @@ def _parsed(value: Any, column: str) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
+def _tools(value: Any) -> list[Any] | None:
+    """The cell of tools: a list, or one in JSON; None where it is empty."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadRow(f"column {TOOLS!r} is no JSON: {error}", f"write {_TOOL}") from error
+    if is_missing(value) or value in ("", [], ()) or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"column {TOOLS!r} holds {_kind(value)}, not a list of tools", f"write {_TOOL}")
+    return list(value)
+
+
+def _beside(value: Any, what: str) -> str:
+    """A text that belongs to a conversation, in a column of its own; a number is one too."""
+    if is_missing(value):
+        return ""
+    value = str(value) if isinstance(value, int | float) else value
+    if not isinstance(value, str):
+        raise BadRow(f"{what} is {_kind(value)}, not a text")
+    return value
+
+
 def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, Any]]:
     """Messages that are written as lists of roles and of contents."""
     sizes = {name: len(values) for name, values in columns.items()}
@@ -155,7 +181,7 @@ def _joined(value: Any, cells: Cells) -> Any:
     """A prompt and the text that belongs to it."""
     if not isinstance(value, str):
         raise BadRow(f"column {cells.column!r} holds {_kind(value)}, not a text or a list of messages")
-    more = cells.more.strip() if isinstance(cells.more, str) else ""
+    more = _beside(cells.more, f"what follows {cells.column!r}").strip()
     return f"{value}\n\n{more}" if more else value
 
 

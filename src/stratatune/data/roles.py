@@ -13,7 +13,7 @@ from typing import Any
 from stratatune.data.frames import Frame
 from stratatune.data.labels import numbers
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
+from stratatune.data.readers import SINGLES, Table, is_conversation, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.errors import DataError, nearest
@@ -100,6 +100,11 @@ def read_roles(
     checked = [*roles, *([label_column] if label_column else [])]
     if known and known.drops_incomplete or written.bad_rows == "skip":
         frame = without_bad(frame, checked)
+    if spoken := next((name for name in roles if any(map(is_conversation, frame.get(name)))), None):
+        raise DataError(
+            f"{frame.place}: column {spoken!r} holds lists of messages, and texts are read",
+            "write each as one text, as the model's chat template does",
+        )
     texts = tuple(texts_of(frame, name, written.bad_rows) for name in roles)
     labels = None
     if label_column is not None:

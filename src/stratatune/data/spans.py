@@ -14,7 +14,9 @@ from stratatune.errors import DataError
 Place = tuple[int, int]
 """Where a word lies in its text: its first character, and the one behind its last."""
 _SHOWN = 3
+_KINDS = {str: "a text", dict: "an object"}
 _WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
+_SPANS = 'write a list of spans: [{"start": 0, "end": 5, "label": "PER"}]; none: []'
 
 
 class Span(NamedTuple):
@@ -65,8 +67,14 @@ def tags_of_spans(
 
 def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
     if isinstance(value, Mapping) and all(isinstance(one, list) for one in value.values()):
+        sizes = {name: len(ones) for name, ones in value.items()}
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{size} of {name!r}" for name, size in sizes.items())
+            raise DataError(
+                f"{frame.place}, row {row}: column {column!r} holds lists of different lengths: {said}", _SPANS
+            )
         return [dict(zip(value, one, strict=True)) for one in zip(*value.values(), strict=True)]
-    return list_in(frame, row, column, value)
+    return list_in(frame, row, column, value, _SPANS)
 
 
 def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
@@ -106,8 +114,16 @@ def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, m
     return tags
 
 
-def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
-    """A cell's list; a text that is one in JSON serves too, as csv has no other way to write it."""
+def list_in(frame: Frame, row: int, column: str, value: Any, legal: str) -> list[Any]:
+    """A cell's list; a text that is one in JSON serves too, as csv has no other way to write it.
+
+    Args:
+        frame: the rows.
+        row: the number of the cell's row.
+        column: the name of its column.
+        value: the cell.
+        legal: what to write there, for an error.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
@@ -120,8 +136,6 @@ def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
     if is_missing(value):
         return []
     if not isinstance(value, list | tuple):
-        raise DataError(
-            f"{frame.place}, row {row}: column {column!r} holds {type(value).__name__}, not a list",
-            "write a list of words, or name a column of texts with --text",
-        )
+        what = _KINDS.get(type(value), f"{value!r:.40}")
+        raise DataError(f"{frame.place}, row {row}: column {column!r} holds {what}, not a list", legal)
     return list(value)

@@ -27,6 +27,8 @@ TAGS = ("tags", "ner_tags", "labels", "label")
 SPANS = ("spans", "entities", "labels", "label")
 
 _LISTS = 'write lists of words and of tags: ["Ada", "wrote"] and ["B-PER", "O"], in csv as JSON in a cell'
+_WORDS = 'write a list of words, such as ["Ada", "wrote"]; plain texts are in a column named text'
+_TAG_LIST = 'write a list with a tag for each word, such as ["B-PER", "O"]'
 _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
@@ -67,7 +69,10 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         if given is None:
             frame, labels = tags_of_spans(frame, label_column, texts, words)
         else:
-            labels = [_tags(frame, row, value, len(one)) for row, value, one in _rows(frame, label_column, words)]
+            labels = [
+                _tags(frame, row, label_column, value, len(one))
+                for row, value, one in _rows(frame, label_column, words)
+            ]
     return Table(
         texts=(texts,),
         labels=labels,
@@ -137,7 +142,7 @@ def _label_column(frame: Frame, column: str, label: str | None, *, listed: bool)
 
 def _lists(frame: Frame, column: str) -> list[list[str]]:
     return [
-        [_word(frame, row, word) for word in list_in(frame, row, column, value)]
+        [_word(frame, row, word) for word in list_in(frame, row, column, value, _WORDS)]
         for row, value in zip(frame.rows, frame.get(column), strict=True)
     ]
 
@@ -157,8 +162,8 @@ def _places(words: Sequence[str]) -> list[Place]:
     return places
 
 
-def _tags(frame: Frame, row: int, value: Any, count: int) -> list[str]:
-    tags = [label_text(tag) if not is_missing(tag) else "" for tag in list_in(frame, row, "tags", value)]
+def _tags(frame: Frame, row: int, column: str, value: Any, count: int) -> list[str]:
+    tags = [label_text(tag) if not is_missing(tag) else "" for tag in list_in(frame, row, column, value, _TAG_LIST)]
     if len(tags) != count:
         raise DataError(
             f"{frame.place}, row {row}: {len(tags)} tags for {count} words", "write one tag for each word, O for none"

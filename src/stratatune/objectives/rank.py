@@ -28,7 +28,7 @@ from stratatune.objectives.grouped import (
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
-from stratatune.objectives.retrieval import RANKINGS, pair_accuracy, ranking_scores
+from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.written import check_pieces
 
@@ -219,7 +219,7 @@ class Rank(Objective):
         return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Of each query's candidates, the highest score first; pairs are compared within a query."""
+        """Of each query's candidates, the highest score first, equal ones in any order; pairs within a query."""
         from sklearn.metrics import average_precision_score
 
         assert data.groups is not None
@@ -228,9 +228,8 @@ class Rank(Objective):
         by_query = _together(queries)
         ranked, lists = [], 0
         for at in by_query:
-            order = at[np.argsort(-output[at], kind="stable")]
-            # nDCG's gains begin at 0; data may have scores below, as a similarity from -1 on has.
-            ranked.append(((gains[order] - gains.min()).tolist(), (gains[at] - gains.min()).tolist()))
+            own = gains[at] - gains.min()  # nDCG's gains begin at 0; a similarity, say, may begin at -1
+            ranked.append((groups_of(output[at], own), own.tolist()))
             lists += len(at) > 1
         notices = [] if lists else ["every query has one candidate: pair_accuracy compares all rows"]
         if np.ptp(gains) == 0:

@@ -35,24 +35,58 @@ def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.
     return np.concatenate(numbers), np.concatenate(cosines)
 
 
-def ranking_scores(ranked: Iterable[tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
+def ranking_scores(ranked: Iterable[tuple[Sequence[Sequence[float]], Sequence[float]]]) -> dict[str, float]:
     """Means over queries of nDCG, MRR and recall.
 
     ``ranked`` has for each query the gains of what was found, the first first, and all gains that there are, which say
-    what the best order would be. nDCG is that of Jarvelin and Kekalainen (2002) with the gain itself in place of
-    2^gain - 1; the others count what has a gain above 0. Queries without any are left out.
+    what the best order would be. What was found with one score is one group, whose order is open: each score is the
+    mean over all orders of it, so that the order of the data has no part in it. nDCG is that of Jarvelin and
+    Kekalainen (2002) with the gain itself in place of 2^gain - 1; the others count what has a gain above 0. Queries
+    without any are left out.
     """
     rows = []
-    for gains, every in ranked:
+    for groups, every in ranked:
         ideal = sorted(every, reverse=True)
         right = sum(gain > 0 for gain in every)
         if not right:
             continue
-        first = next((place for place, gain in enumerate(gains[:K], start=1) if gain > 0), 0)
-        hits = [sum(gain > 0 for gain in gains[:k]) / right for k in (1, K)]
-        rows.append((_dcg(gains) / _dcg(ideal), 1 / first if first else 0.0, *hits))
+        hits = _shared([[float(gain > 0) for gain in group] for group in groups])
+        recalls = [sum(hits[:k]) / right for k in (1, K)]
+        rows.append((_dcg(_shared(groups)) / _dcg(ideal), _reciprocal(groups), *recalls))
     means = np.mean(rows, axis=0) if rows else np.zeros(len(RANKINGS))
     return dict(zip(RANKINGS, map(float, means), strict=True))
+
+
+def groups_of(scores: np.ndarray, gains: np.ndarray) -> list[list[float]]:
+    """The gains of N candidates, the highest score first, those of equal scores in one group."""
+    order = np.argsort(-scores, kind="stable")
+    borders = np.flatnonzero(np.diff(scores[order]) != 0) + 1
+    return [group.tolist() for group in np.split(gains[order], borders)]
+
+
+def _shared(groups: Sequence[Sequence[float]]) -> list[float]:
+    """What stands at each place in the mean over all orders of each group."""
+    return [
+        own if min(group) == max(group) else sum(group) / len(group)  # a sum of equal numbers would be rounded
+        for group in groups
+        for own in group
+    ]
+
+
+def _reciprocal(groups: Sequence[Sequence[float]]) -> float:
+    """1 / the place of the first right one, in the mean over all orders of each group; 0 from place K + 1 on."""
+    before = 0
+    for group in groups:
+        right, mean, none_yet = sum(gain > 0 for gain in group), 0.0, 1.0
+        for at in range(len(group) - right + 1 if right else 0):
+            chance = right / (len(group) - at)  # that this one is right, where none before it in its group is
+            if before + at < K:
+                mean += none_yet * chance / (before + at + 1)
+            none_yet *= 1 - chance
+        if right:
+            return mean
+        before += len(group)
+    return 0.0
 
 
 def _dcg(gains: Sequence[float]) -> float:
@@ -63,7 +97,7 @@ def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[fr
     """The scores of a search: which of the documents [N, E] are ``right`` for each of the queries [Q, E]."""
     found, _ = nearest(queries, documents, K)
     rows = zip(found.tolist(), right, strict=True)
-    return ranking_scores(([float(one in wanted) for one in row], [1.0] * len(wanted)) for row, wanted in rows)
+    return ranking_scores(([[float(one in wanted)] for one in row], [1.0] * len(wanted)) for row, wanted in rows)
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:

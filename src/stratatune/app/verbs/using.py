@@ -191,7 +191,10 @@ def predict(
         typer.Option(help="A csv, jsonl, parquet or (vectors) npy file, or - for standard output.", show_default=False),
     ] = None,
     split: Split = None,
-    format: Annotated[Form, typer.Option(help="Format of standard output: csv or jsonl.")] = Form.csv,
+    format: Annotated[
+        Form | None,
+        typer.Option(help="Format of standard output (--out -): csv or jsonl; csv by default.", show_default=False),
+    ] = None,
     in_format: Annotated[
         Form,
         typer.Option(
@@ -203,15 +206,16 @@ def predict(
 
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
-    _check_request(door, data, text, out, format)
+    out = "-" if format is not None and out is None and not door.json else out
+    _check_request(door, data, text, out, format, in_format)
     predictor = _predictor(door, run, where)
     _write_with(predictor, writing)
     columns = predictor.text_columns
-    with _source(data, text, in_format, columns, form) as source:
+    with _source(data, text, in_format, columns, form) as source, _called(source if data == "-" else None):
         prediction = predictor.predict(source, split=split, written=form)
     for notice in prediction.table.notices:
-        door.reporter().notice(notice)
-    return _answer(prediction, out, format)
+        door.reporter().notice(_named(notice, source if data == "-" else None))
+    return _answer(prediction, out, format or Form.csv)
 
 
 def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
@@ -281,7 +285,9 @@ def _check_data(data: str) -> None:
         raise DataError(wrong, "check the path")
 
 
-def _check_request(door: Door, data: str | None, text: list[str] | None, out: str | None, form: Form) -> None:
+def _check_request(
+    door: Door, data: str | None, text: list[str] | None, out: str | None, form: Form | None, in_form: Form
+) -> None:
     from stratatune.app.predictions import check_writable
 
     if (data is None) == (not text):
@@ -292,8 +298,18 @@ def _check_request(door: Door, data: str | None, text: list[str] | None, out: st
         raise ConfigError(
             ["--json and --out - both write to standard output"], "give --out a file, or leave --json out"
         )
-    if out == "-" and form is Form.text:
+    if form is Form.text:
         raise ConfigError(["format: 'text' is only read, not written"], "legal: csv, jsonl")
+    if form is not None and out not in (None, "-"):
+        raise ConfigError(
+            [f"format: {form.value!r} is that of standard output, and out is {out!r}"],
+            "leave --format out: the ending of --out says how the file is written",
+        )
+    if in_form is not Form.text and data != "-":
+        raise ConfigError(
+            [f"in_format: {in_form.value!r} is that of standard input, and data is {data!r}"],
+            "leave --in-format out, or read standard input with --data -",
+        )
     if out not in (None, "-"):
         check_writable(str(out))
 
@@ -312,6 +328,20 @@ def _source(data: str | None, text: list[str] | None, form: Form, columns: int, 
             path = Path(folder) / f"stdin.{form.value}"
             path.write_bytes(_standard_input())
             yield str(path)
+
+
+def _named(said: str, source: Any) -> str:
+    """A line in which the file that holds standard input for a while is called that."""
+    return said.replace(source, "standard input") if isinstance(source, str) else said
+
+
+@contextlib.contextmanager
+def _called(source: Any) -> Iterator[None]:
+    """Errors in the file that holds standard input are about standard input."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(_named(error.message, source), error.hint) from error
 
 
 def _standard_input() -> bytes:
