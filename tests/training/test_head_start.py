@@ -94,9 +94,10 @@ def test_it_starts_from_a_smaller_loss(changes, run, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_it_reads_no_more_than_the_first_batches(family, run, monkeypatch, tmp_path):
+@pytest.mark.parametrize("limit", ["SAMPLE", "PLACES"])
+def test_it_reads_no_more_than_the_first_batches(limit, family, run, monkeypatch, tmp_path):
     """The sample is made of the first epoch's own batches, so a cache holds the same numbers as without it."""
-    monkeypatch.setattr(head_start, "SAMPLE", 20)
+    monkeypatch.setattr(head_start, limit, 20)
     seen, plain = [], Feed.hidden
 
     def hidden(self, batch):
@@ -130,6 +131,29 @@ def test_stopped_and_resumed(cache, settings, run, monkeypatch, tmp_path):
     again = run(**changes, resume=True)
     wanted, got = read_tensors(Path(whole.out) / "adapter"), read_tensors(Path(again.out) / "adapter")
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("examples", [60, 12])
+def test_the_search_finds_the_minimum(examples):
+    """Of inputs that are far from independent, with rare classes, and with fewer examples than inputs."""
+    random = np.random.default_rng(0)
+    inputs = torch.tensor(random.normal(size=(examples, 20)) @ random.normal(size=(20, 20)) * np.logspace(0, -3, 20))
+    labels = torch.tensor(random.choice(4, size=examples, p=[0.85, 0.05, 0.05, 0.05]))
+
+    class Plain:
+        def loss(self, logits, batch):
+            return torch.nn.functional.cross_entropy(logits, batch)
+
+        def weight(self, batch):
+            return float(len(batch))
+
+    cut = [slice(0, examples // 3), slice(examples // 3, examples)]
+    parts = [head_start.Part(labels[one], inputs[one], torch.Size([len(labels[one]), 4])) for one in cut]
+    fit = head_start._Fit(Plain(), torch.nn.Linear(20, 4), parts)
+    weight, bias = fit(fit.sample(parts), 0.01)
+    weight, bias = (weight @ fit.directions.T).requires_grad_(), bias.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(inputs @ weight.T + bias, labels) + 0.005 * weight.square().sum()
+    assert all(slope.abs().max() < 1e-5 for slope in torch.autograd.grad(loss, [weight, bias]))
 
 
 def test_an_objective_without_a_new_output_layer(run):

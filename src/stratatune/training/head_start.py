@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 HEADS = frozenset({"sequence", "token"})
 """Those with an output layer that no pretrained model brings."""
-SAMPLE = 1000
-"""Examples that are read, or as many as there are."""
+SAMPLE, PLACES = 1000, 10_000
+"""Examples that are read, or as many as there are; and after how many places of them reading ends."""
 STRENGTHS = (1.0, 0.1, 0.01)
 """Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
 TIMES = 3.0
 """How many times as large as drawn weights fitted ones are at most."""
 _HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 200, 1e-6, 10**9
+_ROUGH = 1e-4
+"""The largest gradient at which a fit ends that only chooses a strength."""
+_WIDEST = 2048
+"""Directions of the inputs that are separated; an eigendecomposition of more takes longer than it saves."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ def fit_head(session: Session) -> float:
     # One number for all inputs: by its own, one that hardly varies would get a weight that outgrows all others.
     spread = every.var(0, correction=0).mean().sqrt() + _SMALL
     parts = [Part(part.batch, (part.inputs - mean) / spread, part.shape) for part in parts]
-    fit = _Fit(session.objective, layer)
-    weight, bias = fit(parts, _strength(fit, parts))
+    fit = _Fit(session.objective, layer, parts)
+    weight, bias = _fitted(fit, parts)
     weight = weight / spread
     norm = weight.norm()
     if torch.isfinite(norm) and norm > _SMALL:  # else there is nothing to be read, and the layer stays as it was drawn
@@ -117,61 +121,129 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
 
     handle = layer.register_forward_pre_hook(see)
     try:
-        read = 0
+        read = places = 0
         for index in session.batches(0):
             batch = session.forward.batch(session.train, index)
             # At once, not in pieces, whose order would be another.
             logits = session.forward.at_once(session.feed.hidden(batch), batch, training=False)
-            yield Part(batch, seen.pop(), logits.shape)
-            read += len(index)
-            if read >= SAMPLE:
+            yield Part(batch, inputs := seen.pop(), logits.shape)
+            read, places = read + len(index), places + len(inputs)
+            if read >= SAMPLE or places >= PLACES:
                 return
     finally:
         handle.remove()
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Batches with the shapes of their logits, the ``inputs`` [n, R] of all, and how many places each batch has."""
+
+    parts: list[tuple[Batch, torch.Size]]
+    inputs: Tensor
+    places: list[int]
+
+
 class _Fit:
-    """Weight [C, D] and bias [C] of the smallest loss on some parts, by L-BFGS."""
+    """Weight [C, D] and bias [C] of the smallest loss on some parts, by L-BFGS.
 
-    def __init__(self, objective: Objective, layer: nn.Linear) -> None:
-        self.objective, self.size, self.biased = objective, layer.weight.shape, layer.bias is not None
+    The inputs of an output layer are far from independent and rare classes have small gradients, so that L-BFGS over
+    the plain weights takes hundreds of steps. It searches in the eigenvectors of the inputs' second moments, and scales
+    each direction of each output by the root of about the curvature there. The minimum is the same.
 
-    def __call__(self, parts: list[Part], strength: float) -> tuple[Tensor, Tensor]:
-        weight = parts[0].inputs.new_zeros(self.size).requires_grad_()
-        bias = parts[0].inputs.new_zeros(self.size[0]).requires_grad_(self.biased)
-        given = [weight, bias] if self.biased else [weight]
-        # To the end: what is stopped on the way would hang on the last bits of what it is fitted to.
-        exact = {"tolerance_grad": 1e-8, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
-        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, **exact)
+    Args:
+        objective: of the run.
+        layer: the output layer.
+        parts: all of the sample, with centred inputs.
+    """
+
+    def __init__(self, objective: Objective, layer: nn.Linear, parts: list[Part]) -> None:
+        self.objective, self.outputs, self.biased = objective, layer.out_features, layer.bias is not None
+        self.moments, self.directions = _moments(torch.cat([part.inputs for part in parts]))  # [R], [D, R]
+        self.curvature = self._curvature(parts)  # [C]
+
+    def sample(self, parts: list[Part]) -> _Sample:
+        """Some of the parts, with inputs in the directions of the search."""
+        inputs = torch.cat([part.inputs for part in parts]) @ self.directions
+        return _Sample([(part.batch, part.shape) for part in parts], inputs, [len(part.inputs) for part in parts])
+
+    def _curvature(self, parts: list[Part]) -> Tensor:
+        """About the second derivative of the loss by each logit: the mean square of the first, where logits are 0."""
+        total, places = parts[0].inputs.new_full((self.outputs,), _SMALL), 0
+        for part in parts:
+            logits = part.inputs.new_zeros(part.shape).requires_grad_()
+            with torch.enable_grad():
+                loss = self.objective.loss(logits, part.batch) * self.objective.weight(part.batch)
+            (slope,) = torch.autograd.grad(loss, logits)
+            total += slope.reshape(-1, self.outputs).square().sum(0)
+            places += len(part.inputs)
+        return total / places
+
+    def __call__(
+        self, sample: _Sample, strength: float, start: tuple[Tensor, Tensor] | None = None, tolerance: float = 1e-6
+    ) -> tuple[Tensor, Tensor]:
+        """The minimum over ``sample``, sought from ``start`` or from zero: weight [C, R] and bias [C]."""
+        scale = (self.curvature[:, None] * self.moments + strength).sqrt()
+        width = self.curvature.sqrt()
+        first = start or (torch.zeros_like(scale), torch.zeros_like(width))
+        inner = (first[0] * scale).requires_grad_()
+        offset = (first[1] * width).requires_grad_(self.biased)
+        given = [inner, offset] if self.biased else [inner]
+        # A search that stops half way depends on the last bits of its inputs, so the one that counts goes to the end.
+        ends = {"tolerance_grad": tolerance, "tolerance_change": 1e-6 * tolerance}
+        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, line_search_fn="strong_wolfe", **ends)
 
         def closure() -> Tensor:
             optimiser.zero_grad()
-            found = self.loss(parts, weight, bias) + strength / 2 * weight.square().sum()
+            weight = inner / scale
+            found = self.loss(sample, weight, offset / width) + strength / 2 * weight.square().sum()
             found.backward()
             return found
 
         with torch.enable_grad():
             optimiser.step(closure)
-        return weight.detach(), bias.detach()
+        return (inner / scale).detach(), (offset / width).detach()
 
-    def loss(self, parts: list[Part], weight: Tensor, bias: Tensor) -> Tensor:
+    def loss(self, sample: _Sample, weight: Tensor, bias: Tensor) -> Tensor:
         """The mean loss over what the objective counts."""
         losses, counts = [], []
-        for part in parts:
-            counts.append(self.objective.weight(part.batch))
-            logits = (part.inputs @ weight.T + bias).reshape(part.shape)
-            losses.append(self.objective.loss(logits, part.batch) * counts[-1])
+        pieces = torch.addmm(bias, sample.inputs, weight.T).split(sample.places)
+        for (batch, shape), logits in zip(sample.parts, pieces, strict=True):
+            counts.append(self.objective.weight(batch))
+            losses.append(self.objective.loss(logits.reshape(shape), batch) * counts[-1])
         return torch.stack(losses).sum() / max(1.0, sum(counts))
 
 
-def _strength(fit: _Fit, parts: list[Part]) -> float:
-    """The strength of the penalty; with a handful of batches there is nothing to choose it on."""
-    held, kept = parts[::_HELD], [part for at, part in enumerate(parts) if at % _HELD]
-    if not kept:
-        return STRENGTHS[0]
+def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues [R] and eigenvectors [D, R] of the second moments of ``inputs`` [n, D], R = min(n, D).
 
-    def held_out(strength: float) -> float:
-        with torch.no_grad():
-            return float(fit.loss(held, *fit(kept, strength)))
+    Directions in which no input differs from 0 get no weight in the minimum, so they may be missing. Of wide inputs
+    the axes themselves, R = D.
+    """
+    places, width = inputs.shape
+    if min(places, width) > _WIDEST:
+        return inputs.square().mean(0), torch.eye(width, dtype=inputs.dtype, device=inputs.device)
+    if width <= places:
+        moments, directions = torch.linalg.eigh(inputs.T @ inputs / places)
+        return moments.clamp(min=0), directions
+    moments, mixed = torch.linalg.eigh(inputs @ inputs.T / places)
+    kept = moments > _SMALL * moments[-1].clamp(min=_SMALL)
+    return moments[kept], inputs.T @ mixed[:, kept] / (places * moments[kept]).sqrt()
 
-    return min(STRENGTHS, key=held_out)
+
+def _fitted(fit: _Fit, parts: list[Part]) -> tuple[Tensor, Tensor]:
+    """The fit by the best strength of the penalty: weight [C, D] and bias [C].
+
+    With a handful of batches there is nothing to choose the strength on.
+    """
+    strength, found = STRENGTHS[0], None
+    if len(parts) > 1:
+        held = fit.sample(parts[::_HELD])
+        kept = fit.sample([part for at, part in enumerate(parts) if at % _HELD])
+        tried: list[tuple[float, float, tuple[Tensor, Tensor]]] = []
+        for strength in STRENGTHS:  # each from the minimum of the one before, which is near
+            found = fit(kept, strength, found, tolerance=_ROUGH)
+            with torch.no_grad():
+                tried.append((float(fit.loss(held, *found)), strength, found))
+        _, strength, found = min(tried, key=lambda one: one[0])
+    weight, bias = fit(fit.sample(parts), strength, found)
+    return weight @ fit.directions.T, bias
