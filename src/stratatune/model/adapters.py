@@ -93,7 +93,7 @@ class Adapters:
 
     @contextlib.contextmanager
     def off(self) -> Iterator[PreTrainedModel]:
-        """While this is open, the base answers, as it was before any adapter."""
+        """Run the plain base model, without any adapter, while this is open."""
         was, self.active = self.active, None
         try:
             yield self.base
@@ -113,7 +113,7 @@ class Adapters:
         return self._loaded[name]
 
     def __call__(self, *args: Any, adapters: Sequence[str | None] | None = None, **inputs: Any) -> Any:
-        """What the active model says; with ``adapters`` what each row's own model says, as ``logits`` [B, ...].
+        """The output of the active model; with ``adapters``, of each row's own model, as ``logits`` [B, ...].
 
         Raises:
             ModelError: an adapter that is not loaded, or other than one for each row.
@@ -123,7 +123,7 @@ class Adapters:
         return self._by_row(list(adapters), *args, **inputs)
 
     def generate(self, *args: Any, **options: Any) -> Any:
-        """What the active model writes."""
+        """The token ids that the active model generates."""
         model: Any = self.model(self.active)
         return model.generate(*args, **options)
 

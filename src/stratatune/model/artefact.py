@@ -182,7 +182,7 @@ def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *
 
 
 def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None) -> tuple[str, str | None]:
-    """Where the base model of an artefact is, and at which hub revision; ``base`` says where it is now.
+    """The path or id of an artefact's base model, and its hub revision; ``base``: where it is now.
 
     Raises:
         ModelError: it was a folder that is no longer there.

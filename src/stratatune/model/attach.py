@@ -41,20 +41,21 @@ _TRAINERS = ("state_dict", "is_main_process")
 
 
 class Tuned(_AnyModel):
-    """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
+    """The methods that :func:`apply` adds to a model: mixed into its own class, so that it stays an instance of it."""
 
     attached: Attached
 
     def train(self, mode: bool = True) -> Any:
-        """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
+        """Set the mode as ``nn.Module.train`` does, but keep the trunk in eval mode (contract 3: no dropout there)."""
         super().train(mode)
         self.attached.set_dropout(mode)
         return self
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again.
+        """Turn checkpointing on as transformers does, but only for the blocks that the backward pass goes through.
 
-        All of transformers' ways to turn checkpointing on, under its old name and its new one, come through here.
+        No other block is ever run again. Every way in which transformers turns checkpointing on, by its old name or its
+        new one, calls this method.
         """
         super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
@@ -74,7 +75,7 @@ class Tuned(_AnyModel):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own.
+        """Generate as transformers does.
 
         Raises:
             PlanError: without the key-value cache every step would compute a late prompt again, from a longer text.
@@ -92,7 +93,8 @@ class Tuned(_AnyModel):
             save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""
+        """Load as ``nn.Module`` does; the trained tensors alone are a complete state too, since the rest never
+        changes."""
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
         # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.
@@ -104,7 +106,7 @@ class Tuned(_AnyModel):
 # One class per model class: two tuned models of one class must compare as the same type.
 @functools.cache
 def _tuned_class(cls: type) -> type:
-    """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
+    """Derive a class from :class:`Tuned` and ``cls`` with ``cls``'s name, by which pipelines look a model up."""
     return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
@@ -143,9 +145,9 @@ def apply_to(
     revision: str | None = None,
     fingerprint: Fingerprint | None = None,
 ) -> Tuned:
-    """As :func:`apply`, to a model that was looked at already, of a plan that was perhaps resolved already.
+    """Apply a plan to a model whose :class:`Backbone` is known; the plan may be resolved already.
 
-    ``fingerprint`` is that of the encoder, cut as the plan says, where it is known.
+    ``fingerprint`` is the fingerprint of the encoder, cut as the plan says, where it is known.
     """
     _refuse_unfit(backbone.model)
     return _put(backbone, plan, also_train, revision, fingerprint)
@@ -247,7 +249,7 @@ def _in_memory(backbone: Backbone, number: int) -> contextlib.AbstractContextMan
 
 
 def _stream_top(attached: Attached) -> None:
-    """Where blocks above the frozen depth were not read either, read them as they run."""
+    """Read blocks above the frozen depth as they run, where they are not in memory."""
     backbone, depth = attached.backbone, attached.resolved.frozen_depth
     unread, above = Unread.of(backbone.model), backbone.blocks[depth : backbone.border]
     if unread is not None and any(unread.slots(block) for block in above):

@@ -1,4 +1,4 @@
-"""What a plan put into a model: which parameters train, in what role, and where the insertions are."""
+"""The parts that a plan put into a model: which parameters train, in which role, and where the insertions are."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Group:
 
 @dataclass
 class Attached:
-    """What :func:`apply` put into a model: the answer to every question about what trains where.
+    """The state that :func:`apply` attaches to a model: which parameters train, and where.
 
     Attributes:
         resolved: the plan against this model's depth.
@@ -62,10 +62,10 @@ class Attached:
         notices: what the user should know of what was attached, one line each.
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
         origin: where the base model came from.
-        tokenizer: what the tokenizer of training makes of texts (``model/tokenizers.py``); empty where none is known.
+        tokenizer: how the tokenizer of training encodes texts (``model/tokenizers.py``); empty where none is known.
         rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
             (``model/masters.py``).
-        spec: what the model is used by: the data of its objective (labels, template, ...), and the precision and the
+        spec: how the model is used: the data of its objective (labels, template, ...), and the precision and the
             codec of its training; plain data. Saved beside the tensors as ``reading``, its name in version 0.1.0.
     """
 
@@ -108,7 +108,7 @@ class Attached:
         }
 
     def trained_count(self) -> int:
-        """How many parameters train: those of the plan, and those that the checkpoint has no values for."""
+        """The number of parameters that train: those of the plan, and those that the checkpoint has no values for."""
         return sum(parameter.numel() for parameter in self.trained().values())
 
     @property
@@ -123,15 +123,15 @@ class Attached:
         return sorted({*self.also_train, *unfrozen})
 
     def parameter_count(self) -> int:
-        """How many parameters the model has, those that are not in memory included."""
+        """The number of parameters of the model, including those that are not in memory."""
         gone = 0 if self.offloaded is None else self.offloaded.count
         return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
     @property
     def all_in_trunk(self) -> bool:
-        """Whether the frozen depth is the model's own, and the head reads the positions asked, each by itself.
+        """Whether the trunk is the whole model below the head, and the head reads each requested position by itself.
 
-        Where one is asked of each text, no other matters of the hidden state at that depth.
+        With one requested position per text, the hidden state at that depth is needed there alone.
         """
         alone = self.backbone.family.leaves_the_head(self.resolved.frozen_depth)
         return alone and not self.backbone.head.pools_all
@@ -162,7 +162,7 @@ class Attached:
         return [block for block in dict.fromkeys(blocks[depth:]) if block not in below]
 
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
-        """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
+        """The weights that the top computes with: its blocks, their insertions, and the head's."""
         blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
         inserted = [module for _, module in self.insertions]
         return [*blocks, *inserted, *self.backbone.head.weights()]

@@ -52,17 +52,17 @@ class Backbone:
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The sizes of the model."""
         return self.body.shape
 
     @property
     def passes(self) -> Passes:
-        """Where hooks on the blocks are registered."""
+        """The registry of hooks on the blocks."""
         return self.body.passes
 
     @property
     def border(self) -> int:
-        """How many of the blocks are the first stack's: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return self.body.border
 
     def stack(self, number: int) -> Stack:
@@ -95,7 +95,7 @@ class Backbone:
         return {id(parameter) for module in modules for parameter in module.parameters()}
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].
+        """The arguments of each block besides the hidden state [B, T, D]; with two stacks, of the first's blocks.
 
         ``mask`` [B, T] bool, which tokens are real.
         """

@@ -74,7 +74,7 @@ def _biases_of(model: PreTrainedModel, fields: Iterable[str]) -> set[str]:
 
 
 def _path(attached: Attached, number: int, role: str) -> str:
-    """Where the role is in a block as the model's own code makes it."""
+    """The path of the role in a block as the model's own code makes it."""
     return attached.backbone.stack(number).roles[role]
 
 

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 class Body:
-    """What families and heads have to do with: the model and its parts, without a word on how they are run.
+    """The model and its parts, as families and heads use them; it does not say how they are run.
 
     Args:
         model: a Hugging Face model, with or without a head.
-        shape: its sizes, where they were worked out from its config before; None: they are now.
+        shape: its sizes, if they were already worked out from its config; None: work them out.
 
     Attributes:
         row: its row of the backbone table.
         base: the model without its head.
-        prefix: what leads to ``base`` in the model, as ``"bert."``; empty when the model has no head.
+        prefix: the path to ``base`` in the model, such as ``"bert."``; empty when the model has no head.
         names: of all its modules.
         embeddings: the module whose output is the hidden state at depth 0.
-        blocks: L blocks, those of a second stack behind the first's; shared ones are there as often as they run.
+        blocks: L blocks, those of a second stack after the first's; a shared block is listed once for each of its runs.
         shape: its sizes.
         through: runs a block [B, T, D] -> [B, T, D] by its number, what it computes and its input, where its weights
             are not in memory; None: it is simply run.
@@ -78,12 +78,12 @@ class Body:
 
     @cached_property
     def passes(self) -> Passes:
-        """Where hooks on the blocks are registered."""
+        """The registry of hooks on the blocks."""
         return Passes(self.base, self.blocks)
 
     @property
     def border(self) -> int:
-        """How many of the blocks are the first stack's: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return self.shape.border
 
     def has(self, path: str) -> bool:
@@ -104,11 +104,11 @@ class Body:
         return [self.base.get_submodule(path) for path in self.row.inputs]
 
     def final_norms(self) -> list[nn.Module]:
-        """The norm behind the last block, where there is one."""
+        """The norm after the last block, if the model has one, as a list."""
         return [self.base.get_submodule(self.row.final_norm)] if self.row.final_norm else []
 
     def normed(self, hidden: Tensor) -> Tensor:
-        """``hidden`` [..., D] behind the last block, as a head reads it: through the final norm, where there is one."""
+        """``hidden`` [..., D] after the last block, as a head reads it: through the final norm, where there is one."""
         for norm in self.final_norms():
             hidden = norm(hidden)
         return hidden

@@ -51,7 +51,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, name: str, revision: str | None = None) -> Checkpoint | None:
-        """That of a folder or a hub id; None where it has no safetensors of the usual names.
+        """The checkpoint of a folder or a hub id; None where it has no safetensors of the usual names.
 
         Raises:
             ModelError: a shard is missing, too short, or not in this format.
@@ -127,7 +127,10 @@ class Checkpoint:
 
 
 def _starts(file: Path) -> dict[str, int]:
-    """At which byte each tensor of a whole file begins: behind its header, whose length the first eight bytes say."""
+    """The byte at which each tensor of a whole file begins.
+
+    The data follow the header, whose length is in the first eight bytes.
+    """
     with file.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header: dict[str, Any] = json.loads(raw.read(length))

@@ -19,7 +19,7 @@ _AGAIN = "restore the folder from a backup, or train again"
 
 
 def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of the tensors, and of the record without what only says where things are or for whom."""
+    """Checksums of the tensors, and of the record without the fields that only name places or people."""
     said = {key: record.get(key) for key in _FIELDS} | {f"base.{key}": record["base"].get(key) for key in _BASE}
     text = json.dumps(said, sort_keys=True)
     return {"tensors": hash_of(sorted(tensors.items())), "record": fast_digest([text])}

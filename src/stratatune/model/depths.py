@@ -23,14 +23,14 @@ def _mean(hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
 
 
 _READ: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"read": _at, "mean": _mean}
-"""How a depth is read: hidden state [B, T, D], mask [B, T] bool, position [B] -> [B, D]."""
+"""Ways to read a depth: hidden state [B, T, D], mask [B, T] bool, position [B] -> [B, D]."""
 
 
 class Depths:
     """Hidden states of all depths, by the model's own forward in eval mode and without autograd.
 
-    Depth d is the state after d blocks, so what a plan's insertion at depth d would get (of the last depth: in front of
-    a final norm). A decoder is read at the position alone: no other token has seen the whole text.
+    Depth d is the state after d blocks, so the input of a plan's insertion at depth d (at the last depth: before a
+    final norm). A decoder is read at the position alone: no other token has seen the whole text.
 
     Args:
         backbone: the model seen through its row of the table.

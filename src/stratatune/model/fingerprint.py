@@ -29,7 +29,7 @@ _PIECE = 1 << 22  # values that are widened at a time
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an encoder computes with.
+    """The identity of an encoder: what decides its hidden states.
 
     Attributes:
         weights: hash of its weights.
@@ -41,13 +41,13 @@ class Fingerprint:
 
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
-        """That of a live model, before anything is attached."""
+        """Fingerprint a live model, before anything is attached."""
         # Through JSON and back: tuples and integer keys change there, and saved settings are compared with these.
         return cls(_hash_of_encoder(backbone), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
     def digest(self) -> str:
-        """Both in one: whose hidden states a cache holds."""
+        """One digest of both: identifies the model whose hidden states a cache holds."""
         said = json.dumps(self.settings, sort_keys=True)
         return fast_digest([self.weights, said])
 
@@ -74,7 +74,7 @@ def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
 
 
 def _hash_of_encoder(backbone: Backbone) -> str:
-    """That of its weights; what was not read of the checkpoint is read a piece at a time."""
+    """The hash of its weights; unread ones are read from the checkpoint a piece at a time."""
     unread = Unread.of(backbone.model)
 
     def pieces(tensor: Tensor) -> Iterable[Tensor]:

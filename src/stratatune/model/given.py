@@ -16,7 +16,7 @@ from stratatune.model.body import Body
 
 @contextmanager
 def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
-    """While this is open, the block below ``depth`` gives ``hidden`` [B, T, D], and those below it compute nothing.
+    """While this is open, the block below ``depth`` returns ``hidden`` [B, T, D], and those below it compute nothing.
 
     ``depth`` is at least 1. Where blocks share weights, their runs are counted.
     """

@@ -1,8 +1,8 @@
-"""What makes a tuned model's own ``forward`` do what the plan says, for callers that know nothing of this package.
+"""Hooks that make a tuned model's own ``forward`` carry out the plan, for callers that know nothing of this package.
 
 ``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in
 their place, cut the graph at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns
-on), and take a late prompt's positions away again behind the last block.
+on), and take a late prompt's positions away again after the last block.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def install(attached: Attached) -> None:
 
 
 def _stop_backward(attached: Attached) -> list[RemovableHandle]:
-    """Cut behind the module whose output is the hidden state at the frozen depth."""
+    """Cut after the module whose output is the hidden state at the frozen depth."""
     if attached.resolved.trains_embeddings:
         return []
     backbone, depth, handles = attached.backbone, attached.resolved.frozen_depth, []

@@ -1,9 +1,9 @@
-"""What a training step keeps between its forward and its backward pass: bytes, measured by saved-tensor hooks.
+"""Bytes that a training step keeps from its forward for its backward pass, measured by saved-tensor hooks.
 
 The forward runs on fake tensors: they have shapes, dtypes and a device, and no values, so a step of any size takes
-parts of a second and no memory. Autocast, dropout and attention choose their kernels by the device, a CPU, as they do
-for real tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.)
-Each storage counts once; the weights, which are there anyway, do not count.
+parts of a second and no memory. Autocast, dropout and attention choose their kernels by the device, a CPU, as for real
+tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.) Each
+storage counts once; the weights, which are there anyway, do not count.
 
 Of neighbouring blocks with the same methods at most three are built: the first, one that represents all between the
 ends, and the last. What is kept grows with the square of a text's length, so three lengths determine all others.
@@ -48,7 +48,7 @@ _BUILT = 3  # blocks of a run
 _FILES = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "quantization_config")
 """Fields of a config that are about files, and not about the model."""
 _STORED = {"decoder": "bfloat16"}
-"""How weights of a family are stored, where the config does not say so; else in fp32."""
+"""The dtype in which weights of a family are stored, where the config does not say so; else fp32."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,10 @@ def _cast(attached: Attached, stored: str) -> None:
 
 
 class _Held:
-    """What autograd holds of a saved tensor, until it drops the node that saved it."""
+    """A saved tensor that autograd holds, until it drops the node that saved it."""
 
     def __init__(self, tensor: Tensor, place: int) -> None:
-        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
+        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself forever
         self.place = place
 
 

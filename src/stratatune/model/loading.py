@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
 """Settings of ``from_pretrained`` that no config has."""
 _NUMBERS = (torch.int64, torch.bool)
-"""Of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
+"""Dtypes of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
 _EIGHTS = (torch.float8_e4m3fn, torch.float8_e5m2)
 _OF_THE_FILES = ("revision", "trust_remote_code")
 Adjust = Callable[[Any], None]
@@ -37,7 +37,7 @@ Adjust = Callable[[Any], None]
 
 @dataclass
 class _Asked:
-    """What became of a checkpoint's tensors: the stand-ins that took their places, by their names."""
+    """The stand-ins that transformers took for a checkpoint's tensors, by their names."""
 
     unread: bool
     given: dict[str, Tensor] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class _Stored:
         return self
 
     def get_shape(self) -> list[int]:
-        """As a safetensors slice's."""
+        """The shape, as a safetensors slice returns it."""
         return list(self.checkpoint.entries[self.key].shape)
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What trains of a model in half precision: fp32 master weights, computed with in the model's own dtype.
+"""fp32 master weights for the trained part of a model in half precision, which computes in its own dtype.
 
 transformers 5 loads a checkpoint in the dtype that it was saved in. A step of 1e-4 is lost on a bf16 weight of 1, which
 has three digits, so what trains is held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a method adds
@@ -66,7 +66,7 @@ def compute_in_fp32(attached: Attached) -> None:
 
 
 class _Round:
-    """In front of a module's forward: its masters, rounded, hide the parameters of the same name.
+    """Hook before a module's forward: its masters, rounded, hide the parameters of the same name.
 
     Attributes of an instance come before ``nn.Module``'s parameters, so the module's own code reads the rounded ones,
     and gradients go to the masters.
@@ -86,7 +86,7 @@ class _Round:
 
 
 class _Forget:
-    """Behind the forward, also after one that failed: the module has its parameters again."""
+    """Hook after the forward, also after one that failed: the module has its parameters again."""
 
     def __init__(self, held: dict[str, torch.dtype]) -> None:
         self.held = held

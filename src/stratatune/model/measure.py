@@ -87,7 +87,7 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _masked_lm_head(body: Body, head: Head) -> Mapping[str, int]:
-    """Of a masked-LM head that the model has; else what its config says."""
+    """The sizes of the masked-LM head, measured where the model has one, else from its config."""
     if not head.speaks:
         return body.shape.head_parts
     modules = {part: body.part(path) for part, path in head.paths.items()}

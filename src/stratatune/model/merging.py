@@ -73,7 +73,7 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def take_off(model: Tuned) -> PreTrainedModel:
-    """As :func:`remove`, but what trained of the base's own weights stays as it was trained."""
+    """Remove the plan as :func:`remove` does, but keep the base's own weights as they were trained."""
     return _plain(model, model.attached, fold=False)
 
 
@@ -84,7 +84,7 @@ def _strata(model: PreTrainedModel) -> Attached:
 
 
 def refusals(attached: Attached) -> list[str]:
-    """Why a plan cannot be merged so that a saved model keeps all of it, a line a method; empty when it can."""
+    """Reasons why a plan cannot be merged and saved whole, one line for each method; empty when it can."""
     reasons = {**biases.unsaved(attached), **_refusals(attached)}
     return [f"{method}: {reason}" for method, reason in reasons.items()]
 
@@ -106,7 +106,7 @@ def _refusals(attached: Attached) -> dict[str, str]:
 
 
 def _changed(attached: Attached) -> list[str]:
-    """What of the plan trains the base model's own weights, as text."""
+    """The parts of the plan that train the base model's own weights, as text."""
     plan = attached.resolved.plan
     changed = {str(one): None for block in attached.resolved.blocks for one in block if not one.adds}
     if plan.embeddings is not None:

@@ -1,4 +1,4 @@
-"""What of a loaded model its checkpoint did not bring, and which models cannot be tuned as they are."""
+"""The parts of a loaded model that its checkpoint did not bring, and which models cannot be tuned as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a base model came from: what of it an artefact remembers, and how it is found again."""
+"""The origin of a base model: the facts that an artefact records, and how to find the model again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Origin:
 
     @classmethod
     def of(cls, model: PreTrainedModel, revision: str | None = None) -> Origin:
-        """That of a live model; ask before anything is attached, and before the working folder changes."""
+        """The origin of a live model; read it before anything is attached, and before the working folder changes."""
         name = str(model.config._name_or_path)
         path = _absolute(name)
         dtype = str(computes_in(model)).removeprefix("torch.")
@@ -66,7 +66,7 @@ class Origin:
         return found if found in HALVES else None
 
     def to_data(self, folder: Path) -> dict[str, str]:
-        """As the record in ``folder`` holds it: beside the absolute path the way from there, in case both move."""
+        """The data for the record in ``folder``: the absolute path, and the relative one in case both move."""
         data = {"name": self.name, "dtype": self.dtype, "class": self.model_class}
         if self.path:
             data |= {"path": self.path, "beside": os.path.relpath(self.path, folder.resolve())}

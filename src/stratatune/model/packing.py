@@ -97,7 +97,7 @@ def is_packed(attached: Attached) -> bool:
 
 
 def hidden_count(attached: Attached) -> int:
-    """How many weights the packed linears have beyond the values that hold them."""
+    """The number of weights of the packed linears beyond the values that hold them."""
     packed = (module for module in attached.backbone.blocks.modules() if isinstance(module, PackedLinear))
     return sum(one.in_features * one.out_features - one.weight.numel() for one in packed)
 

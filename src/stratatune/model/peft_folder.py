@@ -34,7 +34,7 @@ _OUTPUT_LAYERS = ("classifier.out_proj", "classification_head.out_proj", "classi
 
 
 class PeftConfig(Written):
-    """What of ``adapter_config.json`` says what the adapter computes."""
+    """The fields of ``adapter_config.json`` that decide the adapter's arithmetic."""
 
     peft_type: str
     base_model_name_or_path: str | None = None
@@ -72,7 +72,7 @@ def _names(pattern: str, module: str) -> bool:
 
 @dataclass
 class LowRank:
-    """What LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
+    """The tensors that LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
 
     a: Tensor
     b: Tensor

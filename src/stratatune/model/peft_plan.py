@@ -1,4 +1,4 @@
-"""From a LoRA folder of peft to a plan, and its tensors into the model that has the plan.
+"""Turn a LoRA folder of peft into a plan, and fill its tensors into the model that has the plan.
 
 A module that LoRA adapts is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
 a part of the head, or the embeddings. ``bias="all"`` saves every bias of the model: those that are still the base's own
@@ -33,7 +33,7 @@ _HINT = "give the base model that it was trained on: load(FOLDER, base=MODEL)"
 
 @dataclass(frozen=True)
 class _Role:
-    """Where a module of the plain model is: the blocks that have it (one, unless they share weights), and its roles."""
+    """The place of a module of the plain model: its blocks (one, unless they share weights), and its roles."""
 
     blocks: tuple[int, ...]
     roles: tuple[str, ...]

@@ -20,7 +20,7 @@ _SHARD_BYTES = 1 << 30
 
 
 def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: torch.dtype | None) -> None:
-    """What ``model.save_pretrained(folder)`` writes: its config, and its weights in ``dtype`` (None: as they are).
+    """Write what ``model.save_pretrained(folder)`` would: the config, and the weights in ``dtype`` (None: as they are).
 
     Raises:
         ModelError: the checkpoint cannot be read any more.

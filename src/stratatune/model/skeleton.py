@@ -1,8 +1,8 @@
 """A model's own forward without its embeddings and blocks: how masks and positions reach a block, whatever the family.
 
 A block wants more than the hidden state: a mask in its family's form, relative positions, rotary angles. The model
-makes them itself, in front of its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state
-and whose blocks compute nothing: they note what they are called with. No family's forward is written again here. The
+makes them itself, before its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state
+and whose blocks compute nothing: they record their arguments. No family's forward is written again here. The
 copy shares every parameter and submodule with the model; only the containers on the way to what is taken out are new.
 
 Measured on one thread: 0.1 to 0.5 ms a batch more than BERT's mask alone would cost (12 to 24 blocks, 16 x 32 to
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Call:
-    """What a block is called with behind the hidden state."""
+    """The arguments of a block besides the hidden state."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class _Done(Exception):
 
 
 class _Tape:
-    """What one run of the skeleton is about: the hidden state that goes in, and the calls that came out."""
+    """The input and output of one run of the skeleton: the hidden state that goes in, and the recorded calls."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -71,7 +71,7 @@ class _Noted(nn.Module):
         self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:
-        """What a model asks its blocks about themselves (ModernBERT: which attention one has)."""
+        """Look up an attribute that a model reads from its blocks (ModernBERT: which attention one has)."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -110,9 +110,9 @@ class Skeleton:
         self._base = self._model.get_submodule(prefix.rstrip("."))
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block is called with: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
+        """The arguments of each block: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
         try:
-            # Stopping at the last block spares the final norm and whatever the model does behind it.
+            # Stopping at the last block spares the final norm and whatever the model does after it.
             self._run(self._base, hidden, mask, stop_after=self._depth)
         except _Done:
             return self._tape.calls

@@ -39,7 +39,7 @@ class Trunk:
     ) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
 
-        Of the ``question`` only the places of a decoder's candidates behind the text matter here.
+        Only the positions of a decoder's candidates after the text matter in ``question``.
         """
         asked = question or Question()
         unread = Unread.of(self.attached.backbone.model)
@@ -69,11 +69,11 @@ class Top(nn.Module):
         self._unread = Unread.of(self.model)
 
     def forward(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """From the frozen depth to the logits.
+        """Run from the frozen depth to the logits.
 
         Args:
-            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and one position is
-                asked of each text, only that is needed: [B, 1, D].
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and each text has one
+            requested position, only that one: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
             question: which logits are wanted.
 

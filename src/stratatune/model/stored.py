@@ -58,7 +58,7 @@ class StoredTable:
         return self.weight[words]
 
     def forward(self, words: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the table's own class."""
+        """Look the words up as the table's own class does."""
         if self.weight.dtype not in HALVES and not self.weight.is_meta:
             return super().forward(words, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         occurring, places = words.unique(return_inverse=True)

@@ -21,14 +21,14 @@ _PROBES = {
     "blanks": "  two  blanks\ta tab\nand a line ",
     "other scripts": "\u6771\u4eac \u041c\u043e\u0441\u043a\u0432\u0430 \u0627\u0644\u0642 \U0001f600",
 }
-"""What a tokenizer's normaliser, pre-tokenizer and special tokens are asked with."""
+"""Texts that show how a tokenizer normalises and splits text and adds special tokens."""
 _MANY_UNKNOWN = 0.03
 _FEWEST = 3
 """Tokens beside the special ones: an empty tokenizer may have a lone blank; the four bases of DNA are a vocabulary."""
 
 
 def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What a tokenizer makes of texts: a hash of its words, and of the ids of each probe.
+    """A description of how a tokenizer encodes texts: a hash of its vocabulary, and of the ids of each probe.
 
     Behaviour is compared, not files, which libraries write differently from version to version.
     """

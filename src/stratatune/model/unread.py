@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "_unread"
 Slots = list[tuple[nn.Module, str, nn.Parameter]]
-"""Where parameters are held: module, name, parameter."""
+"""Places that hold parameters: module, name, parameter."""
 
 
 class Unread:
@@ -40,7 +40,7 @@ class Unread:
         self._loaded: Any = WeakIdKeyDictionary()  # parameters that were read for good, with their names in it
         self._away: list[tuple[nn.Parameter, str]] = []
         self.wave_bytes = 1 << 30
-        """How much memory a wave of texts may take, as they go through its blocks."""
+        """The memory that a wave of texts may take as it goes through the blocks."""
         odd = next((name for name, one in model.named_parameters() if one.is_meta and id(one) not in keys), None)
         if odd is not None:
             raise ModelError(
@@ -52,7 +52,7 @@ class Unread:
 
     @staticmethod
     def of(model: nn.Module) -> Unread | None:
-        """What of ``model`` was not read; None: it was loaded as a whole."""
+        """The unread weights of ``model``; None: it was loaded as a whole."""
         return vars(model).get(_ATTRIBUTE)
 
     # Copies read the same checkpoint, and its open files cannot be copied.
@@ -95,7 +95,7 @@ class Unread:
 
     @contextlib.contextmanager
     def read_for_attaching(self, part: nn.Module) -> Iterator[None]:
-        """``part`` in memory while this is open; behind it, what trains of it by then."""
+        """Keep ``part`` in memory while this is open; afterwards, only what trains of it by then."""
         slots = self.slots(part)
         self._load(slots)
         yield
@@ -114,7 +114,7 @@ class Unread:
 
     @property
     def away_bytes(self) -> int:
-        """How much memory the weights take that were put away, once they are back."""
+        """The bytes that the weights now put away take once they are read back."""
         entries = self.checkpoint.entries
         return sum(math.prod(entries[key].shape) * one.element_size() for one, key in self._away)
 
@@ -130,7 +130,7 @@ class Unread:
             self._away.pop()
 
     def slots(self, part: nn.Module) -> Slots:
-        """Where ``part`` holds parameters that are not in memory."""
+        """The places at which ``part`` holds parameters that are not in memory."""
         return [
             (module, name, parameter)
             for module in part.modules()
@@ -141,7 +141,7 @@ class Unread:
 
 @contextlib.contextmanager
 def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.device) -> Iterator[None]:
-    """The parameters of ``slots`` with their ``values`` while this is open; without any behind it."""
+    """Give the parameters of ``slots`` their ``values`` while this is open, and none afterwards."""
     put(slots, values.result(), device)
     try:
         yield
@@ -167,7 +167,7 @@ def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = N
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the weights of a model are, those aside that were not read; the CPU where none was."""
+    """The device of a model's weights, leaving aside unread ones; the CPU where none was read."""
     return next((one.device for one in model.parameters() if not one.is_meta), torch.device("cpu"))
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
-    """What happens inside either succeeds, or ``model`` has its modules, parameters, hooks and config back.
+    """Restore the modules, parameters, hooks and config of ``model`` if the code inside fails.
 
     Copies no weights: what is edited in place between (a value of a tensor) would stay so.
     """

@@ -87,10 +87,10 @@ class Decoder(Family):
         question: Question,
         places: Tensor | None,
     ) -> Tensor:
-        """The blocks from ``depth`` on, with the insertions before, between and behind them.
+        """Run the blocks from ``depth`` on, with the insertions before, between and after them.
 
-        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
-        every token: -> [B, T, D].
+        The last block computes only the ``places``: positions [B, N] -> [B, N, D]; a mask [B, T] bool -> [n, D]; None:
+        every token -> [B, T, D].
         """
         body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
         layout = branched(mask, text_end(question, mask), question.branches)
@@ -100,7 +100,7 @@ class Decoder(Family):
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, _ = insertion(hidden, layout.prefix)
-                # Each prompt goes in front of everything, and moves every place on.
+                # Each prompt goes before everything and shifts every position.
                 layout, prompt = behind(layout, insertion), prompt + insertion.tokens
             call = Call(kwargs=block_arguments(body, number, hidden, layout))
             if number == depths[-1] and few is not None:
@@ -131,7 +131,7 @@ class Decoder(Family):
         return last_of(mask)
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Without the key-value cache every step would compute a late prompt again, from a longer text."""
+        """Refuse ``use_cache=False``: each step would compute a late prompt again, from a longer text."""
         if use_cache is False and any(one.tokens and not one.positions for _, one in inserted.modules):
             raise PlanError(
                 "a late prompt is made once from the text and then lives in the key-value cache",

@@ -1,9 +1,9 @@
-"""Positions of the tokens of a decoder's batch, and which of them each may see.
+"""Positions of the tokens of a decoder's batch, and which tokens each of them may see.
 
 Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-value cache holds the earlier ones), P
     prompts.
 
-*Branches.* A label word of several tokens is scored by running it behind the text. All candidates share one row: the
+*Branches.* A label word of several tokens is scored by running it after the text. All candidates share one row: the
 text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
 their positions continue from the end of the text, so each gives the same numbers as if it were there alone.
 
@@ -41,9 +41,9 @@ class Layout:
     prefix: Tensor
 
     def behind_words(self, prompt: int, *, rows: bool = True) -> Layout:
-        """The same behind ``prompt`` more words, which take positions of their own; ``rows``: see :meth:`with_prompt`.
+        """The layout after ``prompt`` more words, which take positions themselves; ``rows``: see :meth:`with_prompt`.
 
-        They lie inside a window as words do.
+        They count in a window as words do.
         """
         made = self.with_prompt(prompt, rows=rows)
         first = torch.arange(prompt, device=made.keys.device).expand(len(made.keys), -1)
@@ -51,7 +51,7 @@ class Layout:
         return replace(made, keys=keys, positions=keys[:, -made.positions.shape[1] :])
 
     def with_prompt(self, prompt: int, *, rows: bool = True) -> Layout:
-        """The same behind ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""
+        """The layout after ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""
         if prompt == 0:
             return self
         batch, computed, _ = self.allowed.shape
@@ -81,7 +81,7 @@ class Layout:
 
 
 def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
-    """The layout of texts padded on the right, with the candidates' tokens behind them.
+    """The layout of texts padded on the right, with the candidates' tokens after them.
 
     Args:
         mask: [B, T] bool, real tokens.

@@ -1,7 +1,7 @@
 """Encoders: every token sees the whole text.
 
-How masks and positions reach a block is asked of the model's own forward (``model/skeleton.py``), and so is what its
-own head makes of a last hidden state.
+How masks and positions reach a block is recorded from the model's own forward (``model/skeleton.py``), which also runs
+its own head on a last hidden state.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Encoder(Family):
 
     @property
     def projection(self) -> nn.Module | None:
-        """What maps the embeddings' width E to D, where they differ."""
+        """The linear that maps the embeddings' width E to D, where they differ."""
         path = self.row.projection
         return self.body.base.get_submodule(path) if path and self.body.has(path) else None
 
@@ -91,7 +91,7 @@ class Encoder(Family):
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, mask = insertion(hidden, mask)
-                # A prompt goes in front of the text and moves every place on.
+                # A prompt goes before the text and shifts every position.
                 few = few if few is None else few + insertion.tokens
                 calls = self.calls(hidden, mask) if insertion.tokens else calls
             if number == depths[-1] and few is not None:
@@ -99,7 +99,7 @@ class Encoder(Family):
             else:
                 hidden = body.run_block(number, hidden, calls[number])
         if few is None:
-            # Prompts are in front, so the text is the last `width` positions.
+            # Prompts come first, so the text is the last `width` positions.
             hidden = hidden[:, -width:]
         elif not depths:
             hidden = take(hidden, few)

@@ -1,11 +1,11 @@
 """Encoder-decoders.
 
-The trunk is the encoder's frozen part, and what the cache holds: where all of it is frozen, the encoder's whole output.
-The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
-blocks run again in each step, since they read the encoder.
+The trunk is the encoder's frozen part, whose output the cache holds: where all of the encoder is frozen, its final
+output. The top runs the encoder's other blocks and then the model's own forward from there. The decoder's frozen blocks
+run again in each step, since they read the encoder.
 
 Depths run through both stacks. Up to the encoder's length an insertion is in the encoder; at that very depth it
-changes the encoder's output, after its last norm. A prompt stays in front of that output: the decoder reads it too
+changes the encoder's output, after its last norm. A prompt stays before that output: the decoder reads it too
 (``encoder_decoder_hooks.py``). Above it, an adapter is in the decoder.
 """
 
@@ -116,14 +116,17 @@ class EncoderDecoder(Family):
         return [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
 
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
+        """The encoder's output [B, T, D], without what is inserted after it (its ``forward``, not the module)."""
         return self.base.encoder.forward(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        """By the model's own decoder and head; ``question.targets`` are what the decoder is to say, teacher-forced, or
-        where the head pools, the source's own tokens, which the decoder reads over again."""
+        """Run the model's own decoder and head.
+
+        ``question.targets`` are the tokens that the decoder is to produce, teacher-forced, or where the head pools, the
+        source's own tokens, which the decoder reads again.
+        """
         if question.targets is None:
             raise StratatuneError("the question to an encoder-decoder has no targets")
         hidden, mask = self._rest_of_encoder(hidden, mask, depth, inserted)
@@ -150,7 +153,7 @@ class EncoderDecoder(Family):
         return hidden, mask
 
     def _behind(self, hidden: Tensor) -> Tensor:
-        """What the encoder does behind its last block: T5 norms there."""
+        """The output [B, T, D] of the modules after the encoder's last block: T5 norms there."""
         for path in self.row.behind_blocks:
             hidden = self.base.get_submodule(path)(hidden)
         return hidden
@@ -163,7 +166,7 @@ class EncoderDecoder(Family):
 
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
         border = self.body.border
-        # The prompt stays in front of the encoder's output, so its length is not needed to strip it.
+        # The prompt stays before the encoder's output, so its length is not needed to strip it.
         handles, flow, _ = install_in_encoder(self, inserted, self.base.encoder)
         above = [(depth, one) for depth, one in inserted if depth > border]
         handles += [self.body.passes.after(depth - 1, Append(one)) for depth, one in above]
@@ -207,7 +210,7 @@ class EncoderDecoder(Family):
             )
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """In place of the encoder's first words."""
+        """Embed vectors that take the place of the encoder's first words."""
         row, hidden = self.row, vectors[None]
         # Each module's forward is called and not the module: `shift` hooks these for callers of the whole model.
         if row.position_table is not None:
@@ -232,7 +235,7 @@ class EncoderDecoder(Family):
 
     @torch.no_grad()
     def _embeds_as_named(self) -> bool:
-        """Whether vectors in place of the first words become what the model's own encoder makes of them."""
+        """Whether :meth:`embed` turns vectors into the hidden state that the model's own encoder would."""
         vectors = self.base.get_input_embeddings().weight[1:4]
         try:
             with in_eval(self.base.encoder), entering(self.body.blocks[0]) as seen:
@@ -243,7 +246,7 @@ class EncoderDecoder(Family):
 
 
 class _Behind:
-    """Makes BART's table of positions, which counts them itself, count P tokens in front."""
+    """Makes BART's table of positions, which counts them itself, count P prompt tokens first."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""What the rest of model/ asks of a family: how a model of it is run, from its tokens to its logits."""
+"""The interface of a family: how a model of it is run, from its tokens to its logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """What a family asks of a head."""
+    """The interface of a head, as a family uses it."""
 
     @property
     def speaks(self) -> bool:
@@ -31,7 +31,7 @@ class Reader(Protocol):
         ...
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is needed; None: at every token."""
+        """The positions at which the last hidden state is needed; None: every token."""
         ...
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
@@ -39,7 +39,7 @@ class Reader(Protocol):
         ...
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """What a model with a second stack is given for its targets."""
+        """The arguments of a model with a second stack that depend on its targets."""
         ...
 
 
@@ -64,9 +64,9 @@ class Family(abc.ABC):
 
     @classmethod
     def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
-        """For a model of fake tensors, whose ids have no values: the head to use in place of ``head``, and settings.
+        """The head to use in place of ``head`` for a model of fake tensors, whose ids have no values, and its settings.
 
-        ``labels``: outputs of a classifier.
+        ``labels``: the number of a classifier's outputs.
         """
         return head, {}
 
@@ -86,7 +86,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].
+        """The arguments of each block besides the hidden state [B, T, D]; with two stacks, of the first's blocks.
 
         ``mask`` [B, T] bool, which tokens are real.
         """
@@ -131,7 +131,7 @@ class Family(abc.ABC):
             return self.trunk(ids, mask, types, depth, question), calls
 
     def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
-        """What :meth:`trunk` does behind the last block below ``depth``."""
+        """The part of :meth:`trunk` after the last block below ``depth``."""
         return hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:
@@ -145,13 +145,13 @@ class Family(abc.ABC):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        """From ``depth`` to the logits.
+        """Run from ``depth`` to the logits.
 
         Args:
-            hidden: [B, T, D] at ``depth``; [B, 1, D], where only the position asked was kept.
+            hidden: [B, T, D] at ``depth``; [B, 1, D], where only the requested position was kept.
             mask: which tokens are real [B, T] bool.
             depth: where to begin.
-            inserted: what is between the blocks.
+            inserted: the insertions between the blocks.
             question: which logits are wanted; it says in which shape.
             head: turns the last hidden state into logits.
         """
@@ -204,7 +204,7 @@ class Family(abc.ABC):
         """Move every text ``count`` positions on, where the embeddings know of positions."""
 
     def refuse_prompt(self) -> None:
-        """Refuse a prompt in front of embeddings that take no vectors, or do more with them than named (PlanError)."""
+        """Refuse a prompt if the embeddings take no vectors, or do more with them than the row names (PlanError)."""
         return
 
 

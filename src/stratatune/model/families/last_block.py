@@ -5,7 +5,7 @@ be asked for few queries, the queries too. A block's own modules are called, so 
 part. A row of the backbone table names its function here; a family without one runs its last block in full.
 
 Encoders have a function a family. Decoders' blocks all take a key-value cache, so one function serves them: a cache
-that keeps the keys and values of the whole text, and then the block once more, at the positions read, in front of it.
+that keeps the keys and values of the whole text, and then the block once more, at the positions read, before it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 def _there(given: Any, read: Tensor) -> Any:
-    """What a block is called with, for the queries ``read`` alone: a mask, positions [B, T] or angles [B, T, W]."""
+    """The part of a block's argument for the queries ``read``: a mask, positions [B, T] or angles [B, T, W]."""
     if isinstance(given, tuple):
         return tuple(_there(each, read) for each in given)
     if not isinstance(given, Tensor):
@@ -149,4 +149,4 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "albert": _albert,
     "cached": _cached,
 }
-"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""
+"""Functions by the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""

@@ -13,5 +13,5 @@ def hidden_in(output: Any) -> Tensor:
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """What a block returns, with another hidden state."""
+    """A block's return value, with another hidden state."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

@@ -1,4 +1,4 @@
-"""What the rest of model/ asks of a head: how the last hidden state becomes logits."""
+"""The interface of a head: how the last hidden state becomes logits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Head(abc.ABC):
         """
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is needed; None: at every token."""
+        """The positions at which the last hidden state is needed; None: every token."""
         return question.places
 
     @property
@@ -73,7 +73,7 @@ class Head(abc.ABC):
         return False
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """What a model with a second stack is given for its targets [B, U]."""
+        """The arguments of a model with a second stack for its targets [B, U]."""
         name = type(self.body.model).__name__
         raise ModelError(f"head {self.name}: {name} has a second stack", "use sequence or seq2seq_lm")
 
@@ -90,7 +90,7 @@ class Head(abc.ABC):
         return ()
 
     def weights(self) -> Weights:
-        """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
+        """The weights that it computes with; a decoder held in a lower precision replaces the original."""
         modules = (self.body.part(path) for path in dict.fromkeys((*self.paths.values(), *self.new_layers)))
         return [*self.body.final_norms(), *modules]
 
@@ -105,7 +105,7 @@ class Head(abc.ABC):
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
-        """Read what ``cast`` makes of a frozen decoder, where the head can; the embeddings it is tied to stay."""
+        """Use ``cast`` of a frozen decoder's weight, where the head can; the tied embeddings stay as they are."""
         return
 
     def hold_rows(self, rows: Tensor | None) -> None:

@@ -68,14 +68,14 @@ class MaskedLm(Head):
         return weight if words is None else weight[words]
 
     def weights(self) -> Weights:
-        """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
+        """The weights that it computes with; a decoder held in a lower precision replaces the original."""
         part = self._modules()
         decoder = self._decoder() if self._held_words is None else self._held_words[1]
         bias = [] if part["bias"].bias is None else [part["bias"].bias]
         return [*self.body.final_norms(), part["dense"], part["norm"], *bias, decoder]
 
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
-        """Read what ``cast`` makes of a frozen decoder; the embeddings it is tied to stay."""
+        """Use ``cast`` of the decoder's weight where it is frozen; the tied embeddings stay as they are."""
         weight: Tensor = self._modules()["decoder"].weight
         self._held = None if weight.requires_grad else cast(weight.detach())
 
@@ -88,7 +88,7 @@ class MaskedLm(Head):
 
     @classmethod
     def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
-        """For the published DeBERTa-v2 and v3 checkpoints.
+        """The setting that makes transformers read the masked-LM head of the published DeBERTa-v2 and v3 checkpoints.
 
         They keep their head under names that transformers reads with ``legacy=False`` alone, and their configs do not
         say so: a new head would take its place (transformers #18674).
@@ -110,7 +110,7 @@ class MaskedLm(Head):
         square = len(set(part["dense"].weight.shape)) == 1
         if not square or not any(name.startswith(self.paths["dense"]) for name in missing):
             return ""
-        # A random dense layer in front of tied embeddings would score words at random; the identity keeps the hidden
+        # A random dense layer before tied embeddings would score words at random; the identity keeps the hidden
         # state.
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):

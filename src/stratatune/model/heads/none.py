@@ -13,7 +13,7 @@ from stratatune.model.heads.head import Head
 from stratatune.model.question import Question
 
 _POOLER = "pooler"
-"""What transformers' encoders call it; each runs without one where it is None."""
+"""The attribute that holds the pooler in transformers' encoders; each runs without one where it is None."""
 
 
 class NoHead(Head):

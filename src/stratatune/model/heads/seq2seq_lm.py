@@ -15,7 +15,7 @@ from stratatune.shapes.architectures import EncoderDecoderArchitecture
 
 
 class Seq2SeqLm(Head):
-    """The output matrix behind the second stack.
+    """The output matrix after the second stack.
 
     Args:
         body: the model and its parts.
