@@ -1,4 +1,4 @@
-"""Houlsby's adapter: a bottleneck behind the last projection of the attention and of the FFN (Houlsby et al., 2019)."""
+"""Houlsby's adapter: a bottleneck after the last projection of the attention and of the FFN (Houlsby et al., 2019)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Handoff:
     x: Tensor | None = None
 
     def take(self) -> Tensor:
-        """The input; nothing stays behind."""
+        """Return the input and forget it."""
         x, self.x = self.x, None
         assert x is not None, "the block computed its last projection before its first"
         return x

@@ -68,12 +68,12 @@ class Method:
 
 
 class InsertionModule(Protocol):
-    """What an :class:`InsertionMethod` builds: an ``nn.Module`` that maps the hidden state between two blocks."""
+    """A module built by an :class:`InsertionMethod`: it maps the hidden state between two blocks."""
 
     tokens: int
-    """How many positions it puts in front of the sequence (P)."""
+    """The number of positions that it puts before the sequence (P)."""
     positions: int
-    """How many of them are numbered as words are; noted when the plan is attached."""
+    """The number of these positions that are numbered as words are; noted when the plan is attached."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""

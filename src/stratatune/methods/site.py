@@ -85,13 +85,13 @@ class Place:
     """A depth of a live model, as an insertion sees it.
 
     Attributes:
-        depth: after how many blocks.
+        depth: the number of blocks below it.
         hidden: D.
-        before: prompt positions that earlier insertions put in front; the first token is at this position.
+        before: prompt positions of earlier insertions; the first token is at this position.
         words: the model's word embeddings, [V] numbers to vectors of width E.
-        embed: ``vectors [P, D] -> [1, P, D]``: what the embeddings make of vectors given in place of the first P words.
+        embed: ``vectors [P, D] -> [1, P, D]``: embeds vectors given in place of the first P words.
         read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: the model's output for the text, in eval mode
-            and without autograd: the last hidden state of the first token, of a decoder of the last.
+        and without autograd: the last hidden state of the first token, or in a decoder of the last.
     """
 
     depth: int
