@@ -1,4 +1,4 @@
-"""What every method is made of: the roles of a block, the kinds of option values, and the three abstract methods.
+"""The building blocks of methods: the roles of a block, the kinds of option values, and the three abstract methods.
 
 The methods themselves are in ``methods.py`` (of a block) and ``insertions.py`` (at a depth).
 """
@@ -17,7 +17,7 @@ from stratatune.plan.options import Options, peft_word
 from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
-"""Norms of a block. Most have the one before (or behind) attention and the one of the feed-forward part; some decoders
+"""Norms of a block. Most have the one before (or after) attention and the one of the feed-forward part; some decoders
 norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part returns (``norm_post_...``)."""
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The attention of an encoder-decoder's decoder to its encoder."""
@@ -93,7 +93,7 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
 
 
 class MethodConfig(Options, frozen=True):
-    """What happens to a block, or at one depth. Abstract."""
+    """A change to a block, or at one depth. Abstract."""
 
     adds: ClassVar[bool] = False
     """Whether its parameters are new ones, in addition to the base model's."""
@@ -121,9 +121,9 @@ class RoleMethod(MethodConfig, frozen=True):
     """A method of some roles of a block. Abstract."""
 
     touches: ClassVar[frozenset[str]]
-    """Which of a role's ``weight`` and ``bias`` it changes; two methods of one role may not touch the same."""
+    """Parts of a role (``weight``, ``bias``) that it changes; two methods of one role may not touch the same part."""
     in_front: ClassVar[frozenset[str]] = frozenset()
-    """Roles in front of whose linear it trains something: gradients then pass that linear, whatever reaches it."""
+    """Roles whose linear has something trained before it: gradients then pass through that linear in any case."""
 
     on: Roles
 

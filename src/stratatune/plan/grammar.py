@@ -59,7 +59,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 @dataclass
 class Parts:
-    """What a text says, in its order."""
+    """The parts of a plan's text, in its order."""
 
     strata: list[tuple[str, str, list[MethodConfig]]] = field(default_factory=list)
     insertions: list[Insertion] = field(default_factory=list)

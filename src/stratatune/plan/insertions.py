@@ -1,4 +1,4 @@
-"""What can be put between two blocks, or at the input: one small frozen config each, with its count by formula.
+"""Insertions between two blocks, or at the input: one small frozen config each, with its parameter count by formula.
 
 Shape legend: ``D`` hidden, ``m`` bottleneck, ``P`` prompt tokens, ``n`` dimension of hypercomplex numbers.
 """

@@ -1,4 +1,4 @@
-"""Where in the model: slices of blocks and depths, as text, resolved against a model of ``L`` blocks.
+"""Positions in a model: slices of blocks and depths, as text, resolved against a model of ``L`` blocks.
 
 A position is a whole number or a fraction of the model's blocks. ``"1/2"`` of ``L`` blocks is ``L/2`` rounded half up
 and at least 1, so that a preset written for 24 blocks (12/24, 18/24) scales to any model.
@@ -51,7 +51,7 @@ def _canonical_depth(value: object) -> int | str:
 
 
 def cut_depth(value: object) -> int | str:
-    """Where a model is cut, as it is kept: as a depth, above 0.
+    """The depth at which a model is cut, in its canonical form: above 0.
 
     Raises:
         PlanError: no depth, or none above 0.

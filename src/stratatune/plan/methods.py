@@ -1,4 +1,4 @@
-"""What can happen to a block: one small frozen config per method, with its parameter count by formula.
+"""Methods that change a block: one small frozen config per method, with its parameter count by formula.
 
 Shape legend: ``D`` hidden, ``R`` rank, ``m`` bottleneck, ``P`` prompt tokens, ``L`` blocks.
 A new method is one class here (or in ``insertions.py``) and one entry in ``BLOCK_METHODS`` or ``INSERTIONS``.
@@ -155,7 +155,7 @@ class DeltaBias(RoleMethod, frozen=True):
 
 
 class Houlsby(RoleMethod, frozen=True):
-    """``y + W2 gelu(W1 y + b1) + b2`` behind the attention's and the FFN's last projection, before the skip connection.
+    """``y + W2 gelu(W1 y + b1) + b2`` after the attention's and the FFN's last projection, before the skip connection.
 
     Twice a block (Houlsby et al. 2019); D m + m + m D + D each. On ``down`` alone: Pfeiffer's adapter.
     """
@@ -234,7 +234,7 @@ class Prefix(MethodConfig, frozen=True):
 
 
 class Head(Options, frozen=True):
-    """What trains of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
+    """The trained parts of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
 
     kind: Literal["head"] = "head"
     mlm: HeadParts = ()

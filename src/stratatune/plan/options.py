@@ -68,7 +68,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """What may be written in the brackets, in the order in which it is printed."""
+        """The options that may be written in the brackets, in the order in which they are printed."""
         names = [name for name in cls.model_fields if name != "kind"]
         return tuple(sorted(names, key=lambda name: _PRINTED_LAST.index(name) if name in _PRINTED_LAST else -1))
 

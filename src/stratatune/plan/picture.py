@@ -29,7 +29,7 @@ class Band:
     kind: Kind
     label: str
     rows: tuple[tuple[str, int | None], ...]
-    """What happens here, with the trained parameters of each."""
+    """The methods in this band, with the trained parameters of each."""
     blocks: int = 0
     below_frozen_depth: bool = False
     """Part of the trunk: no gradient comes here."""
@@ -44,7 +44,7 @@ def column(resolved: Resolved, objective: str) -> list[Band]:
 
 
 def _inserted(resolved: Resolved, depth: int) -> list[Band]:
-    """What is inserted at a depth, in the order in which the hidden state meets it."""
+    """The insertions at a depth, in the order in which the hidden state meets them."""
     found = [one for at, one in resolved.insertions if at == depth]
     return [Band("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
 

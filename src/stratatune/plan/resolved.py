@@ -45,7 +45,7 @@ class Resolved:
     plan: PlanParts
     shape: Shape
     blocks: tuple[tuple[MethodConfig, ...], ...]
-    """What trains in each block; ``()`` is frozen."""
+    """The methods that train in each block; ``()`` is frozen."""
     insertions: tuple[tuple[int, Insertion], ...]
     """Absolute depth and what is inserted there, from the input up."""
     whole: Shape
@@ -66,7 +66,7 @@ class Resolved:
 
     @property
     def cut_to(self) -> int | None:
-        """How many blocks a cut leaves; None: the plan cuts nothing."""
+        """The number of blocks that a cut leaves; None: the plan cuts nothing."""
         return None if self.plan.cut is None else self.shape.blocks
 
     @property
@@ -81,7 +81,7 @@ class Resolved:
 
     @property
     def moved(self) -> int:
-        """By how many positions a prompt at the input moves the text on."""
+        """The number of positions by which a prompt at the input shifts the text."""
         return sum(one.positions for _, one in self.insertions)
 
     @property
@@ -128,7 +128,10 @@ class Resolved:
         return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
-        """What is impossible: a gradient below the frozen depth, an LM head on a model that is cut. One line each."""
+        """Reasons why the plan is impossible, a line each.
+
+        A gradient below the frozen depth, or an LM head on a model that is cut.
+        """
         if self.cut_to is not None and objective in LM_OBJECTIVES:
             return [
                 f"cut({self.plan.cut}) leaves {self.cut_to} of {self.whole.blocks} blocks, and the pretrained LM head "
@@ -160,7 +163,7 @@ class Resolved:
         return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
 
     def place(self, run: Run) -> tuple[str, int]:
-        """The stack of a run, with a space behind its name, and what to take off its blocks' numbers there."""
+        """The stack of a run, with a space after its name, and what to take off its blocks' numbers there."""
         name, stack = next((n, s) for n, s in self.shape.stacks.items() if run.start in s)
         return (f"{name} " if name else ""), stack.start
 
@@ -240,7 +243,7 @@ def resolve(plan: PlanParts, shape: Shape) -> Resolved:
 
 
 def _cut(plan: PlanParts, shape: Shape) -> Shape:
-    """What the plan leaves of a model.
+    """The shape of a model after the plan's cut.
 
     Raises:
         PlanError: it cannot be cut there.

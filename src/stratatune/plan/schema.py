@@ -33,10 +33,10 @@ DepthMethod = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda value:
 
 
 class Stratum(BaseModel, frozen=True, extra="forbid", validate_by_name=True):
-    """Some blocks and what happens to each of them."""
+    """A run of blocks and the methods that change each of them."""
 
     stack: Literal["", "enc", "dec"] = ""
-    """Of an encoder-decoder, the stack that ``layers`` counts in; without one they are meant in each of both."""
+    """The stack of an encoder-decoder that ``layers`` counts in; empty: the slice applies to each stack."""
     layers: Annotated[str, BeforeValidator(canonical_layers)]
     """A slice of blocks: "5:10", "10:", "-1:", ":", "1/2:"."""
     methods: Annotated[
@@ -57,7 +57,7 @@ def _whole(full: Full | None) -> Full | None:
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
-    """What trains at which depth. Blocks that no stratum names are frozen.
+    """The trained parameters at each depth. Blocks that no stratum names are frozen.
 
     ``Plan.parse(str(plan)) == plan`` and ``Plan.from_data(plan.to_data()) == plan``.
     """
@@ -137,7 +137,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def objective(self) -> str:
-        """How its paper reads labels: ``mlm`` under a prompt, else ``classification``."""
+        """The objective by which its paper reads labels: ``mlm`` under a prompt, else ``classification``."""
         return "mlm" if self.prompted else "classification"
 
     def resolve(self, shape: Shape) -> Resolved:
