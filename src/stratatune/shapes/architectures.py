@@ -1,4 +1,4 @@
-"""What a row of the backbone table says: where the parts of an architecture live, and how its config names its sizes.
+"""Rows of the backbone table: where the parts of an architecture are, and how its config names its sizes.
 
 One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
 (``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows are in
@@ -112,7 +112,7 @@ class Architecture:
     tuple_blocks: bool = False
     """Whether a block returns a tuple that the hidden state leads."""
     last_block: str | None = None
-    """How the last block runs at a few positions alone (``model/families/last_block.py``); None: it runs in full."""
+    """Function in ``model/families/last_block.py`` that runs the last block at a few positions; None: runs in full."""
     classifier: str
     """The new classification head, from the ``...ForSequenceClassification`` model."""
     classifier_before: str | None = None
@@ -131,7 +131,7 @@ class Architecture:
     applies: tuple[str, str] | None = None
     """A config field and how its value must begin, where one model type has rows of several layouts."""
     refuses: Callable[[Config], str] = _refuses_nothing
-    """What of a config is not supported, in a line; empty when all is well."""
+    """A reason why a config is not supported, in a line; empty when it is."""
     measured: bool = False
     """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
 
@@ -152,7 +152,7 @@ class Architecture:
 
     @property
     def named(self) -> tuple[tuple[str, str | None], ...]:
-        """What a user calls each path below ``base``, and the path."""
+        """The name that users know each path below ``base`` by, and the path itself."""
         paths = (("embeddings", self.embeddings), ("blocks", self.blocks), ("final_norm", self.final_norm))
         beside = (("beside", path) for path in self.more_embeddings)
         return (*paths, ("position_table", self.position_table), *beside)
@@ -186,7 +186,7 @@ class EncoderArchitecture(Architecture):
     table_if: Mapping[str, str] = field(default_factory=dict)
     """Table to the config field (true unless it says otherwise) without which it is not there."""
     projection: str | None = None
-    """The module below ``base`` that maps E to D where they differ; depth 0 is behind it."""
+    """The module below ``base`` that maps E to D where they differ; depth 0 is its output."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Block number to the roles that this block, unlike the others, does not have."""
     reused: tuple[str, ...] = ()
@@ -233,9 +233,9 @@ class EncoderDecoderArchitecture(Architecture):
     decoder_roles: Mapping[str, str]
     """Role to its path inside a decoder block."""
     behind_blocks: tuple[str, ...] = ()
-    """The modules that the output of the encoder goes through behind its last block, in order."""
+    """The modules that the output of the encoder goes through after its last block, in order."""
     position_norm: str | None = None
-    """The norm behind the encoder's words and positions, where it is outside the embeddings."""
+    """The norm after the encoder's words and positions, where it is outside the embeddings."""
     relative_bias: str | None = None
     """The module inside the encoder's first block whose ``compute_bias`` makes the position bias of all blocks."""
 
@@ -247,12 +247,12 @@ class EncoderDecoderArchitecture(Architecture):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Without what follows the encoder's blocks, which counts with the embeddings."""
+        """As for any architecture, without the modules after the encoder's blocks, which count with the embeddings."""
         return tuple(path for path in super().inputs if path not in self.behind_blocks)
 
     @property
     def named(self) -> tuple[tuple[str, str | None], ...]:
-        """With both stacks, and what surrounds the encoder's blocks."""
+        """The names and paths of a row, with both stacks and the modules around the encoder's blocks."""
         stacks = (("encoder", "encoder"), ("decoder", "decoder"), ("decoder_blocks", self.decoder_blocks))
         behind = (("behind_encoder", path) for path in self.behind_blocks)
         return (*stacks, *behind, ("position_norm", self.position_norm), *super().named)

@@ -1,4 +1,4 @@
-"""Where a model's config comes from: a folder, the built-in table, or the hub."""
+"""Sources of a model's config: a folder, the built-in table, or the hub."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ _OLMO2 = replace(
     norms_read_by={},
     wide_head_norms=True,
 )
-"""The output of attention and feed-forward part is normed, and nothing in front of them."""
+"""The output of attention and feed-forward part is normed, and nothing before them."""
 
 _OLMO3 = replace(_OLMO2, name="olmo3", model_types=("olmo3",), rotary_by_type=True, window=_WINDOW)
 

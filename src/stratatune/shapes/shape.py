@@ -16,7 +16,7 @@ POOLED = ("sequence", "classification", "regression")
 
 
 def top_depth(blocks: int) -> int:
-    """Where the topmost of this many blocks begin: a quarter of them, three at least, and never all."""
+    """The depth above which the top quarter of the blocks lies: three blocks at least, and never all."""
     return max(min(1, blocks - 1), blocks - max(3, -(-blocks // 4)))
 
 
@@ -76,7 +76,7 @@ class Shape:
     """Pooler of the classification model; 0 where it has none."""
     decoder_tied: bool
     final_norm: int = 0
-    """The norm behind the last block; the head's ``norm`` where the blocks end without one of their own."""
+    """The norm after the last block; the head's ``norm`` where the blocks end without one of their own."""
     family: str = "encoder"
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
@@ -86,7 +86,7 @@ class Shape:
     parallel: bool = False
     """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
     last_block: str | None = None
-    """How the last block runs at a few positions alone; None: it runs in full."""
+    """The function that runs the last block at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False
     """Whether the final norm is the norm of the LM head: then ``head_parts`` counts it as ``norm``."""
     decoder: Shape | None = None
@@ -96,7 +96,7 @@ class Shape:
     """
     classifier_bias: bool = True
     classifier_dense: int = 0
-    """A new dense layer that the classification head brings, in front of its output layer; 0 where it has none."""
+    """A new dense layer that the classification head brings, before its output layer; 0 where it has none."""
     distinct: int = 0
     """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
     embedding_width: int = 0
@@ -108,7 +108,7 @@ class Shape:
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     """Block number to the roles that this block, unlike the others, does not have."""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What transformers has as the model's config, where the sizes were worked out from one."""
+    """The model's config as transformers has it, where the sizes were worked out from one."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class Shape:
 
     @property
     def border(self) -> int:
-        """How many blocks the first stack has: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return len(next(iter(self.stacks.values())))
 
     def at(self, number: int) -> Shape:
@@ -163,7 +163,7 @@ class Shape:
         return tuple(number for number in range(self.blocks) if self.owner(number) == number)
 
     def of_block(self, number: int) -> Shape:
-        """This shape with the roles of block ``number`` alone."""
+        """This shape with only the roles that block ``number`` has."""
         missing = self.lacks.get(number, ())
         if not missing:
             return self.at(number)

@@ -87,7 +87,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
 
 @_shaped.register
 def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
-    """Its head has the final norm and the decoder alone."""
+    """The shape of a decoder; its head consists of the final norm and the decoder."""
     sizes = _sizes(name, row, config, row.ffn_multiple)
     bias = sizes["vocab"] if row.biases.get("decoder", False) else 0
     found = _one_stack(row, name, sizes, row.embedding_tables, config)
@@ -123,7 +123,7 @@ _shaped.register(EncoderDecoderArchitecture)(encoder_decoder_shape)
 
 
 def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: Sequence[str], config: Config) -> Shape:
-    """What the shapes of encoders and decoders have in common; no head, and of the embeddings the tables alone."""
+    """The common part of the shapes of encoders and decoders: no head, and only the tables of the embeddings."""
     hidden, width = sizes["hidden"], sizes["embedding"]
     return Shape(
         name=name,
@@ -160,7 +160,7 @@ def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
 
 
 def _normed(role: str, row: Architecture, sizes: Mapping[str, int]) -> int:
-    """How many features a norm of a block is over."""
+    """The number of features that a norm of a block is over."""
     if role not in HEAD_NORMS:
         return sizes["hidden"]
     return sizes["head_dim"] * (sizes[HEAD_NORMS[role]] if row.wide_head_norms else 1)

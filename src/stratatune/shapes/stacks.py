@@ -11,7 +11,7 @@ from stratatune.shapes.shape import Linear, Norm, Shape
 
 _POSITION_OFFSET = 2  # rows of BART's position tables that no token uses
 _HINT = "it is a count of an encoder-decoder; backbone_from_names(..., fields={...}) says what a config calls it"
-_NO_LIMIT = 1 << 20  # relative positions reach as far as one likes
+_NO_LIMIT = 1 << 20  # relative positions have no limit
 
 
 def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Mapping[str, object]) -> Shape:
