@@ -51,7 +51,7 @@ class Block:
 
     def run(self, arrives: bool) -> bool:
         """Walk through the block; returns whether gradients are needed of what comes out."""
-        before = self.shape.norms_first  # what they train wants gradients in front of the parts
+        before = self.shape.norms_first  # what they train wants gradients before the parts
         normed = arrives or (before and "norm_attn" in self.touched)
         context = self._attention(normed)
         norms = {"attn", "norm_attn", "norm_post_attn"}
@@ -75,7 +75,7 @@ class Block:
         return arrives or role in self.touched
 
     def _passes(self, role: str) -> list[tuple[int, bool]]:
-        """At how many positions a role is computed, once or twice, and whether gradients come back there."""
+        """Numbers of positions at which a role is computed, once or twice, and whether gradients come back there."""
         everywhere = role in ("k", "v")
         if not self.twice or role not in ("q", "k", "v"):
             return [(self.length if everywhere else self.queries, True)]
@@ -110,7 +110,7 @@ class Block:
         return scores or value
 
     def _beside(self) -> None:
-        """What belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
+        """Count the work that belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
         positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
         for one in self.methods:
             if not isinstance(one, RoleMethod):

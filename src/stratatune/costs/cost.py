@@ -1,8 +1,9 @@
-"""What a plan costs, before anything runs.
+"""The cost of a plan, before anything runs.
 
-:func:`cost` gives the work of a training step for each token. Given the lengths of a data set it also gives what an
-epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. Operations are counted by the
-formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``model/kept.py``.
+:func:`cost` gives the work of a training step for each token. Given the lengths of a data set it also gives the work of
+an epoch in batches of them, padding included, next to four common baselines: A, B, C and F. Operations are counted by
+the formulas of ``costs/flops.py``, without torch; the bytes that a step keeps for its backward pass are measured by
+``model/kept.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ARMS = {
     "C": "full tuning of the topmost blocks (a quarter, three at least), batches cut by length",
     "F": "full tuning, random batches, dynamic padding",
 }
-"""What people do today, beside which a plan is put."""
+"""Common ways to fine-tune, with which a plan is compared."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Cost:
         return self.flops_per_token_lora / self.flops_per_token_cached
 
     def ratio(self, arm: str, epochs: int = 0) -> float:
-        """How many times the plan's work an arm does: an epoch from the cache, or ``epochs``, the first builds it."""
+        """An arm's work over the plan's: for an epoch from the cache, or ``epochs`` of which the first builds it."""
         own = self.epochs["cached"].flops
         if epochs:
             own = (self.epochs["first"].flops + (epochs - 1) * own) / epochs
@@ -229,7 +230,7 @@ class _Data:
         return cut, drawn
 
     def read(self, batch: np.ndarray) -> float:
-        """At how many tokens our head runs, where it reads more than one of a text."""
+        """The number of tokens at which our head runs, where it reads more than one of a text."""
         return float((self.lengths if self.places is None else self.places)[batch].sum())
 
 
