@@ -33,7 +33,7 @@ def find_scales(
     largest: list[Tensor] = []
     for part in plan_batches(data.lengths[drawn], batch_size=32, seed=_SEED, epoch=0, shuffle=False):
         batch = collate(data, drawn[part], pad_id).to(device)
-        # Padding is left out: what the trunk makes of it is never kept, and may be larger than any token.
+        # Padding is left out: its hidden states are never kept, and may be larger than any token's.
         rows = real_rows(run_trunk(trunk, batch, question, one_position=one_position, autocast=autocast), batch)
         largest.append(rows.float().abs().amax(dim=0))
     return scales_for(torch.stack(largest).amax(dim=0))

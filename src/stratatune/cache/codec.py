@@ -35,13 +35,13 @@ class Codec:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Codec:
-        """Back from ``to_data``; fp32 by default."""
+        """A codec from the data of :meth:`to_data`; fp32 by default."""
         scales = data.get("scales")
         return cls(data.get("kept", "fp32"), None if scales is None else torch.tensor(scales))
 
     @classmethod
     def of(cls, identity: Identity) -> Codec:
-        """That of a cache."""
+        """The codec of a cache."""
         return cls(identity.key.dtype, torch.tensor(identity.scales) if identity.scales else None)
 
     def own_scales(self) -> Tensor:
@@ -51,12 +51,12 @@ class Codec:
         return self.scales
 
     def to_data(self) -> dict[str, Any]:
-        """As plain data: ``kept`` and, for int8, ``scales``."""
+        """The codec as plain data: ``kept`` and, for int8, ``scales``."""
         return {"kept": self.name} | ({} if self.scales is None else {"scales": self.scales.tolist()})
 
     @property
     def stored(self) -> torch.dtype:
-        """What a value is stored as."""
+        """The dtype in which a value is stored."""
         return DTYPES[self.name]
 
     def pack(self, rows: Tensor, out: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Where the top gets its input from: the trunk, or what the trunk computed earlier.
+"""The top's input: computed by the trunk, or read from what the trunk computed earlier.
 
 A :class:`Feed` gives the hidden state at the frozen depth for a batch. With a cache it takes what is there and, where
 something is missing, runs the trunk once and writes it down, so epoch one trains while it writes.
@@ -26,12 +26,12 @@ from stratatune.model.question import Question
 from stratatune.model.split import Trunk
 
 Asking = Callable[[Batch], Question]
-"""What an objective asks of a batch."""
+"""Turns a batch into an objective's question."""
 
 
 @dataclass
 class FeedClock:
-    """What feeding cost: seconds in the trunk, and how many examples came from where."""
+    """The cost of feeding: seconds in the trunk, and how many examples were computed and how many remembered."""
 
     trunk_seconds: float = 0.0
     computed: int = 0
@@ -45,7 +45,7 @@ class Feed:
         trunk: the model below the frozen depth.
         cache: remembers what the trunk computed; None: it runs every time.
         one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
-        question: what is asked of a batch, where the trunk must know of it; None: no candidates follow the texts.
+        question: makes a batch's question, where the trunk needs it; None: no candidates follow the texts.
         autocast: bf16 or None; the trunk runs in it.
         codec: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
             not, so that cached = uncached, bit for bit; None: the cache's, fp32 without one.

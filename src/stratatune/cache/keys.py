@@ -1,4 +1,4 @@
-"""What a trunk cache is a cache of: its key, its form, and where caches live. No torch."""
+"""The identity of a trunk cache: its key, its form, and the folder of all caches. No torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class Identity:
-    """What key.json holds: the key, and the form of the data behind it."""
+    """The content of key.json: the key, and the form of the data that follows it."""
 
     key: CacheKey
     width: int  # D, values in a row
@@ -80,7 +80,7 @@ class Identity:
 
 
 def default_root() -> Path:
-    """Where caches live: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
+    """The folder of caches: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
     if chosen := os.environ.get("STRATATUNE_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

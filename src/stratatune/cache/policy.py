@@ -20,12 +20,12 @@ _MEMORY_SPEED = 2e9  # bytes a second, out of memory or the system's page cache,
 
 @dataclass(frozen=True)
 class Need:
-    """What is to be remembered.
+    """The hidden states to remember.
 
     Attributes:
         values: numbers in the hidden states of all texts that are read more than once, each text counted once.
-        passes: how often each is read, in the mean.
-        trunk_seconds: what one pass of the trunk over them takes.
+        passes: how often each is read, on average.
+        trunk_seconds: the time of one pass of the trunk over them.
         dtypes: precisions in the order of preference.
     """
 
@@ -37,7 +37,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """What this machine has.
+    """The space that this machine has.
 
     Attributes:
         limit: bytes that the settings allow.
@@ -101,8 +101,8 @@ def _seconds(value: float) -> str:
 
 
 def passes_of(name: str, epochs: int, eval_every: int) -> int:
-    """How often a run asks for each example of its ``training``, ``evaluation`` or other data, at most."""
-    # One evaluation more than epochs ask for: the selected weights are scored at the end of a run that was resumed.
+    """The most often that a run reads each example of its ``training``, ``evaluation`` or other data."""
+    # One evaluation more than the epochs need: the selected weights are scored at the end of a run that was resumed.
     return {"training": epochs, "evaluation": -(-epochs // eval_every) + 1}.get(name, 1)
 
 

@@ -116,7 +116,7 @@ def fix(folder: Path) -> str:
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """What key.json says, or None where there is none. CacheError when it is unreadable or of another format."""
+    """The content of key.json, or None where there is none. CacheError when it is unreadable or of another format."""
     try:
         value = parse_json((folder / KEY_FILE).read_text(encoding="utf-8"))
         if value["format"] != FORMAT:
@@ -252,7 +252,7 @@ def _next_number(folder: Path) -> int:
 
 
 def part_root(folder: Path, rank: int) -> Path:
-    """Where process ``rank`` of a build keeps its part: a cache of its own inside the cache ``folder``."""
+    """The folder in which process ``rank`` of a build keeps its part: a cache inside the cache ``folder``."""
     return folder / f"rank-{rank}"
 
 

@@ -99,9 +99,9 @@ def _take(cache: TrunkCache, marks: np.ndarray, first: np.ndarray, folder: Path,
 
 @contextlib.contextmanager
 def filling(root: Path) -> Iterator[None]:
-    """While this is open, no other process fills a cache under ``root`` in this way: what it makes can be taken.
+    """While this is open, other processes wait to fill a cache under ``root``, and can then take rows of this one.
 
-    A process may open it again inside.
+    The same process may open it again inside.
     """
     make_folder(root)
     with FileLock(root / _LOCK, is_singleton=True):

@@ -117,7 +117,7 @@ class TrunkCache:
 
     @classmethod
     def read_only(cls, folder: Path, key: CacheKey, lengths: np.ndarray, width: int) -> TrunkCache:
-        """What is whole of the cache in ``folder``, whoever writes it; checksums are not compared."""
+        """The complete rows of the cache in ``folder``, whoever writes it; checksums are not compared."""
         rows = rows_per_example(lengths, key.positions)
         cache = cls(Identity.of(key, rows, width), rows, folder, None, SHARD_BYTES)
         cache._load(folder, False, None)
@@ -142,15 +142,15 @@ class TrunkCache:
 
     @property
     def texts(self) -> int:
-        """How many texts there are, M."""
+        """The number of texts, M."""
         return len(self._rows)
 
     def missing(self) -> int:
-        """How many texts are absent."""
+        """The number of absent texts."""
         return self._missing
 
     def has(self, index: np.ndarray | Tensor) -> np.ndarray:
-        """Which examples are present, written or still pending. bool [B]."""
+        """The examples that are present, written or still pending. bool [B]."""
         return self._slot[self._texts(index)] != _ABSENT
 
     def _texts(self, index: np.ndarray | Tensor) -> np.ndarray:
@@ -340,7 +340,7 @@ class TrunkCache:
             self.notices.append(f"{error.message}; what the trunk cache has is used")
 
     def _stored(self, folder: Path) -> Identity | None:
-        """What key.json says, where it is that of this cache; else it is damaged, and none of its rows are used."""
+        """The content of key.json, if it is this cache's; else the cache is damaged, and none of its rows are used."""
         try:
             stored = files.read_identity(folder)
             if stored is None or not (differs := stored.differences(self._identity)):

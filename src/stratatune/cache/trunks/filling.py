@@ -22,7 +22,7 @@ _AT_ONCE = 64
 
 
 def source_of(feed: Feed, device: torch.device) -> TrunkSource:
-    """The trunk behind ``feed``: in memory, or in its checkpoint."""
+    """Return the trunk of ``feed``: in memory, or in its checkpoint."""
     unread = Unread.of(feed.trunk.attached.backbone.model) if isinstance(feed.trunk, Trunk) else None
     return Resident(device) if unread is None else Streamed(unread, unread.wave_bytes, device)
 
@@ -35,7 +35,7 @@ def fill(
     advance: Callable[[int], object],
     batches: Sequence[np.ndarray] | None = None,
 ) -> None:
-    """Run the trunk over everything that the cache behind ``feed`` still lacks, or over ``batches`` of it."""
+    """Run the trunk over everything that the cache of ``feed`` still lacks, or over ``batches`` of it."""
     source_of(feed, device).fill(feed, data, pad_id, advance, batches)
 
 

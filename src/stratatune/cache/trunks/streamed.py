@@ -30,7 +30,7 @@ _IN_USE = 0.5  # of the memory for a wave, at most, for what one batch computes 
 
 @dataclass(frozen=True)
 class Room:
-    """How much fits into a wave.
+    """The amount that fits into a wave.
 
     Attributes:
         bytes: memory for the hidden states of a wave and what one batch computes in a block.
@@ -41,7 +41,7 @@ class Room:
     shape: Shape
 
     def rows(self, tokens: int) -> int:
-        """How many texts of ``tokens`` tokens may be one batch."""
+        """The number of texts of ``tokens`` tokens that may be one batch."""
         # Values a token at the widest place of a block: the FFN's, the projections', and eager attention's H x T
         # scores.
         inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
@@ -89,7 +89,7 @@ class Streamed:
             advance(sum(len(index) for index in wave))
 
     def _waves(self, feed: Feed, data: Encoded, room: Room, wanted: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """What is lacking, in batches and waves that fit."""
+        """The missing examples, in batches and waves that fit."""
         assert feed.cache is not None
         wave: list[np.ndarray] = []
         held = 0.0
