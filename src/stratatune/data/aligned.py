@@ -147,7 +147,7 @@ def _own(windows: list[_Window], count: int, before: int) -> None:
 
 
 def _share(windows: list[_Window]) -> None:
-    """Of a token in several windows, the one that is farthest from its edges counts; text ends are not edges."""
+    """Keep each token in the window where it is farthest from the edges; ends of the text are not edges."""
     best: dict[int, tuple[int, int]] = {}
     for row, window in enumerate(windows):
         for at in range(len(window.body)):

@@ -32,11 +32,11 @@ class Batch:
         mask: bool [B, T], True at real tokens.
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
-        targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
-        groups: int64 [G, K], which of the B texts are those of each of G examples, -1 behind the last; None: each text
+        targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 after the end.
+        groups: int64 [G, K], which of the B texts are those of each of G examples, -1 after the last; None: each text
             is an example. Then targets are those of the G examples.
         places: int64 [B, U], the positions the head reads where there are several, -1 for what no token represents,
-            -100 behind the last; None: ``read``.
+            -100 after the last; None: ``read``.
         given: float32 [B, E], as :attr:`stratatune.data.encoded.Encoded.given` has it; None: every text is computed.
     """
 
@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def examples(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return len(self) if self.groups is None else len(self.groups)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def computed(self) -> Tensor:
-        """Which of the texts are not :attr:`given`: int64 [b]."""
+        """The numbers of the texts that are not :attr:`given`: int64 [b]."""
         import torch
 
         if self.given is None:

@@ -45,13 +45,13 @@ _LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(
 _GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
 
 CALLS = "tool_calls"
-"""In a message: the calls of tools that an assistant makes."""
+"""The field of a message that holds the calls of tools that an assistant makes."""
 
 Span = tuple[int, int]
 
 
 class _Refused(Exception):
-    """What a template says about a conversation that it does not take."""
+    """A template's message about a conversation that it refuses."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tokens:
 
     Attributes:
         ids: T token ids.
-        spans: where each answer that is learnt is in them, from its first token to behind its last.
+        spans: where each answer that is learnt is in them, from its first token to after its last.
         joined: answers whose first token begins inside the prompt.
     """
 
@@ -107,7 +107,7 @@ class ChatTemplate:
             raise _Refused(line_of(error)) from error
 
     def mistake(self) -> str:
-        """What is wrong with the template itself; empty where only a conversation can show it."""
+        """The template's own mistake; empty where only a conversation can show one."""
         try:
             self.render(Conversation([{"role": "user", "content": "a"}]))
         except _Refused as error:
@@ -115,7 +115,7 @@ class ChatTemplate:
         return ""
 
     def unwritten(self, conversation: Conversation) -> list[str]:
-        """What a conversation brings and the template writes nothing of: ``tool calls``, ``tools``."""
+        """The parts of a conversation that the template leaves out: ``tool calls``, ``tools``."""
         less = dict[str, Conversation]()
         if any(message.get(CALLS) for message in conversation.messages):
             silent = [{name: value for name, value in one.items() if name != CALLS} for one in conversation.messages]
@@ -129,7 +129,7 @@ class ChatTemplate:
             return []
 
     def prompt(self, conversation: Conversation, place: str) -> list[int]:
-        """The token ids behind which the assistant speaks.
+        """The token ids after which the assistant speaks.
 
         Raises:
             DataError: the template refuses the conversation.
@@ -220,7 +220,7 @@ class ChatTemplate:
         return Tokens(list(out["input_ids"]), spans, joined)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
-        """Where the answer that is message ``at`` is in the whole text, its end included."""
+        """The span of the answer that is message ``at`` in the whole text, its end included."""
         before = self.render(conversation, at, asks=True)
         if not whole.startswith(before):
             earlier = whole.startswith(self.render(conversation, at))
@@ -257,7 +257,7 @@ def _rewritten(place: str, what: str, *, last_helps: bool) -> DataError:
 
 
 def runs(mask: np.ndarray) -> list[Span]:
-    """Where runs of True are in a bool array [T]: the start of each, and behind its end."""
+    """The runs of True in a bool array [T]: the start of each, and the position after its end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
@@ -302,7 +302,7 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
 
 @dataclass
 class _Count:
-    """What happens to conversations that are too long."""
+    """The counts of conversations that are too long, and of their answers."""
 
     cut: int = 0
     answers: int = 0

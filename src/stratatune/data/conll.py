@@ -1,4 +1,4 @@
-"""Files of CoNLL's kind: a word and its columns a line, a blank line behind each text."""
+"""Files of CoNLL's kind: a word and its columns a line, a blank line after each text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.data.written import Written
 from stratatune.errors import DataError
 
 TOKENS = ("tokens", "words")
-"""What a column of words is called."""
+"""The usual names of a column of words."""
 _BLANK = " \t"
 _BLANKS = re.compile(f"[{_BLANK}]+")
 _LAYOUTS = {

@@ -21,7 +21,7 @@ from stratatune.data.written import Written
 from stratatune.errors import DataError, nearest
 
 CONVERSATIONS = "conversations"
-"""In ``Table.further``: the :class:`Conversation` of each row."""
+"""The key in ``Table.further`` of each row's :class:`Conversation`."""
 WHOLE = ("messages", "conversations", "conversation")
 PAIRS = (
     ("prompt", "completion"),

@@ -26,7 +26,7 @@ _NO_LIMIT = 2**31 - 1  # of a cell's characters; Python's own is 131,072
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one file is written. ``feeds``: lines end at ``\\n`` alone, and ``\\r`` is text."""
+    """The format of one file. ``feeds``: lines end at ``\\n`` alone, and ``\\r`` is text."""
 
     encoding: str
     delimiter: str
@@ -76,7 +76,7 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
 
 
 def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
-    """How the file is written, and notices about what was recognised."""
+    """The format of a file, and notices about what was recognised."""
     encoding = written.encoding or encoding_of_file(path)
     feeds = _ends_at_feeds(path)
     usual = _USUAL[path.suffix]

@@ -1,4 +1,4 @@
-"""Which texts of a data set are equal: what a model computes of one of them serves the others."""
+"""Equal texts of a data set: a result that a model computes for one of them serves the others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Distinct:
 
     @property
     def repeated(self) -> int:
-        """How many texts are equal to an earlier one."""
+        """The number of texts that are equal to an earlier one."""
         return len(self.number) - len(self.first)
 
     @property

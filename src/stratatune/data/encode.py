@@ -121,7 +121,7 @@ def shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Te
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:
-    """How many tokens each field keeps: the shorter all of them if it needs no more than half, else halves."""
+    """The number of tokens each field keeps: the shorter keeps all if it needs at most half, else both get halves."""
     if len(lengths) == 1:
         return [room]
     first = max(room - lengths[1], min(lengths[0], (room + 1) // 2))

@@ -24,7 +24,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be predicted of N examples; the trunk never sees it.
+    """The targets of N examples; the trunk never sees them.
 
     Attributes:
         values: one row an example: class numbers int64 [N], values float32 [N], sets of labels [N, L]; or with
@@ -56,7 +56,7 @@ class Targets:
         return Targets(self.values[flat(self.offsets, index)], offsets_of(np.diff(self.offsets)[index]))
 
     def padded(self, index: np.ndarray) -> np.ndarray:
-        """Those of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 behind the end."""
+        """Those of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 after the end."""
         if self.offsets is None:
             return self.values[index]
         lengths = np.diff(self.offsets)[index]
@@ -127,7 +127,7 @@ class Encoded:
 
     @property
     def examples(self) -> int:
-        """How many examples are learnt and predicted."""
+        """The number of examples that are learnt and predicted."""
         return len(self) if self.groups is None else len(self.groups)
 
     @cached_property
@@ -163,7 +163,7 @@ class Encoded:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which texts are equal: the same tokens, read at the same positions."""
+        """The texts that are equal: the same tokens, read at the same positions."""
         return Distinct.of(self._content(number) for number in range(len(self)))
 
     def _content(self, number: int) -> Iterator[Part]:
@@ -222,7 +222,7 @@ class Encoded:
 
 
 def padded_lengths(lengths: np.ndarray, groups: Targets | None) -> np.ndarray:
-    """As :attr:`Encoded.example_lengths`, of the lengths [N] of the texts and the numbers of each example's."""
+    """The lengths of :attr:`Encoded.example_lengths`, from those of the texts [N] and the numbers of each example's."""
     if groups is None:
         return lengths
     return np.maximum.reduceat(lengths[groups.values], groups.starts) * groups.sizes
@@ -249,7 +249,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _behind_one_another(parts: Sequence[Encoded]) -> list[Targets]:
-    """The groups of each part, their texts numbered behind those of the parts before."""
+    """The groups of each part, their texts numbered after those of the parts before."""
     before = np.cumsum([0, *map(len, parts)])
     return [
         replace(part.groups, values=part.groups.values + start)
@@ -259,5 +259,5 @@ def _behind_one_another(parts: Sequence[Encoded]) -> list[Targets]:
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where each of N rows of these lengths begins in an array that holds all of them, and its end: int64 [N+1]."""
+    """The start of each of N rows of these lengths in an array that holds all of them, and its end: int64 [N+1]."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

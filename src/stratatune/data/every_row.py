@@ -14,7 +14,7 @@ from stratatune.data.readers import Table
 
 @dataclass(frozen=True)
 class EveryRow:
-    """From the n rows of ``table``, which were answered, to the N of its source.
+    """Maps the n rows of ``table``, which were answered, to the N rows of its source.
 
     Attributes:
         table: as read, with ``whole``.

@@ -32,7 +32,7 @@ _WHOLE = "write the whole character; this happens where a text was cut in the mi
 
 
 def broken_in(value: Any) -> str:
-    """What of a cell no file, tokenizer or terminal takes: half of a surrogate pair, which JSON can spell."""
+    """The part of a cell that no file, tokenizer or terminal takes: half of a surrogate pair, which JSON can spell."""
     if isinstance(value, str):
         broken = None if value.isascii() else _LONE_SURROGATE.search(value)
         return f"{broken[0]!a}, half of a surrogate pair" if broken else ""
@@ -89,7 +89,7 @@ class Frame:
 
 
 def called(split: str) -> tuple[str, ...]:
-    """What ``split`` may be called, the likeliest first."""
+    """The names that ``split`` may have, the likeliest first."""
     return SPLITS.get(split, (split,))
 
 

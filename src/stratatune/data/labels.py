@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
 SEPARATORS = (",", ";", "|", "\t")
-"""What is recognised between two labels in a cell. A blank is not, as it may be inside a label."""
+"""Separators that are recognised between two labels in a cell. A blank is none, as it may be inside a label."""
 SETS_HINT = "several labels in a cell: --objective multilabel"
 """The hint for data that look like label sets under an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
@@ -45,7 +45,7 @@ class LabelSet:
         """The distinct labels in sorted order; numbers in numeric order.
 
         Raises:
-            DataError: one class only, or numbers with fractions, or so many labels that the column can hold no classes.
+            DataError: one class only, or numbers with fractions, or too many labels for a column of classes.
         """
         names = {label_text(label) for label in labels}
         _refuse_fractions(labels, names, place)

@@ -1,4 +1,4 @@
-"""Where a text ends: bytes to text, and text to lines, the same for files and for standard input."""
+"""Decoding of bytes to text and splitting of text into lines, the same for files and for standard input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encoding_of(start: bytes) -> str:
 
 
 def encoding_of_file(path: Path) -> str:
-    """As :func:`encoding_of`, of a file."""
+    """The encoding of a file, as by :func:`encoding_of`."""
     with path.open("rb") as file:
         return encoding_of(file.read(_LONGEST_MARK))
 

@@ -41,7 +41,7 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
 
 
 def line_of(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
+    """An error's message, in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

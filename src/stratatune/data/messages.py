@@ -24,7 +24,7 @@ _NEXT = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Who may speak behind whom."""
+"""Who may speak after whom."""
 _MESSAGE = '{"role": "user", "content": "..."}'
 _SKIP = "mend the row, or leave such rows out with bad_rows: skip"
 
@@ -53,12 +53,12 @@ class Conversation:
         return [at for at, message in enumerate(self.messages) if message["role"] == "assistant"]
 
     def asked(self) -> Conversation:
-        """What comes before the last answer."""
+        """The part of the conversation before the last answer."""
         return replace(self, messages=self.messages[: self.learnt[-1]], learnt=()) if self.learnt else self
 
 
 class BadRow(Exception):
-    """What is wrong with a row, and how to mend it."""
+    """A fault in a row, and how to mend it."""
 
     def __init__(self, what: str, fix: str = _SKIP) -> None:
         super().__init__(what)
@@ -67,7 +67,7 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Cells:
-    """What the columns hold of one row."""
+    """The cells of one row that a conversation is read from."""
 
     column: str
     prompt: Any
@@ -119,7 +119,7 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
 
 
 def _to_be_answered(made: Conversation) -> Conversation:
-    """Without an answer at the end."""
+    """The conversation without an answer at its end."""
     messages = made.messages[:-1] if made.messages[-1]["role"] == "assistant" else made.messages
     if not messages or messages[-1]["role"] == "system":
         raise BadRow("there is no message to answer")

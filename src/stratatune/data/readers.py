@@ -80,7 +80,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
         options: what is taken from it. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
-            only one is plausible. Lists have no names, so none is asked of them.
+            only one is plausible. Lists have no names, so they need neither.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
@@ -220,7 +220,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _noting_sets(frame: Frame, labels: Labels) -> Frame:
-    """With a notice where labels that occur more than once look like several labels each."""
+    """Add a notice where labels that occur more than once look like several labels each."""
     distinct = set(labels)
     several = looks_like_sets(distinct) if 2 * len(distinct) <= len(labels) else ""
     return frame.noting(f"the label {several!r} looks like {SETS_HINT}") if several else frame

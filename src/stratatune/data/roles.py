@@ -19,9 +19,9 @@ from stratatune.data.tasks import Task
 from stratatune.errors import DataError, nearest
 
 SCORES = ("score", "label", "labels", "similarity", "relevance", "gold_label")
-"""What a column of numbers beside texts is called."""
+"""The usual names of a column of numbers next to texts."""
 ROLES = "roles"
-"""In ``Table.further``: the role of each text column, in every row the same."""
+"""The key in ``Table.further`` of the role of each text column, the same in every row."""
 
 
 @dataclass(frozen=True)

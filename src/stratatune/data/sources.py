@@ -22,7 +22,7 @@ from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
-"""Of the files that can be read."""
+"""The suffixes of the files that can be read."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 

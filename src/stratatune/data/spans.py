@@ -12,7 +12,7 @@ from stratatune.data.labels import is_missing
 from stratatune.errors import DataError
 
 Place = tuple[int, int]
-"""Where a word lies in its text: its first character, and the one behind its last."""
+"""The place of a word in its text: its first character, and the one after its last."""
 _SHOWN = 3
 _WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
 

@@ -1,4 +1,4 @@
-"""Which rows: a part of the training data held out for evaluation, and samples of what is left."""
+"""Choices of rows: a part of the training data held out for evaluation, and samples of the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
 
 
 def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Of ``count`` rows how many of each class [C], by largest remainder; all but one of a class at most."""
+    """The number of rows of each class [C] out of ``count``, by largest remainder; at most all but one of a class."""
     exact = sizes * count / sizes.sum()
     wanted = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
     for number in np.argsort(wanted - exact, kind="stable"):
@@ -71,7 +71,7 @@ def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def _quotas(counts: np.ndarray, k: int) -> np.ndarray:
-    """How many of each class: by largest remainder, none without an example while k is enough."""
+    """The number of rows of each class, by largest remainder; none is without an example if k is enough."""
     exact = counts * k / counts.sum()
     quotas = np.maximum(np.floor(exact).astype(np.int64), int(k >= len(counts)))
     while quotas.sum() != k:

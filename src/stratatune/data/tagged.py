@@ -1,6 +1,6 @@
 """Texts with a tag for each word, or with named spans of characters, as one `Table`.
 
-Files of CoNLL's kind (a word a line, a blank line behind each text), and columns of lists: ``tokens`` with ``tags``, or
+Files of CoNLL's kind (a word a line, a blank line after each text), and columns of lists: ``tokens`` with ``tags``, or
 a text with ``spans``. A text of words is these joined by blanks. Every failure is one DataError line.
 """
 
@@ -22,7 +22,7 @@ from stratatune.data.spans import Place, list_in, tags_of_spans
 from stratatune.errors import DataError, nearest
 
 WORDS = "words"
-"""In ``Table.further``: the words of each text as (start, end) in its characters."""
+"""The key in ``Table.further`` of the words of each text, as (start, end) in its characters."""
 TAGS = ("tags", "ner_tags", "labels", "label")
 SPANS = ("spans", "entities", "labels", "label")
 
@@ -149,7 +149,7 @@ def _word(frame: Frame, row: int, word: Any) -> str:
 
 
 def _places(words: Sequence[str]) -> list[Place]:
-    """Where each word lies in the text that blanks between them make."""
+    """The place of each word in the text that blanks between them make."""
     places, start = [], 0
     for word in words:
         places.append((start, start + len(word)))

@@ -81,7 +81,7 @@ class Task:
     def cut(self, rows: int, split: str, seed: int = CUT_SEED) -> list[int]:
         """The 0-based rows of ``split`` in the task's one `.all` file of ``rows`` lines, in file order.
 
-        A seeded shuffle, then the sizes of BFT's table 4 from its end; training takes what is left in front. The papers
+        A seeded shuffle, then the sizes of BFT's table 4 from its end; training takes the rest, before them. The papers
         give the sizes, not the rows, so the draw is ours.
 
         Raises:

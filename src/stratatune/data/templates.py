@@ -61,7 +61,7 @@ class Template:
 
     @property
     def columns(self) -> int:
-        """How many text columns it needs: 1 or 2."""
+        """The number of text columns that it needs: 1 or 2."""
         return 2 if any(part.kind == "b" for part in self.parts) else 1
 
     def check(self, columns: Sequence[str]) -> None:
@@ -179,7 +179,7 @@ def _single(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
 
 
 def _pieces_of(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
-    """The token ids of ``word`` after a space; a bare SentencePiece space mark in front does not count."""
+    """The token ids of ``word`` after a space; a bare SentencePiece space mark before it does not count."""
     ids = tokenizer(f" {word.strip()}", add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) > 1 and tokenizer.convert_ids_to_tokens(ids[0]) == "▁":  # type: ignore[index]
         return list(ids[1:])  # type: ignore[arg-type]
