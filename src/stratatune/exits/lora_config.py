@@ -41,7 +41,7 @@ _HOLDS = ("bitfit", "lora", "dora", "full")
 
 @dataclass
 class _LowRank:
-    """What LoRA trained of one linear: A [R, in], B [out, R] with ``factor``, and DoRA's magnitude [out]."""
+    """The tensors LoRA trained at one linear: A [R, in], B [out, R] with ``factor``, and DoRA's magnitude [out]."""
 
     a: Tensor
     b: Tensor
@@ -89,7 +89,7 @@ def write(model: Tuned, folder: Path) -> None:
 
 
 def refusals(attached: Attached) -> list[str]:
-    """Why a plan has no form in stock peft, each reason once; empty when it has one."""
+    """The reasons why a plan has no form in stock peft, each once; empty when it has one."""
     resolved, found = attached.resolved, dict[str, None]()
     if is_packed(attached):
         found[_PACKED] = None
@@ -145,7 +145,7 @@ def _mixed(attached: Attached) -> list[tuple[int, str]]:
 
 
 def _path(attached: Attached, number: int, role: str) -> str:
-    """Where ``role`` lives in block ``number`` of the plain model: of several roles in one linear, that linear."""
+    """The path of ``role`` in block ``number`` of the plain model; if one linear plays several roles, that linear's."""
     return attached.backbone.stack(number).roles[role]
 
 

@@ -33,16 +33,16 @@ _AGAIN = "export the run again"
 
 
 class OnnxRecord(Written):
-    """What ``stratatune.json`` must hold.
+    """The schema of ``stratatune.json``.
 
     Attributes:
-        plan: of the model that was exported.
+        plan: the plan of the exported model.
         base: the name of the base model.
         inputs, outputs: the names in the graph.
-        vocab: rows of the table of words.
-        precision: of the matrices in the file.
+        vocab: the number of rows of the table of words.
+        precision: the precision of the matrices in the file.
         reading: how text becomes a label; the objective reads all of it.
-        tokenizer: what the tokenizer of training makes of texts.
+        tokenizer: how the tokenizer of training encodes texts.
     """
 
     stratatune: str
@@ -110,7 +110,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> OnnxFolder:
-    """What an export records about itself.
+    """Read an export's record of itself.
 
     Raises:
         ModelError: it is not an export, it was made without a tokenizer or an objective, or its record is damaged.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "positions"
 _OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
-"""What transformers' classes give, in the order in which it is looked for."""
+"""The outputs of transformers' classes, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from stratatune.model.attached import Attached
 
 _READING = "sentence_transformers"
-"""What an objective's saved data call that which is written here."""
+"""The name, in an objective's saved data, of what is written here."""
 _TYPES = "sentence_transformers.models"
 _QUERY, _DOCUMENT = "query", "document"
 
 
 class SentenceTransformers:
-    """The merged model, and beside it how sentence-transformers pools what it says.
+    """The merged model, with the files by which sentence-transformers pools its output.
 
     The files have the layout that every version since 2.0 reads.
     """
@@ -33,7 +33,7 @@ class SentenceTransformers:
     reader: ClassVar[str] = "sentence-transformers' SentenceTransformer({out!r}) or CrossEncoder({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """What the merged model cannot hold, and objectives that sentence-transformers has no class for."""
+        """The reasons why the model cannot be merged, or its objective has no class in sentence-transformers."""
         from stratatune.model.merging import refusals
 
         known = isinstance(attached.spec.get(_READING), dict)

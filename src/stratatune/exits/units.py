@@ -1,4 +1,4 @@
-"""What leaves gives numbers in the units of the data, where its output layer can.
+"""Exported models give numbers in the units of the data, where their output layer can.
 
 An output may have been learnt as how many deviations a number lies above the mean of the training data; the objective
 saves that under ``units``. The number itself is an affine map of that, so it is one of the linear output
