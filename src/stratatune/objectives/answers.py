@@ -43,11 +43,11 @@ class Using(Protocol):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the base model."""
+        """The tokenizer of the base model."""
         ...
 
     def output(self, table: Table) -> np.ndarray:
-        """What :meth:`Objective.predict` gives for every row, in order."""
+        """The output of :meth:`Objective.predict` for every row, in order."""
         ...
 
     def untuned(self, table: Table) -> np.ndarray:
@@ -55,5 +55,5 @@ class Using(Protocol):
         ...
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
+        """The text generated for each text, or after each prompt's token ids; ``options`` of ``generate``."""
         ...

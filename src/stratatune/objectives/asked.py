@@ -1,4 +1,4 @@
-"""What a run asks of an objective, before it is settled."""
+"""The request of a run for an objective, before it is settled."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks for: everything from which an objective is chosen and settled.
+    """The request of a run: everything from which an objective is chosen and settled.
 
     Attributes:
         plan: the plan of the run.
-        family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
-        longest: tokens that the model takes at most.
+        family: the family of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        longest: the most tokens that the model takes.
         hidden: D, the width of its hidden states.
         objective: an objective's name, or ``auto``.
-        options: those written in brackets behind the name, by their own names.
+        options: the options written in brackets after the name, by their own names.
         task: the named task, where there is one.
         template, label_words, loss, metric, max_length: the settings of these names.
         table: the training data; None while an objective is chosen, before the data are read.

@@ -1,4 +1,4 @@
-"""What a score hides: precision, recall and F1 of each class, and which class is taken for which."""
+"""Details that a single score hides: precision, recall and F1 of each class, and which class is taken for which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from stratatune.objectives.calibration import calibration_error
 
 MOST_IN_MATRIX = 100
-"""With more classes no confusion matrix is kept."""
+"""The most classes with which a confusion matrix is kept."""
 
 
 def by_class(
@@ -48,7 +48,7 @@ def by_class(
 
 
 def f1_of(labels: Sequence[str]) -> str:
-    """Which mean the metric ``f1`` is."""
+    """The kind of mean that the metric ``f1`` is."""
     return f"of {labels[1]!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
 
 

@@ -1,4 +1,4 @@
-"""What is chosen on the evaluation data once a run has ended: a temperature, and for two classes a threshold.
+"""Values chosen on the evaluation data once a run has ended: a temperature, and for two classes a threshold.
 
 Shapes: N examples, C classes.
 """

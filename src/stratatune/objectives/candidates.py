@@ -1,4 +1,4 @@
-"""``causal``: a label is read as what a decoder would write behind the text (LPT's protocol)."""
+"""``causal``: a label is read as what a decoder would write after the text (LPT's protocol)."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates(Objective):
-    """Label words of any number of tokens behind a text; a number has two of them, one for each end of its range.
+    """Label words of any number of tokens after a text; a number has two of them, one for each end of its range.
 
     Attributes:
         label_kind: the classes, or the range of the numbers.
-        template: the hard prompt, with nothing to read behind its label word.
+        template: the hard prompt, with nothing to read after its label word.
         words: one for each class or end.
-        suffixes: the token ids of every candidate behind a text.
+        suffixes: the token ids of every candidate after a text.
         by_likelihood: whether the training loss is minus the log-probability of the right word (LPT's choice), or the
             cross-entropy between the candidates.
     """
@@ -120,7 +120,7 @@ class Candidates(Objective):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate follow a text; a candidate's last token predicts nothing."""
+        """The number of tokens of each candidate that follow a text; a candidate's last token predicts nothing."""
         return tuple(len(suffix) - 1 for suffix in self.suffixes)
 
     @property

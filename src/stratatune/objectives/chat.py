@@ -58,7 +58,7 @@ class Chat(Objective):
         chat_template: the template, in Jinja.
         turns: whether ``all`` of the assistant's turns count in the loss, or only the ``last`` of each conversation.
         stop_tokens: those that end an answer.
-        system: the system prompt that all training conversations share; plain texts are asked behind it.
+        system: the system prompt that all training conversations share; plain texts are asked after it.
     """
 
     name: ClassVar[str] = "chat"
@@ -130,7 +130,7 @@ class Chat(Objective):
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, including those that do not count."""
+        """The loss as transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
@@ -151,7 +151,7 @@ class Chat(Objective):
         return {**text_scores(output), _ACCURACY: right}, []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """What the assistant says next in each conversation."""
+        """The assistant's next message in each conversation."""
         return Answers.of_texts(*self._written(table, using))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
@@ -230,7 +230,7 @@ def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:
-    """Which tokens count in the loss, shown on the first answer of the data."""
+    """A line on which tokens count in the loss, with the first answer of the data as an example."""
     own: Any = tokenizer
     shown = own.decode(ids)
     if len(shown) > 2 * _SHOWN:

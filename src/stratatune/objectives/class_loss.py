@@ -28,7 +28,7 @@ BALANCED = "balanced"
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """How classes are learnt.
+    """The loss by which classes are learnt.
 
     Attributes:
         weights: one a class; empty: all the same.

@@ -75,7 +75,7 @@ class Classes(Pooled):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Under a plan without a prompt; on an encoder-decoder where a task says that its labels are classes."""
+        """Whether the plan has no prompt; on an encoder-decoder, whether a task says that its labels are classes."""
         if asked.family == "encoder-decoder":
             return asked.task is not None and not asked.numeric
         return not asked.prompted and not asked.numeric
@@ -196,7 +196,7 @@ def _loss_of(asked: Asked, labels: ClassLabels) -> ClassLoss:
 
 
 def _chosen(asked: Asked, labels: ClassLabels) -> tuple[str, ...]:
-    """What is to be chosen on the evaluation data."""
+    """The names of the values to choose on the evaluation data."""
     found = tuple(name for name in ("temperature", "threshold") if name in asked.options)
     if odd := [f"{name}={asked.options[name]}" for name in found if asked.options[name] != _ON_DEV]:
         hint = f"it is chosen on the evaluation data: write ={_ON_DEV}"

@@ -1,4 +1,4 @@
-"""``completion``: any text that a decoder writes behind a prompt, or plain text itself."""
+"""``completion``: any text that a decoder writes after a prompt, or plain text itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion(Objective):
-    """The tokens of the label column behind the text, closed by the end of text; without labels every token."""
+    """The tokens of the label column after the text, closed by the end of text; without labels every token."""
 
     name: ClassVar[str] = "completion"
     summary: ClassVar[str] = "any text behind a prompt, or the text itself, by a decoder's LM head"
@@ -92,7 +92,7 @@ class Completion(Objective):
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, including those that do not count."""
+        """The loss as transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:

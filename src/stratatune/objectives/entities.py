@@ -1,7 +1,7 @@
 """Tags as entities: the schemes in which they are written, the spans that they mean, and their scores.
 
 A tag is a prefix and a type (``B-person``) or ``O``, which is outside of every entity. Inside, IOB2 is used: ``B``
-begins an entity and ``I`` goes on with it. An entity is ``(first word, word behind the last, type)``.
+begins an entity and ``I`` goes on with it. An entity is ``(first word, word after the last, type)``.
 """
 
 from __future__ import annotations

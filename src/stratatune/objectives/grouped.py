@@ -1,4 +1,4 @@
-"""What the objectives over several texts an example have in common.
+"""Shared parts of the objectives over several texts an example.
 
 An example has a text for each role (a query and a document, an anchor and a positive), and rows share texts. So the
 trunk runs once for each text, and examples are groups of texts by their numbers (``Encoded.groups``).
@@ -87,7 +87,7 @@ def numbered(rows: Iterable[Sequence[Text]]) -> tuple[list[Text], list[list[int]
 
 
 def only_columns(table: Table, at: Sequence[int], roles: Sequence[str]) -> Table:
-    """Some of the text columns of a table, by their places, without labels; ``roles`` are those of all columns."""
+    """A table of some of the text columns, by their places, without labels; ``roles`` are those of all columns."""
     return replace(
         table,
         texts=tuple(table.texts[place] for place in at),
@@ -104,5 +104,5 @@ def of_members(values: Tensor, batch: Batch) -> Tensor:
 
 
 def members(data: Encoded) -> np.ndarray:
-    """How many texts each example has, int64 [examples]: the rows of :func:`of_members`."""
+    """The number of texts of each example, int64 [examples]: the rows of :func:`of_members`."""
     return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes

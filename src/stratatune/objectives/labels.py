@@ -1,4 +1,4 @@
-"""What a label is: one of several classes, or a number. Shared by the objectives that read one label a text."""
+"""Labels: one of several classes, or a number. Shared by the objectives that read one label a text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ClassLabels:
 
     @property
     def worded(self) -> tuple[str, ...]:
-        """What has a label word: each class."""
+        """The names that have a label word: one for each class."""
         return self.names
 
     def targets(self, table: Table) -> np.ndarray:
@@ -195,7 +195,7 @@ class _Saved(Written):
 
 
 def labels_from(data: Mapping[str, Any]) -> Labels:
-    """Back from saved data.
+    """Labels from saved data.
 
     Raises:
         ValidationError: pydantic's: they are not labels.
@@ -217,7 +217,7 @@ def number_labels_from(data: Mapping[str, Any]) -> NumberLabels:
 
 
 def labels_data(labels: Labels) -> dict[str, Any]:
-    """As JSON takes them."""
+    """Labels as plain data for JSON."""
     return {"labels": list(labels.names), "value_range": labels.value_range and list(labels.value_range)}
 
 

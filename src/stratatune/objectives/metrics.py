@@ -108,7 +108,7 @@ def value_scores(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) ->
 
 
 def no_correlation(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> str:
-    """Why labels [N] and predictions [N] have no correlation; empty where they have one.
+    """The reason why labels [N] and predictions [N] have no correlation; empty where they have one.
 
     Values that differ by rounding alone have none: their order is noise, and another one on every machine.
 

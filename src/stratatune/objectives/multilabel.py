@@ -207,7 +207,7 @@ def _cells(table: Table) -> list[Cell]:
 
 
 def _threshold(threshold: str) -> tuple[str, float]:
-    """How thresholds are tuned, or the one that is fixed.
+    """The way thresholds are tuned, or the one that is fixed.
 
     Raises:
         ConfigError: neither a number between 0 and 1 nor one of the words.

@@ -124,7 +124,7 @@ class Multitask(Objective):
         return {**self.common(), "labels": list(self.labels), "heads": heads, **own}
 
     def _units(self) -> list[dict[str, Any]]:
-        """For each head of numbers: its output, and what turns that into a value (``exits/units.py``)."""
+        """Each head of numbers with its output, and the numbers that turn it into a value (``exits/units.py``)."""
         return [
             {"name": one.column, "head": at, "output": part.start, "mean": one.mean, "deviation": one.deviation}
             for at, (one, part) in enumerate(zip(self.heads, self._slices(), strict=True))
@@ -239,7 +239,7 @@ class Multitask(Objective):
         return found if head.objective.labels else found[:, 0]
 
     def _parts(self, output: np.ndarray, data: Encoded) -> Iterator[tuple[TaskHead, np.ndarray, Encoded]]:
-        """What each head predicts and its targets, for the examples that have its label."""
+        """Each head's predictions and targets, for the examples that have its label."""
         for head in self.heads:
             values = data.targets[head.column].values
             there = head.present(values)
@@ -272,7 +272,7 @@ class Multitask(Objective):
         return {"f1": "of each head by itself", "classes": classes} if classes else {}
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """For each head a column of its name, and behind them the scores of its classes as ``p_column_class``."""
+        """A column for each head, by its name, and after them the scores of its classes as ``p_column_class``."""
         output = using.output(table)
         answers: dict[str, Any] = {}
         scores: dict[str, Any] = {}

@@ -45,7 +45,7 @@ class Numbers(Pooled):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Where a task's labels are numbers, and the plan or the model reads no label word."""
+        """Whether a task's labels are numbers, and the plan or the model reads no label word."""
         return asked.numeric and (not asked.prompted or asked.family == "encoder-decoder")
 
     @classmethod

@@ -1,8 +1,8 @@
-"""What an objective is: how data become targets, a loss, predictions and scores.
+"""The interface of an objective: how data become targets, a loss, predictions and scores.
 
-An objective is one file beside this one and one line in ``registry.py``. It is plain data (a frozen dataclass), so that
-it is saved beside what trained and reads new text as it read the training data. No torch is imported before a loss or a
-prediction is computed: objectives can be listed, chosen and checked without it.
+An objective is one file next to this one and one line in ``registry.py``. It is plain data (a frozen dataclass), so
+that it is saved with the trained weights and reads new text as it read the training data. No torch is imported before a
+loss or a prediction is computed: objectives can be listed, chosen and checked without it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
-    """How a model is asked and its answer is judged. Abstract.
+    """The task that a model learns: the question put to it, and how its answer is judged. Abstract.
 
-    A subclass is a frozen dataclass and final. What it needs besides the fields below are fields of its own, which
-    :meth:`to_data` and :meth:`from_data` write and read by their types.
+    A subclass is a frozen dataclass and final. It may add fields to those below; :meth:`to_data` and :meth:`from_data`
+    write and read them by their types.
 
     Class attributes:
         name: as the user writes it (``--objective NAME``).
@@ -47,13 +47,13 @@ class Objective(abc.ABC):
         families: names of the families of models that it works on.
         reads: how many positions of a text the head reads: ``one``, a ``few``, or ``all``. The cache, the last block
             and the cost follow from it.
-        metrics: the names of what :meth:`score` gives, for all of its variants.
-        smaller_is_better: those of the metrics of which a smaller value is better.
-        options: what may be written in brackets behind the name, and the type of each.
+        metrics: the names of the metrics that :meth:`score` gives, for all of its variants.
+        smaller_is_better: the metrics for which a smaller value is better.
+        options: the options that may be written in brackets after the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
-        problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
-            output a regression, of more a single label.
+        problem_type: transformers' word for what a classification head learns, for the model's config; None: a
+        regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
@@ -65,10 +65,10 @@ class Objective(abc.ABC):
     Attributes:
         text: names of the text columns.
         label: name of the label column; None without labels.
-        metric: what selects the best epoch.
+        metric: the metric that selects the best epoch.
         max_length: texts are cut so that no more than this many tokens reach the model.
         task: the task's name, when it is one of the table.
-        family: of the model.
+        family: the family of the model.
     """
 
     name: ClassVar[str]
@@ -113,12 +113,12 @@ class Objective(abc.ABC):
         """
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON takes it: every field by its name, or by that of :func:`stratatune.objectives.saved.saved_as`."""
+        """The objective as plain data: every field by its name, or by the one that ``saved_as`` gives it."""
         return {**self.common(), **saved_fields(self)}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Back from what :meth:`to_data` gave; keys that this version does not know are ignored.
+        """An objective from the data of :meth:`to_data`; keys that this version does not know are ignored.
 
         Raises:
             ValidationError: pydantic's: a value that is not of its field's type.
@@ -155,19 +155,19 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """Which logits of a batch are needed, to learn from it or to predict."""
+        """The question for the logits of a batch that are needed, to learn from it or to predict."""
 
     def represent(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
+        """The input of :meth:`loss` and :meth:`predict`: the logits as they are, unless a subclass pools them.
 
-        A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
-        may be given (:attr:`stratatune.data.encoded.Encoded.given`).
+        A subclass that gives one row a text [B, E] may get the texts piece by piece (:attr:`piece`), and some of the
+        rows may be given (:attr:`stratatune.data.encoded.Encoded.given`).
         """
         return logits
 
     @property
     def piece(self) -> int:
-        """How many texts go through the top at once, however many the loss sees together; 0: all of a batch.
+        """The number of texts that go through the top at once, however many the loss sees together; 0: all of a batch.
 
         A batch of more texts is learnt from by gradient caching (Gao et al. 2021, arXiv 2101.06983): memory is that of
         one piece, and each piece runs forward twice.
@@ -190,7 +190,7 @@ class Objective(abc.ABC):
         """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
-        """What :meth:`loss` is a mean over: examples, by their weights where they have some; a subclass may differ."""
+        """The divisor of :meth:`loss`, a mean: examples, by their weights if they have some; a subclass may differ."""
         weights = batch.targets.get(WEIGHT) if self.weighted else None
         return float(batch.examples if weights is None else weights.sum())
 
@@ -198,13 +198,14 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """One row an example [B, ...] from what :meth:`represent` gives of ``question(batch, training=False)``.
+        """Predictions, one row an example [B, ...], from the output of :meth:`represent` on
+        ``question(training=False)``.
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """
 
     def rows(self, data: Encoded) -> np.ndarray:
-        """How many rows of :meth:`predict` each example has [N]: one, unless a subclass says otherwise."""
+        """The number of rows of :meth:`predict` for each example [N]: one, unless a subclass says otherwise."""
         return np.ones(data.examples, np.int64)
 
     @abc.abstractmethod
@@ -222,7 +223,7 @@ class Objective(abc.ABC):
         return scores_by_class(self.labels, data.labels, output)
 
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
-        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+        """The objective after the last epoch, and the predictions of the evaluation data as it makes them.
 
         For what is chosen on these data (a threshold, a temperature); nothing by default.
         """
@@ -288,7 +289,7 @@ class Objective(abc.ABC):
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
-        """How many positions of a text are read: what :attr:`reads` says, or fewer in this very variant."""
+        """The positions of a text that are read: those of :attr:`reads`, or fewer in this very variant."""
         return self.reads
 
     def better(self, new: float, old: float | None) -> bool:
@@ -304,12 +305,12 @@ class Objective(abc.ABC):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate follow a text in a decoder's input; empty where none do."""
+        """The number of tokens of each candidate that follow a text in a decoder's input; empty where none do."""
         return ()
 
     @property
     def prompt(self) -> str:
-        """What is written around each text, as the key of a trunk cache names it."""
+        """The text written around each text, as the key of a trunk cache names it."""
         return ""
 
     @property
@@ -319,7 +320,7 @@ class Objective(abc.ABC):
 
     @property
     def asked_at_once(self) -> int:
-        """How many texts are one question where they come without columns: those of a line, or of a list."""
+        """The number of texts in one question where they come without columns: those of a line, or of a list."""
         return len(self.text)
 
     def answers_for(self, columns: int) -> bool:

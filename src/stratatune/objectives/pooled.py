@@ -39,7 +39,7 @@ def encode_pooled(family: str, table: Table, tokenizer: PreTrainedTokenizerBase,
 
 
 def pooled(batch: Batch) -> Question:
-    """What the head pools; a second stack reads the text over again."""
+    """The question for the head's pooled output; a second stack reads the text again."""
     from stratatune.model.question import Question
 
     return Question(targets=batch.input_ids)
@@ -57,7 +57,7 @@ class Pooled(Objective):
 
     @abc.abstractmethod
     def targets(self, table: Table) -> np.ndarray:
-        """What is to be predicted of a table with labels: classes int64 [N], values float32 [N], or sets bool [N, C].
+        """The targets of a table with labels: classes int64 [N], values float32 [N], or sets bool [N, C].
 
         Raises:
             DataError: a label unseen in training, or one of another kind.

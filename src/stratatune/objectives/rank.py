@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
 LOSSES = {"scores": ("bce", "listnet"), "chosen and rejected texts": ("pairwise",)}
-"""By the data that they learn from."""
+"""Losses by the data that they learn from."""
 _QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
 _CHOSEN = {"chosen": ("chosen", "preferred", "better")}
 _REJECTED = {"rejected": ("rejected", "worse")}
@@ -66,7 +66,7 @@ class Rank(Objective):
     Attributes:
         by: how it is learnt. ``bce``: each score by itself; ``listnet``: the scores of a query's candidates among each
             other; ``pairwise``: the chosen text above the rejected one.
-        paired: whether a query goes in front of each text.
+        paired: whether a query goes before each text.
         low, high: the scores in the data that are scaled to 0 and 1 under ``bce``.
         mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
     """
@@ -219,7 +219,7 @@ class Rank(Objective):
         return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Of each query's candidates, the highest score first; pairs are compared within a query."""
+        """Score each query's candidates, the highest first; pairs are compared within a query."""
         from sklearn.metrics import average_precision_score
 
         assert data.groups is not None

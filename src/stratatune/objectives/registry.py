@@ -61,7 +61,7 @@ def register(objective: type[Objective]) -> type[Objective]:
 
 
 def names() -> tuple[str, ...]:
-    """What a user may write: ``auto`` and the names of the table."""
+    """The names that a user may write: ``auto`` and those of the table."""
     return (AUTO, *OBJECTIVES)
 
 

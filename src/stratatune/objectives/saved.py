@@ -53,7 +53,7 @@ class SavedObjective(Written):
 
 
 class _Flags(Written):
-    """What version 0.1.0 wrote in place of the family."""
+    """The flags that version 0.1.0 wrote in place of the family."""
 
     decoder: bool = False
     two_stacks: bool = False

@@ -13,11 +13,11 @@ from stratatune.objectives.entities import OUTSIDE, PLAIN, parts, scheme_of, to_
 
 @dataclass(frozen=True)
 class TagTables:
-    """How the tags of all tables of a run are written.
+    """The scheme in which the tags of all tables of a run are written.
 
     Attributes:
         scheme: one of :data:`stratatune.objectives.entities.SCHEMES`; ``auto``: as each table's tags show it.
-        names: of tags that are written as numbers, in their order.
+        names: the names of tags that are written as numbers, in their order.
         entities: whether the run has entities: types alone are then ``raw``, also in a table that has no ``O``.
     """
 

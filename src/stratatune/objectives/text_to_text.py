@@ -43,7 +43,7 @@ class TextToText(Objective):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """On an encoder-decoder, unless a task says that its labels are classes or numbers."""
+        """Whether the model is an encoder-decoder, and no task says that its labels are classes or numbers."""
         return asked.family in cls.families and asked.task is None
 
     @classmethod

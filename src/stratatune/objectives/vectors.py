@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 METRICS = (*RANKINGS, *CORRELATIONS)
 _SCORES, _NO_SCORES = "pairs with scores", "pairs without scores"
 LOSSES = {_SCORES: ("cosent", "cosine"), _NO_SCORES: ("mnrl",)}
-"""By the data that they learn from."""
+"""Losses by the data that they learn from."""
 _ANCHOR, _POSITIVE, _NEGATIVE = "anchor", "positive", "negative"
 RANKED = Layout(
     {
@@ -145,7 +145,7 @@ class Vectors(Objective):
         return {**super().to_data(), "sentence_transformers": self._folder()}
 
     def _folder(self) -> dict[str, Any]:
-        """What :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
+        """The data that :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
         prompts = {"query": self.query_prompt, "document": self.document_prompt}
         return {
             "kind": "vectors",
@@ -184,7 +184,7 @@ class Vectors(Objective):
         return 1
 
     def answers_for(self, columns: int) -> bool:
-        """Any number: one text is answered by its vector, two by their similarity too."""
+        """Always true: one text is answered by its vector, two by their similarity too."""
         return True
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -217,7 +217,7 @@ class Vectors(Objective):
         return made, data.with_targets(pairs.flatten(), data.groups.offsets, _NAMES)
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
-        """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""
+        """The prompt before a column's texts, and whether they keep the vectors of the base model."""
         # Of two sentences in the same role the first plays the query: one side has to stay, and either would do.
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
@@ -228,7 +228,7 @@ class Vectors(Objective):
         return self.query_only or (training and self.mine > 0)
 
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
-        """With the documents' vectors given, where they stay, and with hard negatives, where they are mined."""
+        """Add the documents' vectors, where they stay, and hard negatives, where they are mined."""
         notices = []
         if training and self.mine and data.labels is None:
             data, said = with_negatives(data, found, _NAMES, self.mine, self.margin)
@@ -287,7 +287,7 @@ class Vectors(Objective):
         return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Of scored pairs the correlations of their cosines; else of a search among the data's own documents."""
+        """Score pairs by the correlations of their cosines; without scores, a search among the data's own documents."""
         assert data.groups is not None
         vectors = np.zeros((len(data), output.shape[1]), np.float32)
         vectors[data.groups.values] = output
@@ -342,7 +342,7 @@ def _roles(table: Table) -> tuple[str, ...]:
 
 
 def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> tuple[dict[str, float], list[str]]:
-    """Of cosines of pairs [2 G, E] with scores [G]."""
+    """The correlations of the cosines of pairs [2 G, E] with scores [G]."""
     vectors = unit(output)
     cosines = (vectors[0::2] * vectors[1::2]).sum(1).astype(np.float64)
     why = no_correlation(scores.astype(np.float64), cosines, precision)

@@ -42,9 +42,9 @@ def template_of(asked: Asked) -> str:
 
 
 def template_before_word(asked: Asked) -> tuple[str, list[str]]:
-    """As :func:`template_of`, with nothing to read behind the label word.
+    """Choose a template as :func:`template_of` does, but with nothing to read after the label word.
 
-    Ours, with a notice, where the task's has text behind its word and no other was named.
+    It is ours, with a notice, where the task's template has text after its word and the user named no other.
     """
     text = template_of(asked)
     try:
@@ -92,7 +92,7 @@ class SavedWords(Written):
         template: the hard prompt.
         label_words: one for each class, or for the low and the high end of a range.
         loss: ``vocab`` over the whole vocabulary, or ``words``.
-        suffixes: the token ids of each candidate behind a text, where a decoder reads them.
+        suffixes: the token ids of each candidate after a text, where a decoder reads them.
     """
 
     template: str
@@ -102,7 +102,7 @@ class SavedWords(Written):
 
 
 def words_from(data: Mapping[str, Any], labels: Labels) -> SavedWords:
-    """Back from saved data.
+    """Label words from saved data.
 
     Raises:
         ValidationError: pydantic's: a value of another type.

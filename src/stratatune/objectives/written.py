@@ -1,4 +1,4 @@
-"""How a user writes an objective: ``name`` or ``name(option=value, ...)``."""
+"""Parse an objective as the user writes it: ``name`` or ``name(option=value, ...)``."""
 
 from __future__ import annotations
 
