@@ -183,7 +183,7 @@ class Texts:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which rows are equal."""
+        """The rows that are equal."""
         return Distinct.of((row,) for row in self._contents())
 
     def _contents(self) -> Iterator[str]:
@@ -378,10 +378,11 @@ def _depth(attached: Attached) -> int:
 
 @contextlib.contextmanager
 def _one_at_a_time(root: Path | None) -> Iterator[None]:
-    """Under a launcher one process runs the trunk, and the others, which wait for it, read what it wrote.
+    """Let one process of a launcher run the trunk, and the others wait for it and read what it wrote.
 
-    A file is locked, and no process group asked: one that is made here would be found by Trainer and Accelerate, which
-    then keep it, whatever device, backend or time limit they are given.
+    It locks a file instead of making a process group: Trainer and Accelerate would find the group and keep it, whatever
+    device, backend or time limit they are given.
+
     """
     if root is None or launched() <= 1:
         yield
@@ -403,7 +404,7 @@ class _FromRows:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """That of the model's class, and the number of the row: ``Trainer`` keeps the columns that it finds here."""
+        """The class's signature with the number of the row: ``Trainer`` keeps the columns that it finds here."""
         own = inspect.signature(type(self.model).forward.__get__(self.model))
         added = inspect.Parameter(ROW, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
         given = list(own.parameters.values())

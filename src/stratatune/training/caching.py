@@ -39,7 +39,7 @@ _CLIPPED_TOLD = 1e-4
 
 
 class Caching:
-    """Opens a feed for each data set of a run, with a cache behind it where the settings and the machine allow one.
+    """Opens a feed for each data set of a run, with a cache where the settings and the machine allow one.
 
     Args:
         config: the run's settings.
@@ -66,9 +66,9 @@ class Caching:
         self.shared = shared
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
-        """What ``auto`` chose."""
+        """The choice of ``auto``."""
         self.codec: Codec | None = None
-        """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
+        """The precision of cached hidden states, settled by the first data to be fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str, *, fill: bool = True) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first.
@@ -107,7 +107,7 @@ class Caching:
                 fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance, batches)
 
     def run(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray]) -> None:
-        """Run the trunk over ``batches``, wherever it is, and write what it gives into the cache behind ``feed``."""
+        """Run the trunk over ``batches``, wherever it is, and write the hidden states into the cache of ``feed``."""
         if Unread.of(self.attached.backbone.model) is None:
             fill(feed, data, self.forward.pad_id, self.forward.device, lambda examples: None, batches)
         else:
@@ -184,9 +184,9 @@ class Caching:
         report(self.choice.why)
 
     def _passes(self, data: Encoded, name: str) -> float:
-        """How often the texts of a data set are read; where trials share a cache, by another one too."""
+        """The number of times that the texts of a data set are read, by a sharing trial too where there is one."""
         passes = passes_of(name, self.config.epochs, self.config.eval_every)
-        # A text that many examples have is read for each of them.
+        # A text in several examples is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
 

@@ -35,7 +35,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Progress:
-    """Where a run is, and what it has seen.
+    """The place that a run has reached, and its results so far.
 
     Attributes:
         epoch: epochs finished.
@@ -176,7 +176,7 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 
 
 def random_state() -> dict[str, Tensor]:
-    """Where torch's random numbers are, by device."""
+    """The states of torch's random number generators, by device."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -44,7 +44,7 @@ _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
 AUTO = "auto"
-"""In a plan's place: it is chosen from the data (``studies/suggest/auto.py``)."""
+"""Written in place of a plan: it is chosen from the data (``studies/suggest/auto.py``)."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
@@ -184,7 +184,7 @@ class RunConfig(BaseModel):
 
     @property
     def written(self) -> Written:
-        """How the data files are written, as the readers take it."""
+        """The format of the data files, for the readers."""
         return Written(self.delimiter, self.encoding, self.bad_rows)
 
     @property

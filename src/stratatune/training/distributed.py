@@ -53,7 +53,7 @@ class BatchShare:
 
 
 def world() -> int:
-    """How many processes train together; 1 before they are connected."""
+    """The number of processes that train together; 1 before they are connected."""
     return together.get_world_size() if together.is_available() and together.is_initialized() else 1
 
 
@@ -63,7 +63,7 @@ def rank() -> int:
 
 
 def local_world() -> int:
-    """How many of the processes that train together are on this machine, and share its memory."""
+    """The number of processes that train together on this machine, and share its memory."""
     # Every launcher sets it but MPI's.
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
 
@@ -126,8 +126,7 @@ def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
 
 
 def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What all ranks scored: their ``values`` [n, ...] of the rows ``order`` [n] as one [count, ...], and the sums of
-    their ``totals``."""
+    """All ranks' ``values`` [n, ...] of rows ``order`` [n] as one [count, ...], and the sum of their ``totals``."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[order] = values
     # One process has scored all of it; otherwise each row is non-zero on one rank alone, and the sum puts them
@@ -138,7 +137,7 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
 
 
 def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
-    """What this rank's mean ``loss`` over ``weight`` examples (or tokens) is in the loss of the whole batch."""
+    """The share of this rank's mean ``loss`` over ``weight`` examples (or tokens) in the loss of the whole batch."""
     if world() == 1:
         return BatchShare(
             weight, max(1.0, weight), loss.detach(), tokens
@@ -207,7 +206,7 @@ def feeds(caching: Caching, data: Mapping[str, Encoded | None]) -> list[Feed | N
 
 
 def feed(caching: Caching, data: Encoded, name: str) -> Feed:
-    """As :func:`feeds`, for data that come once these are there."""
+    """A feed as :func:`feeds` makes them, for data that come later."""
     if world() == 1:
         return caching.feed(data, name)
     opened = caching.feed(data, name, fill=False) if is_main() else None
@@ -255,6 +254,6 @@ def _fill(caching: Caching, feed: Feed, data: Encoded, name: str) -> None:
 
 
 def _device() -> torch.device:
-    """Where tensors must be to be sent."""
+    """The device on which tensors must be to be sent."""
     # nccl sends from GPUs only, gloo from the CPU.
     return torch.device("cuda" if together.get_backend() == "nccl" else "cpu")

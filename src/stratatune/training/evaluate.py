@@ -20,13 +20,13 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         metrics: by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
-        output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
-        notices: what the user should know of the metrics, one line each.
+        output: the objective's predictions, such as probabilities [N, C] or values [N]; rows in the order of the data.
+        notices: warnings about the metrics, one line each.
     """
 
     metrics: dict[str, float]
@@ -35,7 +35,7 @@ class Scores:
     notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
-        """For a line of ``metrics.jsonl``."""
+        """The scores as a line of ``metrics.jsonl`` has them."""
         return {**{f"eval_{name}": value for name, value in self.metrics.items()}, "eval_loss": self.loss or 0.0}
 
 
@@ -66,7 +66,7 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
 
 @torch.no_grad()
 def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]) -> Scores:
-    """As :func:`evaluate`, of these batches of labelled ``data`` alone, in this process.
+    """Evaluate as :func:`evaluate` does, but only these batches of labelled ``data``, in this process.
 
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
@@ -79,7 +79,7 @@ def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batc
 def _outputs(
     forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is predicted, the examples in the order in which it is, and the summed loss and what it is summed over."""
+    """The predictions, the examples in the same order, and the summed loss with the weight that it is summed over."""
     objective = forward.objective
     outputs: list[np.ndarray] = []
     totals = np.zeros(2)
@@ -98,7 +98,7 @@ def _outputs(
 
 
 def _offsets(forward: Answering, data: Encoded) -> np.ndarray:
-    """Where each example's rows of the predictions begin, and the end."""
+    """The start of each example's rows of the predictions, and the end."""
     return np.concatenate([[0], np.cumsum(forward.objective.rows(data))])
 
 

@@ -24,11 +24,11 @@ def generate_texts(
     longest: int,
     settings: dict[str, Any],
 ) -> list[str]:
-    """What a model says to each of ``texts``, which may be token ids for a decoder.
+    """The text that a model generates for each of ``texts``, which may be token ids for a decoder.
 
     A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
-    left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Like lengths
-    go together.
+    left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
+    lengths are batched together.
     """
     writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
     rows: list[list[int]]
@@ -37,7 +37,7 @@ def generate_texts(
         rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
-    # What is drawn by chance differs from text to text; else equal ones have equal answers.
+    # Sampled answers differ from text to text; without sampling, equal texts have equal answers.
     same = np.arange(len(rows)) if settings.get("do_sample") else Distinct.of((repr(row),) for row in rows).same
     # The longest first: memory runs out in the first batch or never.
     order = sorted(set(same.tolist()), key=lambda row: -len(rows[row]))

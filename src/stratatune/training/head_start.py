@@ -33,9 +33,9 @@ HEADS = frozenset({"sequence", "token"})
 SAMPLE = 1000
 """Examples that are read, or as many as there are."""
 STRENGTHS = (1.0, 0.1, 0.01)
-"""Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
+"""Strengths of the penalty; the one with the smallest loss on a fifth of the batches is taken."""
 TIMES = 3.0
-"""How many times as large as drawn weights fitted ones are at most."""
+"""The most that fitted weights may exceed drawn ones, as a factor."""
 _HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 200, 1e-6, 10**9
 
 
@@ -92,7 +92,7 @@ def _spent(session: Session, started: float, in_trunk: float) -> float:
 
 
 def _output_layer(session: Session) -> nn.Linear:
-    """The last linear of the new layers; some families have a dense one in front of it."""
+    """The last linear of the new layers; some families have a dense one before it."""
     backbone = session.top.attached.backbone
     parts = [part for path in backbone.head.new_layers for part in backbone.body.part(path).modules()]
     layer = next((part for part in reversed(parts) if isinstance(part, nn.Linear)), None)
@@ -107,11 +107,11 @@ def _output_layer(session: Session) -> nn.Linear:
 
 
 def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
-    """What the output layer reads of a sample of the training data, by the untrained model."""
+    """The output layer's input for a sample of the training data, by the untrained model."""
     seen: list[Tensor] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        # Doubles: thousands of sums in single precision would make much of a last bit.
+        # Doubles: over thousands of sums in single precision the rounding errors would add up.
         wide = torch.float32 if given[0].device.type == "mps" else torch.float64
         seen.append(given[0].to(wide).reshape(-1, given[0].shape[-1]))
 
@@ -120,7 +120,7 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
         read = 0
         for index in session.batches(0):
             batch = session.forward.batch(session.train, index)
-            # At once, not in pieces, whose order would be another.
+            # At once: pieces would come in another order.
             logits = session.forward.at_once(session.feed.hidden(batch), batch, training=False)
             yield Part(batch, seen.pop(), logits.shape)
             read += len(index)

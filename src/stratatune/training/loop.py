@@ -34,7 +34,7 @@ from stratatune.units import readable_size
 
 @dataclass
 class Fitted:
-    """What came out of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
+    """The result of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
 
     progress: Progress
     scores: Scores | None
@@ -43,7 +43,7 @@ class Fitted:
 def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     """Train the top of a model; afterwards the model holds the best epoch's tensors.
 
-    Stops in front of every batch, so that several trials may take turns, or learn from it together
+    Stops before every batch, so that several trials may take turns, or learn from it together
     (``training/trials/many.py``): what is sent says that it was learnt from, None that the trial is to do it now.
 
     Raises:
@@ -202,7 +202,7 @@ def _out_of_patience(progress: Progress, config: RunConfig) -> bool:
 
 
 def _group_size(number: int, batches: int, accumulate: int) -> int:
-    """How many batches share an optimiser step with batch ``number``; the last group of an epoch may be short."""
+    """The number of batches in batch ``number``'s optimiser step; the last group of an epoch may be short."""
     return min(accumulate, batches - number // accumulate * accumulate)
 
 

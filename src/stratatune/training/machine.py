@@ -1,4 +1,4 @@
-"""What a number may depend on besides the settings: the machine, and how much of it was in use."""
+"""Facts about the machine on which numbers may depend, and how much of its memory was in use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def now(device: torch.device) -> float:
 
 
 def environment() -> dict[str, Any]:
-    """What a number may depend on besides the settings."""
+    """The versions and hardware on which numbers may depend besides the settings."""
     libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
     return {
         "python": platform.python_version(),

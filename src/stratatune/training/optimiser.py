@@ -13,7 +13,7 @@ from stratatune.model.attached import Group
 from stratatune.training.config import RunConfig
 
 _CHUNK = 1 << 18
-"""How many values are stepped at once, so that their master, moments and gradient stay in the processor's cache."""
+"""The number of values stepped at once, so that master, moments and gradient stay in the processor's cache."""
 
 
 def build_optimiser(
@@ -64,7 +64,7 @@ class ClippingAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"betas": (0.9, 0.999), "eps": eps})
         self.copies = copies
         self.scale = 1.0
-        """What gradients are multiplied with in the next step; reset to 1 after it."""
+        """The factor of the gradients in the next step; reset to 1 after it."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -143,7 +143,7 @@ def gradients_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def rate_factor(step: int, total: int, config: RunConfig) -> float:
-    """What each group's rate is multiplied with at optimiser step ``step`` (0-based) of ``total``."""
+    """The factor of each group's rate at optimiser step ``step`` (0-based) of ``total``."""
     warm = round(config.warmup * total)
     if step < warm:
         # From 1/warm, not from 0: a first step at rate 0 would be wasted.

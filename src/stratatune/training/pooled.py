@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train_pooled(config: RunConfig, tables: Mapping[str, Any], reporter: Reporter) -> Result:
-    """As :func:`stratatune.training.run.train`, with the trunk run before the first step, where no cache has it."""
+    """Train as :func:`stratatune.training.run.train` does, but fill the cache with the trunk before the first step."""
     shared = Shared(fill=True, pooled=Path(config.cache).expanduser())
     try:
         return finish(trial(config, tables, reporter, shared))

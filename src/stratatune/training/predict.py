@@ -46,7 +46,7 @@ from stratatune.training.tops import SeveralTops
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
-"""What a trained model can be run by."""
+"""The engines that can run a trained model."""
 
 
 class Predictor:
@@ -165,7 +165,7 @@ class Predictor:
 
     @property
     def text_columns(self) -> int:
-        """How many texts are one question of this model."""
+        """The number of texts in one question of this model."""
         return self.objective.asked_at_once
 
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
@@ -186,7 +186,7 @@ class Predictor:
         return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
 
     def output(self, table: Table) -> np.ndarray:
-        """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
+        """The objective's predictions for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
     def untuned(self, table: Table) -> np.ndarray:
@@ -200,7 +200,7 @@ class Predictor:
     def generate(
         self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
     ) -> list[str]:
-        """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
+        """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...

@@ -1,4 +1,4 @@
-"""From a run's settings to everything that it learns from, settled once: plan, shape, objective, tables, token ids.
+"""Settle, once, everything that a run learns from: plan, shape, objective, tables, token ids.
 
 :class:`Outline` is what follows from the settings alone, :func:`read_tables` reads the data, :func:`settle` decides
 the rest. A run, the building of a cache, ``suggest`` and ``plan --lengths`` all begin so; a saved adapter brings its
@@ -41,7 +41,7 @@ Encode = Callable[[Objective, Table, "PreTrainedTokenizerBase"], Encoded]
 
 @dataclass(frozen=True)
 class Outline:
-    """What follows from the settings alone, before any data are read."""
+    """The part of a run that follows from the settings alone, before any data are read."""
 
     config: RunConfig
 
@@ -76,7 +76,7 @@ class Outline:
 
     @cached_property
     def asked(self) -> Asked:
-        """What is asked of an objective."""
+        """The request for an objective."""
         config = self.config
         name, options = written(config.objective)
         if name == AUTO and config.label and len(columns_in(config.label)) > 1:
@@ -112,7 +112,7 @@ class Tables:
 
     @property
     def notices(self) -> list[str]:
-        """What the readers had to say."""
+        """The notices of the readers."""
         parts = (self.train, *self.eval, *([self.test] if self.test else []))
         return [f"{table.source}: {notice}" for table in parts for notice in table.notices]
 

@@ -33,7 +33,7 @@ class Quantised:
     after: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The result as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ def _score(folder: Path, source: str, split: str | None, *, asked: bool) -> dict
 
 
 def _evaluation_data(run: Path) -> str:
-    """Where the run read its evaluation data from; empty where it had none, or they were in memory."""
+    """The source of the run's evaluation data; empty where it had none, or they were in memory."""
     place = next((one for one in (run, run.parent) if path_exists(one / "config.yaml")), None)
     if place is None:
         return ""

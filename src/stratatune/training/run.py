@@ -82,7 +82,7 @@ def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
 def trial(
     config: RunConfig, tables: Mapping[str, Any], reporter: Reporter, shared: Shared | None = None
 ) -> Generator[Ask, Learnt | None, Result]:
-    """The run as a whole, stopping in front of every batch; see :func:`train`.
+    """The run as a whole, stopping before every batch; see :func:`train`.
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
@@ -143,14 +143,17 @@ def _run(
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
-    """What a run folder says about its run before it begins."""
+    """Write the files of a run folder that describe its run before it begins."""
     if is_main():
         write_text(out / CONFIG, to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def kind_of(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
-    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    """The kind of objective by which data are read.
+
+    A mistake in the data is reported before one in the model's name, which takes a hub to find.
+    """
     try:
         return outline.kind
     except ModelError:
@@ -177,7 +180,7 @@ def check_folder(config: RunConfig, out: Path) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What a run and its resumption must agree on."""
+    """The settings on which a run and its resumption must agree."""
     return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
 
 

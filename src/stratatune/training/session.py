@@ -1,4 +1,4 @@
-"""What a run trains with, and what a trial asks for before each batch."""
+"""The parts that a run trains with, and the request of a trial before each batch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self.forward.device
 
     @property
@@ -75,7 +75,7 @@ class Session:
 
     @property
     def objective(self) -> Objective:
-        """What it learns."""
+        """The objective that it learns."""
         return self.forward.objective
 
     def fed(self) -> Iterator[tuple[str, Encoded, Feed]]:
@@ -141,7 +141,7 @@ class Ask:
     before: float = 0.0
 
     def scale(self, weight: float) -> float:
-        """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        """The factor of the step's gradient when it is due: it turns the sum over its batches into their mean."""
         # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
         return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 

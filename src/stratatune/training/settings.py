@@ -31,7 +31,7 @@ _SCALARS = {
 
 _CORE = "tag:yaml.org,2002:"
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 2**20, 20_000, 20
-"""Of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
+"""Limits of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
 
 
 class _Refused(ComposerError):
@@ -229,7 +229,7 @@ def _near_file(path: Path) -> str:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong and on which line, in one line."""
+    """The mistake and its line number, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     line = f" on line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -28,10 +28,10 @@ from stratatune.training.prepare import Outline
 from stratatune.units import readable_size
 
 _SHARE = 0.8
-"""Of the memory that is free, for weights that stay in it: the rest is the run's."""
+"""The share of free memory for weights that stay in it: the rest is the run's."""
 _LEAST_WAVE = 16 << 20
 _TOP = 0.7
-"""Of the memory that is left: what the top's blocks may take, and still stay in it; the rest is what they compute."""
+"""The most of the remaining memory that the top's blocks may take and stay in it; activations get the rest."""
 
 
 def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
@@ -114,7 +114,7 @@ def _limit(text: str | None) -> int | None:
 
 
 def _in_the_way(outline: Outline, *, alone: bool) -> str:
-    """Why the trunk cannot be streamed; empty where it can."""
+    """The reason why the trunk cannot be streamed; empty where it can."""
     config, resolved = outline.config, outline.resolved
     if resolved.frozen_depth == 0 or resolved.trains_embeddings:
         return f"the frozen depth of the plan is {resolved.frozen_depth}: there is no trunk"
@@ -155,7 +155,7 @@ def _limit_of_process(asked: str | None) -> int:
 
 
 def top_streamed(attached: Attached) -> str:
-    """That the top is streamed as well, and what follows from it, in one line; empty where it is in memory."""
+    """A notice that the top is streamed as well, and its consequence; empty where it is in memory."""
     through = attached.backbone.body.through
     if not isinstance(through, StreamedTop):
         return ""
@@ -164,7 +164,7 @@ def top_streamed(attached: Attached) -> str:
 
 
 def settle_waves(attached: Attached, asked: str | None) -> None:
-    """How much memory a wave may take: what the limit leaves behind the process and two blocks.
+    """Set the memory that a wave may take: what the limit leaves after the process and two blocks.
 
     The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: what is free.
 

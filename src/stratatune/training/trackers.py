@@ -1,4 +1,4 @@
-"""What trackers get of a run, through Accelerate: its settings, the plan as a picture, every evaluation, the end.
+"""Report a run to trackers, through Accelerate: its settings, the plan as a picture, every evaluation, the end.
 
 ``metrics.jsonl`` is written in any case. Nothing is sent anywhere that the user did not name.
 """
@@ -65,7 +65,7 @@ def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]]
 
 
 def _options(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What each tracker is started with: named after the run's folder, and kept in it where it keeps files."""
+    """The options with which each tracker starts: named after the run's folder, and kept in it where it keeps files."""
     name = os.path.basename(os.path.normpath(config.out))
     options = {"wandb": {"name": name, "dir": config.out}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
     # Accelerate passes these to the tracker's own start, which refuses options of another.

@@ -1,4 +1,4 @@
-"""What the base model says before it is tuned: the score of an epoch 0, and what an objective looks at first."""
+"""The base model before it is tuned: the score of an epoch 0, and the texts that an objective looks at first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Untuned:
     load: Callable[[], nn.Module]
 
     def represent(self, data: Encoded) -> np.ndarray:
-        """What the base model represents each text of ``data`` by: float32 [N, E]."""
+        """The base model's representation of each text of ``data``: float32 [N, E]."""
         model: Any = self.load()
         backbone, forward = Backbone(model.to(self.forward.device).eval()), self.forward
         family, objective = backbone.family, forward.objective
@@ -54,7 +54,7 @@ class Untuned:
 
 
 def represented(forward: Forward, data: Encoded, feed: Any) -> np.ndarray:
-    """What the model, as it is now, represents each text of ``data`` by: float32 [N, E]."""
+    """The representation of each text of ``data`` by the model as it is now: float32 [N, E]."""
     was_training = forward.top.training
     forward.top.eval()
     found = _of_texts(forward, data, lambda batch: forward(batch, feed, training=False))
@@ -123,7 +123,7 @@ def looked_later(session: Session, data: Encoded) -> Encoded:
 
 
 def no_better(session: Session, history: list[dict[str, Any]]) -> str:
-    """What to say where no epoch is better than the untuned base; empty where one is, or the base was not scored."""
+    """A warning where no epoch is better than the untuned base; empty where one is, or the base was not scored."""
     objective = session.objective
     if not history or history[0]["epoch"] != 0:
         return ""

@@ -110,7 +110,7 @@ def train_many(
 
 
 def take_turns(turns: Sequence[Turns], together: Together) -> bool:
-    """Let every trial, or those that are behind, learn from the batch that it has reached; False: all are at their end.
+    """Let each trial learn from its next batch, alike ones waiting for the furthest back; False: all have ended.
 
     Each must have reached its first batch.
     """
@@ -124,7 +124,7 @@ def take_turns(turns: Sequence[Turns], together: Together) -> bool:
 
 
 def _learnt_together(members: Sequence[tuple[Turns, Ask]], together: Together) -> list[Learnt] | None:
-    """By the first one's random numbers, which alike trials have in common; None: each is to learn by itself."""
+    """Learn with the first one's random numbers, which alike trials share; None: each is to learn by itself."""
     set_random_state(members[0][0].random)
     learnt = together.learn([ask for _, ask in members])
     state = random_state()

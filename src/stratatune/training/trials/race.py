@@ -31,13 +31,13 @@ from stratatune.training.trials.turns import Turns
 
 @dataclass(frozen=True)
 class Mark:
-    """What a trial scored after a heat.
+    """The result of a trial after a heat.
 
     Attributes:
-        steps: made so far.
+        steps: optimiser steps made so far.
         score: the run's own metric on the batches that are judged.
         loss: the mean loss on them; infinite where it diverged.
-        rows: how many examples that were.
+        rows: the number of these examples.
     """
 
     steps: int
@@ -182,7 +182,7 @@ class _Runner:
 
     @property
     def session(self) -> Session:
-        """What it trains with."""
+        """The session that it trains with."""
         assert self.turns.ask is not None
         return self.turns.ask.session
 

@@ -36,7 +36,7 @@ from stratatune.training.session import Ask, Learnt, Session
 
 CHOICES = ("auto", "never", "always")
 _SHAKE = 0.02
-"""How far the trained values are moved for the comparison: a zero at the start would hide all it multiplies."""
+"""The distance by which the trained values are moved for the comparison: a zero would hide all that it multiplies."""
 
 
 class Together:
@@ -53,10 +53,10 @@ class Together:
         self._refused: set[str] = set()
 
     def companies(self, asks: Sequence[Ask]) -> Iterator[list[int]]:
-        """Which of the trials come next, as numbers of ``asks``: one alone, or several on the same batch.
+        """Yield the trials that come next, as numbers of ``asks``: one alone, or several on the same batch.
 
         Trials that are alike but not at the same place (a run was stopped while it wrote its checkpoints) wait for the
-        one that is behind.
+        one that is furthest back.
         """
         alike: dict[str, list[int]] = {}
         for number, ask in enumerate(asks):
@@ -123,7 +123,7 @@ class AlikeTrials:
     def __init__(self, asks: Sequence[Ask]) -> None:
         self.sessions: list[Session] = [ask.session for ask in asks]
         self.width = len(asks)
-        """How many trials are computed at once; halved where memory does not hold them."""
+        """The number of trials that are computed at once; halved where memory does not hold them."""
         for session in self.sessions:
             if session.copies is not None:  # the rows are the masters, which functional_call puts in their modules
                 session.copies.remove()
@@ -237,7 +237,7 @@ class AlikeTrials:
             torch.cuda.empty_cache()
 
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Of some trials [n]: losses [n] and gradients [n, P]."""
+        """The losses [n] of some trials and their gradients [n, P]."""
         forward = self.sessions[0].forward
         objective = forward.objective
         question = objective.question(batch, training=True)

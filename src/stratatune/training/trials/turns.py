@@ -22,7 +22,7 @@ class Turns:
         """The batch that it has reached; None before the first and after the last."""
         self.result: Any = None
         self.error: NotFiniteError | None = None
-        """Why it stopped before its end."""
+        """The error that stopped it before its end."""
 
     def take(self, learnt: Learnt | None = None) -> None:
         """Learn from the requested batch, unless that is done, and go on to the next one or to the end."""
