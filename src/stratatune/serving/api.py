@@ -276,7 +276,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _mistake(first: dict[str, Any]) -> tuple[str, str]:
-    """What is wrong with a body, and what to do, from pydantic's first error."""
+    """The mistake in a body, and a fix, from pydantic's first error."""
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first.get('ctx', {}).get('error', '')}, at character {place}", "send JSON"

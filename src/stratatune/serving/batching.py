@@ -42,14 +42,14 @@ class Stopped(ResourceError):
 
 
 class Request:
-    """What one request asks for.
+    """A request for answers.
 
     Args:
         texts: N texts, or pairs.
-        tasks: which are asked.
+        tasks: the tasks that answer them.
 
     Attributes:
-        answers: N rows of each task by its name, when they are there. Cancelled, what is not computed yet is left out.
+        answers: N rows of each task by its name, when they are there. If it is cancelled, the rest is not computed.
     """
 
     def __init__(self, texts: Sequence[Any], tasks: Sequence[Task]) -> None:

@@ -1,4 +1,4 @@
-"""Many requests answered together: each trunk runs once for all texts, then each task's top for its own."""
+"""Answer many requests together: each trunk runs once for all texts, then each task's top for its own texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stratatune.serving.task import Row, Task
 
 @dataclass(eq=False)
 class Piece:
-    """Some texts for some tasks, and what was found.
+    """A piece of a request: some texts for some tasks, and the answers.
 
     Attributes:
         texts: N texts, or pairs of texts.
-        tasks: which are asked.
+        tasks: the tasks that answer them.
         rows: N answers of each task by its name, once they are there.
         error: why there are none.
     """
@@ -30,7 +30,7 @@ class Piece:
 
     @property
     def columns(self) -> int:
-        """How many texts are one question."""
+        """The number of texts in one question."""
         return 1 if isinstance(self.texts[0], str) else len(self.texts[0])
 
     @property

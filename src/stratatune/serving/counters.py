@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""Counters of a server, as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counters:
         self._tasks = Gauge("tasks", "Tasks that are served.", **own)
 
     def watch(self, waiting: Callable[[], int], tasks: Callable[[], int]) -> None:
-        """Where the gauges read from."""
+        """Set the functions that the gauges read from."""
         self._waiting.set_function(waiting)
         self._tasks.set_function(tasks)
 
@@ -43,7 +43,8 @@ class Counters:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, pieces: Sequence[Piece], seconds: float, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """A batch that was computed; ``before`` and ``after``: texts asked of the trunks, and computed by them."""
+        """A batch that was computed; ``before`` and ``after``: texts that the trunks were given, and that they
+        computed."""
         self._batch_texts.observe(sum(len(piece.texts) for piece in pieces))
         self._batch_seconds.observe(seconds)
         self._asked.inc(after[0] - before[0])
@@ -61,5 +62,5 @@ class Counters:
             self._answers.remove(task)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """The counters in Prometheus' text format."""
         return generate_latest(self.registry)

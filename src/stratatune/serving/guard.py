@@ -1,4 +1,4 @@
-"""What guards the application: keys, the size of a body, and a limit on slow senders."""
+"""Protection of the application: keys, the size of a body, and a limit on slow senders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/health", "/ready")
-"""What anybody may ask: the page, which holds no secret, and whether the server lives."""
+"""The paths that are open to anybody: the page, which holds no secret, and whether the server lives."""
 
 
 def error_body(message: str, hint: str = "", kind: str = "UserError") -> dict[str, Any]:

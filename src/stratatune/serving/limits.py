@@ -1,4 +1,4 @@
-"""What a server takes from its clients, and how long it waits for them. No torch."""
+"""Limits on what a server takes from its clients, and on how long it waits for them. No torch."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class Limits:
 
 
 def describe(name: str) -> str:
-    """What a limit means, in a sentence."""
+    """The meaning of a limit, in a sentence."""
     return _MEANS[name]

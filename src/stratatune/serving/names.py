@@ -1,4 +1,4 @@
-"""What a task is called. No torch."""
+"""Names of tasks. No torch."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class RememberedTrunk:
 
     @property
     def bytes(self) -> int:
-        """Of what is remembered."""
+        """The bytes of what is remembered."""
         return self._bytes
 
     def __call__(

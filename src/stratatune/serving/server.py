@@ -19,14 +19,14 @@ from stratatune.serving.table import TaskTable
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens."""
+    """The address on which a server listens."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """For a browser."""
+        """The URL for a browser."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 

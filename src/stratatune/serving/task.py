@@ -57,11 +57,11 @@ class Task:
 
     @property
     def objective(self) -> Any:
-        """How it is asked."""
+        """The objective of the task."""
         return self.predictor.objective
 
     def describe(self) -> Row:
-        """What a client should know of it."""
+        """A description of the task for clients."""
         own = {
             "name": self.name,
             "objective": self.objective.name,
@@ -120,9 +120,9 @@ class _Using:
         return self.predictor.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
-        """What the objective predicts for every row of ``table``."""
+        """The objective's predictions for every row of ``table``."""
         forward, data = self.predictor.forward, self.data
-        if table is not self.table:  # an objective may ask for each column by itself
+        if table is not self.table:  # an objective may predict each column by itself
             data = self.predictor.encode(replace(table, labels=None, label_column=None))
             self.trunk.run(forward, [data])
         return evaluate(forward, data, forward.feed(codec=self.predictor.codec, trunk=self.trunk)).output
@@ -132,14 +132,14 @@ class _Using:
         return self.predictor.untuned(table)
 
     def generate(self, texts: Any, **options: Any) -> list[str]:
-        """What the model writes for each text."""
+        """The text that the model generates for each text."""
         return self.predictor.generate(texts, **options)
 
 
 def trunk_of(predictor: Predictor) -> str:
-    """What tasks must have in common for one run of the trunk to serve them; empty where it serves this task alone.
+    """A digest of what tasks must share for one run of the trunk to serve them; empty where it serves this task alone.
 
-    A trunk is its own where it trains, where the model writes text, where candidates follow each text, where its
+    A trunk is not shared where it trains, where the model writes text, where candidates follow each text, where its
     weights are not in memory, and where onnxruntime runs it.
     """
     if predictor.model is None:

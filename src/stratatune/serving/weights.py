@@ -68,7 +68,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system: a model that was loaded and shared away leaves its heap behind."""
+    """Give freed memory back to the system: a model that was moved to shared memory leaves freed heap behind."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
