@@ -192,7 +192,7 @@ def mark_as_loaded(parameter: nn.Parameter) -> None:
 
 @contextmanager
 def without_init() -> Iterator[None]:
-    """While this is open, transformers makes models without giving their weights values."""
+    """Let transformers make models without giving their weights values, while this is open."""
     from transformers.initialization import no_init_weights
 
     with no_init_weights():

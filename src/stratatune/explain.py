@@ -1,4 +1,4 @@
-"""Any exception as what the user reads: its lines, a hint and an exit code. No torch."""
+"""Turn any exception into what the user reads: its lines, a hint and an exit code. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_LINES, _WIDEST = 8, 1000
 
 @dataclass(frozen=True)
 class Failure:
-    """What is printed of an error; ``kind`` is the name of its class. ``picture``: lines that go under the hint."""
+    """The printed form of an error; ``kind`` is the name of its class. ``picture``: lines that go under the hint."""
 
     lines: tuple[str, ...]
     hint: str
@@ -45,7 +45,7 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to report of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
+    """The report of ``error``: ours bring their own text; memory, disk and command line are known by their kind."""
     kind = type(error).__name__
     if isinstance(error, StratatuneError):
         lines = error.errors if isinstance(error, ConfigError) else [error.message]
@@ -90,6 +90,6 @@ def _few(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks, and no longer than a screen."""
+    """``text`` without line breaks, and no longer than a screen."""
     line = " ".join(text[: 4 * _WIDEST].split())
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}..."

@@ -15,7 +15,7 @@ _HINT = "choose a place with free space that you can write to"
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a failed write raises; asked only once there is a failure, so that nobody waits for safetensors."""
+    """The exceptions of a failed write; called only after a failure, so that no run waits for safetensors."""
     from safetensors import SafetensorError
 
     return OSError, SafetensorError
@@ -128,7 +128,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _created(path: Path) -> int:
-    """Create an empty file; its permissions are what the umask makes of 0666."""
+    """Create an empty file; its permissions are 0666 less the umask."""
     path.touch()
     return stat.S_IMODE(path.stat().st_mode)
 

@@ -1,4 +1,4 @@
-"""What comes from outside, read within bounds: paths and JSON. The caller turns a refusal into an error of its own."""
+"""Read paths and JSON from outside within bounds. The caller turns a refusal into its own error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_JSON = 64 * 2**20
 
 
 class Written(BaseModel):
-    """What a file of ours holds, checked when it is read: each type as written, keys of later versions left alone."""
+    """The content of a file of ours, checked when it is read: strict types; keys of later versions are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
 
@@ -27,7 +27,7 @@ class Unreadable(ValueError):
 
 
 def wrong_path(text: str) -> str:
-    """Why no file system can have ``text`` as a path; empty where one can."""
+    """The reason why no file system can have ``text`` as a path; empty where one can."""
     if not text:
         return "the path is empty"
     if "\0" in text:

@@ -1,4 +1,4 @@
-"""What the user sees while it runs: a bar on a terminal, plain lines elsewhere; always on standard error."""
+"""Progress for the user during a run: a bar on a terminal, plain lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 def is_main() -> bool:
     """Whether this process prints and writes files: the first of those that train one model together.
 
-    ``RANK`` alone says nothing: schedulers and notebooks leave it behind.
+    ``RANK`` alone says nothing: schedulers and notebooks leave it set.
     """
     return launched() <= 1 or os.environ.get("RANK", "0") == "0"
 
 
 def launched() -> int:
-    """How many processes a launcher says that it started, by ``WORLD_SIZE``; 1 without one."""
+    """The number of processes that a launcher started, by ``WORLD_SIZE``; 1 without one."""
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() else 1
 

@@ -1,4 +1,4 @@
-"""What all our pictures share: the frame of a self-contained SVG file, its text, and one palette for light and dark.
+"""The common frame of our pictures: a self-contained SVG file, its text, and one palette for light and dark.
 
 No script, no font and no file from outside. Text takes the page's colour where the page sets one; fills and lines
 follow the reader's colour scheme. Colours are written out, as not every program that draws SVG knows CSS variables.
@@ -13,7 +13,7 @@ from html import escape
 WIDTH = 760
 """Pixels of every picture, which shrinks to the width of its page."""
 LINE = 4.5
-"""How far the baseline of a line of text lies below its middle."""
+"""The distance of the baseline of a line of text below its middle."""
 
 _COLOURS = {  # light, dark
     "ink": ("#1f2328", "#e6edf3"),
