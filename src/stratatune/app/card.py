@@ -58,14 +58,14 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
 
 
 class _Run:
-    """What a run's folder holds; each part is empty where it is missing."""
+    """The content of a run's folder; each part is empty where it is missing."""
 
     def __init__(self, result: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         self.result, self.config, self.environment = result, config, environment
 
     @classmethod
     def of(cls, run: Path) -> _Run:
-        """That of a folder."""
+        """Read a run's folder."""
         place = next((one for one in (run, run.parent) if path_exists(one / "result.json")), run)
         return cls(_json(place / "result.json"), _config(place / "config.yaml"), _json(place / "env.json"))
 
@@ -89,7 +89,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
-    """The YAML in front, by which the hub finds the model."""
+    """The YAML header by which the hub finds the model."""
     scores = run.result.get("test") or run.result.get("best") or {}
     values: dict[str, Any] = {
         "library_name": _LIBRARIES.get(form.name, "stratatune"),

@@ -54,7 +54,7 @@ def completed_words(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def plans_behind(arguments: Sequence[str]) -> list[str]:
-    """A plan that begins with a dash (``-1: full``) is not an option: it goes to the end, behind ``--``.
+    """A plan that begins with a dash (``-1: full``) is not an option: it goes to the end, after ``--``.
 
     A value of an option stays where it is (``--plan "-1: full"``), whatever it begins with.
     """

@@ -20,7 +20,7 @@ SENTENCE = "nobody has emptied the bins in our street for two weeks"
 PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {"cache": "ram"}, "lora": {"cache": "off"}}
 """The plans that are compared. LoRA on every block leaves nothing below it to cache."""
 SETTINGS: Mapping[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 3e-3}
-"""What both have in common: a good rate for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
+"""Settings of both runs: the rate is a good one for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
 
 
 def packaged_model() -> str:

@@ -1,4 +1,4 @@
-"""What this installation has and lacks: versions, extras, devices, memory, the folder of caches and its disk."""
+"""A report on this installation: versions, extras, devices, memory, the folder of caches and its disk."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Library:
 
     @classmethod
     def of(cls, needed: Requirement) -> Library:
-        """What is installed of a requirement."""
+        """The installed library that a requirement names."""
         has = installed(needed.name)
         return cls(needed.name, str(needed.specifier), has, bool(has) and needed.specifier.contains(has, True))
 
@@ -65,7 +65,7 @@ def examine() -> dict[str, Any]:
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
-    """What this package needs, or what an extra of it adds; an extra that names others brings theirs."""
+    """The requirements of this package, or those of an extra; an extra that names others includes theirs."""
     for line in requires(_PACKAGE) or ():
         needed = Requirement(line)
         if not _applies(needed, extra):
@@ -157,7 +157,7 @@ def _has_token() -> bool:
 
 
 def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What prevents runs from working, and the command that helps."""
+    """Problems that keep runs from working, and the command that helps."""
     for one in found["libraries"]:
         if not one["fits"]:
             what = (
@@ -174,7 +174,7 @@ def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """What :func:`examine` found, for people."""
+    """The findings of :func:`examine` as text for people."""
     caches, memory, hub = found["caches"], found["memory"], found["hub"]
     lines = [f"stratatune {found['stratatune']}, Python {found['python']}, {found['platform']}", "", "libraries"]
     for one in found["libraries"]:

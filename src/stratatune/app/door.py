@@ -1,4 +1,4 @@
-"""What every verb has in common: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
+"""Shared parts of all verbs: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
 
 A verb is a function that gives an :class:`Answer`; ``@verb()`` makes it a command. While it runs, standard output
 is closed to everything, so that no library can print into it; then the answer goes there.
@@ -42,13 +42,13 @@ class Door:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb found.
+    """The answer of a verb.
 
     Attributes:
-        data: what ``--json`` prints; without it:
-        text: what people get on standard output.
-        note: what people get on standard error, unless ``--quiet``.
-        exit_code: other than 0 where what was found is itself bad news.
+        data: printed by ``--json``, instead of the text.
+        text: printed to people on standard output.
+        note: printed to people on standard error, unless ``--quiet``.
+        exit_code: other than 0 where the finding is itself bad news.
         exact: the text is data: a character that standard output cannot hold is an error, not shown as another.
     """
 

@@ -97,7 +97,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
 
     @property
     def _objective(self) -> Vectors:
-        """How the vectors are made, as training settled it."""
+        """The objective that makes the vectors, as training settled it."""
         self._fitted()
         objective = self.predictor_.objective
         assert isinstance(objective, Vectors)

@@ -53,7 +53,7 @@ _UNNAMED = (("text",), ("text1", "text2"))
 
 
 class TextEstimator(BaseEstimator):
-    """What the estimators share. Abstract.
+    """The common part of the estimators. Abstract.
 
     Args:
         plan: a plan, a preset's name, a plan's text, or ``auto``: chosen from the training data.
@@ -150,7 +150,7 @@ class TextEstimator(BaseEstimator):
         return {"params": self.get_params(deep=False), "base": self._base, "files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Back from such a state; the base model is loaded when it is first needed.
+        """Restore such a state; the base model is loaded when it is first needed.
 
         Raises:
             ModelError: the state is none of these.
@@ -232,7 +232,7 @@ class TextEstimator(BaseEstimator):
         self._use(out)
 
     def _pool(self) -> Path | None:
-        """Where trunk caches are, if there is a trunk; fits and scores of one search share its output there."""
+        """The folder of trunk caches, if there is a trunk; fits and scores of one search share its output there."""
         cache = self._settings.get("cache", "auto")
         try:
             plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)

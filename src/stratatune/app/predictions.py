@@ -50,7 +50,7 @@ class Output:
 
     @property
     def columns(self) -> Columns:
-        """All of them, what is predicted behind what was given."""
+        """All of them, the given columns first, then the predicted ones."""
         return {**self.given, **self.predicted}
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Output:
         return rows_of(self.given, self.predicted)
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """As :meth:`rows`, without what was given."""
+        """The rows of :meth:`rows`, without the given columns."""
         return rows_of({}, self.predicted)
 
 

@@ -28,7 +28,7 @@ _METAVARS = {
     **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
     **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
 }
-"""Where the kind of a value says more than its type."""
+"""Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")
 """Options that may be given more than once, a column each."""
 

@@ -31,7 +31,7 @@ _PLAIN = {
     "…": "...",
     "→": "->",
 }
-"""What replaces a character of ours that the encoding does not have."""
+"""Replacements for characters of ours that the encoding does not have."""
 _ERRORS = "stratatune.plain"
 
 
@@ -74,17 +74,17 @@ class _Forgiving:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As the stream's own, but what cannot be written is dropped."""
+        """Write to the stream, and drop what cannot be written."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """As the stream's own, likewise."""
+        """Write lines to the stream, and drop what cannot be written."""
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """As the stream's own, likewise."""
+        """Flush the stream, if it can be."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
@@ -137,6 +137,6 @@ def speaks_unicode() -> bool:
 
 
 def drop_output() -> None:
-    """What is left in the buffer of standard output must not become an error at exit."""
+    """Drop the rest of standard output's buffer, so that it causes no error at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

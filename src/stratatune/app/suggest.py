@@ -92,5 +92,5 @@ def asked_for(
 
 
 def out_of(config: RunConfig) -> Path | None:
-    """Where to write; None where no folder was named."""
+    """The folder to write to; None where none was named."""
     return Path(config.out) if "out" in config.model_fields_set else None

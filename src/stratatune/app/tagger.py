@@ -55,7 +55,7 @@ class Tagger(TextEstimator):
         return float(found["metrics"][self.predictor_.objective.metric])
 
     def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:
-        """What is predicted of each text; nothing where there are none."""
+        """The predictions for each text; nothing where there are none."""
         rows = _plain(texts)
         self._fitted()
         return dict(self.predictor_.predict(rows, written=Written(bad_rows="empty")).columns) if rows else {}

@@ -1,4 +1,4 @@
-"""What scikit-learn's users give: texts and labels as lists, arrays, Series and DataFrames."""
+"""Conversion of scikit-learn users' data: texts and labels as lists, arrays, Series and DataFrames."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def name_of(label: Any) -> str:
 
 
 def weights_of(labels: np.ndarray, class_weight: Any, sample_weight: Any) -> np.ndarray | None:
-    """How much each text counts [N]: its own weight times that of its class; None: all the same.
+    """The weight of each text [N]: its own times that of its class; None: all the same.
 
     Args:
         labels: [N].

@@ -125,7 +125,7 @@ def _setting(
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)
     how = {"batch_size": batch_size, "bf16": bf16, "timed": batches, "device": here, "objective": objective}
-    # Label words are in a prompt, or in branches behind a text, which no stock arm reads.
+    # Label words are in a prompt, or in branches after a text, which no stock arm reads.
     if own and wanted and not (own.objective.today or sum(own.objective.branches)):
         return BenchSetting(config, own.train, **how, own=(own.objective, own.train), pad=pad_id(own.tokenizer))
     lengths = own.train.lengths if own else lengths_like(like, _EXAMPLES)

@@ -66,7 +66,7 @@ def hub(
 
 
 def _left_behind(spec: dict[str, Any]) -> str:
-    """What of the run's own answers no stock tool gives; empty where there is nothing."""
+    """The part of the run's own answers that no stock tool gives; empty where there is none."""
     labels = spec.get("labels") or []
     if spec.get("objective") == "classification" and spec.get("threshold") is not None and len(labels) > 1:
         return (

@@ -125,7 +125,7 @@ def _only(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _planned(runs: Sequence[Planned], out: Path | None) -> Answer:
-    """What would run: a line a run, and how many trunks they share."""
+    """The runs of a dry run, a line each, and the number of trunks that they share."""
     from stratatune.studies.grid.book import FILE
     from stratatune.studies.grid.records import read_records
 

@@ -139,7 +139,7 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
     "objectives": _objectives,
     "exits": _exits,
 }
-"""What can be listed: its word, and the rows, each a name and a summary before the other facts."""
+"""The lists by their word; each makes rows with a name and a summary before the other facts."""
 
 
 @verb("list")

@@ -124,7 +124,7 @@ def _cost_lines(costs: Cost, dtype: str) -> str:
 def _machine(
     resolved: Resolved, costs: Cost, lengths: list[int], head: str, *, low: bool
 ) -> tuple[Rates, dict[str, Place]]:
-    """What this machine does in a second, and what a run takes on it by the place of its trunk."""
+    """The rates of this machine, and the cost of a run on it by the place of its trunk."""
     from stratatune.costs.placing import places
     from stratatune.studies.machine_rates import measured_rates
 
@@ -150,7 +150,7 @@ def _placed(machine: tuple[Rates, dict[str, Place]] | None) -> list[str]:
 
 
 def _epochs(costs: Cost) -> list[str]:
-    """What epochs over the lengths cost beside the ways of today."""
+    """The cost of epochs over the lengths, next to the common baselines."""
     if not costs.epochs:
         return []
     from stratatune.costs.cost import ARMS

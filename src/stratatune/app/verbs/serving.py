@@ -1,4 +1,4 @@
-"""``stratatune serve``: trained runs behind HTTP."""
+"""``stratatune serve``: trained runs served over HTTP."""
 
 from __future__ import annotations
 

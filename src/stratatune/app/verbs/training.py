@@ -55,7 +55,7 @@ def _time(result: Result) -> str:
 
 
 def _why(result: Result) -> str:
-    """What was spared, in one line."""
+    """The work that was spared, in one line."""
     blocks = result.frozen_depth + result.backprop_blocks
     backward = f"backward through {result.backprop_blocks} of {blocks} blocks"
     if not result.frozen_depth:

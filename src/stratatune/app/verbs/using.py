@@ -30,7 +30,7 @@ Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hu
 
 
 class Form(str, Enum):
-    """How standard input is read or standard output written."""
+    """The format of standard input or standard output."""
 
     text = "text"
     csv = "csv"
@@ -300,7 +300,7 @@ def _check_request(door: Door, data: str | None, text: list[str] | None, out: st
 
 @contextlib.contextmanager
 def _source(data: str | None, text: list[str] | None, form: Form, columns: int, written: Written) -> Iterator[Any]:
-    """What the predictor reads: a path, or the texts themselves."""
+    """The input of the predictor: a path, or the texts themselves."""
     if data is None:
         yield _typed(text or [], columns)
     elif data != "-":
@@ -315,7 +315,7 @@ def _source(data: str | None, text: list[str] | None, form: Form, columns: int, 
 
 
 def _standard_input() -> bytes:
-    """As it comes: a text stream would take every carriage return for the end of a line."""
+    """Standard input as bytes: a text stream would take every carriage return for the end of a line."""
     binary = getattr(sys.stdin, "buffer", None)
     return sys.stdin.read().encode() if binary is None else binary.read()
 
