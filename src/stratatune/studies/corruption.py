@@ -1,6 +1,6 @@
 """Text with hidden parts, which encoder-decoders are pretrained to restore.
 
-T5 predicts spans behind sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
+T5 predicts spans after sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
 writes the whole text and reads it with each hidden span, perhaps an empty one, as a single mask (Lewis et al. 2020,
 section 2.2: 30 % of the tokens, spans of a Poisson distribution with mean 3).
 """
@@ -27,7 +27,7 @@ _MOST_SENTINELS = 100
 
 
 def corruption_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, Corrupt]:
-    """How text is corrupted for the model of this tokenizer: by sentinels where it has them, else by its mask.
+    """The way text is corrupted for the model of this tokenizer: by sentinels where it has them, else by its mask.
 
     Raises:
         ModelError: it has neither.
@@ -73,7 +73,7 @@ def infilled(ids: Ids, special: Sequence[int], mask: int, random: np.random.Gene
     hidden, lengths = max(round(INFILL_SHARE * len(words)), 1), list[int]()
     while sum(lengths) < hidden:
         lengths.append(min(int(random.poisson(INFILL_LENGTH)), hidden - sum(lengths)))
-    slots = len(words) - hidden + 1  # in front of each word that stays, and behind the last: no two masks meet
+    slots = len(words) - hidden + 1  # before each word that stays, and after the last: no two masks meet
     chosen = random.choice(slots, min(len(lengths), slots), replace=False)
     length_at = dict(zip(sorted(chosen.tolist()), lengths, strict=False))
     source, at = Ids(), 0

@@ -1,4 +1,4 @@
-"""What tuning costs the language model: its loss on plain text before and after (SPAFIT's question of forgetting).
+"""The cost of tuning to the language model: its loss on plain text before and after (SPAFIT's question of forgetting).
 
 The tuned blocks are read by the base model's own language-model head, whatever head they were trained under.
 Encoders: the loss at 15 % of the tokens, drawn once by the seed and masked, the same for both models. Decoders: the
@@ -57,10 +57,10 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Way:
-    """How a language-model head is asked what it still knows.
+    """A way to test a language-model head on plain text.
 
     Attributes:
-        objective: in the report.
+        objective: its name in the report.
         next_token: each token predicts the next one.
         gives_labels: the model is given the labels too.
         corrupts: the text is corrupted, and the second stack restores what is missing.

@@ -1,4 +1,4 @@
-"""What this machine does in a second: matrix products, and bytes from its disk. About a second of measuring."""
+"""Rates of this machine: matrix products, and bytes from its disk. Measuring takes about a second."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What a handful of seeds can say: means with intervals, and paired comparisons, by ``scipy.stats``.
+"""Statistics of a handful of seeds: means with intervals, and paired comparisons, by ``scipy.stats``.
 
-Two questions are asked: how much would a mean move with other seeds (:func:`interval`, a bootstrap), and is one method
-better than another on the same tasks and seeds (:func:`compare`). A bootstrap of three differences is too sure of
-itself, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is given beside it.
+They answer two questions: how much a mean would move with other seeds (:func:`interval`, a bootstrap), and whether one
+method is better than another on the same tasks and seeds (:func:`compare`). A bootstrap interval of three differences
+is too narrow, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is reported with
+it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 LEVEL = 0.95
-"""Of every interval."""
+"""The level of every interval."""
 _RESAMPLES = 9_999
 _EXACT = 14
 """Up to this many pairs, all 2^n changes of sign are tried; of more pairs, as many changes at random."""
@@ -55,11 +56,11 @@ class Comparison:
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """The number of pairs."""
         return self.difference.count
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """What the interval says about "the first is better than the second less ``margin``"."""
+        """The interval's verdict on "the first is better than the second less ``margin``"."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= -margin <= high:
             return "cannot tell"
@@ -102,7 +103,7 @@ def _student(values: Sequence[float]) -> Interval:
 
 
 def _degenerate(sample: np.ndarray) -> Interval:
-    """Of one value, which has no interval, or of equal ones."""
+    """The interval of a single value, which has none, or of equal values."""
     mean, alone = float(sample.mean()), len(sample) == 1
     return Interval(mean, None, None, None, 1) if alone else Interval(mean, 0.0, mean, mean, len(sample))
 

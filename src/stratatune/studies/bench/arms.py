@@ -52,37 +52,37 @@ PADDING = 1
 """The token id of padding, which no text of :func:`random_data` holds."""
 _AT_ONCE = 256
 _USUAL = "classification"
-"""What the stock arms learn where each plan learns what its paper does."""
+"""The objective of the stock arms where each plan learns its paper's."""
 Learnt = tuple[Objective, Encoded]
-"""What is learnt, and the data with its targets."""
+"""An objective, and the data with its targets."""
 
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What all arms of one comparison share."""
+    """The settings that all arms of one comparison share."""
 
     config: dict[str, Any]
     data: Encoded
-    """The texts. Their targets are made up by each objective, unless ``own`` says what is learnt."""
+    """The texts. Each objective makes up targets for them, unless ``own`` has the user's."""
     batch_size: int = 32
     bf16: bool = True
     timed: int = 6
     """Batches of an epoch that are run; their mean is the epoch's."""
     device: str = "cpu"
     objective: str | None = None
-    """The name of what all arms learn. None, of an encoder: each plan what its paper does, the others classes."""
+    """The name of the objective of all arms. None, for an encoder: each plan its paper's, the others classes."""
     own: Learnt | None = None
-    """What a run learns of the user's data, in place of what is made up."""
+    """An objective and its targets from the user's data, in place of made-up ones."""
     pad: int = PADDING
     """The token id of padding."""
 
     @property
     def family(self) -> str:
-        """Of the model."""
+        """The family of the model."""
         return architecture_of(self.config["model_type"], self.config).family
 
     def learnt(self, kind: str) -> Learnt:
-        """What arms with this objective learn.
+        """The objective and data of arms with this objective.
 
         Raises:
             ConfigError: the objective has no made-up data.
@@ -134,7 +134,7 @@ class BenchSetting:
         return np.concatenate(found)
 
     def padded(self, index: np.ndarray) -> tuple[int, int]:
-        """How many texts the batch of these examples has, and the tokens of the longest."""
+        """The number of texts in the batch of these examples, and the tokens of the longest."""
         texts = self.examples.texts_of(index)
         return len(texts), int(self.examples.lengths[texts].max())
 
@@ -310,7 +310,7 @@ def ridge(inputs: Tensor, targets: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def given_to(batch: Batch) -> dict[str, Tensor]:
-    """What transformers' models are called with."""
+    """The arguments of transformers' models."""
     given = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
     return given if batch.token_types is None else {**given, "token_type_ids": batch.token_types}
 
@@ -360,7 +360,7 @@ class Ours:
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
-        """A feed with an empty cache behind it."""
+        """A feed with an empty cache."""
         resolved = self.model.attached.resolved
         dtype = "bf16" if self.setting.bf16 else "fp32"
         positions = "read" if self.forward.one_position else "all"

@@ -62,7 +62,7 @@ class ArmTimes:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a bench found."""
+    """The result of a bench."""
 
     model: str
     examples: int
@@ -78,14 +78,14 @@ class BenchReport:
         return next(way for way in self.ways if way.name == name)
 
     def ratio(self, name: str, arm: str, epochs: int = 0, *, predicted: bool = False) -> float:
-        """How many times as long ``arm`` takes as the plan ``name``: an epoch from the cache, or ``epochs`` epochs."""
+        """The time of ``arm`` over that of the plan ``name``: for an epoch from the cache, or ``epochs`` epochs."""
         one, other = self.way(name), self.way(arm)
         if epochs:
             return other.epochs(epochs, predicted=predicted) / one.epochs(epochs, predicted=predicted)
         return other.predicted / one.predicted if predicted else other.seconds / one.seconds
 
     def to_data(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The report as data for ``--json``."""
         data = asdict(self)
         for way in data["ways"]:
             way["epoch_vs"] = {arm: self.ratio(way["name"], arm) for arm in ARMS}
@@ -147,9 +147,9 @@ def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]
 
 
 def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | None = None) -> str | None:
-    """What all arms learn: ``wanted``, else, of a decoder, what the first plan does.
+    """The name of the objective of all arms: ``wanted``, else, for a decoder, that of the first plan.
 
-    None, of an encoder: each plan learns what its paper does.
+    None, for an encoder: each plan learns its paper's objective.
 
     Raises:
         ConfigError: no objective is called ``wanted``.
@@ -194,7 +194,7 @@ def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
 
 
 def _topmost(shape: Shape) -> int:
-    """From which block on arm C trains; where blocks share weights, all of them do."""
+    """The first block that arm C trains; where blocks share weights, it trains all of them."""
     return 0 if shape.distinct else top_depth(shape.blocks)
 
 
@@ -238,7 +238,7 @@ def _stock_arm(arm: str, setting: BenchSetting, measured: Seconds, predicted: Se
 
 
 def _floor_arm(setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> ArmTimes:
-    """What takes one pass, however many epochs others make; a second one takes nothing."""
+    """The time of an arm that takes one pass, however many epochs the others make; a second epoch takes nothing."""
     scale, flops = _scale(setting), costs.epochs["trunk"].flops
     once, thought = scale * measured[FLOOR], scale * predicted[FLOOR]
     return ArmTimes(FLOOR, "the frozen model once, ridge on its mean states", once, thought, once, thought, flops, 0.0)
@@ -265,7 +265,7 @@ def _plan_arm(
 
 
 def _scale(setting: BenchSetting) -> float:
-    """From the timed batches to an epoch."""
+    """The factor from the timed batches to an epoch."""
     return -(-setting.examples.examples // setting.batch_size) / len(setting.bucketed)
 
 

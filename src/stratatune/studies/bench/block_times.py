@@ -1,9 +1,9 @@
-"""What this machine achieves on three blocks of a model, and from that how long a step of each arm should take.
+"""The time that a step of each arm should take, from this machine's speed on three blocks of a model.
 
 A pass over three blocks (more than a processor's own memory holds of the weights) is timed at a few lengths and fitted,
 for each block, as a fixed part (casts of weights, the optimiser, calls) and a rate (FLOP/s). Nothing is taken from the
 arms that the prediction is compared with: the whole model is never run here. The formulas of ``costs/flops.py`` then
-say how much of each pass an arm's step takes.
+give the part of each pass that an arm's step takes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Machine:
         return total
 
     def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
-        """Seconds of the batches under our loop, from the cache or with the trunk in front."""
+        """Seconds of the batches under our loop, from the cache or after a pass of the trunk."""
         objective = self.setting.objective or plan.plan.objective
         read_last = reads_one(self.shape, objective)
         last = self.shape.blocks - read_last  # the blocks below it run in full
@@ -121,7 +121,7 @@ class Machine:
         return count * work.flops
 
     def _flops(self, methods: Methods, index: np.ndarray, *, backward: bool = True) -> float:
-        """Of a batch in one block that gradients pass: all, or forward alone."""
+        """The FLOPs of a batch in one block that gradients pass: all, or forward alone."""
         count, length = self.setting.padded(index)
         return count * self._work(methods, length, length, backward)
 
@@ -133,7 +133,7 @@ class Machine:
         return float(np.prod(self.setting.padded(index)))
 
     def _rate(self, name: tuple[Any, ...]) -> Pace:
-        """Of one block, or of what has no blocks."""
+        """The pace of one block, or of a part without blocks."""
         if name not in self.probes:
             self.probes[name] = probe = Stopwatch(self.setting.waited)
             self._fill(probe, *name)
@@ -252,7 +252,7 @@ class Machine:
             probe.add(labels.numel(), run)
 
     def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
-        """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
+        """Time the parts of a step outside the blocks: the feed, a plan's head, the loss, the optimiser's calls."""
         # Something must train: a head without an output layer of its own has nothing that does.
         inserted = (Adapter(depth=BLOCKS),) if OBJECTIVES[objective].head in (*LM_HEADS, "none") else ()
         if "decoder" in head.mlm:

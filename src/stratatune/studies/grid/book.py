@@ -22,7 +22,7 @@ from stratatune.studies.grid.rows import AGAIN, CacheRow, Row, checked, column
 FILE = "grid.sqlite"
 LOCK = "grid.lock"
 VERSION = 1
-"""Of the tables below; a book of another version is refused, not guessed at."""
+"""Version of the tables below; a book of another version is refused."""
 _KIND = 0x57A7A  # distinguishes our files from other programs'
 
 _TABLES = """

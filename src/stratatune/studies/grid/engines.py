@@ -1,4 +1,4 @@
-"""Where the jobs of a grid run: :class:`LocalEngine`, processes of this machine; the other is in ``ray_engine.py``."""
+"""Engines that run a grid's jobs: :class:`LocalEngine`, in processes of this machine; another in ``ray_engine.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 Job = Mapping[str, Any]
 """Plain data: see :func:`stratatune.studies.grid.worker.work`."""
 Outcome = Mapping[str, Any]
-"""As :func:`stratatune.studies.grid.worker.work` gives it, or ``lost`` when its process or machine went away."""
+"""The result of :func:`stratatune.studies.grid.worker.work`, or ``lost`` when its process or machine went away."""
 
 
 _START = "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; from {0} import main; main()"
@@ -29,7 +29,7 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many jobs may run at a time."""
+        """The number of jobs that may run at a time."""
         ...
 
     def start(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""From a recipe to its runs: every combination of its axes, each with its settings, its id and the trunk it shares.
+"""Expand a recipe to its runs: every combination of its axes, with its settings, its id and the trunk it shares.
 
 Every mistake is found here, before anything runs and without torch: settings, files, and plans that do not fit a model.
 """
@@ -26,7 +26,7 @@ from stratatune.studies.grid.records import coordinates_of, run_id
 from stratatune.training.config import AUTO, RunConfig, validate
 
 MOST_RUNS = 5_000
-"""Of one recipe; each is checked before the first begins."""
+"""The most runs of one recipe; each is checked before the first begins."""
 _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
@@ -244,9 +244,9 @@ def _filled(value: Any, words: Mapping[str, Value]) -> Any:
 
 
 def _trunk(config: RunConfig, resolved: Resolved | None) -> str:
-    """What the cache's key will depend on, by the settings alone, as a hash; empty where none is written.
+    """A hash of the settings that the cache's key will depend on; empty where no cache is written.
 
-    A plan that has still to be chosen (None) has its caches made as it is tried.
+    Caches of a plan that is still to be chosen (None) are made as it is tried.
     """
     if resolved is None or config.cache in ("off", "ram") or resolved.trains_embeddings or resolved.frozen_depth == 0:
         return ""

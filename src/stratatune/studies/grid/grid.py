@@ -27,16 +27,16 @@ from stratatune.studies.grid.records import RUNS
 
 TRUNKS = "trunks"  # logs of the trunk passes; the caches themselves are where `cache` says
 ATTEMPTS = 3
-"""How often a run is begun in one go when its process or machine is lost."""
+"""The number of times that a run is begun in one go when its process or machine is lost."""
 
 
 @dataclass
 class Tally:
-    """What :func:`run_grid` did.
+    """The result of :func:`run_grid`.
 
     Attributes:
         ran: runs that ended in this go, done or failed; ``skipped`` were done before.
-        failed: id to the error, of this go and, where they were left alone, of those before.
+        failed: id to the error, from this go and, where their runs were left alone, from those before.
         caches: trunk caches that were built in this go.
     """
 
@@ -199,7 +199,7 @@ class _Going:
         return f"{run.id[:8]}  " + " ".join(f"{axis}={name}" for axis, name in run.coordinates.items())
 
     def give_back(self) -> None:
-        """What was under way when the grid was stopped waits again."""
+        """Let the jobs that were under way when the grid was stopped wait again."""
         for job in self._under_way.values():
             if job["kind"] == "run":
                 self.store.stopped(job["name"], "waiting")

@@ -1,4 +1,4 @@
-"""What a recipe takes from elsewhere: another recipe (``extends``), a package's folder, the keys in ``otherwise``."""
+"""Parts of a recipe from elsewhere: another recipe (``extends``), a package's folder, the keys in ``otherwise``."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def folder_of(written: str, beside: Path) -> Path:
 
 
 def _package_folder(module: str) -> Path | None:
-    """Where an installed package lies, found without running any of its code; None where there is none.
+    """The folder of an installed package, found without running any of its code; None where there is none.
 
     Only the first name is looked up: to find ``a.b``, Python would import ``a``.
     """

@@ -172,7 +172,7 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
 
 
 def _wrong_curves(recipe: Recipe) -> Iterator[str]:
-    """What no curve can be drawn along, and metrics that do not exist."""
+    """Axes along which no curve can be drawn, and metrics that do not exist."""
     x, axes = recipe.report.x, recipe.axes
     if x is not None and x not in TIMES:
         if x not in axes:

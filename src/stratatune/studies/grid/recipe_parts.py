@@ -1,4 +1,4 @@
-"""What a recipe is made of: places on axes, published numbers, claims, and how the report shows the runs. No torch."""
+"""The parts of a recipe: places on axes, published numbers, claims, and the layout of the report. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HINT = "docs/grid.md lists the keys of a recipe"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
 TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}
-"""What a learning curve may run along, and its label."""
+"""Quantities along which a learning curve may run, and their labels."""
 LOSS = "train_loss"
 
 
@@ -43,7 +43,7 @@ class Item(Closed):
 
     @classmethod
     def of(cls, written: Any, axis: str) -> Item:
-        """From what a recipe has on ``axis``; ValueError where that is not an item."""
+        """An item from a recipe's data on ``axis``; ValueError where that is not an item."""
         if isinstance(written, Mapping):
             settings = {str(key): value for key, value in written.items() if key != "name"}
             if not isinstance(written.get("name"), Value):
@@ -56,7 +56,7 @@ class Item(Closed):
 
 
 class ReportLayout(Closed):
-    """What the report makes of the runs."""
+    """The layout of the report."""
 
     rows: tuple[str, ...] = Field((), description="The axes that make a row of the table; empty: the plan.")
     columns: tuple[str, ...] = Field((), description="The axes that make a column; empty: the task.")
@@ -94,7 +94,7 @@ class Published(Closed):
 
 
 class Claim(Closed):
-    """That the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
+    """A claim: the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
 
     text: str
     better: Coordinates

@@ -21,7 +21,7 @@ from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 RUNS = "runs"
-"""Where a grid folder has its run folders."""
+"""The folder inside a grid folder that holds its run folders."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,10 @@ def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def _command(folder: Path, environment: Mapping[str, Any]) -> str:
-    """What trains a run again, wherever it is typed: its settings may name files as seen from where it was trained."""
+    """A command that trains a run again from any folder.
+
+    Its settings may name files as seen from where it was trained.
+    """
     command = f"stratatune train {shlex.quote(str(folder.resolve() / 'config.yaml'))} --out NEW"
     place = environment.get("directory")
     return f"cd {shlex.quote(place)} && {command}" if place else command

@@ -16,7 +16,7 @@ _PLACES = {"type": "object", "additionalProperties": _NAMES}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """What a recipe's file may hold: nothing that a recipe may hold is refused.
+    """The schema of a recipe's file: nothing that a recipe may hold is refused.
 
     It refuses less than :func:`stratatune.studies.grid.recipe.load_recipe`: names on axes are not compared.
     """

@@ -35,7 +35,7 @@ PRELOADED = (
     "datasets.packaged_modules",
     "stratatune.studies.grid.settled",
 )
-"""What every run imports, and what settles it for forks."""
+"""Modules that every run imports, and the one that settles them for forks."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``name``, ``status`` (``done`` or ``failed``), and ``result`` or ``error``, one line. The traceback of a failure
-        is in ``error.txt`` of the folder, what the run said in ``log.txt``.
+        is in ``error.txt`` of the folder, the run's own output in ``log.txt``.
     """
     from filelock import FileLock
 
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def _context() -> Any:
-    """How processes begin: forked from one that has imported what a run needs, where that is safe; else afresh."""
+    """The start method: fork a process that has imported what a run needs, where that is safe; else spawn."""
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -127,7 +127,7 @@ def _jobs() -> Iterator[dict[str, Any]]:
 
 
 def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job in a process of its own; one that dies without an answer is ``lost``."""
+    """Do a job in its own process; one that dies without an answer is ``lost``."""
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(json.dumps(job), sending))
     process.start()
@@ -146,7 +146,7 @@ def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: str, sending: Connection) -> NoReturn:
-    """What the process of one job does; it never comes back."""
+    """Run one job in its process; it never returns."""
     from tqdm import tqdm
 
     # Bars of datasets would make a lock for several processes, which os._exit leaves behind with a warning.

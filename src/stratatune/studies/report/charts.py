@@ -160,7 +160,7 @@ def costs(measured: Measured) -> Figure | None:
 
 
 def headed(text: str) -> str:
-    """With a capital letter first, the others as they are."""
+    """``text`` with a capital letter first."""
     return text[:1].upper() + text[1:]
 
 

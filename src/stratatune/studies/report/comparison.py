@@ -93,7 +93,7 @@ def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
 
 
 def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
-    """What of the recipe's axes no run of this grid has, because it was begun with ``--only``."""
+    """The places on the recipe's axes that no run of this grid has, because it was begun with ``--only``."""
     gone = []
     for axis, items in recipe.axes.items() if recipe else ():
         there = {str(run.coordinates.get(axis)) for run in measured.records}

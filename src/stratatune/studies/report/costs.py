@@ -1,4 +1,4 @@
-"""What runs took: parameters, blocks, seconds, tokens, memory and trunk caches, beside what was published."""
+"""Costs of runs: parameters, blocks, seconds, tokens, memory and trunk caches, next to published ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stratatune.studies.statistics import interval
 
 
 def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> ReportTable | None:
-    """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
+    """A table of each row's costs: parameters, blocks, seconds, tokens, memory, the trunk cache.
 
-    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are set against the
-    first row's, as theirs.
+    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are compared with the
+    first row's, as in the paper.
     """
     rows = []
     for row in measured.rows:
@@ -153,7 +153,7 @@ _PROTOCOL = {
 
 
 def protocol(measured: Measured) -> Text | None:
-    """How the costs of runs that are about costs were measured, what was the same for all, and what was not."""
+    """A text on how the costs were measured: the settings that all runs share, and those that differ."""
     runs = measured.done
     if not runs:
         return None

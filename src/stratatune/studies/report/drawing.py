@@ -22,7 +22,7 @@ COLOURS = ("#0b63b0", "#c2410c", "#0f7a55", "#7a3fc4", "#8a5a00", "#b3246b", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 _LOG_FROM = 8.0
-"""From this ratio of the largest x to the smallest on, a panel that may be logarithmic is."""
+"""The least ratio of the largest x to the smallest at which a panel that may be logarithmic is."""
 _INK, _SOFT, _RULE = "#1f2328", "#59636e", "#d1d9e0"
 _SIZE, _SWATCH = (4.6, 3.05), (38 / 72, 14 / 72)  # inches of 72 units
 _SETTINGS: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _marker(style: int) -> str:
 
 
 def _dashes(style: int) -> Any:
-    """How the line of a style is broken: other once the colours are used up, and from one colour to the next."""
+    """The dashes of a style's line: they change once the colours are used up, and from one colour to the next."""
     return DASHES[(style + style // len(COLOURS)) % len(DASHES)]
 
 

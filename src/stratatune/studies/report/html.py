@@ -31,7 +31,7 @@ def html(report: Report) -> str:
 
 
 def _marked(draw: Any, mark: Any, *what: Any) -> Any:
-    """What was drawn, marked as markup."""
+    """A drawing, marked as markup."""
     return mark(draw(*what))
 
 

@@ -24,7 +24,7 @@ MEAN = "mean"
 
 
 def metric_of(record: RunRecord) -> str:
-    """What the run was selected by: its own setting, its task's, or the first that it reports."""
+    """The metric by which the run was selected: its own setting, its task's, or the first that it reports."""
     best = (record.result or {}).get("best") or {}
     task = TASKS.get(record.config.get("task") or "")
     named = record.config.get("metric") or (task.metric if task else "")
@@ -32,7 +32,7 @@ def metric_of(record: RunRecord) -> str:
 
 
 def scale(metric: str) -> float:
-    """What a score is multiplied by to be printed: percent where it lies between -1 and 1."""
+    """The factor of a score in print: percent where it lies between -1 and 1."""
     return 100.0 if metric.rpartition(".")[2] in _BOUNDED else 1.0
 
 
@@ -62,7 +62,7 @@ class Measured:
     def of(
         cls, records: Iterable[RunRecord], rows: Sequence[str] = (), columns: Sequence[str] = (), metric: str = ""
     ) -> Measured:
-        """With the axes that are not given found in the runs."""
+        """Arrange the records; axes that are not given are found in the runs."""
         records = tuple(records)
         across = tuple(columns) or ("task",)
         named = dict.fromkeys(name for record in records for name in record.coordinates)
@@ -91,7 +91,7 @@ class Measured:
 
     @property
     def heading(self) -> str:
-        """What the rows are."""
+        """The names of the rows' axes."""
         return " · ".join(self.row_axes)
 
     @cached_property
@@ -113,11 +113,11 @@ class Measured:
         return tuple(dict.fromkeys(self.metric_of(record) for record in self.done))
 
     def metric_of(self, record: RunRecord) -> str:
-        """What a run is scored by."""
+        """The metric by which a run is scored."""
         return self.metric or metric_of(record)
 
     def score(self, record: RunRecord, metric: str = "") -> float:
-        """As printed; of the test data where the run has some, else of the evaluation data; NaN without either."""
+        """The score as printed: of the test data, if the run has any, else of the evaluation data; NaN without both."""
         result, name = record.result or {}, metric or self.metric_of(record)
         value = (result.get("test") or result.get("best") or {}).get(name)
         return float("nan") if value is None else scale(name) * value
@@ -133,7 +133,7 @@ class Measured:
         return found
 
     def _replicate(self, record: RunRecord) -> str:
-        """What distinguishes the runs of one cell: the seed, and whatever is neither row nor column."""
+        """The key that distinguishes the runs of one cell: the seed, and every axis that is neither row nor column."""
         inside = (*self.row_axes, *self.column_axes)
         return str(sorted((name, str(value)) for name, value in record.coordinates.items() if name not in inside))
 

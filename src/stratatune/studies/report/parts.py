@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as: sections of text, tables and figures. Pure data."""
+"""The parts of a report, in whatever form it is written: sections of text, tables and figures. Pure data."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """For links to it."""
+        """The anchor for links to the section."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 

@@ -104,7 +104,7 @@ def _classes(run: RunRecord) -> list[Part]:
 
 
 def _cost(measured: Measured, run: RunRecord) -> list[Part]:
-    """Where the time went, and what the trunk cache spared."""
+    """The time by part, and the time that the trunk cache spared."""
     result = run.result
     if not result:
         return []
@@ -147,13 +147,13 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
 
 
 def _default(field: Any) -> Any:
-    """As plain data, the way a file has it."""
+    """The default of a field as a file has it."""
     value = field.get_default(call_default_factory=True)
     return list(value) if isinstance(value, tuple) else value
 
 
 def environment(records: list[RunRecord]) -> list[Part]:
-    """What the numbers may depend on besides the settings; where runs differ, every value."""
+    """The environment that numbers may depend on besides the settings; where runs differ, every value."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in _flat(record.environment):

@@ -10,12 +10,12 @@ MINUS = "−"
 
 
 def number(value: float, digits: int = 1) -> str:
-    """With a real minus sign."""
+    """A number with a real minus sign."""
     return f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, ± for what rounds to nothing."""
+    """A number with its sign, ± for one that rounds to nothing."""
     text = f"{abs(value):.{digits}f}"
     return f"±{text}" if float(text) == 0 else (f"+{text}" if value > 0 else f"{MINUS}{text}")
 

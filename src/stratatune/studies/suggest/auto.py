@@ -40,7 +40,7 @@ _PASS_BATCH = 32
 
 
 def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
-    """As :func:`stratatune.training.run.train`; a plan that is ``auto`` is chosen first.
+    """Train as :func:`stratatune.training.run.train` does; a plan that is ``auto`` is chosen first.
 
     Args:
         config: the settings; ``lr``, ``epochs`` and ``early_stopping`` are chosen with the plan unless they are given.
@@ -369,6 +369,6 @@ class _Search:
 
 
 def _classes(encoded: Encoded) -> Any:
-    """What a sample is drawn by: one label a text, or nothing."""
+    """The classes by which a sample is drawn: one label a text, or nothing."""
     labels = encoded.labels
     return [0] * len(encoded) if labels is None or labels.ndim != 1 else labels

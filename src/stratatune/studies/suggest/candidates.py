@@ -18,7 +18,7 @@ from stratatune.shapes.shape import top_depth
 _WIDTH = 768
 """D at which the rates below were found."""
 _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
-"""At that width, and the power of the width with which they fall."""
+"""Rates at that width, and the power of the width with which they fall."""
 _BFT = 1e-3
 _STEPS, _BATCH = 540, 32
 _EPOCHS = (3, 10)
@@ -27,7 +27,7 @@ _ORDER = {
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
     "encoder-decoder": ("both",),
 }
-"""What is tried first on a family."""
+"""The order in which plans are tried on a family."""
 PATIENCE = 2
 """Evaluations without a better score after which a run stops."""
 
@@ -68,11 +68,11 @@ def lora_text(start: int, stop: int | None = None, rank: int = 16) -> str:
 
 
 def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False) -> list[Proposal]:
-    """What is considered for a model, what is known to serve first.
+    """The plans considered for a model, the most reliable first.
 
     Args:
         shape: the model.
-        classes: of the task; 1 for numbers and text.
+        classes: the number of classes of the task; 1 for numbers and text.
         words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
         deeper: whether the probes say that the topmost blocks alone do not hold what the task needs.
     """

@@ -1,4 +1,4 @@
-"""From probes to a plan: at which depth, and why. No torch.
+"""Choose a plan from probes: at which depth, and why. No torch.
 
 The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
 the depth at which that is done, the first whose probe at this position is within one standard error of the best
@@ -7,9 +7,9 @@ read by those above. Further up the gathering is over and only a readout is left
 figure 4); further down more blocks run and train each step without a gain that a probe can see. One standard error is
 Breiman's rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
 
-What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
-where a depth below predicts better than the one where these begin by two standard errors: then what the task needs gets
-lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
+Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
+on where a depth below predicts better than the one where these begin by two standard errors: then what the task needs
+gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
@@ -36,12 +36,12 @@ WHOLE = ("full", "lora")
 """Families that train whole blocks."""
 _FEWEST_TO_CUT = 3
 INSERTIONS = ("adapter", "late_prompt")
-"""What BFT inserts; the adapter is its better and cheaper one."""
+"""The insertions of BFT; the adapter is the better and cheaper one."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the probes of one reading say.
+    """The result of the probes of one reading.
 
     Attributes:
         informative: whether any depth predicts the labels better than the control does.

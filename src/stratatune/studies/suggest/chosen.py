@@ -1,4 +1,4 @@
-"""What ``--plan auto`` says about its choice: three lines, and a record of everything that was looked at. No torch."""
+"""The report of ``--plan auto`` on its choice: three lines, and a record of everything that it looked at. No torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a run, and why.
+    """The choice for a run, and the reasons.
 
     Attributes:
         config: the run's settings, its plan an ordinary one.
         why: three lines.
-        record: all that was looked at, as plain data.
+        record: everything that was looked at, as plain data.
     """
 
     config: RunConfig

@@ -1,4 +1,4 @@
-"""What each candidate plan would take on this machine, and which of them a budget leaves. No torch.
+"""The cost of each candidate plan on this machine, and the candidates that a budget leaves. No torch.
 
 FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
 lengths, put up to all rows. Seconds are FLOPs at the paces that were measured on this machine (``costs/time.py``).
@@ -24,15 +24,15 @@ _OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradie
 
 @dataclass(frozen=True)
 class RunSize:
-    """What the user's run will do.
+    """The size of the user's run.
 
     Attributes:
         lengths: [n] tokens of the sample's examples.
         rows: examples of the whole training set.
-        epochs, batch_size: of the run.
-        objective: what is learnt; ``head``: what it reads.
-        dtype: of computation and cache.
-        classes: of the task; 1 for numbers.
+        epochs, batch_size: settings of the run.
+        objective: the name of its objective; ``head``: the head that this reads.
+        dtype: the precision of computation and cache.
+        classes: the number of classes of the task; 1 for numbers.
     """
 
     lengths: np.ndarray
@@ -47,7 +47,7 @@ class RunSize:
 
 @dataclass(frozen=True)
 class Paces:
-    """How fast this machine runs the trunk forward, and training steps of the top; work is in FLOPs."""
+    """The speed of this machine: of the trunk forward, and of training steps of the top; work is in FLOPs."""
 
     trunk: Pace
     top: Pace
@@ -81,7 +81,7 @@ class Candidate:
 
 
 def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Paces) -> Candidate:
-    """What a run of the plan ``text`` would take; ``depth`` None: it is its frozen depth.
+    """The cost of a run of the plan ``text``; ``depth`` None: its frozen depth.
 
     Raises:
         PlanError: the plan does not fit the model.

@@ -1,9 +1,9 @@
-"""Where in a model a task's information appears: a linear probe at every depth of a sample, read in one pass.
+"""Find where in a model a task's information appears: a linear probe at every depth of a sample, read in one pass.
 
 A probe is ridge regression on one indicator a class (on the value itself where labels are numbers), its inputs
 standardised on the training folds. Its regularisation is chosen inside each training fold by the exact leave-one-out
 error, its score is that of the folds left out, and the standard error is taken over the folds. Each probe learns the
-labels in a random order as well: what that control scores is what the sample's size alone gives away.
+labels in a random order as well: the score of that control is what the sample's size alone yields.
 
 The score of classes is the area under the ROC curve, each class against the others, the mean of them: the share of
 pairs, one text of a class and one of another, that the probe puts in the right order. 0.5 is chance whatever the
@@ -41,14 +41,14 @@ _ALPHAS = np.logspace(0, 5, 11)
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe of one depth scored.
+    """The score of a probe of one depth.
 
     Attributes:
         depth: 0 (the embeddings) to L.
         reading: ``read`` (the position that the objective reads) or ``mean`` (over the real tokens).
         score: mean over the folds: area under the ROC curve, or Pearson's correlation where labels are numbers.
         error: its standard error over the folds.
-        control: the same of labels in a random order.
+        control: the score for labels in a random order.
         control_error: its standard error.
     """
 
@@ -62,12 +62,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over a sample gave.
+    """The result of one pass over a sample.
 
     Attributes:
         features: fp32 [N, L + 1, K, D].
         readings: K names.
-        seconds: that it took.
+        seconds: the time that it took.
     """
 
     features: np.ndarray

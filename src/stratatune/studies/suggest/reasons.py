@@ -1,4 +1,4 @@
-"""Why a plan was proposed, in a few lines. No torch."""
+"""The reasons for a proposed plan, in a few lines. No torch."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class _Search:
 
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
-    """Where trials run and caches lie: the folder, or one that goes afterwards."""
+    """The folder in which trials run and caches lie: the one given, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)

@@ -1,4 +1,4 @@
-"""What a suggestion is: what was asked, what was seen, what is proposed; and the files it is written into. No torch."""
+"""A suggestion: the request, the evidence, the proposal; and the files it is written into. No torch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user wants of the suggestion.
+    """The user's request for a suggestion.
 
     Attributes:
         family: all parameters of the blocks from a depth on, LoRA of their attention and FFN, BFT's insertion under a
             hard prompt, SPAFIT's under a classifier, or the better of both papers' (``any``).
-        samples: examples that are read at most.
-        budget_seconds: of the run's training on this machine.
-        budget_memory: bytes of the run.
+        samples: the most examples that are read.
+        budget_seconds: the most seconds of the run's training on this machine.
+        budget_memory: the most bytes of the run.
         refine: whether short real trials follow, and how many ``trials``.
     """
 
@@ -97,7 +97,7 @@ class Suggestion:
         return next(one for one in self.views[0].candidates if one.depth == self.depth)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; the run's settings are in the YAML file beside it."""
+        """The suggestion as plain data; the run's settings are in the YAML file beside it."""
         views = [asdict(view) for view in self.views]
         names = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
         return {**{name: getattr(self, name) for name in names}, "views": views}
