@@ -39,7 +39,7 @@ class HoulsbyAdapter(Wrapper):
         return (y + self.up(nn.functional.gelu(self.down(as_trained(y, self.down.weight))))).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 

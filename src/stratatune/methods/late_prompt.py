@@ -80,7 +80,7 @@ def _average(narrow: Tensor, slots: Tensor) -> Tensor:
 
 
 def _largest(narrow: Tensor, slots: Tensor) -> Tensor:
-    """Slot by slot, since P times [B, T, M] at once is much."""
+    """Pool slot by slot, since P times [B, T, M] at once would take much memory."""
     outside = [~slots[:, number, :, None] for number in range(slots.shape[1])]  # each [B, T, 1]
     return torch.stack([narrow.masked_fill(out, float("-inf")).amax(dim=1) for out in outside], dim=1)
 

@@ -41,7 +41,7 @@ class Entry(Wrapper):
         return self.base(x)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 
@@ -74,7 +74,7 @@ class ParallelExit(Wrapper):
         return (y + beside * self.scale).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 

@@ -24,7 +24,7 @@ _SPREAD = 0.02
 
 
 class PrefixVectors(nn.Module):
-    """PK and PV of one block: [P, heads * width of a head] each. They start small, so that they say little at first.
+    """PK and PV of one block: [P, heads * width of a head] each. They start small, so that they change little at first.
 
     Args:
         tokens: P.

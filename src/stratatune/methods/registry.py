@@ -1,4 +1,4 @@
-"""The table of methods: what each kind of method does to a live model.
+"""The table of methods: how each kind of method changes a live model.
 
 A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is
 one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
@@ -46,7 +46,7 @@ def _always(reason: str) -> Callable[[Any, Site], str]:
 
 
 def _nothing(config: Any, site: Site) -> None:
-    """A role's own module is unwrapped by ``methods.wrapping.unwrap``, for every method alike."""
+    """Do nothing: ``methods.wrapping.unwrap`` unwraps a role's own module for every method alike."""
 
 
 @dataclass(frozen=True)

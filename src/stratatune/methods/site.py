@@ -1,4 +1,4 @@
-"""A place where a method is put: some roles of one block (or of the head) of a live model.
+"""The place of a method: some roles of one block (or of the head) of a live model.
 
 Methods never look for modules by name. They are handed a :class:`Site` and ask it for a role; which module plays that
 role is one row of the backbone table.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Mark ``parameters`` as trained, and give them back."""
+    """Mark ``parameters`` as trained, and return them."""
     trained = list(parameters)
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -69,7 +69,7 @@ class Site:
         return self.module.get_submodule(path)
 
     def replace(self, role: str, module: nn.Module) -> None:
-        """Put ``module`` where ``role`` is played."""
+        """Put ``module`` in the place of ``role``."""
         parent, _, leaf = self.roles[role].rpartition(".")
         setattr(self.module.get_submodule(parent), leaf, module)
 

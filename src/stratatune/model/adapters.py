@@ -1,4 +1,4 @@
-"""Several adapters over one base model: loaded, chosen, switched off, or one for each row of a batch."""
+"""Several adapters over one base model: loaded, chosen, switched off, or a different one for each row of a batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOTHING = Insertions()
 
 
 class Adapters:
-    """A base model and any number of adapters, which share its weights in memory: each brings only what it trained.
+    """A base model and any number of adapters, which share its weights in memory: each adds only what it trained.
 
     As with peft's ``PeftModel``: one adapter is active, all can be switched off, and a batch can name one for each row.
     A call runs the active model as it is called itself. With ``adapters=[...]`` the part of the model that no adapter
@@ -81,7 +81,7 @@ class Adapters:
         return called
 
     def delete(self, name: str) -> None:
-        """Let go of an adapter; if it was active, the base is."""
+        """Unload an adapter; if it was active, the base becomes active."""
         self.model(name)
         del self._loaded[name]
         self.active = None if self.active == name else self.active
@@ -169,7 +169,7 @@ class Adapters:
         return ModelOutput(logits=torch.stack(found))  # pyright: ignore[reportArgumentType]
 
     def _begins_otherwise(self, name: str) -> bool:
-        """Whether an adapter's hidden state at depth 0 is not the base's: it moves the text, or trained the words."""
+        """Whether an adapter changes the hidden state at depth 0: it shifts the text, or trained the embeddings."""
         resolved = self._loaded[name].attached.resolved
         return bool(resolved.trains_embeddings or resolved.moved)
 
@@ -177,7 +177,7 @@ class Adapters:
         return Backbone(self.base) if name is None else self.model(name).attached.backbone  # pyright: ignore
 
     def _depth(self, name: str | None, plain: Backbone) -> int:
-        """Below which depth an adapter computes as the base does."""
+        """The depth below which an adapter computes as the base does."""
         if name is None:
             return plain.shape.blocks
         return self._loaded[name].attached.resolved.frozen_depth

@@ -128,14 +128,14 @@ def _verified(
     unread: bool,
     room_above: int | None,
 ) -> VerifiedBase:
-    """The base of an artefact, while nothing is attached: the record holds the fingerprint of the bare encoder."""
+    """Load the base of an artefact and check it before anything is attached, against the recorded fingerprint."""
     loaded = _base(record, folder, base, unread, room_above)
     backbone = cut_as_saved(loaded.backbone, record)
     return VerifiedBase(loaded, backbone, check_encoder(backbone, record))
 
 
 def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
-    """All that a base depends on: two artefacts of one key have the same base, and want the same of it."""
+    """A digest of all that a base depends on: artefacts with one key have the same base."""
     reading = record["reading"]
     return digest_of_json(
         {
@@ -202,7 +202,7 @@ def load_base_of(
     unread: bool = False,
     room_above: int | None = None,
 ) -> Base:
-    """The base model of an artefact with this head; None: of the class that it was trained in.
+    """Load the base model of an artefact with this head; None: as the class that it was trained in.
 
     Raises:
         ModelError: it is not found, or its tokenizer reads texts differently now.
@@ -295,7 +295,7 @@ def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
 
 
 def _shape_hint(saved: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """Output layers differ in their rows where the base was loaded with another number of labels."""
+    """A hint where only the number of rows differs: the base was loaded with another number of labels."""
     if len(saved) == len(wanted) > 0 and saved[0] != wanted[0] and saved[1:] == wanted[1:]:
         return f"if this is the output layer, load the base with that number of labels: num_labels={saved[0]}"
     return _THAT_BASE

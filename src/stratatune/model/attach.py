@@ -1,4 +1,4 @@
-"""A plan put into a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
+"""Apply a plan to a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Tuned(_AnyModel):
                 block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def print_trainable_parameters(self) -> None:
-        """One line: how many parameters train, of how many, and how far the backward pass goes."""
+        """Print a line: how many parameters train, of how many, and how far the backward pass goes."""
         resolved = self.attached.resolved
         trained = self.attached.trained_count()
         total = sum(parameter.numel() for parameter in self.parameters())
@@ -93,8 +93,7 @@ class Tuned(_AnyModel):
             save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load as ``nn.Module`` does; the trained tensors alone are a complete state too, since the rest never
-        changes."""
+        """Load as ``nn.Module`` does, but accept the trained tensors alone: the rest never changes."""
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
         # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.
@@ -243,7 +242,7 @@ def _attach(attached: Attached) -> None:
 
 
 def _in_memory(backbone: Backbone, number: int) -> contextlib.AbstractContextManager[None]:
-    """A block whose weights methods may ask for, also where they are not in memory otherwise."""
+    """Keep a block whose weights methods may read in memory while this is open."""
     unread = Unread.of(backbone.model)
     return contextlib.nullcontext() if unread is None else unread.read_for_attaching(backbone.blocks[number])
 
@@ -306,7 +305,7 @@ def _attach_head(attached: Attached) -> None:
 
 
 def _check_count(attached: Attached) -> None:
-    """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    """Check that the trained parameters are as many as the plan's own formula says; a difference is a bug of ours."""
     # The plan cannot predict a task's output layer or parts that the checkpoint lacks, so they are left out of the
     # comparison.
     new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}

@@ -117,7 +117,7 @@ class Attached:
         return self.base.digest
 
     def also_trained(self) -> list[str]:
-        """Names of what trains beside the plan and the task's own output layer: what was new, or unfrozen by hand."""
+        """Names of trained parameters outside the plan and the task's output layer: new ones, or unfrozen by hand."""
         planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         unfrozen = {name for name, one in self.trained().items() if id(one) not in planned}
         return sorted({*self.also_train, *unfrozen})
@@ -137,7 +137,7 @@ class Attached:
         return alone and not self.backbone.head.pools_all
 
     def set_dropout(self, training: bool) -> None:
-        """Put what is frozen below the top into eval mode, whatever the mode of the model; call it after ``train``.
+        """Put the frozen modules below the top into eval mode, whatever the mode of the model; call it after ``train``.
 
         There is also dropout around the blocks (after GPT-2's and T5's embeddings), so whole stacks are set, and then
         the top's blocks and the insertions again. Where the embeddings train, nothing is frozen below.

@@ -1,4 +1,4 @@
-"""A live Hugging Face model: its parts, how its family walks it, and its head."""
+"""A live Hugging Face model: its parts, its family, and its head."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Backbone:
         return self.body.border
 
     def stack(self, number: int) -> Stack:
-        """The list of blocks that block ``number`` is in, as the row has it."""
+        """The list of blocks that holds block ``number``, as the row describes it."""
         return self.row.stacks[int(number >= self.border)]
 
     def site(self, number: int) -> Site:
@@ -102,9 +102,9 @@ class Backbone:
         return self.family.calls(hidden, mask)
 
     def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:
-        """One block on [B, T, D]."""
+        """Run one block on [B, T, D]."""
         return self.body.run_block(number, hidden, call)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
+        """Run one block, of whose output only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         return self.body.run_block_at(number, hidden, call, places)

@@ -62,7 +62,7 @@ class Base:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, its family and its head: made once, and passed on to what attaches a plan."""
+        """The model with its family and its head: made once, and passed on to the code that attaches a plan."""
         return Backbone(self.model, self.shape)
 
 
@@ -196,7 +196,7 @@ def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTo
 
 
 def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> set[str]:
-    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
+    """Names of weights whose size differs in the checkpoint: an output layer for another number of classes.
 
     Raises:
         ModelError: it is not an output layer.
@@ -246,7 +246,7 @@ def _check_head(row: Architecture, head: type[Head]) -> None:
 
 
 def attention_for_training() -> str | None:
-    """The attention to ask for when the user has no wish; None: what transformers chooses.
+    """The attention implementation for training when the user names none; None: transformers' choice.
 
     On a CPU torch's fused attention has no dropout: it falls back to one that computes and saves in fp32. The model's
     own eager attention stays in the precision of the computation (7 % of a step of RoBERTa-large's top in bf16).

@@ -95,7 +95,7 @@ class Body:
         return self.model.get_submodule(path)
 
     def embedding_modules(self) -> list[nn.Module]:
-        """The embeddings and what feeds the blocks beside them."""
+        """The embeddings and the modules that feed the blocks besides them."""
         paths = (*self.row.more_embeddings, *(path for path in self.row.beside if self.has(path)))
         return [self.embeddings, *map(self.base.get_submodule, paths)]
 
@@ -114,7 +114,7 @@ class Body:
         return hidden
 
     def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:
-        """One block on [B, T, D].
+        """Run one block on [B, T, D].
 
         Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model
         (``model/hooks.py``), and here the insertions have been made already.
@@ -128,7 +128,7 @@ class Body:
         return run(hidden) if self.through is None else self.through(number, run, hidden)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
+        """Run one block, of whose output only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         if self.row.last_block is None:
             return take(self.run_block(number, hidden, call), places)
         last, block = LAST_BLOCK[self.row.last_block], self.blocks[number]

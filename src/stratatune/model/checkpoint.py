@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all its tensors."""
+        """The bytes of all its tensors."""
         return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in self.entries.values())
 
     def read(self, key: str) -> Tensor:
@@ -87,7 +87,7 @@ class Checkpoint:
         return self._reading(key, lambda: self._open[file].get_tensor(key))
 
     def pieces(self, key: str, values: int) -> Iterator[Tensor]:
-        """The tensor's values [n] in their order, as stored: as many rows at a time as have about ``values``."""
+        """The tensor's values [n] in their order, as stored, in pieces of whole rows with about ``values`` each."""
         shape = self.entries[key].shape
         if len(shape) < 2 or math.prod(shape) <= values:
             yield self.read(key).flatten()
@@ -97,7 +97,7 @@ class Checkpoint:
             yield self._rows(key, start, min(start + rows, shape[0])).flatten()
 
     def read_rows(self, key: str, rows: Tensor) -> Tensor:
-        """``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E]; no others are read, but for small gaps."""
+        """Read ``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E], and no others but for small gaps."""
         entry = self.entries[key]
         found = torch.empty(len(rows), *entry.shape[1:], dtype=entry.dtype)
         for start, stop in _runs(rows):

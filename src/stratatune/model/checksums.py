@@ -1,4 +1,4 @@
-"""Checksums of an artefact: of its tensors, and of what of its record the numbers depend on."""
+"""Checksums of an artefact: of its tensors, and of the parts of its record that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[
 
 
 def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object) -> list[str]:
-    """Refuses an artefact that is not as it was written; returns a notice where an older one says nothing of that.
+    """Refuse an artefact that is not as it was written; return a notice if it is older and has no checksums.
 
     Raises:
         ModelError: a checksum differs, or a tensor holds no finite floating-point numbers.

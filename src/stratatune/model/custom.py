@@ -1,4 +1,4 @@
-"""An architecture that the table does not know, added by the names of its modules."""
+"""Architectures that the table does not know, added by the names of their modules."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def add_architecture(row: Architecture, model: PreTrainedModel | None = None) ->
 
 
 def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
-    """Look at the model through its new row, which goes again where it does not fit."""
+    """Try the new row on the model; remove it if it does not fit."""
     try:
         Backbone(model)
     except ModelError:
@@ -212,5 +212,5 @@ def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
 
 
 def _unknown(config: Config) -> int:
-    """The config does not say how large it is; the live model will."""
+    """A placeholder for a size that the config lacks; the live model supplies it."""
     return 0

@@ -1,4 +1,4 @@
-"""A model that ends at a depth: the blocks above are not there, in the model as in its config."""
+"""Cut a model at a depth: the blocks above are removed, from the model and from its config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every depth of a model read in one forward: what a text is at depth 0..L, at the position that an objective reads."""
+"""Read every depth of a model in one forward: a text's hidden states at depth 0..L, at the objective's position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hashes of weights: whose hidden states a cache holds, which base model an adapter was trained on."""
+"""Hashes of weights: they identify the model of a cache's hidden states, and an adapter's base model."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Fingerprint:
         return fast_digest([self.weights, said])
 
     def differing(self, settings: Mapping[str, Any]) -> list[str]:
-        """The settings that are known to both and differ: later versions of transformers add fields of their own."""
+        """The settings that both have and that differ: later versions of transformers add fields."""
         return [name for name, was in settings.items() if self.settings.get(name, was) != was]
 
 
 def first_edition(backbone: Backbone) -> str:
-    """The hash that artefacts of format 1 held before weights and settings had hashes of their own."""
+    """The hash in artefacts of format 1, which had no separate hashes of weights and settings."""
     return hash_of(_encoder(backbone), str(_settings(backbone)))
 
 
@@ -89,7 +89,7 @@ def _pieces(tensor: Tensor) -> Iterable[Tensor]:
 
 
 def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
-    """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained.
+    """Hash the frozen parameters outside the encoder: a head that is read, but not saved with the trained tensors.
 
     ``trained``: names of parameters that are saved, whether they require gradients now or not.
     """

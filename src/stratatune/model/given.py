@@ -1,4 +1,4 @@
-"""A tuned model's own forward from a hidden state that is given: everything below that depth is left out.
+"""A tuned model's own forward from a given hidden state: everything below that depth is left out.
 
 The model's own code does the rest (masks, blocks, head, loss, outputs), so what it says is what it says without.
 """
@@ -33,7 +33,7 @@ def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
 
 
 class _Skipped:
-    """Takes the place of a block's forward."""
+    """Replaces a block's forward."""
 
     def __init__(self, body: Body, block: nn.Module, number: int, depth: int, hidden: Tensor) -> None:
         self.body, self.block, self.number, self.depth, self.hidden = body, block, number, depth, hidden

@@ -18,7 +18,7 @@ from stratatune.model.families.outputs import hidden_in, with_hidden
 
 
 def install(attached: Attached) -> None:
-    """Register the hooks; they live and die with the blocks, or until ``attached.hooks`` are removed."""
+    """Register the hooks; they last as long as the blocks, or until ``attached.hooks`` are removed."""
     handles, backbone = attached.hooks, attached.backbone
     handles += [*backbone.passes.handles, *_stop_backward(attached)]
     if attached.resolved.moved:
@@ -43,7 +43,7 @@ def _stop_backward(attached: Attached) -> list[RemovableHandle]:
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
-    """``hidden`` without its history, ready for the block ``above``.
+    """``hidden`` without its autograd history, ready for the block ``above``.
 
     A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
     """

@@ -1,4 +1,4 @@
-"""A transformers model made from a checkpoint in the precision that the checkpoint has.
+"""Load a transformers model from a checkpoint in the checkpoint's own precision.
 
 ``from_pretrained`` brings every tensor to one dtype, and with it the constants that a model computes while it is made.
 So the model is made in fp32, and is given each tensor as stored.
@@ -60,7 +60,7 @@ class _Stored:
         return list(self.checkpoint.entries[self.key].shape)
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:
-        """The tensor, or one of its shape that has no values."""
+        """The tensor, or a stand-in of its shape that has no values."""
         entry = self.checkpoint.entries[self.key]
         if not self.asked.unread or entry.dtype in _NUMBERS:
             return self.checkpoint.read(self.key)
@@ -70,7 +70,7 @@ class _Stored:
 def load_model(
     loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False, adjust: Adjust | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """``loader.from_pretrained(name, **settings)`` and its loading info; half-precision weights stay as stored.
+    """Run ``loader.from_pretrained(name, **settings)``, with its loading info; half-precision weights stay as stored.
 
     Asked for in fp32, a model computes in it (``model/stored.py``). Where the model brings its own code, or its
     checkpoint is quantised or of a form of its own, transformers alone loads it.
@@ -142,7 +142,7 @@ def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> N
 
 
 def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkpoint | None:
-    """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it.
+    """The checkpoint, if it is to keep its own precision; None: as transformers loads it.
 
     ``whatever``: also one that has no half precision.
     """

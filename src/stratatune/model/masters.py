@@ -20,7 +20,7 @@ from stratatune.model.attached import Attached
 from stratatune.model.stored import computes_in
 
 _OWN = ("bitfit", "full", "head", "output")
-"""Groups that train parameters of the base model itself; all others train what was added."""
+"""Groups that train parameters of the base model itself; all others train added ones."""
 
 
 def hold_masters(attached: Attached) -> list[RemovableHandle]:
@@ -57,7 +57,7 @@ def round_masters(attached: Attached) -> None:
 
 
 def compute_in_fp32(attached: Attached) -> None:
-    """Widen a model in half precision for good: what trains is no longer rounded, and all else is fp32 as well."""
+    """Widen a model in half precision for good: trained weights are no longer rounded, and the rest is fp32 as well."""
     attached.backbone.model.float()
     for module in attached.backbone.model.modules():
         for hook in module._forward_pre_hooks.values():

@@ -1,4 +1,4 @@
-"""Two ways back to an ordinary model: fold what was trained into the base weights, or take it off again."""
+"""Two ways back to an ordinary model: fold the trained changes into the base weights, or remove them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
 
 
 def remove(model: PreTrainedModel) -> PreTrainedModel:
-    """Take every method off again, in place; the base weights were never touched, so they are the same bit for bit.
+    """Remove every method, in place; the base weights were never touched, so they are the same bit for bit.
 
     A task's own new output layer stays as it was trained: no base model brings one.
 
@@ -90,7 +90,7 @@ def refusals(attached: Attached) -> list[str]:
 
 
 def _refusals(attached: Attached) -> dict[str, str]:
-    """MethodConfig, as text -> why it cannot be merged; of equal ones in many blocks the first."""
+    """The reason why each MethodConfig, as text, cannot be merged; of equal ones in many blocks the first."""
     found: dict[str, str] = {}
     if is_packed(attached):
         found["pack"] = "a packed weight cannot be folded into; load the adapter over the weights as stored"

@@ -1,4 +1,4 @@
-"""Whether the names of a row that a user added are those of the live model."""
+"""Check that the names of a row added by a user are those of the live model."""
 
 from __future__ import annotations
 

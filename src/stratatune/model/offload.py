@@ -1,4 +1,4 @@
-"""The weights below the frozen depth leave memory while nothing reads them, and come back from the base model.
+"""Free the weights below the frozen depth while nothing reads them, and fetch them again from the base model.
 
 Once the trunk has run for everything that it will be asked, its blocks and the embeddings are dead weight. An offloaded
 parameter stays where it is, without values: code that computes with it fails at once instead of computing something
@@ -46,7 +46,7 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
 
 
 def reload_trunk(attached: Attached) -> None:
-    """Fetch what was offloaded from the base model; nothing to do when nothing was.
+    """Fetch the offloaded weights from the base model; do nothing if there are none.
 
     Raises:
         ModelError: the base model is gone, or is another one by now.

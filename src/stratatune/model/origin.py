@@ -47,11 +47,11 @@ class Origin:
         return cls(name, path, "" if path else commit_of(name, revision), dtype, type(model).__name__)
 
     def named(self, name: str) -> Origin:
-        """The same, where the model was given another name since."""
+        """The same origin under another name, where the model was given one since."""
         return self if name == self.name else replace(self, name=name, path=_absolute(name), revision="")
 
     def config(self) -> dict[str, Any]:
-        """The config as the checkpoint has it; empty where it cannot be found out."""
+        """The config of the checkpoint; empty where it cannot be found."""
         file = Path(self.path) / "config.json" if self.path else _cached(self.name, self.revision)
         try:
             read = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -81,7 +81,7 @@ def _absolute(name: str) -> str:
 
 
 def commit_of(name: str, revision: str | None) -> str:
-    """The hub commit at which ``name`` was just loaded, or ``revision`` where the hub's cache does not know.
+    """The hub commit of the model ``name`` just loaded, or ``revision`` where the hub's cache does not know.
 
     transformers no longer notes it in the config; the cache keeps a folder for each commit.
     """

@@ -1,4 +1,4 @@
-"""Frozen linears of the top held in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
+"""Hold frozen linears of the top in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
 
 Every product unpacks its weight, once forward and once backward; what trains beside it is fp32 as usual. The packing is
 bitsandbytes': ``nf4`` with double quantisation (4.127 bits a weight), or ``int8`` by blocks. It is done from the
@@ -22,7 +22,7 @@ Pack = Literal["int8", "nf4"]
 
 
 class PackedLinear(nn.Linear):
-    """A linear whose weight is a row of bytes, and what unpacks them."""
+    """A linear whose weight is a row of bytes, with the state that unpacks it."""
 
     kind: Pack
     state: Any

@@ -27,7 +27,7 @@ _UNHELD = (
     "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
     "lora_bias", "megatron_config",
 )  # fmt: skip
-"""Settings of a LoraConfig that change what is computed, and that no plan has."""
+"""Settings of a LoraConfig that change the arithmetic and have no counterpart in a plan."""
 
 
 _OUTPUT_LAYERS = ("classifier.out_proj", "classification_head.out_proj", "classifier", "score", "qa_outputs")
@@ -51,7 +51,7 @@ class PeftConfig(Written):
 
     @property
     def model_class(self) -> str:
-        """The class of transformers that was tuned, where no task says it; empty where nothing does."""
+        """The class of transformers that was tuned, where no task names it; empty where it is unknown."""
         return str((self.auto_mapping or {}).get("base_model_class") or "")
 
     def scale(self, module: str, rank: int) -> float:
@@ -61,7 +61,7 @@ class PeftConfig(Written):
 
 
 def _names(pattern: str, module: str) -> bool:
-    """Whether a key of ``alpha_pattern`` means a module: its name, the end of it, or an expression that fits."""
+    """Whether a key of ``alpha_pattern`` matches a module: its name, the end of it, or an expression that fits."""
     if module == pattern or module.endswith(f".{pattern}"):
         return True
     try:
@@ -80,13 +80,13 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """The rank R."""
         return self.a.shape[0]
 
 
 @dataclass
 class PeftFolder:
-    """A folder that was read.
+    """A folder of peft, as read.
 
     Attributes:
         config: its settings.
@@ -138,7 +138,7 @@ def read_peft(folder: Path) -> PeftFolder:
 
 
 def _plain(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names of the plain model.
+    """The same settings under the names of the plain model.
 
     ``bias="all"`` saves the biases of a module in ``modules_to_save`` once more under the name of the adapter, and once
     as they were before training; both are left out.

@@ -1,4 +1,4 @@
-"""Frozen weights held in the precision that they are computed in.
+"""Hold frozen weights in the precision that they are computed in.
 
 Autocast converts every fp32 weight again at each step. What trains needs its fp32 master copy; what is frozen does
 not, so it is converted once. The numbers are the same: the same rounding of the same weight, made once instead of

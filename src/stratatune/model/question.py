@@ -40,7 +40,7 @@ def last_of(mask: Tensor) -> Tensor:
 
 
 def text_end(question: Question, mask: Tensor) -> Tensor:
-    """The last token of each text that what is asked may know of [B]: the first place, or the last real token."""
+    """The last token of each text that the answer may depend on [B]: the first place, or the last real token."""
     places, last = question.places, last_of(mask)[:, 0]
     if places is None:
         return last

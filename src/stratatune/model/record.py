@@ -43,7 +43,7 @@ class SpecRecord(Written):
 
 
 class AdapterRecord(Written):
-    """The whole record. ``reading`` is checked further by the objective that takes it."""
+    """The whole record. ``reading`` is checked further by the objective that reads it."""
 
     stratatune: str
     plan: Annotated[str, Field(min_length=1)]
@@ -59,5 +59,5 @@ class AdapterRecord(Written):
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:
-        """Raises pydantic's ValidationError where ``record`` is not one."""
+        """Raise pydantic's ValidationError if ``record`` is not such a record."""
         cls.model_validate(record)

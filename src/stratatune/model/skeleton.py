@@ -38,7 +38,7 @@ class Call:
 
 
 class _Done(Exception):
-    """Every block has been called."""
+    """Raised once every block has been called."""
 
 
 class _Tape:
@@ -51,7 +51,7 @@ class _Tape:
 
 
 class _Given(nn.Module):
-    """Takes the place of the embeddings: returns the hidden state of the tape."""
+    """Replaces the embeddings: returns the hidden state of the tape."""
 
     def __init__(self, tape: _Tape) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Given(nn.Module):
 
 
 class _Noted(nn.Module):
-    """Takes the place of a block: notes the call and passes the hidden state on."""
+    """Replaces a block: records the call and passes the hidden state on."""
 
     def __init__(self, tape: _Tape, block: nn.Module, returns_tuple: bool) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Skeleton:
         raise AssertionError("the model's forward never reached its last block")
 
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool.
+        """Run the model's own head on a last hidden state [B, T, D] with ``mask`` [B, T] bool.
 
         A head for spans gives both beginnings and ends: [B, T, 2].
         """

@@ -86,7 +86,7 @@ class Top(nn.Module):
         return backbone.family.top(self._cut(hidden), mask, self.depth, inserted, question, backbone.head)
 
     def _cut(self, hidden: Tensor) -> Tensor:
-        """``hidden`` without its history, unless the embeddings train, whose gradient goes through it."""
+        """``hidden`` without its autograd history, unless the embeddings train, whose gradient goes through it."""
         if self.attached.resolved.trains_embeddings:
             return hidden
         # Above the border the hidden state given is the encoder's output; no block is entered with it directly.

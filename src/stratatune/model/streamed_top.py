@@ -58,7 +58,7 @@ class StreamedTop:
 
 
 def deepest_unread(body: Body, depth: int, room: int | None) -> int:
-    """Down from which depth blocks stay in the checkpoint: ``depth``, or the model's own (of two stacks: the first's).
+    """The depth down to which blocks stay in the checkpoint: ``depth``, or the end of the (first) stack.
 
     Args:
         body: of a model that was not read.

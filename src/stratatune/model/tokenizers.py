@@ -1,4 +1,4 @@
-"""Whether a tokenizer belongs to its model, and whether it still reads texts as it did."""
+"""Check that a tokenizer belongs to its model, and that it still reads texts as it did."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROBES = {
 """Texts that show how a tokenizer normalises and splits text and adds special tokens."""
 _MANY_UNKNOWN = 0.03
 _FEWEST = 3
-"""Tokens beside the special ones: an empty tokenizer may have a lone blank; the four bases of DNA are a vocabulary."""
+"""The fewest tokens besides special ones: an empty tokenizer may have a lone blank; DNA has four bases."""
 
 
 def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -41,7 +41,7 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that reads texts differently from the one of training.
+    """Refuse a tokenizer that reads texts differently from the one of training.
 
     Raises:
         ModelError: names what it reads differently.
@@ -62,7 +62,7 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that knows no words.
+    """Refuse a tokenizer that knows no words.
 
     transformers 5 makes an empty tokenizer of the model's kind where a folder has no tokenizer files.
 
@@ -79,7 +79,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
-    """Refuses a tokenizer whose words the embeddings have no rows for.
+    """Refuse a tokenizer with words that have no row in the embeddings.
 
     Added tokens that are in a text only if it spells them out (Gemma's image token) pass: :func:`check_ids` finds them
     there.
@@ -101,7 +101,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None
 
 
 def check_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
-    """Refuses texts that hold an added token which the embeddings have no row for.
+    """Refuse texts that hold an added token without a row in the embeddings.
 
     Raises:
         DataError: names the token.

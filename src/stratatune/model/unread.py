@@ -1,4 +1,4 @@
-"""A model some of whose weights were never read: they are on the meta device, and are read while they are needed."""
+"""A model with unread weights: they are on the meta device, and are read from the checkpoint when needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Slots = list[tuple[nn.Module, str, nn.Parameter]]
 
 
 class Unread:
-    """The weights of a model that are in its checkpoint alone. It is the model's as long as the model lives.
+    """The weights of a model that are in its checkpoint alone; it lives as long as the model.
 
     Args:
         model: made from ``checkpoint`` with all that it brings on the meta device.
@@ -68,17 +68,17 @@ class Unread:
         return self.checkpoint.read(self._keys[id(parameter)]).to(parameter.dtype)
 
     def read_again(self, parameter: Tensor) -> Tensor:
-        """The same for a model whose methods were merged; what they gave it and the checkpoint lacks is zero."""
+        """The values for a model whose methods were merged; parameters that the merge added are zero."""
         if id(parameter) in self._keys:
             return self.read(parameter)
         return torch.zeros(parameter.shape, dtype=parameter.dtype)
 
     def pieces(self, parameter: Tensor, values: int) -> Iterator[Tensor]:
-        """The same values [n] in their order, about ``values`` at a time."""
+        """The values [n] in their order, about ``values`` at a time."""
         return self.checkpoint.pieces(self._keys[id(parameter)], values)
 
     def rows(self, parameter: Tensor, rows: Tensor) -> Tensor:
-        """``rows`` [n] of a table [V, E] that is not in memory, as stored."""
+        """Read ``rows`` [n] of a table [V, E] that is not in memory, as stored."""
         return self.checkpoint.read_rows(self._keys[id(parameter)], rows.cpu())
 
     def load_all_but(self, model: nn.Module, left: Iterable[nn.Module]) -> None:
@@ -105,7 +105,7 @@ class Unread:
                 module._parameters[name] = parameter
 
     def put_away(self, parts: Iterable[nn.Module]) -> None:
-        """Let go of the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
+        """Free the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
         for part in parts:
             for parameter in part.parameters():
                 if parameter.numel() and not parameter.requires_grad and parameter in self._loaded:
@@ -119,7 +119,7 @@ class Unread:
         return sum(math.prod(entries[key].shape) * one.element_size() for one, key in self._away)
 
     def bring_back(self) -> None:
-        """Read what was put away once more.
+        """Read the freed weights again.
 
         Raises:
             ModelError: its file is gone, or has become another.
@@ -152,7 +152,7 @@ def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.dev
 
 
 def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = None) -> None:
-    """Put values, by the id of the parameter that they are of, in its places; tied places share them."""
+    """Put values, by the id of their parameter, into its places; tied places share them."""
     made: dict[int, nn.Parameter] = {}
     for module, name, parameter in slots:
         if id(parameter) not in made:
@@ -172,7 +172,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model.to(device)`` for a model of which some weights are not in memory."""
+    """Do ``model.to(device)`` for a model with some weights that are not in memory."""
     if Unread.of(model) is None:
         return model.to(device)
     # Module.to would refuse to copy a meta tensor, which has no values.

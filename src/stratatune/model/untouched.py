@@ -1,4 +1,4 @@
-"""All or nothing: a model to which a plan could not be applied is as it was before."""
+"""All or nothing: if a plan cannot be applied, the model is left as it was before."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """An instance's attributes, its own tables of modules, parameters and hooks copied one level deep."""
+    """An instance's attributes, with its tables of modules, parameters and hooks copied one level deep."""
     return {name: value.copy() if isinstance(value, dict) else value for name, value in attributes.items()}

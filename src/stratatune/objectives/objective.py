@@ -198,8 +198,8 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """Predictions, one row an example [B, ...], from the output of :meth:`represent` on
-        ``question(training=False)``.
+        """Predict from what :meth:`represent` gives for ``question(batch, training=False)``, one row an example [B,
+        ...].
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """

@@ -43,8 +43,7 @@ class Counters:
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, pieces: Sequence[Piece], seconds: float, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """A batch that was computed; ``before`` and ``after``: texts that the trunks were given, and that they
-        computed."""
+        """Count a batch; ``before`` and ``after``: texts that the trunks were given, and that they computed."""
         self._batch_texts.observe(sum(len(piece.texts) for piece in pieces))
         self._batch_seconds.observe(seconds)
         self._asked.inc(after[0] - before[0])

@@ -46,9 +46,9 @@ class Decoder(Family):
 
     causal: ClassVar[bool] = True
     silent_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-    """Padding is masked, and moves no position."""
+    """Config fields without effect here: padding is masked, and shifts no position."""
     depth_readings: ClassVar[tuple[str, ...]] = ("read",)
-    """No other token has seen the whole text."""
+    """Only the position read: no other token has seen the whole text."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body)
@@ -148,7 +148,7 @@ class Decoder(Family):
             config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
 
     def check_forward(self, head: Reader) -> None:
-        """A few tokens go through the model's own forward and through its blocks as the row has them called."""
+        """Refuse a row by which the blocks give other numbers than the model's own forward does, on a few tokens."""
 
         def both_ways() -> tuple[Tensor, Tensor]:
             ids, speaks = some_tokens(self.body), head.speaks
@@ -168,11 +168,13 @@ class Decoder(Family):
         return vectors[None] + self.body.base.get_submodule(self.row.position_table).forward(places)
 
     def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden state of the last token, normed; the first one has read nothing."""
+        """Read the last token: its last hidden state, normed. The first token has seen nothing of the text."""
         return self.body.normed(take(self._run_plain(hidden, mask), last_of(mask))[:, 0])
 
     def _run_plain(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Every block over [B, T, D] at depth 0, nothing inserted; padding on either side is not in ``mask`` [B, T]."""
+        """Run every block over [B, T, D] at depth 0 without insertions; ``mask`` [B, T] is False at padding on either
+        side.
+        """
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return hidden
@@ -185,7 +187,7 @@ class Decoder(Family):
 
 
 class _Further:
-    """Adds P to the numbers [B, T] that the table of positions is given."""
+    """Adds P to the position numbers [B, T] that the table of positions is given."""
 
     def __init__(self, count: int) -> None:
         self.count = count

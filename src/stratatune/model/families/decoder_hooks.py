@@ -44,7 +44,7 @@ class Flow:
 
     @property
     def first(self) -> bool:
-        """Whether this call brings the text, and so the prompts."""
+        """Whether this call has the text, and with it the prompts."""
         return self.past == 0
 
 
@@ -82,7 +82,7 @@ class _Behind:
 
 
 class _Labels:
-    """Notes where the text ends and its completion begins, when the caller gives labels of tokens.
+    """Notes where the text ends and its completion begins, when the caller gives token labels.
 
     Where every token is a label, the prompt is made from the first one: it must not know the answer.
     """
@@ -98,7 +98,7 @@ class _Labels:
 
 
 class _Begin:
-    """Notes the mask and the cache of a call, and gives the model positions that leave the prompts out."""
+    """Notes the mask and the cache of a call, and gives the model positions that do not count the prompts."""
 
     def __init__(self, flow: Flow, body: Body, inserted: Insertions) -> None:
         self.flow = flow

@@ -26,7 +26,7 @@ _EVERYWHERE = 2**31  # a key's position that lies inside every window
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions and visibility.
+    """Positions of tokens, and which tokens they may see.
 
     Attributes:
         positions: [B, Q] int64, for position embeddings.
@@ -104,7 +104,7 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
 
 
 def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
-    """The layout of the last ``computed`` of the K tokens of texts padded on either side, without prompts.
+    """The layout of the last ``computed`` tokens of K, in texts padded on either side, without prompts.
 
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
     the last real one.
@@ -125,5 +125,5 @@ def _causal(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _self(rows: Tensor, columns: Tensor) -> Tensor:
-    """Every position sees itself, padding too, so that no softmax is over nothing."""
+    """Let every position see itself, padding too, so that no softmax is over nothing."""
     return columns == rows[:, None]

@@ -40,7 +40,7 @@ class Encoder(Family):
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """The model's own forward around its blocks."""
+        """The model's own forward without its embeddings and blocks."""
         return Skeleton(
             self.body.model,
             self.body.prefix,
@@ -57,7 +57,7 @@ class Encoder(Family):
         return self.body.base.get_submodule(path) if path and self.body.has(path) else None
 
     def roles(self, number: int) -> Mapping[str, str]:
-        """Role -> its path; a linear that was taken apart holds its roles by their names."""
+        """The path of each role; a linear that was taken apart holds its roles by their names."""
         lacks = self.row.lacks.get(number, ())
         return {role: path for role, path in roles_now(self.body.blocks[number], self.row).items() if role not in lacks}
 
@@ -123,7 +123,7 @@ class Encoder(Family):
         return torch.zeros_like(mask[:, :1], dtype=torch.long)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """The embeddings' ``forward`` is called, not the module: hooks on it serve callers of the whole model."""
+        """Embed the vectors by calling ``forward``, not the module: its hooks serve callers of the whole model."""
         places = {"position_ids": self.positions(0, len(vectors))} if self._takes("position_ids") else {}
         hidden = self.body.embeddings.forward(input_ids=None, inputs_embeds=vectors[None], **places)
         return hidden if self.projection is None else self.projection(hidden)
@@ -146,7 +146,7 @@ class Encoder(Family):
             )
 
     def _takes(self, name: str) -> bool:
-        """Whether the embeddings' ``forward`` has this parameter; without positions, blocks number the tokens."""
+        """Whether the embeddings' ``forward`` takes this argument; without positions, the blocks number the tokens."""
         return name in inspect.signature(self.body.embeddings.forward).parameters
 
 

@@ -32,7 +32,7 @@ def install_behind_encoder(body: Body, inserted: Insertions, seen: Callable[[Ten
 
 
 class _Output:
-    """Runs an insertion on what the encoder puts out."""
+    """Runs an insertion on the encoder's output."""
 
     def __init__(self, insertion: nn.Module, seen: Callable[[Tensor], Tensor]) -> None:
         self.insertion, self.seen = insertion, seen

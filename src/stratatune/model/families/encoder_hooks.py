@@ -102,7 +102,7 @@ class Append:
 
 
 class Strip:
-    """Takes the prompt's positions off again, so that heads and callers see the tokens they gave."""
+    """Removes the prompt's positions again, so that heads and callers see the tokens they gave."""
 
     def __init__(self, prompt: int) -> None:
         self.prompt = prompt

@@ -35,7 +35,7 @@ class Reader(Protocol):
         ...
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """The last hidden state at those places -> the requested logits."""
+        """Turn the last hidden state at those places into the requested logits."""
         ...
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
@@ -74,11 +74,11 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def roles(self, number: int) -> Mapping[str, str]:
-        """Role -> its path in block ``number``, as the block is now."""
+        """The path of each role in block ``number``, as the block is now."""
 
     @abc.abstractmethod
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
-        """Give each of ``roles`` a linear of its own in block ``number``, where one linear plays several."""
+        """Give each of ``roles`` a separate linear in block ``number``, where one linear plays several."""
 
     @abc.abstractmethod
     def put_together(self) -> None:
@@ -100,13 +100,13 @@ class Family(abc.ABC):
         return [self.body.embeddings, *self.body.blocks[:depth]]
 
     def leaves_the_head(self, depth: int) -> bool:
-        """Whether nothing but the head runs above ``depth``, so that positions that are not asked do not matter."""
+        """Whether only the head runs above ``depth``, so that positions outside the question do not matter."""
         return depth == len(self.body.blocks)
 
     # --- two halves ------------------------------------------------------------------------------------------------
 
     def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
-        """The model's own forward, stopped at ``depth``: [B, T, D].
+        """Run the model's own forward up to ``depth``: [B, T, D].
 
         Args:
             ids: tokens [B, T].
@@ -123,7 +123,7 @@ class Family(abc.ABC):
     def begin(
         self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
     ) -> tuple[Tensor, list[Call]]:
-        """The hidden state at depth 0 [B, T, D], and what each block below ``depth`` is called with beside it.
+        """The hidden state at depth 0 [B, T, D], and the other arguments of each block below ``depth``.
 
         Running the blocks by it, and :meth:`behind_trunk`, is :meth:`trunk`.
         """
@@ -135,7 +135,7 @@ class Family(abc.ABC):
         return hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:
-        """The modules below ``depth`` that a trunk may read while it runs, for nothing above asks for them."""
+        """The modules below ``depth`` that a trunk may read while it runs, since nothing above needs them."""
         body = self.body
         above = set(body.blocks[depth:])  # blocks that share weights run there too
         tables = [module for module in body.embeddings.modules() if isinstance(module, StoredTable)]
@@ -160,18 +160,18 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
-        """Register the hooks by which the model's own ``forward`` and ``generate`` run what is inserted."""
+        """Register the hooks by which the model's own ``forward`` and ``generate`` run the insertions."""
 
     @abc.abstractmethod
     def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
-        """The model's own head over a last hidden state [B, T, D]; ``output`` is the path of its output layer."""
+        """Run the model's own head on a last hidden state [B, T, D]; ``output`` is the path of its output layer."""
 
     @abc.abstractmethod
     def pooled(self, mask: Tensor) -> Tensor:
-        """The token that a head which pools one reads, as places [B, 1]."""
+        """The position [B, 1] of the token that a pooling head reads."""
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Refuse a ``generate`` that what is inserted cannot take part in (PlanError)."""
+        """Refuse a ``generate`` that cannot run the insertions (PlanError)."""
         return
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -186,7 +186,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def embed(self, vectors: Tensor) -> Tensor:
-        """The hidden state at depth 0 of vectors in place of the first words: [P, E] -> [1, P, D]."""
+        """Embed vectors in place of the first words: [P, E] -> the hidden state at depth 0 [1, P, D]."""
 
     def read_text(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The model's output for a text in eval mode, without autograd: [B, T, D] at depth 0, [B, T] -> [B, D]."""
@@ -194,14 +194,14 @@ class Family(abc.ABC):
             return self.said_of(hidden, mask)
 
     def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden state of the first token (of two stacks: of the first one's): [B, T, D] -> [B, D]."""
+        """The last hidden state of the first token; with two stacks, the first stack's: [B, T, D] -> [B, D]."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return hidden[:, 0]
 
     @abc.abstractmethod
     def shift(self, count: int) -> list[RemovableHandle]:
-        """Move every text ``count`` positions on, where the embeddings know of positions."""
+        """Shift every text by ``count`` positions, where the embeddings use positions."""
 
     def refuse_prompt(self) -> None:
         """Refuse a prompt if the embeddings take no vectors, or do more with them than the row names (PlanError)."""
@@ -210,7 +210,7 @@ class Family(abc.ABC):
 
 @contextlib.contextmanager
 def in_eval(part: nn.Module) -> Iterator[None]:
-    """``part`` in eval mode, and back in the modes that its modules were in."""
+    """Put ``part`` into eval mode while this is open, then restore the modes of its modules."""
     # Module by module: the trunk of a tuned model is in eval mode already while its top trains.
     training: dict[Any, bool] = {module: module.training for module in part.modules()}
     try:

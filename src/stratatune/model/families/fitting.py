@@ -1,4 +1,4 @@
-"""Whether a row that a user added fits its live model: what the blocks are called with."""
+"""Check that a row added by a user fits its live model: the arguments of the blocks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def some_tokens(body: Body) -> Tensor:
 
 @contextlib.contextmanager
 def entering(block: nn.Module) -> Iterator[list[Tensor]]:
-    """Gives the list of hidden states that ``block`` is called with meanwhile."""
+    """Yield the list of hidden states that ``block`` is called with while this is open."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

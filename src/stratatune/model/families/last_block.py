@@ -23,7 +23,7 @@ from stratatune.model.skeleton import Call
 
 
 def take(hidden: Tensor, read: Tensor) -> Tensor:
-    """Positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
+    """Take positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
     rows = torch.arange(len(read), device=hidden.device)
     return hidden[rows[:, None], read if read.dim() == 2 else read[:, None]]
 
@@ -36,12 +36,12 @@ def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
-    """[B, T, H * size] -> [B, H, T, size]."""
+    """Split the heads: [B, T, H * size] -> [B, H, T, size]."""
     return x.view(*x.shape[:2], -1, size).transpose(1, 2)
 
 
 def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A family's own attention function for N queries a row -> [B, N, D]."""
+    """Run a family's own attention function for N queries a row -> [B, N, D]."""
     size = attention.attention_head_size
     inputs = (take(hidden, read), hidden, hidden)
     query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
@@ -99,7 +99,7 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 class _TextKept(Exception):
-    """The keys and values of the whole text are there; nothing after them is needed."""
+    """Raised once the keys and values of the whole text are there; nothing after them is needed."""
 
 
 class _KeysAndValues:
@@ -109,7 +109,7 @@ class _KeysAndValues:
         self.kept: tuple[Tensor, Tensor] | None = None
 
     def update(self, key: Tensor, value: Tensor, *place: Any, **more: Any) -> tuple[Tensor, Tensor]:
-        """``key``, ``value`` [B, H, T, W], rotated already."""
+        """Keep ``key`` and ``value`` [B, H, T, W], which are rotated already, or return those kept before."""
         if self.kept is None:
             self.kept = key, value
             raise _TextKept
@@ -117,7 +117,7 @@ class _KeysAndValues:
 
 
 def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, and those of the first time are not used.
+    """Run a decoder's block at ``read`` [B] or [B, N], by two calls; the queries of the first are not used.
 
     Under gradient checkpointing a block takes no cache, and runs in full.
     """

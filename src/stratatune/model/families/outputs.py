@@ -1,4 +1,4 @@
-"""The hidden state in what a block returns."""
+"""The hidden state in a block's return value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def hidden_in(output: Any) -> Tensor:
-    """The hidden state in what a block returns."""
+    """The hidden state in a block's return value."""
     return output[0] if isinstance(output, tuple) else output
 
 

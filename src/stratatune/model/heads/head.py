@@ -50,7 +50,7 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """The last hidden state -> logits.
+        """Turn the last hidden state into logits.
 
         Args:
             hidden: at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
@@ -69,7 +69,7 @@ class Head(abc.ABC):
 
     @property
     def pools_all(self) -> bool:
-        """Whether it reads every token, whatever the question (mean pooling)."""
+        """Whether it reads every token, for any question (mean pooling)."""
         return False
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
@@ -81,7 +81,7 @@ class Head(abc.ABC):
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """The pretrained parts that a plan can train -> their modules, from the whole model."""
+        """The paths, from the whole model, of the pretrained parts that a plan can train."""
         return {}
 
     @property
@@ -109,19 +109,19 @@ class Head(abc.ABC):
         return
 
     def hold_rows(self, rows: Tensor | None) -> None:
-        """Keep a frozen decoder's ``rows`` [C] alone, if the head can and no other is asked; None: no more."""
+        """Keep only ``rows`` [C] of a frozen decoder, if the head can and needs no others; None: undo this."""
         return
 
     # --- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
-        """The settings with which transformers loads a model with it."""
+        """The settings with which transformers loads a model with this head."""
         return {}
 
     @classmethod
     def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
-        """The config field by which the model has a place for the head that its checkpoint holds; else empty.
+        """The config field that makes room for the head in the checkpoint; empty without one.
 
         ``unused`` are the names of the weights that found no place.
         """
@@ -129,7 +129,7 @@ class Head(abc.ABC):
 
     @torch.no_grad()
     def build(self, missing: Iterable[str]) -> str:
-        """Build a head that the checkpoint does not bring, where that can be done, and say so in a line; else empty.
+        """Build a head that the checkpoint does not bring, where possible, and return a line about it; else empty.
 
         ``missing`` are the names of the parameters that it lacks.
         """

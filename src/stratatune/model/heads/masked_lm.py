@@ -43,14 +43,14 @@ class MaskedLm(Head):
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """Part of the head -> its module; ``bias`` is the module whose bias [V] is the decoder's."""
+        """The module of each part of the head; ``bias`` is the module whose bias [V] is the decoder's."""
         return self._paths
 
     def _modules(self) -> dict[str, Any]:
         return {name: self.body.part(path) for name, path in self.paths.items()}
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., V], or [..., C] for the requested rows of the decoder."""
+        """Turn ``hidden`` [..., D] into logits [..., V], or [..., C] for the requested rows of the decoder."""
         part, words = self._modules(), question.rows
         activation = ACT2FN[self.row.mlm_activation or getattr(self.body.model.config, self.row.activation)]
         hidden = part["norm"](activation(part["dense"](self.body.normed(hidden))))
@@ -80,7 +80,7 @@ class MaskedLm(Head):
         self._held = None if weight.requires_grad else cast(weight.detach())
 
     def hold_rows(self, rows: Tensor | None) -> None:
-        """Keep a frozen decoder's ``rows`` [C] alone, if nothing else will be asked; None: no more."""
+        """Keep only ``rows`` [C] of a frozen decoder, if no others are needed; None: undo this."""
         self._held_words = None
         if rows is not None and not self._modules()["decoder"].weight.requires_grad:
             self._held_words = rows, self._decoder(rows).detach().clone()
@@ -101,7 +101,7 @@ class MaskedLm(Head):
 
     @torch.no_grad()
     def build(self, missing: Iterable[str]) -> str:
-        """One that reads the hidden state as it is: dense = identity, norm and bias as new, decoder tied.
+        """Build a head that reads the hidden state as it is: dense = identity, norm and bias as new, decoder tied.
 
         The tied embeddings must be as wide as the hidden state.
         """
@@ -121,7 +121,7 @@ class MaskedLm(Head):
 
 
 def _layout(body: Body) -> dict[str, str]:
-    """Part of the head -> path of its module; empty when the model has no such head."""
+    """The path of the module of each part of the head; empty when the model has no such head."""
     row = cast("EncoderArchitecture", body.row)
     # The first layout whose modules are all there: versions of a model's class name them differently.
     for layout in (row.mlm_head, *row.mlm_alternatives):

@@ -1,4 +1,4 @@
-"""Whether a live model is of the class that transformers has for a head."""
+"""Check whether a live model has the class that transformers has for a head."""
 
 from __future__ import annotations
 

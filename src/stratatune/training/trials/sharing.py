@@ -89,8 +89,7 @@ class Shared:
         return settle(outline, tables, tokenizer, self.encode)
 
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
-        """Read tables as :func:`stratatune.training.prepare.read_tables` does; once for all seeds, unless they draw
-        rows."""
+        """Read tables as :func:`stratatune.training.prepare.read_tables` does: once, unless the seed draws rows."""
         return self.once(self.of_tables(config, kind), lambda: read_tables(config, given, kind))
 
     def of_tables(self, config: RunConfig, kind: type[Objective]) -> Hashable:
