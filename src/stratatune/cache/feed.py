@@ -110,7 +110,7 @@ class Feed:
         return self.cache.bytes
 
     def hidden(self, batch: Batch) -> Tensor:
-        """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
+        """The hidden state [B, T, D] (or [B, 1, D] if only the position read matters), on the batch's device."""
         if self.cache is None:
             return self._rounded(self._computed(batch))
         index = batch.index.numpy()
@@ -146,13 +146,13 @@ class Feed:
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
-        """Write what the cache has pending."""
+        """Write the cache's pending rows."""
         if self.cache is not None:
             with self._going_on(self.cache):
                 self.cache.flush()
 
     def remember(self, batch: Batch, hidden: Tensor) -> None:
-        """Keep what the trunk computed for a batch, where the cache can be written."""
+        """Keep the trunk's output for a batch, where the cache can be written."""
         if self.cache is not None and self.cache.writable:
             with self._going_on(self.cache):
                 # On the CPU: rows live there, or on disk, until move_to says otherwise.
@@ -160,7 +160,7 @@ class Feed:
 
     @contextlib.contextmanager
     def _going_on(self, cache: TrunkCache) -> Iterator[None]:
-        """A cache that can no longer be written is an error only where it was requested by name."""
+        """Let the run go on when the cache can no longer be written; raise if it was requested by name."""
         try:
             yield
         except ResourceError as error:
@@ -171,7 +171,7 @@ class Feed:
             self.on_full(error)
 
     def beside(self, cache: TrunkCache) -> Feed:
-        """The same trunk, writing into another cache; one clock for both."""
+        """A feed of the same trunk that writes into another cache; both share one clock."""
         found = Feed(
             self.trunk,
             cache,

@@ -1,4 +1,4 @@
-"""``--cache auto``: which precision and which place, or no cache, and why in one line. No torch.
+"""``--cache auto``: the choice of a precision and a place, or no cache, with the reason in one line. No torch.
 
 Without a cache the trunk runs each time that an example is read; a cache makes that once and reads it afterwards. It
 must fit, and reading must be quicker than computing. A precision below that of the computation changes numbers (int8 by
@@ -53,7 +53,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Choice:
-    """``place`` and ``dtype``, and ``why`` in one line."""
+    """A choice: ``place`` and ``dtype``, and ``why`` in one line."""
 
     place: Literal["disk", "ram", "none"]
     dtype: Dtype
@@ -78,7 +78,7 @@ def choose(need: Need, room: Room) -> Choice:
 
 
 def _worth(need: Need, room: Room, dtype: Dtype, place: Literal["disk", "ram"], size: int) -> Choice:
-    """The place, unless computing is quicker there than reading."""
+    """Choose the place, or no cache if computing is faster than reading there."""
     stays = place == "ram" or size <= MEMORY_SHARE * room.memory  # what was written is still in the page cache
     once = size / (_MEMORY_SPEED if stays else room.disk_speed)
     writing = 0.0 if place == "ram" else size / room.disk_speed
@@ -107,6 +107,6 @@ def passes_of(name: str, epochs: int, eval_every: int) -> int:
 
 
 def mean_passes(parts: Sequence[tuple[int, float]]) -> float:
-    """The mean of (values, passes) over the values."""
+    """The mean number of passes, weighted by the values."""
     values = sum(size for size, _ in parts)
     return sum(size * passes for size, passes in parts) / values if values else 0.0

@@ -42,7 +42,7 @@ class Prefetcher:
         self._go_on()
 
     def take(self, index: np.ndarray) -> Tensor | None:
-        """The hidden states of the batch ``index`` [B]; None when it is not the next one, or was not all there.
+        """The hidden states of the batch ``index`` [B]; None if it is not the next one, or was not complete.
 
         Raises whatever reading it raised.
         """

@@ -1,4 +1,4 @@
-"""The work of one block by formula, walked through role by role; ``costs/flops.py`` says what is counted. No torch."""
+"""The work of one block by formula, role by role; ``costs/flops.py`` describes what counts. No torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Block:
         self.twice = shape.last_block == "cached" and queries < length
 
     def run(self, arrives: bool) -> bool:
-        """Walk through the block; returns whether gradients are needed of what comes out."""
+        """Walk through the block; returns whether gradients are needed of its output."""
         before = self.shape.norms_first  # what they train wants gradients before the parts
         normed = arrives or (before and "norm_attn" in self.touched)
         context = self._attention(normed)
@@ -69,7 +69,7 @@ class Block:
         return leaves
 
     def _linear(self, role: str, arrives: bool) -> bool:
-        """A role's own matrix and what methods put on it; returns whether gradients are needed of what comes out."""
+        """Count a role's own matrix and the methods on it; returns whether its input needs gradients."""
         for positions, used in self._passes(role):
             self._product(role, positions, arrives, used)
         return arrives or role in self.touched
@@ -121,7 +121,7 @@ class Block:
 def block_work(
     shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int, *, arrives: bool = True
 ) -> Work:
-    """One block over ``length`` positions, ``queries`` of them wanted; ``arrives``: gradients pass it."""
+    """The work of one block over ``length`` positions, ``queries`` of them wanted; ``arrives``: gradients pass it."""
     block = Block(shape, methods, length, queries)
     block.run(arrives)
     return block.work

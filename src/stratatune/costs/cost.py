@@ -61,7 +61,7 @@ class Cost:
     flops_per_token: float
     """A training step that runs the trunk: forward through all blocks, backward through the top."""
     flops_per_token_cached: float
-    """A training step from the cache: the top only. The same as above where nothing can be cached."""
+    """A training step from the cache: the top only. Equal to ``flops_per_token`` where nothing can be cached."""
     flops_per_token_full: float
     """Full tuning of the same model."""
     flops_per_token_lora: float
@@ -69,8 +69,10 @@ class Cost:
     cache_bytes_per_token: int
     """The trunk cache; 0 when nothing is cached."""
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
-    """Where lengths were given: an epoch of ``A``, ``B``, ``C``, ``F``, of the plan (``first``: trunk and top;
-    ``cached``), and one pass of the frozen model (``trunk``)."""
+    """Epochs of ``A``, ``B``, ``C``, ``F`` and the plan (``first``: trunk and top; ``cached``), if lengths were given.
+
+    ``trunk`` is one pass of the frozen model.
+    """
     cache_bytes: int = 0
     """The whole trunk cache, where lengths were given."""
 
@@ -281,7 +283,7 @@ def _epoch(
     at: Places,
     read_last: bool,
 ) -> Epoch:
-    """Every batch priced as its number of texts, each as long as the longest.
+    """The work of an epoch: each batch counts as its number of texts, all as long as the longest.
 
     ``at``: where the head runs: at one token of each text, at those that are read, or at all, padding included.
     """
@@ -310,7 +312,7 @@ def _kept(
     theirs: bool,
     low: bool,
 ) -> float:
-    """The mean over the batches of what a step keeps; of a smaller last batch its share."""
+    """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share."""
     from stratatune.model.kept import Step, kept_bytes  # brings in torch
 
     size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
@@ -319,7 +321,7 @@ def _kept(
 
 
 def top_text(shape: Shape) -> str:
-    """The plan of arm C on a model: all of its topmost blocks; everything where blocks share weights."""
+    """The plan of arm C for a model: all of its topmost blocks, or everything where blocks share weights."""
     whole = shape.distinct or len(shape.stacks) > 1
     return "full" if whole else f"{top_depth(shape.blocks)}: full"
 
@@ -339,7 +341,7 @@ def layer_units(resolved: Resolved) -> float:
 
 
 def _whole(preset: str, shape: Shape, tokens: int, head: str) -> float:
-    """A step of a preset on the same model, nothing cached, every position computed."""
+    """The work of a step of a preset on the same model, nothing cached, every position computed."""
     return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, head, read_last=False))
 
 
@@ -351,7 +353,7 @@ def _trained_weights(shape: Shape, one: MethodConfig) -> int:
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:
-    """Bytes of cache for each token; of an example only the position that is read when all blocks are frozen."""
+    """Bytes of cache for each token; if all blocks are frozen, only the position read is kept of an example."""
     if resolved.frozen_depth == 0:
         return 0
     row = resolved.shape.hidden * width

@@ -36,7 +36,7 @@ def example(
     words: int = 0,
     places: float = 1.0,
 ) -> tuple[Work, Work]:
-    """One example of ``tokens`` positions, padding included: (trunk, top).
+    """The work of one example of ``tokens`` positions, padding included: (trunk, top).
 
     Args:
         resolved: the plan on its model.
@@ -80,21 +80,21 @@ def reads_one(shape: Shape, objective: str) -> bool:
 
 
 def reread(shape: Shape, tokens: int) -> float:
-    """A forward of all blocks (of two stacks: the encoder's) over ``tokens`` positions."""
+    """The work of a forward of all blocks over ``tokens`` positions; with two stacks, of the encoder's."""
     one = Block(shape, (), tokens, tokens)
     one.run(False)
     return shape.border * one.work.forward
 
 
 def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:
-    """An insertion's matrices; the first needs no input gradient where nothing below trains."""
+    """The work of an insertion's matrices; the first needs no input gradient where nothing below trains."""
     product, (read, weights) = 2.0 * one.multiplications_at(shape, length), one.entered(shape, length)
     spared = 0.0 if arrives else 2.0 * read * weights
     return Work(product, 2 * product - spared)
 
 
 def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int) -> Work:
-    """The pretrained head at one position, and a new output layer, which always trains."""
+    """The work of the pretrained head at one position, and of a new output layer, which always trains."""
     shape, head = resolved.shape, resolved.plan.head
     if name in LM_OBJECTIVES:
         has_dense = shape.head_parts["dense"] > 0

@@ -23,7 +23,7 @@ from stratatune.shapes.shape import LM_OBJECTIVES
 PROCESS = 500 << 20
 """The bytes that Python with torch and transformers takes, before any weight."""
 WAVE = 8192
-"""Tokens of a wave, unless the data have fewer: more than hide any disk."""
+"""Tokens of a wave, unless the data have fewer: enough to hide any disk's time."""
 _PACKED = 4.127 / 8  # bytes of a weight
 _STORED = {"encoder": 4, "decoder": 2, "encoder-decoder": 4}  # bytes of a weight in checkpoints of the family
 _STATE = 16  # of a trained parameter: value, gradient, two moments
@@ -54,7 +54,7 @@ class Place:
 
 
 def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, rates: Rates) -> dict[str, Place]:
-    """A run over texts of ``lengths`` [N] tokens, by the place of its trunk.
+    """The memory and time of a run over texts of ``lengths`` [N] tokens, by the place of its trunk.
 
     Args:
         resolved: the plan on its model.
@@ -89,7 +89,7 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
 
 
 def _frozen_weights(resolved: Resolved, number: int) -> int:
-    """Weights of the linears of a block that keep their values."""
+    """The number of weights of a block's linears that do not train."""
     shape = resolved.shape.of_block(number)
     trained = {place for one in resolved.blocks[number] if not one.adds for place, part in one.claims(shape)}
     return sum(linear.weights for role, linear in shape.linears.items() if role not in trained)

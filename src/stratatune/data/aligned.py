@@ -1,4 +1,4 @@
-"""Words to tokens, for what reads every word of a text: where each begins, and long texts in windows that overlap.
+"""Words to tokens, for objectives that read every word: where each begins, and long texts in overlapping windows.
 
 A token belongs to the word in which its first character lies; that is what a fast tokenizer's ``word_ids`` say of words
 given one by one, and it holds for words of a plain text too. Where windows overlap, each token counts in one of them:
@@ -27,7 +27,7 @@ _FAR = 2**31
 
 @dataclass(frozen=True)
 class Aligned:
-    """Texts as windows of tokens, and which word each token is of.
+    """Texts as windows of tokens, with the word of each token.
 
     Attributes:
         encoded: N windows; its ``places`` are the first tokens of the words that are read there, -1 for a word that has
@@ -46,7 +46,7 @@ class Aligned:
 
 @dataclass
 class _Window:
-    """One window of a text: the number of its first token in the text, and of each token the word (or -1)."""
+    """One window of a text: the number of its first token in the text, and the word of each token (or -1)."""
 
     start: int
     body: np.ndarray
@@ -128,7 +128,7 @@ def _word_of(text: str, places: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 def _own(windows: list[_Window], count: int, before: int) -> None:
-    """Leave each token in one window, mark the first of each word, and number words from ``before`` on."""
+    """Keep each token in one window, mark the first of each word, and number words from ``before`` on."""
     if len(windows) > 1:
         _share(windows)
     seen, last = -1, windows[0]

@@ -127,7 +127,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """One text, or two with a line break between them; the head reads the last token. Long texts are cut at the end."""
+    """Encode one text, or two with a line break between them, for their last token. Long texts are cut at the end."""
     rows = [_ids(tokenizer, "\n".join(texts)) for texts in zip(*table.texts, strict=True)]
     cut = sum(len(row) > max_length for row in rows)
     rows = [row[:max_length] or [_opening(tokenizer)] for row in rows]
@@ -135,7 +135,7 @@ def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: in
 
 
 def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Sources and targets for an encoder-decoder, as its tokenizer closes them; both are cut to ``max_length``."""
+    """Encode sources and targets as an encoder-decoder's tokenizer closes them, both cut to ``max_length``."""
     call: Any = tokenizer
     limits = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "verbose": False}
     sources = call(list(table.texts[0]), **limits)["input_ids"]

@@ -32,7 +32,7 @@ PLAIN = (
     "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
-"""A template in words alone, for tokenizers that have none and no tokens for turns; an answer ends with the text."""
+"""A template of words, for tokenizers that have none and no tokens for turns; an answer ends with the text."""
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _MASKED: Any = {
@@ -90,12 +90,12 @@ class ChatTemplate:
 
     @cached_property
     def closers(self) -> set[int]:
-        """The tokens that can close a turn: those beside the vocabulary proper, and the end of text."""
+        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text."""
         own: Any = self.tokenizer
         return {*own.get_added_vocab().values(), *own.all_special_ids}
 
     def render(self, conversation: Conversation, end: int | None = None, *, asks: bool = False) -> str:
-        """The first ``end`` messages as text; ``asks``: and what asks the assistant to speak."""
+        """Render the first ``end`` messages as text; ``asks``: with the prompt for the assistant's answer."""
         return self._apply(conversation, end, tokenize=False, add_generation_prompt=asks)
 
     def _apply(self, conversation: Conversation, end: int | None = None, **options: Any) -> Any:
@@ -142,7 +142,7 @@ class ChatTemplate:
         return list(own(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def tokens(self, conversation: Conversation, place: str) -> Tokens:
-        """A conversation as tokens; ``place`` names it in errors.
+        """Encode a conversation; ``place`` names it in errors.
 
         Raises:
             DataError: the template refuses it, rewrites earlier turns, or its marks do not fit.
@@ -153,7 +153,7 @@ class ChatTemplate:
             raise _refused(place, error) from error
 
     def stop(self, tokens: Tokens) -> int | None:
-        """The token that closes the last answer; white space may follow it. None: no token of its own does."""
+        """The token that closes the last answer; white space may follow it. None: there is no such token."""
         start, end = tokens.spans[-1]
         own: Any = self.tokenizer
         for at in range(end - 1, start - 1, -1):
@@ -240,7 +240,7 @@ class ChatTemplate:
         return len(before), len(behind)
 
     def _without_end(self, text: str) -> str:
-        """A conversation without the special token that closes it as a whole (Phi-3's end of text)."""
+        """A conversation's text without the special token that closes it as a whole (Phi-3's end of text)."""
         own: Any = self.tokenizer
         end = next((token for token in own.all_special_tokens if text.endswith(token)), "")
         return text.removesuffix(end)
@@ -263,7 +263,7 @@ def runs(mask: np.ndarray) -> list[Span]:
 
 
 def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encoded:
-    """Conversations as tokens; the targets are the tokens of the answers, -100 elsewhere.
+    """Encode conversations; the targets are the tokens of the answers, -100 elsewhere.
 
     A conversation that is too long is cut at its end. Answers that are lost so are counted in a notice, and a
     conversation that loses all of them is left out, since nothing of it would be learnt or scored. ``read`` is the last
@@ -312,7 +312,7 @@ class _Count:
     longest: int = 0
 
     def leaves_out(self, one: Tokens, max_length: int) -> bool:
-        """Count a conversation; whether no answer of it is left."""
+        """Count a conversation; returns whether no answer of it is left."""
         ends = [end for _, end in one.spans]
         self.longest = max(self.longest, len(one.ids))
         self.answers += len(ends)

@@ -25,7 +25,7 @@ _LAYOUTS = {
 
 
 def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
-    """Whether a file has a word a line. A ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
+    """Whether a file has a word a line: a ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
     if path.suffix not in (".txt", ".tsv"):
         return path.suffix not in SUFFIXES
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))

@@ -108,7 +108,7 @@ def _start(path: Path, layout: _Layout) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Iterator[list[str]]]:
-    """The file's records, as Python's csv reads them, with cells as long as they are.
+    """The file's records, as Python's csv reads them; cells may have any length.
 
     The reader refuses a lone carriage return, so where it is text it is replaced by a space.
     """
@@ -129,7 +129,7 @@ def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[I
 
 
 def _is_quoted(path: Path, layout: _Layout) -> bool:
-    """Whether the quotes in a table of tabs are those of a writer of csv: each encloses a field, and no row is torn.
+    """Whether quotes in a table of tabs are a csv writer's: each encloses a field, and no row is torn.
 
     Where lines are whole records without quotes, two of them that a quote would join are two.
     """
@@ -161,7 +161,7 @@ def _ends_at_feeds(path: Path) -> bool:
 
 
 def _without_carriage(frame: Frame, last: str) -> Frame:
-    r"""The same where some rows end in ``\r\n``, whose ``\r`` is not part of the last column."""
+    r"""Strip the ``\r`` of rows that end in ``\r\n`` from their last column."""
 
     def get(name: str, plain: Any = frame.get) -> list[Any]:
         values = plain(name)

@@ -1,4 +1,4 @@
-"""One answer for each row of a source, where some rows were left out before anything was asked."""
+"""One answer for each row of a source, if some rows were left out of a prediction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EveryRow:
 
     @classmethod
     def of(cls, table: Table) -> EveryRow | None:
-        """None where no row was left out, or where the source was not kept."""
+        """The mapping for ``table``; None if no row was left out, or the source was not kept."""
         whole = table.whole
         if whole is None or len(whole.rows) == len(table):
             return None

@@ -13,7 +13,7 @@ from stratatune.data.sources import open_source
 from stratatune.errors import DataError
 
 EMPTY = ""
-"""A row that has no label in a column."""
+"""The value of a row that has no label in a column."""
 
 Value = list[str] | str | float
 

@@ -43,7 +43,7 @@ def not_in(place: str, error: UnicodeDecodeError) -> DataError:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of ``text`` without their ends, which are ``\n`` or ``\r\n``, or ``\r`` where there is nothing else.
+    r"""The lines of ``text`` without their ends: ``\n`` or ``\r\n``, or ``\r`` if there is no other.
 
     No other character ends a line: form feeds, U+0085 and U+2028 occur inside texts, and so may a lone ``\r``.
     `str.splitlines` would cut at all of them, and then there are more predictions than lines.

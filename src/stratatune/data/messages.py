@@ -1,4 +1,4 @@
-"""One conversation: messages in the order in which a chat template takes them, from the cells of a row."""
+"""Conversations: messages in the order in which a chat template reads them, from the cells of a row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages as a chat template takes them.
+    """Messages in the form that a chat template reads.
 
     Attributes:
         messages: each with ``role`` (system, user, assistant, tool), ``content`` and what else it came with.
@@ -127,7 +127,7 @@ def _to_be_answered(made: Conversation) -> Conversation:
 
 
 def _parsed(value: Any, column: str) -> Any:
-    """A cell: a text, or a list of messages; JSON in a text serves too, as csv has no lists."""
+    """Parse a cell: a text, or a list of messages, also as JSON, since csv has no lists."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_missing(value):
         raise BadRow(f"column {column!r} is missing or empty")
@@ -143,7 +143,7 @@ def _parsed(value: Any, column: str) -> Any:
 
 
 def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, Any]]:
-    """Messages that are written as lists of roles and of contents."""
+    """Messages written as lists of roles and of contents."""
     sizes = {name: len(values) for name, values in columns.items()}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{count} of {name!r}" for name, count in sizes.items())
@@ -152,7 +152,7 @@ def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, An
 
 
 def _joined(value: Any, cells: Cells) -> Any:
-    """A prompt and the text that belongs to it."""
+    """Join a prompt and the text that belongs to it."""
     if not isinstance(value, str):
         raise BadRow(f"column {cells.column!r} holds {_kind(value)}, not a text or a list of messages")
     more = cells.more.strip() if isinstance(cells.more, str) else ""
@@ -193,7 +193,7 @@ def _text(content: Any, number: int) -> str:
 
 
 def _weight(value: Any, number: int) -> int:
-    """Whether a message counts in the loss, as OpenAI's files say it."""
+    """The weight of a message in the loss, as OpenAI's files give it."""
     weight = value.get("weight")
     if weight is None:
         return 1

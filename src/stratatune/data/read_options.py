@@ -37,7 +37,7 @@ class ReadOptions:
 
     @property
     def text_columns(self) -> Sequence[str] | None:
-        """The text columns by their names, each whole; one that is named by a text may hold a comma."""
+        """The text columns by their names; a single text is one name, which may hold a comma."""
         return (self.text,) if isinstance(self.text, str) else self.text
 
     @property
@@ -51,4 +51,4 @@ class ReadOptions:
 
 
 DEFAULTS = ReadOptions()
-"""Everything is recognised, and labels are needed."""
+"""The default: everything is recognised, and labels are needed."""

@@ -1,4 +1,4 @@
-"""Texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
+"""Read texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
 
 What a column is for is decided by its name, whatever the order of the columns; names in doubt are refused.
 """
@@ -26,7 +26,7 @@ ROLES = "roles"
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which rows are laid out.
+    """A layout of rows.
 
     Attributes:
         roles: the columns in their order: what each is for, and the names that say so. The first name is the role's.
@@ -41,7 +41,7 @@ class Layout:
     by_order: bool = True
 
     def find(self, names: Sequence[str], place: str) -> dict[str, str] | None:
-        """Column -> role, in the order of the roles; None where one of them has no column.
+        """The role of each column, in the order of the roles; None if one of them has no column.
 
         Raises:
             DataError: two columns for one role.
@@ -135,7 +135,7 @@ class _Finder:
     def named(
         self, text: Sequence[str] | None, label: str | None, task: Task | None
     ) -> tuple[dict[str, str], str | None]:
-        """Column -> role, and the column of numbers where the layout has one."""
+        """The role of each column, and the column of numbers if the layout has one."""
         names = self.frame.names
         if task and not task.numeric:
             raise DataError(f"the labels of {task.name} are classes", f"legal here: {self.what}")
@@ -165,7 +165,7 @@ class _Finder:
         return [one for one in found if not any(set(one[1]) < set(other) for _, other in found)]
 
     def _by_order(self, text: Sequence[str], label: str | None) -> tuple[dict[str, str], str | None]:
-        """Columns that the user names: by their own names, else two in order, of which no name says otherwise."""
+        """Assign columns that the user names: by their own names, else two in order, if no name contradicts."""
         if missing := next((name for name in text if name not in self.frame.names), None):
             raise self._none_called(missing)
         scored_by, own = self._label(label, text), None

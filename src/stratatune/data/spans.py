@@ -1,4 +1,4 @@
-"""Named spans of characters as tags of words."""
+"""Convert named spans of characters to tags of words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
 
 
 class Span(NamedTuple):
-    """The characters ``start`` to ``end`` of a text, and what they are called."""
+    """The characters ``start`` to ``end`` of a text, with their label."""
 
     start: int
     end: int
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 @dataclass
 class _Misfits:
-    """Spans that the words cannot say as they are, to be counted and named."""
+    """Spans that do not fit the words, to be counted and named."""
 
     widened: list[str]
     crossed: list[str]
@@ -46,7 +46,7 @@ class _Misfits:
 def tags_of_spans(
     frame: Frame, column: str, texts: list[str], words: list[list[Place]]
 ) -> tuple[Frame, list[list[str]]]:
-    """A tag for each word of each text, in IOB2, and the frame with notices about spans that do not fit whole words.
+    """A tag for each word of each text, in IOB2, and the frame with notices about spans that cut words.
 
     Args:
         frame: the rows.
@@ -70,7 +70,7 @@ def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
 
 
 def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
-    """One span, without the blanks at its ends."""
+    """Read one span, without the blanks at its ends."""
     parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
     if isinstance(value, Mapping):
         names = ("label", "type", "tag", "entity_group")
@@ -90,7 +90,7 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
 
 
 def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, misfits: _Misfits) -> list[str]:
-    """IOB2 tags of the words; of spans that cross, the longest is taken."""
+    """IOB2 tags of the words; where spans cross, the longest is taken."""
     tags = ["O"] * len(words)
     misfits.total += len(spans)
     for span in sorted(spans, key=lambda one: (one.start - one.end, one.start)):
@@ -107,7 +107,7 @@ def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, m
 
 
 def list_in(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
-    """A cell's list; a text that is one in JSON serves too, as csv has no other way to write it."""
+    """A cell's list, also as JSON text, since csv has no other way to write it."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)

@@ -12,7 +12,7 @@ from stratatune.errors import DataError
 
 
 def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[Table, Table]:
-    """``table`` in two: what is left to train on, and ``share`` of its rows, drawn by ``seed``.
+    """Split ``table`` in two: the rest to train on, and ``share`` of its rows, drawn by ``seed``.
 
     Args:
         table: N rows.
@@ -54,7 +54,7 @@ def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
-    """``k`` of the examples, drawn once, each class by its share: sorted positions int64 [k].
+    """Draw ``k`` of the examples, each class by its share: sorted positions int64 [k].
 
     A class keeps at least one example where ``k`` allows it. Float labels (regression) are drawn without classes.
     """

@@ -31,7 +31,7 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
 def words_of(text: str) -> list[Place]:
-    """The words of a plain text: runs of letters and digits, and every other sign by itself."""
+    """The words of a plain text: runs of letters and digits, and every other character by itself."""
     return [found.span() for found in _WORD.finditer(text)]
 
 
@@ -93,7 +93,7 @@ def _rows(frame: Frame, column: str, words: list[list[Place]]) -> Iterator[tuple
 
 
 def _column(frame: Frame, text: Sequence[str] | None) -> str:
-    """The column of words or texts; one of the usual names also finds a column that has another of them."""
+    """The column of words or texts; a usual name also finds a column with another usual name."""
     if text and len(text) > 1:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "tags are read of one")
     usual = (*TOKENS, *SINGLES)
@@ -112,7 +112,7 @@ def _is_listed(frame: Frame, column: str) -> bool:
 
 
 def _label_column(frame: Frame, column: str, label: str | None, *, listed: bool) -> str:
-    """The column of tags where there are words, else that of spans."""
+    """The column of tags if there are words, else that of spans."""
     names = frame.names
     if label is not None and label in names:
         return label
@@ -186,7 +186,7 @@ def _open(source: Any, options: ReadOptions) -> Frame:
 
 
 def _file_in(folder: Path, split: str | None) -> Path:
-    """The file of a split that is called after it; the folder itself where there is none."""
+    """The file named after a split; the folder itself where there is none."""
     files = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix not in (".all", ".arrow"))
     for name in called(split or ""):
         for file in files:

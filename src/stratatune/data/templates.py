@@ -1,4 +1,4 @@
-"""Hard prompts: a template with one mask, and the label words that are read there.
+"""Hard prompts: a template with one mask, and the label words that are predicted there.
 
 A template is text with ``{a}``, for sentence pairs ``{b}``, and one ``<mask>``: ``{a} It was <mask>.`` The written
 ``<mask>`` stands for the mask token of whatever tokenizer is used. No torch and no transformers are imported here.
@@ -78,7 +78,7 @@ class Template:
             )
 
     def pieces(self, mask_token: str, texts: Sequence[str]) -> list[str]:
-        """The template's parts filled with one row's texts, in order; outer white space of the texts is dropped.
+        """Fill the template's parts with one row's texts, in order; outer white space of the texts is dropped.
 
         Without that the trailing space of SST-2's rows would become a token of its own before ``It was``.
         """
@@ -110,7 +110,7 @@ def mask_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
 
 
 def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str] | Sequence[str]) -> list[int]:
-    """One token id per label, in order; ``words`` is {label: word}, or the words where these name the labels too.
+    """One token id per label, in order; ``words`` is {label: word}, or a list of words that are the labels too.
 
     Each word is read as it is inside a sentence, that is, after a space (LPT, section on label words).
 

@@ -11,7 +11,7 @@ BadRows = Literal["refuse", "skip", "empty"]
 """The treatment of rows whose text is blank or whose label is missing."""
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
-"""Delimiters that have a name, as a shell makes some of them hard to type."""
+"""Names of delimiters, as a shell makes some of them hard to type."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Written:
 
 
 AS_USUAL = Written()
-"""Everything is recognised, and rows that are not whole are refused."""
+"""The default: everything is recognised, and incomplete rows are refused."""
 
 
 def delimiter_named(word: str) -> str:
@@ -58,7 +58,7 @@ def delimiter_named(word: str) -> str:
 
 
 def check_encoding(name: str) -> None:
-    """Refuse an encoding that Python does not know, or that is none of text.
+    """Refuse an encoding that Python does not know, or that is not one of text.
 
     Raises:
         DataError: with what is usual.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Exit(Protocol):
-    """A form to leave in; one file beside this one, and one line in ``registry.py``."""
+    """A form of export: one file next to this one, and one line in ``registry.py``."""
 
     name: ClassVar[str]
     """The name that ``export --to`` and ``st.export(to=...)`` take."""
@@ -22,7 +22,7 @@ class Exit(Protocol):
     extra: ClassVar[str | None]
     """The extra of this package that it needs; None: nothing more."""
     reader: ClassVar[str]
-    """The call that reads it back, ``{out!r}`` in place of the folder."""
+    """The call that reads it back, with ``{out!r}`` in place of the folder."""
 
     def refusals(self, attached: Attached) -> list[str]:
         """The reasons why a plan has no such form, each once; empty when it has one."""

@@ -1,4 +1,4 @@
-"""``st.export``: a tuned model in one of the forms of ``registry.py``."""
+"""``st.export``: write a tuned model in one of the forms of ``registry.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as one stock ``LoraConfig``: what of it peft can hold, and a folder that ``PeftModel.from_pretrained`` reads.
+"""Write a plan as one stock ``LoraConfig``, in a folder that ``PeftModel.from_pretrained`` reads.
 
 Frozen, BitFit, LoRA (or DoRA) of any ranks and fully trained parts have such a form, in any mix: LoRA's modules by
 their full names with ``rank_pattern`` and ``alpha_pattern``, what trains whole as ``modules_to_save``, biases by
@@ -123,13 +123,13 @@ def _uses(attached: Attached, kind: str) -> bool:
 
 
 def _dropout(attached: Attached) -> float:
-    """LoRA's dropout, where the plan has one for all; it says nothing of what was trained."""
+    """LoRA's dropout, if the plan has one for all; it does not affect the trained tensors."""
     found = {one.dropout for block in attached.resolved.blocks for one in block if one.kind in ("lora", "dora")}  # pyright: ignore[reportAttributeAccessIssue]
     return found.pop() if len(found) == 1 else 0.0
 
 
 def _sets(attached: Attached, *kinds: str) -> Iterator[tuple[int, Any, str]]:
-    """(block, method, role) of these kinds, a block for each set of weights."""
+    """Every (block, method, role) of these kinds, one block for each set of weights."""
     resolved = attached.resolved
     for number in resolved.shape.owners:
         for one in resolved.blocks[number]:
@@ -139,7 +139,7 @@ def _sets(attached: Attached, *kinds: str) -> Iterator[tuple[int, Any, str]]:
 
 
 def _mixed(attached: Attached) -> list[tuple[int, str]]:
-    """Linears of several roles of which one has LoRA and another trains whole."""
+    """Linears of several roles, one of which has LoRA while another trains whole."""
     low = {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "lora", "dora")}
     return sorted(low & {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "full")})
 
@@ -150,7 +150,7 @@ def _path(attached: Attached, number: int, role: str) -> str:
 
 
 def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
-    """(block, path) -> role -> what LoRA trained there, while it is in the model."""
+    """The tensors that LoRA trained, by (block, path) and role, while it is in the model."""
     found: dict[tuple[int, str], dict[str, _LowRank]] = {}
     for number, _, role in _sets(attached, "lora", "dora"):
         one = next(
@@ -191,7 +191,7 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
 
 
 def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
-    """LoRA on some roles of a linear as LoRA on all of its ``outputs``, which lie in the order of their roles."""
+    """Turn LoRA on some roles of a linear into LoRA on all its ``outputs``, which lie in the order of their roles."""
     first = next(iter(parts.values()))
     if len(outputs) == 1:
         return first

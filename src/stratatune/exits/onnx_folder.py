@@ -1,4 +1,4 @@
-"""The folder of an ONNX export: the graph, what others read beside it, and how text becomes a label.
+"""The folder of an ONNX export: the graph, the files that other tools read, and how text becomes a label.
 
 ``model.onnx`` is all that onnxruntime needs; ``config.json`` and the tokenizer's files are transformers' own;
 ``stratatune.json`` says how the objective reads text, for ``stratatune predict``.
@@ -58,7 +58,7 @@ class OnnxRecord(Written):
 
 @dataclass(frozen=True)
 class OnnxFolder:
-    """An export as it is on disk: its record, and the same as plain data, with all that the objective wrote."""
+    """An export on disk: its record, and the same as plain data, with all of the objective's fields."""
 
     record: OnnxRecord
     data: dict[str, Any]
@@ -155,5 +155,5 @@ def to_int8(folder: Path) -> tuple[int, int]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the graph and of the weights beside it."""
+    """The bytes of the graph and of its weight files."""
     return sum(path.stat().st_size for path in folder.glob(f"{MODEL}*"))

@@ -1,4 +1,4 @@
-"""A folder that sentence-transformers loads, with equal vectors or scores. No torch on import."""
+"""Export a folder that sentence-transformers loads, with equal vectors or scores. No torch on import."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SentenceTransformers:
         return [*([] if known else ["its objective has no class in sentence-transformers"]), *refusals(attached)]
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """The model in the precision in which it computes, so that what it gives is equal to the last digits.
+        """Write the model in the precision in which it computes, so that its outputs are equal to the last digits.
 
         Where documents keep the vectors of the base model, that is written too: ``encode_query`` then runs the tuned
         model and ``encode_document`` the base.
@@ -68,7 +68,7 @@ class SentenceTransformers:
 
 
 def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tuple[str, Any]]:
-    """The files beside the models: modules, and the settings of each. None for a model with a head of its own."""
+    """The files besides the models: modules, and the settings of each. None for a model with its own head."""
     if "pooling" not in how:
         return
     kinds = ["Transformer", "Pooling", *(["Normalize"] if how["normalise"] else [])]

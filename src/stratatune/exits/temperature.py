@@ -1,4 +1,4 @@
-"""A classifier's temperature in its output layer, for tools that do not know it."""
+"""Fold a classifier's temperature into its output layer, for tools that do not know it."""
 
 from __future__ import annotations
 

@@ -198,8 +198,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """Predict from what :meth:`represent` gives for ``question(batch, training=False)``, one row an example [B,
-        ...].
+        """Predict from :meth:`represent`'s output for ``question(batch, training=False)``, one row an example [B, ...].
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """

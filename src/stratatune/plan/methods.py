@@ -51,7 +51,7 @@ def _adapted_roles(value: object) -> tuple[str, ...]:
 
 
 class Frozen(MethodConfig, frozen=True):
-    """Nothing trains. The same as not naming the blocks, but explicit."""
+    """Trains nothing. The same as not naming the blocks, but explicit."""
 
     kind: Literal["frozen"] = "frozen"
 
@@ -127,7 +127,7 @@ class Dora(RoleMethod, frozen=True):
 
 
 class Ia3(RoleMethod, frozen=True):
-    """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
+    """A vector that scales the output of a role, or for ``down`` its input ((IA)3, Liu et al. 2022)."""
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"scale"})
@@ -183,7 +183,7 @@ class Parallel(MethodConfig, frozen=True):
 
     adds: ClassVar[bool] = True
     ENDS: ClassVar[Mapping[str, tuple[str, str]]] = {"ffn": ("up", "down"), "attn": ("q", "o")}
-    """The role that takes f's input, and the one that puts out its result."""
+    """The role that receives f's input, and the role that returns its result."""
 
     kind: Literal["parallel"] = "parallel"
     bottleneck: Count = 16

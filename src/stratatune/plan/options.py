@@ -1,4 +1,4 @@
-"""A named thing with options: how it is checked, how it prints, how a wrong option is reported."""
+"""The base of named things with options: how they are checked and printed, and how a wrong option is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PEFT = {
     "gate_proj": "gate",
     **dict.fromkeys(("all-linear", "all_linear"), "attn,ffn"),
 }
-"""Words of peft and of the models' own modules, and what they are called here, under every architecture."""
+"""Words of peft and of the models' own modules, and their names here, under every architecture."""
 
 
 def peft_word(word: str, otherwise: str) -> str:
@@ -54,12 +54,12 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
     kind: str
     lr: Rate | None = None
-    """Learning rate of what this trains; None: the run's."""
+    """Learning rate of the parameters that this trains; None: the run's."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _refuse(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        """Turns pydantic's report into one line of ours, with the legal values."""
+        """Turn pydantic's report into one line of ours, with the legal values."""
         try:
             return handler(data)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A plan on one model: what trains in every block, how deep the frozen trunk is, and every count that follows."""
+"""A plan applied to one model: the methods of every block, the frozen depth, and every count that follows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A plan on one model.
+    """A plan applied to one model.
 
     ``objective`` below is ``mlm`` or ``classification`` (regression counts as classification); it decides which
     pretrained head the model has. A task's own new output layer is in no count: its size depends on the labels.
@@ -47,9 +47,9 @@ class Resolved:
     blocks: tuple[tuple[MethodConfig, ...], ...]
     """The methods that train in each block; ``()`` is frozen."""
     insertions: tuple[tuple[int, Insertion], ...]
-    """Absolute depth and what is inserted there, from the input up."""
+    """Insertions by their absolute depth, from the input up."""
     whole: Shape
-    """The model's own shape; ``shape`` is what a cut leaves of it."""
+    """The model's own shape; ``shape`` is the shape after a cut."""
 
     @property
     def trains_embeddings(self) -> bool:
@@ -76,7 +76,7 @@ class Resolved:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of text that fit, after the positions that a prompt at the input takes."""
+        """The number of tokens of text that fit, after the positions that a prompt at the input takes."""
         return self.shape.max_tokens - self.moved
 
     @property
@@ -86,7 +86,7 @@ class Resolved:
 
     @property
     def starts_as_base(self) -> bool:
-        """Whether the tuned model is the base model until the first step: so do all but prompts and prefixes."""
+        """Whether the tuned model equals the base model until the first step; prompts and prefixes change it."""
         methods = (one for block in self.blocks for one in block)
         return not any(one.attended for one in methods) and not any(one.prompt for _, one in self.insertions)
 
@@ -124,7 +124,7 @@ class Resolved:
 
     @property
     def unties(self) -> bool:
-        """Whether the decoder becomes a tensor of its own."""
+        """Whether the decoder gets its own tensor, apart from the embeddings."""
         return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
@@ -168,12 +168,12 @@ class Resolved:
         return (f"{name} " if name else ""), stack.start
 
     def layers(self, run: Run) -> str:
-        """A run as a plan's text names its blocks."""
+        """The blocks of a run as a plan's text names them."""
         stack, border = self.place(run)
         return f"{stack}{run.start - border}:{run.stop - border}"
 
     def summary(self, objective: str, labels: int = 2) -> dict[str, Any]:
-        """Everything worked out, as plain data for ``--json``."""
+        """The result as plain data for ``--json``."""
         shape = self.shape
         return {
             "model": shape.name,
@@ -215,7 +215,7 @@ class Resolved:
 
 
 def resolve(plan: PlanParts, shape: Shape) -> Resolved:
-    """Puts a plan on a shape; see ``Plan.resolve``."""
+    """Apply a plan to a shape; see ``Plan.resolve``."""
     # Everything below is resolved against what the cut leaves; the whole is kept for fractions.
     whole, shape = shape, _cut(plan, shape)
     before = None if plan.cut is None else whole.blocks
@@ -260,7 +260,7 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
 
 
 def _check_size(resolved: Resolved) -> None:
-    """Refuses what must be a typing error: methods that would add several times the model's own parameters."""
+    """Refuse likely typing errors: methods that would add several times the model's own parameters."""
     trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
     trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
     own = resolved.shape.parameters(resolved.shape.lm_objective)
@@ -273,7 +273,7 @@ def _check_size(resolved: Resolved) -> None:
 
 
 def _frozen_once(claimed: list[tuple[StratumParts, MethodConfig]]) -> list[tuple[StratumParts, MethodConfig]]:
-    """A block's methods with one ``frozen`` at most: any others clash soon, and these may be many."""
+    """A block's methods with at most one ``frozen``: other duplicates are refused soon, and these may be many."""
     frozen = [pair for pair in claimed if isinstance(pair[1], Frozen)]
     return [*frozen[:1], *(pair for pair in claimed if not isinstance(pair[1], Frozen))] if frozen[1:] else claimed
 
@@ -302,7 +302,7 @@ def _check_roles(stratum: StratumParts, shape: Shape) -> None:
 
 
 def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) -> None:
-    """Refuses to treat blocks apart that are the same weights."""
+    """Refuse different methods on blocks that share their weights."""
     for number, methods in enumerate(blocks):
         owner = shape.owner(number)
         if set(methods) != set(blocks[owner]):
@@ -318,7 +318,7 @@ def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) ->
 def _check_pair(
     number: int, shape: Shape, a: tuple[StratumParts, MethodConfig], b: tuple[StratumParts, MethodConfig]
 ) -> None:
-    """Refuses two methods of one block that contradict each other.
+    """Refuse two methods of one block that contradict each other.
 
     Raises:
         PlanError: names the block, both segments and the role.
@@ -334,7 +334,7 @@ def _check_pair(
 
 
 def _clash(shape: Shape, one: MethodConfig, other: MethodConfig) -> list[str]:
-    """Places of which both would change the same part, in the block's order."""
+    """Places where both would change the same part, in the block's order."""
     # By (place, part) and not by role: BitFit on q and LoRA on q train different parts, and may share a block.
     places = {place for place, _ in one.claims(shape) & other.claims(shape)}
     return sorted(places, key=lambda place: ROLES.index(place) if place in ROLES else -1)

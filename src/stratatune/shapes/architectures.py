@@ -55,7 +55,7 @@ class Stack:
 
     @property
     def named(self) -> Mapping[str, str | None]:
-        """Everything that is named inside a block."""
+        """The name and path of every part inside a block."""
         return {**self.roles, **self.more}
 
 
@@ -97,16 +97,20 @@ class Architecture:
     roles: Mapping[str, str]
     """Role to its path inside a block. A role that is not here does not exist in the architecture."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs.
+    """The roles that each linear inside a block plays at once, in the order of its outputs, by its path.
 
-    ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart."""
+    ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart.
+    """
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
     ``norm``, ``decoder``; the output matrix of a decoder (``decoder``) has one only where it says so."""
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
-    the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
+    """The linears that read each norm's output, where nothing else does.
+
+    A vector added to that output is then a bias of the linears (``methods/delta_bias.py``). Given for norms without a
+    bias.
+    """
     wide_head_norms: bool = False
     """Whether ``norm_q`` and ``norm_k`` norm the features of all heads together, not those of one head."""
     tuple_blocks: bool = False
@@ -124,12 +128,12 @@ class Architecture:
     pooler: str | None = None
     """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
     pooling: str | None = None
-    """The config's field that may say ``mean``: the classification head then reads every token, not the first."""
+    """The config's field that may be ``mean``: the classification head then reads every token, not the first."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()
     applies: tuple[str, str] | None = None
-    """A config field and how its value must begin, where one model type has rows of several layouts."""
+    """A config field and the beginning of its value, where one model type has rows of several layouts."""
     refuses: Callable[[Config], str] = _refuses_nothing
     """A reason why a config is not supported, in a line; empty when it is."""
     measured: bool = False
@@ -142,7 +146,7 @@ class Architecture:
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """The lists of blocks, the first run first."""
+        """The lists of blocks, in the order in which they run."""
         return (Stack("blocks", self.blocks, self.roles),)
 
     @property
@@ -166,9 +170,10 @@ class EncoderArchitecture(Architecture):
     heads: ClassVar[str] = "masked-LM, classification, token and span heads"
     walked_by: str = "encoder"
     mlm_head: Mapping[str, str]
-    """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model; empty: none.
+    """The path of each part of the masked-LM head (dense, norm, decoder) in ``...ForMaskedLM``; empty: no head.
 
-    A part ``bias`` names the module that holds the decoder's bias where that is not the decoder."""
+    A part ``bias`` names the module that holds the decoder's bias where that is not the decoder.
+    """
     mlm_alternatives: tuple[Mapping[str, str], ...] = ()
     """Other layouts of the masked-LM head; the first whose modules the model has is its own."""
     mlm_setting: tuple[str, str, bool] | None = None
@@ -176,7 +181,7 @@ class EncoderArchitecture(Architecture):
 
     For checkpoints that hold such weights and whose config does not say so."""
     mlm_activation: str | None = None
-    """Activation between dense and norm of the masked-LM head; None: what the config says in ``activation``."""
+    """Activation between dense and norm of the masked-LM head; None: the config's ``activation``."""
     activation: str = "hidden_act"
     """The config's field for that activation."""
     position_offset: int = 0
@@ -184,11 +189,11 @@ class EncoderArchitecture(Architecture):
     embedding_norm: bool = True
     """Whether the embeddings end in a norm."""
     table_if: Mapping[str, str] = field(default_factory=dict)
-    """Table to the config field (true unless it says otherwise) without which it is not there."""
+    """The config field (true by default) without which a table is missing, by the table."""
     projection: str | None = None
     """The module below ``base`` that maps E to D where they differ; depth 0 is its output."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Block number to the roles that this block, unlike the others, does not have."""
+    """The roles that a block, unlike the others, does not have, by its number."""
     reused: tuple[str, ...] = ()
     """Roles whose linear also maps the table of relative positions (DeBERTa)."""
     pooler_norm: bool = False
@@ -209,13 +214,13 @@ class DecoderArchitecture(Architecture):
     rotary_by_type: bool = False
     """Whether that module also takes the type of attention of the block."""
     norms_first: bool = True
-    """Whether ``norm_attn`` and ``norm_ffn`` norm what their parts read, not what these return."""
+    """Whether ``norm_attn`` and ``norm_ffn`` norm the input of their parts, not the output."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
+    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
     window: str | None = "sliding_window"
     """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0
-    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
+    """The feed-forward size as a multiple of D if the config leaves it open; 0: the config must give it."""
 
 
 @dataclass(frozen=True, kw_only=True)

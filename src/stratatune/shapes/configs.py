@@ -11,7 +11,7 @@ from stratatune.shapes.builtin import BUILTIN, builtin_config
 
 
 def config_of(model: str, revision: str | None = None) -> Config:
-    """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
+    """The config that ``model`` names: of a folder in transformers' format, else built in, else on the hub."""
     if wrong := wrong_path(model):
         raise ModelError(
             f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"

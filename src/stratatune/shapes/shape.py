@@ -1,4 +1,4 @@
-"""The sizes of a model, without the model: what every count and every cost is worked out from."""
+"""The sizes of a model, without the model: the source of every count and every cost."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Shape:
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
+    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
     last_block: str | None = None
     """The function that runs the last block at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False
@@ -98,15 +98,15 @@ class Shape:
     classifier_dense: int = 0
     """A new dense layer that the classification head brings, before its output layer; 0 where it has none."""
     distinct: int = 0
-    """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
+    """The number of weight sets that neighbouring blocks share: ALBERT runs one L times. 0: each block has its own."""
     embedding_width: int = 0
     """E, the width of a word's vector, where it is not D."""
     reused: tuple[str, ...] = ()
-    """Roles that read something else too in a block's forward, not the hidden state alone."""
+    """Roles whose linear also reads something other than the hidden state in a block's forward."""
     unnamed: int = 0
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Block number to the roles that this block, unlike the others, does not have."""
+    """The roles that a block, unlike the others, does not have, by its number."""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The model's config as transformers has it, where the sizes were worked out from one."""
 
@@ -150,7 +150,7 @@ class Shape:
         return self.unnamed + sum(self.part(role).weights + self.part(role).biases for role in self.roles)
 
     def owner(self, block: int) -> int:
-        """The first of the blocks that share the weights of ``block``: itself, where blocks do not share."""
+        """The first block with the weights of ``block``: itself, where blocks do not share weights."""
         if not self.distinct:
             return block
         # The same rule as Body._listed_blocks: runs of equal length, as ALBERT lays its groups out.
@@ -159,7 +159,7 @@ class Shape:
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """The first block of each set of weights: every block, where blocks do not share."""
+        """The first block of each set of weights: every block, where blocks do not share weights."""
         return tuple(number for number in range(self.blocks) if self.owner(number) == number)
 
     def of_block(self, number: int) -> Shape:

@@ -1,4 +1,4 @@
-"""A shape from a config: no weights are read and no torch is imported."""
+"""Work out a shape from a config: no weights are read and no torch is imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stratatune.shapes.stacks import encoder_decoder_shape
 from stratatune.shapes.table import architecture_of
 
 HEAD_NORMS = {"norm_q": "heads", "norm_k": "kv_heads"}
-"""Norms over the features of one head, or of all heads together, and which heads those are."""
+"""Norms over the features of one head, or of all heads together, and the size that counts those heads."""
 
 _LONGROPE = ("longrope", "su")  # the latter in Microsoft's older configs
 
@@ -103,7 +103,7 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
 
 
 def turned_alike(config: Config) -> float:
-    """Up to how many tokens a text is turned by the same angles, whatever else is in its batch.
+    """The number of tokens up to which a text's angles do not depend on the rest of its batch.
 
     LongRoPE has two tables of angles, and a text of more than ``original_max_position_embeddings`` switches its whole
     batch from the one to the other: the hidden states of the others would depend on their company, cached or not.

@@ -1,4 +1,4 @@
-"""A trunk cache filled from whatever source its trunk has."""
+"""Fill a trunk cache from the source that its trunk has."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fill(
 
 
 def runs_first(feed: Feed, data: Encoded) -> bool:
-    """Whether the trunk had better run over the distinct texts of ``data`` before batches are needed.
+    """Whether the trunk should run over the distinct texts of ``data`` before batches are needed.
 
     A batch with one text missing is run as a whole, so where many texts are equal the others would run again.
     """
@@ -49,7 +49,7 @@ def runs_first(feed: Feed, data: Encoded) -> bool:
 
 
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
-    """The same, with the rows that other caches beside it have taken from those; returns how many texts they were.
+    """Fill the cache, with rows from other caches next to it; returns the number of texts taken from those.
 
     One process at a time does this under one folder, so that together they run the trunk once for each text. For that
     the cache is opened within the same :func:`~stratatune.cache.siblings.filling`: its writer would otherwise hold a

@@ -76,7 +76,7 @@ class Streamed:
         advance: Callable[[int], object],
         batches: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Wave by wave; see the module's docstring."""
+        """Fill the cache wave by wave; see the module's docstring."""
         assert feed.cache is not None
         assert isinstance(feed.trunk, Trunk)
         room = Room(self.memory, feed.trunk.attached.resolved.shape)
@@ -125,5 +125,5 @@ class Streamed:
 
 
 def wave_memory(limit: int, used: int, blocks: torch.nn.ModuleList) -> int:
-    """Bytes that are left for a wave: of ``limit``, without what is in use and two blocks of the trunk."""
+    """The bytes that are left for a wave: ``limit`` less the memory in use and two blocks of the trunk."""
     return limit - used - 2 * max(map(bytes_of, blocks), default=0)

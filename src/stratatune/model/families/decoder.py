@@ -172,9 +172,7 @@ class Decoder(Family):
         return self.body.normed(take(self._run_plain(hidden, mask), last_of(mask))[:, 0])
 
     def _run_plain(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Run every block over [B, T, D] at depth 0 without insertions; ``mask`` [B, T] is False at padding on either
-        side.
-        """
+        """Run every block over [B, T, D] at depth 0 without insertions; ``mask`` [B, T] is False at padding."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return hidden
