@@ -1,4 +1,4 @@
-"""A trained model in use: what an objective may ask of it, and what it answers."""
+"""A trained model in use: its interface for objectives, and an objective's answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Answers:
 
 
 class Using(Protocol):
-    """A trained model in use, as an objective asks it for predictions."""
+    """The interface of a trained model in use, from which an objective gets its predictions."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,7 +51,7 @@ class Using(Protocol):
         ...
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same for the base model, as it was before it was tuned."""
+        """The output for every row of the base model as it was before tuning."""
         ...
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:

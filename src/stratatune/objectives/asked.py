@@ -73,7 +73,7 @@ class Asked:
         return self.task is not None and self.task.numeric
 
     def check_fast(self, objective: str) -> None:
-        """Refuse a tokenizer that does not say where in a text each of its tokens lies.
+        """Refuse a tokenizer that does not give the place of each token in its text.
 
         Raises:
             ModelError: it is not a fast one.
@@ -84,13 +84,13 @@ class Asked:
 
 
 def pretended_common(texts: Encoded, family: str, metric: str) -> dict[str, Any]:
-    """The fields that all objectives have, for texts that are made up."""
+    """The fields that all objectives have, for made-up texts."""
     longest = int(texts.lengths.max())
     return {"text": ("text",), "label": "label", "metric": metric, "max_length": longest, "family": family}
 
 
 def common_of(asked: Asked, metric: str) -> dict[str, Any]:
-    """The fields that all objectives have, as a run asks for them."""
+    """The fields that all objectives have, from a run's request."""
     return {
         "text": asked.data.columns,
         "label": asked.data.label_column,

@@ -53,7 +53,7 @@ def f1_of(labels: Sequence[str]) -> str:
 
 
 def shown(found: dict[str, Any]) -> str:
-    """:func:`by_class` for a terminal: a line for each class, and the matrix while it fits."""
+    """The scores of :func:`by_class` for a terminal: a line for each class, and the matrix if it fits."""
     if not found:
         return ""
     classes = found["classes"]

@@ -54,7 +54,7 @@ def best_temperature(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def best_threshold(chances: np.ndarray, score: Callable[[np.ndarray], float]) -> float:
-    """The least probability at which class 1 is predicted: of those half-way between two rows the best by ``score``.
+    """The least probability at which class 1 is predicted: the best by ``score`` of those half-way between two rows.
 
     Of equally good ones it is the one nearest to a half.
 

@@ -125,7 +125,7 @@ class Candidates(Objective):
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
-        """One where every word is a single token at the end of the template."""
+        """``one`` if every word is a single token at the end of the template."""
         return "few" if sum(self.branches) else "one"
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -139,7 +139,7 @@ class Candidates(Objective):
         return made, texts.with_labels(random.integers(0, 2, len(texts)))
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The places at which a candidate's token is predicted.
+        """The question for the places at which a candidate's tokens are predicted.
 
         The text's last token predicts the first token of every candidate, and each token of a candidate the next.
         """
@@ -157,7 +157,7 @@ class Candidates(Objective):
         return self.label_kind.loss(scores, batch.labels)
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """A language model's loss: the label's word is the one target of a text, and every token's logits are made."""
+        """A language model's usual loss: the label's word is the one target, and every token's logits are computed."""
         import torch
         from torch.nn.functional import cross_entropy
 

@@ -1,4 +1,4 @@
-"""``chat``: what an assistant says in conversations, by a decoder's LM head and the tokenizer's chat template."""
+"""``chat``: an assistant's answers in conversations, by a decoder's LM head and the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _ACCURACY = "token_accuracy"
 Turns = Literal["all", "last"]
 _NAMED = {"plain": PLAIN}
-"""Templates that have a name."""
+"""Chat templates by their names."""
 _SHOWN = 60
 
 
@@ -106,7 +106,7 @@ class Chat(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Conversations; see :func:`stratatune.data.conversations.read_conversations`."""
+        """Read conversations; see :func:`stratatune.data.conversations.read_conversations`."""
         return read_conversations(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -122,7 +122,7 @@ class Chat(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0]), chat_template=""), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that counts in the loss."""
+        """The question for the tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
@@ -155,7 +155,7 @@ class Chat(Objective):
         return Answers.of_texts(*self._written(table, using))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
-        """ROUGE of what is written in the place of each last answer, where its package is installed."""
+        """ROUGE of the generated text in place of each last answer, if its package is installed."""
         return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
@@ -217,7 +217,7 @@ def _template(asked: Asked) -> str:
 
 
 def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
-    """A note of tools and calls that the conversations bring and the template leaves out, so that nothing is learnt."""
+    """A note of tools and calls in the conversations that the template leaves out, so that they are not learnt."""
     found: dict[str, list[int]] = {}
     for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         for what in template.unwritten(one):

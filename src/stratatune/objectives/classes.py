@@ -1,4 +1,4 @@
-"""``classification``: a class by a new output layer on what the model's own classification head pools."""
+"""``classification``: a class, by a new output layer on the output of the model's own pooling."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Classes(Pooled):
         return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """``logits`` [B, C]; an evaluation is by the plain loss, so that runs can be compared."""
+        """The loss of ``logits`` [B, C]; an evaluation uses the plain loss, so that runs can be compared."""
         assert batch.labels is not None
         learnt = self.learnt_by if training else ClassLoss(ordinal=self.learnt_by.ordinal)
         return learnt(logits, batch.labels, batch.targets.get(WEIGHT))
@@ -146,7 +146,7 @@ class Classes(Pooled):
         return class_scores(data.labels, self.decided(output), len(self.labels)), []
 
     def decided(self, output: np.ndarray) -> np.ndarray:
-        """The class numbers [N] that probabilities [N, C] mean."""
+        """The class numbers [N] predicted by probabilities [N, C]."""
         if self.threshold is None:
             return output.argmax(axis=1)
         return (output[:, 1] >= self.threshold).astype(np.int64)

@@ -56,7 +56,7 @@ class Completion(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Prompts and completions where a label column is named, else plain text; no task says what is written."""
+        """Read prompts and completions if a label column is named, else plain text; a task has no text to write."""
         needed = options.need_labels and options.label is not None
         guessed = options.need_labels and not options.text and not needed
         table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True))
@@ -84,7 +84,7 @@ class Completion(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0])), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that counts in the loss."""
+        """The question for the tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:

@@ -58,7 +58,7 @@ def cosent_loss(vectors: Tensor, groups: Tensor, scores: Tensor, scale: float) -
 
 
 def matryoshka(loss: Callable[[Tensor], Tensor], vectors: Tensor, widths: Sequence[int]) -> Tensor:
-    """The sum of a loss over the first values of each vector, as many as each of ``widths`` (arXiv 2205.13147)."""
+    """The sum of a loss over prefixes of each vector with ``widths`` values (arXiv 2205.13147)."""
     total = vectors.new_zeros(())
     for width in widths:
         total = total + loss(normalize(vectors[:, :width], dim=1))

@@ -31,13 +31,13 @@ Text = TypeVar("Text")
 
 
 def name_of(*texts: str) -> int:
-    """A number that equal texts share, in whatever data set they are; an int64."""
+    """An int64 that equal texts share, in any data set."""
     hashed = blake2b("\0".join(texts).encode(), digest_size=8)
     return int.from_bytes(hashed.digest(), "little", signed=True)
 
 
 def score_range(asked: Asked) -> tuple[float, float]:
-    """The scores that are scaled to 0 and 1: the task's, or (0, 1) where all are in it, else from 0 or the lowest on.
+    """The scores that map to 0 and 1: the task's, or (0, 1) if all are in it, else from 0 or the lowest on.
 
     Raises:
         DataError: every score is the same.
@@ -54,14 +54,14 @@ def score_range(asked: Asked) -> tuple[float, float]:
 
 
 def refuse_equal(table: Table, column: Sequence[str], other: Sequence[str], what: str) -> None:
-    """Refuse rows in which two columns hold the same text, as ``what`` says."""
+    """Refuse rows in which two columns hold the same text; ``what`` is the message."""
     for row, one, two in zip(table.rows, column, other, strict=True):
         if one == two:
             raise DataError(f"{table.source}, row {row}: {what}: {one[:40]!r}", "correct or remove it")
 
 
 def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[str]]) -> str:
-    """The loss that is named, or for ``auto`` the usual one of such data.
+    """The named loss, or for ``auto`` the usual one of such data.
 
     Args:
         objective: the name of the objective, for errors.
@@ -80,7 +80,7 @@ def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[
 
 
 def numbered(rows: Iterable[Sequence[Text]]) -> tuple[list[Text], list[list[int]]]:
-    """Every text once, in the order in which they come, and the rows by the numbers of their texts."""
+    """Every text once, in the order of appearance, and the rows as numbers of their texts."""
     numbers: dict[Text, int] = {}
     groups = [[numbers.setdefault(text, len(numbers)) for text in row] for row in rows]
     return list(numbers), groups

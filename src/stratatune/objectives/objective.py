@@ -99,13 +99,13 @@ class Objective(abc.ABC):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Whether ``objective: auto`` means this one: never, unless a subclass says otherwise; at most one does."""
+        """Whether ``objective: auto`` chooses this one: never, unless a subclass overrides it; at most one does."""
         return False
 
     @classmethod
     @abc.abstractmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
-        """The objective of a run, decided once, and notices about what was chosen.
+        """Make the objective of a run, once, with notices about the choices.
 
         Raises:
             DataError: labels or label words that cannot serve.
@@ -130,22 +130,22 @@ class Objective(abc.ABC):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """A data source as this objective reads it: as :func:`stratatune.data.readers.read` does, by default."""
+        """Read a data source for this objective: by default as :func:`stratatune.data.readers.read` does."""
         return read(source, options)
 
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
-        """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
+        """The classes whose shares a sample of the rows keeps; None: rows are drawn without regard to labels."""
         return table.labels if cls.stratified else None
 
     @classmethod
     def held_out_by(cls, table: Table) -> Sequence[Any] | None:
-        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        """The classes whose shares rows held out for evaluation keep; None: without regard to labels."""
         return cls.classes_of(table)
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Texts as token ids, and targets where the table has labels.
+        """Encode texts as token ids, with targets if the table has labels.
 
         Raises:
             DataError: a label unseen in training, or columns that do not fit.
@@ -175,11 +175,11 @@ class Objective(abc.ABC):
         return 0
 
     def looks(self, *, training: bool) -> bool:
-        """Whether :meth:`looked` is to see the untuned model's output for the data."""
+        """Whether :meth:`looked` needs the untuned model's output for the data."""
         return False
 
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
-        """The data as they are learnt from or scored, once the untuned model was asked, and notices about that.
+        """The data for training or scoring, given the untuned model's output for them, and notices about that.
 
         ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
         """
@@ -187,7 +187,7 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
+        """The mean loss over the terms that :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
         """The divisor of :meth:`loss`, a mean: examples, by their weights if they have some; a subclass may differ."""
@@ -247,7 +247,7 @@ class Objective(abc.ABC):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """An objective of this kind, and targets for random texts: what ``stratatune bench`` learns without data.
+        """An objective of this kind with targets for random texts, for ``stratatune bench`` without data.
 
         ``texts`` [N] have no groups; see :func:`stratatune.objectives.asked.pretended_common` for the common fields.
 
@@ -257,7 +257,7 @@ class Objective(abc.ABC):
         raise ConfigError([f"objective: {cls.name} has no made-up data"], "give data of your own: --train FILE")
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The training loss from what transformers' own model gives, which knows no :meth:`question`.
+        """The training loss from the output of transformers' own model, which has no :meth:`question`.
 
         ``logits`` are those of every token [B, T, C], or [B, C] of a head that pools.
         """
@@ -299,7 +299,7 @@ class Objective(abc.ABC):
 
     @property
     def only_rows(self) -> tuple[int, ...] | None:
-        """The rows of the LM head that are ever read, in training and in use; None: all, or there is no LM head."""
+        """The rows of the LM head that are read in training and in use; None: all, or there is no LM head."""
         return None
 
     @property
@@ -314,7 +314,7 @@ class Objective(abc.ABC):
 
     @property
     def position(self) -> str:
-        """The position that is read, for people."""
+        """The position that is read, as text for people."""
         return self.place
 
     @property

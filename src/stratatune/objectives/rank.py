@@ -1,4 +1,4 @@
-"""``rank``: a score for a text beside its query (cross-encoders, rerankers) or by itself (reward models)."""
+"""``rank``: a score for a text with its query (cross-encoders, rerankers) or alone (reward models)."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Rank(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        """Read texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options)
         columns = dict(zip(roles_in(table), table.texts, strict=True))
         if options.need_labels and "chosen" in columns:
@@ -140,7 +140,7 @@ class Rank(Objective):
         return table
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Each text, or each pair of a query and a text, once; their examples as the loss compares them."""
+        """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""
         roles = _roles(table)
         queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
         if (queries is None) == self.paired:
@@ -170,7 +170,7 @@ class Rank(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """Pairs of a query and a text with a score of 0 or 1, each learnt by itself."""
+        """Make up pairs of a query and a text with a score of 0 or 1, each a separate example."""
         numbers = np.arange(len(texts))
         data = texts.with_groups(numbers[:, None].tolist())
         assert data.groups is not None
@@ -183,7 +183,7 @@ class Rank(Objective):
         return pooled(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """``logits`` [B, 1] of the texts, compared as :attr:`by` says."""
+        """The loss of ``logits`` [B, 1] of the texts, compared as :attr:`by` says."""
         from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
 
         assert batch.groups is not None
@@ -197,7 +197,7 @@ class Rank(Objective):
         return pointwise_loss(scores, (gains - self.low) / (self.high - self.low), there)
 
     def weight(self, batch: Batch) -> float:
-        """Examples under ``listnet``; else texts, or pairs of a chosen and a rejected one."""
+        """The number of examples under ``listnet``; else of texts, or of pairs of a chosen and a rejected one."""
         assert batch.groups is not None
         if self.by == "listnet":
             return float(batch.examples)
@@ -242,7 +242,7 @@ class Rank(Objective):
         return found, notices
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """``score`` of each text; of several columns of texts one each."""
+        """A ``score`` of each text, in one column for each column of texts."""
         roles = _roles(table)
         query = [at for at, role in enumerate(roles) if role == "query"]
         others = [at for at, role in enumerate(roles) if role != "query"]
@@ -253,7 +253,7 @@ class Rank(Objective):
         return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
-        """Each text by itself: with its score, or as chosen (1) or not (0)."""
+        """Each text alone: with its score, or as chosen (1) or not (0)."""
         assert data.groups is not None
         gains = data.targets[_GAINS].values
         single = replace(data, groups=None, targets={}).subset(data.groups.values)
@@ -262,14 +262,14 @@ class Rank(Objective):
 
 
 def _roles(table: Table) -> tuple[str, ...]:
-    """The role of each text column; without names a text, or a query and a text."""
+    """The role of each text column; without names, a text, or a query and a text."""
     return roles_in(table) or ("query", "text")[-len(table.texts) :]
 
 
 def _lists(
     rows: list[list[int]], gains: list[list[float]], names: list[int]
 ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-    """Rows of one text each, joined to one row a query; where a query has a text twice, the higher gain counts."""
+    """Join rows of one text each to one row a query; if a query has a text twice, the higher gain counts."""
     found: dict[int, dict[int, float]] = {}
     for (text,), (gain,), name in zip(rows, gains, names, strict=True):
         own = found.setdefault(name, {})
@@ -278,6 +278,6 @@ def _lists(
 
 
 def _together(names: np.ndarray) -> list[np.ndarray]:
-    """The places of equal names, each group in order."""
+    """The positions of equal names, each group in order."""
     order = np.argsort(names, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(names[order])) + 1) if len(names) else []

@@ -15,7 +15,7 @@ _PIECE = 1 << 24  # similarities at a time
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [n, E] of length 1; a vector of zeros stays."""
+    """Scale vectors [n, E] to length 1; a vector of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
@@ -67,7 +67,7 @@ def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[fr
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:
-    """The share of pairs of different gains whose scores are in the same order; equal scores count by half.
+    """The share of pairs with different gains whose scores are in the same order; equal scores count half.
 
     ``among`` are the numbers of the candidates that are compared with one another. 0 where there is no such pair.
     """

@@ -76,7 +76,7 @@ class TaskHead:
         return every
 
     def present_in(self, targets: Tensor) -> Tensor:
-        """:meth:`present` of a batch, as the numbers of its examples: int64 [n]."""
+        """The numbers, int64 [n], of a batch's examples that are :meth:`present`."""
         import torch
 
         if targets.dtype == torch.bool:
@@ -109,7 +109,7 @@ class _SavedHead(Written):
 
 @dataclass(frozen=True)
 class HeadAtWork:
-    """A model at work, whose predictions are those of one head."""
+    """A model in use, whose predictions are those of one head."""
 
     found: np.ndarray
     using: Using
@@ -123,16 +123,16 @@ class HeadAtWork:
         return self.found
 
     def untuned(self, table: Table) -> np.ndarray:
-        """Delegate to the model at work."""
+        """Delegate to the model in use."""
         return self.using.untuned(table)
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """Delegate to the model at work."""
+        """Delegate to the model in use."""
         return self.using.generate(texts, **options)
 
 
 def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
-    """The head of a column, and notices about it."""
+    """Make the head of a column, with notices about it."""
     tables = [asked.data, *asked.others]
     parts = [_with_labels(table, column, _labelled(table, column)) for table in tables]
     if not len(parts[0]):
@@ -181,7 +181,7 @@ def _number(value: Any) -> float | None:
 
 
 def _with_labels(table: Table, column: str, rows: Sequence[int]) -> Table:
-    """The rows of a table with one label column, as the reader of a single one gives them."""
+    """The rows of a table with one label column, as its reader would give them."""
     values = table.further[column]
     labels: Any = [values[row] for row in rows]
     found = table if len(rows) == len(table) else table.select(rows)

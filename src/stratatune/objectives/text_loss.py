@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from stratatune.model.question import Question
 
 _AT_ONCE = 2**26
-"""Logits that are turned into fp32 together where no gradient is needed: 256 MB."""
+"""The number of logits converted to fp32 together where no gradient is needed: 256 MB."""
 
 
 def second_halves(texts: Encoded) -> Encoded:
-    """Made-up data: the second half of each text's tokens counts in the loss, as an answer to a question does."""
+    """Make up data: the second half of each text's tokens counts in the loss, as an answer to a question does."""
     behind = np.concatenate([np.arange(length) >= (length + 1) // 2 for length in texts.lengths])
     return texts.with_targets(np.where(behind, texts.ids, IGNORED), texts.offsets)
 

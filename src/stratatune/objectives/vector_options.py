@@ -1,4 +1,4 @@
-"""The options of ``vectors``, checked; and how texts are pooled, which the base model may say."""
+"""Check the options of ``vectors``, and settle the pooling of texts, which may come from the base model."""
 
 from __future__ import annotations
 

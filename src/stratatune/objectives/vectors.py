@@ -1,4 +1,4 @@
-"""``vectors``: a vector for each text, near to those of texts that belong with it; learnt from pairs."""
+"""``vectors``: a vector for each text, near to those of related texts; learnt from pairs."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Vectors(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        """Read pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (RANKED, SCORED), _LEGAL, options)
         for column, role in zip(table.texts, roles_in(table), strict=True):
             if options.need_labels and role == _NEGATIVE:
@@ -188,7 +188,7 @@ class Vectors(Objective):
         return True
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Each text once, whatever the number of rows and columns it is in."""
+        """Encode each text once, whatever the number of rows and columns it is in."""
         roles = _roles(table)
         sides = [self._side(place, role) for place, role in enumerate(roles)]
         # A text that keeps the base model's vector is another one than the same text that does not.
@@ -209,7 +209,7 @@ class Vectors(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """Anchors and positives: of each two neighbours one pair, whose vectors are means over the tokens."""
+        """Make up anchors and positives: two neighbours are a pair, whose vectors are means over the tokens."""
         pairs = np.arange(len(texts) // 2 * 2).reshape(-1, 2)
         data = texts.with_groups(pairs.tolist())
         assert data.groups is not None
@@ -306,7 +306,7 @@ class Vectors(Objective):
         return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """``vector``, or of several texts one each and the ``similarity`` of the first two."""
+        """A ``vector`` for each text column, and the ``similarity`` of the first two."""
         found = self.vectors(table, using)
         written = [np.round(vectors.astype(np.float64), _DIGITS).tolist() for vectors in found]
         if len(found) == 1:
@@ -337,7 +337,7 @@ class Vectors(Objective):
 
 
 def _roles(table: Table) -> tuple[str, ...]:
-    """The role of each text column; without names an anchor and a positive."""
+    """The role of each text column; without names, an anchor and a positive."""
     return roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
 
 

@@ -1,4 +1,4 @@
-"""Templates and label words as a run asks for them. Shared by the objectives that read a label as a word."""
+"""Templates and label words of a run. Shared by the objectives that read a label as a word."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def template_before_word(asked: Asked) -> tuple[str, list[str]]:
 
 
 def words_of_tokens(asked: Asked, labels: Labels) -> tuple[tuple[str, ...], list[str]]:
-    """A word of one token for each class or end of the range, and notices where they were made up."""
+    """A word of one token for each class or end of the range, with notices if they were made up."""
     task = asked.task
     if asked.label_words:
         return _chosen(asked.label_words, labels.names or tuple(task.words if task else ())), []
