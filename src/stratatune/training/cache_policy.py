@@ -46,7 +46,7 @@ def need_of(
 
 
 def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
-    """Seconds that the trunk takes for a token, of examples of about median length."""
+    """Seconds that the trunk takes for a token, measured on examples of about median length."""
     order = np.argsort(data.lengths, kind="stable")
     # Examples of like lengths: padding would otherwise be timed as if it were text.
     middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
@@ -63,7 +63,7 @@ def room_for(root: Path, limit: int) -> Room:
 
 
 def free_memory() -> int:
-    """Bytes of memory that may be used: of the machine, or of the container that this runs in."""
+    """The bytes of free memory, of the machine or of the container that this runs in."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")

@@ -1,4 +1,4 @@
-"""``st.cached``: the trunk runs once over a data set, and whoever trains the model reads what it said.
+"""``st.cached``: run the trunk once over a data set, so that any trainer of the model can reuse its output.
 
 For those who train by transformers' ``Trainer``, Accelerate, Lightning or a loop of their own. The data set gets one
 column more, the number of each row in the trunk cache; the model takes it as one more input and begins at the frozen
@@ -132,7 +132,7 @@ class WithRows(torch.utils.data.Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Texts:
-    """The tokens of N rows, as a model is given them.
+    """The tokens of N rows, as a model gets them.
 
     Attributes:
         ids, mask, types: a list of numbers for each row; a row ends with its last real token.
@@ -144,7 +144,7 @@ class Texts:
 
     @classmethod
     def of(cls, data: Any) -> Texts:
-        """Those of a data set.
+        """The texts of a data set.
 
         Raises:
             DataError: it has no ``input_ids``, or no rows.
@@ -177,7 +177,7 @@ class Texts:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that a trunk reads, and where rows repeat, how many are kept."""
+        """A hash of everything that a trunk reads and, where rows repeat, of how many are kept."""
         found = fast_digest(self._contents())
         return f"{found}/{len(self.distinct.first)}" if self.distinct.repeated else found
 
@@ -191,7 +191,7 @@ class Texts:
         return (repr(row) for row in zip(self.ids, self.mask, types, strict=True))
 
     def batch(self, index: np.ndarray, pad: int) -> dict[str, Tensor]:
-        """Rows ``index`` [B], padded on the right."""
+        """The rows ``index`` [B], padded on the right."""
         width = max(len(self.ids[i]) for i in index)
         padded = {_IDS: (self.ids, pad), _MASK: (self.mask, 0), **({_TYPES: (self.types, 0)} if self.types else {})}
         return {
@@ -218,7 +218,7 @@ def _numbers(row: Any) -> list[int]:
 
 
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
-    """A number for the real tokens of each row and their order, whatever surrounds them: [B, T], [B, T] -> [B]."""
+    """A hash of the real tokens of each row in their order, without what surrounds them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
     # weights from being evenly spaced.
@@ -256,13 +256,13 @@ class Rows:
         return self.model.attached.backbone.body
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
-        """Those of a copy of the model: what the trunk said is the same."""
+        """The rows of a copy of the model, whose trunk has the same output."""
         memo[id(self)] = copied = copy.copy(self)
         copied.model = copy.deepcopy(self.model, memo)
         return copied
 
     def add(self, texts: Texts, place: str | Path | None, dtype: Dtype, batch_size: int, reporter: Reporter) -> int:
-        """Run the trunk over ``texts`` where no cache has them, and give the number of the first."""
+        """Run the trunk over ``texts`` that no cache has, and return the number of the first."""
         attached = self.model.attached
         root = None if place == "ram" else default_root() if place is None else Path(place).expanduser()
         key = CacheKey(
@@ -350,7 +350,7 @@ class Rows:
         return found
 
     def _stored(self, numbers: np.ndarray) -> Tensor:
-        """The rows of the caches [sum T, D], in order."""
+        """Read the rows [sum T, D] from the caches, in order."""
         owner = np.searchsorted(self.firsts, numbers, side="right") - 1
         if (owner == owner[0]).all():
             cache = self.caches[owner[0]]
@@ -359,7 +359,7 @@ class Rows:
 
 
 def _depth(attached: Attached) -> int:
-    """The depth that is remembered: the frozen one; of two stacks the end of the first, which the second reads.
+    """The depth that is remembered: the frozen depth, or the end of the first of two stacks, which the second reads.
 
     Blocks of a first stack hand more to one another than the hidden state (T5: the relative positions), so that it is
     remembered as a whole or not at all.
@@ -431,7 +431,7 @@ class _FromRows:
 
 
 def _rows_of(model: Tuned) -> Rows:
-    """The rows that a model knows, from now on if none."""
+    """The rows of a model, created if it has none."""
     known = vars(model).get("forward")
     if isinstance(known, _FromRows):
         return known.rows

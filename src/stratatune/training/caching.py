@@ -1,4 +1,4 @@
-"""Whether, where and how a run remembers its trunk: the policy over ``cache/store.py``."""
+"""The policy over ``cache/store.py``: whether, where and how a run remembers its trunk's output."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Caching:
         return Codec(self.dtype, self._scales(data) if self.dtype == "int8" else None)
 
     def _scales(self, data: Encoded) -> Tensor:
-        """int8's: those of the training data for all others."""
+        """The scales of int8: those of the training data, for all other data too."""
         if self.codec is not None and self.codec.scales is not None:
             return self.codec.scales
         self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
@@ -151,11 +151,11 @@ class Caching:
 
     @property
     def dtype(self) -> Dtype:
-        """The precision in which hidden states are kept: what was chosen, else the first of those that may be."""
+        """The precision in which hidden states are kept: the chosen one, else the first candidate."""
         return self._dtypes()[0] if self.choice is None else self.choice.dtype
 
     def _dtypes(self) -> tuple[Dtype, ...]:
-        """The settings' own, or that of the computation and what ``auto`` may take in its place."""
+        """The candidates: the settings' own precision, or the computation's and those that ``auto`` may use instead."""
         if self.config.cache_dtype != "auto":
             return (self.config.cache_dtype,)
         own: Dtype = "fp32" if self.autocast is None else "bf16"
@@ -191,7 +191,7 @@ class Caching:
         return passes * again if self.shared is None else 2 * passes * again
 
     def _again(self, data: Encoded, name: str) -> bool:
-        """Whether the data are worth remembering under ``auto``: read again, or there already."""
+        """Whether the data are worth remembering under ``auto``: they are read again, or are there already."""
         if self.config.cache != "auto":
             return True
         worth = self._passes(data, name) > 1 and self.choice is not None and self.choice.place != "none"
@@ -203,7 +203,7 @@ class Caching:
         return (default_root() / self.key(data, dtype).digest / KEY_FILE).exists()
 
     def _timed(self, batch: Batch) -> float:
-        """A run of the trunk, waited for."""
+        """Run the trunk and wait for it."""
         trunk, batch = Trunk(self.attached), batch.to(self.forward.device)
         hidden = run_trunk(trunk, batch, self.forward.question, one_position=self.one_position, autocast=self.autocast)
         # Reading a number waits for the GPU, which is still busy when the call returns.
@@ -245,7 +245,7 @@ class Caching:
         return estimate_bytes(lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
 
     def _reserve(self, data: Mapping[str, Encoded]) -> None:
-        """Note the caches of this run before the first is opened, so that none makes room by deleting another."""
+        """Reserve the caches of this run before the first is opened, so that none makes room by deleting another."""
         root = self._root()
         if root is None or not self._wanted():
             return
@@ -258,7 +258,7 @@ class Caching:
                 self._own[key.digest] = self._size(one)
 
     def _begun_scales(self, root: Path, training: Encoded | None) -> Tensor | None:
-        """int8's scales, where the cache of the training data has been begun."""
+        """The scales of int8, if the cache of the training data has been begun."""
         if training is None:
             return None
         with contextlib.suppress(CacheError):
@@ -267,7 +267,7 @@ class Caching:
         return None
 
     def _make_room(self, root: Path, digest: str, size: int) -> None:
-        """Let older caches go until this one, all others of this run and the rest keep within the limit."""
+        """Delete older caches until this one, all others of this run and the rest are within the limit."""
         self._own[digest] = size
         evict(root, max(0, self.config.cache_limit_bytes - sum(self._own.values())), keep=self._own)
 
@@ -325,7 +325,7 @@ class Caching:
         return trunk_key(self.forward, self.tokenizer, data, dtype or self.dtype, self._scaled())
 
     def _scaled(self) -> list[tuple[str, str]]:
-        """Other data than those trained on are kept with the scales of those."""
+        """The scales as part of the key: other data are kept with the scales of the training data."""
         return _scales_version(None if self.codec is None else self.codec.scales)
 
 
@@ -363,7 +363,7 @@ def _scales_version(scales: Tensor | None) -> list[tuple[str, str]]:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
+    """A fingerprint of everything that a fast tokenizer does, or of a slow one's vocabulary."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
     return fast_digest([text])

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as ``torchrun`` and ``accelerate launch`` start them: who does what.
+"""Several processes that train one model, started by ``torchrun`` or ``accelerate launch``.
 
 Every rank holds the whole model and takes its share of each batch's examples. Their gradients are added up before the
 optimiser steps, each weighted by its share, so that the numbers are those of one process with the same batches, up to
@@ -121,7 +121,7 @@ def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """The batches that this rank scores, every ``world``-th; all where there are fewer than ranks."""
+    """The batches that this rank scores: every ``world``-th, or all if there are fewer than ranks."""
     return shard(list(batches), rank(), world(), even=False) if len(batches) >= world() else batches
 
 
@@ -148,7 +148,7 @@ def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Every rank's gradients added up, in place; one message for each dtype."""
+    """Add up every rank's gradients, in place; one message for each dtype."""
     if world() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -171,7 +171,7 @@ def added(values: np.ndarray) -> np.ndarray:
 
 
 def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
+    """Gather every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
     found = dict(states)
     for name, state in states.items() if world() > 1 else ():
         others = [torch.empty_like(state, device=_device()) for _ in range(world())]
@@ -181,7 +181,7 @@ def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def own_chance(seed: int) -> None:
-    """Dropout of its own for every rank; one process keeps the numbers that it has."""
+    """Give every rank different random numbers for dropout; a single process keeps those that it has."""
     if world() > 1:
         # Derived, not seed + rank: the next seed's first rank would draw what this one's second does.
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
@@ -223,8 +223,10 @@ def agreed(asked: bool) -> bool:
 
 
 def _fill(caching: Caching, feed: Feed, data: Encoded, name: str) -> None:
-    """Every rank runs the trunk over its share of what a cache on disk lacks and writes a part of its own; the first
-    rank adopts the parts, and then all read the whole."""
+    """Fill a cache on disk with all ranks: each runs the trunk over its share of what is missing.
+
+    Each writes its own part; the first rank adopts the parts, and then all read the whole.
+    """
     cache = feed.cache
     if not agreed(cache is not None and cache.folder is not None and cache.writable):
         caching.stream(feed, data, name)  # which refuses what it cannot write

@@ -103,7 +103,7 @@ def _offsets(forward: Answering, data: Encoded) -> np.ndarray:
 
 
 def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
-    """The metrics of what was predicted, in the order of the data."""
+    """The metrics of the predictions, in the order of the data."""
     if not data.targets:
         return Scores({}, None, output)
     metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
@@ -113,7 +113,7 @@ def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.nd
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs [N, ...] and metrics that are not finite.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -131,7 +131,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 def _mean_score(
     forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and the notices about any of them."""
+    """The mean of each metric over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)

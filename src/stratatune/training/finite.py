@@ -1,4 +1,4 @@
-"""A run whose numbers became NaN or infinite: the error to raise, and the most likely cause."""
+"""Errors for a run whose numbers became NaN or infinite, with the most likely cause."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Feeding(Protocol):
     """Gives hidden states at the frozen depth."""
 
     def hidden(self, batch: Batch) -> Tensor:
-        """[B, T, D], or [B, 1, D] where one position matters."""
+        """The hidden states [B, T, D], or [B, 1, D] if one position matters."""
         ...
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -118,7 +118,7 @@ class Forward:
     def of(
         cls, attached: Attached, objective: Objective, pad_id: int, device: torch.device, autocast: torch.dtype | None
     ) -> Forward:
-        """The top of what was attached to a model."""
+        """The forward of a tuned model's top."""
         return cls(Top(attached), objective, pad_id, device, autocast)
 
     @property
@@ -128,7 +128,7 @@ class Forward:
 
     @property
     def one_position(self) -> bool:
-        """Whether one position of the hidden state at the frozen depth is all that matters of a text."""
+        """Whether only one position of a text's hidden state at the frozen depth matters."""
         return self.objective.positions == "one" and self.attached.all_in_trunk
 
     @property
@@ -143,7 +143,7 @@ class Forward:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The top in eval mode, and back in the mode that it was in."""
+        """Put the top into eval mode while this is open, then restore its mode."""
         was_training = self.top.training
         self.top.eval()
         try:
@@ -152,7 +152,7 @@ class Forward:
             self.top.train(was_training)
 
     def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
+        """The autocast context of the computation."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def feed(
@@ -162,7 +162,7 @@ class Forward:
         on_full: Callable[[ResourceError], None] | None = None,
         trunk: Below | None = None,
     ) -> Feed:
-        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
+        """A feed of hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
 
         ``trunk``: a substitute for the model's own trunk.
         """
@@ -200,7 +200,7 @@ class Forward:
             feed.hidden(batch if batch.given is None else batch.texts(batch.computed))
 
     def above(self, hidden: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """The same from the hidden states of the batch at the frozen depth.
+        """Compute the representation from the batch's hidden states at the frozen depth.
 
         Where the objective has the batch run in pieces, each is run again in the backward pass in place of keeping what
         it computed: gradient caching, with the random numbers of the first time. Pieces are cut by length.

@@ -1,4 +1,4 @@
-"""Free text from a tuned model, by transformers' own ``generate``."""
+"""Generate free text from a tuned model, by transformers' own ``generate``."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:
 
 
 def _untyped(value: Any) -> Any:
-    """transformers' annotations know neither lists of texts nor `generate` on every model."""
+    """Drop the type: transformers' annotations lack lists of texts, and `generate` on every model."""
     return value
 
 
 def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask [B, T]."""
+    """Pad to token ids and mask [B, T]."""
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row if left else row + [pad] * (width - len(row)) for row in rows]
     real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]

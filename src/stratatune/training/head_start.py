@@ -1,4 +1,4 @@
-"""``head_start: fitted``: a new output layer begins where it already separates the classes on the frozen model.
+"""``head_start: fitted``: fit a new output layer to separate the classes on the frozen model before training.
 
 The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
 its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from stratatune.training.session import Session
 
 HEADS = frozenset({"sequence", "token"})
-"""Those with an output layer that no pretrained model brings."""
+"""Heads with an output layer that no pretrained model brings."""
 SAMPLE = 1000
-"""Examples that are read, or as many as there are."""
+"""The most examples that are read."""
 STRENGTHS = (1.0, 0.1, 0.01)
 """Strengths of the penalty; the one with the smallest loss on a fifth of the batches is taken."""
 TIMES = 3.0
@@ -87,7 +87,7 @@ def fit_head(session: Session) -> float:
 
 
 def _spent(session: Session, started: float, in_trunk: float) -> float:
-    """Seconds since then beside the trunk's."""
+    """Seconds since then, without the trunk's."""
     return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
 
 
@@ -131,7 +131,7 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
 
 
 class _Fit:
-    """Weight [C, D] and bias [C] of the smallest loss on some parts, by L-BFGS."""
+    """Finds the weight [C, D] and bias [C] with the smallest loss on some parts, by L-BFGS."""
 
     def __init__(self, objective: Objective, layer: nn.Linear) -> None:
         self.objective, self.size, self.biased = objective, layer.weight.shape, layer.bias is not None
@@ -155,7 +155,7 @@ class _Fit:
         return weight.detach(), bias.detach()
 
     def loss(self, parts: list[Part], weight: Tensor, bias: Tensor) -> Tensor:
-        """The mean loss over what the objective counts."""
+        """The mean loss over the terms that the objective counts."""
         losses, counts = [], []
         for part in parts:
             counts.append(self.objective.weight(part.batch))
@@ -165,7 +165,7 @@ class _Fit:
 
 
 def _strength(fit: _Fit, parts: list[Part]) -> float:
-    """The strength of the penalty; with a handful of batches there is nothing to choose it on."""
+    """Choose the strength of the penalty; a handful of batches leaves no choice."""
     held, kept = parts[::_HELD], [part for at, part in enumerate(parts) if at % _HELD]
     if not kept:
         return STRENGTHS[0]

@@ -15,7 +15,7 @@ from stratatune._compat import installed
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
+    """The most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # ru_maxrss is in bytes on macOS and in KiB on Linux.
@@ -24,7 +24,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the GPU has finished all that was queued."""
+    """The seconds on a clock, once the GPU has finished all that was queued."""
     if device.type == "cuda":
         # CUDA calls return before the work is done.
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""An ONNX export at work: the objective's own reading and scores, with onnxruntime between them."""
+"""Run an ONNX export: the objective's own reading and scores, with onnxruntime between them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NoTrunk:
     """Replaces a feed, where the graph of an ONNX export begins with the tokens."""
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Nothing is read ahead."""
+        """Do nothing: there is nothing to read ahead."""
         return contextlib.nullcontext()
 
 
@@ -57,7 +57,7 @@ class OnnxForward:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """A graph has no other mode."""
+        """Do nothing: a graph is always in evaluation mode."""
         yield
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:
@@ -101,7 +101,7 @@ class OnnxModel:
 
 
 def open_onnx(folder: str | Path) -> OnnxModel:
-    """An export, ready to be asked.
+    """Open an export for predictions.
 
     Raises:
         ModelError: it is not an export of a trained run, or a file of it is damaged.

@@ -1,4 +1,4 @@
-"""AdamW over what the plan trains: a rate per method, no decay on biases and norms, warm-up and linear decay."""
+"""AdamW over the trained parameters: a rate per method, no decay on biases and norms, warm-up and linear decay."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ClippingAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step by the gradients times :attr:`scale`; gives no loss, so a closure is never called."""
+        """Step by the gradients times :attr:`scale`; there is no loss, so a closure is never called."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 copy = self.copies.get(parameter)
@@ -136,7 +136,7 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
 
 
 def gradients_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    """Every gradient of what an optimiser trains: in the precision of its parameter or of its working copy."""
+    """The gradients of an optimiser's parameters, each in the precision of the parameter or of its working copy."""
     copies = optimiser.copies if isinstance(optimiser, ClippingAdamW) else {}
     found = (copies.get(one, one).grad for group in optimiser.param_groups for one in group["params"])
     return [gradient for gradient in found if gradient is not None]

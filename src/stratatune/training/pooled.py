@@ -1,4 +1,4 @@
-"""Runs and predictions that have the trunk run once for each text, whoever asks: the fits and scores of a search.
+"""Runs and predictions that share the trunk's output, such as the fits and scores of a search.
 
 Each data set has its own trunk cache on disk, and takes from the others what they have (``cache/siblings.py``).
 """
@@ -40,7 +40,7 @@ def train_pooled(config: RunConfig, tables: Mapping[str, Any], reporter: Reporte
 def pooled_feed(
     forward: Forward, data: Encoded, tokenizer: PreTrainedTokenizerBase, codec: Codec, root: Path, limit: int
 ) -> Feed:
-    """Hidden states of data that are predicted, remembered for whoever asks for the same texts.
+    """A feed of hidden states for predictions, remembered for every run on the same texts.
 
     Args:
         forward: the tuned model under its objective.

@@ -1,4 +1,4 @@
-"""Using a trained adapter: predictions and scores, the same numbers as the evaluation that ended its training."""
+"""Use a trained adapter: predictions and scores, equal to those of the evaluation that ended its training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ENGINES = ("torch", "onnx")
 
 
 class Predictor:
-    """A trained adapter on its base model, ready to be asked.
+    """A trained adapter on its base model, for predictions.
 
     Args:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
@@ -90,7 +90,7 @@ class Predictor:
         self.remember: tuple[Path, int] | None = None
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
-        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+        """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
@@ -101,7 +101,7 @@ class Predictor:
             self._open(folder, base, device, precision, trunk, memory_limit, bases)
 
     def _open_tops(self, tops: Sequence[Path], folder: Path, *how: Any) -> None:
-        """Each as a model of its own, whose frozen weights are those of the first, and all of them as one."""
+        """Open each top as a model that shares the first one's frozen weights, and all of them as one."""
         parts, shared, notices = list[Forward](), list[Any](), list[str]()
         for top in reversed(tops):  # what is opened last stays: the first top, whose trunk runs
             self._open(top, *how)
@@ -190,7 +190,7 @@ class Predictor:
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model, as it was before it was tuned."""
+        """The output for every row of ``table`` by the base model, as it was before tuning."""
         if self.model is None:
             raise ModelError("an ONNX export holds the tuned model alone", "ask the run's own folder")
         plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
@@ -264,7 +264,7 @@ class Predictor:
         return table
 
     def encode(self, table: Table) -> Encoded:
-        """A table as token ids.
+        """Encode a table as token ids.
 
         Raises:
             DataError: its texts cannot be encoded.
@@ -287,7 +287,7 @@ class Predictor:
 
     @contextlib.contextmanager
     def _feed(self, data: Encoded) -> Iterator[Any]:
-        """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
+        """A feed of the hidden states of ``data``; a streamed trunk needs a cache, which lives as long as the feed."""
         if self.model is None:
             from stratatune.training.onnx_engine import NoTrunk
 
@@ -335,7 +335,7 @@ class Predictor:
             yield feed
 
     def _repeats(self, data: Encoded) -> bool:
-        """Whether enough labelled texts are equal to run the trunk over the distinct ones, and memory holds those.
+        """Whether enough labelled texts repeat to run the trunk over the distinct ones first, and memory holds those.
 
         Without labels equal texts have equal predictions, and the whole model runs once for them
         (:func:`stratatune.training.evaluate.evaluate`).
@@ -350,7 +350,7 @@ class Predictor:
 
 
 def _engine(asked: str | None, folder: Path) -> str:
-    """The engine by its name; None: what the folder is made for.
+    """The engine by its name; None: the one that the folder is made for.
 
     Raises:
         ConfigError: there is no such engine.

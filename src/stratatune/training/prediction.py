@@ -33,7 +33,7 @@ class Prediction:
     values: np.ndarray | None
 
     def for_every_row(self) -> Prediction:
-        """The same with a row for each of the source, those that were left out included."""
+        """The prediction with a row for each row of the source, including those that were left out."""
         every = EveryRow.of(self.table)
         if every is None:
             return self

@@ -66,7 +66,7 @@ class Outline:
 
     @cached_property
     def resolved(self) -> Resolved:
-        """The plan on a model of this shape."""
+        """The plan applied to a model of this shape."""
         return self.plan.resolve(self.shape)
 
     @cached_property
@@ -119,7 +119,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run, settled: each of these is made once and passed on.
+    """A settled run: each part is made once and passed on.
 
     Attributes:
         outline: the settings, with plan, shape and resolved plan.
@@ -220,7 +220,7 @@ def tokenizer_for(config: RunConfig) -> PreTrainedTokenizerBase:
 
 
 def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
-    """Read what the settings name, as an objective of this kind reads it.
+    """Read the data that the settings name, as an objective of this kind does.
 
     Args:
         config: the settings.

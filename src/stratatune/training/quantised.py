@@ -1,4 +1,4 @@
-"""An ONNX export in int8, and what that costs in score."""
+"""Convert an ONNX export to int8, and measure the loss of score."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
 
 
 def _score(folder: Path, source: str, split: str | None, *, asked: bool) -> dict[str, Any]:
-    """The metrics; nothing where there are no data, or where a run's own have moved away since."""
+    """The metrics; none if there are no data, or a run's own have moved away since."""
     if not source:
         return {}
     try:

@@ -185,7 +185,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A resumed run keeps what ``auto`` chose when it began, whatever fits now and whatever processor it is on."""
+    """Keep the choices of ``auto`` from the beginning of a resumed run, whatever fits now and on any processor."""
     begun = (saved_settings(out) or {}) if config.resume else {}
     auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
     return config.model_copy(update={name: begun[name] for name in auto}) if auto else config
@@ -294,7 +294,7 @@ def in_bf16(precision: str, device: torch.device) -> bool:
 
 
 def _tuned(session: Session, fitted: Fitted) -> Fitted:
-    """The run with what its objective chooses on the evaluation data, which its scores then are flattered by."""
+    """Let the objective choose values on the evaluation data, whose scores are then flattering."""
     if session.eval is None or fitted.scores is None or not session.eval.targets:
         return fitted
     objective, output = session.objective.tuned(fitted.scores.output, session.eval)
@@ -333,7 +333,7 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
-    """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    """Save the last finite tensors of a run that cannot go on, and return its error; no result is written."""
     # Tensors that hold NaN are of no use to anybody.
     if not error.kept or first_not_finite(session.top.attached.trained().items()):
         return error
@@ -342,7 +342,7 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 
 
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
-    """Save the adapter, with all that its numbers depend on."""
+    """Save the adapter, with everything that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
     attached.spec |= caching.codec.to_data() if caching.codec else {}
     attached.spec["precision"] = "bf16" if session.forward.autocast else "fp32"
@@ -392,7 +392,7 @@ def _finish(
 
 
 def _write_result(result: Result, out: Path) -> None:
-    """Write the result; the checkpoint, no longer needed, goes."""
+    """Write the result and delete the checkpoint, which is no longer needed."""
     if is_main():
         kept = sealed(result.to_json(), out)
         write_text(out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")

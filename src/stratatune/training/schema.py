@@ -51,7 +51,7 @@ def _described(found: dict[str, Any], ways: list[dict[str, Any]]) -> dict[str, A
 
 
 def _texts(found: dict[str, Any]) -> dict[str, Any]:
-    """A text may look like a number (a column called 1), which YAML takes it for."""
+    """Allow numbers for texts: YAML takes a text that looks like one (a column called 1) for a number."""
     if found.get("type") == "string" and "enum" not in found:
         found["type"] = ["string", "number"]
     for way in found.get("anyOf", ()):

@@ -79,14 +79,14 @@ class Session:
         return self.forward.objective
 
     def fed(self) -> Iterator[tuple[str, Encoded, Feed]]:
-        """The data with a feed of their own, by their names; trials have one for the training data of all."""
+        """The data sets with separate feeds, by their names; trials share one feed of the training data."""
         named = (("training", self.train, self.feed), ("evaluation", self.eval, self.eval_feed))
         for name, data, feed in named:
             if data is not None and isinstance(feed, Feed):
                 yield name, data, feed
 
     def batches(self, epoch: int) -> list[Any]:
-        """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
+        """The batches of an epoch (0-based) as numbers of this rank's examples; they depend on seed and epoch alone."""
         config = self.config
         batches = plan_batches(
             self.train.example_lengths,
@@ -99,7 +99,7 @@ class Session:
 
     @cached_property
     def likeness(self) -> str:
-        """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        """A key without rates, decay and clipping: trials with equal keys have the same batches and tops."""
         # Trials that differ in rates alone compute the same graph, which is what stacking needs.
         plan = _without_rates(Plan.parse(self.config.plan).to_data())
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
@@ -107,7 +107,7 @@ class Session:
 
 
 OF_THE_OPTIMISER = ("lr", "weight_decay", "warmup", "schedule", "clip", "adam_eps")
-"""Settings that decide what happens to a gradient, and not what is computed."""
+"""Settings of the optimiser, which change the use of a gradient but not the gradient's computation."""
 
 
 def _without_rates(data: Any) -> Any:
@@ -119,7 +119,7 @@ def _without_rates(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class Ask:
-    """A batch that a trial is about to learn from, itself or by ``training/trials/together.py`` in its place.
+    """A batch that a trial is about to learn from, alone or by ``training/trials/together.py``.
 
     Attributes:
         optimiser: the trial's own.
@@ -148,7 +148,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Learnt:
-    """A batch was learnt from.
+    """The result of learning from a batch.
 
     Attributes:
         loss: its mean loss.

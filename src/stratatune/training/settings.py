@@ -35,11 +35,11 @@ _MOST_BYTES, _MOST_VALUES, _DEEPEST = 2**20, 20_000, 20
 
 
 class _Refused(ComposerError):
-    """YAML that a file of settings has no need of."""
+    """Raised for YAML that a file of settings does not need."""
 
 
 class _Bounded(Composer):
-    """Refuses what no file of settings needs and what can grow without end: aliases, tags, depth, many values."""
+    """Refuses YAML that no file of settings needs and that can grow without end: aliases, tags, depth, many values."""
 
     _values = _depth = 0
 
@@ -64,7 +64,7 @@ class _Bounded(Composer):
 
 
 class _Loader(_Bounded, yaml.SafeLoader):
-    """Safe, with YAML 1.2's scalars; a key given twice is an error."""
+    """A safe loader with YAML 1.2's scalars, in which a repeated key is an error."""
 
     yaml_implicit_resolvers = {}
 
@@ -81,11 +81,11 @@ class _Loader(_Bounded, yaml.SafeLoader):
 
 
 class _Raw(_Bounded, yaml.BaseLoader):
-    """Every scalar as the text that it is."""
+    """A loader that reads every scalar as text."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either dialect would read as something else than text; writes no alias, which is never read."""
+    """Quotes texts that either dialect would read as something else; writes no aliases, which are never read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -164,7 +164,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    """A value of the command line; what is not a YAML scalar or flow collection stays text: `10: lora`, `[MASK] .`"""
+    """Parse a value of the command line; other than YAML scalars and flow collections it is text: `[MASK] .`"""
     text = text.strip()
     try:
         value = yaml.load(text, Loader=_Loader)

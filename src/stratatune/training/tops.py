@@ -1,4 +1,4 @@
-"""Several tops over one trunk, asked as one model: the trunk runs once for a text, and each top answers its heads."""
+"""Several tops over one trunk, used as one model: the trunk runs once for a text, and each top answers its heads."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ class SeveralTops:
             yield
 
     def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
+        """The autocast context of the computation."""
         return self._first.mixed()
 
     def feed(self, *given: Any, **named: Any) -> Feed:
-        """Hidden states for all tops; arguments as those of :meth:`stratatune.training.forward.Forward.feed`."""
+        """A feed of hidden states for all tops; arguments as of :meth:`stratatune.training.forward.Forward.feed`."""
         return self._first.feed(*given, **named)
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:

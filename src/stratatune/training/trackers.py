@@ -34,14 +34,14 @@ def begin(accelerator: Accelerator, config: RunConfig, resolved: Resolved, head:
 
 
 def parameters(config: RunConfig, resolved: Resolved, head: str) -> dict[str, Any]:
-    """The settings as trackers take them, and what follows from the plan."""
+    """The settings in the form of trackers, with facts that follow from the plan."""
     settings = {name: _plain(value) for name, value in config.model_dump(mode="json").items()}
     found = {"frozen_depth": resolved.frozen_depth, "blocks": resolved.shape.blocks}
     return {**settings, **found, "plan_parameters": resolved.trainable(head)}
 
 
 def _plain(value: Any) -> Any:
-    """A number, a truth value or a text; TensorBoard takes no others, and no None."""
+    """A number, a truth value or a text; TensorBoard accepts no others, and no None."""
     if isinstance(value, bool | int | float | str):
         return value
     if value is None:
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
 
 
 def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]) -> None:
-    """Log the selected epoch's scores and those of the test data, and where the time went.
+    """Log the scores of the selected epoch and of the test data, and the time of each part.
 
     Args:
         accelerator: has the trackers.

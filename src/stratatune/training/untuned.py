@@ -77,7 +77,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
 
 
 def look(session: Session) -> Scores | None:
-    """Let the objective see the untuned model's output for the data, and score it; call before the first step.
+    """Show the objective the untuned model's output for the data, and score it; call before the first step.
 
     A model whose plan changes nothing at first is its own base, from the trunk cache on; else the base is loaded.
 
@@ -114,7 +114,7 @@ def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
 
 
 def looked_later(session: Session, data: Encoded) -> Encoded:
-    """Data that are scored once training is over, as the objective would have had them before."""
+    """Prepare data that are scored after training as the objective would have before it."""
     if not session.objective.looks(training=False):
         return data
     assert session.reload is not None  # look() has seen to it

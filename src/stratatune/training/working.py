@@ -1,4 +1,4 @@
-"""Working copies in bf16 of the matrices that train whole, beside their fp32 masters.
+"""Working copies in bf16 of the matrices that train whole, kept in addition to their fp32 masters.
 
 Autocast rounds every trained matrix for each forward and widens its gradient after each backward: two passes over all
 of them that compute nothing. A working copy is the rounded matrix, kept: the forward reads it, its gradient stays in
@@ -31,7 +31,7 @@ class WorkingCopies:
     def __init__(self, modules: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
         self.modules: list[nn.Module] = []
         self.by_master: dict[nn.Parameter, Tensor] = {}
-        """Each master's copy; the optimiser looks in here, so there is nothing to undo there when they go."""
+        """The copy of each master; the optimiser reads this, so nothing has to be undone there when the copies go."""
         for module in modules:
             # A subclass may use its weight in a way of its own, and a weight in vars() has a copy already.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
@@ -45,12 +45,12 @@ class WorkingCopies:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Round every master again: something other than the optimiser has written them."""
+        """Round every master again, after something other than the optimiser has written them."""
         for master, copy in self.by_master.items():
             copy.copy_(master)
 
     def remove(self) -> None:
-        """The modules read their parameters again."""
+        """Let the modules read their parameters again."""
         for module in self.modules:
             vars(module).pop("weight", None)
         self.modules.clear()
@@ -59,7 +59,7 @@ class WorkingCopies:
 
 @contextlib.contextmanager
 def working_copies(attached: Attached, dtype: torch.dtype | None, *, wanted: bool = True) -> Iterator[WorkingCopies]:
-    """Copies of what trains whole in the blocks, while this is open; none without autocast, or where not wanted.
+    """Hold copies of what trains whole in the blocks while this is open; none without autocast, or if not wanted.
 
     Args:
         attached: what was put into the model.

@@ -26,7 +26,7 @@ from stratatune.training.trials.turns import Turns
 
 
 def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The settings of every trial: all combinations along ``axes``, each with a folder of its own below ``out``.
+    """The settings of every trial: all combinations along ``axes``, each with its own folder below ``out``.
 
     Raises:
         ConfigError: an axis without values, or one value given twice.
@@ -53,7 +53,7 @@ def _repeats(values: Sequence[Any]) -> bool:
 
 
 def _slug(text: str) -> str:
-    """``text`` as a folder's name."""
+    """Turn ``text`` into a folder's name."""
     return re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
 
 

@@ -1,4 +1,4 @@
-"""A race between plans for one run: each is begun as the run that it proposes, and the best one simply continues.
+"""A race between plans for one run: each begins as the run that it proposes, and the best one simply continues.
 
 The trials share the base model, the encoding and, where their trunks end at one depth, the cache. They take turns on
 the batches of the first epoch. After each heat they are scored on the last batches of that epoch, which none of them
@@ -116,7 +116,7 @@ def race(
 
 
 def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
-    """Those that reached their first batch."""
+    """The trials that reached their first batch."""
     errors: list[UserError] = []
     for one in runners:
         try:
@@ -171,7 +171,7 @@ def ranked(marks: Sequence[Mark], *, smaller: bool) -> list[int]:
 
 
 class _Runner:
-    """A trial under way, in a folder of its own until it has won."""
+    """A trial under way, in its own folder until it has won."""
 
     def __init__(self, own: Trial, folder: Path, tables: Mapping[str, Any], shared: Shared) -> None:
         self.trial = own
@@ -194,7 +194,7 @@ class _Runner:
             self.trial.seconds += time.perf_counter() - started
 
     def judge(self, batches: int) -> None:
-        """Score it on the last batches of the first epoch."""
+        """Score the trial on the last batches of the first epoch."""
         if self.turns.ask is None:
             self.trial.refused = self.turns.error.message if self.turns.error else "it reached its end"
             return
@@ -228,6 +228,6 @@ class _Runner:
         return self.turns.result
 
     def stop(self) -> None:
-        """Give it up, and all that it holds."""
+        """Give the trial up, with all that it holds."""
         self.turns.running.close()
         self.turns.ask = None

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Made once, requested by every trial of one call.
+    """The parts that are made once and requested by every trial of one call.
 
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
@@ -138,7 +138,7 @@ class Shared:
 
 
 class ReadOnce:
-    """A feed that asks another one, unless the trial before it has just requested the same batch.
+    """A feed that reads from another one, unless the trial before it has just requested the same batch.
 
     Args:
         feed: the trial's own.
@@ -172,7 +172,7 @@ class ReadOnce:
         return self.feed.move_to(device)
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Nothing: the trials read in turn, each batch once."""
+        """Do nothing: the trials read in turn, each batch once."""
         return contextlib.nullcontext()
 
     def hidden(self, batch: Batch) -> Tensor:

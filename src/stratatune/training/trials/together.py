@@ -1,4 +1,4 @@
-"""Trials that are alike learn from a batch together: one forward and one backward pass for all of them.
+"""Let trials that are alike learn from a batch together: one forward and one backward pass for all of them.
 
 What trains is stacked, [N, P] for N trials with P trained values each. Every trial's parameters, and the moments of its
 optimiser, are views of its row, so that its checkpoints, scores and artefact are made as usual, and it may go on alone
@@ -168,7 +168,7 @@ class AlikeTrials:
         return torch.tensor(values, dtype=self.values.dtype, device=self.values.device).unsqueeze(1)
 
     def _take_in(self, row: int, state: Any, trained: dict[str, Any]) -> None:
-        """Move a trial's parameters and moments into its row; its own tensors are views of it from here on."""
+        """Move a trial's parameters and moments into its row; its own tensors become views of it."""
         start = 0
         for place, (name, shape) in enumerate(self.shapes.items()):
             parameter, columns = trained[name], slice(start, start + shape.numel())
@@ -184,11 +184,11 @@ class AlikeTrials:
             start = columns.stop
 
     def is_of(self, asks: Sequence[Ask]) -> bool:
-        """Whether these trials are its own, all of them."""
+        """Whether these are exactly its trials."""
         return len(asks) == len(self.sessions) and all(a.session is s for a, s in zip(asks, self.sessions, strict=True))
 
     def hand_back(self) -> None:
-        """Give every trial the gradient that it has gathered for a step to come."""
+        """Give every trial the gradient that it has accumulated so far."""
         if self.gradient is None:
             return
         for row, session in enumerate(self.sessions):
@@ -198,7 +198,7 @@ class AlikeTrials:
         self.gradient = None
 
     def learn(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[tuple[float, float]]:
-        """Every trial's gradient on a batch and, where it is due, its step; gives their losses and gradients' norms.
+        """Compute every trial's gradient on a batch and, if it is due, its step; returns losses and gradients' norms.
 
         Nothing is changed before the last computation that may fail, and nothing of a trial whose numbers are not
         finite.
@@ -218,7 +218,7 @@ class AlikeTrials:
         return list(zip(losses.tolist(), norms.tolist(), strict=True))
 
     def _computed(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [N] and gradients [N, P], as many trials at once as memory holds."""
+        """Compute losses [N] and gradients [N, P], for as many trials at once as memory holds."""
         state = random_state()
         while True:
             found: list[tuple[Tensor, Tensor]] = []
@@ -296,7 +296,7 @@ class AlikeTrials:
         return norms.squeeze(1)
 
     def prove(self, batch: Batch, hidden: Tensor) -> None:
-        """Hold loss and gradient of every trial against what its own modules compute alone, without dropout.
+        """Compare loss and gradient of every trial with what its own modules compute alone, without dropout.
 
         The values are moved for it, each trial's elsewhere, and put back.
 

@@ -1,4 +1,4 @@
-"""One of several trials in a process that make their steps in turn."""
+"""Trials in one process that take turns, a step at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.training.session import Ask, Learnt
 
 
 class Turns:
-    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
+    """A trial that can pause after any step, with the random numbers that it would draw alone."""
 
     def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
         self.running = running
