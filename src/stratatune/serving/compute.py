@@ -35,7 +35,7 @@ class Piece:
 
     @property
     def size(self) -> int:
-        """Answers: one for each text and task."""
+        """The number of answers: one for each text and task."""
         return len(self.texts) * len(self.tasks)
 
 
@@ -86,7 +86,7 @@ def _encoded(task: Task, pieces: Sequence[Piece]) -> _Asked:
 
 
 def _by_task(pieces: Iterable[Piece]) -> Iterable[tuple[Task, list[Piece]]]:
-    """The pieces of each task; those with single texts and those with pairs apart, as a table has one or the other."""
+    """The pieces of each task, with single texts and pairs apart, since a table holds one or the other."""
     found: dict[tuple[int, int], tuple[Task, list[Piece]]] = {}
     for piece in pieces:
         for task in piece.tasks:

@@ -14,7 +14,7 @@ _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Counters:
-    """Counters of one server, with a registry of their own."""
+    """The counters of one server, with their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -38,7 +38,7 @@ class Counters:
         self._tasks.set_function(tasks)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request that was answered; ``route`` is a pattern, so that there are few of them."""
+        """Count an answered request; ``route`` is a pattern, so that there are few of them."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
@@ -56,7 +56,7 @@ class Counters:
                 self._answers.labels(task.name).inc(len(piece.texts))
 
     def forget(self, task: str) -> None:
-        """A task that is no longer served has no counter."""
+        """Remove the counters of a task that is no longer served."""
         with contextlib.suppress(KeyError):  # it never answered
             self._answers.remove(task)
 

@@ -22,7 +22,7 @@ OPEN = ("/", "/health", "/ready")
 
 
 def error_body(message: str, hint: str = "", kind: str = "UserError") -> dict[str, Any]:
-    """An error as every door of this package writes it."""
+    """The body of an error, in the form that all interfaces of this package use."""
     return {"error": {"message": message, "hint": hint, "kind": kind}}
 
 
@@ -33,7 +33,7 @@ class _Refused(Exception):
 
 
 class Guard:
-    """An ASGI application around another, which gets requests whole, or not at all.
+    """An ASGI application around another, which passes requests on whole or not at all.
 
     Args:
         app: the application.

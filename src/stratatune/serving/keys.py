@@ -1,4 +1,4 @@
-"""Who may ask: API keys from the environment. No torch."""
+"""API keys from the environment, which decide who may ask. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHORTEST = 16
 
 @dataclass(frozen=True)
 class Keys:
-    """API keys; none for the users means that everybody may ask, none for administrators that nobody is one.
+    """API keys; without user keys everybody may ask, without administrator keys nobody may change tasks.
 
     Attributes:
         users: may ask for predictions.

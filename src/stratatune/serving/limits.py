@@ -24,7 +24,7 @@ _MAY_BE_ZERO = ("remember_bytes", "wait", "stop")
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server; what each means is what :func:`describe` says.
+    """The limits of a server; :func:`describe` explains each.
 
     Raises:
         ConfigError: one is not above zero.

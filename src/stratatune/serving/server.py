@@ -1,4 +1,4 @@
-"""Running a server until it is asked to stop."""
+"""Run a server until it is stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Address:
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that has its address, and listens once a server runs on it; port 0: one that is free.
+    """Bind a socket to an address, to listen once a server runs on it; port 0: one that is free.
 
     Raises:
         ResourceError: the port is taken, or the address is not this machine's.
@@ -52,7 +52,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def check_installed() -> None:
-    """Raises ResourceError where the extra is not installed."""
+    """Raise ResourceError if the extra is not installed."""
     with needs_extra("serve", "stratatune serve"):
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -93,7 +93,7 @@ class Server:
         self._server = uvicorn.Server(config)
 
     def run(self, listener: socket.socket, ready: Callable[[Address], Any] = lambda address: None) -> None:
-        """Answer until :meth:`stop`, SIGINT or SIGTERM; requests that are being answered are answered first."""
+        """Serve until :meth:`stop`, SIGINT or SIGTERM; requests in progress are answered first."""
         host, port = listener.getsockname()[:2]
         with _signals():
             ready(Address(host, port))
@@ -106,7 +106,7 @@ class Server:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """uvicorn stops on both signals and raises them again when it has: then they mean nothing more."""
+    """Let uvicorn stop on both signals, but ignore them when it raises them again afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""A trained run that is being served: its model, its name, and whose trunk it has."""
+"""A trained run that is being served: its model, its name, and its trunk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Task:
 
     @classmethod
     def load(cls, name: str, run: str, shared: SharedWeights, **where: Any) -> Task:
-        """Load a run; ``where`` as the options of :class:`stratatune.training.predict.Predictor`.
+        """Load a run; ``where`` has the options of :class:`stratatune.training.predict.Predictor`.
 
         Raises:
             ModelError: nothing trained is there, or its base model is not what it was.
@@ -83,7 +83,7 @@ class Task:
         }
 
     def read(self, texts: Sequence[Any]) -> Table:
-        """Texts, or pairs of texts, as a table.
+        """Make a table of texts, or of pairs of texts.
 
         Raises:
             DataError: they are not as this task needs them.
@@ -91,7 +91,7 @@ class Task:
         return self.predictor.read(list(texts))
 
     def answers(self, table: Table, data: Encoded | None, trunk: RememberedTrunk | None) -> list[Row]:
-        """A row for each text of ``table``: what ``stratatune predict`` writes for it.
+        """A row for each text of ``table``, as ``stratatune predict`` writes it.
 
         Args:
             table: the texts.
@@ -107,7 +107,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Using:
-    """A model at work on texts that are encoded already, and for which the trunk has run."""
+    """A model in use on texts that are encoded already, and for which the trunk has run."""
 
     predictor: Predictor
     table: Table
@@ -116,7 +116,7 @@ class _Using:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's own."""
+        """The model's own tokenizer."""
         return self.predictor.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
@@ -128,7 +128,7 @@ class _Using:
         return evaluate(forward, data, forward.feed(codec=self.predictor.codec, trunk=self.trunk)).output
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model."""
+        """The output of the base model."""
         return self.predictor.untuned(table)
 
     def generate(self, texts: Any, **options: Any) -> list[str]:

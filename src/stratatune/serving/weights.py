@@ -1,4 +1,4 @@
-"""One copy in memory of every weight that several tuned models have in common."""
+"""Keep one copy in memory of every weight that several tuned models share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SharedWeights:
         self._known: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
 
     def share(self, attached: Attached) -> list[_Held]:
-        """Let a model's frozen parameters be those in memory already, where they are equal to the bit.
+        """Replace a model's frozen parameters by those in memory already, if they are equal to the bit.
 
         Returns what the model must hold on to for as long as it is in use. What trained is its own. The model may not
         be trained or merged afterwards: that would change the others.
