@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from stratatune.training.run import Result
 
 IN_MEMORY = "in-memory"
-"""The configuration's value for data that has no path."""
+"""The configuration's value for data without a path."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
 def _with_settings(function: _FunctionT) -> _FunctionT:
-    """Shows every setting of a run among a function's parameters and in its help, with its default and meaning."""
+    """Show every setting of a run among a function's parameters and in its help, with its default and meaning."""
     own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
     fields = {name: field for name, field in RunConfig.model_fields.items() if name not in {one.name for one in own}}
     further = [
@@ -86,7 +86,7 @@ def trained(
     pooled: bool = False,
     **settings: Any,
 ) -> Result:
-    """:func:`train` without the report: for those who keep no run folder.
+    """:func:`train` without the report, for callers that keep no run folder.
 
     ``pooled``: the trunk runs once for each text, for all runs on this machine (``training/pooled.py``).
     """
@@ -113,7 +113,7 @@ def train_many(
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> list[Result]:
-    """Train several trials over one trunk cache: all combinations of the plans, seeds and rates that are given.
+    """Train several trials over one trunk cache: all combinations of the given plans, seeds and rates.
 
     The base model is loaded and the text encoded once, and the trunk runs once for each frozen depth. Trials whose
     batches are the same (one seed) advance side by side over one reading of the data. Each gives the numbers that
@@ -149,7 +149,7 @@ def train_many(
 
 
 def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:
-    """One plan for several runs, with what comes with it."""
+    """Choose one plan for several runs, with the settings that belong to it."""
     from stratatune.studies.suggest.auto import choose
     from stratatune.training.config import validate
 

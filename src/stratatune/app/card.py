@@ -1,4 +1,4 @@
-"""A model card written from a run: what was trained on what, the plan as a picture, scores, cost, how to read it."""
+"""A model card written from a run: model and data, the plan as a picture, scores, cost, and code to load it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
 
 
 def _shown(source: Any) -> str:
-    """Data by their name alone, without their path on someone's machine."""
+    """The name of data, without their path on someone's machine."""
     return "" if not source else str(source) if not _is_path(str(source)) else Path(str(source)).name
 
 
@@ -144,7 +144,7 @@ def _picture(attached: Attached) -> list[str]:
 
 
 def _scores(run: _Run) -> list[str]:
-    """A row for each metric; where rows are counted right or wrong, with Wilson's 95 % interval."""
+    """A row for each metric; for shares of right rows with Wilson's 95 % interval."""
     rows: list[str] = []
     for part, key in (("evaluation", "best"), ("test", "test")):
         count = _count(run.result, part)

@@ -78,7 +78,7 @@ def _requirements(extra: str) -> Iterator[Requirement]:
 
 
 def _applies(needed: Requirement, extra: str) -> bool:
-    """Whether a requirement is of this extra (empty: of none), on this machine."""
+    """Whether a requirement belongs to this extra (empty: to none), on this machine."""
     if needed.marker is None:
         return not extra
     if not extra:
@@ -87,7 +87,7 @@ def _applies(needed: Requirement, extra: str) -> bool:
 
 
 def _extras() -> list[str]:
-    """Those for users; ``dev`` is for those who work on the package itself."""
+    """The extras for users; ``dev`` is for those who work on the package itself."""
     return [name for name in metadata(_PACKAGE).get_all("Provides-Extra") or [] if name != "dev"]
 
 
@@ -150,7 +150,7 @@ def _hub() -> dict[str, Any]:
 
 
 def _has_token() -> bool:
-    """Whether there is one; it is neither read nor shown."""
+    """Whether there is a token; it is neither read nor shown."""
     from huggingface_hub import constants
 
     return bool(os.environ.get("HF_TOKEN")) or Path(constants.HF_TOKEN_PATH).exists()

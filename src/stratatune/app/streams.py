@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or of an encoding without box characters. No torch.
+"""Standard streams that may be closed, full, or in an encoding without box characters. No torch.
 
 Progress that cannot be written is dropped without an error; an answer that cannot be written is a failure.
 """
@@ -36,7 +36,7 @@ _ERRORS = "stratatune.plain"
 
 
 def settle_streams() -> None:
-    """Make the three standard streams fit to be used, whatever the process was started with.
+    """Make the three standard streams usable, whatever state the process was started with.
 
     A descriptor that is closed is taken, so that no file of a run gets its number: what is then written to standard
     output fails, what is written to standard error goes nowhere.
@@ -53,7 +53,7 @@ def settle_streams() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """The handler of characters that an encoding does not have."""
+    """Handle characters that an encoding does not have."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
@@ -93,7 +93,7 @@ class _Forgiving:
 
 
 def write_answer(text: str, *, exact: bool = False) -> None:
-    """Write to standard output, all of it.
+    """Write all of a text to standard output.
 
     Args:
         text: what is written.

@@ -1,4 +1,4 @@
-"""``st.suggest``, and what it shares with the verb."""
+"""``st.suggest``, and the code that it shares with the verb."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def asked_for(
     refine: bool,
     trials: int,
 ) -> Asked:
-    """The options that are not a run's.
+    """The options that are not settings of a run.
 
     Raises:
         ConfigError: with every mistake in them.

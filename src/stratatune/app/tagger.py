@@ -1,4 +1,4 @@
-"""``Tagger``: tags of words, a run with scikit-learn's interface."""
+"""``Tagger``: tags of words, by a run with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Tagger(TextEstimator):
 
     @property
     def classes_(self) -> np.ndarray:
-        """The tags [C], as the model has them."""
+        """The tags [C], in the model's order."""
         return np.array(self.predictor_.labels)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers everything that is requested."""
+        """Remember everything that is requested in the folder."""
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:
@@ -82,7 +82,7 @@ def _data_set(words: Any, tags: Any) -> Dataset:
 
 
 def _plain(rows: Any) -> list[Any]:
-    """Arrays and tuples as lists; a bare text is not a list of texts."""
+    """Turn arrays and tuples into lists; a bare text is not a list of texts."""
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     known: Any = as_known(rows)

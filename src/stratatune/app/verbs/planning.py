@@ -1,4 +1,4 @@
-"""``stratatune plan``: a plan on a model, drawn and counted. No weights, no torch."""
+"""``stratatune plan``: draw and count a plan on a model. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plan(
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
 ) -> Answer:
-    """Resolve a plan against a model and draw it: what trains, what is remembered, what it costs.
+    """Resolve a plan against a model and draw it: trained and cached parts, and the cost.
 
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """

@@ -15,7 +15,7 @@ from stratatune.serving.limits import Limits, describe
 
 
 class LimitOptions:
-    """The group of options that say what a server takes from its clients, one for each field of ``Limits``."""
+    """The group of options for the limits of a server, one for each field of ``Limits``."""
 
     @property
     def __signature__(self) -> inspect.Signature:
