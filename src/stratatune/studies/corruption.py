@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 Corrupt = Callable[[Ids, Sequence[int], np.random.Generator], tuple[Ids, Ids]]
-"""(tokens, which are special, random numbers) -> source and target; both empty where too little is there to hide."""
+"""Turns (tokens, which are special, random numbers) into source and target; both empty if too little can be hidden."""
 
 SPAN_SHARE, SPAN_LENGTH = 0.15, 3
 INFILL_SHARE, INFILL_LENGTH = 0.30, 3.0
@@ -49,7 +49,7 @@ def corruption_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, Corrupt]:
 def span_corrupted(
     ids: Ids, special: Sequence[int], sentinels: Sequence[int], random: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """T5's: ``the <0> on the <1>`` and ``<0> cat sat <1> mat <2>``, each with the tokens that close the text."""
+    """Corrupt as T5: ``the <0> on the <1>`` and ``<0> cat sat <1> mat <2>``, each with its closing tokens."""
     lead, words, tail = _parts(ids, special)
     if len(words) < 2:
         return [], []
@@ -66,7 +66,7 @@ def span_corrupted(
 
 
 def infilled(ids: Ids, special: Sequence[int], mask: int, random: np.random.Generator) -> tuple[Ids, Ids]:
-    """BART's: ``the <mask> on the <mask>`` and the text itself."""
+    """Corrupt as BART: ``the <mask> on the <mask>`` and the text itself."""
     lead, words, tail = _parts(ids, special)
     if not words:
         return [], []
@@ -95,6 +95,6 @@ def _parts(ids: Ids, special: Sequence[int]) -> tuple[Ids, Ids, Ids]:
 
 
 def _cut(total: int, parts: int, random: np.random.Generator) -> list[int]:
-    """``total`` as a sum of ``parts`` numbers above 0, each such sum as likely as another."""
+    """Split ``total`` into ``parts`` numbers above 0, each such sum with equal probability."""
     ends = np.sort(random.choice(np.arange(1, total), parts - 1, replace=False))
     return np.diff([0, *ends, total]).tolist()

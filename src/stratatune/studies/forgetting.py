@@ -40,12 +40,12 @@ SHARE = 0.15
 _BATCH_SIZE = 16
 _IGNORED = -100
 _Row = tuple[list[int], list[int]]
-"""Tokens and which of them are special; or source and target."""
+"""Tokens and which of them are special, or source and target."""
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Tokens [B, T] with what is to be predicted hidden, its labels (-100 elsewhere), and the mask of real tokens.
+    """Tokens [B, T] with targets hidden, their labels (-100 elsewhere), and the mask of real tokens.
 
     Labels are [B, T] where they are those of the tokens, [B, U] where a decoder writes them.
     """
@@ -132,7 +132,7 @@ def forgetting(
 
 
 def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Tensor]) -> PreTrainedModel:
-    """The base model with what was trained; a classification head that trained has no place here."""
+    """The base model with the trained adapter, without a trained classification head."""
     named = dict(model.named_parameters())
     tuned = apply(model, record["plan"], also_train=[name for name in record["also_train"] if name in named])
     encoder = tuned.attached.backbone.encoder_ids()
@@ -155,7 +155,7 @@ def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
 def _in_place(
     rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, next_token: bool, random: np.random.Generator
 ) -> list[_Sample]:
-    """Samples whose labels are those of the tokens: all but the first (``next_token``), or masked ones."""
+    """Samples whose labels are their own tokens: all but the first (``next_token``), or masked ones."""
     made = []
     for batch in _batches(rows):
         tokens, mask = _padded([ids for ids, _ in batch], pad_id(tokenizer))
@@ -188,7 +188,7 @@ def _batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
 
 
 def _padded(rows: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor [B, T], and which of it is theirs [B, T] bool."""
+    """Pad rows to one tensor [B, T], with the mask [B, T] bool of their own tokens."""
     width = max(map(len, rows))
     mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows]), mask

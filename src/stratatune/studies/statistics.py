@@ -18,7 +18,7 @@ LEVEL = 0.95
 """The level of every interval."""
 _RESAMPLES = 9_999
 _EXACT = 14
-"""Up to this many pairs, all 2^n changes of sign are tried; of more pairs, as many changes at random."""
+"""The most pairs for which all 2^n changes of sign are tried; for more, as many random ones."""
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method less another, pair by pair.
+    """The difference of two methods, pair by pair.
 
     Attributes:
         difference: the mean over pairs, with Student's interval; positive where the first is better.
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of ``values`` with its percentile bootstrap interval; the same every time.
+    """The mean of ``values`` with its percentile bootstrap interval; equal values give an equal interval.
 
     With few values it says little more than their range: of 3 seeds, the mean of a resample is the lowest value itself
     once in 27 times, so the 95 % interval reaches from about the lowest to about the highest.
@@ -91,7 +91,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def _student(values: Sequence[float]) -> Interval:
-    """The mean with Student's interval: right for normal values, however few."""
+    """The mean with Student's interval: exact for normal values, however few."""
     sample = np.asarray(values, dtype=float)
     if len(sample) == 1 or np.ptp(sample) == 0:
         return _degenerate(sample)
@@ -109,7 +109,7 @@ def _degenerate(sample: np.ndarray) -> Interval:
 
 
 def compare(first: Mapping[tuple, float], second: Mapping[tuple, float], *, smaller: bool = False) -> Comparison | None:
-    """``first`` less ``second`` over the pairs that both have; None where they have none.
+    """Compare ``first`` less ``second`` over the pairs that both have; None if they have none.
 
     Args:
         first, second: values by what pairs them, such as (task, seed).
@@ -125,7 +125,7 @@ def compare(first: Mapping[tuple, float], second: Mapping[tuple, float], *, smal
 
 
 def _permutation(differences: Sequence[float]) -> float | None:
-    """P-value of the paired permutation test: is the mean difference larger than with random signs?"""
+    """The p-value of the paired permutation test: is the mean difference larger than with random signs?"""
     if len(differences) < 2:
         return None
     if not np.any(differences):

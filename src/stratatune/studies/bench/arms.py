@@ -100,12 +100,12 @@ class BenchSetting:
 
     @property
     def today(self) -> str:
-        """The name of what the stock arms learn."""
+        """The name of the stock arms' objective."""
         return OBJECTIVES[self.objective].today or self.objective if self.objective else _USUAL
 
     @cached_property
     def examples(self) -> Encoded:
-        """The texts as the examples that batches are made of, the same for all arms."""
+        """The texts as examples for batches, the same for all arms."""
         return self.learnt(self.today)[1]
 
     @cached_property
@@ -116,12 +116,12 @@ class BenchSetting:
 
     @cached_property
     def random(self) -> list[np.ndarray]:
-        """Batches of a random order."""
+        """Batches in a random order."""
         lengths = self.examples.example_lengths
         return typical(random_batches(len(lengths), self.batch_size, 0), lengths, self.timed)
 
     def places(self, kind: str) -> np.ndarray | None:
-        """[N] at how many tokens of each text the head reads under this objective; None: at one, or every one."""
+        """The number of tokens [N] of each text that the head reads under this objective; None: one, or every one."""
         objective, data = self.learnt(kind)
         if objective.reads != "all" or not data.targets or data.groups is not None:
             return None
@@ -173,7 +173,7 @@ class BenchSetting:
         return (collate_examples(data, index, self.pad).to(self.device) for index in plan)
 
     def waited(self) -> float:
-        """The time, once the device is done."""
+        """The time after the device is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -249,7 +249,7 @@ class Stock:
         self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def cut_by_length(self) -> Stock:
-        """The same model and optimiser on batches cut by length, so that memory holds both arms."""
+        """The arm with the same model and optimiser on batches cut by length, so that memory holds both arms."""
         other = copy.copy(self)
         other.bucketed = True
         return other
@@ -280,7 +280,7 @@ class Stock:
 
 
 class Floor:
-    """The frozen model run once, and ridge regression on the mean of its last hidden states: what costs least."""
+    """The cheapest arm: the frozen model run once, and ridge regression on the mean of its last hidden states."""
 
     def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting
@@ -384,7 +384,7 @@ class Ours:
         return self.setting.collated(self.setting.bucketed, self.kind)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Feed and forward, as a run does them."""
+        """Feed and forward, as in a run."""
         return self.forward.loss(batch, self.feed)
 
     def step(self, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""A user's own machine and data: the ways of today and chosen plans, in turn, beside what was predicted."""
+"""Time common baselines and chosen plans in turn, on a user's own machine and data, next to predictions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ArmTimes:
     cache_bytes: int = 0
 
     def epochs(self, number: int, *, predicted: bool = False) -> float:
-        """Seconds of the first epoch and those after it; the floor has one pass however many are requested."""
+        """Seconds of the first epoch and those after it; the floor always has one pass."""
         if self.name == FLOOR:
             return self.predicted_first if predicted else self.first
         first, other = (self.predicted_first, self.predicted) if predicted else (self.first, self.seconds)
@@ -69,12 +69,12 @@ class BenchReport:
     tokens: float
     """Mean tokens of an example."""
     padding: dict[str, float]
-    """Tokens computed over tokens of text: random batches, and batches cut by length."""
+    """The ratio of computed tokens to tokens of text: random batches, and batches cut by length."""
     settings: dict[str, Any]
     ways: tuple[ArmTimes, ...]
 
     def way(self, name: str) -> ArmTimes:
-        """A way by its name."""
+        """The arm of this name."""
         return next(way for way in self.ways if way.name == name)
 
     def ratio(self, name: str, arm: str, epochs: int = 0, *, predicted: bool = False) -> float:
@@ -181,7 +181,7 @@ def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
 
 
 def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
-    """Seconds of the timed batches, by way, as :func:`_measure` names them."""
+    """Predicted seconds of the timed batches by arm, with the names of :func:`_measure`."""
     setting = machine.setting
     found = {"A": machine.stock("lora", setting.random), "B": machine.stock("lora", setting.bucketed)}
     found["F"] = machine.stock("full", setting.random)
@@ -201,7 +201,7 @@ def _topmost(shape: Shape) -> int:
 def _measure(
     machine: Machine, plans: dict[str, Resolved], rounds: int, folder: Path, say: Callable[[str], object]
 ) -> dict[str, float]:
-    """Seconds of the timed batches, by way; ``NAME, first``: with an empty cache. A and B share one model."""
+    """Measured seconds of the timed batches by arm; ``NAME, first``: with an empty cache. A and B share one model."""
     setting = machine.setting
     lora = Stock(setting, lora=True, bucketed=False)
     topmost = Stock(setting, lora=False, bucketed=True, depth=_topmost(machine.shape))

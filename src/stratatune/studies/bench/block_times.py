@@ -57,7 +57,7 @@ class Machine:
         self.probes: dict[Hashable, Stopwatch] = {}
 
     def again(self) -> None:
-        """Time everything that was requested once more."""
+        """Time every requested probe once more."""
         for probe in self.probes.values():
             probe.go()
 
@@ -112,7 +112,7 @@ class Machine:
         return sum(each)
 
     def _of_plan(self, plan: Resolved, number: int, index: np.ndarray, *, queries: int = 0) -> float:
-        """FLOPs of a batch in block ``number`` of a plan, prompts included; into the first no gradient need flow."""
+        """FLOPs of a batch in block ``number`` of a plan, prompts included; the first needs no input gradient."""
         count, length = self.setting.padded(index)
         length += _prompts(plan, number)
         inserted = any(depth <= number for depth, _ in plan.insertions)
@@ -143,7 +143,7 @@ class Machine:
         return rate if whole else Pace(rate.fixed / BLOCKS, rate.per_second)
 
     def _fill(self, probe: Stopwatch, kind: str, *about: Any) -> None:
-        """The points of a probe, by its name."""
+        """Add the points of a probe, by its name."""
         if kind == "rest":
             self._rest(probe, *about)
         elif about == ("embeddings",):
@@ -181,7 +181,7 @@ class Machine:
         last: bool = False,
         backward: bool = True,
     ) -> None:
-        """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
+        """Time passes over the blocks in a row, with the optimiser's step; ``last``: over each at one position."""
         device, size = self.setting.device, self.size
         ours = dtype == torch.bfloat16 and device == "cpu"
         step = _optimiser_step(backbone.blocks, dtype if ours else None) if backward else lambda: None
@@ -210,7 +210,7 @@ class Machine:
             probe.add(BLOCKS * size * self._work(methods, length, queries, backward), run)
 
     def _embeddings(self, probe: Stopwatch, *, full: bool) -> None:
-        """The embeddings forward; under full tuning backward and with the optimiser's step too."""
+        """Time the embeddings forward; under full tuning also backward and with the optimiser's step."""
         model: Any = self.short.model("classification").train().requires_grad_(full)
         embeddings = Backbone(model).embeddings
         step = _optimiser_step(embeddings) if full else lambda: None
@@ -226,7 +226,7 @@ class Machine:
             probe.add(ids.numel(), run)
 
     def _language_head(self, probe: Stopwatch, *, full: bool) -> None:
-        """A stock decoder's final norm, logits at every token and loss, forward and backward.
+        """Time a stock decoder's final norm, logits at every token and loss, forward and backward.
 
         Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
         """
@@ -263,12 +263,12 @@ class Machine:
 
 
 def _prompts(plan: Resolved, number: int) -> int:
-    """Positions that prompts have put before the text when it reaches block ``number``."""
+    """The number of prompt positions before the text when it reaches block ``number``."""
     return sum(one.prompt for depth, one in plan.insertions if depth <= number)
 
 
 def _optimiser_step(part: nn.Module, copied: torch.dtype | None = None) -> Callable[[], None]:
-    """Clip, step, zero, over what trains in ``part``; with working copies in ``copied``, as our own loop has them."""
+    """Clip, step and zero over the trained parameters of ``part``; ``copied`` has working copies, as in our loop."""
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     if not trained:
         return lambda: None

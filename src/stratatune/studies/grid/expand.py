@@ -93,7 +93,7 @@ def expand(
 
 
 def _check_size(recipe: Recipe) -> None:
-    """Refuses axes whose combinations cannot even be counted through in seconds."""
+    """Refuse axes with too many combinations to count through in seconds."""
     crossed = math.prod(len(items) for items in recipe.axes.values() if items)
     if crossed > _MOST_CROSSED or crossed * (len(recipe.pairs) + len(recipe.exclude)) > 20 * _MOST_CROSSED:
         raise ConfigError([f"the axes cross to {crossed:,} combinations; legal: up to {_MOST_CROSSED:,}"], _FEWER)
@@ -122,7 +122,7 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
 
 
 def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
-    """The recipe with other places for its models."""
+    """The recipe with other paths for its models."""
     known = {str(item.name): item for item in recipe.models}
     alone = str(recipe.base.get("model", ""))
     if not known and alone:
@@ -142,7 +142,7 @@ def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
 
 
 def _wrong_keys(recipe: Recipe) -> Iterator[str]:
-    """Settings that do not exist, each with its place; an axis may have a name of its own if a text uses it."""
+    """Settings that do not exist, each with its place; an axis may have any name that a text uses."""
     legal = [name for name in RunConfig.model_fields if name not in _OURS]
     free = {axis for axis in recipe.settings if axis not in RunConfig.model_fields}
     places = [("base", recipe.base, set())]
@@ -175,7 +175,7 @@ def _wrong_only(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator
 
 
 def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[int, dict[str, Item]]]:
-    """The items that make each run, and its place in the whole recipe's order, whatever ``only`` leaves out."""
+    """The items of each run, and its place in the whole recipe's order, whatever ``only`` leaves out."""
     number = 0
     axes = {axis: items for axis, items in recipe.axes.items() if items}
     for items in itertools.product(*axes.values()):
@@ -189,7 +189,7 @@ def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterat
 
 
 class _Making:
-    """Makes runs one by one and gathers the mistakes: line to the first run that has it."""
+    """Makes runs one by one and collects the mistakes: each line with the first run that has it."""
 
     def __init__(self, recipe: Recipe, roots: Mapping[str, str], folder: Path) -> None:
         self.recipe, self.roots, self.folder = recipe, roots, folder
@@ -225,7 +225,7 @@ class _Making:
         return {name: self._found(value) if name in _PLACES else value for name, value in filled.items()}
 
     def _found(self, value: Any) -> Any:
-        """A path relative to the recipe's own folder if it exists there; else as it is written."""
+        """Resolve a path relative to the recipe's own folder if it exists there; else keep it as written."""
         if not isinstance(value, str) or not value:
             return value
         there, here = self.folder / value, Path(value)
@@ -235,7 +235,7 @@ class _Making:
 
 
 def _filled(value: Any, words: Mapping[str, Value]) -> Any:
-    """``value`` with ``{name}`` replaced in every text where the name is known: a template's ``{a}`` stays."""
+    """Replace ``{name}`` in every text of ``value`` if the name is known: a template's ``{a}`` stays."""
     if isinstance(value, str):
         return re.sub(r"\{(\w+)\}", lambda found: str(words.get(found[1], found[0])), value)
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from stratatune.errors import shown
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
-"""Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
+"""The name of an item on each axis, or several names: every combination that agrees is meant."""
 
 HINT = "docs/grid.md lists the keys of a recipe"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
@@ -23,7 +23,7 @@ LOSS = "train_loss"
 
 
 class Closed(BaseModel):
-    """Data that does not change, and has no key but those declared."""
+    """Frozen data, with no keys but those declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -76,7 +76,7 @@ class ReportLayout(Closed):
 
 
 class Published(Closed):
-    """A number of the paper; in a recipe its coordinates are beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
+    """A number of the paper; a recipe gives its coordinates with it: ``{plan: LPT, task: RTE, value: 76.17}``."""
 
     where: Coordinates
     value: float
@@ -105,10 +105,10 @@ class Claim(Closed):
 
 
 def several(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """One name or several, as several."""
+    """A tuple of one name or several."""
     return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def agrees(coordinates: Mapping[str, Value], where: Mapping[str, Value | tuple[Value, ...]]) -> bool:
-    """Whether a run at ``coordinates`` is one of those that ``where`` means."""
+    """Whether a run at ``coordinates`` matches ``where``."""
     return all(coordinates.get(axis) in several(wanted) for axis, wanted in where.items())

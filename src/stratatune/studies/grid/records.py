@@ -99,7 +99,7 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
-    """A run of the book; the process that says ``running`` may have been killed since."""
+    """A run of the book; one that is ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
     environment = file_of(folder / "env.json", Environment) or {}
     _check_row(grid, row, folder)
@@ -150,7 +150,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
-    """Compare a row of the book with what the run left in its own folder, and its settings with its id.
+    """Compare a row of the book with the files in the run's own folder, and its settings with its id.
 
     Raises:
         ConfigError: they disagree.
@@ -162,7 +162,7 @@ def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
 
 
 def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
-    """Those that every run has; the data's name takes the place of a missing task."""
+    """The coordinates that every run has; the data's name replaces a missing task."""
     named = {axis: config.get(axis) for axis in PLURALS.values()}
     named["model"] = Path(str(config["model"])).name
     named["task"] = named["task"] or Path(str(config["train"])).stem

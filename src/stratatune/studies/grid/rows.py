@@ -76,7 +76,7 @@ class Line(Written):
 
 
 class Environment(Written):
-    """``env.json``."""
+    """The content of ``env.json``."""
 
     threads: Count | None = None
     gpu: Plain | None = None
@@ -124,7 +124,7 @@ class CacheRow(Written):
 
 
 def checked(model: type[_ModelT], data: Any, place: str) -> Any:
-    """``data`` itself, which are what ``model`` says.
+    """Return ``data`` after validation by ``model``.
 
     Raises:
         ConfigError: they are not; the line names ``place``.

@@ -69,7 +69,7 @@ def _report() -> dict[str, Any]:
 
 
 def _published() -> dict[str, Any]:
-    """A number with its coordinates beside it, or in ``where``."""
+    """The schema of a number with its coordinates next to it, or in ``where``."""
     own = {name: one for name, one in _properties(Published).items() if name != "where"}
     return {"type": "object", "properties": {**own, "where": _PLACES}, "required": ["value"]}
 

@@ -1,4 +1,4 @@
-"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is given, one run at a time.
+"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains one run at a time, as it is told.
 
 Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
 process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
@@ -82,13 +82,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _said_into(path: Path) -> Iterator[None]:
-    """Everything that the process prints goes into a file."""
+    """Redirect everything that the process prints to a file."""
     with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 
 def main() -> None:
-    """Does one job after another until whoever gives them is gone."""
+    """Do one job after another until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # no library prints into the answers
     context = _context()
@@ -113,7 +113,7 @@ def _context() -> Any:
 
 
 def _jobs() -> Iterator[dict[str, Any]]:
-    """The jobs of standard input. Its end is the end of this process, also in the midst of one."""
+    """Yield the jobs of standard input. Its end ends this process, even during a job."""
     waiting: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -159,7 +159,7 @@ def _run(job: str, sending: Connection) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """However the worker dies, no run of it lives on."""
+    """End this run when its worker dies, in any way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

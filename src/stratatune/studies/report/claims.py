@@ -76,11 +76,11 @@ def _trained(measured: Measured, where: Mapping[str, Any]) -> str:
 
 
 Key = tuple[str, str]
-"""The place on the claim's axis, and whatever else is the same on both sides."""
+"""The place on the claim's axis, and everything else that both sides share."""
 
 
 def _scores(measured: Measured, where: Mapping[str, Any], named: set[str], on: str, metric: str) -> dict[Key, float]:
-    """Scores of the runs at ``where`` by what pairs them: every coordinate that the claim does not name."""
+    """Scores of the runs at ``where`` by their pairing key: every coordinate that the claim does not name."""
     found: dict[Key, list[float]] = {}
     for run in measured.done:
         score = measured.score(run, metric)
@@ -95,7 +95,7 @@ def _key(run: RunRecord, named: set[str], on: str) -> Key:
 
 
 def _each(better: Mapping[Key, float], worse: Mapping[Key, float], smaller: bool) -> str:
-    """The mean difference at each place of the axis, where there are several."""
+    """The mean difference at each place of the axis, if there are several."""
     gaps: dict[str, list[float]] = {}
     for key in better:
         if key in worse:

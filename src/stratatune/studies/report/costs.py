@@ -86,7 +86,7 @@ def _cost(results: Sequence[Mapping[str, Any]], paper: Mapping[str, float] | Non
 
 
 def _against(measured: Measured, row: str, published: Mapping[str, Mapping[str, float]]) -> tuple[Cell, Cell]:
-    """Speed as a multiple of the first row's and memory saved against it, each above the paper's own."""
+    """Speed as a multiple of the first row's, and memory saved against it, each above the paper's own."""
     first = next(one for one in measured.rows if measured.of_row(one))
 
     def ratio(of: str) -> float:
@@ -117,7 +117,7 @@ def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def spared(measured: Measured, run: RunRecord) -> float:
-    """Seconds of the trunk that a run did not need: a pass each epoch, by the slowest pass known, less what it spent.
+    """Seconds of the trunk that a run saved: a pass each epoch, by the slowest known pass, less its own.
 
     A pass is known where a run made it; it holds for all runs of the same model, data and frozen depth.
     """

@@ -1,4 +1,4 @@
-"""Runs as numbers: who is a row, who a column, what the score is, and the means that go into tables and figures."""
+"""Runs as numbers: their rows and columns, their scores, and the means for tables and figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BOUNDED = frozenset(
 )
 _PLAIN = ("model", "plan", "task")
 MEAN = "mean"
-"""The column over all others."""
+"""The column of means over all others."""
 
 
 def metric_of(record: RunRecord) -> str:
@@ -44,7 +44,7 @@ def title_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """The runs of a report, asked by row and column.
+    """The runs of a report, by row and column.
 
     Attributes:
         records: every run, failed and unfinished ones too, in the order of the grid.
@@ -73,20 +73,20 @@ class Measured:
 
     @property
     def done(self) -> tuple[RunRecord, ...]:
-        """Those with a result."""
+        """The runs with a result."""
         return tuple(record for record in self.records if record.status == "done" and record.result)
 
     @property
     def failed(self) -> tuple[RunRecord, ...]:
-        """Those with an error."""
+        """The runs with an error."""
         return tuple(record for record in self.records if record.status == "failed")
 
     def row(self, record: RunRecord) -> str:
-        """The name of its row: model, plan and task as they are, other axes as ``name value``."""
+        """The name of a run's row: model, plan and task as they are, other axes as ``name value``."""
         return named(record, self.row_axes)
 
     def column(self, record: RunRecord) -> str:
-        """The name of its column."""
+        """The name of a run's column."""
         return named(record, self.column_axes)
 
     @property
@@ -124,7 +124,7 @@ class Measured:
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], dict[str, float]]:
-        """Scores by row and column, then by what distinguishes its runs."""
+        """Scores by row and column, then by the key that distinguishes a cell's runs."""
         found: dict[tuple[str, str], dict[str, float]] = {}
         for record in self.done:
             score = self.score(record)
@@ -138,7 +138,7 @@ class Measured:
         return str(sorted((name, str(value)) for name, value in record.coordinates.items() if name not in inside))
 
     def scores(self, row: str, column: str) -> dict[str, float]:
-        """The scores of a cell; of the mean, those of replicates that every column has."""
+        """The scores of a cell; for the mean, those of replicates that every column has."""
         if column != MEAN:
             return self._cells.get((row, column), {})
         across = [self.scores(row, one) for one in self.columns]
@@ -146,7 +146,7 @@ class Measured:
         return {name: fmean(other[name] for other in across) for name in shared}
 
     def cell(self, row: str, column: str) -> Interval | None:
-        """The mean of a cell with its interval; None where nothing is done."""
+        """The mean of a cell with its interval; None if no run of it is done."""
         found = self.scores(row, column)
         return interval(list(found.values())) if found else None
 
@@ -155,12 +155,12 @@ class Measured:
         return {(column, name): score for column in self.columns for name, score in self.scores(row, column).items()}
 
     def against(self, row: str, other: str) -> Comparison | None:
-        """``row`` less ``other`` over the columns and seeds that both have."""
+        """Compare ``row`` with ``other`` over the columns and seeds that both have."""
         return compare(self.pairs(row), self.pairs(other), smaller=self.smaller)
 
     @property
     def smaller(self) -> bool:
-        """Whether small scores are the good ones."""
+        """Whether smaller scores are better."""
         return bool(self.metrics()) and all(smaller_is_better(name) for name in self.metrics())
 
     def of_row(self, row: str) -> tuple[RunRecord, ...]:
@@ -173,12 +173,12 @@ class Measured:
 
 
 def named(record: RunRecord, axes: Iterable[str]) -> str:
-    """A run's place on some axes."""
+    """The name of a run's place on some axes."""
     parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
     return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
 
 
 def _word(value: Any, *, path: bool) -> str:
-    """A coordinate as a name: of a path its end."""
+    """A coordinate as a name; for a path its last part."""
     text = "" if value is None else str(value)
     return text.rstrip("/").rsplit("/", 1)[-1] if path else text

@@ -47,7 +47,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name, in order of x, with what surrounds them.
+    """Points (x, y) of one name, in order of x, with their bands.
 
     Attributes:
         low, high: the band or the error bar of y; empty for none.
@@ -98,7 +98,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that share a legend and a caption."""
+    """Panels with a common legend and caption."""
 
     name: str
     caption: str
@@ -113,7 +113,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing that is finished.
+    """A finished drawing.
 
     Attributes:
         svg: inline SVG.
@@ -135,14 +135,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to type, or that a program said."""
+    """Lines of a command, or of a program's output."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what the numbers say about it."""
+    """A claim and its verdict by the numbers."""
 
     claim: str
     verdict: Verdict
@@ -151,7 +151,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Folded:
-    """Parts that open on a click; in print and in plain text they are open."""
+    """Parts that open on a click; in print and in plain text they are always open."""
 
     title: str
     parts: tuple[Part, ...]
@@ -185,7 +185,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole: a title, its facts, its sections."""
+    """A whole report: a title, its facts, its sections."""
 
     title: str
     about: str

@@ -15,7 +15,7 @@ from stratatune.training.config import RunConfig
 
 
 def single(run: RunRecord) -> Report:
-    """Sections of a run that is done, failed or under way."""
+    """The sections of a run that is done, failed or under way."""
     measured = Measured.of([run])
     sections = [
         Section("Learning curves", tuple(_curves(measured))),
@@ -133,7 +133,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> list[Part]:
-    """Those that are not the default, then all of them, folded up."""
+    """The settings that differ from their defaults, then all of them, folded up."""
     fields = RunConfig.model_fields
     changed = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
     columns = (Column("setting", False), Column("value", False))

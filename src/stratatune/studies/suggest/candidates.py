@@ -16,7 +16,7 @@ from stratatune.plan import Shape
 from stratatune.shapes.shape import top_depth
 
 _WIDTH = 768
-"""D at which the rates below were found."""
+"""The D at which the rates below were found."""
 _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
 """Rates at that width, and the power of the width with which they fall."""
 _BFT = 1e-3
@@ -34,7 +34,7 @@ PATIENCE = 2
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan with what it is trained by.
+    """A plan with its rate.
 
     Attributes:
         name: for people.
@@ -52,7 +52,7 @@ class Proposal:
 
 
 def deeper_than(depth: int, blocks: int) -> int:
-    """The middle, or where that is no deeper than ``depth`` a third of the way up."""
+    """The middle, or a third of the way up if the middle is not below ``depth``."""
     middle = blocks // 2
     return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
 
@@ -105,7 +105,7 @@ def epochs_for(rows: int) -> int:
 
 
 def rate_of(method: str, hidden: int) -> float:
-    """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within what any model takes."""
+    """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within the range of all models."""
     rate, power = _RATES[method]
     return float(f"{min(max(rate * (_WIDTH / hidden) ** power, 1e-5), 2e-3):.1e}")
 

@@ -28,9 +28,9 @@ from stratatune.studies.suggest.candidates import deeper_than, full_text, lora_t
 from stratatune.studies.suggest.probing import Probe
 
 _LORA_SHARE = 16
-"""SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
+"""LoRA's rank as a share of D: SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
 _BOTTLENECK = 16
-"""BFT's adapter."""
+"""The bottleneck of BFT's adapter."""
 _PROMPT_SHARE = 8
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
@@ -69,7 +69,7 @@ def adds_below(probes: Sequence[Probe], depth: int) -> bool:
 
 
 def find(probes: Sequence[Probe], family: str = "bft") -> Found:
-    """The rule of this module over the probes of every depth 0..L."""
+    """Apply the rule of this module to the probes of every depth 0..L."""
     read = [one for one in probes if one.reading == "read"]
     mean = [one for one in probes if one.reading == "mean"] or read
     best = max(read, key=lambda one: one.score)
@@ -87,12 +87,12 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
 
 
 def _run(depths: Sequence[int]) -> int:
-    """The last of the depths that follow one another from 0."""
+    """The last of the consecutive depths that begin at 0."""
     return next((n - 1 for n, depth in enumerate(depths) if depth != n), len(depths) - 1)
 
 
 def width_of(family: str, hidden: int, classes: int) -> int:
-    """The adapter's bottleneck, or LoRA's rank: the papers', or as many directions as there are classes.
+    """The adapter's bottleneck, or LoRA's rank: the papers', or the number of classes if that is larger.
 
     BFT's 16; SPAFIT's share of the hidden size, 4 at least. A power of two.
     """
@@ -131,7 +131,7 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
 
 
 def beside(blocks: int, *, lm_head: bool) -> tuple[str, ...]:
-    """Plans that probes do not choose, and that are priced beside the candidates: the end frozen, or cut off."""
+    """Plans that probes do not choose, priced along with the candidates: the end frozen, or cut off."""
     if blocks < _FEWEST_TO_CUT:
         return ()
     return ("mid",) if lm_head else ("mid", "1/3: lora | cut(2/3)")

@@ -34,7 +34,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a choice depends on.
+    """Everything that a choice depends on.
 
     Attributes:
         plans: what was considered, with prices.
@@ -61,7 +61,7 @@ class Seen:
     seconds: float
 
     def choice(self, config: RunConfig) -> Choice:
-        """The choice of the run ``config``."""
+        """Record the choice of the run ``config``."""
         why = (
             f"auto: {config.plan} at rate {config.lr:.2g}, {config.epochs} epochs at most: "
             f"{self.plans[self.number][0].name}",

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 SHARE = 0.12
 """The share of the proposed run's work; with uncounted work (loading, opening caches) it stays below 15 %."""
 _MOST, _FEWEST, _LONGEST = 4, 16, 64
-"""Plans in a race; steps of a heat at least, and at most."""
+"""The most plans in a race; the fewest and the most steps of a heat."""
 _JUDGED = (4, 16)
-"""Batches that each heat is scored on."""
+"""The fewest and the most batches that each heat is scored on."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Course:
 
 
 def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float) -> float:
-    """Operations that a race takes beyond the winner's own trial, at worst: the dearest of the others stay longest."""
+    """The operations of a race beyond the winner's own trial, at worst: the most expensive others stay longest."""
     own = prices[winner]
     others = sorted((one for n, one in enumerate(prices[: course.entrants]) if n != winner), key=lambda one: -one.step)
     total, trunks = spent, dict[str, float]()
@@ -83,7 +83,7 @@ def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float)
 
 
 def planned(prices: Sequence[Price], batches: int, spent: float, share: float = SHARE) -> Course:
-    """The race with the most entrants that has heats of 16 steps or more and keeps its share, whoever wins.
+    """The race with the most entrants that has heats of 16 steps or more and keeps to its share, whoever wins.
 
     Args:
         prices: of the plans, in the order in which they are to take part.

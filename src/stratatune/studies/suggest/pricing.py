@@ -55,7 +55,7 @@ class Paces:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan and what its run would take.
+    """A plan and the cost of its run.
 
     Attributes:
         plan: as text.
@@ -113,7 +113,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
 
 
 def within(candidate: Candidate, seconds: float | None, memory: int | None) -> Candidate:
-    """The candidate with the budgets that it does not keep named in ``over``."""
+    """The candidate with the budgets that it exceeds named in ``over``."""
     over = []
     if seconds is not None and candidate.seconds > seconds:
         over.append(f"{candidate.seconds:,.0f} s of {seconds:,.0f} s")
@@ -123,6 +123,6 @@ def within(candidate: Candidate, seconds: float | None, memory: int | None) -> C
 
 
 def nearest_kept(candidates: list[Candidate], depth: int) -> Candidate | None:
-    """The candidate at ``depth``, or where it is over a budget the nearest above it (a deeper trunk costs less)."""
+    """The candidate at ``depth``, or if it is over a budget the nearest above it (a deeper trunk costs less)."""
     kept = sorted((one for one in candidates if not one.over and one.depth >= depth), key=lambda one: one.depth)
     return kept[0] if kept else None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST = 8 * FOLDS
-"""Examples below which a fold says nothing."""
+"""The fewest examples with which a fold is informative."""
 _ALPHAS = np.logspace(0, 5, 11)
 
 
@@ -106,7 +106,7 @@ def read_depths(
 
 
 def paired(found: Pass, sample: Encoded) -> Pass:
-    """The features of examples of two texts: the products of their states, each of length 1, value by value.
+    """The features of pairs of texts: the products of their states, scaled to length 1, value by value.
 
     A probe then weighs the parts of a cosine. Of examples of one text, these as they are.
     """
@@ -126,7 +126,7 @@ def probe(
     depths: Sequence[int] | None = None,
     readings: Sequence[str] | None = None,
 ) -> list[Probe]:
-    """Probe every depth and reading, or those that are named.
+    """Probe every depth and reading, or the named ones.
 
     Args:
         found: what the pass gave.
@@ -153,7 +153,7 @@ def probe(
 
 
 def _folds(labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Five folds, each class spread over them where it has that many examples."""
+    """Five folds, with each class spread over them if it has enough examples."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     by_class = labels.dtype.kind in "iu" and np.bincount(labels).max() >= FOLDS
@@ -185,7 +185,7 @@ def _scores(
 
 
 def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
-    """``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values; classes that the fold lacks take no part."""
+    """Score ``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values, without classes that the fold lacks."""
     from sklearn.metrics import roc_auc_score
 
     if truth.dtype.kind == "f":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def reasons(views: Sequence[View]) -> Iterator[str]:
-    """Lines for the views, the chosen family's first."""
+    """The lines of all views, the chosen family's first."""
     view, chosen = views[0], views[0].chosen
     assert chosen is not None
     yield _evidence(view)

@@ -46,7 +46,7 @@ class Asked:
     trials: int = 16
 
     def check(self) -> None:
-        """ConfigError with every mistake."""
+        """Raise ConfigError with every mistake."""
         wrong = []
         if self.family not in FAMILIES:
             wrong.append(f"family: {self.family!r}; {did_you_mean(self.family, FAMILIES)}")
@@ -64,7 +64,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The plan proposed, and why.
+    """The proposed plan, and why.
 
     Attributes:
         model: as given.
@@ -93,7 +93,7 @@ class Suggestion:
 
     @property
     def chosen(self) -> Candidate:
-        """The candidate at :attr:`depth`, and what it would take."""
+        """The candidate at :attr:`depth`."""
         return next(one for one in self.views[0].candidates if one.depth == self.depth)
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Suggestion:
         return {**{name: getattr(self, name) for name in names}, "views": views}
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, which ``stratatune train`` takes.
+        """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, a file for ``stratatune train``.
 
         Returns:
             Each file's path by its name.

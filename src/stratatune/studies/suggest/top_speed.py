@@ -76,7 +76,7 @@ def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:
 
 
 def _batches(forward: Forward, prepared: Prepared) -> list[Batch]:
-    """Batches of typical length: those in the middle of all, by length."""
+    """Batches of typical length: the middle ones of all, by length."""
     config, encoded = prepared.config, prepared.train
     lengths = encoded.example_lengths
     size = config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))

@@ -1,4 +1,4 @@
-"""A model's depths as one family of plans reads them. No torch."""
+"""The depths of a model as one family of plans reads them. No torch."""
 
 from __future__ import annotations
 
