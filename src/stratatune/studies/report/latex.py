@@ -24,7 +24,7 @@ _SIGNS = {
 
 
 def latex(report: Report, figures: str = "") -> str:
-    """Write sections to ``\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
+    """Write sections to ``\\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
 
     Args:
         report: what is written.
