@@ -64,7 +64,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def _usage(error: Exception, kind: str) -> Failure:
-    """A mistake in the command line itself, as click words it."""
+    """A mistake in the command line itself, in click's words."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "stratatune"
     message = _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,7 +72,7 @@ def _usage(error: Exception, kind: str) -> Failure:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Asked by name: torch need not be imported for an error that is not its own."""
+    """Whether memory ran out; by the error's name, so that torch need not be imported."""
     named = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
@@ -83,7 +83,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _few(lines: Sequence[str]) -> tuple[str, ...]:
-    """The first lines, and how many more there are."""
+    """The first lines, and the number of the others."""
     more = len(lines) - _MOST_LINES
     said = [_one_line(line) for line in lines[:_MOST_LINES]]
     return (*said, f"and {more:,} more") if more > 0 else tuple(said)

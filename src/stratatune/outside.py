@@ -23,7 +23,7 @@ class Written(BaseModel):
 
 
 class Unreadable(ValueError):
-    """A file that cannot be read, or holds something else than it should; one line, without the file's name."""
+    """A file that cannot be read, or has the wrong content; one line, without the file's name."""
 
 
 def wrong_path(text: str) -> str:
@@ -43,7 +43,7 @@ def wrong_path(text: str) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether ``path`` exists; False also where no file system could hold such a path."""
+    """Whether ``path`` exists; False also for a path that no file system could have."""
     return not wrong_path(str(path)) and path.exists()
 
 
@@ -98,7 +98,7 @@ def parse_json(text: str) -> Any:
 
 
 def first_mistake(error: ValidationError) -> str:
-    """The first fault of a pydantic report, in one line: where, the value, and what is legal."""
+    """The first fault of a pydantic report, in one line: where, the value, and the legal values."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(map(str, fault["loc"]))
     said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

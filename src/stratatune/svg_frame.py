@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from html import escape
 
 WIDTH = 760
-"""Pixels of every picture, which shrinks to the width of its page."""
+"""The width of every picture in pixels; it shrinks to the width of its page."""
 LINE = 4.5
 """The distance of the baseline of a line of text below its middle."""
 
