@@ -44,7 +44,7 @@ def picture(
         title, subtitle: the two lines of its head.
         description: what it shows, for those who do not see it.
         body: its elements; they begin at about y = 76.
-        height: in pixels; it is :data:`WIDTH` wide.
+        height: the height in pixels; the picture is :data:`WIDTH` wide.
         rules: CSS of its elements, with ``$trained`` and the like for colours of the palette.
     """
     head = [

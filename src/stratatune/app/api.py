@@ -64,7 +64,7 @@ def train(
         The result: scores, times, and where the adapter is; its folder holds ``report.html`` too.
 
     Raises:
-        ConfigError: with every mistake in the settings.
+        ConfigError: names every mistake in the settings.
     """
     from stratatune.app.run_report import leave_report
     from stratatune.progress import Reporter
@@ -126,16 +126,16 @@ def train_many(
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
-        plans: in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
-        seeds: in place of ``seed``.
-        rates: in place of ``lr``.
+        plans: the plans, in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
+        seeds: the seeds, in place of ``seed``.
+        rates: the learning rates, in place of ``lr``.
         together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
 
     Returns:
         The results, the last list's values running fastest.
 
     Raises:
-        ConfigError: with every mistake in the settings.
+        ConfigError: names every mistake in the settings.
     """
     from stratatune.training.trials.many import settings_of
     from stratatune.training.trials.many import train_many as run

@@ -33,7 +33,7 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
         run: the run's folder, or its adapter folder; where there is no run around it, the card describes only the plan.
         attached: what was put into the model, as it is before the export takes it.
         base: the name of the base model.
-        form: of the export.
+        form: the form of the export.
         name: its id on the hub, or the folder's name.
     """
     found = _Run.of(run)

@@ -28,7 +28,7 @@ class Library:
     """A library that this package names.
 
     Attributes:
-        name: as pip knows it.
+        name: its name for pip.
         wants: the range of versions.
         has: the installed version; empty where there is none.
         fits: whether that is in the range.

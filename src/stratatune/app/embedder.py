@@ -89,7 +89,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
     def score(self, X: Any, y: Sequence[float] | None = None) -> float:
         """The metric that selects an epoch: nDCG at 10 of pairs, Spearman's correlation of pairs with scores.
 
-        Data with scores, after training without them, and the other way round, have the metric of their own kind.
+        Data with scores, after training without them, and the other way round, are scored by the metric of their kind.
         """
         metric, data = self._objective.metric, _data_set(X, y)
         found = self._predictor_for(len(data)).score(data)["metrics"]

@@ -38,7 +38,7 @@ def format_of(out: str) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """Predictions beside their inputs, N rows in input order.
+    """Predictions with their inputs, N rows in input order.
 
     Attributes:
         given: the columns of the input by name.

@@ -39,8 +39,8 @@ def suggest(
         refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
         trials: how many.
         reporter: says what happens; on standard error by default.
-        settings: of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``, ...);
-            with ``out`` the suggestion is written into that folder.
+        settings: settings of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``,
+            ...); with ``out`` the suggestion is written into that folder.
 
     Returns:
         The suggestion: ``plan``, ``why``, and all that was measured.
@@ -75,7 +75,7 @@ def asked_for(
     """The options that are not settings of a run.
 
     Raises:
-        ConfigError: with every mistake in them.
+        ConfigError: names every mistake in them.
     """
     from stratatune.studies.suggest.suggestion import Asked
     from stratatune.training.config import parse_bytes

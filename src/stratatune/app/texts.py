@@ -102,7 +102,7 @@ def labels_of(labels: Any) -> np.ndarray:
         )
     if odd := [value for value in values if isinstance(value, _LISTED)]:
         raise DataError(f"several labels were given for a text: {odd[0]!r:.60}", "give one label for each text")
-    # Of numpy's own texts and numbers as of Python's: which of the two a list holds depends on how it was made.
+    # The same for numpy's texts and numbers as for Python's: a list may hold either, depending on its source.
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
     if len(kinds) > 1:

@@ -27,7 +27,7 @@ def find_scales(
     device: torch.device,
 ) -> Tensor:
     """Scales [D] for the hidden states of ``data``; the same for the same data and model."""
-    # A sample of its own, before anything is written: one scale must serve every row, and rows already packed stay so.
+    # A separate sample, before anything is written: one scale must serve every row, and rows already packed stay so.
     first = data.distinct.first
     drawn = first[np.random.default_rng(_SEED).choice(len(first), min(SAMPLE, len(first)), replace=False)]
     largest: list[Tensor] = []

@@ -168,7 +168,7 @@ def write_shard(
         _write(path, data)
         _write(path.with_suffix(".json"), _json(sidecar))
     except OSError:
-        # What was written of it would hold space on a disk that is full already.
+        # A partly written file would take space on a disk that is full already.
         delete_shard(path)
         raise
     return Shard(path, examples, data.nbytes, clipped)

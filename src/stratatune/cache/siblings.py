@@ -1,6 +1,6 @@
 """Reuse rows of another cache of the same trunk, so that data sets which share texts run it once for each text.
 
-A search over folds trains on different parts of the same texts. Each part has a cache of its own, and beside it a mark
+A search over folds trains on different parts of the same texts. Each part has its own cache, and next to it a mark
 for each text: a hash of what the trunk reads of it. A new cache takes the rows of texts that other caches have.
 """
 

@@ -41,7 +41,7 @@ class Epoch:
 
     Attributes:
         steps: batches.
-        flops: of all of them.
+        flops: the work of all of them.
         saved_bytes: kept between forward and backward of a step, the mean over the steps; 0 where not measured.
         padding: tokens computed over tokens of text.
     """
@@ -135,7 +135,7 @@ def cost(
             ``objective`` reads label words of an encoder.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
-        dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
+        dtype: the cache's: fp32, bf16, fp16 or int8; the computation is in fp32 with fp32, in bf16 with the others.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads, as
             our own loop does. Without it, the count is that of the papers: 2.0x and 2.4x over full tuning at depths 12
             and 18 of 24 (BFT table 1).

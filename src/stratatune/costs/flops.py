@@ -45,8 +45,8 @@ def example(
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
-        places: at how many positions the head runs: one, unless the objective reads more of them, or transformers' own
-            head runs at all.
+        places: the number of positions at which the head runs: one, unless the objective reads more of them, or
+            transformers' own head runs at all.
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings

@@ -58,10 +58,10 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
 
     Args:
         resolved: the plan on its model.
-        costs: of an epoch over the lengths.
+        costs: the costs of an epoch over the lengths.
         lengths: tokens of each example.
         head: which head the objective reads.
-        rates: of the machine.
+        rates: the machine's rates.
     """
     shape, depth = resolved.shape, resolved.frozen_depth
     width = _STORED[shape.family]

@@ -71,7 +71,7 @@ def encode_words(
         tokenizer: a fast one.
         max_length: tokens of a window at most, special tokens included.
         stride: tokens that neighbouring windows share.
-        source: for notices.
+        source: the name of the data in notices.
     """
     call: Any = tokenizer
     options = {"truncation": True, "max_length": max_length, "stride": stride, "return_overflowing_tokens": True}

@@ -191,7 +191,7 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion.
 
-    A blank separates them, unless the prompt ends in white space of its own, which stays the prompt's: what is
+    A blank separates them, unless the prompt itself ends in white space, which stays the prompt's: what is
     generated begins after it.
     """
     given, own = prompt_ids(tokenizer, text), text[-1:].isspace()

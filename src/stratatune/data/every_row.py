@@ -17,7 +17,7 @@ class EveryRow:
     """Maps the n rows of ``table``, which were answered, to the N rows of its source.
 
     Attributes:
-        table: as read, with ``whole``.
+        table: the table as read, with ``whole``.
         at: int64 [n], the position in the source of each row answered.
         count: N.
     """

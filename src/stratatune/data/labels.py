@@ -21,7 +21,7 @@ SEPARATORS = (",", ";", "|", "\t")
 SETS_HINT = "several labels in a cell: --objective multilabel"
 """The hint for data that look like label sets under an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
-_FEW_ROWS = 10  # in so small a table every row may well have a class of its own
+_FEW_ROWS = 10  # in so small a table every row may well have a different class
 _SHOWN = 20
 _NUMBERS = "regression needs numbers; for classes use the classification objective"
 
@@ -97,7 +97,7 @@ def ordered(names: Collection[str]) -> tuple[str, ...]:
 def looks_like_sets(labels: Collection[str | float]) -> str:
     """A label that looks like several labels with a separator between them; empty if none does.
 
-    So it is where cutting leaves fewer different labels than there were: ``a,b`` beside ``b,c`` and ``c,a,b``.
+    So it is where cutting leaves fewer different labels than there were: ``a,b``, ``b,c`` and ``c,a,b``.
     """
     texts = {label for label in labels if isinstance(label, str)}
     for mark in SEPARATORS:

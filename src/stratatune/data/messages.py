@@ -82,7 +82,7 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
     """The messages of a row in their order, and which of them count in the loss.
 
     Raises:
-        BadRow: with what is wrong.
+        BadRow: names the fault.
     """
     value, behind, is_text = _parsed(cells.prompt, cells.column), list[Any](), False
     if isinstance(value, list):

@@ -50,7 +50,7 @@ def tags_of_spans(
 
     Args:
         frame: the rows.
-        column: of the spans, a list in each row.
+        column: the column of the spans, a list in each row.
         texts: the text of each row.
         words: the words of each text by their characters.
     """

@@ -17,7 +17,7 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
     Args:
         table: N rows.
         share: between 0 and 1; one row at least is held out.
-        seed: of the draw.
+        seed: the seed of the draw.
         classes: whether the labels are classes. Then each is held out by its share, and one row of each at least stays
             to be learned from: a class of a single row is not held out.
 

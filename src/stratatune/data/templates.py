@@ -80,7 +80,7 @@ class Template:
     def pieces(self, mask_token: str, texts: Sequence[str]) -> list[str]:
         """Fill the template's parts with one row's texts, in order; outer white space of the texts is dropped.
 
-        Without that the trailing space of SST-2's rows would become a token of its own before ``It was``.
+        Without that the trailing space of SST-2's rows would become a separate token before ``It was``.
         """
         filled = {"mask": mask_token, **{name: text.strip() for name, text in zip(FIELDS, texts, strict=False)}}
         return [filled.get(part.kind, part.text) for part in self.parts]

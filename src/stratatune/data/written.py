@@ -61,7 +61,7 @@ def check_encoding(name: str) -> None:
     """Refuse an encoding that Python does not know, or that is not one of text.
 
     Raises:
-        DataError: with what is usual.
+        DataError: names the usual encodings.
     """
     try:
         "text".encode(name)  # refuses base64 and the like, which `codecs.lookup` finds

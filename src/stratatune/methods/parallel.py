@@ -1,4 +1,4 @@
-"""The scaled parallel adapter: a bottleneck beside FFN or attention (He et al., 2022, table 3 and section 4.6)."""
+"""The scaled parallel adapter: a bottleneck parallel to FFN or attention (He et al., 2022, table 3 and section 4.6)."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class _Widened(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        # Neither x, which no gradient of a frozen weight asks for, nor the wide copy, which is made again.
+        # Neither x, which no gradient of a frozen weight needs, nor the wide copy, which is made again.
         x, weight, _ = inputs
         ctx.save_for_backward(weight)
         ctx.wide = x.dtype

@@ -1,8 +1,8 @@
 """The table of methods: how each kind of method changes a live model.
 
-A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is
-one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
-are written once over these tables.
+A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is one file
+next to this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix are
+written once over these tables.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Adapters:
         called = name or Path(folder).resolve().name
         if called in self._loaded:
             raise ModelError(f"an adapter {called!r} is loaded already", "give another name, or delete it first")
-        # A twin: modules of its own, so that one adapter's wrappers are in no other's way, over the same tensors.
+        # A twin: separate modules, so that one adapter's wrappers are in no other's way, over the same tensors.
         self._loaded[called] = load_artefact(folder, twin(self.base), apart=True).model
         self.active = self.active or called
         return called

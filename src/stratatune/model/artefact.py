@@ -73,12 +73,12 @@ def load_artefact(
         folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
             (``model/peft_plan.py``); or the name of one of these on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
-        apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
+        apart: the base's tensors are others' too, so those that the adapter trained get their own memory.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
         room_above: bytes that the blocks above it may take, before they stay there too; None: as many as they need.
         bases: what is loaded already: a base that is among them is neither read nor verified again, and its tensors
-            and its tokenizer are shared. None: the artefact has a base of its own.
+            and its tokenizer are shared. None: the artefact has its own base.
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
-# What transformers' Trainer passes to save_pretrained, since 5.23 both; a user has no reason to.
+# Passed by transformers' Trainer to save_pretrained, both since 5.23; a user has no reason to.
 _TRAINERS = ("state_dict", "is_main_process")
 
 

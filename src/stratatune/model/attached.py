@@ -22,7 +22,7 @@ class Offloaded:
     """The weights that a model has offloaded.
 
     Attributes:
-        parameters: by their names in the model, now without values.
+        parameters: the parameters by their names in the model, now without values.
         count: how many values they had.
         bytes: how many bytes.
         digest: hash of those.
@@ -38,7 +38,7 @@ class Offloaded:
 
 @dataclass
 class Group:
-    """Parameters that one method of one place trains, and the rate it asks for (None: the run's)."""
+    """Parameters that one method of one place trains, and the rate that it sets (None: the run's)."""
 
     method: str
     place: str
@@ -59,14 +59,14 @@ class Attached:
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
         hooks: what ``model/hooks.py`` registered.
-        notices: what the user should know of what was attached, one line each.
+        notices: warnings about the attached methods, one line each.
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
         origin: where the base model came from.
         tokenizer: how the tokenizer of training encodes texts (``model/tokenizers.py``); empty where none is known.
         rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
             (``model/masters.py``).
         spec: how the model is used: the data of its objective (labels, template, ...), and the precision and the
-            codec of its training; plain data. Saved beside the tensors as ``reading``, its name in version 0.1.0.
+            codec of its training; plain data. Saved with the tensors as ``reading``, its name in version 0.1.0.
     """
 
     resolved: Resolved

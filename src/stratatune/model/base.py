@@ -47,7 +47,7 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
+        model: the model in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
         notices: one line each on what the user should know.
@@ -255,7 +255,7 @@ def attention_for_training() -> str | None:
 
 
 def _check_weights(folder: Path) -> None:
-    """Refuse a folder that holds only pickled weights, before the library fails with a message of its own."""
+    """Refuse a folder that holds only pickled weights, before the library fails with its own message."""
     # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return

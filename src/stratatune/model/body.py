@@ -33,7 +33,7 @@ class Body:
         row: its row of the backbone table.
         base: the model without its head.
         prefix: the path to ``base`` in the model, such as ``"bert."``; empty when the model has no head.
-        names: of all its modules.
+        names: the names of all its modules.
         embeddings: the module whose output is the hidden state at depth 0.
         blocks: L blocks, those of a second stack after the first's; a shared block is listed once for each of its runs.
         shape: its sizes.
@@ -72,7 +72,7 @@ class Body:
             return nn.ModuleList(block for blocks in lists for block in blocks.children())
         if not distinct:
             return first  # pyright: ignore[reportReturnType] - it is a ModuleList
-        # As transformers' AlbertTransformer picks the group of a layer: runs of equal length, in order.
+        # Groups of layers as in transformers' AlbertTransformer: runs of equal length, in order.
         own = list(first.children())
         return nn.ModuleList(own[number * distinct // self.shape.blocks] for number in range(self.shape.blocks))
 

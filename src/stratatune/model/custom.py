@@ -71,8 +71,8 @@ def backbone_from_names(
         pooler: a pretrained pooler, from the ``...ForSequenceClassification`` model.
         classifier: the new head of that model: by default ``classifier``, of a decoder ``score``.
         classifier_before: a new dense layer outside it.
-        beside: modules below the encoder that feed the blocks beside the embeddings, as a table of relative positions;
-            of an encoder-decoder in both stacks (tables of positions, norms after them).
+        beside: modules below the encoder that feed the blocks besides the embeddings, such as a table of relative
+            positions; of an encoder-decoder in both stacks (tables of positions, norms after them).
         projection: the module below the encoder, after the embeddings, that widens them to the hidden size.
         fused: path inside a block of a linear that plays several roles to these roles, in the order of its outputs.
         fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of an

@@ -59,7 +59,7 @@ class Step:
         head: that runs.
         size: examples of its batch.
         labels: outputs of a classifier.
-        one: whether the head is asked at one position of each text; else at every one.
+        one: whether the head runs at one position of each text; else at every one.
         stock: the whole model by transformers' own forward, as it comes; else our top, from the trunk cache.
         low: whether it computes in bf16, by autocast; else in fp32.
     """

@@ -46,7 +46,7 @@ class _Asked:
 class _Stored:
     """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is needed.
 
-    It comes as it is stored, whatever dtype transformers asks for.
+    It comes as it is stored, whatever dtype transformers requests.
     """
 
     def __init__(self, checkpoint: Checkpoint, key: str, asked: _Asked) -> None:
@@ -79,7 +79,7 @@ def load_model(
     config before the model is made.
 
     Raises:
-        ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` asks for it.
+        ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` requires it.
     """
     checkpoint = _as_stored(name, settings, whatever=unread)
     if checkpoint is None and unread:

@@ -29,8 +29,8 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
             but ``from_pretrained`` would drop them from a saved one, and a new plan should start from the base.
 
     Returns:
-        The same model, of its own class again, without hooks or modules of ours: ``save_pretrained`` saves all of it,
-        and ``from_pretrained`` needs nothing of this package.
+        The same model, again of its original class, without hooks or modules of ours: ``save_pretrained`` saves all of
+        it, and ``from_pretrained`` needs nothing of this package.
 
     Raises:
         PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
@@ -57,7 +57,7 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
     A task's own new output layer stays as it was trained: no base model brings one.
 
     Returns:
-        The same model, of its own class again.
+        The same model, again of its original class.
 
     Raises:
         PlanError: names what trained weights of the base itself, which are gone; the model is as it was.
@@ -137,6 +137,6 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     # The tuned class is made from (Tuned, own class), so the second base is the class that the model had.
     model.__class__ = type(model).__bases__[1]
     del model.attached  # pyright: ignore[reportAttributeAccessIssue]
-    # As from_pretrained leaves a model.
+    # The mode in which from_pretrained leaves a model.
     model.requires_grad_(True)
     return model.train(training)

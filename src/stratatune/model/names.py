@@ -19,7 +19,7 @@ def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
         prefix: what leads to the encoder in it: ``"bert."``, or empty.
 
     Raises:
-        ModelError: with what the path should lead to, the path, and the nearest one that exists.
+        ModelError: names the expected part, the path, and the nearest one that exists.
     """
     modules = dict(model.named_modules())
     inside = [name[len(prefix) :] for name in modules if name.startswith(prefix)]

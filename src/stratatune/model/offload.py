@@ -1,6 +1,6 @@
 """Free the weights below the frozen depth while nothing reads them, and fetch them again from the base model.
 
-Once the trunk has run for everything that it will be asked, its blocks and the embeddings are dead weight. An offloaded
+Once the trunk has run for everything that will be needed, its blocks and the embeddings are dead weight. An offloaded
 parameter stays where it is, without values: code that computes with it fails at once instead of computing something
 else. What the top needs as well stays in memory: embeddings tied to a head that reads them whole, blocks that also run
 above the depth, tables of relative positions.
@@ -21,7 +21,7 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     """Free the weights that only the trunk reads; returns the bytes freed, 0 when there are none or they are gone.
 
     Args:
-        attached: a tuned model whose trunk has run for everything that it will be asked.
+        attached: a tuned model whose trunk has run for everything that will be needed.
         reload: gives the base model once more, for when the trunk must run after all.
         words: the label words [C], where an MLM head is used for nothing else: then it keeps only their rows.
     """

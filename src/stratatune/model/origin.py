@@ -98,7 +98,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
         found = try_to_load_from_cache(name, "config.json", revision=revision or None)
     except HFValidationError:  # no hub id
         return None
-    # Neither None nor a path: huggingface_hub gives an object of its own where it remembers that the file does not
+    # Neither None nor a path: huggingface_hub returns a special object where it remembers that the file does not
     # exist.
     return Path(found) if isinstance(found, str) else None
 

@@ -1,6 +1,6 @@
 """Hold frozen linears of the top in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
 
-Every product unpacks its weight, once forward and once backward; what trains beside it is fp32 as usual. The packing is
+Every product unpacks its weight, once forward and once backward; trained parameters are fp32 as usual. The packing is
 bitsandbytes': ``nf4`` with double quantisation (4.127 bits a weight), or ``int8`` by blocks. It is done from the
 weights as stored, so that an adapter meets the same numbers wherever it is loaded.
 """
@@ -103,5 +103,5 @@ def hidden_count(attached: Attached) -> int:
 
 
 def _may_be_packed(module: nn.Module) -> bool:
-    # The exact classes: a subclass may read its weight in a way of its own.
+    # The exact classes: a subclass may read its weight in another way.
     return type(module) in (nn.Linear, StoredLinear) and not module.weight.requires_grad  # pyright: ignore[reportAttributeAccessIssue]

@@ -58,7 +58,7 @@ class _Draft:
 def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -> Tuned:
     """Give ``model`` the plan and the trained tensors of a peft folder, in place and in eval mode.
 
-    ``apart``: the model's tensors are others' too, so what trained of them gets memory of its own.
+    ``apart``: the model's tensors are others' too, so those that trained get their own memory.
 
     Raises:
         ModelError: the folder belongs to another model, or trained what no plan has.
@@ -127,7 +127,7 @@ def _same(was: Tensor, now: Tensor) -> bool:
 def _method(found: PeftFolder, module: str, low: LowRank) -> MethodConfig:
     options: dict[str, Any] = {
         "rank": low.rank,
-        # So that a plan's alpha / R is the same factor, also under rank stabilisation.
+        # Scaled so that a plan's alpha / R is the same factor, also under rank stabilisation.
         "alpha": found.config.scale(module, low.rank) * low.rank,
         "dropout": float(found.config.lora_dropout),
     }

@@ -45,7 +45,7 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
     make_folder(folder)
     tensors = attached.trained()
     record = describe(attached, folder, tensors)
-    # Of the record without its own checksums, so they are added last.
+    # Computed over the record without its own checksums, so they are added last.
     record["checksums"] = checksums(record, tensors)
     write_tensors(folder / TENSORS, tensors, {"format": "pt"})
     if for_trainer:

@@ -138,7 +138,7 @@ class Skeleton:
 
 def _grafted(module: nn.Module, stubs: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` without its hooks, with ``stubs`` at their paths."""
-    # A shallow copy shares the table of submodules with the original, so it gets a table of its own before a stub goes
+    # A shallow copy shares the table of submodules with the original, so it gets its own table before a stub goes
     # in.
     clone = copy.copy(module)
     clone._modules = dict(module._modules)

@@ -45,7 +45,7 @@ class Trunk:
         unread = Unread.of(self.attached.backbone.model)
         if unread is not None and self.depth:
             return run_wave(self.family, unread, self.depth, [Texts(input_ids, mask, token_types, asked)])[0]
-        # A trunk whose weights were offloaded may be asked again after all, for new data: they come back from the base.
+        # A trunk whose weights were offloaded may be needed again for new data: they come back from the base.
         reload_trunk(self.attached)
         # set_grad_enabled, not no_grad: where the embeddings train, the backward pass goes through the trunk.
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):

@@ -64,7 +64,7 @@ class StoredTable:
         occurring, places = words.unique(return_inverse=True)
         own = vars(self)
         padding = own.get("padding_idx")
-        # What an instance has comes before nn.Module's parameters, so the class' own code reads these rows.
+        # Attributes of an instance come before nn.Module's parameters, so the class' own code reads these rows.
         # The words are renumbered to the rows that occur, so the number of the padding row means nothing here.
         own["weight"], own["padding_idx"] = self.rows(occurring).to(words.device, torch.float32), None
         try:

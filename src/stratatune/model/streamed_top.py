@@ -61,7 +61,7 @@ def deepest_unread(body: Body, depth: int, room: int | None) -> int:
     """The depth down to which blocks stay in the checkpoint: ``depth``, or the end of the (first) stack.
 
     Args:
-        body: of a model that was not read.
+        body: the body of an unread model.
         depth: the frozen depth.
         room: bytes that the blocks above it may take; None: as many as they need.
     """

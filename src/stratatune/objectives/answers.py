@@ -23,7 +23,7 @@ class Answers:
         labels: N class names, or N generated texts; None where the answer is neither.
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
-        notices: what the user should know of them, one line each.
+        notices: warnings about them, one line each.
     """
 
     columns: Mapping[str, Sequence[Any]]

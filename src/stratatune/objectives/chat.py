@@ -58,7 +58,7 @@ class Chat(Objective):
         chat_template: the template, in Jinja.
         turns: whether ``all`` of the assistant's turns count in the loss, or only the ``last`` of each conversation.
         stop_tokens: those that end an answer.
-        system: the system prompt that all training conversations share; plain texts are asked after it.
+        system: the system prompt that all training conversations share; a plain text follows it.
     """
 
     name: ClassVar[str] = "chat"

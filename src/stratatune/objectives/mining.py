@@ -7,7 +7,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.objectives.retrieval import nearest, unit
 
-_DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted
+_DEEP = 64  # how many neighbours are looked at for a negative, besides those that are wanted
 
 
 def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, margin: float) -> tuple[Encoded, str]:

@@ -2,7 +2,7 @@
 
 Each head is one of the objectives of a single label column: a class, a label set or a number. They share the cache, the
 data pass and what trains below them; the output layer has a slice for each. With the option ``tops`` groups of columns
-have tops of their own, and share the cache and the data pass alone (``training/trials/tops.py``).
+have separate tops, and share the cache and the data pass alone (``training/trials/tops.py``).
 
 Shapes: B examples, K heads, C outputs of one head.
 """
@@ -93,7 +93,7 @@ class Multitask(Objective):
             legal = (*columns, TOPS)
             raise ConfigError([f"objective: multitask: {odd!r} is not a label column"], did_you_mean(odd, legal))
         if TOPS in asked.options:
-            groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a run of its own
+            groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a separate run
         made, notices = [], []
         for column in columns:
             head, said = settle_head(replace(asked, options=options), column)

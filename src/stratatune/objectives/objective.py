@@ -41,7 +41,7 @@ class Objective(abc.ABC):
     write and read them by their types.
 
     Class attributes:
-        name: as the user writes it (``--objective NAME``).
+        name: its name for the user (``--objective NAME``).
         summary: one line, for `stratatune list objectives` and the help.
         head: the name of the head that it reads.
         families: names of the families of models that it works on.

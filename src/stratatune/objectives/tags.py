@@ -61,8 +61,8 @@ class Tags(Objective):
     Attributes:
         tags: the names of the classes: ``O``, then ``B-`` and ``I-`` of each type; of plain tags these
             alone, ``O`` first where it is one of them.
-        scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
-        names: of tags that are written as numbers, in their order.
+        scheme: the scheme of the data, see :data:`stratatune.objectives.entities.SCHEMES`.
+        names: the names of tags that are written as numbers, in their order.
         align: whether the ``first`` token of a word has its tag, or ``all`` of them do.
         match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is none), ``partial``.
         stride: tokens that the windows of a long text share.

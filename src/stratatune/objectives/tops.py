@@ -1,4 +1,4 @@
-"""Groups of ``multitask``'s label columns that share a top, each group with trained weights of its own."""
+"""Groups of ``multitask``'s label columns that share a top, each group with its own trained weights."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Vectors(Objective):
     Attributes:
         pooling: ``mean`` over the tokens, or the state of the ``first`` or the ``last`` one.
         normalise: whether vectors have length 1.
-        loss_of_scores: of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
+        loss_of_scores: the loss of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
         scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
         widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
         low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
@@ -218,11 +218,11 @@ class Vectors(Objective):
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
         """The prompt before a column's texts, and whether they keep the vectors of the base model."""
-        # Of two sentences in the same role the first plays the query: one side has to stay, and either would do.
+        # With two sentences in one role, the first is the query: one side has to stay untuned, and either would do.
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
-    # --- what the untuned model is asked first ----------------------------------------------------------------------
+    # --- the untuned model's output, seen first ----------------------------------------------------------------------
 
     def looks(self, *, training: bool) -> bool:
         return self.query_only or (training and self.mine > 0)

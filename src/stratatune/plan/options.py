@@ -85,7 +85,7 @@ def _option_text(name: str, value: object) -> str:
         return name
     if isinstance(value, tuple):
         return f"{name}={','.join(value)}"
-    # As people write it (alpha=16, not 16.0); above 1e15 a float's digits are no longer the number's own.
+    # Written as people do (alpha=16, not 16.0); above 1e15 a float's digits are no longer the number's own.
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
     return f"{name}={int(value) if whole else value}"  # pyright: ignore[reportArgumentType]
 

@@ -12,7 +12,7 @@ from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
-# Both bounds must be passed: on a tiny model any adapter is large beside it, and that is not a mistake.
+# Both bounds must be passed: relative to a tiny model any adapter is large, which is not a mistake.
 _MANY, _TIMES = 10**8, 2
 
 

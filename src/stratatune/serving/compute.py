@@ -54,7 +54,7 @@ def answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> No
 
     Args:
         pieces: computed together.
-        trunks: by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
+        trunks: the trunks by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
     """
     try:
         _answer(pieces, trunks)

@@ -37,7 +37,7 @@ class Guard:
 
     Args:
         app: the application.
-        limits: of a body's size, and of the time in which it must arrive.
+        limits: limits on a body's size, and on the time in which it must arrive.
         keys: who may ask.
         counters: what is counted.
     """

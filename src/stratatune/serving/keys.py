@@ -18,7 +18,7 @@ class Keys:
     """API keys; without user keys everybody may ask, without administrator keys nobody may change tasks.
 
     Attributes:
-        users: may ask for predictions.
+        users: keys that may request predictions.
         admins: may also add and remove tasks.
     """
 
@@ -42,7 +42,7 @@ class Keys:
         return cls(found[KEYS], found[ADMIN_KEYS])
 
     def may_ask(self, authorization: str) -> bool:
-        """Whether a request with this ``Authorization`` header may ask for predictions."""
+        """Whether a request with this ``Authorization`` header may request predictions."""
         return not self.users or _is_one_of(authorization, (*self.users, *self.admins))
 
     def may_change(self, authorization: str) -> bool:

@@ -26,7 +26,7 @@ class RememberedTrunk:
 
     Attributes:
         asked: how many texts tasks have requested.
-        computed: for how many the trunk has run.
+        computed: the number of texts for which the trunk has run.
     """
 
     trains = False

@@ -27,7 +27,7 @@ class Task:
     """A trained run, ready to answer.
 
     Attributes:
-        name: in the API.
+        name: its name in the API.
         run: the folder that it was loaded from.
         predictor: its model, tokenizer and objective.
         trunk: names the trunk; tasks of one trunk share what it says. Empty: this task runs its own.
@@ -95,7 +95,7 @@ class Task:
 
         Args:
             table: the texts.
-            data: the same encoded; None: the model is asked as `predict` does.
+            data: the table encoded; None: the model predicts as `predict` does.
             trunk: has run for them.
         """
         if data is None or trunk is None:

@@ -20,7 +20,7 @@ class SharedWeights:
     """The frozen weights of the models that are loaded, each once, by its content.
 
     A weight lives as long as a model that uses it. Models of one base and head get its tensors when they are loaded
-    (``bases``) and need no comparison; where heads differ, or a device has copies of its own, contents are compared.
+    (``bases``) and need no comparison; where heads differ, or a device has its own copies, contents are compared.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Rows of the backbone table: where the parts of an architecture are, and how its config names its sizes.
 
-One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
+One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) reads the table
 (``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows are in
 ``encoders.py``, ``decoders.py`` and ``encoder_decoders.py``.
 """
@@ -84,8 +84,8 @@ class Architecture:
     position_table: str | None = None
     """The table of positions, below ``base``, where it is outside the embeddings (of two stacks: the encoder's)."""
     beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
-    """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
-    with their parameters from the config; 0: not in this model. They count and train as embeddings."""
+    """Modules below ``base`` that feed the blocks besides the embeddings (the projection, tables of relative
+    positions), with their parameters from the config; 0: not in this model. They count and train as embeddings."""
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
     token_types: bool = False

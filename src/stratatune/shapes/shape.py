@@ -76,7 +76,7 @@ class Shape:
     """Pooler of the classification model; 0 where it has none."""
     decoder_tied: bool
     final_norm: int = 0
-    """The norm after the last block; the head's ``norm`` where the blocks end without one of their own."""
+    """The norm after the last block; the head's ``norm`` where the blocks end without a norm."""
     family: str = "encoder"
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False

@@ -32,7 +32,7 @@ def shape_of(model: str | Config, revision: str | None = None) -> Shape:
     Args:
         model: a folder with config.json, a built-in name (``roberta-large``), a hub id (only its config.json is
             downloaded), or a config as a mapping.
-        revision: of a hub id: a branch, a tag or a commit.
+        revision: a hub id's branch, tag or commit.
 
     Raises:
         ModelError: there is no such model, or its architecture is not in the table.
@@ -195,7 +195,7 @@ def _sizes(name: str, row: Architecture, config: Config, ffn_multiple: int = 0) 
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     found.setdefault("embedding", found["hidden"])
-    # Of a family that shares weights a config without the field shares one set: ALBERT's default.
+    # In a family that shares weights, a config without the field has one shared set: ALBERT's default.
     found.setdefault("distinct", 1 if row.fields.distinct else 0)
     return found
 

@@ -25,7 +25,7 @@ def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Ma
     encoder = size(fields.blocks)
     decoder = size(fields.decoder_blocks or fields.blocks, encoder)
     heads = size(fields.heads)
-    # T5's heads together may be wider or narrower than D (d_kv is a setting of its own).
+    # T5's heads together may be wider or narrower than D (d_kv is a separate setting).
     inner = heads * size(fields.head_dim) if fields.head_dim else width
     ffn = size(fields.ffn), size(fields.decoder_ffn or fields.ffn)
     positions = size(fields.positions) if fields.positions else _NO_LIMIT

@@ -15,7 +15,8 @@ def settled(source: str, **settings: Any) -> Prepared:
 
     Args:
         source: a file, a folder or a hub id.
-        settings: of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``, ``max_length``.
+        settings: some of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``,
+            ``max_length``.
 
     Raises:
         UserError: a mistake in the settings or the data, or a model without a tokenizer.

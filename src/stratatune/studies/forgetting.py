@@ -90,7 +90,7 @@ def forgetting(
         base: where the base model is now, when it has moved.
         device: as in a run's settings.
         max_length: longer texts are cut to this many tokens.
-        seed: of what is masked or hidden.
+        seed: the seed of the choice of masked or hidden tokens.
 
     Returns:
         ``objective`` (``mlm``, ``causal``, ``span corruption`` or ``text infilling``), ``base`` and ``tuned`` (mean

@@ -46,7 +46,7 @@ class Comparison:
 
     Attributes:
         difference: the mean over pairs, with Student's interval; positive where the first is better.
-        p_value: of the two-sided paired permutation test (signs changed at random); None for one pair.
+        p_value: that of the two-sided paired permutation test (signs changed at random); None for one pair.
         smallest_p: the smallest value that n pairs can give, 2 / 2^n.
     """
 

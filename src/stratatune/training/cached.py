@@ -1,6 +1,6 @@
 """``st.cached``: run the trunk once over a data set, so that any trainer of the model can reuse its output.
 
-For those who train by transformers' ``Trainer``, Accelerate, Lightning or a loop of their own. The data set gets one
+For those who train by transformers' ``Trainer``, Accelerate, Lightning or their own loop. The data set gets one
 column more, the number of each row in the trunk cache; the model takes it as one more input and begins at the frozen
 depth. Everything else, collators, losses, metrics and saving, is as it was.
 """
@@ -220,7 +220,7 @@ def _numbers(row: Any) -> list[int]:
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
     """A hash of the real tokens of each row in their order, without what surrounds them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
+    # Each place has a different weight, so the same tokens in another order give another number; the cube keeps the
     # weights from being evenly spaced.
     turned = (ids + 1) * (places * 2654435761 + 97) ** 3  # int64, which wraps
     return (turned * mask).sum(dim=1)
@@ -275,7 +275,7 @@ class Rows:
             depth=self.depth,
             positions="all",
             dtype=dtype,
-            # A version of its own, because batches are padded here in another way than in `stratatune train`.
+            # A separate version, because batches are padded here in another way than in `stratatune train`.
             versions=(*numeric_versions(), ("door", "cached")),
             model=self.model.config._name_or_path,
         )
@@ -319,7 +319,7 @@ class Rows:
     @torch.no_grad()
     def _trunk(self, batch: dict[str, Tensor]) -> Tensor:
         base: Any = self.body.base
-        # Of two stacks only the first is run: its output is all that is remembered.
+        # With two stacks only the first is run: its output is all that is remembered.
         run = base if len(self.body.row.stacks) < 2 else base.get_encoder()
         taken = inspect.signature(run.forward).parameters
         known = {name: one for name, one in batch.items() if name in taken}

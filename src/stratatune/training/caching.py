@@ -86,7 +86,7 @@ class Caching:
         return feed
 
     def stream(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray] | None = None) -> None:
-        """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it.
+        """Fill the cache of a trunk that is not in memory, before any batch of it is needed.
 
         Meanwhile the top is not needed. ``batches`` are those of this process; None: all.
 

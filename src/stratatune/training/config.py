@@ -331,7 +331,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
         check_files: whether the files named must exist; not so for a configuration read back from a finished run.
 
     Raises:
-        ConfigError: with every mistake, one line each: ``path: value; what is legal``.
+        ConfigError: names every mistake, one line each: ``path: value; what is legal``.
     """
     values = dict(data)
     if values.get("token_budget") is not None:
@@ -451,5 +451,5 @@ def _literals(expected: str) -> Sequence[str]:
 
 
 def _sentence(error: UserError) -> str:
-    hint = error.hint.partition("\n")[0]  # without the picture of the place, which needs lines of its own
+    hint = error.hint.partition("\n")[0]  # without the picture of the place, which needs separate lines
     return f"{error.message} ({hint})" if hint else error.message

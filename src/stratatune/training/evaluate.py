@@ -23,7 +23,7 @@ class Scores:
     """The result of an evaluation.
 
     Attributes:
-        metrics: by name.
+        metrics: the metrics by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
         output: the objective's predictions, such as probabilities [N, C] or values [N]; rows in the order of the data.
         notices: warnings about the metrics, one line each.
@@ -48,7 +48,7 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
-    # Without targets the text alone decides what is predicted, so equal ones are asked once.
+    # Without targets the prediction depends on the text alone, so equal texts run once.
     once = not data.targets and data.groups is None and data.given is None and data.distinct.repeated > 0
     asked = data.distinct.first if once else np.arange(data.examples)
     # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.

@@ -56,7 +56,7 @@ def fit_head(session: Session) -> float:
     have put there.
 
     Returns:
-        The seconds that it took beside the trunk.
+        The seconds that it took, without the trunk's.
 
     Raises:
         ConfigError: the objective has no new output layer, or the run has several processes.

@@ -89,7 +89,7 @@ class OnnxModel:
 
     Attributes:
         forward: turns a batch into logits.
-        tokenizer: the one beside the graph.
+        tokenizer: the tokenizer in the graph's folder.
         vocab: rows of the table of words.
         notices: warnings for the user, one line each.
     """

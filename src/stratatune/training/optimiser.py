@@ -27,8 +27,8 @@ def build_optimiser(
     Args:
         groups: what trains.
         config: the settings.
-        copies: of parameters, in the precision of the computation, that gather the gradients in their place; then the
-            optimiser is :class:`ClippingAdamW`.
+        copies: copies of parameters, in the precision of the computation, that gather the gradients in their place;
+            then the optimiser is :class:`ClippingAdamW`.
     """
     sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
     for group in groups:
@@ -55,9 +55,9 @@ class ClippingAdamW(torch.optim.Optimizer):
     names and shapes of :class:`torch.optim.AdamW`.
 
     Args:
-        groups: as torch's optimisers take them.
+        groups: groups of parameters, as torch's optimisers take them.
         eps: added to the denominator.
-        copies: of masters; a master's gradient lies in its copy.
+        copies: copies of masters; a master's gradient lies in its copy.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, eps: float, copies: Mapping[nn.Parameter, Tensor]) -> None:
@@ -113,10 +113,10 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
     """Clip all gradients to a norm and step, unless the norm or the loss is not finite; returns the norm before.
 
     Args:
-        optimiser: of :func:`build_optimiser`.
-        gradients: of all that it trains, where they lie (:func:`gradients_of`).
+        optimiser: the result of :func:`build_optimiser`.
+        gradients: the gradients of its parameters, where they lie (:func:`gradients_of`).
         clip: the norm; 0: no clipping.
-        loss: of the step.
+        loss: the loss of the step.
     """
     if not gradients:
         return 0.0

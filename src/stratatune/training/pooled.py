@@ -46,7 +46,7 @@ def pooled_feed(
         forward: the tuned model under its objective.
         data: the texts.
         tokenizer: how they were encoded.
-        codec: the precision that the model was trained with; int8, which has scales of its own, is not remembered.
+        codec: the precision that the model was trained with; int8, which has its own scales, is not remembered.
         root: the folder of trunk caches.
         limit: bytes that all of them may take; the oldest go.
     """

@@ -58,12 +58,12 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: ``fp32`` or ``bf16``; None: what it was trained in.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
-        memory_limit: of the process, such as ``6GB``; None: what is free.
+        memory_limit: the process's limit, such as ``6GB``; None: the free memory.
         engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
-        notices: what the user should know of the adapter, one line each.
+        notices: warnings about the adapter, one line each.
         model: the tuned model, of several tops that of the first; there is none where onnxruntime runs it.
         attached: what is attached to it, and to those of the other tops.
         forward: the tuned model under its objective.
@@ -173,7 +173,7 @@ class Predictor:
 
         Args:
             source: what :func:`stratatune.data.readers.read` takes.
-            split: of a folder, a hub id or a DatasetDict.
+            split: the split of a folder, a hub id or a DatasetDict.
             written: how a text file is written, and what happens to blank texts.
 
         Raises:

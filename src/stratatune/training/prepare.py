@@ -126,7 +126,7 @@ class Prepared:
         tables: the data as read.
         tokenizer: the model's.
         objective: what is learnt.
-        notices: what the user should know of how it was settled.
+        notices: notices about the choices made.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: examples of each part of ``eval``, whose scores are averaged.
     """
@@ -176,7 +176,7 @@ def settle(
         outline: what follows from the settings.
         tables: the data.
         tokenizer: the model's; None: it is loaded.
-        encode: in place of the objective's own, for those who encode a table once for several runs.
+        encode: replaces the objective's own, for callers that encode a table once for several runs.
 
     Raises:
         DataError: labels, label words or columns that cannot serve.
@@ -225,7 +225,7 @@ def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objectiv
     Args:
         config: the settings.
         given: data in memory that take a path's place, by ``train``, ``eval`` and ``test``.
-        kind: of the objective.
+        kind: the objective's class.
 
     Raises:
         DataError: a source that cannot be read, or labels that are missing.

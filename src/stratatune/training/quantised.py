@@ -19,7 +19,7 @@ class Quantised:
     """An export before and after its matrices became int8.
 
     Attributes:
-        bytes_before, bytes_after: of the graph.
+        bytes_before, bytes_after: sizes of the graph.
         scored_on: the data that both were scored on; empty where none were at hand.
         n: how many rows they have.
         before, after: the metrics, the loss included.
@@ -51,7 +51,7 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
         folder: what ``export --to onnx`` wrote.
         run: the run that was exported; its evaluation data are read where ``data`` is None and they are still there.
         data: labelled data.
-        split: of a folder or a hub id.
+        split: the split of a folder or a hub id.
 
     Raises:
         DataError: ``data`` cannot be read.

@@ -71,7 +71,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
 
 def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
-    """Let a trial learn from every batch that it asks for."""
+    """Let a trial learn from every batch that it requests."""
     while True:
         try:
             next(running)
@@ -218,7 +218,7 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
-    # First of all: it connects the processes, and rank and world are asked from here on.
+    # First of all: it connects the processes, and rank and world are read from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
     distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
@@ -284,7 +284,7 @@ def open_session(
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
-    """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
+    """``auto``: bf16 where the device computes in it, with a dedicated matrix unit."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -33,7 +33,7 @@ def run_schema() -> dict[str, Any]:
 
 
 def setting(name: str, made: dict[str, Any]) -> dict[str, Any]:
-    """The schema that pydantic makes of a setting, widened by the other ways in which the setting may be written."""
+    """Pydantic's schema of a setting, widened by the other ways in which the setting may be written."""
     found = {key: value for key, value in copy.deepcopy(made).items() if key != "title"}
     if name in _LISTS:
         return _described(found, [{key: found.pop(key) for key in ("type", "items")}, {"type": "string"}])

@@ -154,8 +154,8 @@ class Learnt:
         loss: its mean loss.
         tokens: its real tokens.
         weight: how many terms the loss is a mean over.
-        seconds: to be charged, where others did it.
-        norm: of the step's whole gradient, where the step was due.
+        seconds: the time to charge, if another trial did the work.
+        norm: the norm of the step's whole gradient, if the step was due.
     """
 
     loss: float

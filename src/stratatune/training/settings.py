@@ -138,7 +138,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """``base`` with ``a.b=c`` put over it, in order; each value is read as a YAML scalar or a flow list.
 
     Raises:
-        ConfigError: with every override that is not ``name=value`` or that names a field of a plain value.
+        ConfigError: names every override that is not ``name=value`` or that names a field of a plain value.
     """
     merged = copy.deepcopy(dict(base))
     errors: list[str] = []

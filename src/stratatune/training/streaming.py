@@ -77,7 +77,7 @@ def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str 
     """Why a saved adapter's trunk is streamed, in one line, empty if that was requested; None: it is not.
 
     Args:
-        folder: of the run, or of its adapter.
+        folder: the folder of the run, or of its adapter.
         base: where the base model is now, when it has moved.
         trunk: as in a run's settings; ``limit`` likewise.
 

@@ -57,7 +57,7 @@ def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]]
     Args:
         accelerator: has the trackers.
         scores: metrics by the data that they are of, such as ``best`` and ``test``.
-        seconds: by what they went into.
+        seconds: the time of each part.
     """
     values = {f"{name}_{metric}": value for name, found in scores.items() for metric, value in found.items()}
     values |= {f"seconds_{kind}": value for kind, value in seconds.items()}

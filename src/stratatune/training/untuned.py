@@ -30,7 +30,7 @@ class Untuned:
     """The base model of a tuned one, loaded once more.
 
     Attributes:
-        forward: of the tuned model, whose objective and settings hold here too.
+        forward: the tuned model's, whose objective and settings hold here too.
         load: gives the base model.
     """
 

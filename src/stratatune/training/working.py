@@ -25,7 +25,7 @@ class WorkingCopies:
 
     Args:
         modules: those of the top; plain linears among them with a weight that trains get a copy.
-        dtype: of the computation.
+        dtype: the computation's.
     """
 
     def __init__(self, modules: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
@@ -33,11 +33,11 @@ class WorkingCopies:
         self.by_master: dict[nn.Parameter, Tensor] = {}
         """The copy of each master; the optimiser reads this, so nothing has to be undone there when the copies go."""
         for module in modules:
-            # A subclass may use its weight in a way of its own, and a weight in vars() has a copy already.
+            # A subclass may use its weight in another way, and a weight in vars() has a copy already.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
                 continue
             if module.weight.dtype == torch.float32:
-                # A leaf of its own, so that autograd leaves the gradient here, in half precision.
+                # A separate leaf, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).contiguous().requires_grad_()
                 self.modules.append(module)
                 self.by_master[module.get_parameter("weight")] = copy

@@ -62,7 +62,7 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
     with filling(cache.folder.parent):
         if not cache.writable:
             # The process that writes this very cache has filled it while this one waited for its turn. If not, nothing
-            # can be kept, and the trunk runs when it is asked.
+            # can be kept, and the trunk runs when needed.
             cache.refresh(verify=True)
             return 0
         marks = marks_of(data, cache.key.positions)

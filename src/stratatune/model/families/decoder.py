@@ -74,7 +74,7 @@ class Decoder(Family):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        one = hidden.shape[1] == 1 < mask.shape[1]  # only the position asked was kept
+        one = hidden.shape[1] == 1 < mask.shape[1]  # only the requested position was kept
         places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else head.places(question, mask)
         return head.logits(self._blocks(hidden, mask, depth, inserted, question, places), mask, question)
 
@@ -94,7 +94,7 @@ class Decoder(Family):
         """
         body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
         layout = branched(mask, text_end(question, mask), question.branches)
-        # A bool mask asks for a different number of places in each row, so the last block runs in full and is picked
+        # A bool mask has a different number of places in each row, so the last block runs in full and is picked
         # from after.
         few = None if places is None or places.dtype is torch.bool else places
         for number in depths:

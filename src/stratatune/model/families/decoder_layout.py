@@ -61,7 +61,7 @@ class Layout:
             top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
             allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
-        # So large that the difference to any position is below every window.
+        # Large enough that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
         prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
         return Layout(positions, keys, allowed, prefix)
@@ -109,7 +109,7 @@ def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
     the last real one.
     """
-    # As transformers' generate counts: padding on the left takes no position.
+    # Count as transformers' generate does: padding on the left takes no position.
     keys = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     column = torch.arange(mask.shape[1], device=mask.device)
     rows = column[-computed:]

@@ -74,7 +74,7 @@ class Encoder(Family):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        one = hidden.shape[1] == 1 < mask.shape[1]  # only the position asked was kept
+        one = hidden.shape[1] == 1 < mask.shape[1]  # only the requested position was kept
         places = self.pooled(mask) if one else head.places(question, mask)
         return head.logits(self._blocks(hidden, mask, depth, inserted, places), mask, question)
 

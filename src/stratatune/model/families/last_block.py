@@ -72,7 +72,7 @@ def _mpnet(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     size = attention.attention_head_size
     projected = (attention.q(here), attention.k(hidden), attention.v(hidden))
     query, key, value = (_heads(x, size) for x in projected)
-    # As transformers' MPNetSelfAttention, which asks no attention interface: the bias is added after the scaling.
+    # As in transformers' MPNetSelfAttention, which uses no attention interface: the bias is added after the scaling.
     scores = query @ key.transpose(-1, -2) / math.sqrt(size) + _query_rows(bias, read)
     scores = scores if mask is None else scores + _query_rows(mask, read)
     context = (attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).reshape(here.shape)

@@ -23,10 +23,10 @@ class Head(abc.ABC):
     """The head of a live model. Abstract; a subclass is final.
 
     Class attributes:
-        name: in the table of heads, and in what objectives ask for.
+        name: its name in the table of heads, and in objectives.
         auto: the class of transformers that loads a model with it.
         peft_task: peft's name for what such a model does; None: it has none.
-        families: of the models that have it.
+        families: the families of models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
 
     Args:
@@ -53,7 +53,7 @@ class Head(abc.ABC):
         """Turn the last hidden state into logits.
 
         Args:
-            hidden: at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
+            hidden: the hidden state at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
             mask: real tokens [B, T], which a head that pools all of them reads.
             question: which logits are wanted.
         """

@@ -221,7 +221,7 @@ class Stock:
         setting: what all arms share.
         lora: under peft's LoRA.
         bucketed: on batches cut by length.
-        bf16, attention: in place of the setting's.
+        bf16, attention: values in place of the setting's.
         depth: blocks below it do not train, nor do the embeddings.
     """
 

@@ -37,9 +37,9 @@ class ArmTimes:
         seconds: an epoch of all the data, by the mean step of the batches that were run; the best round.
         predicted: the same, from what the machine does on three blocks.
         first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B, C and F as every epoch.
-        flops: of an epoch, by the cost model.
+        flops: the work of an epoch, by the cost model.
         saved_bytes: kept for backward in a step, measured on fake tensors (``model/kept.py``).
-        cache_bytes: of the trunk cache.
+        cache_bytes: the bytes of the trunk cache.
     """
 
     name: str

@@ -228,7 +228,7 @@ class Machine:
     def _language_head(self, probe: Stopwatch, *, full: bool) -> None:
         """Time a stock decoder's final norm, logits at every token and loss, forward and backward.
 
-        Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
+        Under full tuning with the optimiser's step over a separate output matrix; a tied one is the embeddings'.
         """
         model: Any = self.short.model(self.setting.today).train().requires_grad_(full)
         backbone = Backbone(model)
@@ -253,7 +253,7 @@ class Machine:
 
     def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
         """Time the parts of a step outside the blocks: the feed, a plan's head, the loss, the optimiser's calls."""
-        # Something must train: a head without an output layer of its own has nothing that does.
+        # Something must train: a head without its own output layer has nothing that does.
         inserted = (Adapter(depth=BLOCKS),) if OBJECTIVES[objective].head in (*LM_HEADS, "none") else ()
         if "decoder" in head.mlm:
             head = head.model_copy(update={"untie": True})  # the embeddings do not train here

@@ -1,6 +1,6 @@
 """A grid's book: every run with its status and its result, in one SQLite file next to the run folders.
 
-One process writes, under a lock; any number may read beside it (write-ahead log). Each change is one transaction, so
+One process writes, under a lock; any number may read meanwhile (write-ahead log). Each change is one transaction, so
 whatever is killed and whenever, the book says either the old or the new.
 """
 
@@ -220,7 +220,7 @@ def _is_blank(path: Path) -> bool:
 def _connected(path: Path) -> sqlite3.Connection:
     """Connect for reading; if the folder may not be written, to a copy in memory.
 
-    A book with a write-ahead log cannot be read without writing beside it.
+    A book with a write-ahead log cannot be read without writing next to it.
     """
     try:
         connection = _connect(path)

@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = {**os.environ, **(environment or {}), "PYTHONSAFEPATH": "1"}  # for the processes that it starts
-        # A session of its own: Ctrl-C is for the grid, which then ends its workers.
+        # A separate session: Ctrl-C is for the grid, which then ends its workers.
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )

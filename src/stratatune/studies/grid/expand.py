@@ -38,7 +38,7 @@ _SHARED += ("train", "eval", "eval_split", "train_samples", "max_length", "preci
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that a recipe asks for.
+    """A run of a recipe.
 
     Attributes:
         id: the hash of its settings, see :func:`stratatune.studies.grid.records.run_id`.
@@ -67,7 +67,7 @@ def expand(
 
     Args:
         recipe: the recipe.
-        folder: of its file: its ``data`` folders are relative to it.
+        folder: the folder of its file, to which its ``data`` folders are relative.
         data: other folders for those under ``data``, by name; the name may be empty where there is one.
         models: other places for the models, by their names.
         only: leave out the runs that do not have one of these names on an axis.

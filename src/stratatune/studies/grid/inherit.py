@@ -19,7 +19,7 @@ _DEEPEST = 20
 def inherited(path: Path) -> dict[str, Any]:
     """The data of a recipe's file, merged over those of the recipe that it extends.
 
-    A key of its own takes the place of the other's; ``base`` is merged. Published numbers and claims are the other's,
+    Its own keys replace the other's; ``base`` is merged. Published numbers and claims are the other's,
     those whose coordinates this recipe has, so that no number is in two files.
 
     Raises:

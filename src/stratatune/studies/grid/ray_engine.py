@@ -40,7 +40,7 @@ class RayEngine:
     """Runs jobs on a Ray cluster.
 
     Args:
-        address: of the cluster, ``host:port``, ``ray://host:port`` or ``auto``; None: one is started on this machine,
+        address: the cluster's, ``host:port``, ``ray://host:port`` or ``auto``; None: one is started on this machine,
             unless ``$RAY_ADDRESS`` names one.
         jobs: how many run at a time; None: one for each GPU of the cluster, or one for each machine.
 

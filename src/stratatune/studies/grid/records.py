@@ -36,7 +36,7 @@ class RunRecord:
         result: ``Result.to_json()`` of a finished run.
         history: the lines of ``metrics.jsonl``.
         environment: ``env.json``.
-        error: of a failed run, one line.
+        error: the error of a failed run, one line.
         folder: the run folder.
         command: what trains this run again.
     """
@@ -139,7 +139,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
     """``result.json`` without its checksums.
 
     Raises:
-        ConfigError: it, or a file that is read beside it, is not as the run left it.
+        ConfigError: it, or a file that is read with it, is not as the run left it.
     """
     result = file_of(folder / "result.json", Outcome)
     if result is None:

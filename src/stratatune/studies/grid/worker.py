@@ -1,7 +1,7 @@
 """A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains one run at a time, as it is told.
 
 Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
-process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
+separate process: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
 else. On Linux that process is forked by multiprocessing's fork server, which imports torch once, so a run starts in
 milliseconds; elsewhere, where a fork is not safe, it begins afresh.
 

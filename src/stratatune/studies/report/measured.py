@@ -50,7 +50,7 @@ class Measured:
         records: every run, failed and unfinished ones too, in the order of the grid.
         row_axes: the coordinates that make a row; the plan, and whatever else was varied, unless said otherwise.
         column_axes: those that make a column; the task unless said otherwise.
-        metric: in place of each task's own.
+        metric: the metric, in place of each task's own.
     """
 
     records: tuple[RunRecord, ...]

@@ -71,7 +71,7 @@ class Panel:
     Attributes:
         name: a word that no other panel of the report has; a file name.
         log_x: x may be logarithmic, where it spans much.
-        digits: of y, in the text that describes the panel.
+        digits: the digits of y in the text that describes the panel.
     """
 
     name: str

@@ -37,8 +37,8 @@ class Proposal:
     """A plan with its rate.
 
     Attributes:
-        name: for people.
-        plan: as text.
+        name: its name for people.
+        plan: the plan as text.
         lr: the peak rate.
         prompted: whether labels are read as words under a prompt, where the objective is left open.
         tried: whether it may be in a race; one that trains next to nothing is priced alone.

@@ -1,6 +1,6 @@
 """Choose a plan from probes: at which depth, and why. No torch.
 
-The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
+The rule. A frozen model gathers its information about a text, block by block, at the position that is read; r is
 the depth at which that is done, the first whose probe at this position is within one standard error of the best
 depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
 read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point,
@@ -109,7 +109,7 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
 
     Args:
         family: ``full``, ``lora``, ``bft`` or ``spafit``.
-        depth: of the insertion, or from where on blocks train.
+        depth: the depth of the insertion, or that from which on blocks train.
         width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
         gap: blocks with BitFit below LoRA.
         insertion: one of :data:`INSERTIONS`.

@@ -38,13 +38,13 @@ class Seen:
 
     Attributes:
         plans: what was considered, with prices.
-        number: of the one chosen.
-        trials: of those that were in the race; empty without one.
-        probes: of the depths that were read.
+        number: the number of the chosen plan.
+        trials: the trials in the race; empty without one.
+        probes: the probes of the depths that were read.
         course: the race.
-        share: of the chosen run's work that choosing took.
+        share: the share of the chosen run's work that choosing took.
         of_stock: the run's work over that of stock LoRA on every block for as many epochs.
-        metric: of the run.
+        metric: the run's metric.
         blocks: L.
         seconds: that choosing took, the winner's own steps left out.
     """

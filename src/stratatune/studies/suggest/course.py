@@ -86,10 +86,10 @@ def planned(prices: Sequence[Price], batches: int, spent: float, share: float = 
     """The race with the most entrants that has heats of 16 steps or more and keeps to its share, whoever wins.
 
     Args:
-        prices: of the plans, in the order in which they are to take part.
-        batches: of an epoch: what is learnt and what is scored is drawn from the first one.
+        prices: the prices of the plans, in the order of entry.
+        batches: the number in an epoch; training and scoring both draw from the first epoch.
         spent: operations spent already, or that will be, on reading the depths.
-        share: of the proposed run that choosing may take.
+        share: the share of the proposed run that choosing may take.
     """
     for entrants in range(min(_MOST, len(prices)), 1, -1):
         for steps in range(_LONGEST, _FEWEST - 1, -1):

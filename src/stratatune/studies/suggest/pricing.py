@@ -58,14 +58,14 @@ class Candidate:
     """A plan and the cost of its run.
 
     Attributes:
-        plan: as text.
+        plan: the plan as text.
         depth: where it inserts, or where its LoRA starts.
         frozen_depth: how many blocks the trunk has.
         trainable: parameters, without the task's own output layer.
-        flops: of all epochs, the first of which fills the cache.
+        flops: the work of all epochs, the first of which fills the cache.
         seconds: the same in time; evaluation is left out.
         memory_bytes: most that is in use.
-        cache_bytes: of the trunk cache, on disk.
+        cache_bytes: the bytes of the trunk cache, on disk.
         over: the budgets that it does not keep, as text; empty where it keeps them.
     """
 

@@ -131,7 +131,7 @@ def probe(
     Args:
         found: what the pass gave.
         labels: class numbers int64 [N], values float [N], or label sets bool [N, C].
-        seed: of the folds and of the control's order.
+        seed: the seed of the folds and of the control's order.
 
     Raises:
         DataError: fewer than 40 examples.

@@ -59,7 +59,7 @@ def refine(
     Args:
         found: what the rule proposes.
         trials: how many the study shall hold in the end, those of an earlier search counted.
-        folder: of the study; None: in memory, gone afterwards.
+        folder: the folder of the study; None: the study is in memory, and gone afterwards.
         tables: data in memory, as for a run.
         reporter: gets a line about each trial.
 

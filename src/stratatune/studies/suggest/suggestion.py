@@ -67,7 +67,7 @@ class Suggestion:
     """The proposed plan, and why.
 
     Attributes:
-        model: as given.
+        model: the model as given.
         plan: the plan to train.
         family: one of :data:`FAMILIES`.
         depth: where it inserts, or from where on it trains.
@@ -76,7 +76,7 @@ class Suggestion:
         samples, rows: examples read, and of the training data.
         views: what was seen, the chosen family's first.
         config: the run's settings with the plan in them.
-        trials: of ``--refine``, best first; empty without.
+        trials: the trials of ``--refine``, best first; empty without it.
     """
 
     model: str
@@ -97,7 +97,7 @@ class Suggestion:
         return next(one for one in self.views[0].candidates if one.depth == self.depth)
 
     def to_json(self) -> dict[str, Any]:
-        """The suggestion as plain data; the run's settings are in the YAML file beside it."""
+        """The suggestion as plain data; the run's settings are in the YAML file next to it."""
         views = [asdict(view) for view in self.views]
         names = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
         return {**{name: getattr(self, name) for name in names}, "views": views}

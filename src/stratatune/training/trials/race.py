@@ -60,7 +60,7 @@ class Trial:
         config: the run that it proposes.
         marks: one a heat that it was in.
         refused: why it cannot take part, or stopped; empty otherwise.
-        seconds: of its steps in the race, which the run that it proposes makes anyway.
+        seconds: the time of its steps in the race, which the run that it proposes makes anyway.
     """
 
     config: RunConfig
@@ -87,7 +87,7 @@ def race(
         judged: batches of the first epoch, its last ones, that they are scored on.
         tables: data in memory, as for a run.
         shared: what they have in common.
-        reporter: of the run.
+        reporter: the run's reporter.
         chosen: called with the number of the one that continues.
 
     Raises:
@@ -157,7 +157,7 @@ def ranked(marks: Sequence[Mark], *, smaller: bool) -> list[int]:
     more than a count of right answers, put them in order.
 
     Args:
-        marks: of one heat.
+        marks: the marks of one heat.
         smaller: whether a smaller score is better; such scores have no known error, and rank as they are.
     """
     best = (min if smaller else max)(marks, key=lambda mark: mark.score)
@@ -176,7 +176,7 @@ class _Runner:
     def __init__(self, own: Trial, folder: Path, tables: Mapping[str, Any], shared: Shared) -> None:
         self.trial = own
         self.reporter = Reporter(held=True)
-        # In a folder of its own and without trackers: only the winner may leave traces in the user's.
+        # In a separate folder and without trackers: only the winner may leave traces in the user's.
         config = own.config.model_copy(update={"out": str(folder), "loggers": (), "resume": False})
         self.turns = Turns(trial(config, tables, self.reporter, shared))
 
@@ -214,7 +214,7 @@ class _Runner:
         session, config = self.session, self.trial.config
         write_settings(config, out)
         session.out = out
-        if isinstance(session.feed, ReadOnce):  # nobody reads beside it any more, so it may read ahead again
+        if isinstance(session.feed, ReadOnce):  # no other trial reads any more, so it may read ahead again
             session.feed = session.feed.feed
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)

@@ -70,7 +70,7 @@ class Shared:
         """
         # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        # The tops of one run have output layers of their own sizes.
+        # The tops of one run have output layers of different sizes.
         outputs = settings.get("num_labels"), settings.get("problem_type")
         key = ("base", head, seed, settings.get("cut"), *outputs)
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
@@ -179,7 +179,7 @@ class ReadOnce:
         """The hidden state for ``batch``, as :meth:`Feed.hidden` gives it."""
         key = batch.index.numpy().tobytes()
         if key not in self.last:
-            # One batch at a time is kept: trials ask for the same one in turn, and then for the next.
+            # One batch at a time is kept: trials request the same one in turn, and then for the next.
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
         return self.last[key]

@@ -114,7 +114,7 @@ class AlikeTrials:
     """N trials whose trained values are rows of one matrix.
 
     Args:
-        asks: of the trials; they are alike and at the same batch.
+        asks: the trials' requests; the trials are alike and at the same batch.
 
     Raises:
         ValueError: their trained tensors are not of one kind.
@@ -134,7 +134,7 @@ class AlikeTrials:
             name: tuple(own[id(t[name])] for own, t in zip(settings, trained, strict=True)) for name in trained[0]
         }
         first = {setting: place for place, setting in reversed(list(enumerate(by_name.values())))}
-        # What shares rates and decays is side by side.
+        # Parameters with the same rate and decay are side by side.
         names = sorted(trained[0], key=lambda name: first[by_name[name]])
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
             raise ValueError("the trained tensors have several dtypes")
@@ -303,7 +303,7 @@ class AlikeTrials:
         Raises:
             ValueError: they differ by more than rounding.
         """
-        # A generator of its own: the comparison must not move the trials' random numbers.
+        # A separate generator: the comparison must not move the trials' random numbers.
         kept, generator = self.values.clone(), torch.Generator().manual_seed(0)
         self.values += _SHAKE * torch.randn(self.values.shape, generator=generator).to(self.values)
         try:
