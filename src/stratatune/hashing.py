@@ -24,7 +24,7 @@ def digest_of_json(value: Any, *, size: int, separators: tuple[str, str] | None 
     """:func:`digest` of plain data as JSON with its keys in order.
 
     Args:
-        value: what ``json.dumps`` takes.
+        value: anything that ``json.dumps`` accepts.
         size: bytes of the digest.
         separators, ascii: how the JSON is written, which the digest depends on.
     """

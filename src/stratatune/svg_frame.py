@@ -42,7 +42,7 @@ def picture(
     Args:
         name: an identifier that no other picture of the same page has.
         title, subtitle: the two lines of its head.
-        description: what it shows, for those who do not see it.
+        description: its content, for those who do not see it.
         body: its elements; they begin at about y = 76.
         height: the height in pixels; the picture is :data:`WIDTH` wide.
         rules: CSS of its elements, with ``$trained`` and the like for colours of the palette.

@@ -57,7 +57,7 @@ def train(
         plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
         settings: any other setting of :class:`stratatune.RunConfig`; they are listed below.
 
     Returns:

@@ -31,7 +31,7 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
 
     Args:
         run: the run's folder, or its adapter folder; where there is no run around it, the card describes only the plan.
-        attached: what was put into the model, as it is before the export takes it.
+        attached: the state attached to the model, as it is before the export.
         base: the name of the base model.
         form: the form of the export.
         name: its id on the hub, or the folder's name.

@@ -42,7 +42,7 @@ class Output:
 
     Attributes:
         given: the columns of the input by name.
-        predicted: what the objective answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
+        predicted: the objective's answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
     """
 
     given: Columns

@@ -96,7 +96,7 @@ def write_answer(text: str, *, exact: bool = False) -> None:
     """Write all of a text to standard output.
 
     Args:
-        text: what is written.
+        text: the text.
         exact: refuse characters that the encoding does not have, in place of writing others for them.
 
     Raises:

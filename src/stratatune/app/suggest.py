@@ -34,11 +34,11 @@ def suggest(
         train: labelled text, as ``st.train`` takes it.
         family: ``full``, ``lora``, ``bft``, ``spafit``, or ``any`` (the better of the last two).
         samples: examples to read at most.
-        budget_seconds: what training may take on this machine.
-        budget_memory: what the run may use: bytes, or a text such as ``8GB``.
+        budget_seconds: the time that training may take on this machine.
+        budget_memory: the memory that the run may use: bytes, or a text such as ``8GB``.
         refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
         trials: how many.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
         settings: settings of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``,
             ...); with ``out`` the suggestion is written into that folder.
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from stratatune.units import DTYPE_BYTES, Dtype, readable_size
 
-MEMORY_SHARE = 0.5  # of what is free, for a cache in memory: the rest is the run's
+MEMORY_SHARE = 0.5  # of the free memory, for a cache in memory: the rest is the run's
 DISK_SHARE = 0.9
 _MEMORY_SPEED = 2e9  # bytes a second, out of memory or the system's page cache, unpacking included
 

@@ -36,7 +36,7 @@ class Block:
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
     and values, and again at those positions, where keys and values are made a second time and not used.
 
-    ``arrives``, in every method: whether gradients are needed of what comes in.
+    ``arrives``, in every method: whether the input needs gradients.
     """
 
     def __init__(self, shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int) -> None:

@@ -128,7 +128,7 @@ def cost(
 
     Args:
         plan: the plan, or a plan on its model already.
-        shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
+        shape: the model: a shape, or an argument of :func:`stratatune.shape_of`.
         lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` has the epochs over it. These
             count our loop as it is: batches cut by length, the last block at one position. A, B, C and F learn the
             same by transformers' own model, whose head of tags or of a decoder runs at every token; a classifier where
@@ -141,7 +141,7 @@ def cost(
             and 18 of 24 (BFT table 1).
         batch_size: examples of a batch of the epochs.
         labels: outputs of a classifier in the epochs.
-        memory: whether what the steps of the epochs keep is measured (``model/kept.py``), which needs torch and takes
+        memory: whether to measure the bytes that the steps keep (``model/kept.py``), which needs torch and takes
             some seconds. Our head is then taken to read every token, where it reads more than one.
         groups: the numbers of each example's texts, where examples have several; ``lengths`` are then those of the
             texts, and ``batch_size`` counts examples.

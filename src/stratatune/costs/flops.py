@@ -11,9 +11,9 @@ block over ``T`` positions takes
     prefixes             4 P T A each way     P keys and values more to attend to in a block
     IDPG                 one forward more     of all blocks over the text
 
-In the first block that trains, gradients flow only after what trains in it: the walk of ``block_flops.py`` follows
-them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks whose
-norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
+In the first block that trains, gradients flow only down to its lowest trained part: the walk of ``block_flops.py``
+follows them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks
+whose norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
 """

@@ -2,12 +2,12 @@
 
 Weights have the width in which such checkpoints are stored (decoders bf16, others fp32). Memory then holds:
 
-    resident   the whole model, for what trains its fp32 masters, gradients and AdamW's two moments, what a step keeps
-    streamed   while the cache is filled two blocks and a wave; while the top trains its blocks and what is around them
+    resident   the whole model; fp32 masters, gradients, AdamW's two moments of trained parameters; a step's tensors
+    streamed   while the cache is filled, two blocks and a wave; while the top trains, its blocks and their surroundings
     4-bit      the same, the frozen linears of the top at 4.127 bits a weight (QLoRA's double quantisation)
 
 each in addition to Python and torch. Seconds are the FLOPs of ``costs/flops.py`` over a measured rate of matrix
-products. A streamed build takes that, or what reading the trunk once a wave takes, where that is more.
+products. A streamed build takes that, or the time of reading the trunk once a wave, if that is more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WAVE = 8192
 _PACKED = 4.127 / 8  # bytes of a weight
 _STORED = {"encoder": 4, "decoder": 2, "encoder-decoder": 4}  # bytes of a weight in checkpoints of the family
 _STATE = 16  # of a trained parameter: value, gradient, two moments
-_HELD = 8  # bytes of a value of a wave's hidden state: it, and what a batch computes
+_HELD = 8  # bytes of a value of a wave's hidden state, with a batch's activations
 
 
 @dataclass(frozen=True)

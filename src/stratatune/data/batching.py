@@ -32,7 +32,7 @@ class Batch:
         mask: bool [B, T], True at real tokens.
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
-        targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 after the end.
+        targets: the targets by name: [B, ...], or [B, U, ...] with -100 after the end.
         groups: int64 [G, K], which of the B texts are those of each of G examples, -1 after the last; None: each text
             is an example. Then targets are those of the G examples.
         places: int64 [B, U], the positions the head reads where there are several, -1 for what no token represents,

@@ -39,7 +39,7 @@ def check_order(template: Template) -> None:
 
 
 def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: Sequence[str]) -> Suffixes:
-    """The token ids of every candidate: the label word and what the template has after it, the space before included.
+    """The token ids of every candidate: the label word and the rest of the template, the space before included.
 
     Raises:
         DataError: text after the label word, or two words with the same tokens.
@@ -148,7 +148,7 @@ def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Prompts and what should follow, the label column, closed by the end of text; without labels the text itself.
+    """Encode prompts and completions (the label column), closed by the end of text; without labels, the texts.
 
     ``read`` is the last token that is given; the loss is over those after it. Where a row is too long, the prompt
     loses its beginning, and a completion that is too long by itself loses its end. Plain text loses nothing: a long one
@@ -212,7 +212,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids with what the tokenizer puts before a text, and without what it puts after."""
+    """Token ids with the tokenizer's special tokens before a text, and without those after it."""
     call: Any = tokenizer
     out = call(text, truncation=False, return_special_tokens_mask=True, verbose=False)
     return list(out["input_ids"][: _without_closing(out["input_ids"], out["special_tokens_mask"])]) or list(

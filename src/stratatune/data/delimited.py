@@ -1,4 +1,4 @@
-"""Tables of delimited text: csv, tsv and what spreadsheets write under these names."""
+"""Tables of delimited text: csv, tsv and files of spreadsheets with these names."""
 
 from __future__ import annotations
 

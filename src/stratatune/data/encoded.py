@@ -96,15 +96,15 @@ class Encoded:
         types: int8 [sum T] token types, or None for models without them.
         offsets: int64 [N+1]; text i is ``ids[offsets[i]:offsets[i + 1]]``.
         read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
-        targets: what is to be predicted of each example, by name; empty without labels. An objective with one kind of
+        targets: the targets of each example, by name; empty without labels. An objective with one kind of
             targets calls them ``label``; one that reads several columns gives each a name.
         groups: the numbers of each example's texts, where examples have several (pairs that are ranked, an anchor with
             its positive and its negatives); None: each text is an example.
-        notices: what the user should know, such as how many texts were cut.
+        notices: warnings for the user, such as the number of texts that were cut.
         places: the positions that the head reads, where an objective reads several of each text, one after the other;
             -1 for what no token represents. None: ``read`` says it all.
-        given: float32 [N, E], what an objective represents texts by, where that is known and is not to be computed (the
-            documents of a search whose index stays); NaN for the other texts. None: all are computed.
+        given: float32 [N, E], an objective's representation of texts, where that is known and is not to be computed
+            (the documents of a search whose index stays); NaN for the other texts. None: all are computed.
     """
 
     ids: np.ndarray

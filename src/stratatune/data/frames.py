@@ -96,7 +96,7 @@ def called(split: str) -> tuple[str, ...]:
 def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
     """Make a frame of a `datasets.Dataset`, or of one split of a `DatasetDict`; DataError if that is missing.
 
-    A format (``with_format("torch")``) is put aside: its columns are tensors, and what is read are texts.
+    A format (``with_format("torch")``) is put aside: its columns are tensors, and texts are needed.
     """
     if not hasattr(data, "num_columns"):
         raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")

@@ -32,7 +32,7 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table whose labels are a :data:`Cell` for each text.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes.
+        source: a source of :func:`stratatune.data.readers.read`.
         options: ``label`` names one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in
             quotes). Recognised by a usual name, or where all columns of 0 and 1 are meant. A row without a label is
             never bad.

@@ -36,7 +36,8 @@ class Conversation:
     """Messages in the form that a chat template reads.
 
     Attributes:
-        messages: each with ``role`` (system, user, assistant, tool), ``content`` and what else it came with.
+        messages: each with ``role`` (system, user, assistant, tool), ``content`` and any other fields that it came
+            with.
         learnt: the positions of the assistant's messages that count in the loss.
         tools: descriptions of tools, as a template takes them.
         is_text: a plain text, read as one message of the user.

@@ -21,9 +21,9 @@ class ReadOptions:
         label: the label column, or several as ``"a,b,c"`` where a reader takes several; None: likewise.
         task: a task or the name of one, which knows its columns and class names.
         split: train, dev (also dev_matched, dev_mismatched) or test. For a single `.all` file it is the part that the
-        task draws from it; None: a file is read whole.
+            task draws from it; None: a file is read whole.
         need_labels: False reads data to predict: labels are left out where they are missing or not whole.
-        written: how a text file is written, and what happens to rows that are not whole.
+        written: the format of a text file, and the treatment of incomplete rows.
         keep_whole: whether the table also keeps everything else in the source.
     """
 

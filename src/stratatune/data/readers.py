@@ -79,7 +79,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
-        options: what is taken from it. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
+        options: the part to read. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
             only one is plausible. Lists have no names, so they need neither.
 
     Raises:
@@ -181,7 +181,7 @@ def _label_column(
     return frame, None
 
 
-# --- what is in them -----------------------------------------------------------------------------------------------
+# --- their content -------------------------------------------------------------------------------------------------
 
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:

@@ -77,7 +77,7 @@ def read_roles(
     """Read ``source`` into a Table with a text column for each role, and the roles in ``further``.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes.
+        source: a source of :func:`stratatune.data.readers.read`.
         layouts: the legal ways in which rows are laid out, of which the columns' names decide for one.
         what: the columns that are legal, in words, for an error.
         options: ``text`` names two text columns in the order of a layout's roles, where their names say nothing, and

@@ -34,6 +34,6 @@ class Exit(Protocol):
         Called only where :meth:`refusals` found nothing.
 
         Raises:
-            ResourceError: the folder cannot be written, or what the extra brings is not installed.
+            ResourceError: the folder cannot be written, or a library of the extra is not installed.
         """
         ...

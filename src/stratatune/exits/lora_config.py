@@ -1,7 +1,7 @@
 """Write a plan as one stock ``LoraConfig``, in a folder that ``PeftModel.from_pretrained`` reads.
 
 Frozen, BitFit, LoRA (or DoRA) of any ranks and fully trained parts have such a form, in any mix: LoRA's modules by
-their full names with ``rank_pattern`` and ``alpha_pattern``, what trains whole as ``modules_to_save``, biases by
+their full names with ``rank_pattern`` and ``alpha_pattern``, wholly trained modules as ``modules_to_save``, biases by
 ``bias="all"`` (which keeps those too that did not train, as they are in the base).
 
 A linear of several roles (GPT-2's ``c_attn``) is one module to peft. LoRA on some of its roles is LoRA on all of it, of
@@ -59,7 +59,7 @@ class _Form:
 
 
 def write(model: Tuned, folder: Path) -> None:
-    """Write ``model``'s plan and what it trained as a stock peft adapter; the model is used up.
+    """Write ``model``'s plan and its trained tensors as a stock peft adapter; the model is used up.
 
     Raises:
         ResourceError: peft is not installed, or the folder cannot be written.
@@ -183,7 +183,7 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     form.whole |= {site.roles[part]: None for part in wanted if part in site.roles}
     if attached.resolved.trains_embeddings:
         form.whole |= {names[id(module)]: None for module in backbone.body.embedding_modules()}
-        if _tied(attached):  # peft trains copies of modules, so what shares their weights must be a copy, too
+        if _tied(attached):  # peft trains copies of modules, so modules that share their weights must be copies, too
             form.whole[site.roles["decoder"]] = None
     form.whole |= dict.fromkeys(backbone.head.new_layers)
     form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}

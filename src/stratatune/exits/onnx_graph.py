@@ -52,7 +52,7 @@ def write_graph(
 
     Args:
         model: the tuned model.
-        objective: what it was trained for; None: the graph gives all that its class gives.
+        objective: the objective that it was trained for; None: the graph gives all that its class gives.
         tokenizer: says whether texts have token types, and which token pads.
         folder: made where it is not there.
 

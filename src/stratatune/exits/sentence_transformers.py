@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stratatune.model.attached import Attached
 
 _READING = "sentence_transformers"
-"""The name, in an objective's saved data, of what is written here."""
+"""The name, in an objective's saved data, of the data for these files."""
 _TYPES = "sentence_transformers.models"
 _QUERY, _DOCUMENT = "query", "document"
 

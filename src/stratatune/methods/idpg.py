@@ -60,7 +60,7 @@ class IdpgInsertion(nn.Module):
         bottleneck: m.
         phm: n, the dimension of the hypercomplex numbers.
         shared: whether both layers share the A_i.
-        dropout: probability on what each layer takes in.
+        dropout: probability on the input of each layer.
     """
 
     def __init__(

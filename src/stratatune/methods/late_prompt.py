@@ -120,7 +120,7 @@ class LatePromptInsertion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` [B, T, D], ``mask`` [B, T] bool (what the generator may read) -> [B, P+T, D], [B, P+T]."""
+        """``hidden`` [B, T, D], ``mask`` [B, T] bool (tokens that the generator may read) -> [B, P+T, D], [B, P+T]."""
         text = hidden[:, self.before :], mask[:, self.before :]
         prompt = self.dropout(self.generator(*(_backwards(*text) if self.causal else text)))
         return put_first(prompt, hidden, mask)

@@ -58,7 +58,7 @@ class Method:
             puts on a role is a :class:`stratatune.methods.wrapping.Wrapper`, which knows how to fold itself.
         refuses_merge: ``(config, site) -> reason`` why it cannot be folded into the base weights; empty when it can.
         makes_biases: ``(config, site) -> roles`` whose modules must be given a bias before it can be folded.
-        detach: ``(config, site) -> None``. Takes away what it put elsewhere than on a role.
+        detach: ``(config, site) -> None``. Removes the parts that it put elsewhere than on a role.
     """
 
     attach: Callable[[Any, Site], Parameters]

@@ -49,7 +49,7 @@ class Site:
         module: the block (or the whole model, for the head and the embeddings).
         roles: role -> dotted path of the module that plays it, relative to ``module``.
         name: how to speak of this place in messages, such as ``"block 5"``.
-        read_by: a norm's role -> those of the linears that read what it puts out, where nothing else does.
+        read_by: a norm's role -> the roles of the linears that read its output, where nothing else does.
     """
 
     module: nn.Module
@@ -91,7 +91,7 @@ class Place:
         words: the model's word embeddings, [V] numbers to vectors of width E.
         embed: ``vectors [P, D] -> [1, P, D]``: embeds vectors given in place of the first P words.
         read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: the model's output for the text, in eval mode
-        and without autograd: the last hidden state of the first token, or in a decoder of the last.
+            and without autograd: the last hidden state of the first token, or in a decoder of the last.
     """
 
     depth: int

@@ -64,7 +64,7 @@ class Adapters:
 
         Args:
             folder: as for :func:`stratatune.load`.
-            name: what to call it; default: the name of the folder.
+            name: its name; default: the name of the folder.
 
         Returns:
             Its name.

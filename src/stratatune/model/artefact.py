@@ -77,7 +77,7 @@ def load_artefact(
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
         room_above: bytes that the blocks above it may take, before they stay there too; None: as many as they need.
-        bases: what is loaded already: a base that is among them is neither read nor verified again, and its tensors
+        bases: the bases that are loaded already: one of them is neither read nor verified again, and its tensors
             and its tokenizer are shared. None: the artefact has its own base.
 
     Raises:
@@ -115,7 +115,7 @@ def load_artefact(
     _fill(model, tensors)
     attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
-        loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
+        loaded.tokenizer.chat_template = template  # it was trained with this template, and is exported with it
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
@@ -151,7 +151,7 @@ def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
 
 
 def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
-    """A LoRA folder of peft as an artefact, whose record is what saving it would write."""
+    """A LoRA folder of peft as an artefact, with the record that saving it would write."""
     found = read_peft(folder)
     loaded = _base_of_peft(found, folder, base)
     model = adapted(loaded.model, found, apart=apart)
@@ -287,7 +287,7 @@ def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Back
 
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
-    """Refuse a base without the parameters that were new in training: they are part of what was saved."""
+    """Refuse a base without the parameters that were new in training: they are part of the saved tensors."""
     named = dict(model.named_parameters())
     for name in record["also_train"]:
         if name not in named:

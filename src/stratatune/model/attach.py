@@ -124,7 +124,7 @@ def apply(
 
     Returns:
         The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
-        trained, and ``model.attached`` describes what was attached.
+        trained, and ``model.attached`` describes the attached methods.
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
@@ -178,13 +178,13 @@ def _put(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
-        # Everything is frozen first and each method then marks its own, so only what a method requested trains.
+        # Everything is frozen first and each method then marks its own, so only parameters that a method named train.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)
-        # After attaching: the hash covers what is frozen of the head, and only now is that known.
+        # After attaching: the hash covers the frozen parts of the head, and only now is that known.
         attached.head_hash = head_fingerprint(backbone)
-        # Last: it widens what the groups hold, so all of them must be there.
+        # Last: it widens the parameters of the groups, so all of them must be there.
         attached.hooks += hold_masters(attached)
         _stream_top(attached)
         return _become_tuned(model, attached)

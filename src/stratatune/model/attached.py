@@ -54,11 +54,11 @@ class Attached:
         resolved: the plan against this model's depth.
         backbone: the model seen through its row of the backbone table.
         base: fingerprint of the encoder before anything was attached.
-        head_hash: fingerprint of what the head keeps of the base model, that is, of its frozen parts.
-        groups: what trains, in the order of attaching.
+        head_hash: fingerprint of the frozen parts of the head.
+        groups: the trained parameters, in the order of attaching.
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
-        hooks: what ``model/hooks.py`` registered.
+        hooks: the hooks that ``model/hooks.py`` registered.
         notices: warnings about the attached methods, one line each.
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
         origin: where the base model came from.
@@ -85,7 +85,10 @@ class Attached:
     spec: dict[str, Any] = field(default_factory=dict)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
-        """Note what a method trains. A tensor in two places (a tied decoder) belongs to the first that named it."""
+        """Note the parameters that a method trains.
+
+        A tensor in two places (a tied decoder) belongs to the method that named it first.
+        """
         # torch's optimisers refuse a tensor that is in two groups.
         taken = {id(parameter) for group in self.groups for parameter in group.parameters}
         new = [parameter for parameter in parameters if id(parameter) not in taken]
@@ -96,9 +99,9 @@ class Attached:
         return self.insertions.at(depth)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Every trained parameter by its name in the model; what is saved is exactly this.
+        """Every trained parameter by its name in the model; exactly these are saved.
 
-        What the plan trains is included even after ``requires_grad_(False)``, and so is what a user unfroze besides.
+        The plan's parameters are included even after ``requires_grad_(False)``, and so are others that a user unfroze.
         """
         planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         return {
@@ -113,7 +116,7 @@ class Attached:
 
     @property
     def base_hash(self) -> str:
-        """Hash of what the encoder computes: its settings and weights, before anything was attached."""
+        """Hash of the encoder's settings and weights, before anything was attached."""
         return self.base.digest
 
     def also_trained(self) -> list[str]:

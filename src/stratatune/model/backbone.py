@@ -31,7 +31,7 @@ class Backbone:
     Attributes:
         body: the model's parts, by the names in its row.
         family: how the model is walked.
-        head: what turns its last hidden state into logits.
+        head: turns its last hidden state into logits.
 
     Raises:
         ModelError: the table has no row for this type of model, or the row is wrong about it.

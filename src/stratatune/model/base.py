@@ -50,7 +50,7 @@ class Base:
         model: the model in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
-        notices: one line each on what the user should know.
+        notices: warnings for the user, one line each.
         shape: the model's sizes, where they are known from its config.
     """
 
@@ -89,7 +89,7 @@ def load_base(
     A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
-    tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
+    tokenizer is None where there is none. ``unread_below``: weights that only the blocks below this depth use, and
     the table of words where nothing else needs it, stays in the checkpoint
     (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
     (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those

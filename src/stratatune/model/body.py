@@ -1,4 +1,4 @@
-"""A live Hugging Face model by the names in its row: where its blocks are, and what surrounds them."""
+"""A live Hugging Face model by the names in its row: its blocks, and the modules around them."""
 
 from __future__ import annotations
 

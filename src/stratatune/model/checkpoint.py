@@ -1,8 +1,8 @@
 """A checkpoint on disk, read one tensor at a time: safetensors, one file or shards with an index.
 
-Nothing stays mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked
-for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens it).
-Rows of a tensor are read here, since safetensors 0.8 without mapping reads the whole tensor for every slice.
+Nothing stays mapped: each tensor is read into separate memory, so a process holds of a checkpoint only what it
+requested for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens
+it). Rows of a tensor are read here, since safetensors 0.8 without mapping reads the whole tensor for every slice.
 """
 
 from __future__ import annotations

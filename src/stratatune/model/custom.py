@@ -75,8 +75,8 @@ def backbone_from_names(
             positions; of an encoder-decoder in both stacks (tables of positions, norms after them).
         projection: the module below the encoder, after the embeddings, that widens them to the hidden size.
         fused: path inside a block of a linear that plays several roles to these roles, in the order of its outputs.
-        fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of an
-            encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
+        fields: the config's names for blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of
+            an encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
             BART's.
         token_types: whether the tokenizer's token types distinguish segments.
         tuple_blocks: whether a block returns a tuple that the hidden state leads.
@@ -89,7 +89,8 @@ def backbone_from_names(
             and ``final_norm`` follows them. The two stacks are ``encoder`` and ``decoder`` of ``model.base_model``.
         decoder_roles: role to path inside a block of the second stack, cross_q, cross_k, cross_v, cross_o and
             norm_cross among them.
-        behind_encoder: what the encoder's output goes through after its last block, in order (T5: norm and dropout).
+        behind_encoder: the modules that the encoder's output goes through after its last block, in order (T5: norm and
+            dropout).
         position_bias: the module inside the encoder's first block whose ``compute_bias`` makes the bias of relative
             positions that all its blocks are given (T5).
         position_norm: the norm after the encoder's words and positions (BART).
@@ -180,7 +181,7 @@ def add_architecture(row: Architecture, model: PreTrainedModel | None = None) ->
 
     How masks and positions reach an encoder's block is recorded from the model's own forward, so a row needs only
     names; the model must take ``inputs_embeds``. A decoder calls its blocks as Llama does, an encoder-decoder those of
-    its encoder as BART or T5 does; whether that gives what the model's own forward gives is tried on a few tokens.
+    its encoder as BART or T5 does; a few tokens show whether that equals the model's own forward.
 
     Args:
         row: an ``EncoderArchitecture``, a ``DecoderArchitecture`` or an ``EncoderDecoderArchitecture``. With

@@ -70,7 +70,7 @@ class Depths:
         passes, known = self.backbone.passes, token_types is not None and self.backbone.row.token_types
         extra = {"token_type_ids": token_types} if known else {}
         with ExitStack() as hooks:
-            # Depth 0 is what block 0 is given, whatever the embeddings are made of (projections, norms, positions).
+            # Depth 0 is the input of block 0, whatever the embeddings consist of (projections, norms, positions).
             hooks.enter_context(passes.before(0, before))
             for number in range(self.count - 1):
                 hooks.enter_context(passes.after(number, after))

@@ -22,7 +22,7 @@ _NO_ARITHMETIC = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
-"""Config fields that say nothing about what the encoder computes."""
+"""Config fields that do not affect the encoder's arithmetic."""
 
 _PIECE = 1 << 22  # values that are widened at a time
 

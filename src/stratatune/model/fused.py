@@ -41,7 +41,7 @@ def separate(block: nn.Module, row: Architecture, roles: Iterable[str], shape: S
 
 
 def join(block: nn.Module, row: Architecture) -> None:
-    """Put the original layers back, holding what the separate ones hold now (after a merge); else nothing changes."""
+    """Put the original layers back, with the values that the separate ones have now (after a merge), if any."""
     turned = False
     for path in row.fused:
         layer = block.get_submodule(path)

@@ -1,6 +1,6 @@
 """A tuned model's own forward from a given hidden state: everything below that depth is left out.
 
-The model's own code does the rest (masks, blocks, head, loss, outputs), so what it says is what it says without.
+The model's own code does the rest (masks, blocks, head, loss, outputs), so its output is the usual one.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def _saved(backbone: Backbone, step: Callable[[], Tensor], weights: set[int]) ->
     finally:
         for handle in handles:
             handle.remove()
-    # Only what is still held: a part that was computed and not used is dropped with its nodes.
+    # Only tensors that are still held: an unused result is dropped with its nodes.
     held = [one for one in (reference() for reference in saved) if one is not None]
     del loss
     found: dict[int, tuple[int, int]] = {}

@@ -112,7 +112,7 @@ def load_model(
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
-    # After the keys are noted: what keep_stored widens gets another storage.
+    # After the keys are noted: tensors that keep_stored widens get another storage.
     keep_stored(model)
     if unread:
         made_unread = Unread(model, checkpoint, {one: key for one, key in keys.items() if key})
@@ -148,7 +148,7 @@ def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkp
     """
     if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
         return None
-    # Without safetensors transformers is to say what is missing.
+    # Without safetensors, transformers reports the missing files.
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))

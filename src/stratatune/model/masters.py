@@ -1,10 +1,10 @@
 """fp32 master weights for the trained part of a model in half precision, which computes in its own dtype.
 
 transformers 5 loads a checkpoint in the dtype that it was saved in. A step of 1e-4 is lost on a bf16 weight of 1, which
-has three digits, so what trains is held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a method adds
-compute in fp32 and return the dtype they were given. The base's own modules (BitFit's biases, what trains whole)
-keep computing in theirs: each forward rounds the master once. Where weights are only stored in half precision
-(``model/stored.py``), the model computes in fp32, and so do the masters.
+has three digits, so trained parameters are held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a
+method adds compute in fp32 and return the dtype they were given. The base's own modules (BitFit's biases, wholly
+trained modules) keep computing in theirs: each forward rounds the master once. Where weights are only stored in half
+precision (``model/stored.py``), the model computes in fp32, and so do the masters.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
     Args:
         row: the row.
         model: the whole model.
-        prefix: what leads to the encoder in it: ``"bert."``, or empty.
+        prefix: the path to the encoder in it: ``"bert."``, or empty.
 
     Raises:
         ModelError: names the expected part, the path, and the nearest one that exists.

@@ -73,9 +73,9 @@ def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
 def new_parts(backbone: Backbone) -> list[str]:
     """Names of the parameters outside the encoder that train whatever the plan says, since no base model brings them.
 
-    transformers marks what it loads. What has no mark in a model where others have is new: a pooler over a masked-LM
-    checkpoint, a head for question answering. A head of a kind that the table does not know trains whole, as a
-    classifier does. A model that was made from a config, or copied, has no marks.
+    transformers marks what it loads. A parameter without a mark, in a model where others have one, is new: a pooler
+    over a masked-LM checkpoint, a head for question answering. A head of a kind that the table does not know trains
+    whole, as a classifier does. A model that was made from a config, or copied, has no marks.
     """
     model, named = backbone.model, dict(backbone.model.named_parameters())
     marked = any(map(came_with_checkpoint, named.values()))

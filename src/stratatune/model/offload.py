@@ -40,7 +40,7 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     if parameters:
         attached.offloaded = Offloaded(parameters, count, size, digest, reload)
     for parameter in parameters.values():
-        # Device and dtype stay, so reload_trunk knows what to restore.
+        # Device and dtype stay, so reload_trunk can restore them.
         parameter.data = parameter.data.new_empty(0)
     return size
 
@@ -55,7 +55,7 @@ def reload_trunk(attached: Attached) -> None:
     if offloaded is None:
         return
     base = dict(offloaded.reload().named_parameters())
-    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of what was offloaded.
+    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of the offloaded values.
     fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
     if hash_of(fetched.items()) != offloaded.digest:
         raise ModelError(

@@ -28,7 +28,7 @@ class Origin:
         name: the hub id or the folder, as written.
         path: the folder, absolute; empty for a hub id.
         revision: the hub commit, or the requested revision; empty where there is none.
-        dtype: what it computes in without autocast, such as ``float32``.
+        dtype: the dtype in which it computes without autocast, such as ``float32``.
         model_class: the transformers class, such as ``BertForQuestionAnswering``.
     """
 

@@ -114,7 +114,7 @@ def read_peft(folder: Path) -> PeftFolder:
     """The settings and tensors of a LoRA folder.
 
     Raises:
-        ModelError: it is damaged, pickled, or of a kind that no plan has, with what it is.
+        ModelError: it is damaged, pickled, or of a kind that no plan has, which it names.
     """
     config = _config(folder)
     found = PeftFolder(config)
@@ -124,7 +124,7 @@ def read_peft(folder: Path) -> PeftFolder:
         if low := _LOW_RANK.fullmatch(plain):
             values = tensor.flatten() if low["part"] == "magnitude_vector" else tensor
             halves.setdefault(low["module"], {})[low["part"]] = values
-        # Named, not ignored: the adapter would otherwise be loaded without part of what it learnt.
+        # Named, not ignored: the adapter would otherwise be loaded in part.
         elif any(f".{other}" in plain for other in _OTHER):
             raise _no_form(folder, f"{plain}: LoRA on an embedding, or with a bias of its own")
         else:

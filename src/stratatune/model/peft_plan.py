@@ -1,8 +1,8 @@
 """Turn a LoRA folder of peft into a plan, and fill its tensors into the model that has the plan.
 
-A module that LoRA adapts is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
+A module that LoRA adapts is a role of a block; a module that trained whole (``modules_to_save``) is ``full`` on a role,
 a part of the head, or the embeddings. ``bias="all"`` saves every bias of the model: those that are still the base's own
-did not train, and are not part of the plan, so that its frozen depth is that of what changed.
+did not train, and are not part of the plan, so that its frozen depth is that of the changed parts.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
     ``apart``: the model's tensors are others' too, so those that trained get their own memory.
 
     Raises:
-        ModelError: the folder belongs to another model, or trained what no plan has.
+        ModelError: the folder belongs to another model, or trained a part that no plan can.
         PlanError: the plan breaks a promise of this package.
     """
     backbone = Backbone(model)

@@ -20,7 +20,7 @@ class Question:
 
     Attributes:
         places: positions [B, N], the first of which is the last token of the text itself, where a decoder's candidates
-            follow it; or a mask [B, T] of bool; None: every token, or what the head pools.
+            follow it; or a mask [B, T] of bool; None: every token, or the head's own pooling.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
         branches: how many tokens of each candidate follow the text, in a decoder's input of label words.
         targets: the tokens for a second stack [B, U], -100 after the end; where its head pools, the source's own tokens

@@ -3,7 +3,7 @@
 A block wants more than the hidden state: a mask in its family's form, relative positions, rotary angles. The model
 makes them itself, before its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state
 and whose blocks compute nothing: they record their arguments. No family's forward is written again here. The
-copy shares every parameter and submodule with the model; only the containers on the way to what is taken out are new.
+copy shares every parameter and submodule with the model; only the containers on the way to the replaced parts are new.
 
 Measured on one thread: 0.1 to 0.5 ms a batch more than BERT's mask alone would cost (12 to 24 blocks, 16 x 32 to
 32 x 128 tokens), where one block takes 160 to 2,200 ms; so there is no second, direct way.
@@ -90,7 +90,7 @@ class Skeleton:
 
     Args:
         model: the whole model.
-        prefix: what leads to the encoder in it, as ``"bert."``; empty when the model is the encoder.
+        prefix: the path to the encoder in it, such as ``"bert."``; empty when the model is the encoder.
         sources: paths below the encoder whose output is the hidden state at depth 0.
         blocks: path below the encoder of the list of blocks.
         depth: L, how often a block is called in one forward.

@@ -25,7 +25,7 @@ class Trunk:
     Where the embeddings themselves train, the depth is 0 and they take part in the backward pass.
 
     Args:
-        attached: what :func:`stratatune.apply` put into the model.
+        attached: the state that :func:`stratatune.apply` attached to the model.
     """
 
     def __init__(self, attached: Attached) -> None:
@@ -58,7 +58,7 @@ class Top(nn.Module):
     Shares its modules with the tuned model, so training one trains the other.
 
     Args:
-        attached: what :func:`stratatune.apply` put into the model.
+        attached: the state that :func:`stratatune.apply` attached to the model.
     """
 
     def __init__(self, attached: Attached) -> None:
@@ -73,7 +73,7 @@ class Top(nn.Module):
 
         Args:
             hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and each text has one
-            requested position, only that one: [B, 1, D].
+                requested position, only that one: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
             question: which logits are wanted.
 

@@ -44,7 +44,7 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
     """Refuse a tokenizer that reads texts differently from the one of training.
 
     Raises:
-        ModelError: names what it reads differently.
+        ModelError: names the texts that it reads differently.
     """
     found = reading_of(tokenizer)
     odd = [part for part, was in written.items() if found.get(part, was) != was]
@@ -67,7 +67,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     transformers 5 makes an empty tokenizer of the model's kind where a folder has no tokenizer files.
 
     Raises:
-        ModelError: says what is missing.
+        ModelError: names the missing files.
     """
     own: Any = tokenizer
     special = {*own.get_added_vocab(), *own.all_special_tokens}

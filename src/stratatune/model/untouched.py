@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
     """Restore the modules, parameters, hooks and config of ``model`` if the code inside fails.
 
-    Copies no weights: what is edited in place between (a value of a tensor) would stay so.
+    Copies no weights: a value of a tensor that is edited in place meanwhile would stay changed.
     """
     own, config = type(model), dict(vars(model.config))
     modules = [(module, _copied(vars(module))) for module in model.modules()]

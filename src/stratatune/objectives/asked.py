@@ -30,7 +30,7 @@ class Asked:
         task: the named task, where there is one.
         template, label_words, loss, metric, max_length: the settings of these names.
         table: the training data; None while an objective is chosen, before the data are read.
-        others: the evaluation and test data, for what every part must know, such as the names of the labels.
+        others: the evaluation and test data, for facts that every part needs, such as the names of the labels.
         tokenizer: the model's; likewise.
     """
 

@@ -27,8 +27,8 @@ def by_class(
     Returns:
         ``f1``: which mean the metric of that name is; ``classes``: of each class ``label``, ``precision``, ``recall``,
         ``f1`` and ``n``, its rows; ``calibration_error``, the expected one (Guo et al. 2017); ``confusion`` [C, C]:
-        rows by their class, and under it by what was predicted, for at most :data:`MOST_IN_MATRIX` classes. Empty where
-        there are no classes, or no labels.
+        rows by their class, and under it by the predicted class, for at most :data:`MOST_IN_MATRIX` classes. Empty
+        where there are no classes, or no labels.
     """
     if not labels or truth is None or truth.shape != (len(output),) or output.shape[1:] != (len(labels),):
         return {}

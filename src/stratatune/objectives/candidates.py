@@ -1,4 +1,4 @@
-"""``causal``: a label is read as what a decoder would write after the text (LPT's protocol)."""
+"""``causal``: a label is read as the word that a decoder would write after the text (LPT's protocol)."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def _template(asked: Asked) -> str:
 
     Raises:
         ModelError: the tokenizer has none, and none was given.
-        ConfigError: what was given is neither a template's name nor a file, or is no Jinja.
+        ConfigError: it is neither a template's name nor a file, or is not valid Jinja.
     """
     own: Any = asked.tokens
     if asked.template is None:

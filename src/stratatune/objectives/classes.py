@@ -49,8 +49,8 @@ class Classes(Pooled):
     Attributes:
         label_kind: the classes.
         learnt_by: weights, focal loss, smoothing, order.
-        chosen: what is chosen on the evaluation data after the last epoch: ``temperature``, ``threshold``.
-        temperature: what logits are divided by.
+        chosen: names of values chosen on the evaluation data after the last epoch: ``temperature``, ``threshold``.
+        temperature: the divisor of the logits.
         threshold: the least probability at which class 1 of two is predicted; None: the likelier class is.
     """
 
@@ -96,7 +96,7 @@ class Classes(Pooled):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        learnt = ClassLoss(ordinal=bool(data.get("ordinal")))  # what predictions need of it
+        learnt = ClassLoss(ordinal=bool(data.get("ordinal")))  # the part that predictions need
         threshold = data.get("threshold")
         return cls(
             **common_from(data),

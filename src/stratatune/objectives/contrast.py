@@ -23,7 +23,7 @@ def ranking_loss(vectors: Tensor, groups: Tensor, names: Tensor, scale: float) -
         vectors: [B, E].
         groups: int64 [G, K] of the B texts: anchor, positive, negatives; -1 after the last.
         names: int64 [G, K], equal where the texts are equal, whatever was written before them.
-        scale: what cosines are multiplied by, 1 / temperature.
+        scale: the factor of cosines, 1 / temperature.
     """
     members = groups[:, 1:]
     there = members >= 0

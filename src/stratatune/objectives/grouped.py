@@ -66,7 +66,7 @@ def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[
     Args:
         objective: the name of the objective, for errors.
         name: the loss, or ``auto``.
-        data: what the data are, one of the keys of ``legal``.
+        data: the kind of data, one of the keys of ``legal``.
         legal: the losses that learn from each kind of data, the usual one first.
 
     Raises:

@@ -19,7 +19,7 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
 
     Args:
         data: N texts in groups of an anchor, its positive and negatives.
-        found: [N, E], by what texts are compared.
+        found: [N, E], the vectors by which texts are compared.
         targets: the name of the targets that name the texts of the groups, equal where texts are equal.
         count: the most negatives for each group.
         margin: see above.

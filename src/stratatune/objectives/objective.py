@@ -53,7 +53,7 @@ class Objective(abc.ABC):
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
         problem_type: transformers' word for what a classification head learns, for the model's config; None: a
-        regression for one output, a single label for more.
+            regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
@@ -181,7 +181,7 @@ class Objective(abc.ABC):
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
         """The data for training or scoring, given the untuned model's output for them, and notices about that.
 
-        ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
+        ``found`` [N, E] is the untuned model's representation of each text of ``data``.
         """
         return data, []
 
@@ -217,14 +217,14 @@ class Objective(abc.ABC):
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         """The scores of each class, as :func:`stratatune.objectives.by_class.by_class` gives them.
 
-        A subclass whose predictions are no single class may give ``f1`` and ``classes`` of what it predicts.
+        A subclass whose predictions are not single classes may give ``f1`` and ``classes`` of its predictions.
         """
         return scores_by_class(self.labels, data.labels, output)
 
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
         """The objective after the last epoch, and the predictions of the evaluation data as it makes them.
 
-        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        For values chosen on these data (a threshold, a temperature); nothing by default.
         """
         return self, output
 
@@ -243,7 +243,7 @@ class Objective(abc.ABC):
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
         return {}
 
-    # --- what a bench asks -----------------------------------------------------------------------------------------
+    # --- for a bench -----------------------------------------------------------------------------------------------
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
@@ -269,7 +269,7 @@ class Objective(abc.ABC):
             logits = logits[places] if places.dtype == torch.bool else logits[rows, places]
         return self.loss(self.represent(logits, batch), batch)
 
-    # --- what others ask -------------------------------------------------------------------------------------------
+    # --- for other modules -----------------------------------------------------------------------------------------
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -323,7 +323,7 @@ class Objective(abc.ABC):
         return len(self.text)
 
     def answers_for(self, columns: int) -> bool:
-        """Whether texts of ``columns`` columns can be predicted: as many as in training, or what a subclass allows."""
+        """Whether texts of ``columns`` columns can be predicted: as many as in training, or as a subclass allows."""
         return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:

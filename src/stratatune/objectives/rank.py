@@ -160,7 +160,7 @@ class Rank(Objective):
             return data.with_groups(rows)
         else:
             gains = [[float(score)] for score in table.labels]  # pyright: ignore[reportArgumentType]
-            if self.by != "bce":  # what is compared are the candidates of a query
+            if self.by != "bce":  # the candidates of a query are compared
                 rows, gains, names = _lists(rows, gains, names)
         data = data.with_groups(rows)
         assert data.groups is not None

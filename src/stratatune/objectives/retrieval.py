@@ -38,9 +38,9 @@ def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.
 def ranking_scores(ranked: Iterable[tuple[Sequence[float], Sequence[float]]]) -> dict[str, float]:
     """Means over queries of nDCG, MRR and recall.
 
-    ``ranked`` has for each query the gains of what was found, the first first, and all gains that there are, which say
+    ``ranked`` has for each query the gains of the documents found, in rank order, and all existing gains, which show
     what the best order would be. nDCG is that of Jarvelin and Kekalainen (2002) with the gain itself in place of
-    2^gain - 1; the others count what has a gain above 0. Queries without any are left out.
+    2^gain - 1; the others count documents with a gain above 0. Queries without any are left out.
     """
     rows = []
     for gains, every in ranked:

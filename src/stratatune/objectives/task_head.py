@@ -43,7 +43,7 @@ class TaskHead:
 
     Attributes:
         column: its name.
-        objective: what is learnt of it.
+        objective: the objective that learns it.
         weight: the weight of its loss, see :func:`_weight`.
         mean, deviation: those of the numbers that a head of numbers learns: its output is how many deviations a number
             lies above the mean. Raw numbers would take many steps to come near, and hold up the other heads.

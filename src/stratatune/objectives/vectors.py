@@ -78,10 +78,10 @@ class Vectors(Objective):
         pooling: ``mean`` over the tokens, or the state of the ``first`` or the ``last`` one.
         normalise: whether vectors have length 1.
         loss_of_scores: the loss of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
-        scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
+        scale: the factor of cosines under ``mnrl`` and ``cosent``, 1 / temperature.
         widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
         low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
-        query_prompt, document_prompt: what is written before a text of either side.
+        query_prompt, document_prompt: text written before each query, and each document.
         query_only: whether documents keep the vectors of the base model, so that an index of them stays.
         mine: hard negatives to be found for each example before the first epoch.
         margin: a mined negative is at most ``1 - margin`` times as near as the positive.
@@ -222,7 +222,7 @@ class Vectors(Objective):
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
-    # --- the untuned model's output, seen first ----------------------------------------------------------------------
+    # --- the untuned model's output, seen first --------------------------------------------------------------------
 
     def looks(self, *, training: bool) -> bool:
         return self.query_only or (training and self.mine > 0)

@@ -179,7 +179,7 @@ class Insertion(MethodConfig, frozen=True):
 
     adds: ClassVar[bool] = True
     needs_reader: ClassVar[bool] = False
-    """Whether a block must follow that reads what it inserts."""
+    """Whether a block must follow that reads its insertion."""
     rereads: ClassVar[bool] = False
     """Whether it runs the model over the text once more."""
 

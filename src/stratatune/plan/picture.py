@@ -1,6 +1,6 @@
 """A plan drawn on its model: a column of strata, the output at the top, the input at the bottom.
 
-``column`` works out what is drawn; ``terminal`` (here) and ``svg`` (in ``svg.py``) only draw it.
+``column`` works out the content; ``terminal`` (here) and ``svg`` (in ``svg.py``) only draw it.
 """
 
 from __future__ import annotations

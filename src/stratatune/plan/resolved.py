@@ -60,7 +60,7 @@ class Resolved:
         """The largest depth such that nothing below it trains or is inserted: 0..L."""
         if self.trains_embeddings:
             return 0
-        # An insertion at depth d changes what block d reads, so only the blocks below d stay as they were.
+        # An insertion at depth d changes the input of block d, so only the blocks below d stay as they were.
         trained = (number for number, methods in enumerate(self.blocks) if methods)
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
 
@@ -163,7 +163,7 @@ class Resolved:
         return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
 
     def place(self, run: Run) -> tuple[str, int]:
-        """The stack of a run, with a space after its name, and what to take off its blocks' numbers there."""
+        """The stack of a run, with a space after its name, and the number at which its blocks begin."""
         name, stack = next((n, s) for n, s in self.shape.stacks.items() if run.start in s)
         return (f"{name} " if name else ""), stack.start
 
@@ -216,7 +216,7 @@ class Resolved:
 
 def resolve(plan: PlanParts, shape: Shape) -> Resolved:
     """Apply a plan to a shape; see ``Plan.resolve``."""
-    # Everything below is resolved against what the cut leaves; the whole is kept for fractions.
+    # Everything below is resolved against the model after the cut; the whole is kept for fractions.
     whole, shape = shape, _cut(plan, shape)
     before = None if plan.cut is None else whole.blocks
     # All claims first, then the pairs: an error can so name both segments, whatever their order.

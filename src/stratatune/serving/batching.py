@@ -85,7 +85,7 @@ class Batcher:
     Args:
         table: the tasks.
         limits: how many answers may wait, and how many texts are computed together.
-        counters: what is counted.
+        counters: the server's counters.
     """
 
     def __init__(self, table: TaskTable, limits: Limits, counters: Counters) -> None:

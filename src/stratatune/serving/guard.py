@@ -39,7 +39,7 @@ class Guard:
         app: the application.
         limits: limits on a body's size, and on the time in which it must arrive.
         keys: who may ask.
-        counters: what is counted.
+        counters: the server's counters.
     """
 
     def __init__(self, app: App, limits: Limits, keys: Keys, counters: Counters) -> None:

@@ -30,7 +30,7 @@ class Keys:
         """The keys in ``STRATATUNE_SERVE_KEYS`` and ``STRATATUNE_SERVE_ADMIN_KEYS``, separated by commas.
 
         Raises:
-            ConfigError: one is so short that it can be guessed, or holds what no header can.
+            ConfigError: one is so short that it can be guessed, or has a character that no header can.
         """
         found = {name: _split(environment.get(name, "")) for name in (KEYS, ADMIN_KEYS)}
         odd = [name for name, keys in found.items() if any(len(key) < _SHORTEST or not key.isascii() for key in keys)]

@@ -77,7 +77,7 @@ class RememberedTrunk:
 
     @property
     def bytes(self) -> int:
-        """The bytes of what is remembered."""
+        """The bytes of the remembered hidden states."""
         return self._bytes
 
     def __call__(

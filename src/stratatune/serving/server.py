@@ -64,7 +64,7 @@ class Server:
 
     Args:
         table: the tasks; more may come.
-        limits: what is taken from clients.
+        limits: limits on clients.
         keys: who may ask.
     """
 
@@ -87,7 +87,7 @@ class Server:
             limit_concurrency=limits.connections,
             timeout_keep_alive=int(max(1, limits.patience)),
             timeout_graceful_shutdown=int(limits.stop),
-            log_level="error",  # what a stranger sends is not news
+            log_level="error",  # malformed requests of strangers need no log line
             h11_max_incomplete_event_size=16_384,
         )
         self._server = uvicorn.Server(config)

@@ -30,7 +30,7 @@ class Task:
         name: its name in the API.
         run: the folder that it was loaded from.
         predictor: its model, tokenizer and objective.
-        trunk: names the trunk; tasks of one trunk share what it says. Empty: this task runs its own.
+        trunk: names the trunk; tasks of one trunk share its output. Empty: this task runs its own.
         held: shared weights that must live as long as the task.
     """
 
@@ -45,7 +45,7 @@ class Task:
         """Load a run; ``where`` has the options of :class:`stratatune.training.predict.Predictor`.
 
         Raises:
-            ModelError: nothing trained is there, or its base model is not what it was.
+            ModelError: nothing trained is there, or its base model has changed.
         """
         predictor = Predictor(run, bases=shared.bases, **where)
         held = [one for attached in predictor.attached for one in shared.share(attached)]

@@ -31,8 +31,8 @@ class SharedWeights:
     def share(self, attached: Attached) -> list[_Held]:
         """Replace a model's frozen parameters by those in memory already, if they are equal to the bit.
 
-        Returns what the model must hold on to for as long as it is in use. What trained is its own. The model may not
-        be trained or merged afterwards: that would change the others.
+        Returns objects that the model must hold for as long as it is in use. Trained parameters stay its own. The model
+        may not be trained or merged afterwards: that would change the others.
         """
         trained = {id(parameter) for parameter in attached.trained().values()}
         held = []

@@ -42,10 +42,10 @@ class Stack:
     """One list of blocks.
 
     Attributes:
-        name: what a user calls it.
+        name: the user's name for it.
         path: below ``base``.
         roles: role to path inside a block of it.
-        more: what else is named inside a block, and its path.
+        more: other named parts inside a block, and their paths.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Architecture:
     """
 
     family: ClassVar[str]
-    """``encoder``, ``decoder`` or ``encoder-decoder``: what heads and objectives serve."""
+    """``encoder``, ``decoder`` or ``encoder-decoder``: the families that heads and objectives name."""
     heads: ClassVar[str]
     """The heads that such a model can have, as people name them."""
     name: str

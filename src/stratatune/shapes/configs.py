@@ -29,7 +29,7 @@ def config_of(model: str, revision: str | None = None) -> Config:
     built_in = builtin_config(model)
     if built_in is not None:
         return built_in
-    # A folder of that name is what the user means; the hub's answer would only hide what is wrong with it.
+    # The user means a folder of that name; the hub's answer would only hide its fault.
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)

@@ -63,7 +63,7 @@ class _Way:
         objective: its name in the report.
         next_token: each token predicts the next one.
         gives_labels: the model is given the labels too.
-        corrupts: the text is corrupted, and the second stack restores what is missing.
+        corrupts: the text is corrupted, and the second stack restores the missing tokens.
     """
 
     objective: str

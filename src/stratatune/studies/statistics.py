@@ -112,7 +112,7 @@ def compare(first: Mapping[tuple, float], second: Mapping[tuple, float], *, smal
     """Compare ``first`` less ``second`` over the pairs that both have; None if they have none.
 
     Args:
-        first, second: values by what pairs them, such as (task, seed).
+        first, second: values by their pairing key, such as (task, seed).
         smaller: a smaller value is the better one; the difference is turned round.
     """
     shared = [key for key in first if key in second]

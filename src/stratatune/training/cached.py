@@ -70,7 +70,7 @@ def cached(
         cache: the folder of trunk caches; ``"ram"``: memory; None: the one that ``stratatune train`` uses.
         dtype: the precision that is remembered: ``fp32``, ``bf16`` or ``fp16``.
         batch_size: texts that the trunk runs at once.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Returns:
         The data with the column ``trunk_row``, and the same model, which now takes it.
@@ -396,7 +396,7 @@ class _FromRows:
 
     Args:
         model: the tuned model.
-        rows: what its trunk said.
+        rows: its trunk's output.
     """
 
     def __init__(self, model: Tuned, rows: Rows) -> None:

@@ -162,7 +162,7 @@ class Caching:
         return (own, "int8") if self.config.cache == "auto" else (own,)
 
     def _choose(self, data: Mapping[str, Encoded]) -> None:
-        """Settle what ``auto`` means for this run, and say why in one line."""
+        """Settle the choice of ``auto`` for this run, and give the reason in one line."""
         if self.config.cache != "auto" or self.choice is not None or not self._wanted():
             return
         training = next(iter(data.values()))
@@ -213,7 +213,7 @@ class Caching:
         self.reporter.notice(f"{error.message}; what is remembered stays in use, the trunk runs for the rest")
 
     def close(self) -> None:
-        """Stop reading, write what is pending and let other runs write."""
+        """Stop reading, write pending rows and let other runs write."""
         for feed in self.feeding:
             feed.close()
         for cache in self.opened:

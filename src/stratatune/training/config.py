@@ -380,7 +380,7 @@ def headings() -> dict[str, str]:
 
 
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
-    """A YAML file with every setting at its default, each under its description: what ``stratatune init`` writes."""
+    """A YAML file with every setting at its default, each under its description, as ``stratatune init`` writes it."""
     required = {"model": model, "train": train}
     lines = ["# A run of stratatune: `stratatune train THIS-FILE`. Lines that keep their default can be deleted."]
     for name, field in RunConfig.model_fields.items():

@@ -2,8 +2,8 @@
 
 Every rank holds the whole model and takes its share of each batch's examples. Their gradients are added up before the
 optimiser steps, each weighted by its share, so that the numbers are those of one process with the same batches, up to
-the order of the sum. Only what trains is added up: of an adapter that is little, and one message a step carries it all.
-Rank 0 writes the files. With one process all of this does nothing.
+the order of the sum. Only gradients of trained parameters are added up: an adapter has few, and one message a step
+carries them all. Rank 0 writes the files. With one process all of this does nothing.
 """
 
 from __future__ import annotations

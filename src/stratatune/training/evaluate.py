@@ -83,7 +83,7 @@ def _outputs(
     objective = forward.objective
     outputs: list[np.ndarray] = []
     totals = np.zeros(2)
-    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
+    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from the predictions
     coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
     with forward.evaluating(), feed.prefetch(coming, forward.device):
         for index in batches:

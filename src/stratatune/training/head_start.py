@@ -1,11 +1,11 @@
 """``head_start: fitted``: fit a new output layer to separate the classes on the frozen model before training.
 
-The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
-its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
-:data:`TIMES` times as large as they were drawn: what a pretrained model pools is small (a spread of 0.02 in MiniLM), so
-weights that fit it are tens of times as large, and with them a step of the blocks below would change the logits as many
-times as much. After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is ours, measured
-by ``benchmarks/starts.py``.
+The output layer alone is fitted to its input from the untrained model, by the objective's own loss and a penalty on its
+weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
+:data:`TIMES` times as large as they were drawn: the pooled values of a pretrained model are small (a spread of 0.02 in
+MiniLM), so weights that fit it are tens of times as large, and with them a step of the blocks below would change the
+logits as many times as much. After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is
+ours, measured by ``benchmarks/starts.py``.
 
 Shapes: n places that are read of a batch, D inputs of the output layer, C outputs.
 """
@@ -140,7 +140,7 @@ class _Fit:
         weight = parts[0].inputs.new_zeros(self.size).requires_grad_()
         bias = parts[0].inputs.new_zeros(self.size[0]).requires_grad_(self.biased)
         given = [weight, bias] if self.biased else [weight]
-        # To the end: what is stopped on the way would hang on the last bits of what it is fitted to.
+        # To convergence: an early stop would depend on the last bits of the inputs.
         exact = {"tolerance_grad": 1e-8, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
         optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, **exact)
 

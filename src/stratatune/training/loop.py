@@ -44,7 +44,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     """Train the top of a model; afterwards the model holds the best epoch's tensors.
 
     Stops before every batch, so that several trials may take turns, or learn from it together
-    (``training/trials/many.py``): what is sent says that it was learnt from, None that the trial is to do it now.
+    (``training/trials/many.py``): a value sent means that it was learnt from, None that the trial is to learn now.
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.

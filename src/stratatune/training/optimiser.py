@@ -25,7 +25,7 @@ def build_optimiser(
     ``initial_lr``.
 
     Args:
-        groups: what trains.
+        groups: the trained parameters.
         config: the settings.
         copies: copies of parameters, in the precision of the computation, that gather the gradients in their place;
             then the optimiser is :class:`ClippingAdamW`.

@@ -56,16 +56,17 @@ class Predictor:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32`` or ``bf16``; None: what it was trained in.
+        precision: ``fp32`` or ``bf16``; None: the precision of training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
         memory_limit: the process's limit, such as ``6GB``; None: the free memory.
-        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
+        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
+            made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
         notices: warnings about the adapter, one line each.
         model: the tuned model, of several tops that of the first; there is none where onnxruntime runs it.
-        attached: what is attached to it, and to those of the other tops.
+        attached: its attached state, and those of the other tops.
         forward: the tuned model under its objective.
         codec: the precision to which hidden states at the frozen depth are rounded.
 
@@ -103,7 +104,7 @@ class Predictor:
     def _open_tops(self, tops: Sequence[Path], folder: Path, *how: Any) -> None:
         """Open each top as a model that shares the first one's frozen weights, and all of them as one."""
         parts, shared, notices = list[Forward](), list[Any](), list[str]()
-        for top in reversed(tops):  # what is opened last stays: the first top, whose trunk runs
+        for top in reversed(tops):  # the model opened last stays: the first top's, whose trunk runs
             self._open(top, *how)
             parts.insert(0, self.forward)
             shared.append(self._shared)
@@ -172,9 +173,9 @@ class Predictor:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
         Args:
-            source: what :func:`stratatune.data.readers.read` takes.
+            source: a source of :func:`stratatune.data.readers.read`.
             split: the split of a folder, a hub id or a DatasetDict.
-            written: how a text file is written, and what happens to blank texts.
+            written: the format of a text file, and the treatment of blank texts.
 
         Raises:
             DataError: the source cannot be read, or lacks the text columns.

@@ -21,7 +21,7 @@ class Prediction:
     Attributes:
         table: the texts, and in ``table.whole`` the other columns of the source.
         columns: the answers as columns of N values each, by their names.
-        labels: N class names, or what was generated for each text; None where the answer is neither.
+        labels: N class names, or the text generated for each text; None where the answer is neither.
         probabilities: [N, C] in the order of the model's classes, or None.
         values: [N] numbers, or None.
     """

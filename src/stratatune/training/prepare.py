@@ -1,6 +1,6 @@
 """Settle, once, everything that a run learns from: plan, shape, objective, tables, token ids.
 
-:class:`Outline` is what follows from the settings alone, :func:`read_tables` reads the data, :func:`settle` decides
+:class:`Outline` follows from the settings alone, :func:`read_tables` reads the data, :func:`settle` decides
 the rest. A run, the building of a cache, ``suggest`` and ``plan --lengths`` all begin so; a saved adapter brings its
 objective with it.
 """
@@ -125,7 +125,7 @@ class Prepared:
         outline: the settings, with plan, shape and resolved plan.
         tables: the data as read.
         tokenizer: the model's.
-        objective: what is learnt.
+        objective: the objective.
         notices: notices about the choices made.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: examples of each part of ``eval``, whose scores are averaged.
@@ -173,7 +173,7 @@ def settle(
     """Decide how the data become targets, and encode them.
 
     Args:
-        outline: what follows from the settings.
+        outline: the part that follows from the settings.
         tables: the data.
         tokenizer: the model's; None: it is loaded.
         encode: replaces the objective's own, for callers that encode a table once for several runs.

@@ -48,7 +48,7 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
     """Make an export's matrices int8, in place, and score it before and after.
 
     Args:
-        folder: what ``export --to onnx`` wrote.
+        folder: a folder of ``export --to onnx``.
         run: the run that was exported; its evaluation data are read where ``data`` is None and they are still there.
         data: labelled data.
         split: the split of a folder or a hub id.

@@ -60,7 +60,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     Args:
         config: the settings.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
@@ -238,7 +238,7 @@ def open_session(
     to_device(model, accelerator.device)
     if line := top_streamed(model.attached):
         reporter.say(line)
-    # On the model, so that whatever saves it (a run, Trainer, a user) saves what it is used by.
+    # On the model, so that whatever saves it (a run, Trainer, a user) saves how it is used.
     model.attached.spec = prepared.objective.to_data()
     if config.pack != "none":
         pack_top(model.attached, config.pack)

@@ -40,11 +40,11 @@ class Session:
         feed, eval_feed: hidden states of the training and the evaluation set.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
-        settings: what a checkpoint must agree with to be resumed.
+        settings: the settings that a checkpoint must match to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
-        copies: what trains whole, in the precision of the computation, while the loop runs.
+        copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
     """
 
     config: RunConfig
@@ -125,10 +125,10 @@ class Ask:
         optimiser: the trial's own.
         position: epoch and number of the batch in it, both 0-based.
         index: numbers of the batch's examples [B].
-        factor: what the rates are multiplied with.
+        factor: the factor of the rates.
         among: how many batches share its optimiser step.
         due: whether the optimiser steps after this batch.
-        before: what the batches of this step before it weigh (:meth:`Objective.weight`).
+        before: the weight of the earlier batches of this step (:meth:`Objective.weight`).
     """
 
     session: Session

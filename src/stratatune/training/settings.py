@@ -179,7 +179,7 @@ def looks_like_path(value: str, *, files: bool) -> bool:
     """Whether ``value`` can only be a path: ``org/name`` may be a hub id; ``a/b/c``, ``./a`` and ``a.csv`` are not.
 
     Args:
-        value: what the user wrote.
+        value: the user's text.
         files: whether a suffix such as ``.csv`` marks a file; names of models may contain dots.
     """
     path = Path(value).expanduser()

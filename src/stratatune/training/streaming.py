@@ -164,9 +164,10 @@ def top_streamed(attached: Attached) -> str:
 
 
 def settle_waves(attached: Attached, asked: str | None) -> None:
-    """Set the memory that a wave may take: what the limit leaves after the process and two blocks.
+    """Set the memory that a wave may take: the limit less the process and two blocks.
 
-    The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: what is free.
+    The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: the free
+    memory.
 
     Raises:
         ConfigError: the limit leaves too little for a wave, or later for the top.

@@ -59,10 +59,10 @@ class WorkingCopies:
 
 @contextlib.contextmanager
 def working_copies(attached: Attached, dtype: torch.dtype | None, *, wanted: bool = True) -> Iterator[WorkingCopies]:
-    """Hold copies of what trains whole in the blocks while this is open; none without autocast, or if not wanted.
+    """Hold copies of the blocks' wholly trained matrices while this is open; none without autocast, or if not wanted.
 
     Args:
-        attached: what was put into the model.
+        attached: the state attached to the model.
         dtype: that of the computation, where it is not the masters' own.
         wanted: whether gradients may lie in the copies: on a CPU, in one process, one batch a step.
     """

@@ -30,7 +30,7 @@ class Layout:
 
     Attributes:
         positions: [B, Q] int64, for position embeddings.
-        keys: [B, K] int64, the positions of what is seen; prompts lie inside every window.
+        keys: [B, K] int64, the positions that are seen; prompts lie inside every window.
         allowed: [B, Q, K] bool.
         prefix: [B, K] bool, what a prompt generator may read: the prompts and real tokens up to the one that is read.
     """

@@ -115,7 +115,7 @@ class EncoderDecoder(Family):
         return [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
 
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's output [B, T, D], without what is inserted after it (its ``forward``, not the module)."""
+        """The encoder's output [B, T, D], without the insertions after it (its ``forward``, not the module)."""
         return self.base.encoder.forward(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def top(

@@ -48,7 +48,7 @@ class Family(abc.ABC):
 
     Class attributes:
         causal: whether a token sees only what precedes it.
-        silent_fields: fields of a config that say nothing about what the blocks compute.
+        silent_fields: fields of a config that do not affect the blocks' arithmetic.
         depth_readings: which readings of a depth know the whole text (``model/depths.py``).
 
     Args:
@@ -175,7 +175,7 @@ class Family(abc.ABC):
         return
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Settle what model and tokenizer must agree on, such as a padding token."""
+        """Settle settings that model and tokenizer must share, such as a padding token."""
         return
 
     def check_forward(self, head: Reader) -> None:

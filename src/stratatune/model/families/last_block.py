@@ -1,8 +1,8 @@
 """The last block, computed only at the positions that the objective reads: [B, T, D] -> [B, N, D], N mostly 1.
 
-Keys and values come from every token; what follows them is computed for those alone, and where a family's attention can
-be asked for few queries, the queries too. A block's own modules are called, so whatever a method put into them takes
-part. A row of the backbone table names its function here; a family without one runs its last block in full.
+Keys and values come from every token; the rest is computed for the read positions alone, and where a family's attention
+can be asked for few queries, the queries too. A block's own modules are called, so whatever a method put into them
+takes part. A row of the backbone table names its function here; a family without one runs its last block in full.
 
 Encoders have a function a family. Decoders' blocks all take a key-value cache, so one function serves them: a cache
 that keeps the keys and values of the whole text, and then the block once more, at the positions read, before it.

@@ -25,7 +25,7 @@ class Head(abc.ABC):
     Class attributes:
         name: its name in the table of heads, and in objectives.
         auto: the class of transformers that loads a model with it.
-        peft_task: peft's name for what such a model does; None: it has none.
+        peft_task: peft's name for the task of such a model; None: it has none.
         families: the families of models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
 
@@ -99,7 +99,7 @@ class Head(abc.ABC):
         decoder: Any = self.body.part(self.paths["decoder"])
         # A copy of the values, so training starts from the model as it was.
         decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
-        # Or tie_weights and from_pretrained would tie them again, and lose what was trained.
+        # Or tie_weights and from_pretrained would tie them again, and lose the trained values.
         self.body.model.config.tie_word_embeddings = False
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"

@@ -1,7 +1,7 @@
 """The sides of every comparison, each as ``epoch() -> seconds`` over the same token ids on the same machine.
 
 F  full tuning: all parameters train, random batches, dynamic padding.
-A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: what people do today.
+A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: the common practice.
 B  A with batches cut by length.
 S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
@@ -218,7 +218,7 @@ class Stock:
     """Arms F, C, A and B: the whole Hugging Face model, plain or under peft.
 
     Args:
-        setting: what all arms share.
+        setting: the settings that all arms share.
         lora: under peft's LoRA.
         bucketed: on batches cut by length.
         bf16, attention: values in place of the setting's.
@@ -296,7 +296,7 @@ class Floor:
             mask = batch.mask[..., None]
             found.append((hidden.float() * mask).sum(1) / mask.sum(1))
         means = torch.cat(found)
-        # Two classes whatever is learnt: what they are changes nothing of the time.
+        # Always two classes: they do not affect the time.
         ridge(means, nn.functional.one_hot(torch.arange(len(means), device=means.device) % 2).float())
         return self.setting.waited() - started
 

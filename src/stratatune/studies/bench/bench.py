@@ -33,9 +33,9 @@ class ArmTimes:
 
     Attributes:
         name: A, B, C, F, floor or a plan.
-        what: it, in words.
+        what: a description.
         seconds: an epoch of all the data, by the mean step of the batches that were run; the best round.
-        predicted: the same, from what the machine does on three blocks.
+        predicted: the same, predicted from the machine's speed on three blocks.
         first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B, C and F as every epoch.
         flops: the work of an epoch, by the cost model.
         saved_bytes: kept for backward in a step, measured on fake tensors (``model/kept.py``).
@@ -102,7 +102,7 @@ def bench(
         setting: the model, the data, the precision, and how many batches of an epoch are run.
         plans: names or texts of plans.
         rounds: how often each way has its turn; the best counts.
-        say: gets a line about what was measured.
+        say: gets a line about each measurement.
 
     Raises:
         ResourceError: peft is not installed.

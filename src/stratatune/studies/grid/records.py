@@ -38,7 +38,7 @@ class RunRecord:
         environment: ``env.json``.
         error: the error of a failed run, one line.
         folder: the run folder.
-        command: what trains this run again.
+        command: the command that trains this run again.
     """
 
     id: str

@@ -21,7 +21,7 @@ def recipe_schema() -> dict[str, Any]:
     It refuses less than :func:`stratatune.studies.grid.recipe.load_recipe`: names on axes are not compared.
     """
     settings = run_schema()["properties"]
-    # In a text of a recipe {name} stands for a folder or a place, and what it gives has another type.
+    # In a text of a recipe {name} stands for a folder or a place, and its value has another type.
     free = {name: {"anyOf": [one, {"type": "string"}], **_about(one)} for name, one in settings.items()}
     item = {"anyOf": [_VALUE, {"type": "object", "properties": {"name": _VALUE, **free}, "required": ["name"]}]}
     axis = {"type": "array", "items": item, "minItems": 1}

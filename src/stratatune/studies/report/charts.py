@@ -79,7 +79,7 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
     Args:
         measured: the runs.
         axis: the coordinate that is x.
-        y: ``train_loss``, of the last epoch, or a metric; empty: what each run is scored by.
+        y: ``train_loss``, of the last epoch, or a metric; empty: each run's own metric.
     """
     scores: dict[str, dict[str, dict[float, list[float]]]] = {}
     labels: dict[str, str] = {}

@@ -16,7 +16,7 @@ def html(report: Report) -> str:
     """Write the page; its only template is ``page.html.j2``, its style ``page.css``.
 
     Raises:
-        ResourceError: what the extra ``report`` brings is not installed.
+        ResourceError: the libraries of the extra ``report`` are not installed.
     """
     drawing.check_drawing()
     with needs_extra("report", "the report's page"):

@@ -27,7 +27,7 @@ def latex(report: Report, figures: str = "") -> str:
     """Write sections to ``\\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
 
     Args:
-        report: what is written.
+        report: the report.
         figures: where the panels' PDF files lie, seen from the document; without it none is included.
     """
     lines = [f"% {report.title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]

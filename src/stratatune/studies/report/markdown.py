@@ -25,7 +25,7 @@ def markdown(report: Report, figures: str = "") -> str:
     """The report as Markdown.
 
     Args:
-        report: what is written.
+        report: the report.
         figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are described.
     """
     lines = [f"# {markup.text(report.title)}", ""]

@@ -14,7 +14,7 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what it says.
+        text: its content.
         below: quieter lines, such as an interval.
         strong: the best of its column.
         code: a command or a setting.
@@ -66,7 +66,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes; its title says what y is.
+    """One set of axes; its title names y.
 
     Attributes:
         name: a word that no other panel of the report has; a file name.
@@ -118,7 +118,7 @@ class Picture:
     Attributes:
         svg: inline SVG.
         plain: the same as text, where no drawing can be shown.
-        description: what it shows, in a line.
+        description: its content, in a line.
     """
 
     svg: str

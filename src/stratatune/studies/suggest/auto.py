@@ -1,11 +1,11 @@
 """``--plan auto``: the plan, the rate and the number of epochs of a run, chosen from its training data.
 
-One pass over a sample reads some depths, and a probe of each says whether the topmost blocks hold what the task needs
-(``studies/suggest/probing.py``). The plans of ``studies/suggest/candidates.py`` are priced by the cost model, a race
-that keeps its share of the work is laid out (``studies/suggest/course.py``), and the winner goes on from where its
-trial ended (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would cost more
-than its share (few rows, a single entrant, several processes, a model that does not fit in memory), what is known
-beforehand decides.
+One pass over a sample reads some depths, and a probe of each shows whether the topmost blocks hold the information that
+the task needs (``studies/suggest/probing.py``). The plans of ``studies/suggest/candidates.py`` are priced by the cost
+model, a race that keeps its share of the work is laid out (``studies/suggest/course.py``), and the winner goes on from
+where its trial ended (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would
+cost more than its share (few rows, a single entrant, several processes, a model that does not fit in memory), what is
+known beforehand decides.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     Args:
         config: the settings; ``lr``, ``epochs`` and ``early_stopping`` are chosen with the plan unless they are given.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.

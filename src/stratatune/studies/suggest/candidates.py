@@ -74,7 +74,7 @@ def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bo
         shape: the model.
         classes: the number of classes of the task; 1 for numbers and text.
         words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
-        deeper: whether the probes say that the topmost blocks alone do not hold what the task needs.
+        deeper: whether the probes say that the topmost blocks alone lack information that the task needs.
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))

@@ -1,15 +1,15 @@
 """Choose a plan from probes: at which depth, and why. No torch.
 
-The rule. A frozen model gathers its information about a text, block by block, at the position that is read; r is
-the depth at which that is done, the first whose probe at this position is within one standard error of the best
-depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
-read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point,
-figure 4); further down more blocks run and train each step without a gain that a probe can see. One standard error is
-Breiman's rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
+The rule. A frozen model gathers its information about a text, block by block, at the position that is read; r is the
+depth at which that is done, the first whose probe at this position is within one standard error of the best depth's.
+Insert one block below, at r - 1: the changes there at every token are still gathered by block r - 1 and read by those
+above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure 4); further down
+more blocks run and train each step without a gain that a probe can see. One standard error is Breiman's rule: a depth
+that cannot be distinguished from the best counts as equally good. Never below 1 nor above L - 1.
 
 Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
-on where a depth below predicts better than the one where these begin by two standard errors: then what the task needs
-gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
+on where a depth below predicts better than the one where these begin by two standard errors: then information for the
+task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.

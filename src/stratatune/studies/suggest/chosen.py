@@ -37,7 +37,7 @@ class Seen:
     """Everything that a choice depends on.
 
     Attributes:
-        plans: what was considered, with prices.
+        plans: the candidate plans, with prices.
         number: the number of the chosen plan.
         trials: the trials in the race; empty without one.
         probes: the probes of the depths that were read.

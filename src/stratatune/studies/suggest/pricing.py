@@ -2,8 +2,8 @@
 
 FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
 lengths, put up to all rows. Seconds are FLOPs at the paces that were measured on this machine (``costs/time.py``).
-Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and what a step
-keeps for backward; a cache lies on disk.
+Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and the tensors that
+a step keeps for backward; a cache lies on disk.
 """
 
 from __future__ import annotations

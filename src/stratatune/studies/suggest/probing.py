@@ -129,7 +129,7 @@ def probe(
     """Probe every depth and reading, or the named ones.
 
     Args:
-        found: what the pass gave.
+        found: the result of the pass.
         labels: class numbers int64 [N], values float [N], or label sets bool [N, C].
         seed: the seed of the folds and of the control's order.
 

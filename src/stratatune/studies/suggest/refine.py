@@ -57,7 +57,7 @@ def refine(
     """The suggestion after a search: the best trial that saw all rows, and every trial in :attr:`Suggestion.trials`.
 
     Args:
-        found: what the rule proposes.
+        found: the rule's proposal.
         trials: how many the study shall hold in the end, those of an earlier search counted.
         folder: the folder of the study; None: the study is in memory, and gone afterwards.
         tables: data in memory, as for a run.

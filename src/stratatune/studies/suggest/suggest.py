@@ -2,7 +2,7 @@
 
 One pass over a sample reads every depth, probes say where the task's information is
 (``studies/suggest/probing.py``), the rule of ``studies/suggest/choosing.py`` names a depth,
-``studies/suggest/pricing.py`` says what each candidate takes on this
+``studies/suggest/pricing.py`` gives the cost of each candidate on this
 machine, and budgets leave some of them out.
 """
 
@@ -47,11 +47,11 @@ def suggest(
     """Propose a plan for a run.
 
     Args:
-        config: the settings of the run; its plan is ignored, since the plan is what is proposed.
+        config: the settings of the run; its plan is ignored, since a plan is proposed.
         asked: family, size of the sample and budgets.
         tables: data in memory that takes the place of a path, by ``train``.
         folder: where the search of ``refine`` is kept, so that it can go on.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         ConfigError: a setting that makes no sense, or budgets that no candidate keeps.

@@ -74,7 +74,7 @@ class Suggestion:
         why: a few lines.
         blocks: L.
         samples, rows: examples read, and of the training data.
-        views: what was seen, the chosen family's first.
+        views: the evidence, the chosen family's first.
         config: the run's settings with the plan in them.
         trials: the trials of ``--refine``, best first; empty without it.
     """

@@ -69,7 +69,7 @@ def train_many(
     Args:
         trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
         together: whether trials of one seed, with plans that differ in their rates alone, make their steps together:
             ``auto`` (on a GPU), ``never`` or ``always``.
 

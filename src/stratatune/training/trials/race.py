@@ -82,11 +82,12 @@ def race(
     """Try the plans in turn and train the best of them to its end.
 
     Args:
-        trials: runs into one folder whose settings differ in plan, rate and what comes with these; marked here.
+        trials: runs into one folder whose settings differ in plan, rate and settings that follow from these; marked
+            here.
         steps: how many each makes in a heat, after which the worse half stops.
         judged: batches of the first epoch, its last ones, that they are scored on.
         tables: data in memory, as for a run.
-        shared: what they have in common.
+        shared: the parts that they share.
         reporter: the run's reporter.
         chosen: called with the number of the one that continues.
 

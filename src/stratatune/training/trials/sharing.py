@@ -131,7 +131,7 @@ class Shared:
         self.casts.clear()  # they are found by address, and other tensors may be put there
 
     def close(self) -> None:
-        """Write what is pending in the caches and let other runs write."""
+        """Write pending rows of the caches and let other runs write."""
         for cache in self.caches.values():
             with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
@@ -142,7 +142,7 @@ class ReadOnce:
 
     Args:
         feed: the trial's own.
-        last: what the trials over one cache requested last, by their batch.
+        last: the hidden states that trials over one cache requested last, by their batch.
     """
 
     def __init__(self, feed: Feed, last: dict[bytes, Tensor]) -> None:

@@ -55,7 +55,7 @@ def _part(config: RunConfig, number: int, group: Sequence[str], options: Mapping
     own = ", ".join(f"{column}={options[column]}" for column in group if column in options)
     column, _, _ = (config.metric or "").rpartition(".")
     others = columns_in(config.label or "")
-    # Numbered, as two groups may have one name once what a file system does not take is left out.
+    # Numbered, as two groups may have one name after illegal characters for a file system are removed.
     folder = f"{number}-{re.sub(r'[^A-Za-z0-9.@+-]+', '-', '+'.join(group)).strip('-')}"
     return config.model_copy(
         update={
@@ -81,8 +81,8 @@ def train_tops(
         config: the settings of the whole.
         parts: those of each top, from :func:`parts_of`.
         tables: data in memory that take a path's place.
-        reporter: says what happens.
-        shared: what the trials of one call have in common; None: the tops alone have something in common.
+        reporter: prints progress.
+        shared: the parts that the trials of one call share; None: only the tops share parts.
         start: begins a trial, see :func:`stratatune.training.run.trial`.
 
     Raises:
