@@ -4,7 +4,7 @@
 
 The model's shape with random weights, the top by ``upper-half`` unless another plan is named, batches of 32 cut by
 length, bf16, one CPU thread. Shares are of the processor's own time in each operation; the rate of the matrix products
-is shown beside that of one large product in the same run.
+is shown next to that of one large product in the same run.
 """
 
 from __future__ import annotations
