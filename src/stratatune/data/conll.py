@@ -58,7 +58,7 @@ def open_conll(path: Path, written: Written) -> Frame:
         if len(cells) != width:
             raise DataError(
                 f"{path}, line {number}: {len(cells)} columns, and the first word has {width}: {line[:40]!r}",
-                "write a word and its tag a line, and a blank line behind each text",
+                "write a word and its tag a line, and a blank line after each text",
             )
         if width != 10 or cells[0].isdecimal():  # CoNLL-U has ranges (1-2) and empty words (1.1) in between
             texts[-1].append(cells)

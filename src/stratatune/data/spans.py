@@ -82,7 +82,7 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
         raise DataError(f"{place}: its label {parts[2]!r} is not a name", _WRITE)
     start, end, label = parts
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
-        raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is behind the last")
+        raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
     if not 0 <= start < end <= len(text):
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
     part = text[start:end]

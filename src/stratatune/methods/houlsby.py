@@ -11,7 +11,7 @@ from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Houlsby
 
-REFUSES_MERGE = "an adapter behind a projection is a non-linear map; no weight of the base can hold it"
+REFUSES_MERGE = "an adapter after a projection is a non-linear map; no weight of the base can hold it"
 
 
 class HoulsbyAdapter(Wrapper):

@@ -146,7 +146,7 @@ def backbone_from_names(
         )
     elif lm_head is not None:
         if final_norm is None:
-            raise ModelError("final_norm: a decoder needs one", "name the norm behind its last block")
+            raise ModelError("final_norm: a decoder needs one", "name the norm after its last block")
         row = DecoderArchitecture(
             **common,
             lm_head=lm_head,

@@ -92,7 +92,7 @@ class Chat(Objective):
         if closer is None:
             notices.append(
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
-                "stop: let it write {{ eos_token }} behind an answer"
+                "stop: let it write {{ eos_token }} after an answer"
             )
         notices += _unwritten(template, table)
         # Both: a base model ends a text by its own token, and learns to end a turn by the template's.

@@ -41,7 +41,7 @@ class Completion(Objective):
     """The tokens of the label column after the text, closed by the end of text; without labels every token."""
 
     name: ClassVar[str] = "completion"
-    summary: ClassVar[str] = "any text behind a prompt, or the text itself, by a decoder's LM head"
+    summary: ClassVar[str] = "any text after a prompt, or the text itself, by a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
@@ -65,8 +65,8 @@ class Completion(Objective):
         if answer is not None:
             text = table.columns[0]
             raise DataError(
-                f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written behind it?",
-                f"--text {text} learns the text alone, --text {text} --label {answer} what is behind it",
+                f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written after it?",
+                f"--text {text} learns the text alone, --text {text} --label {answer} the text after it",
             )
         whole = table.whole if options.keep_whole else None
         return replace(table, whole=whole) if needed else replace(table, labels=None, label_column=None, whole=whole)

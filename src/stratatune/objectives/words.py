@@ -53,7 +53,7 @@ def template_before_word(asked: Asked) -> tuple[str, list[str]]:
         if asked.template:
             raise
         ours = TEMPLATES[len(asked.data.texts)]
-        return ours, [f"template {text!r} has text behind its label word; a decoder reads {ours!r} instead"]
+        return ours, [f"template {text!r} has text after its label word; a decoder reads {ours!r} instead"]
     return text, []
 
 
