@@ -150,9 +150,7 @@ def p6(bench: Bench) -> list[Record]:
             return saved_bytes(lambda: arm.loss(few), arm.model)
 
         def whole(batch: Batch) -> float:
-            """Extrapolate to the batch from 4 and 8 of its rows, as memory holds no more of F: weights' casts are saved
-            once.
-            """
+            """Extrapolate from 4 and 8 of its rows, as memory holds no more of F: the weights' casts are saved once."""
             four, eight = saved(batch, 4), saved(batch, 8)
             return four + (eight - four) / 4 * (len(batch) - 4)
 

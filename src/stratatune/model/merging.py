@@ -29,7 +29,7 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
             but ``from_pretrained`` would drop them from a saved one, and a new plan should start from the base.
 
     Returns:
-        The same model, again of its original class, without hooks or modules of ours: ``save_pretrained`` saves all of
+        The same model, again of its original class, without hooks or modules of ours. ``save_pretrained`` saves all of
         it, and ``from_pretrained`` needs nothing of this package.
 
     Raises:

@@ -57,7 +57,7 @@ def _whole(full: Full | None) -> Full | None:
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
-    """The trained parameters at each depth. Blocks that no stratum names are frozen.
+    """The methods to apply at each depth. Blocks that no stratum names are frozen.
 
     ``Plan.parse(str(plan)) == plan`` and ``Plan.from_data(plan.to_data()) == plan``.
     """
