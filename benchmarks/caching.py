@@ -140,7 +140,7 @@ def _open(arm: Ours, root: Path | None) -> TrunkCache:
 
 
 def _without_pages(feed: Feed, arm: Ours, root: Path) -> Feed:
-    """The same cache mapped again, after the system was asked to forget its pages."""
+    """The cache mapped again, after the system was asked to forget its pages."""
     assert feed.cache is not None
     feed.cache.close()
     for path in root.glob("*/*.bin"):

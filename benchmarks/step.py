@@ -1,4 +1,4 @@
-"""Where the time of a step from the cache goes on a small model: P9's plan on TREC's lengths, by torch's profiler.
+"""The time of a step from the cache on a small model, by operation: P9's plan on TREC's lengths, by torch's profiler.
 
     python -m benchmarks.step --model MODEL --data GLUE_AND_TREC_FOLDER [--plan "3/4: full"]
 

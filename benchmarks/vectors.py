@@ -93,7 +93,7 @@ def _cache(model: Any, data: Any) -> Any:
 
 
 def peer(folder: str, texts: list[tuple[str, str]], frozen: int, batch: int) -> Step:
-    """The same step of sentence-transformers; the lowest ``frozen`` blocks and the embeddings do not train."""
+    """The step by sentence-transformers; the lowest ``frozen`` blocks and the embeddings do not train."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer

@@ -39,7 +39,7 @@ class Reporter:
 
     Args:
         quiet: say nothing but notices that matter.
-        name: of the trial that speaks, where several run at once; bars, which would then lie over each other, are left
+        name: the trial's name, if several run at once; bars, which would then lie over each other, are left
             out.
         held: keep every line until :meth:`release`, for a run that may be given up.
     """

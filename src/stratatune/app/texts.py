@@ -118,7 +118,7 @@ class LabelSets:
 
     Attributes:
         rows: the labels of each of N texts.
-        classes: the distinct labels [C]; of a matrix its columns' names, or their numbers.
+        classes: the distinct labels [C]; for a matrix the names or numbers of its columns.
         matrix: whether they were an indicator matrix [N, C].
     """
 

@@ -56,7 +56,7 @@ class Targets:
         return Targets(self.values[flat(self.offsets, index)], offsets_of(np.diff(self.offsets)[index]))
 
     def padded(self, index: np.ndarray) -> np.ndarray:
-        """Those of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 after the end."""
+        """The targets of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 after the end."""
         if self.offsets is None:
             return self.values[index]
         lengths = np.diff(self.offsets)[index]

@@ -41,7 +41,7 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     Args:
         source: a CoNLL file (any suffix that is not another format's; ``.txt`` and ``.tsv`` too); else what
             :func:`stratatune.data.readers.read` takes; or a list of lists of words.
-        options: ``text`` is the column of words or of texts, ``label`` that of tags or of spans; of a CoNLL file a
+        options: ``text`` is the column of words or of texts, ``label`` that of tags or of spans; for a CoNLL file a
             number from 1 serves too.
 
     Raises:

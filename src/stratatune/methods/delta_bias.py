@@ -33,7 +33,7 @@ class AddedBias(Wrapper):
 
     @torch.no_grad()
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """``b + d``; of an RMS norm ``b + W d`` in each linear that reads it: W (f(x) + d) + b = W f(x) + (W d + b)."""
+        """``b + d``; for an RMS norm ``b + W d`` in its linears, since W (f(x) + d) + b = W f(x) + (W d + b)."""
         bias = own_bias(own)
         if bias is not None:
             bias.add_(self.vector)

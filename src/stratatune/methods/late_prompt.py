@@ -86,7 +86,7 @@ def _largest(narrow: Tensor, slots: Tensor) -> Tensor:
 
 
 class TableGenerator(nn.Module):
-    """The same P trained vectors [P, D] for every text: LPT without a generator."""
+    """P trained vectors [P, D], the same for every text: LPT without a generator."""
 
     def __init__(self, hidden: int, tokens: int) -> None:
         super().__init__()

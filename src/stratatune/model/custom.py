@@ -69,10 +69,10 @@ def backbone_from_names(
         mlm_head: dense, norm and decoder of the masked-LM head, from the ``...ForMaskedLM`` model.
         mlm_activation: between dense and norm; None: the config's ``hidden_act``.
         pooler: a pretrained pooler, from the ``...ForSequenceClassification`` model.
-        classifier: the new head of that model: by default ``classifier``, of a decoder ``score``.
+        classifier: the new head of that model: by default ``classifier``, in a decoder ``score``.
         classifier_before: a new dense layer outside it.
         beside: modules below the encoder that feed the blocks besides the embeddings, such as a table of relative
-            positions; of an encoder-decoder in both stacks (tables of positions, norms after them).
+            positions; for an encoder-decoder, in both stacks (tables of positions, norms after them).
         projection: the module below the encoder, after the embeddings, that widens them to the hidden size.
         fused: path inside a block of a linear that plays several roles to these roles, in the order of its outputs.
         fields: the config's names for blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of

@@ -12,7 +12,7 @@ class Insertions(list[tuple[int, nn.Module]]):
 
     @property
     def modules(self) -> list[tuple[int, Any]]:
-        """The same pairs, typed loosely for type checkers, which do not know an insertion's own attributes."""
+        """The pairs, typed loosely for type checkers, which do not know an insertion's own attributes."""
         return list(self)
 
     def at(self, depth: int) -> list[Any]:

@@ -47,7 +47,7 @@ class Origin:
         return cls(name, path, "" if path else commit_of(name, revision), dtype, type(model).__name__)
 
     def named(self, name: str) -> Origin:
-        """The same origin under another name, where the model was given one since."""
+        """The origin under another name, where the model was given one since."""
         return self if name == self.name else replace(self, name=name, path=_absolute(name), revision="")
 
     def config(self) -> dict[str, Any]:

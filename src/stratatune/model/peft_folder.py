@@ -138,7 +138,7 @@ def read_peft(folder: Path) -> PeftFolder:
 
 
 def _plain(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same settings under the names of the plain model.
+    """The settings under the names of the plain model.
 
     ``bias="all"`` saves the biases of a module in ``modules_to_save`` once more under the name of the adapter, and once
     as they were before training; both are left out.

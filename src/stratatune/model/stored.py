@@ -34,7 +34,7 @@ class StoredLinear(nn.Linear):
 
 
 class StoredConv1D(Conv1D):
-    """The same for GPT-2's linear, whose weight is [in, out]."""
+    """GPT-2's linear, whose weight is [in, out], widened during its forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""

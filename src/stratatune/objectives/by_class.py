@@ -25,7 +25,7 @@ def by_class(
         guess: class numbers that are predicted [N]; None: the likeliest.
 
     Returns:
-        ``f1``: which mean the metric of that name is; ``classes``: of each class ``label``, ``precision``, ``recall``,
+        ``f1``: the kind of mean of the metric ``f1``; ``classes``: for each class ``label``, ``precision``, ``recall``,
         ``f1`` and ``n``, its rows; ``calibration_error``, the expected one (Guo et al. 2017); ``confusion`` [C, C]:
         rows by their class, and under it by the predicted class, for at most :data:`MOST_IN_MATRIX` classes. Empty
         where there are no classes, or no labels.

@@ -79,7 +79,7 @@ class Vectors(Objective):
         normalise: whether vectors have length 1.
         loss_of_scores: the loss of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
         scale: the factor of cosines under ``mnrl`` and ``cosent``, 1 / temperature.
-        widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
+        widths: Matryoshka: the loss is also taken over the first this many values of a vector; empty: only over all.
         low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
         query_prompt, document_prompt: text written before each query, and each document.
         query_only: whether documents keep the vectors of the base model, so that an index of them stays.

@@ -126,7 +126,7 @@ class Idpg(Insertion, frozen=True):
     tokens: Count = 5
     bottleneck: Count = 256
     phm: Count = 16
-    """n; with 1 it is a plain matrix (S-IDPG-DNN), up to one factor."""
+    """The n of the product; with 1 it is a plain matrix (S-IDPG-DNN), up to one factor."""
     shared: bool = False
     """Whether both layers share the A_i: the paper's text says so, its code does not."""
     dropout: Chance = 0.1

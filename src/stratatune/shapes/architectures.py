@@ -252,7 +252,7 @@ class EncoderDecoderArchitecture(Architecture):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """As for any architecture, without the modules after the encoder's blocks, which count with the embeddings."""
+        """The modules that make depth 0, without those after the encoder's blocks, which count with the embeddings."""
         return tuple(path for path in super().inputs if path not in self.behind_blocks)
 
     @property

@@ -66,9 +66,9 @@ class Shape:
     vocab: int
     max_tokens: int
     linears: Mapping[str, Linear]
-    """Role to linear layer, of one block."""
+    """The linear layer of each role, in one block."""
     norms: Mapping[str, Norm]
-    """Role to norm, of one block."""
+    """The norm of each role, in one block."""
     embeddings: int
     head_parts: Mapping[str, int]
     """Parts of the masked-LM head: dense, norm, bias, decoder (V*D, the word embeddings themselves when tied)."""

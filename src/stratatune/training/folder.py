@@ -16,7 +16,7 @@ LOCK = ".run.lock"
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the right to write into a run folder, made if missing; of several processes the first has it.
+    """Hold the right to write into a run folder, made if missing; of several processes, the first has it.
 
     Raises:
         ConfigError: another process trains into it.

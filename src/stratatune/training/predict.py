@@ -65,7 +65,7 @@ class Predictor:
 
     Attributes:
         notices: warnings about the adapter, one line each.
-        model: the tuned model, of several tops that of the first; there is none where onnxruntime runs it.
+        model: the tuned model; with several tops, the first one's; there is none where onnxruntime runs it.
         attached: its attached state, and those of the other tops.
         forward: the tuned model under its objective.
         codec: the precision to which hidden states at the frozen depth are rounded.

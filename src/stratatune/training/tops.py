@@ -68,7 +68,7 @@ class SeveralTops:
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """bf16 or None."""
+        """The autocast dtype: bf16 or None."""
         return self._first.autocast
 
     @property

@@ -81,8 +81,8 @@ class Encoder(Family):
     def _blocks(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, places: Tensor | None) -> Tensor:
         """The blocks from ``depth`` on, without the positions that prompts take.
 
-        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
-        every token: -> [B, T, D].
+        The last block computes only the ``places``: positions [B, N] -> [B, N, D]; a mask [B, T] bool -> [n, D]; None:
+        every token -> [B, T, D].
         """
         body, depths, real, width = self.body, range(depth, len(self.body.blocks)), mask, hidden.shape[1]
         few = None if places is None or places.dtype is torch.bool else places

@@ -35,7 +35,7 @@ _MOST_ERRORS, _MOST_NAMES = 40, 30
 
 
 class Recipe(Closed):
-    """Everything a grid is made from. :func:`load_recipe` reads one and reports every mistake in it.
+    """The data from which a grid is made. :func:`load_recipe` reads it and reports every mistake.
 
     A run takes ``base``, over it the settings of its model, task, plan, the items on its further axes and its seed; the
     later wins. In any text ``{name}`` stands for the folder of that name under ``data``, or for the run's place on that
