@@ -1,8 +1,8 @@
-"""Plans beside a plain ``peft`` + ``transformers.Trainer`` run on real weights and real data: score, seconds, memory.
+"""Compare plans with a plain ``peft`` + ``transformers.Trainer`` run on real weights and data: score, seconds, memory.
 
     python -m benchmarks.accuracy --model MODEL --data GLUE_AND_TREC_FOLDER --out results.jsonl
 
-Every run is a process of its own (so that its peak memory is its own), one thread, bf16, the same epochs and
+Every run is a separate process (so that its peak memory is its own), one thread, bf16, the same epochs and
 batch size. Finished runs are skipped, so the script can be stopped and started. Each plan's rate is the best of a
 small search with seed 100 and one epoch of TREC and of CoLA; the table's seeds are 0, 1, 2.
 """
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def search(arm: str, rates: Sequence[float], done: list[Record], args: Namespace, module: str = MODULE) -> float:
-    """The best of ``rates``; runs what is missing."""
+    """The best of ``rates``; runs the missing ones."""
     for task in SEARCH_TASKS:
         for rate in rates:
             ensure(module, {"arm": arm, "task": task, "lr": rate, "seed": SEARCH_SEED}, done, args)
@@ -133,7 +133,7 @@ def _ours(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
 
 
 def _predicting(run: Path, source: str, job: dict[str, Any]) -> dict[str, float]:
-    """Seconds of predicting the evaluation data, the least of two."""
+    """The seconds of predicting the evaluation data, the least of two."""
     from stratatune.training.predict import Predictor
 
     predictor, times = Predictor(run), []

@@ -4,12 +4,12 @@
     python -m benchmarks.caching --only "P7 cold"
     python -m benchmarks.caching --only P10
 
-P7: TREC on real weights, five seeds a precision, all from one cache of it; bytes are those of the cache's folder, all
-its files counted. P7 cold: RoBERTa-large's top at depth 18 on a cache of 10,240 examples, batches as in training,
-rounds in turn: from RAM, and from a memory map whose pages have just left the page cache; the next batches are read
-ahead as in training. P10: a model of width 16, so that a million examples fit; each size in a process of its own, and
-of its memory what the system cannot take back (RssAnon), not the page cache; once as it is, and up to 1e5 examples
-once more with oneDNN set to keep no kernels.
+P7: TREC on real weights, five seeds a precision, all from one cache; bytes are those of the cache's folder, all its
+files counted. P7 cold: RoBERTa-large's top at depth 18 on a cache of 10,240 examples, batches as in training, rounds in
+turn: from RAM, and from a memory map whose pages have just left the page cache; the next batches are read ahead as in
+training. P10: a model of width 16, so that a million examples fit; each size in a separate process, and of its memory
+only what the system cannot take back (RssAnon), not the page cache; once as it is, and up to 1e5 examples once more
+with oneDNN set to keep no kernels.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ SMALL = {
 
 
 NO_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""oneDNN compiles kernels for each shape that it meets, and keeps them."""
+"""Keeps oneDNN from storing the kernels that it compiles for each shape."""
 MOST_BARE = 100_000
 
 
-# ---- P7: what int8 takes and costs ----
+# ---- P7: memory and score of int8 ----
 
 
 def p7(args: argparse.Namespace) -> list[Record]:
@@ -125,7 +125,7 @@ def p7_cold(args: argparse.Namespace) -> list[Record]:
 
 
 def _filled(arm: Ours, root: Path | None) -> Feed:
-    """A feed from a complete cache of random rows: what they say does not matter here, and the trunk need not run."""
+    """A feed from a complete cache of random rows: their values do not matter here, and the trunk need not run."""
     cache, random = _open(arm, root), torch.Generator().manual_seed(0)
     for part in np.array_split(np.arange(len(arm.setting.data)), 20):
         tokens = int(arm.setting.data.lengths[part].sum())
@@ -140,7 +140,7 @@ def _open(arm: Ours, root: Path | None) -> TrunkCache:
 
 
 def _without_pages(feed: Feed, arm: Ours, root: Path) -> Feed:
-    """The same cache mapped again, after the system was asked to forget its pages."""
+    """The cache mapped again, after the system was asked to forget its pages."""
     assert feed.cache is not None
     feed.cache.close()
     for path in root.glob("*/*.bin"):
@@ -150,7 +150,7 @@ def _without_pages(feed: Feed, arm: Ours, root: Path) -> Feed:
 
 
 def _bytes_read() -> int:
-    """Bytes that this process has had read from a disk so far."""
+    """The bytes that this process has read from a disk so far."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
@@ -174,7 +174,7 @@ def p10(args: argparse.Namespace) -> list[Record]:
 
 
 def _in_a_process(size: int, args: argparse.Namespace, environment: Mapping[str, str] = MappingProxyType({})) -> Record:
-    """What :func:`measure` gives for a size."""
+    """The result of :func:`measure` for a size."""
     command = [sys.executable, "-W", "ignore", "-m", MODULE, "--one", str(size), "--disk", args.disk or ""]
     surroundings = {**os.environ, **environment}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings)
@@ -184,7 +184,7 @@ def _in_a_process(size: int, args: argparse.Namespace, environment: Mapping[str,
 
 
 def _grown(id: str, what: str, found: list[Record]) -> Record:
-    """A row on memory, from the smallest to the largest size."""
+    """A row on memory growth, from the smallest to the largest size."""
     first, last = found[0], found[-1]
     grown = (last["memory"] - first["memory"]) / 1e6
     measured = (
@@ -219,7 +219,7 @@ def measure(examples: int, disk: str) -> dict[str, Any]:
 
 
 def _anonymous() -> int:
-    """Bytes of memory that this process alone holds and that no file backs."""
+    """The bytes of memory that this process alone holds and that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
@@ -228,7 +228,7 @@ BENCHES = {"P7": p7, "P7 cold": p7_cold, "P10": p10}
 
 
 def main() -> None:
-    """Run the benches that were asked for."""
+    """Run the requested benches."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHES))
     parser.add_argument("--model", help="P7: a folder or a hub id")

@@ -25,7 +25,7 @@ _POOL = 16_777_213  # random numbers, used again and again; prime, so that no ro
 
 
 def write_checkpoint(name: str, folder: Path, shard_bytes: int = 1 << 30) -> int:
-    """A causal LM of one of :data:`SIZES` and a tokenizer of words ``w0`` ... ; returns the bytes of its weights.
+    """Write a causal LM of one of :data:`SIZES` and a tokenizer of words ``w0`` ... ; returns the bytes of its weights.
 
     Never more than one shard is in memory.
     """
@@ -85,7 +85,7 @@ def _write_shards(model: nn.Module, folder: Path, shard_bytes: int, *, tied: boo
 
 
 def _random(shape: torch.Size, pool: Tensor, start: int) -> Tensor:
-    """Norms are 1, matrices random with the scale that keeps a hidden state's size: ``pool`` [n] from ``start`` on."""
+    """Make a weight: norms are 1, matrices random ``pool`` [n] from ``start``, scaled to keep a hidden state's size."""
     if len(shape) < 2:
         return torch.ones(shape, dtype=torch.bfloat16)
     scaled = (pool * shape[-1] ** -0.5).bfloat16().roll(-(start % len(pool)))

@@ -1,4 +1,4 @@
-"""What is counted, not timed: operations, bytes saved for the backward pass, and weights resident while training."""
+"""Counts instead of times: operations, bytes saved for the backward pass, and weights resident while training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class _Held:
-    """What autograd holds of a saved tensor, until it drops the node that saved it."""
+    """A saved tensor that autograd holds, until it drops the node that saved it."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
+        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself forever
 
 
 def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter | Tensor) -> int:
-    """Bytes that autograd keeps between forward and backward of ``step``, each storage once, ``weights`` left out."""
+    """The bytes that autograd keeps between forward and backward of ``step``, each storage once, less ``weights``."""
     own = {t.untyped_storage().data_ptr() for t in _tensors(weights)}
     saved: list[weakref.ref[_Held]] = []
 
@@ -28,7 +28,7 @@ def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter |
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
         kept = step()
-    # What is held still, and so has an address of its own: what was dropped meanwhile may have left its to another.
+    # Only tensors that are still held have unique addresses: a dropped one may have left its address to another.
     held = [one for one in (reference() for reference in saved) if one is not None]
     storages = {s.data_ptr(): s.nbytes() for s in (one.tensor.untyped_storage() for one in held)}
     del kept
@@ -36,7 +36,7 @@ def saved_bytes(step: Callable[[], object], *weights: nn.Module | nn.Parameter |
 
 
 def counted_flops(step: Callable[[], object]) -> int:
-    """FLOPs of the matrix products that ``step`` really does, its backward pass included."""
+    """The FLOPs of the matrix products that ``step`` really computes, with its backward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -45,7 +45,7 @@ def counted_flops(step: Callable[[], object]) -> int:
 
 
 def resident_bytes(*parts: nn.Module | nn.Parameter | Tensor) -> int:
-    """Bytes of the weights of ``parts``, each storage once."""
+    """The bytes of the weights of ``parts``, each storage once."""
     tensors = _tensors(parts)
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 

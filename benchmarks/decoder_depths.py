@@ -1,15 +1,15 @@
-"""LoRA from several depths of a real decoder, of its middle, over a packed top, of one that is cut; and stock peft.
+"""LoRA from several depths of a real decoder, of its middle, over a packed top, on a cut model; and stock peft.
 
     python -m benchmarks.decoder_depths --model GEMMA3_270M --data FOLDER [--tasks trec,sst2,e2e] [--seeds 0,1,2]
         [--rows N] [--arms ARM,ARM] [--out FILE]
     python -m benchmarks.tables decoder_depths benchmarks/results/decoder_depths.jsonl docs/results/decoder-depths.md
 
-FOLDER holds sentence/TREC, glue/SST-2 and e2e. TREC and SST-2 are classes, E2E is a sentence behind its slots (trained
-on the validation file, scored on 200 rows of the test file, evenly drawn), by its loss a token.
-LoRA of rank 8 on q and v, bf16, one thread, the same rate, tokens, batch and epochs for all; peft's model is loaded in
-bf16, our trunk is streamed; "nf4" is a top whose frozen linears are in 4 bits. Each run is a process of its own and
-pays for its trunk. One JSON line a run: what is done is skipped, so the script can be stopped and started. ``--rows``
-takes fewer training rows than the task's own, ``--arms`` some arms.
+FOLDER holds sentence/TREC, glue/SST-2 and e2e. TREC and SST-2 are classes, E2E is a sentence after its slots (trained
+on the validation file, scored on 200 rows of the test file, evenly drawn), by its loss a token. LoRA of rank 8 on q and
+v, bf16, one thread, the same rate, tokens, batch and epochs for all; peft's model is loaded in bf16, our trunk is
+streamed; "nf4" is a top whose frozen linears are in 4 bits. Each run is a separate process and pays for its trunk. One
+JSON line a run: finished ones are skipped, so the script can be stopped and started. ``--rows`` takes fewer training
+rows than the task's own, ``--arms`` some arms.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stratatune.studies.statistics import compare
 
 MODULE = "benchmarks.decoder_depths"
 DEPTHS = ("1/3", "1/2", "2/3", "5/6")
-"""Of 18 blocks: 6, 9, 12, 15."""
+"""Frozen depths; of 18 blocks: 6, 9, 12, 15."""
 CUT = "1/3: lora | cut(2/3)"
 NF4 = " in nf4"
 PACKED = f"2/3: lora{NF4}"
@@ -40,11 +40,11 @@ RATE, EPOCHS = 1e-3, 2
 ROWS = {"trec": 2000, "sst2": 10_000, "e2e": 1000}
 _EVALUATED = 200
 PICTURE = "../pictures/decoder-depths.svg"
-"""Seen from the page."""
+"""The picture's path relative to the page."""
 
 
 def main() -> None:
-    """Run what is missing, then say the rows."""
+    """Run the missing runs, then print the rows."""
     args = arguments(__doc__, "decoder_depths.jsonl", rows=0, arms=ARMS)
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, Path(args.data))))
@@ -97,7 +97,7 @@ def _settings(job: Record, model: str, data: Path, place: Path) -> dict[str, Any
 
 
 def _write_pairs(source: Path, target: Path, count: int | None) -> None:
-    """Lines of ``slots||sentence`` as a table, with as many as are wanted, evenly drawn."""
+    """Write lines of ``slots||sentence`` as a table, with as many as requested, evenly drawn."""
     lines = [line for line in source.read_text().splitlines() if "||" in line]
     step = max(1, len(lines) // count) if count else 1
     with target.open("w", newline="") as file:
@@ -129,7 +129,7 @@ def _ours(settings: dict[str, Any]) -> Record:
 
 
 def _scoring(run: Path, settings: dict[str, Any]) -> float:
-    """Seconds of scoring the evaluation data by the saved model."""
+    """The seconds of scoring the evaluation data by the saved model."""
     from stratatune.training.predict import Predictor
 
     source = settings.get("eval") or settings["train"]
@@ -140,7 +140,7 @@ def _scoring(run: Path, settings: dict[str, Any]) -> float:
 
 
 def page(records: list[Record]) -> str:
-    """docs/results/decoder-depths.md."""
+    """Make docs/results/decoder-depths.md."""
     lines = [
         "# LoRA by depth on a decoder",
         "",
@@ -171,7 +171,7 @@ def table(records: list[Record]) -> list[str]:
 
 
 def _tasks(records: list[Record]) -> list[list[Record]]:
-    """Those of each task and number of rows."""
+    """The runs of each task and number of rows."""
     keys = dict.fromkeys((run["task"], run["rows"]) for run in records)
     return [[run for run in records if (run["task"], run["rows"]) == key] for key in keys]
 
@@ -204,7 +204,7 @@ def _epoch(run: Record) -> float:
 
 
 def _times(peft: list[Record], mine: list[Record], seconds: Any) -> str:
-    """How many times as fast as peft."""
+    """The speed as a multiple of peft's."""
     return f"{mean(map(seconds, peft)) / mean(map(seconds, mine)):.1f}x" if peft else "-"
 
 
@@ -233,7 +233,7 @@ def summary(done: list[Record]) -> list[Record]:
 
 
 def draw(done: list[Record], path: Path) -> None:
-    """Scores by frozen depth, a picture a task, with peft's as a dashed line."""
+    """Draw scores by frozen depth, a picture a task, with peft's as a dashed line."""
     import matplotlib
 
     matplotlib.use("svg")

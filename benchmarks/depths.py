@@ -3,7 +3,7 @@
     python -m benchmarks.depths --model MODEL --data GLUE_AND_TREC_FOLDER [--seeds 0,1,2]
 
 BFT's adapter at each depth of the model (a cache for each) on TREC; and at two thirds of it the same run in batches of
-a random order, from the same kind of cache. One JSON line a run: what is done is skipped.
+a random order, from the same kind of cache. One JSON line a run: finished ones are skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODULE = "benchmarks.depths"
 
 
 def main() -> None:
-    """Run what is missing, then say the rows."""
+    """Run the missing runs, then print the rows."""
     args = arguments(__doc__, "depths.jsonl")
     if args.one:
         print(json.dumps(_run(json.loads(args.one), args.model, args.data)))

@@ -1,15 +1,16 @@
-"""P9: the time until a plan scores what stock peft LoRA scores, on real weights and real data.
+"""P9: the time until a plan reaches the score of stock peft LoRA, on real weights and real data.
 
     python -m benchmarks.equal --model MODEL --data GLUE_AND_TREC_FOLDER [--tasks trec,rte,sst2] [--seeds 0,1,2]
 
 Peft LoRA's time is that of its best epoch, whose score is the target; a plan's that of its first epoch at or above it.
 Scores are means over the seeds, epoch by epoch: one run's best of five on one dev set is a target with luck in it. A
-second row does the same for each seed alone. What never gets there is shown with the points by which it falls short.
+second row does the same for each seed alone. A plan that never reaches it is shown with the points by which it falls
+short.
 
 Times are of training, the trunk pass included, evaluation left out; epochs of a run are equally long but for the trunk
 pass, which belongs to the first. All learn for five epochs; the adapter, whose epochs are the shortest, for ten. Rates
-are those that ``benchmarks.accuracy`` found; those of the other plans are searched here in the same way. One JSON line
-a run: what is done is skipped.
+are those of ``benchmarks.accuracy``; those of the other plans are searched here in the same way. One JSON line a run:
+finished ones are skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ EPOCHS = dict.fromkeys(RATES, 5) | {"bft-adapter": 10}
 
 
 def main() -> None:
-    """Run what is missing, then say the row."""
+    """Run the missing runs, then print the row."""
     args = arguments(__doc__, "equal.jsonl")
     if args.one:
         print(json.dumps(run_one(json.loads(args.one), args.model, args.data)))
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def time_to(run: Record, target: float) -> float | None:
-    """Seconds until a run's first epoch at or above ``target``; None when there is none."""
+    """The seconds until a run's first epoch at or above ``target``; None when there is none."""
     at = next((number for number, score in enumerate(run["history"], start=1) if score >= target), None)
     if at is None:
         return None
@@ -57,7 +58,7 @@ def time_to(run: Record, target: float) -> float | None:
 
 
 def averaged(runs: list[Record]) -> Record:
-    """Some seeds' runs as one: its score at each epoch and its seconds are their means."""
+    """Average some seeds' runs: the mean score at each epoch, and the mean seconds."""
     history = [mean(scores) for scores in zip(*(run["history"] for run in runs), strict=True)]
     timed = {name: mean(run.get(name, 0.0) for run in runs) for name in ("seconds", "trunk_seconds")}
     return {"history": history, **timed}
@@ -82,7 +83,7 @@ def summary(done: list[Record]) -> list[Record]:
 
 
 def _ratio(run: Record, peft: Record) -> float:
-    """How many times as long peft takes to its best score; below 0: the points that the run is short of it."""
+    """Peft's time to its best score as a multiple of the run's; below 0: the points that the run is short of it."""
     target = max(peft["history"])
     mine, theirs = time_to(run, target), time_to(peft, target)
     return 100 * (max(run["history"]) - target) if mine is None or theirs is None else theirs / mine

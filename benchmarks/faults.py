@@ -4,10 +4,10 @@
     python -m benchmarks.faults --malformed 70 --damages 50 --kills 0
     python -m benchmarks.faults --only "malformed recipe" --malformed 300
 
-Prints a row a campaign (tried, lost, believed, bad answers, slow) and what was wrong, and writes
+Prints a row a campaign (tried, lost, believed, bad answers, slow) and the faults found, and writes
 ``benchmarks/results/faults-<date>.json``. A bad answer is a traceback, a raw Python error, a message of more than ten
-lines or an exit code that is none; slow is an answer after more than five seconds of processor time. Each campaign runs
-in a process of its own, so that what ends the process is counted too. The models are tiny and made on the spot.
+lines or an illegal exit code; slow is an answer after more than five seconds of processor time. Each campaign runs in a
+separate process, so that an input that ends the process is counted too. The models are tiny and made on the spot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 250  # inputs to a process
 
 
 def one(kind: str, count: int, chance: int) -> dict[str, object]:
-    """One campaign, in this process."""
+    """Run one campaign in this process."""
     from faults.benching import make_bench
     from faults.damaging import artefacts, try_artefact
     from faults.disks import try_disks
@@ -64,7 +64,7 @@ def one(kind: str, count: int, chance: int) -> dict[str, object]:
 
 
 def kills(count: int) -> dict[str, object]:
-    """Kills at every write, as ``tests/faults/kills.py`` counts them; what goes on is compared with an unkilled one."""
+    """Kill at every write that ``tests/faults/kills.py`` counts, and compare the continued run with an unkilled one."""
     from faults.killing import campaign
 
     return campaign(count)
@@ -82,7 +82,7 @@ def kinds() -> list[str]:
 
 
 def run(kind: str, count: int) -> dict[str, object]:
-    """One campaign by processes of at most ``CHUNK`` inputs; one that is ended by its input is a bad answer."""
+    """Run one campaign in processes of at most ``CHUNK`` inputs; one that its input ends is a bad answer."""
     total: dict[str, object] = {
         "tried": 0,
         "refused": 0,

@@ -3,10 +3,10 @@
     python -m benchmarks.gpu [--device cuda|cpu] [--shape large|base|small] [--lengths sst2|rte] [--plan bft-adapter@18]
         [--rounds 5] [--examples 10240]
 
-Beside the arms of ``studies/bench/arms.py`` there is V, ``study/padding_free.py``: A without padding, by
-FlashAttention. Random weights, batch 32, bf16 by autocast on all sides. Memory is that of an arm by itself; times are
-of all arms in turn, the
-minimum over the rounds. The peak is a large bf16 product's, measured in the same run. On a CPU it shows that it runs.
+In addition to the arms of ``studies/bench/arms.py`` there is V, ``benchmarks/padding_free.py``: A without padding, by
+FlashAttention. Random weights, batch 32, bf16 by autocast on all sides. Memory is that of an arm alone; times are of
+all arms in turn, the minimum over the rounds. The peak is a large bf16 product's, measured in the same run. On a CPU it
+shows that it runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GOALS = {"P1": ">= 12x A, >= 4.5x B", "P2": ">= 3.6x B", "P2 one": ">= 1.5x B", 
 
 
 class Arms:
-    """Each arm, made when it is needed."""
+    """The arms, each made when it is needed."""
 
     def __init__(self, setting: BenchSetting, plan: str) -> None:
         self.setting, self.plan = setting, plan
@@ -55,7 +55,7 @@ class Arms:
         return makes[name]()
 
     def clear(self) -> None:
-        """Give their memory back."""
+        """Free the arms' memory."""
         self._made.clear()
         gc.collect()
         if self.setting.device == "cuda":
@@ -63,7 +63,7 @@ class Arms:
 
 
 def peak(setting: BenchSetting) -> float:
-    """FLOP/s of a large bf16 product."""
+    """The FLOP/s of a large bf16 product."""
     size = 8192 if setting.device == "cuda" else 1024
     one, other = (torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
     best = float("inf")
@@ -75,7 +75,7 @@ def peak(setting: BenchSetting) -> float:
 
 
 def memory(arms: Arms, name: str) -> float | None:
-    """GB that an epoch of one arm takes at its most, alone on the device; None where nobody counts."""
+    """The peak GB of an epoch of one arm, alone on the device; None where nothing counts them."""
     arms.clear()
     if arms.setting.device != "cuda":
         return None
@@ -89,7 +89,7 @@ def memory(arms: Arms, name: str) -> float | None:
 
 
 def times(arms: Arms, rounds: int) -> dict[str, float]:
-    """Seconds of an epoch, by arm; ``build``: of S from an empty cache."""
+    """The seconds of an epoch by arm; ``build``: of S from an empty cache."""
     best: dict[str, float] = {}
 
     def note(name: str, run: Callable[[], float]) -> None:
@@ -111,7 +111,7 @@ def times(arms: Arms, rounds: int) -> dict[str, float]:
 
 
 def flops(setting: BenchSetting, plan: str) -> dict[str, float]:
-    """Of an epoch of each arm, by the cost model."""
+    """The FLOPs of an epoch of each arm, by the cost model."""
     shape, lengths = shape_of(setting.config), setting.data.lengths
     found = cost(Plan.parse(plan), shape, lengths, batch_size=setting.batch_size, dtype="bf16").epochs
     bare = cost(Plan.parse(plan), shape, lengths, batch_size=1, dtype="bf16").epochs  # no padding
@@ -123,7 +123,7 @@ def flops(setting: BenchSetting, plan: str) -> dict[str, float]:
 
 
 def told(seconds: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Id, words and figures of the rows of speed."""
+    """The ids, words and figures of the rows of speed."""
 
     def against(ours: float, epochs: int) -> str:
         return ", ".join(f"{epochs * seconds[name] / ours:.2f}x {name}" for name in "ABVF")
@@ -138,7 +138,7 @@ def told(seconds: dict[str, float]) -> list[tuple[str, str, str]]:
 
 
 def rows(setting: BenchSetting, plan: str, rounds: int) -> list[Record]:
-    """Measure; the table."""
+    """Measure, and return the table's rows."""
     arms = Arms(setting, plan)
     gigabytes = {name: memory(arms, name) for name in "FABVS"}
     arms.clear()

@@ -3,7 +3,7 @@
     python -m benchmarks.grid_kill [--runs 200] [--kills 5] [--seed 0] [--jobs 1]
 
 SIGKILL goes to the grid and to all its workers at once, at moments drawn at random over the grid. Afterwards the same
-command runs to its end, and what it left is compared with what one undisturbed grid leaves: every run done, every epoch
+command runs to its end, and its folder is compared with that of one undisturbed grid: every run done, every epoch
 in its log once, no finished run touched again, as many caches as there are trunks and data sets, every run fed from
 them. Exit code 1 where that does not hold. The model is tests/tiny.py's, its data are made on the spot.
 """
@@ -33,12 +33,12 @@ DEPTHS = (1, 2)
 
 
 def finished(out: Path) -> dict[str, int]:
-    """Run folder to when its result was written."""
+    """The time at which each run folder's result was written."""
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
 
 
 def kill_at(count: int, line: list[str], out: Path, chance: random.Random) -> bool:
-    """Begins the grid and kills it and its workers somewhere behind the ``count``-th result; whether it still ran."""
+    """Begin the grid and kill it and its workers after the ``count``-th result; returns whether it still ran."""
     grid = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while grid.poll() is None and len(finished(out)) < count:
         time.sleep(0.05)
@@ -52,7 +52,7 @@ def kill_at(count: int, line: list[str], out: Path, chance: random.Random) -> bo
 
 
 def problems(out: Path, caches: Path, before: dict[str, int], asked: int) -> list[str]:
-    """What is not as an undisturbed grid would leave it."""
+    """The differences from an undisturbed grid."""
     records = read_records(out)[1]
     found = [f"{asked - len(records)} runs are missing"] if len(records) != asked else []
     for record in records:
@@ -77,7 +77,7 @@ def _odd(record: RunRecord) -> list[str]:
 
 
 def main() -> int:
-    """Kills, finishes, compares."""
+    """Kill, finish and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=5)

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, one JSON line each, so that a script can be stopped and started; rows of tables."""
+"""Runs in separate processes, one JSON line each, so that a script can be stopped and started; rows of tables."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from stratatune.studies.statistics import Comparison, compare
 Record = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 SEARCH_SEED, SEEDS = 100, (0, 1, 2)
-"""Of the runs that choose a rate, and of those in a table."""
+"""The seed of the runs that choose a rate, and the seeds of those in a table."""
 
 
 def arguments(text: str | None, out: str, rows: int | None = None, arms: Sequence[str] = ()) -> argparse.Namespace:
     """The options that every script over real weights and data takes.
 
-    ``rows``: of the training data, by default (0: as many as the task has). ``arms``: those that a run may leave out.
+    ``rows``: the number of training rows, by default (0: as many as the task has). ``arms``: those that a run may leave
+    out.
     """
     parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--model", required=True)
@@ -55,7 +56,7 @@ def _some_of(arms: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def read(path: Path) -> list[Record]:
-    """What is done already."""
+    """Read the finished jobs."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -81,7 +82,7 @@ def ensure(module: str, job: Record, done: list[Record], args: argparse.Namespac
 
 
 def _processor_seconds() -> float:
-    """What the processes that have ended used."""
+    """The processor seconds of the processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -96,11 +97,11 @@ def run_table(
     """Run each arm at each of its ``rates`` with :data:`SEARCH_SEED`, then at the best of them with every other seed.
 
     Args:
-        module: of the script; it runs one job by ``--one``.
-        job: what all runs have in common, such as the task.
-        rates: those to try, by arm. An arm with one rate is not searched.
-        done: what has been run; it grows.
-        args: of the script.
+        module: the script's; it runs one job by ``--one``.
+        job: the settings that all runs share, such as the task.
+        rates: the rates to try, by arm. An arm with one rate is not searched.
+        done: the finished runs; it grows.
+        args: the script's arguments.
         best: ``max``, or ``min`` where a smaller score is better.
     """
     for arm, tried in rates.items():
@@ -122,7 +123,7 @@ def best_rate(runs: list[Record], best: Best = max) -> float:
 
 
 def timed(trainer: Any) -> list[float]:
-    """The seconds of each evaluation of a stock Trainer, as it goes on."""
+    """Record the seconds of each evaluation of a stock Trainer as it runs."""
     spent, plain = list[float](), trainer.evaluate
 
     def evaluate(*args: Any, **kwargs: Any) -> dict[str, float]:
@@ -160,7 +161,7 @@ def beside(
 ) -> str:
     """A line for the runs of an arm: its score, less the peer's over the same seeds, and the least processor seconds.
 
-    ``further`` are other scores of the records. All scores are shown ``scale`` times as large (100: in points).
+    ``further``: other scores in the records. All scores are shown ``scale`` times as large (100: in points).
     """
     seconds = min(map(_worked, own))
     mine, theirs = ({(run["seed"],): scale * run["score"] for run in runs} for runs in (own, peer))
@@ -179,7 +180,7 @@ def beside(
 
 
 def _worked(run: Record) -> float:
-    """Its seconds, less the share in which its one thread had no processor because the machine did other work."""
+    """An arm's seconds, less the share in which its one thread had no processor because the machine did other work."""
     return run["seconds"] * run.get("share", 1.0)
 
 
@@ -190,13 +191,13 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def row(id: str, what: str, goal: str, limit: str, measured: str, module: str = "benchmarks.run") -> Record:
-    """One line of the table; its command and its machine are those that are running."""
+    """One line of the table, with the running command and machine."""
     found = {"id": id, "what": what, "goal": goal, "limit": limit, "measured": measured}
     return {**found, "machine": machine(), "command": " ".join(("python -m", module, *sys.argv[1:]))}
 
 
 def machine() -> str:
-    """The processor and what it has for bf16, and the GPU where there is one."""
+    """The processor with its bf16 instructions, and the GPU where there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -206,7 +207,7 @@ def machine() -> str:
 
 
 def write_rows(rows: list[Record], threads: int, out: Path = RESULTS) -> None:
-    """Into the table of today and this machine; its other rows stay."""
+    """Write rows into today's table of this machine, whose other rows stay."""
     out.mkdir(exist_ok=True)
     path = out / f"{datetime.date.today()}-{platform.machine()}-{threads}-thread.json"
     measured = {line["id"] for line in rows}
@@ -215,7 +216,7 @@ def write_rows(rows: list[Record], threads: int, out: Path = RESULTS) -> None:
 
 
 def show_rows(rows: list[Record]) -> None:
-    """The table, for people."""
+    """Print the table for people."""
     for line in rows:
         print(
             f"{line['id']:<11} {line['what']:<45} goal {line['goal']:<30} limit {line['limit']:<18} "

@@ -29,13 +29,13 @@ class _Files:
 
     root: Path
     present: str
-    """A file of ``root``, where that holds groups of this version."""
+    """A file that ``root`` has if it holds groups of this version."""
     limit: str
     peak: str
     anonymous: str
-    """Of memory.stat: bytes that the kernel cannot drop."""
+    """The field of memory.stat with the bytes that the kernel cannot drop."""
     swap: tuple[str, str | None]
-    """The file that limits swap, and what is written there; None: the limit itself."""
+    """The file that limits swap, and its content; None: the limit itself."""
 
 
 _VERSIONS = (
@@ -51,8 +51,8 @@ class Group:
     """A memory cgroup of one process; it is removed with :meth:`remove`.
 
     Args:
-        folder: its own.
-        files: names of its files.
+        folder: the group's folder.
+        files: the names of its files.
     """
 
     def __init__(self, folder: Path, files: _Files) -> None:
@@ -60,7 +60,7 @@ class Group:
 
     @classmethod
     def made(cls, limit: int) -> Group | None:
-        """One that holds its process within ``limit`` bytes; None where this machine lets none be made."""
+        """Make a group that holds its process within ``limit`` bytes; None where this machine allows none."""
         for files in _VERSIONS:
             # Only a kernel's own folder has the files of a group; in any other, mkdir makes a plain folder.
             if not (files.root / files.present).exists():
@@ -103,11 +103,11 @@ class Group:
 def run_limited(command: Sequence[str], limit: int, environment: dict[str, str], *, data: bool = False) -> Record:
     """Run a command that prints a JSON object last, within ``limit`` bytes (0: without one).
 
-    ``data``: where no cgroup can be made, what it allocates is limited (``RLIMIT_DATA``), and not what it maps.
+    ``data``: where no cgroup can be made, its allocations are limited (``RLIMIT_DATA``), and not its mappings.
 
     Returns:
-        That object, and ``limited_by``: ``cgroup``, ``RLIMIT_AS``, ``RLIMIT_DATA`` or ``nothing``. Of a cgroup
-        also its peaks: ``group`` with the pages of files, ``anonymous`` without them.
+        That object, and ``limited_by``: ``cgroup``, ``RLIMIT_AS``, ``RLIMIT_DATA`` or ``nothing``. With a cgroup also
+        its peaks: ``group`` with the pages of files, ``anonymous`` without them.
 
     Raises:
         SystemExit: the command failed, or the limit killed it.
@@ -132,7 +132,7 @@ def run_limited(command: Sequence[str], limit: int, environment: dict[str, str],
 
 
 def _confined(group: Group | None, limit: int, *, data: bool) -> list[str]:
-    """What goes in front of a command, so that it begins under its limit: a shell that becomes the command."""
+    """A prefix that puts a command under its limit from the start: a shell that becomes the command."""
     if not limit:
         return []
     first = f"ulimit -{'d' if data else 'v'} {limit // 1024}" if group is None else f"echo $$ > {group.entrance}"

@@ -1,4 +1,4 @@
-"""An ONNX export, merged to fp32 and to int8, beside the run that it came from: scores, bytes and texts a second.
+"""An ONNX export, merged to fp32 and to int8, compared with its run: scores, bytes and texts a second.
 
     python -m benchmarks.onnx --model MODEL --data FOLDER_WITH_sentence [--rounds 3] [--page docs/results/onnx.md]
 
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Of the run and of both exports: the test score, bytes, and seconds of each round."""
+    """Measure the run and both exports: the test score, bytes, and seconds of each round."""
     import torch
 
     import stratatune as st
@@ -78,7 +78,7 @@ def _tokenizer(run: Any) -> Any:
 
 
 def page(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
-    """docs/results/onnx.md."""
+    """Make docs/results/onnx.md."""
     first = found["torch, fp32"]["seconds"]
     lines = [
         "# An ONNX export and its int8 form",

@@ -1,7 +1,7 @@
 """Arm V: stock peft LoRA on all layers without any padding, by FlashAttention over texts laid end to end.
 
-The strongest way of today where there is a GPU for it: random batches, yet no padded token. torch's variable-length
-attention has no CPU kernel: there each text is attended to by itself, which says the same and is no measure of speed.
+The strongest baseline where there is a GPU for it: random batches, yet no padded token. torch's variable-length
+attention has no CPU kernel: there each text is attended to separately, with the same result but no meaningful speed.
 It has no dropout of attention weights, which spares V some work that the other arms do.
 """
 
@@ -31,7 +31,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each text: ``query``, ``key``, ``value`` [1, H, N, d], ``cu_seq_lens_q`` int32 [texts + 1].
+    """Attend within each text: ``query``, ``key``, ``value`` [1, H, N, d], ``cu_seq_lens_q`` int32 [texts + 1].
 
     Returns [1, N, H, d], as transformers' own functions do.
     """

@@ -1,8 +1,8 @@
-"""The seconds that ``stratatune bench`` predicts beside those that it measures.
+"""Compare the seconds that ``stratatune bench`` predicts with those that it measures.
 
     python -m benchmarks.predicted --model roberta-large --plans bft-adapter@18 --rounds 5 --batches 4 --threads 1
 
-Takes what ``stratatune bench`` takes and runs it; the figures are predicted over measured seconds, less one.
+Takes the options of ``stratatune bench`` and runs it; the figures are predicted over measured seconds, less one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODULE = "benchmarks.predicted"
 
 
 def rows(report: dict[str, Any], model: str) -> list[Record]:
-    """One row: every way's epoch, and of a plan its first, which runs the trunk too."""
+    """One row: every arm's epoch, and a plan's first one, which runs the trunk too."""
     said = []
     for way in report["ways"]:
         said.append(f"{way['name']} {way['predicted'] / way['seconds'] - 1:+.0%}")
@@ -30,7 +30,7 @@ def rows(report: dict[str, Any], model: str) -> list[Record]:
 
 
 def main() -> None:
-    """Run the bench, then say how far off its predictions were."""
+    """Run the bench, then print the errors of its predictions."""
     command = [sys.executable, "-W", "ignore", "-m", "stratatune", "bench", *sys.argv[1:], "--json"]
     shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     report = json.loads(shown.stdout) if shown.returncode == 0 else {}

@@ -19,10 +19,10 @@ def run_ours(
     """Train as ``settings`` say.
 
     Args:
-        settings: of the run; its folder may not exist.
+        settings: the run's; its folder may not exist.
         metric: the score.
         further: other metrics of the epoch with the best score.
-        smaller_is_better: as of a loss.
+        smaller_is_better: whether the metric is like a loss.
     """
     from stratatune.progress import Reporter
     from stratatune.training.config import validate
@@ -91,7 +91,7 @@ def stock_arguments(job: Record, out: str, epochs: int, batch_size: int) -> dict
 
 
 def lora_settings(folder: str) -> dict[str, Any]:
-    """Rank, scale and targets (query and value) of the peers' LoRA; ours has the same."""
+    """The rank, scale and targets (query and value) of the peers' LoRA; ours has the same."""
     from transformers import AutoConfig
 
     kind = AutoConfig.from_pretrained(folder).model_type
@@ -100,7 +100,7 @@ def lora_settings(folder: str) -> dict[str, Any]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A file of JSON lines; returns its path as settings have it."""
+    """Write a file of JSON lines; returns its path for the settings."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 

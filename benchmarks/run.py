@@ -1,11 +1,11 @@
-"""Speed and memory of stratatune beside what people use today, as ratios, in one process, sides taken in turn.
+"""Speed and memory of stratatune and of common baselines, as ratios, in one process, sides taken in turn.
 
     python -m benchmarks.run [--only P1,P6] [--rounds 5] [--batches 6] [--lengths rte] [--threads 1]
 
 Prints one table and writes ``benchmarks/results/<date>-<machine>.json``. ``studies/bench/arms.py`` describes the arms.
 The shape is RoBERTa-large with random weights, depth 18, batch 32, SST-2-like lengths, bf16. Every figure is a ratio of
-the minimum over the rounds; of P3, the sum of what its trials took. A limit is what counting operations allows with no
-overhead at all.
+the minimum over the rounds; for P3, the sum over its trials. A limit is the ratio of operation counts, without any
+overhead.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def p3(bench: Bench) -> list[Record]:
 
 def p4(bench: Bench) -> list[Record]:
     """Ours in bf16 against A in fp32."""
-    bench.drop("F", "A", "B")  # in fp32 A alone takes what they took together
+    bench.drop("F", "A", "B")  # in fp32 A alone takes as much as they took together
     for _ in range(bench.rounds):
         bench.time("A32", bench.arm("A32").epoch)
         bench.time("S", bench.ours().epoch)
@@ -150,7 +150,7 @@ def p6(bench: Bench) -> list[Record]:
             return saved_bytes(lambda: arm.loss(few), arm.model)
 
         def whole(batch: Batch) -> float:
-            """From 4 and 8 of its rows, since memory holds no more of F: the casts of the weights are saved once."""
+            """Extrapolate from 4 and 8 of its rows, as memory holds no more of F: the weights' casts are saved once."""
             four, eight = saved(batch, 4), saved(batch, 8)
             return four + (eight - four) / 4 * (len(batch) - 4)
 
@@ -214,7 +214,7 @@ NEEDS_EPOCHS = {"P1", "P2", "P3"}
 
 
 def main() -> None:
-    """Run the benches that were asked for."""
+    """Run the requested benches."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(BENCHES))
     parser.add_argument("--rounds", type=int, default=5)
@@ -241,7 +241,7 @@ def main() -> None:
 
 
 def _of(lengths: str, line: Record) -> Record:
-    """A row that says which lengths it is about, where these are not SST-2's; goals and limits are SST-2's."""
+    """A row with a note of its lengths, where these are not SST-2's; goals and limits are SST-2's."""
     if lengths == "sst2":
         return line
     return {**line, "id": f"{line['id']} {lengths}", "what": f"{line['what']} ({lengths})", "goal": "-", "limit": "-"}

@@ -1,4 +1,4 @@
-"""Many tasks on one trunk beside as many merged models: throughput, memory, and ten thousand requests.
+"""Many tasks on one trunk and as many merged models: throughput, memory, and ten thousand requests.
 
     python -m benchmarks.serve FOLDER prepare --model MODEL     # trains the tasks, exports each as a merged model
     python -m benchmarks.serve FOLDER throughput                # both sides in turn, in one process
@@ -7,11 +7,11 @@
     python -m benchmarks.serve FOLDER page                      # docs/results/serve.md
 
 The tasks are classifiers of the sample requests with `9: lora`, one for each seed. Throughput: the same texts, each
-asked of every task, in batches of 64 sorted by length; a side's turn is over when all answers are there, and the sides
+sent to every task, in batches of 64 sorted by length; a side's turn is over when all answers are there, and the sides
 take turns, so that a busy machine slows both. The merged models are stock transformers with its fastest attention,
 their texts tokenised once for all of them. Nothing is remembered between batches. Then the same for one task alone.
 Memory: the resident bytes of the process (the proportional set size that Linux counts, so mapped weights too) when
-every task has answered once and every weight has been touched, less what it held with all libraries imported. The
+every task has answered once and every weight has been touched, less its size with all libraries imported. The
 merged models are in one process, which shares the libraries and the tokenizer among them.
 """
 
@@ -43,7 +43,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "results" / "serve.md"
 
 
 def texts(count: int) -> list[str]:
-    """Sample requests, joined by twos in one case of two, so that lengths differ; no two are equal."""
+    """Sample requests, half of them joined by twos, so that lengths differ; no two are equal."""
     with files("stratatune.samples.requests").joinpath("train.csv").open(encoding="utf-8") as file:
         found = [row["text"] for row in csv.DictReader(file)]
     chance = random.Random(0)
@@ -53,7 +53,7 @@ def texts(count: int) -> list[str]:
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """The runs and their merged exports."""
+    """Make the runs and their merged exports."""
     import stratatune as st
     from stratatune.progress import Reporter
 
@@ -112,7 +112,7 @@ class Shared:
 
 
 class Merged:
-    """The other side: as many plain transformers models, each a whole."""
+    """The other side: as many plain transformers models, each complete."""
 
     def __init__(self, folders: list[Path]) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -149,7 +149,7 @@ def sides(args: argparse.Namespace) -> tuple[list[str], list[Path]]:
 
 
 def throughput(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each side for the same texts, in turns, and whether they say the same."""
+    """The seconds of each side for the same texts, in turns, and whether their answers are equal."""
     from stratatune.training.predict import Predictor
 
     runs, folders = sides(args)
@@ -174,7 +174,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def alone_ratio(ours: Shared, theirs: Merged, asked: list[str], rounds: int) -> float:
-    """How much faster one task of ours answers than one merged model: the median over turns."""
+    """The speed of one task of ours as a multiple of one merged model's: the median over turns."""
     tasks, models, found = ours.tasks, theirs.models, []
     ours.tasks, theirs.models = tasks[:1], models[:1]
     for _ in range(rounds):
@@ -199,7 +199,7 @@ def apart(one: list[Any], other: list[Any]) -> float:
 
 
 def memory(args: argparse.Namespace) -> dict[str, Any]:
-    """What each side holds, in a process of its own."""
+    """The memory of each side, in a separate process."""
     found = {}
     for side in ("ours", "theirs"):
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.serve", str(args.folder), f"holding-{side}"]
@@ -241,7 +241,7 @@ def resident() -> int:
 
 
 def requests(args: argparse.Namespace) -> dict[str, Any]:
-    """A server in a process of its own, asked from this one by several threads."""
+    """Run a server in a separate process, and send it requests from several threads of this one."""
     import psutil
 
     runs, _ = sides(args)
@@ -270,7 +270,7 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
-    """What ``predict`` answers for the texts, once for all."""
+    """The answers of ``predict`` for the texts, once for all."""
     path = folder / "expected.json"
     if not path.exists():
         from stratatune.training.predict import Predictor
@@ -288,7 +288,7 @@ def _port(lines: Any) -> int:
 
 
 class Client:
-    """Asks one text of some tasks at a time, and compares what comes with what ``predict`` said."""
+    """Sends one text to some tasks at a time, and compares the answers with those of ``predict``."""
 
     def __init__(self, port: int, every: list[str], expected: list[list[list[float]]], tasks: int) -> None:
         self.port, self.every, self.expected, self.tasks = port, every, expected, tasks
@@ -339,7 +339,7 @@ class Client:
 
 
 def page(found: dict[str, Any]) -> str:
-    """docs/results/serve.md, with what has been measured."""
+    """Make docs/results/serve.md from the measurements."""
     parts = [
         "# Serving many tasks beside as many merged models",
         "Written by `python -m benchmarks.serve`, whose text says how; [serve.md](../serve.md) describes the server.\n"
@@ -394,7 +394,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """One step; its figures go into results/serve.json."""
+    """Run one step; its figures go into results/serve.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("step", choices=[*STEPS, "page"])

@@ -1,4 +1,4 @@
-"""What the benches of ``run.py`` share: the shape, the plan, and the arms, each made once and timed in turn."""
+"""Shared parts of the benches of ``run.py``: the shape, the plan, and the arms, each made once and timed in turn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PLAN = "bft-adapter@18"
 
 @dataclass
 class Bench:
-    """What the benches share: the setting, and the arms, each made once."""
+    """The shared parts of the benches: the setting, and the arms, each made once."""
 
     setting: BenchSetting
     rounds: int
     folder: Path
     beside: str = "ABF"
-    """The arms of today that S is timed beside."""
+    """The baseline arms with which S is timed."""
     arms: dict[str, Stock | Ours] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ class Bench:
         gc.collect()
 
     def time(self, name: str, run: Callable[[], float]) -> float:
-        """Run once, remember, say."""
+        """Run an epoch once, remember its time and print it."""
         seconds = run()
         self.times.setdefault(name, []).append(seconds)
         print(f"  {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
@@ -67,7 +67,7 @@ class Bench:
         return min(self.times[name])
 
     def against(self, seconds: float, epochs: int) -> str:
-        """How many times as long the arms of today take for this many epochs."""
+        """The baselines' times as multiples of S's, for this many epochs."""
         return ", ".join(f"{epochs * self.best(name) / seconds:{_digits(name)}}x {name}" for name in self.beside)
 
     def ours(self) -> Ours:
@@ -77,7 +77,7 @@ class Bench:
 
 
 def measure_epochs(bench: Bench) -> None:
-    """Rounds of: an epoch that builds the cache, epochs from it, then the arms of today."""
+    """Time rounds of: an epoch that builds the cache, epochs from it, then the baseline arms."""
     ours = bench.ours()
     for _ in range(bench.rounds):
         ours.feed = ours.fresh_feed()

@@ -1,10 +1,10 @@
-"""Where the time of a step from the cache goes on a small model: P9's plan on TREC's lengths, by torch's profiler.
+"""The time of a step from the cache on a small model, by operation: P9's plan on TREC's lengths, by torch's profiler.
 
     python -m benchmarks.step --model MODEL --data GLUE_AND_TREC_FOLDER [--plan "3/4: full"]
 
 The model's shape with random weights, the top by ``upper-half`` unless another plan is named, batches of 32 cut by
 length, bf16, one CPU thread. Shares are of the processor's own time in each operation; the rate of the matrix products
-is shown beside that of one large product in the same run.
+is shown next to that of one large product in the same run.
 """
 
 from __future__ import annotations

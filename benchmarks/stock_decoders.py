@@ -1,6 +1,6 @@
 """The baseline for decoders: stock peft LoRA on every block of a model in bf16, under a stock ``Trainer``.
 
-It is given the token ids that Stratatune made of the texts, so that both train on the same tokens.
+It gets the token ids that Stratatune made from the texts, so that both train on the same tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BATCH = 32
 
 
 def run_peft(settings: dict[str, Any]) -> Record:
-    """A LoRA of rank 8 on q and v of every block, with ``settings`` of a run of ours."""
+    """Train a LoRA of rank 8 on q and v of every block, with ``settings`` of a run of ours."""
     import torch
 
     from stratatune.training.config import validate

@@ -5,17 +5,17 @@
     python -m benchmarks.streamed --ratios MODEL,MODEL
 
 A checkpoint of random bf16 weights is written shard by shard, unless ``--checkpoint`` holds it from an earlier run.
-Then, each in a process of its own: the trunk cache is built; a LoRA of the last eighth is trained from it for two
+Then, each in a separate process: the trunk cache is built; a LoRA of the last eighth is trained from it for two
 epochs, evaluated and saved; stock peft trains a LoRA of every block for one step of the same batch. ``--parts``
-takes some of these, and ``--records`` keeps what they gave, so that the rows can be made of parts that ran one by one.
+takes some of these, and ``--records`` keeps their results, so that the rows can be made of parts that ran one by one.
 
 The first two run in a memory cgroup of their limit, or under ``RLIMIT_DATA`` (the build) and ``RLIMIT_AS`` where no
 cgroup can be made: the row says which. peft gets a cgroup too, so that it cannot take the machine down; where the
-machine lacks its memory, peft's bytes are those of its weights, the least that it needs. What is compared is the most
-that a process held resident: transformers leaves bf16 weights mapped, so that its anonymous memory would leave out what
-every step reads. The rate of the build is compared with that of the matrix products of its own
-blocks, measured in the same process before it and behind it, the mean of both. ``--ratios``: seconds of a streamed
-build over those of a resident one, on checkpoints that fit.
+machine lacks its memory, peft's bytes are those of its weights, the least that it needs. The figure is the most that a
+process held resident: transformers leaves bf16 weights mapped, so anonymous memory would leave out weights that every
+step reads. The rate of the build is compared with that of the matrix products of its own blocks, measured in the same
+process before and after it, the mean of both. ``--ratios``: seconds of a streamed build over those of a resident one,
+on checkpoints that fit.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from stratatune.training.config import parse_bytes
 from stratatune.units import readable_size
 
 TOKENS = 64
-"""Of a text: all are of one length, so that nothing is padding."""
+"""The tokens of a text: all texts have this length, so that nothing is padding."""
 _SLACK = 256 << 20  # what Python's allocator keeps, and the bytes that a product takes for itself
 PLAN, EPOCHS, BATCH, ROUNDS = "7/8: lora", 2, 16, 3
 MODULE = "benchmarks.streamed"
 
 
 def main() -> None:
-    """Write, run, say the rows."""
+    """Write, run and print the rows."""
     args = _arguments()
     if args.child:
         print(json.dumps(_child(json.loads(args.child))))
@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
 def _whole(args: argparse.Namespace) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         model = (args.checkpoint or Path(folder) / "model").resolve()
-        if not (model / "tokenizer.json").exists():  # what is written last
+        if not (model / "tokenizer.json").exists():  # the file written last
             started = time.perf_counter()
             write_checkpoint(args.size, model)
             _say(f"weights written in {time.perf_counter() - started:.0f} s")
@@ -131,7 +131,7 @@ def _limited(record: Record) -> str:
 
 
 def write_texts(folder: Path, tokens: int) -> None:
-    """Texts of :data:`TOKENS` tokens in two classes, in all ``tokens`` to train on and a tenth of that to evaluate."""
+    """Write texts of :data:`TOKENS` tokens in two classes: ``tokens`` to train on, and a tenth of that to evaluate."""
     import random
 
     chance = random.Random(0)
@@ -144,10 +144,10 @@ def write_texts(folder: Path, tokens: int) -> None:
 
 
 def run(job: Record) -> Record:
-    """A job in a process of its own, within ``job["limit"]`` bytes."""
+    """Run a job in a separate process, within ``job["limit"]`` bytes."""
     _say(f"{job['what']} ...")
     command = [sys.executable, "-W", "ignore", "-m", MODULE, "--child", json.dumps(job)]
-    # One arena of the allocator, so that what is mapped is what is in use.
+    # One arena of the allocator, so that mapped memory is memory in use.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     record = run_limited(command, job["limit"], environment, data=job["what"] == "build")
     _say(json.dumps(record))
@@ -185,7 +185,7 @@ def _build(folder: Path, model: Path, limit: int) -> Record:
 
 
 def _products(model: Path) -> tuple[float, float]:
-    """Seconds and FLOPs of the matrix products of a block for each token, in bf16, one by one."""
+    """The seconds and FLOPs of the matrix products of a block for each token, in bf16, one by one."""
     import torch
 
     from stratatune.plan import shape_of
@@ -207,7 +207,7 @@ def _train(folder: Path, model: Path, limit: int) -> Record:
     from stratatune.training.run import train
 
     if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        status = psutil.Process().memory_info()  # what is mapped, and not resident, counts too
+        status = psutil.Process().memory_info()  # mapped memory that is not resident counts too
         limit -= status.vms - status.rss
     done = train(settings(folder, model, limit), reporter=Reporter(quiet=True))
     saved = sum(file.stat().st_size for file in (folder / "run" / "adapter").iterdir())
@@ -247,7 +247,7 @@ def _most() -> Record:
 
 
 def _ratio(model: Path) -> Record:
-    """Seconds of a streamed build over those of a resident one, the least of some rounds in turn."""
+    """The seconds of a streamed build over those of a resident one, the least of some rounds in turn."""
     from stratatune.progress import Reporter
     from stratatune.training.build import build_cache
 

@@ -29,7 +29,7 @@ EPOCHS, SEEDS, RATE = 2, (0, 1), 3e-3
 
 
 def settings(task: str, seed: int, model: str, data: str, out: Path) -> dict[str, Any]:
-    """What the sweep and the suggestion share."""
+    """The settings that the sweep and the suggestion share."""
     given = {"model": model, "task": task, "train": str(Path(data) / FOLDERS[task]), "eval_split": SPLITS.get(task)}
     given |= {"train_samples": ROWS[task], "epochs": EPOCHS, "lr": RATE, "seed": seed, "precision": "bf16"}
     return {key: value for key, value in given.items() if value is not None} | {"out": str(out)}
@@ -65,7 +65,7 @@ def suggest_one(task: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Everything that is not measured yet."""
+    """Measure everything that is not measured yet."""
     done = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
     _import()
     for job in _jobs(args.blocks):
@@ -88,7 +88,7 @@ def _jobs(blocks: int) -> list[dict[str, Any]]:
 
 
 def _import() -> None:
-    """What either side would import on the way, so that neither is timed with it."""
+    """Import the modules of both sides, so that neither is timed with them."""
     import sklearn.linear_model
     import sklearn.metrics
     import sklearn.model_selection

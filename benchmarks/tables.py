@@ -1,4 +1,4 @@
-"""Pages of docs/results from what the benchmarks wrote.
+"""Make the pages of docs/results from the benchmarks' results.
 
 python -m benchmarks.tables accuracy benchmarks/results/accuracy.jsonl docs/results/accuracy.md
 python -m benchmarks.tables suggest benchmarks/results/suggest.jsonl docs/results/suggest.md
@@ -38,7 +38,7 @@ Records = list[dict[str, Any]]
 
 
 def accuracy(records: Records) -> str:
-    """The table of plans beside peft on six tasks."""
+    """The table of plans and peft on six tasks."""
     lines = [
         "# Accuracy: plans beside peft on real data",
         "",
@@ -65,7 +65,7 @@ def accuracy(records: Records) -> str:
 
 
 def _unmeasured(records: Records) -> list[str]:
-    """Names what the table still lacks."""
+    """The names of runs that the table still lacks."""
     lacking = []
     for task in TASKS:
         counts = [len({r["seed"] for r in _of(records, task) if r["arm"] == arm}) for arm in (*PLANS, "peft")]
@@ -118,7 +118,7 @@ def _table(rows: Records) -> list[str]:
 
 
 def _less_peft(rows: Records, arm: str) -> str:
-    """How many points better than peft on one task, over the same seeds."""
+    """The points above peft on one task, over the same seeds."""
     mine, peft = ({(r["seed"],): 100 * r["score"] for r in rows if r["arm"] == name} for name in (arm, "peft"))
     return difference(compare(mine, peft))
 
@@ -177,7 +177,7 @@ def _order(row: dict[str, Any]) -> tuple[bool, int]:
 
 
 def suggest(records: Records) -> str:
-    """The depth that `suggest` names beside a sweep of all depths."""
+    """The depth that `suggest` names, next to a sweep of all depths."""
     lines = [
         "# Suggest beside a full sweep",
         "",
@@ -238,8 +238,11 @@ def _suggested(task: str, records: Records) -> str:
 
 
 def _probe_flops(view: dict[str, Any], samples: int) -> float:
-    """Of the decompositions of all probes: 6 n D^2 + 20 D^3 for singular values and both sets of vectors (Golub and
-    Van Loan 2013, figure 8.6.1), n rows of a training fold."""
+    """The FLOPs of the decompositions of all probes.
+
+    Each takes 6 n D^2 + 20 D^3 for singular values and both sets of vectors (Golub and Van Loan 2013, figure 8.6.1),
+    with n rows of a training fold.
+    """
     rows, hidden = samples * (FOLDS - 1) / FOLDS, view["hidden"]
     return len(view["probes"]) * FOLDS * (6 * rows * hidden**2 + 20 * hidden**3)
 

@@ -3,9 +3,9 @@
     python -m benchmarks.trials [--trials 16] [--shape large|base|small] [--lengths sst2|rte] [--plan bft-adapter]
         [--precision bf16|fp32] [--device cuda|cpu] [--rounds 5] [--batches 6] [--threads 1]
 
-Random weights, random hidden states in the cache, batch 32; the trials differ in their rates. Timed is what a trial
-does at a batch: collating, reading, forward, backward, clipping, the optimiser's step; not evaluation or checkpoints.
-Rounds have batches of their own, the same on both sides: the figure is the median of the rounds' ratios.
+Random weights, random hidden states in the cache, batch 32; the trials differ in their rates. The timed part is a
+trial's work on a batch: collating, reading, forward, backward, clipping, the optimiser's step; not evaluation or
+checkpoints. Each round has different batches, the same on both sides: the figure is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Bench:
         self.cache: TrunkCache | None = None
 
     def side(self, name: str) -> list[Turns]:
-        """Trials with rates of their own, each at its first batch."""
+        """Trials with different rates, each at its first batch."""
         found = [Turns(steps(self._session(name, number))) for number in range(self.args.trials)]
         for one in found:
             one.take()
@@ -114,7 +114,7 @@ class Bench:
 
 
 def measured(args: argparse.Namespace) -> list[Record]:
-    """Rounds of some batches: all trials in turns, then the same batches by all trials together."""
+    """Measure rounds of some batches: all trials in turns, then the same batches by all trials together."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         reporter = Reporter()

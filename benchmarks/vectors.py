@@ -1,4 +1,4 @@
-"""A step of gradient caching from the cut beside that of sentence-transformers' cached ranking loss, in turns.
+"""A step of gradient caching from the cut and of sentence-transformers' cached ranking loss, in turns.
 
     python -m benchmarks.vectors --model MODEL --data FOLDER [--blocks 12] [--rounds 3] [--batch 256]
 
@@ -93,7 +93,7 @@ def _cache(model: Any, data: Any) -> Any:
 
 
 def peer(folder: str, texts: list[tuple[str, str]], frozen: int, batch: int) -> Step:
-    """The same step of sentence-transformers; the lowest ``frozen`` blocks and the embeddings do not train."""
+    """The step by sentence-transformers; the lowest ``frozen`` blocks and the embeddings do not train."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -124,7 +124,7 @@ def peer(folder: str, texts: list[tuple[str, str]], frozen: int, batch: int) -> 
 
 
 def measured(args: argparse.Namespace) -> list[Record]:
-    """Seconds of every arm by rounds, and their ratios."""
+    """The seconds of every arm by rounds, and their ratios."""
     depth = 3 * args.blocks // 4
     texts = pairs(args.data, 2 * args.batch)
     with tempfile.TemporaryDirectory() as folder:

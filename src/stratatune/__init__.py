@@ -70,7 +70,7 @@ _HOMES = {
     "suggest": "app.suggest",
     "train": "app.api",
     "train_many": "app.api",
-    # Names that are needed less often, such as the rows of an architecture of one's own.
+    # Names that are needed less often, such as the rows of your own architecture.
     "Adapters": "model.adapters",
     "DecoderArchitecture": "shapes.architectures",
     "Embedder": "app.embedder",

@@ -34,7 +34,7 @@ def installed(package: str) -> str:
 
 @contextmanager
 def needs_extra(extra: str, what: str) -> Iterator[None]:
-    """Around the import of a library that an extra of this package brings.
+    """Guard the import of a library that an extra of this package brings.
 
     Args:
         extra: its name in pyproject.toml.
@@ -59,12 +59,12 @@ NUMERIC_LIBRARIES = ("torch", "transformers")
 
 
 def numeric_versions() -> tuple[tuple[str, str], ...]:
-    """``(library, version)`` of what decides the numbers."""
+    """The ``(library, version)`` pairs that the numbers depend on."""
     return tuple((name, installed(name)) for name in NUMERIC_LIBRARIES)
 
 
 def accelerator_for(device: str, loggers: Sequence[str], folder: Path) -> Accelerator:
-    """An Accelerator on ``device`` (``auto``: the best there is), whose trackers write into ``folder``.
+    """Make an Accelerator on ``device`` (``auto``: the best there is), whose trackers write into ``folder``.
 
     Accelerate keeps one state a process and refuses a second run on another device; in one process that state is ours.
     Precision is the loop's own, by ``torch.autocast``, so that it may change from run to run.
@@ -166,7 +166,7 @@ def _attend(own: str, function: AttentionFunction, module: nn.Module, *args: Any
 
 
 def class_of_auto(loader: Any, config: Any) -> Any:
-    """The model's class that ``loader`` (an Auto class, or a model's class itself) makes for ``config``.
+    """The model class that ``loader`` (an Auto class, or a model class itself) uses for ``config``.
 
     An Auto class itself takes no state dict without a name.
     """
@@ -181,18 +181,18 @@ _LOADED = "_is_hf_initialized"  # transformers' own mark; private, so tests/mode
 
 
 def came_with_checkpoint(parameter: nn.Parameter) -> bool:
-    """Whether ``from_pretrained`` filled this parameter from the checkpoint; False too where nobody knows."""
+    """Whether ``from_pretrained`` filled this parameter from the checkpoint; False also if that is unknown."""
     return getattr(parameter, _LOADED, False)
 
 
 def mark_as_loaded(parameter: nn.Parameter) -> None:
-    """Let a parameter count as the checkpoint's own: it follows from that, and is not to be trained."""
+    """Mark a parameter as the checkpoint's own: it follows from that, and is not to be trained."""
     setattr(parameter, _LOADED, True)
 
 
 @contextmanager
 def without_init() -> Iterator[None]:
-    """While this is open, transformers makes models without giving their weights values."""
+    """Let transformers make models without giving their weights values, while this is open."""
     from transformers.initialization import no_init_weights
 
     with no_init_weights():

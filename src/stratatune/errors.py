@@ -1,4 +1,4 @@
-"""Words of failure: one tree of exceptions, each with one line for the user and one hint that says the fix.
+"""Exceptions in one tree, each with one line for the user and one hint that gives the fix.
 
 The command line prints ``message`` and ``hint`` and exits with ``exit_code``; a traceback needs ``--debug``.
 """
@@ -27,7 +27,7 @@ class StratatuneError(Exception):
 
 
 class UserError(StratatuneError):
-    """A mistake in what the user gave (exit code 2)."""
+    """A mistake in the user's input (exit code 2)."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class DataError(UserError):
 
 
 class ModelError(UserError):
-    """A base model that is missing, unknown or does not match what was trained."""
+    """A base model that is missing, unknown or does not match the trained adapter."""
 
 
 class ConfigError(UserError):
@@ -62,7 +62,7 @@ class CacheError(StratatuneError):
 
 
 class NotFiniteError(StratatuneError):
-    """A loss, a gradient or an output that is NaN or infinite: there is nothing to go on with.
+    """A loss, a gradient or an output that is NaN or infinite, so that the run cannot go on.
 
     Args:
         kept: which trained tensors the model still holds, such as ``epoch 2``; empty: none that were trained.
@@ -89,7 +89,7 @@ def nearest(word: str, legal: Iterable[str]) -> str:
 
 
 def shown(value: object, longest: int = _SHOWN) -> str:
-    """A value from outside as an error shows it: as Python writes it, cut to ``longest`` characters."""
+    """A value from outside for an error: as Python writes it, cut to ``longest`` characters."""
     cutting = reprlib.Repr()
     cutting.maxlevel, cutting.maxstring, cutting.maxlong, cutting.maxother = 3, longest, longest, longest
     try:

@@ -1,4 +1,4 @@
-"""Any exception as what the user reads: its lines, a hint and an exit code. No torch."""
+"""Turn any exception into what the user reads: its lines, a hint and an exit code. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_LINES, _WIDEST = 8, 1000
 
 @dataclass(frozen=True)
 class Failure:
-    """What is printed of an error; ``kind`` is the name of its class. ``picture``: lines that go under the hint."""
+    """The printed form of an error; ``kind`` is the name of its class. ``picture``: lines that go under the hint."""
 
     lines: tuple[str, ...]
     hint: str
@@ -45,7 +45,7 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to report of ``error``: ours say it themselves; memory, disk and command line are known by their kind."""
+    """The report of ``error``: ours bring their own text; memory, disk and command line are known by their kind."""
     kind = type(error).__name__
     if isinstance(error, StratatuneError):
         lines = error.errors if isinstance(error, ConfigError) else [error.message]
@@ -64,7 +64,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def _usage(error: Exception, kind: str) -> Failure:
-    """A mistake in the command line itself, as click words it."""
+    """A mistake in the command line itself, in click's words."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "stratatune"
     message = _one_line(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,7 +72,7 @@ def _usage(error: Exception, kind: str) -> Failure:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Asked by name: torch need not be imported for an error that is not its own."""
+    """Whether memory ran out; by the error's name, so that torch need not be imported."""
     named = type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
     return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
@@ -83,13 +83,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _few(lines: Sequence[str]) -> tuple[str, ...]:
-    """The first lines, and how many more there are."""
+    """The first lines, and the number of the others."""
     more = len(lines) - _MOST_LINES
     said = [_one_line(line) for line in lines[:_MOST_LINES]]
     return (*said, f"and {more:,} more") if more > 0 else tuple(said)
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks, and no longer than a screen."""
+    """``text`` without line breaks, and no longer than a screen."""
     line = " ".join(text[: 4 * _WIDEST].split())
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 3]}..."

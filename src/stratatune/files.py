@@ -1,4 +1,4 @@
-"""Writing files: each appears whole or not at all, and a failure is one line that names the path. No torch."""
+"""Write files: each appears whole or not at all, and a failure is one line that names the path. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HINT = "choose a place with free space that you can write to"
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What a failed write raises; asked only once there is a failure, so that nobody waits for safetensors."""
+    """The exceptions of a failed write; called only after a failure, so that no run waits for safetensors."""
     from safetensors import SafetensorError
 
     return OSError, SafetensorError
@@ -36,7 +36,7 @@ def write_errors(path: str | Path, hint: str = _HINT) -> Iterator[None]:
 
 
 def make_folder(folder: Path, hint: str = _HINT) -> None:
-    """Make a folder and those above it, where they are missing.
+    """Make a folder and missing folders above it.
 
     Raises:
         ResourceError: it cannot be made.
@@ -62,7 +62,7 @@ def write_bytes(path: Path, data: bytes | memoryview, hint: str = _HINT) -> None
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place at the end; after a failure nothing of it is left.
+    """A file next to ``path`` to write to, which replaces it at the end; after a failure nothing of it is left.
 
     File and folder are synced, so that a power cut leaves the old file or the new one. A new file has the permissions
     of the user's umask, whoever creates it; one that was there keeps its own. A link is followed. What is not a regular
@@ -92,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A path beside ``folder`` to make a folder at, which takes its place at the end; after a failure nothing is left.
+    """A path next to ``folder`` to make a folder at, which replaces it at the end; after a failure nothing is left.
 
     ``folder`` must be missing or empty: whoever was refused for want of space can give the same command again.
 
@@ -122,13 +122,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` last; some systems cannot, and then a power cut may bring the old file back."""
+    """Make renames in ``folder`` durable; some systems cannot, and then a power cut may bring the old file back."""
     with contextlib.suppress(OSError):
         _sync(folder)
 
 
 def _created(path: Path) -> int:
-    """Create an empty file; its permissions are what the umask makes of 0666."""
+    """Create an empty file; its permissions are 0666 less the umask."""
     path.touch()
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -142,7 +142,7 @@ def _sync(path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what processes that were killed while they wrote ``path`` left beside it."""
+    """Remove files that killed processes left next to ``path`` while they wrote it."""
     start = f".{path.name[:200]}."
     with contextlib.suppress(OSError):
         for entry in os.scandir(path.parent):

@@ -13,7 +13,7 @@ Part = str | bytes | memoryview
 
 
 def digest(*parts: Part, size: int) -> str:
-    """BLAKE2b of ``parts`` one after the other, in ``2 * size`` hex characters: what may name a file or a run."""
+    """BLAKE2b of ``parts`` one after the other, in ``2 * size`` hex characters: for names of files and runs."""
     found = blake2b(digest_size=size)
     for part in parts:
         found.update(part.encode() if isinstance(part, str) else part)
@@ -24,7 +24,7 @@ def digest_of_json(value: Any, *, size: int, separators: tuple[str, str] | None 
     """:func:`digest` of plain data as JSON with its keys in order.
 
     Args:
-        value: what ``json.dumps`` takes.
+        value: anything that ``json.dumps`` accepts.
         size: bytes of the digest.
         separators, ascii: how the JSON is written, which the digest depends on.
     """
@@ -32,7 +32,7 @@ def digest_of_json(value: Any, *, size: int, separators: tuple[str, str] | None 
 
 
 def fast_digest(parts: Iterable[Part], bits: int = 128) -> str:
-    """XXH3 of ``parts`` one after the other, 128 or 64 bits as hex: it distinguishes what differs by accident."""
+    """XXH3 of ``parts`` one after the other, 128 or 64 bits as hex: for differences by accident, not by intent."""
     return _fast(parts, bits).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face's hub as a place: ``user/name`` is downloaded from there, and a folder is uploaded. No torch."""
+"""Download ``user/name`` from Hugging Face's hub, and upload folders to it. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OFFLINE = "HF_HUB_OFFLINE is set"
 
 
 def fetched(name: str | Path) -> Path:
-    """The folder that ``name`` means: a local one as it is, ``user/name`` on the hub downloaded.
+    """The folder ``name``: a local one as it is, ``user/name`` on the hub downloaded.
 
     A path whose first folder is here is not an id. ``user/name@revision`` names a branch, a tag or a commit.
 
@@ -35,13 +35,13 @@ def fetched(name: str | Path) -> Path:
 
 
 def check_id(repo: str) -> None:
-    """Refuse what is no ``user/name`` (ModelError)."""
+    """Refuse an id that is not ``user/name`` (ModelError)."""
     if not _ID.fullmatch(repo) or "@" in repo:
         raise ModelError(f"push: {shown(repo)} is not a hub id", "write user/name")
 
 
 def push(folder: Path, repo: str, *, private: bool = False, message: str = "Upload by stratatune") -> str:
-    """Upload what is in ``folder`` to ``repo`` (``user/name``), creating it where it is missing; returns its address.
+    """Upload the files of ``folder`` to ``repo`` (``user/name``), creating it if missing; returns its address.
 
     Raises:
         ModelError: ``repo`` is not an id.

@@ -1,4 +1,4 @@
-"""Locks on folders, which the operating system frees when their holder dies, however it does. No torch."""
+"""Locks on folders, which the operating system frees when their holder dies in any way. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATIENCE = 1.0  # seconds; is_held() of another process takes a lock for an ins
 
 
 def hold(path: Path) -> FileLock | None:
-    """The lock ``path``, to be released; None while another has it.
+    """Take the lock ``path``, to be released; None while another has it.
 
     Raises:
         OSError: the file cannot be made.

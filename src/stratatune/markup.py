@@ -1,4 +1,4 @@
-"""Names and texts of others inside Markdown: shown as they are, whatever signs they hold."""
+"""Escape foreign names and texts for Markdown: they are shown as they are, whatever characters they hold."""
 
 from __future__ import annotations
 

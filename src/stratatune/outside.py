@@ -1,4 +1,4 @@
-"""What comes from outside, read within bounds: paths and JSON. The caller turns a refusal into an error of its own."""
+"""Read paths and JSON from outside within bounds. The caller turns a refusal into its own error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _LARGEST_JSON = 64 * 2**20
 
 
 class Written(BaseModel):
-    """What a file of ours holds, checked when it is read: each type as written, keys of later versions left alone."""
+    """The content of a file of ours, checked when it is read: strict types; keys of later versions are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, protected_namespaces=())
 
 
 class Unreadable(ValueError):
-    """A file that cannot be read, or holds something else than it should; one line, without the file's name."""
+    """A file that cannot be read, or has the wrong content; one line, without the file's name."""
 
 
 def wrong_path(text: str) -> str:
-    """Why no file system can have ``text`` as a path; empty where one can."""
+    """The reason why no file system can have ``text`` as a path; empty where one can."""
     if not text:
         return "the path is empty"
     if "\0" in text:
@@ -43,7 +43,7 @@ def wrong_path(text: str) -> str:
 
 
 def path_exists(path: Path) -> bool:
-    """Whether ``path`` exists; False also where no file system could hold such a path."""
+    """Whether ``path`` exists; False also for a path that no file system could have."""
     return not wrong_path(str(path)) and path.exists()
 
 
@@ -98,7 +98,7 @@ def parse_json(text: str) -> Any:
 
 
 def first_mistake(error: ValidationError) -> str:
-    """The first fault of a pydantic report, in one line: where, the value, and what is legal."""
+    """The first fault of a pydantic report, in one line: where, the value, and the legal values."""
     fault = error.errors(include_url=False)[0]
     place = ".".join(map(str, fault["loc"]))
     said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

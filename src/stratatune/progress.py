@@ -1,4 +1,4 @@
-"""What the user sees while it runs: a bar on a terminal, plain lines elsewhere; always on standard error."""
+"""Progress for the user during a run: a bar on a terminal, plain lines elsewhere; always on standard error."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 def is_main() -> bool:
     """Whether this process prints and writes files: the first of those that train one model together.
 
-    ``RANK`` alone says nothing: schedulers and notebooks leave it behind.
+    ``RANK`` alone says nothing: schedulers and notebooks leave it set.
     """
     return launched() <= 1 or os.environ.get("RANK", "0") == "0"
 
 
 def launched() -> int:
-    """How many processes a launcher says that it started, by ``WORLD_SIZE``; 1 without one."""
+    """The number of processes that a launcher started, by ``WORLD_SIZE``; 1 without one."""
     size = os.environ.get("WORLD_SIZE", "")
     return int(size) if size.isdecimal() else 1
 
@@ -30,16 +30,16 @@ class Bar(Protocol):
     """A running count of examples."""
 
     def advance(self, examples: int, note: str = "") -> None:
-        """Count ``examples`` more; ``note`` is shown beside the bar."""
+        """Count ``examples`` more; ``note`` is shown with the bar."""
         ...
 
 
 class Reporter:
-    """Says things to the user.
+    """Reports progress and notices to the user.
 
     Args:
         quiet: say nothing but notices that matter.
-        name: of the trial that speaks, where several run at once; bars, which would then lie over each other, are left
+        name: the trial's name, if several run at once; bars, which would then lie over each other, are left
             out.
         held: keep every line until :meth:`release`, for a run that may be given up.
     """
@@ -50,18 +50,18 @@ class Reporter:
         self._held: list[str] | None = [] if held else None
 
     def say(self, text: str) -> None:
-        """A line of ordinary progress."""
+        """Print a line of ordinary progress."""
         if not self.quiet:
             self._print(f"{self.name}: {text}" if self.name else text)
 
     def notice(self, text: str) -> None:
-        """A line that the user should know even when quiet; kept for the run's record."""
+        """Print a line that the user should see even when quiet; it is kept for the run's record."""
         self.notices.append(text)
         if is_main():
             self._print(f"note: {self.name}: {text}" if self.name else f"note: {text}")
 
     def release(self) -> None:
-        """Print what was held, and every line from now on."""
+        """Print the lines that were held, and every line from now on."""
         held, self._held = self._held or [], None
         for line in held:
             self._print(line)
@@ -73,7 +73,7 @@ class Reporter:
             self._held.append(line)
 
     def notice_once(self, texts: Iterable[str]) -> None:
-        """Each of ``texts`` as a notice, unless it has been one: what every epoch finds again."""
+        """Print each of ``texts`` as a notice, but only once: every epoch finds them again."""
         for text in texts:
             if text not in self.notices:
                 self.notice(text)
@@ -95,7 +95,7 @@ class _Silent:
 
 
 class _Lines:
-    """A line now and then, for logs."""
+    """Prints a line now and then, for logs."""
 
     def __init__(self, label: str, total: int) -> None:
         self.label, self.total, self.done = label, total, 0

@@ -1,4 +1,4 @@
-"""What all our pictures share: the frame of a self-contained SVG file, its text, and one palette for light and dark.
+"""The common frame of our pictures: a self-contained SVG file, its text, and one palette for light and dark.
 
 No script, no font and no file from outside. Text takes the page's colour where the page sets one; fills and lines
 follow the reader's colour scheme. Colours are written out, as not every program that draws SVG knows CSS variables.
@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from html import escape
 
 WIDTH = 760
-"""Pixels of every picture, which shrinks to the width of its page."""
+"""The width of every picture in pixels; it shrinks to the width of its page."""
 LINE = 4.5
-"""How far the baseline of a line of text lies below its middle."""
+"""The distance of the baseline of a line of text below its middle."""
 
 _COLOURS = {  # light, dark
     "ink": ("#1f2328", "#e6edf3"),
@@ -42,9 +42,9 @@ def picture(
     Args:
         name: an identifier that no other picture of the same page has.
         title, subtitle: the two lines of its head.
-        description: what it shows, for those who do not see it.
+        description: its content, for those who do not see it.
         body: its elements; they begin at about y = 76.
-        height: in pixels; it is :data:`WIDTH` wide.
+        height: the height in pixels; the picture is :data:`WIDTH` wide.
         rules: CSS of its elements, with ``$trained`` and the like for colours of the palette.
     """
     head = [

@@ -76,7 +76,7 @@ def losses(out):
 def test_an_answer_beside_a_guessed_text_is_not_left_out_in_silence(tmp_path):
     path = tmp_path / "asked.csv"
     path.write_text("question,answer\nwho is it ?,she\n")
-    with pytest.raises(DataError, match="is 'question' the whole text, or is 'answer' to be written behind it"):
+    with pytest.raises(DataError, match="is 'question' the whole text, or is 'answer' to be written after it"):
         Completion.read(path, ReadOptions())
     assert Completion.read(path, ReadOptions(text="question")).labels is None
     assert Completion.read(path, ReadOptions(text="question", label="answer")).labels == ["she"]

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from stratatune.training.run import Result
 
 IN_MEMORY = "in-memory"
-"""The configuration's value for data that has no path."""
+"""The configuration's value for data without a path."""
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 
 
 def _with_settings(function: _FunctionT) -> _FunctionT:
-    """Shows every setting of a run among a function's parameters and in its help, with its default and meaning."""
+    """Show every setting of a run among a function's parameters and in its help, with its default and meaning."""
     own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
     fields = {name: field for name, field in RunConfig.model_fields.items() if name not in {one.name for one in own}}
     further = [
@@ -57,14 +57,14 @@ def train(
         plan: a plan, a preset's name, or a plan's text or data; ``auto``: chosen from the training data.
         eval: evaluation data, likewise.
         test: test data, likewise, scored once at the end.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
         settings: any other setting of :class:`stratatune.RunConfig`; they are listed below.
 
     Returns:
         The result: scores, times, and where the adapter is; its folder holds ``report.html`` too.
 
     Raises:
-        ConfigError: with every mistake in the settings.
+        ConfigError: names every mistake in the settings.
     """
     from stratatune.app.run_report import leave_report
     from stratatune.progress import Reporter
@@ -86,7 +86,7 @@ def trained(
     pooled: bool = False,
     **settings: Any,
 ) -> Result:
-    """:func:`train` without the report: for those who keep no run folder.
+    """:func:`train` without the report, for callers that keep no run folder.
 
     ``pooled``: the trunk runs once for each text, for all runs on this machine (``training/pooled.py``).
     """
@@ -113,7 +113,7 @@ def train_many(
     reporter: Reporter | None = None,
     **settings: Any,
 ) -> list[Result]:
-    """Train several trials over one trunk cache: all combinations of the plans, seeds and rates that are given.
+    """Train several trials over one trunk cache: all combinations of the given plans, seeds and rates.
 
     The base model is loaded and the text encoded once, and the trunk runs once for each frozen depth. Trials whose
     batches are the same (one seed) advance side by side over one reading of the data. Each gives the numbers that
@@ -126,16 +126,16 @@ def train_many(
 
     Args:
         model, train, eval, test, reporter, settings: as for :func:`train`; ``out`` is the folder of the run folders.
-        plans: in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
-        seeds: in place of ``seed``.
-        rates: in place of ``lr``.
+        plans: the plans, in place of ``plan``; without either, all trials have the plan that ``auto`` takes untried.
+        seeds: the seeds, in place of ``seed``.
+        rates: the learning rates, in place of ``lr``.
         together: ``auto``: trials of one kind make their steps together on a GPU; ``never``; ``always``.
 
     Returns:
         The results, the last list's values running fastest.
 
     Raises:
-        ConfigError: with every mistake in the settings.
+        ConfigError: names every mistake in the settings.
     """
     from stratatune.training.trials.many import settings_of
     from stratatune.training.trials.many import train_many as run
@@ -149,7 +149,7 @@ def train_many(
 
 
 def _chosen(base: Mapping[str, Any], tables: Mapping[str, Any], reporter: Reporter | None) -> dict[str, Any]:
-    """One plan for several runs, with what comes with it."""
+    """Choose one plan for several runs, with the settings that belong to it."""
     from stratatune.studies.suggest.auto import choose
     from stratatune.training.config import validate
 

@@ -1,4 +1,4 @@
-"""A model card written from a run: what was trained on what, the plan as a picture, scores, cost, how to read it."""
+"""A model card written from a run: model and data, the plan as a picture, scores, cost, and code to load it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
 
     Args:
         run: the run's folder, or its adapter folder; where there is no run around it, the card describes only the plan.
-        attached: what was put into the model, as it is before the export takes it.
+        attached: the state attached to the model, as it is before the export.
         base: the name of the base model.
-        form: of the export.
+        form: the form of the export.
         name: its id on the hub, or the folder's name.
     """
     found = _Run.of(run)
@@ -58,14 +58,14 @@ def card(run: Path, attached: Attached, base: str, form: Exit, name: str) -> str
 
 
 class _Run:
-    """What a run's folder holds; each part is empty where it is missing."""
+    """The content of a run's folder; each part is empty where it is missing."""
 
     def __init__(self, result: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         self.result, self.config, self.environment = result, config, environment
 
     @classmethod
     def of(cls, run: Path) -> _Run:
-        """That of a folder."""
+        """Read a run's folder."""
         place = next((one for one in (run, run.parent) if path_exists(one / "result.json")), run)
         return cls(_json(place / "result.json"), _config(place / "config.yaml"), _json(place / "env.json"))
 
@@ -89,7 +89,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _front(run: _Run, attached: Attached, base: str, form: Exit) -> list[str]:
-    """The YAML in front, by which the hub finds the model."""
+    """The YAML header by which the hub finds the model."""
     scores = run.result.get("test") or run.result.get("best") or {}
     values: dict[str, Any] = {
         "library_name": _LIBRARIES.get(form.name, "stratatune"),
@@ -129,7 +129,7 @@ def _facts(run: _Run, attached: Attached, base: str) -> list[str]:
 
 
 def _shown(source: Any) -> str:
-    """Data by their name alone, without their path on someone's machine."""
+    """The name of data, without their path on someone's machine."""
     return "" if not source else str(source) if not _is_path(str(source)) else Path(str(source)).name
 
 
@@ -144,7 +144,7 @@ def _picture(attached: Attached) -> list[str]:
 
 
 def _scores(run: _Run) -> list[str]:
-    """A row for each metric; where rows are counted right or wrong, with Wilson's 95 % interval."""
+    """A row for each metric; for shares of right rows with Wilson's 95 % interval."""
     rows: list[str] = []
     for part, key in (("evaluation", "best"), ("test", "test")):
         count = _count(run.result, part)

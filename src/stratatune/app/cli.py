@@ -1,4 +1,4 @@
-"""The command line: ``stratatune VERB ...``. Each verb is one function in ``app/verbs/``; here they are put together.
+"""The command line: ``stratatune VERB ...``. Each verb is one function in ``app/verbs/``; this module collects them.
 
 Nothing that this file imports brings in torch: a verb imports what it needs when it runs.
 """
@@ -47,14 +47,14 @@ def main() -> None:
 
 
 def completed_words(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The words of the command line that a shell asks to complete; empty where none does."""
+    """The words of the command line that a shell is completing; empty where none does."""
     if "_STRATATUNE_COMPLETE" not in environment:
         return []
     return (environment.get("COMP_WORDS") or environment.get("_TYPER_COMPLETE_ARGS") or "").split()[1:]
 
 
 def plans_behind(arguments: Sequence[str]) -> list[str]:
-    """A plan that begins with a dash (``-1: full``) is not an option: it goes to the end, behind ``--``.
+    """A plan that begins with a dash (``-1: full``) is not an option: it goes to the end, after ``--``.
 
     A value of an option stays where it is (``--plan "-1: full"``), whatever it begins with.
     """

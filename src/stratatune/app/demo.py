@@ -20,7 +20,7 @@ SENTENCE = "nobody has emptied the bins in our street for two weeks"
 PLANS: Mapping[str, Mapping[str, Any]] = {"bft-adapter": {"cache": "ram"}, "lora": {"cache": "off"}}
 """The plans that are compared. LoRA on every block leaves nothing below it to cache."""
 SETTINGS: Mapping[str, Any] = {"epochs": 5, "batch_size": 16, "lr": 3e-3}
-"""What both have in common: a good rate for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
+"""Settings of both runs: the rate is a good one for each, of 1e-3, 2e-3, 3e-3, 5e-3."""
 
 
 def packaged_model() -> str:
@@ -34,7 +34,7 @@ def packaged_model() -> str:
 
 
 def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
-    """A sample set's files, at a place that the printed commands can use."""
+    """Write a sample set's files to a place that the printed commands can use."""
     paths = {split: folder / f"{split}.csv" for split in ("train", "eval")}
     for split, path in paths.items():
         write_bytes(path, (files("stratatune.samples") / name / f"{split}.csv").read_bytes())
@@ -42,7 +42,7 @@ def write_samples(folder: Path, name: str = "requests") -> dict[str, Path]:
 
 
 def fresh_folder(out: Path) -> Path:
-    """``out``, or ``out-2``, ``out-3`` ... where a demo ran before.
+    """A new folder: ``out``, or ``out-2``, ``out-3`` ... where a demo ran before.
 
     Raises:
         ResourceError: it cannot be made.
@@ -77,7 +77,7 @@ def compare(folder: Path, samples: Mapping[str, Path], epochs: int, reporter: Re
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """The plans side by side."""
+    """A table of the plans side by side."""
     lines = [f"{'plan':<12} {'accuracy':>8} {'seconds':>8} {'(trunk)':>8} {'trained':>10}  backward through"]
     for plan, result in results.items():
         blocks = f"{result.backprop_blocks} of {result.frozen_depth + result.backprop_blocks} blocks"
@@ -87,7 +87,7 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 def ask(text: str | None, reporter: Reporter) -> str:
-    """The sentence to predict: given, typed, or one of ours where nobody can type."""
+    """The sentence to predict: given, typed, or one of ours if nobody can type."""
     if text:
         return text
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""What this installation has and lacks: versions, extras, devices, memory, the folder of caches and its disk."""
+"""A report on this installation: versions, extras, devices, memory, the folder of caches and its disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Library:
     """A library that this package names.
 
     Attributes:
-        name: as pip knows it.
+        name: its name for pip.
         wants: the range of versions.
         has: the installed version; empty where there is none.
         fits: whether that is in the range.
@@ -41,7 +41,7 @@ class Library:
 
     @classmethod
     def of(cls, needed: Requirement) -> Library:
-        """What is installed of a requirement."""
+        """The installed library that a requirement names."""
         has = installed(needed.name)
         return cls(needed.name, str(needed.specifier), has, bool(has) and needed.specifier.contains(has, True))
 
@@ -65,7 +65,7 @@ def examine() -> dict[str, Any]:
 
 
 def _requirements(extra: str) -> Iterator[Requirement]:
-    """What this package needs, or what an extra of it adds; an extra that names others brings theirs."""
+    """The requirements of this package, or those of an extra; an extra that names others includes theirs."""
     for line in requires(_PACKAGE) or ():
         needed = Requirement(line)
         if not _applies(needed, extra):
@@ -78,7 +78,7 @@ def _requirements(extra: str) -> Iterator[Requirement]:
 
 
 def _applies(needed: Requirement, extra: str) -> bool:
-    """Whether a requirement is of this extra (empty: of none), on this machine."""
+    """Whether a requirement belongs to this extra (empty: to none), on this machine."""
     if needed.marker is None:
         return not extra
     if not extra:
@@ -87,7 +87,7 @@ def _applies(needed: Requirement, extra: str) -> bool:
 
 
 def _extras() -> list[str]:
-    """Those for users; ``dev`` is for those who work on the package itself."""
+    """The extras for users; ``dev`` is for those who work on the package itself."""
     return [name for name in metadata(_PACKAGE).get_all("Provides-Extra") or [] if name != "dev"]
 
 
@@ -150,14 +150,14 @@ def _hub() -> dict[str, Any]:
 
 
 def _has_token() -> bool:
-    """Whether there is one; it is neither read nor shown."""
+    """Whether there is a token; it is neither read nor shown."""
     from huggingface_hub import constants
 
     return bool(os.environ.get("HF_TOKEN")) or Path(constants.HF_TOKEN_PATH).exists()
 
 
 def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What prevents runs from working, and the command that helps."""
+    """Problems that keep runs from working, and the command that helps."""
     for one in found["libraries"]:
         if not one["fits"]:
             what = (
@@ -174,7 +174,7 @@ def _problems(found: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """What :func:`examine` found, for people."""
+    """The findings of :func:`examine` as text for people."""
     caches, memory, hub = found["caches"], found["memory"], found["hub"]
     lines = [f"stratatune {found['stratatune']}, Python {found['python']}, {found['platform']}", "", "libraries"]
     for one in found["libraries"]:

@@ -1,4 +1,4 @@
-"""What every verb has in common: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
+"""Shared parts of all verbs: ``--json``, ``--quiet``, ``--debug``, and who prints what where.
 
 A verb is a function that gives an :class:`Answer`; ``@verb()`` makes it a command. While it runs, standard output
 is closed to everything, so that no library can print into it; then the answer goes there.
@@ -25,7 +25,7 @@ from stratatune.progress import Reporter, is_main
 app = typer.Typer(
     name="stratatune", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-"""The command line, on which verbs register themselves."""
+"""The command line, with which verbs register themselves."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class Door:
     quiet: bool = False
 
     def reporter(self) -> Reporter:
-        """Says what happens, on standard error."""
+        """A reporter of progress, on standard error."""
         return Reporter(quiet=self.quiet)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb found.
+    """The answer of a verb.
 
     Attributes:
-        data: what ``--json`` prints; without it:
-        text: what people get on standard output.
-        note: what people get on standard error, unless ``--quiet``.
-        exit_code: other than 0 where what was found is itself bad news.
+        data: printed by ``--json``, instead of the text.
+        text: printed to people on standard output.
+        note: printed to people on standard error, unless ``--quiet``.
+        exit_code: other than 0 where the finding is itself bad news.
         exact: the text is data: a character that standard output cannot hold is an error, not shown as another.
     """
 
@@ -77,7 +77,7 @@ def open_door(
 def verb(
     name: str | None = None, *, of: typer.Typer = app, interrupted: str = "", **groups: Callable[..., Any]
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Registers a function as a verb.
+    """Register a function as a verb.
 
     Args:
         name: the verb; the function's name by default.
@@ -101,7 +101,7 @@ _asked: set[str] | None = None
 
 
 def build_only(words: Iterable[str] | None) -> None:
-    """Let only the verbs that ``words`` name, or whose group they name, have their options; None: all of them.
+    """Build options only for the verbs that ``words`` name, or whose group they name; None: for all of them.
 
     Options may be made from what takes a while to import (the settings of a run), and one command needs those of one
     verb. Before this is called, every verb has its options.
@@ -136,14 +136,14 @@ class _Command:
 
 @dataclass(frozen=True)
 class _Spread:
-    """A function called with the values of all its options, those of its groups gathered first."""
+    """Calls a function with the values of all its options, those of its groups gathered first."""
 
     function: Callable[..., Answer]
     groups: Mapping[str, Callable[..., Any]]
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
-        """The function's own, then those of each group, keyword-only: typer distinguishes them by name."""
+        """The function's own parameters, then those of each group, keyword-only: typer distinguishes them by name."""
         own = _parameters(self.function, filled=self.groups)
         shared = [one for group in self.groups.values() for one in _parameters(group)]
         return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own, *shared)]
@@ -164,7 +164,7 @@ def _evaluated(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _take(values: dict[str, Any], group: Callable[..., Any]) -> dict[str, Any]:
-    """The group's values, taken out of ``values``."""
+    """Take the group's values out of ``values``."""
     return {name: values.pop(name) for name in inspect.signature(group).parameters}
 
 
@@ -182,7 +182,7 @@ def _give(answer: Answer, door: Door) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null in its place."""
+    """Replace NaN by None, as JSON has no NaN."""
     if isinstance(value, Mapping):
         return {str(key): _finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

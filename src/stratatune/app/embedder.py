@@ -1,4 +1,4 @@
-"""``Embedder``: a vector for each text, a run with scikit-learn's interface."""
+"""``Embedder``: a vector for each text, by a run with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SCORE = SCORES[0]
 _QUERY, _DOCUMENT = RANKED.roles
 _FROZEN = "in a Pipeline a fitted one is wrapped: FrozenEstimator(embedder)"
 _OTHERWISE = ("ndcg@10", "spearman")
-"""The metric of pairs without scores and of pairs with scores, where the run selected by the other one."""
+"""The metrics of pairs without scores and of pairs with scores, if the run selected by the other one."""
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
@@ -71,11 +71,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return self._vectors(X, _QUERY)
 
     def transform_documents(self, X: Any) -> np.ndarray:
-        """The same with the prompt of documents; by the untuned model where ``query_only`` keeps documents."""
+        """A vector for each text, with the prompt of documents; ``query_only`` keeps the untuned model's."""
         return self._vectors(X, _DOCUMENT)
 
     def similarity(self, X: Any) -> np.ndarray:
-        """The cosine of each of N pairs of texts, a query and a document or two sentences, as it was fitted: [N]."""
+        """The cosine [N] of each of N pairs of texts: a query and a document, or two sentences, as in training."""
         objective, rows = self._objective, _rows(X)
         if not rows:
             return np.empty(0, np.float32)
@@ -89,7 +89,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
     def score(self, X: Any, y: Sequence[float] | None = None) -> float:
         """The metric that selects an epoch: nDCG at 10 of pairs, Spearman's correlation of pairs with scores.
 
-        Data with scores, after training without them, and the other way round, have the metric of their own kind.
+        Data with scores, after training without them, and the other way round, are scored by the metric of their kind.
         """
         metric, data = self._objective.metric, _data_set(X, y)
         found = self._predictor_for(len(data)).score(data)["metrics"]
@@ -97,7 +97,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
 
     @property
     def _objective(self) -> Vectors:
-        """How the vectors are made, as training settled it."""
+        """The objective that makes the vectors, as training settled it."""
         self._fitted()
         objective = self.predictor_.objective
         assert isinstance(objective, Vectors)
@@ -119,7 +119,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         return objective.vectors(table, predictor)[0].astype(np.float32, copy=False)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers everything that is requested."""
+        """Remember everything that is requested in the folder."""
 
 
 _ROW = (list, tuple, np.ndarray)
@@ -132,7 +132,7 @@ def _table(columns: dict[str, list[Any]]) -> Dataset:
 
 
 def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
-    """Pairs, triplets or scored pairs as a table whose columns are named by their roles."""
+    """A table of pairs, triplets or scored pairs, whose columns are named by their roles."""
     texts = as_known(texts)
     if names := names_of(texts):
         if scores is None:
@@ -153,7 +153,7 @@ def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
 
 
 def _scores(scores: Any, count: int) -> list[Any]:
-    """The score of each of ``count`` pairs; what is not a number is left to the reader, which names the row."""
+    """The score of each of ``count`` pairs; the reader refuses what is not a number, and names the row."""
     values = labels_of(scores).tolist()
     if len(values) != count:
         raise DataError(f"{count} pairs but {len(values)} scores", "give a score for each pair")
@@ -176,7 +176,7 @@ def _named(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def _texts(texts: Any) -> list[Any]:
-    """Single texts; missing ones are None."""
+    """A list of single texts; missing ones are None."""
     rows = _rows(texts)
     if getattr(texts, "columns", None) is not None and all(len(row) == 1 for row in rows):
         rows = [row[0] for row in rows]
@@ -190,7 +190,7 @@ def _none(cell: Any) -> Any:
 
 
 def _rows(rows: Any) -> list[Any]:
-    """Arrays, Series and DataFrames as lists; a bare text is not a list of texts."""
+    """Turn arrays, Series and DataFrames into lists; a bare text is not a list of texts."""
     rows = as_known(rows)
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")

@@ -1,4 +1,4 @@
-"""``Classifier`` and ``Regressor``: a run with scikit-learn's interface."""
+"""``Classifier`` and ``Regressor``: runs with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ _FILLED = ("train", "text", "label", "task", "weight")
 """Settings that ``fit`` fills in itself."""
 _OWN = ("plan", "model", "verbose", "class_weight")
 _UNNAMED = (("text",), ("text1", "text2"))
-"""The names of columns that have none."""
+"""Names for columns without one."""
 
 
 class TextEstimator(BaseEstimator):
-    """What the estimators share. Abstract.
+    """The common part of the estimators. Abstract.
 
     Args:
         plan: a plan, a preset's name, a plan's text, or ``auto``: chosen from the training data.
@@ -80,7 +80,7 @@ class TextEstimator(BaseEstimator):
         _keep(self, settings)
 
     def set_params(self, **params: Any) -> Self:
-        """Change arguments of the constructor, all of them or, where one does not exist, none.
+        """Change arguments of the constructor: all of them, or none if one does not exist.
 
         Raises:
             TypeError: there is no such argument.
@@ -90,11 +90,11 @@ class TextEstimator(BaseEstimator):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """The settings of the run that are not as they are by default."""
+        """The settings of the run that differ from their defaults."""
         return {name: value for name, default in _SETTINGS.items() if (value := getattr(self, name)) is not default}
 
     def __sklearn_tags__(self) -> Any:
-        """Texts are read, one-dimensional or in columns, and blank ones may be refused."""
+        """The tags: texts, one-dimensional or in columns, of which blank ones may be refused."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string, tags.input_tags.two_d_array = True, False
         tags.non_deterministic = False
@@ -145,12 +145,12 @@ class TextEstimator(BaseEstimator):
         return self._predictor
 
     def __getstate__(self) -> dict[str, Any]:
-        """The settings, and of a fitted estimator the files of its run: safetensors and JSON, no objects of others."""
+        """The settings and, if fitted, the files of the run: safetensors and JSON, no other libraries' objects."""
         files = {} if self._run is None else as_bytes(self._run)
         return {"params": self.get_params(deep=False), "base": self._base, "files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Back from such a state; the base model is loaded when it is first needed.
+        """Restore such a state; the base model is loaded when it is first needed.
 
         Raises:
             ModelError: the state is none of these.
@@ -167,11 +167,11 @@ class TextEstimator(BaseEstimator):
 
     @classmethod
     def _answers(cls, objective: Objective) -> bool:
-        """Whether what was learnt, by one of the objectives, is what this estimator predicts."""
+        """Whether the run's objective is one that this estimator predicts with."""
         return True
 
     def _check_objective(self) -> None:
-        """Refuse the setting ``objective`` where it names one that answers something else.
+        """Refuse an ``objective`` that predicts something else than this estimator.
 
         Raises:
             ConfigError: it does.
@@ -213,7 +213,7 @@ class TextEstimator(BaseEstimator):
         sets: str = "",
         **settings: Any,
     ) -> None:
-        """Train in the folder ``out``, or in one that lives as long as this object."""
+        """Train in the folder ``out``, or in a temporary one that lives as long as this object."""
         wanted = self._settings.get("out")
         out = (Path(wanted) if self._settings.get("resume") else claimed(wanted)) if wanted else self._own_folder()
         reporter = Reporter() if self.verbose else Reporter(quiet=True)
@@ -232,7 +232,7 @@ class TextEstimator(BaseEstimator):
         self._use(out)
 
     def _pool(self) -> Path | None:
-        """Where trunk caches are, if there is a trunk; fits and scores of one search share its output there."""
+        """The folder of trunk caches, if there is a trunk; fits and scores of one search share its output there."""
         cache = self._settings.get("cache", "auto")
         try:
             plan = self.plan if isinstance(self.plan, Plan) else Plan.from_data(self.plan)
@@ -249,12 +249,12 @@ class TextEstimator(BaseEstimator):
         return Path(folder)
 
     def _use(self, run: Path, predictor: Predictor | None = None) -> None:
-        """Answer by the run in this folder from now on."""
+        """Use the run in this folder from now on."""
         self._run, self._predictor = run, predictor
         self._recall(*remembered(run))
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """Take what the folder remembers of the data."""
+        """Restore the facts about the data from the folder."""
         vars(self).pop("feature_names_in_", None)
         text = columns or self.predictor_.objective.text
         self.n_columns_ = len(text)
@@ -267,7 +267,7 @@ class TextEstimator(BaseEstimator):
         return self._run
 
     def _ask(self, texts: Texts) -> Any:
-        """A prediction for every text; None where there are none to predict."""
+        """Predict every text; None if there are none to predict."""
         self._fitted()
         columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
         if len(columns) != self.n_columns_:
@@ -278,7 +278,7 @@ class TextEstimator(BaseEstimator):
         return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
 
     def _predictor_for(self, rows: int) -> Predictor:
-        """The predictor; it remembers the trunk's output for as many texts as were fitted, or fewer."""
+        """The predictor; it remembers the trunk's output for at most as many texts as were fitted."""
         predictor = self.predictor_
         few = self._remember is not None and rows <= self._remember[2]  # a fold, not all that there is to predict
         predictor.remember = self._remember[:2] if self._remember is not None and few else None
@@ -286,7 +286,7 @@ class TextEstimator(BaseEstimator):
 
     @property
     def _blanks(self) -> Written:
-        """Every text has its answer in the array that comes back, so that none is skipped."""
+        """Options that skip no text, since the returned array has an answer for each."""
         return Written(bad_rows="refuse" if self._settings.get("bad_rows", "refuse") == "refuse" else "empty")
 
 
@@ -353,7 +353,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         return self
 
     def predict(self, X: Texts) -> Any:
-        """The class of each text [N]; of label sets an indicator matrix [N, C] or lists, as `fit` was given them.
+        """The class of each text [N]; for label sets an indicator matrix [N, C] or lists, as in `fit`.
 
         Label sets are chosen by the thresholds of the run (``objective="multilabel(threshold=...)"``).
         """
@@ -402,7 +402,7 @@ class Regressor(RegressorMixin, TextEstimator):
         return not objective.labels
 
     def fit(self, X: Texts, y: Sequence[float], sample_weight: Sequence[float] | None = None) -> Self:
-        """Train on texts and numbers; ``sample_weight`` [N] says how much each text counts in the loss."""
+        """Train on texts and numbers; ``sample_weight`` [N] is the weight of each text in the loss."""
         self._check_objective()
         values = labels_of(y)
         weights = weights_of(values, None, sample_weight)
@@ -416,7 +416,7 @@ class Regressor(RegressorMixin, TextEstimator):
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
-    """Whether it is a built-in objective, not one that a user registered, that is not among ``own``."""
+    """Whether it is a built-in objective that is not among ``own``."""
     known = OBJECTIVES.get(name)
     return (
         known is not None and known.__module__.startswith(Objective.__module__.rpartition(".")[0]) and name not in own
@@ -424,7 +424,7 @@ def _learns_other(name: str, own: Sequence[str]) -> bool:
 
 
 def _default(field: Any) -> Any:
-    """A setting's default as a signature shows it; None stands for a collection, which is created each time."""
+    """A setting's default for a signature; None stands for a collection, which is created each time."""
     value = field.get_default(call_default_factory=True)
     return None if isinstance(value, dict | list) else value
 
@@ -448,7 +448,7 @@ def _keep(estimator: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _with_settings(cls: type) -> None:
-    """Let the constructor's signature show each setting, which is what ``clone`` and searches go by."""
+    """Show each setting in the constructor's signature, which ``clone`` and searches read."""
     own = inspect.signature(cls.__init__)
     given = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
     shown = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_SETTINGS[name]) for name in _SETTINGS]

@@ -38,11 +38,11 @@ def format_of(out: str) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """Predictions beside their inputs, N rows in input order.
+    """Predictions with their inputs, N rows in input order.
 
     Attributes:
         given: the columns of the input by name.
-        predicted: what the objective answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
+        predicted: the objective's answers: ``label`` and ``p_<class>``, ``value``, ``generated``, ...
     """
 
     given: Columns
@@ -50,7 +50,7 @@ class Output:
 
     @property
     def columns(self) -> Columns:
-        """All of them, what is predicted behind what was given."""
+        """All of them, the given columns first, then the predicted ones."""
         return {**self.given, **self.predicted}
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,7 @@ class Output:
         return rows_of(self.given, self.predicted)
 
     def answers(self) -> Iterator[dict[str, Any]]:
-        """As :meth:`rows`, without what was given."""
+        """The rows of :meth:`rows`, without the given columns."""
         return rows_of({}, self.predicted)
 
 

@@ -1,4 +1,4 @@
-"""The run folder of an estimator: its own or the user's, its files as bytes, and what it remembers beside the run."""
+"""The run folder of an estimator: its own or the user's, its files as bytes, and further facts remembered in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILES = (MEMORY, "config.yaml", "result.json", "metrics.jsonl", "env.json")
 
 
 def claimed(out: str | Path) -> Path:
-    """``out``, or where a run is in it ``out-2``, ``out-3``, ...: the first that no other fit has, this one's from now.
+    """Claim ``out``, or if a run is in it ``out-2``, ``out-3``, ...: the first that no other fit has.
 
     A search clones an estimator with its ``out`` and fits the clones one by one or in several processes; a folder is
     taken by a file that can be created only once.
@@ -48,7 +48,7 @@ def released(folder: Path) -> None:
 
 
 def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], sets: str = "") -> None:
-    """Record what a run folder lacks: the kind of the labels, and the columns' names.
+    """Record facts that a run folder lacks: the kind of the labels, and the columns' names.
 
     ``sets``: how several labels a text were given, ``matrix`` or ``lists``; empty where each has one.
 
@@ -62,7 +62,7 @@ def remember(folder: Path, classes: np.ndarray | None, columns: Sequence[str], s
 
 
 def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
-    """The classes, the columns' names and how sets were given, where the folder knows them.
+    """The classes, the columns' names and the form of label sets, if the folder has them.
 
     Raises:
         ModelError: its record of them is damaged.
@@ -88,7 +88,7 @@ def remembered(folder: Path) -> tuple[np.ndarray | None, tuple[str, ...], str]:
 
 
 def as_bytes(folder: Path) -> dict[str, bytes]:
-    """The files of a run, by their paths inside the folder: the adapter and what was written of it."""
+    """The files of a run, by their paths inside the folder: the adapter, and the records about it."""
     adapter = folder / "adapter"
     files = [path for path in adapter.rglob("*") if path.is_file()] if adapter.is_dir() else []
     if not files:  # an adapter folder by itself

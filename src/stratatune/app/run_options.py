@@ -28,13 +28,13 @@ _METAVARS = {
     **{"out": "DIR", "cache": "WORD|DIR", "cache_limit": "SIZE", "text": "COL[,COL]", "label": "COL[,COL]"},
     **{"model": "MODEL", "plan": "PLAN", "task": "TASK", "metric": "NAME"},
 }
-"""Where the kind of a value says more than its type."""
+"""Metavars for options whose kind of value says more than its type."""
 _REPEATED = ("text", "label")
 """Options that may be given more than once, a column each."""
 
 
 class RunOptions:
-    """The group of options that make a run: the file's settings, over them the options given, over these ``--set``."""
+    """The options of a run: the file's settings, overridden by the options given, and these by ``--set``."""
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -107,7 +107,7 @@ def _option(name: str, field: FieldInfo, panel: str) -> inspect.Parameter:
 
 
 def completing(legal: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """The completions of a word that was begun: the legal words that start with it."""
+    """The completions of a partial word: the legal words that start with it."""
 
     def offered(incomplete: str) -> list[str]:
         return [word for word in legal() if word.startswith(incomplete)]
@@ -131,13 +131,13 @@ def _legal(name: str) -> Iterable[str]:
 
 
 def _types(field: FieldInfo) -> list[Any]:
-    """The types of a setting's values, None left out."""
+    """The types of a setting's values, without None."""
     joined = get_origin(field.annotation) in (Union, types.UnionType)
     return [one for one in (get_args(field.annotation) if joined else [field.annotation]) if one is not type(None)]
 
 
 def _reads_as(field: FieldInfo) -> type | None:
-    """The type by which the command line reads a value; None where it may have several, as in ``--set``."""
+    """The type by which the command line reads a value; None if it may have several, as in ``--set``."""
     kinds = _types(field)
     if len(kinds) > 1:
         return None
@@ -158,7 +158,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _words(text: str) -> dict[str, str]:
-    """``yes=good,no=bad`` as a mapping.
+    """Parse ``yes=good,no=bad`` as a mapping.
 
     Raises:
         ConfigError: a part that is not ``label=word``.

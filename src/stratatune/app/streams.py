@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full, or of an encoding without box characters. No torch.
+"""Standard streams that may be closed, full, or in an encoding without box characters. No torch.
 
 Progress that cannot be written is dropped without an error; an answer that cannot be written is a failure.
 """
@@ -31,12 +31,12 @@ _PLAIN = {
     "…": "...",
     "→": "->",
 }
-"""What replaces a character of ours that the encoding does not have."""
+"""Replacements for characters of ours that the encoding does not have."""
 _ERRORS = "stratatune.plain"
 
 
 def settle_streams() -> None:
-    """Make the three standard streams fit to be used, whatever the process was started with.
+    """Make the three standard streams usable, whatever state the process was started with.
 
     A descriptor that is closed is taken, so that no file of a run gets its number: what is then written to standard
     output fails, what is written to standard error goes nowhere.
@@ -53,7 +53,7 @@ def settle_streams() -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """The handler of characters that an encoding does not have."""
+    """Handle characters that an encoding does not have."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
@@ -74,17 +74,17 @@ class _Forgiving:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """As the stream's own, but what cannot be written is dropped."""
+        """Write to the stream, and drop what cannot be written."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """As the stream's own, likewise."""
+        """Write lines to the stream, and drop what cannot be written."""
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """As the stream's own, likewise."""
+        """Flush the stream, if it can be."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 
@@ -93,10 +93,10 @@ class _Forgiving:
 
 
 def write_answer(text: str, *, exact: bool = False) -> None:
-    """Write to standard output, all of it.
+    """Write all of a text to standard output.
 
     Args:
-        text: what is written.
+        text: the text.
         exact: refuse characters that the encoding does not have, in place of writing others for them.
 
     Raises:
@@ -137,6 +137,6 @@ def speaks_unicode() -> bool:
 
 
 def drop_output() -> None:
-    """What is left in the buffer of standard output must not become an error at exit."""
+    """Drop the rest of standard output's buffer, so that it causes no error at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``st.suggest``, and what it shares with the verb."""
+"""``st.suggest``, and the code that it shares with the verb."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def suggest(
         train: labelled text, as ``st.train`` takes it.
         family: ``full``, ``lora``, ``bft``, ``spafit``, or ``any`` (the better of the last two).
         samples: examples to read at most.
-        budget_seconds: what training may take on this machine.
-        budget_memory: what the run may use: bytes, or a text such as ``8GB``.
+        budget_seconds: the time that training may take on this machine.
+        budget_memory: the memory that the run may use: bytes, or a text such as ``8GB``.
         refine: search by short real trials afterwards (extra ``search``); with ``out`` a stopped search goes on.
         trials: how many.
-        reporter: says what happens; on standard error by default.
-        settings: of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``, ...);
-            with ``out`` the suggestion is written into that folder.
+        reporter: prints progress; on standard error by default.
+        settings: settings of the run that the plan is for, as ``st.train`` takes them (``task``, ``text``, ``epochs``,
+            ...); with ``out`` the suggestion is written into that folder.
 
     Returns:
         The suggestion: ``plan``, ``why``, and all that was measured.
@@ -72,10 +72,10 @@ def asked_for(
     refine: bool,
     trials: int,
 ) -> Asked:
-    """The options that are not a run's.
+    """The options that are not settings of a run.
 
     Raises:
-        ConfigError: with every mistake in them.
+        ConfigError: names every mistake in them.
     """
     from stratatune.studies.suggest.suggestion import Asked
     from stratatune.training.config import parse_bytes
@@ -92,5 +92,5 @@ def asked_for(
 
 
 def out_of(config: RunConfig) -> Path | None:
-    """Where to write; None where no folder was named."""
+    """The folder to write to; None where none was named."""
     return Path(config.out) if "out" in config.model_fields_set else None

@@ -1,4 +1,4 @@
-"""``Tagger``: tags of words, a run with scikit-learn's interface."""
+"""``Tagger``: tags of words, by a run with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ class Tagger(TextEstimator):
         return float(found["metrics"][self.predictor_.objective.metric])
 
     def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:
-        """What is predicted of each text; nothing where there are none."""
+        """The predictions for each text; nothing where there are none."""
         rows = _plain(texts)
         self._fitted()
         return dict(self.predictor_.predict(rows, written=Written(bad_rows="empty")).columns) if rows else {}
 
     @property
     def classes_(self) -> np.ndarray:
-        """The tags [C], as the model has them."""
+        """The tags [C], in the model's order."""
         return np.array(self.predictor_.labels)
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
-        """The folder remembers everything that is requested."""
+        """Remember everything that is requested in the folder."""
 
 
 def _data_set(words: Any, tags: Any) -> Dataset:
@@ -82,7 +82,7 @@ def _data_set(words: Any, tags: Any) -> Dataset:
 
 
 def _plain(rows: Any) -> list[Any]:
-    """Arrays and tuples as lists; a bare text is not a list of texts."""
+    """Turn arrays and tuples into lists; a bare text is not a list of texts."""
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     known: Any = as_known(rows)

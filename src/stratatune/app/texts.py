@@ -1,4 +1,4 @@
-"""What scikit-learn's users give: texts and labels as lists, arrays, Series and DataFrames."""
+"""Conversion of scikit-learn users' data: texts and labels as lists, arrays, Series and DataFrames."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Texts = Any
 
 
 def as_known(given: Any) -> Any:
-    """The data frames and series of polars as those of pandas; everything else as it is."""
+    """Convert data frames and series of polars to pandas; everything else stays as it is."""
     # Asked by name: the library is not imported for data that is not of it.
     library = type(given).__module__.partition(".")[0]
     return given.to_pandas() if library == "polars" and hasattr(given, "to_pandas") else given
 
 
 def names_of(texts: Texts) -> tuple[str, ...]:
-    """The names of a DataFrame's columns; empty where there are none, or where they are not strings."""
+    """The names of a DataFrame's columns; empty if there are none, or if they are not strings."""
     texts = as_known(texts)
     names = tuple(texts.columns) if hasattr(texts, "columns") else ()
     return names if all(isinstance(name, str) for name in names) else ()
@@ -81,7 +81,7 @@ def _of_frame(frame: Any, names: Sequence[str]) -> list[Any]:
 
 
 def labels_of(labels: Any) -> np.ndarray:
-    """N labels of one kind, as an array [N].
+    """Turn N labels of one kind into an array [N].
 
     Raises:
         DataError: labels that are missing, of several kinds, or several a text.
@@ -102,7 +102,7 @@ def labels_of(labels: Any) -> np.ndarray:
         )
     if odd := [value for value in values if isinstance(value, _LISTED)]:
         raise DataError(f"several labels were given for a text: {odd[0]!r:.60}", "give one label for each text")
-    # Of numpy's own texts and numbers as of Python's: which of the two a list holds depends on how it was made.
+    # The same for numpy's texts and numbers as for Python's: a list may hold either, depending on its source.
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
     if len(kinds) > 1:
@@ -114,11 +114,11 @@ def labels_of(labels: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelSets:
-    """Several labels a text, as they were given.
+    """Several labels a text, in the form in which they were given.
 
     Attributes:
         rows: the labels of each of N texts.
-        classes: the distinct labels [C]; of a matrix its columns' names, or their numbers.
+        classes: the distinct labels [C]; for a matrix the names or numbers of its columns.
         matrix: whether they were an indicator matrix [N, C].
     """
 
@@ -154,7 +154,7 @@ _LISTED = (list, tuple, set, frozenset, np.ndarray)
 
 
 def _is_matrix(rows: list[Any]) -> bool:
-    """Whether lists are rows of 0 and 1, as scikit-learn takes them."""
+    """Whether lists are rows of 0 and 1, in scikit-learn's format."""
     alike = all(isinstance(row, list | tuple) for row in rows) and len({len(row) for row in rows}) == 1
     return alike and all(isinstance(value, bool | int) and value in (0, 1) for row in rows for value in row)
 
@@ -198,7 +198,7 @@ def name_of(label: Any) -> str:
 
 
 def weights_of(labels: np.ndarray, class_weight: Any, sample_weight: Any) -> np.ndarray | None:
-    """How much each text counts [N]: its own weight times that of its class; None: all the same.
+    """The weight of each text [N]: its own times that of its class; None: all the same.
 
     Args:
         labels: [N].

@@ -1,1 +1,1 @@
-"""The trunk cache: what the frozen blocks computed for each example, so that they run once."""
+"""The trunk cache: it stores the output of the frozen blocks for each example, so that they run once."""

@@ -27,13 +27,13 @@ def find_scales(
     device: torch.device,
 ) -> Tensor:
     """Scales [D] for the hidden states of ``data``; the same for the same data and model."""
-    # A sample of its own, before anything is written: one scale must serve every row, and rows already packed stay so.
+    # A separate sample, before anything is written: one scale must serve every row, and rows already packed stay so.
     first = data.distinct.first
     drawn = first[np.random.default_rng(_SEED).choice(len(first), min(SAMPLE, len(first)), replace=False)]
     largest: list[Tensor] = []
     for part in plan_batches(data.lengths[drawn], batch_size=32, seed=_SEED, epoch=0, shuffle=False):
         batch = collate(data, drawn[part], pad_id).to(device)
-        # Padding is left out: what the trunk makes of it is never kept, and may be larger than any token.
+        # Padding is left out: its hidden states are never kept, and may be larger than any token's.
         rows = real_rows(run_trunk(trunk, batch, question, one_position=one_position, autocast=autocast), batch)
         largest.append(rows.float().abs().amax(dim=0))
     return scales_for(torch.stack(largest).amax(dim=0))

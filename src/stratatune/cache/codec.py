@@ -1,4 +1,4 @@
-"""The precision in which hidden states are kept, and the effect of rounding to it. Cached or not, the top sees that.
+"""The precision in which hidden states are kept, and the rounding to it, which the top sees with or without a cache.
 
 int8 has one scale s for each channel: x is kept as q = round(x / s), from -127 to 127, and read as q s. A scale for
 each token would lose 12 % on models with a few channels far larger than the others; one for each channel loses about
@@ -35,13 +35,13 @@ class Codec:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Codec:
-        """Back from ``to_data``; fp32 by default."""
+        """A codec from the data of :meth:`to_data`; fp32 by default."""
         scales = data.get("scales")
         return cls(data.get("kept", "fp32"), None if scales is None else torch.tensor(scales))
 
     @classmethod
     def of(cls, identity: Identity) -> Codec:
-        """That of a cache."""
+        """The codec of a cache."""
         return cls(identity.key.dtype, torch.tensor(identity.scales) if identity.scales else None)
 
     def own_scales(self) -> Tensor:
@@ -51,16 +51,16 @@ class Codec:
         return self.scales
 
     def to_data(self) -> dict[str, Any]:
-        """As plain data: ``kept`` and, for int8, ``scales``."""
+        """The codec as plain data: ``kept`` and, for int8, ``scales``."""
         return {"kept": self.name} | ({} if self.scales is None else {"scales": self.scales.tolist()})
 
     @property
     def stored(self) -> torch.dtype:
-        """What a value is stored as."""
+        """The dtype in which a value is stored."""
         return DTYPES[self.name]
 
     def pack(self, rows: Tensor, out: Tensor) -> int:
-        """Writes ``rows`` [n, D] into ``out`` [n, D] as they are stored; returns how many values were clipped.
+        """Write ``rows`` [n, D] into ``out`` [n, D] as they are stored; returns how many values were clipped.
 
         Raises CacheError for values that the precision cannot hold at all.
         """
@@ -83,7 +83,7 @@ class Codec:
         return rows.to(dtype) if self.scales is None else (rows * self.scales.to(rows.device)).to(dtype)
 
     def rounded(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        """``hidden`` [..., D] as it would come back from a cache, in ``dtype``; what cannot be held is inf or nan."""
+        """Round ``hidden`` [..., D] as a cache would, in ``dtype``; values out of range become inf or nan."""
         if self.scales is None:
             return hidden.to(self.stored).to(dtype)
         return self.unpack(self._codes(hidden).clamp_(-_STEPS, _STEPS), dtype)
@@ -107,7 +107,7 @@ def scales_for(largest: Tensor) -> Tensor:
 
 
 def with_scales(identity: Identity, stored: Identity | None, find: Callable[[], Tensor] | None) -> Identity:
-    """``identity`` with the scales that the cache was begun with, as ``stored`` has them, or found now; int8 only.
+    """``identity`` with the scales of the cache on disk (``stored``), or new ones; int8 only.
 
     Raises ValueError when a new cache gets none, or not one for each channel.
     """

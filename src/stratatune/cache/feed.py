@@ -1,4 +1,4 @@
-"""Where the top gets its input from: the trunk, or what the trunk computed earlier.
+"""The top's input: computed by the trunk, or read from what the trunk computed earlier.
 
 A :class:`Feed` gives the hidden state at the frozen depth for a batch. With a cache it takes what is there and, where
 something is missing, runs the trunk once and writes it down, so epoch one trains while it writes.
@@ -26,12 +26,12 @@ from stratatune.model.question import Question
 from stratatune.model.split import Trunk
 
 Asking = Callable[[Batch], Question]
-"""What an objective asks of a batch."""
+"""Turns a batch into an objective's question."""
 
 
 @dataclass
 class FeedClock:
-    """What feeding cost: seconds in the trunk, and how many examples came from where."""
+    """The cost of feeding: seconds in the trunk, and how many examples were computed and how many remembered."""
 
     trunk_seconds: float = 0.0
     computed: int = 0
@@ -45,7 +45,7 @@ class Feed:
         trunk: the model below the frozen depth.
         cache: remembers what the trunk computed; None: it runs every time.
         one_position: the frozen depth is the model's depth, so only the position read matters and is kept.
-        question: what is asked of a batch, where the trunk must know of it; None: no candidates follow the texts.
+        question: makes a batch's question, where the trunk needs it; None: no candidates follow the texts.
         autocast: bf16 or None; the trunk runs in it.
         codec: the precision in which a cache keeps hidden states. They are rounded to it whether a cache is there or
             not, so that cached = uncached, bit for bit; None: the cache's, fp32 without one.
@@ -110,7 +110,7 @@ class Feed:
         return self.cache.bytes
 
     def hidden(self, batch: Batch) -> Tensor:
-        """[B, T, D] (or [B, 1, D] when only the position read matters), on the batch's device."""
+        """The hidden state [B, T, D] (or [B, 1, D] if only the position read matters), on the batch's device."""
         if self.cache is None:
             return self._rounded(self._computed(batch))
         index = batch.index.numpy()
@@ -146,13 +146,13 @@ class Feed:
         return hidden if self.trunk.trains else self.codec.rounded(hidden, self.given)
 
     def flush(self) -> None:
-        """Write what the cache has pending."""
+        """Write the cache's pending rows."""
         if self.cache is not None:
             with self._going_on(self.cache):
                 self.cache.flush()
 
     def remember(self, batch: Batch, hidden: Tensor) -> None:
-        """Keep what the trunk computed for a batch, where the cache can be written."""
+        """Keep the trunk's output for a batch, where the cache can be written."""
         if self.cache is not None and self.cache.writable:
             with self._going_on(self.cache):
                 # On the CPU: rows live there, or on disk, until move_to says otherwise.
@@ -160,7 +160,7 @@ class Feed:
 
     @contextlib.contextmanager
     def _going_on(self, cache: TrunkCache) -> Iterator[None]:
-        """A cache that can no longer be written is an error only where it was requested by name."""
+        """Let the run go on when the cache can no longer be written; raise if it was requested by name."""
         try:
             yield
         except ResourceError as error:
@@ -171,7 +171,7 @@ class Feed:
             self.on_full(error)
 
     def beside(self, cache: TrunkCache) -> Feed:
-        """The same trunk, writing into another cache; one clock for both."""
+        """A feed of the same trunk that writes into another cache; both share one clock."""
         found = Feed(
             self.trunk,
             cache,

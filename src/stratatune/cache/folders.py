@@ -1,4 +1,4 @@
-"""Trunk caches from outside: what ``stratatune cache`` shows and does, and the size limit. No torch."""
+"""Operations on trunk caches for ``stratatune cache``, and the size limit. No torch."""
 
 from __future__ import annotations
 

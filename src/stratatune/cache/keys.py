@@ -1,4 +1,4 @@
-"""What a trunk cache is a cache of: its key, its form, and where caches live. No torch."""
+"""The identity of a trunk cache: its key, its form, and the folder of all caches. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY_FILE = "key.json"
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
+    """Everything that the rows of a trunk cache depend on; two runs with equal digests may share one cache.
 
     weights, tokenizer, template and data are hashes or names of those (of data whose texts repeat, also the number of
     distinct ones); ``versions`` holds the libraries that matter.
@@ -39,7 +39,7 @@ class CacheKey:
 
     @property
     def digest(self) -> str:
-        """24 hex characters; the name of the cache's folder. Another format gets a folder of its own and is rebuilt."""
+        """The name of the cache's folder, 24 hex characters. Another format has another folder and is built anew."""
         # A field that is added here changes every digest: older caches are then not found, and are evicted as they age.
         said = {"format": FORMAT, **asdict(replace(self, model=""))}
         return digest_of_json(said, size=12, separators=(",", ":"))
@@ -47,7 +47,7 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class Identity:
-    """What key.json holds: the key, and the form of the data behind it."""
+    """The content of key.json: the key, and the form of the data that follows it."""
 
     key: CacheKey
     width: int  # D, values in a row
@@ -70,17 +70,17 @@ class Identity:
 
     @property
     def scales_crc32(self) -> int:
-        """Checksum of the scales, which every shard made with them repeats; 0 where there are none."""
+        """A checksum of the scales, which every shard made with them repeats; 0 where there are none."""
         return zlib.crc32(np.asarray(self.scales, dtype="<f4").tobytes())
 
     def differences(self, other: Identity) -> list[str]:
-        """Names of what differs; not the model's name, which is for people, and not what was found for the rows."""
+        """Names of the fields that differ, without the model's name, which is for people, and facts about the rows."""
         mine, theirs = ({**asdict(one), **asdict(one.key), "key": 0, "model": 0, "scales": 0} for one in (self, other))
         return [name for name, value in mine.items() if theirs[name] != value]
 
 
 def default_root() -> Path:
-    """Where caches live: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
+    """The folder of caches: $STRATATUNE_CACHE, else $XDG_CACHE_HOME/stratatune, else ~/.cache/stratatune."""
     if chosen := os.environ.get("STRATATUNE_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

@@ -43,5 +43,5 @@ class Resident:
 
 
 def room_on(device: torch.device) -> int:
-    """Bytes that a trunk cache may take of a device's own memory: half of what is free; 0 where it has none."""
+    """The bytes of a device's own memory that a trunk cache may take: half of what is free; 0 where it has none."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0

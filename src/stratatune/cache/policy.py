@@ -1,4 +1,4 @@
-"""``--cache auto``: which precision and which place, or no cache, and why in one line. No torch.
+"""``--cache auto``: the choice of a precision and a place, or no cache, with the reason in one line. No torch.
 
 Without a cache the trunk runs each time that an example is read; a cache makes that once and reads it afterwards. It
 must fit, and reading must be quicker than computing. A precision below that of the computation changes numbers (int8 by
@@ -13,19 +13,19 @@ from typing import Literal
 
 from stratatune.units import DTYPE_BYTES, Dtype, readable_size
 
-MEMORY_SHARE = 0.5  # of what is free, for a cache in memory: the rest is the run's
+MEMORY_SHARE = 0.5  # of the free memory, for a cache in memory: the rest is the run's
 DISK_SHARE = 0.9
 _MEMORY_SPEED = 2e9  # bytes a second, out of memory or the system's page cache, unpacking included
 
 
 @dataclass(frozen=True)
 class Need:
-    """What is to be remembered.
+    """The hidden states to remember.
 
     Attributes:
         values: numbers in the hidden states of all texts that are read more than once, each text counted once.
-        passes: how often each is read, in the mean.
-        trunk_seconds: what one pass of the trunk over them takes.
+        passes: how often each is read, on average.
+        trunk_seconds: the time of one pass of the trunk over them.
         dtypes: precisions in the order of preference.
     """
 
@@ -37,7 +37,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """What this machine has.
+    """The space that this machine has.
 
     Attributes:
         limit: bytes that the settings allow.
@@ -53,7 +53,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Choice:
-    """``place`` and ``dtype``, and ``why`` in one line."""
+    """A choice: ``place`` and ``dtype``, and ``why`` in one line."""
 
     place: Literal["disk", "ram", "none"]
     dtype: Dtype
@@ -78,7 +78,7 @@ def choose(need: Need, room: Room) -> Choice:
 
 
 def _worth(need: Need, room: Room, dtype: Dtype, place: Literal["disk", "ram"], size: int) -> Choice:
-    """The place, unless computing is quicker there than reading."""
+    """Choose the place, or no cache if computing is faster than reading there."""
     stays = place == "ram" or size <= MEMORY_SHARE * room.memory  # what was written is still in the page cache
     once = size / (_MEMORY_SPEED if stays else room.disk_speed)
     writing = 0.0 if place == "ram" else size / room.disk_speed
@@ -101,12 +101,12 @@ def _seconds(value: float) -> str:
 
 
 def passes_of(name: str, epochs: int, eval_every: int) -> int:
-    """How often a run asks for each example of its ``training``, ``evaluation`` or other data, at most."""
-    # One evaluation more than epochs ask for: the selected weights are scored at the end of a run that was resumed.
+    """The most often that a run reads each example of its ``training``, ``evaluation`` or other data."""
+    # One evaluation more than the epochs need: the selected weights are scored at the end of a run that was resumed.
     return {"training": epochs, "evaluation": -(-epochs // eval_every) + 1}.get(name, 1)
 
 
 def mean_passes(parts: Sequence[tuple[int, float]]) -> float:
-    """The mean of (values, passes) over the values."""
+    """The mean number of passes, weighted by the values."""
     values = sum(size for size, _ in parts)
     return sum(size * passes for size, passes in parts) / values if values else 0.0

@@ -1,7 +1,7 @@
 """Reading the next batches from a cache in a background thread while the current step computes.
 
-The thread draws no random numbers and changes no number: it asks the same questions of the same cache, in the same
-order, only earlier. On a GPU what it reads is pinned and copied by a stream of its own, during the computation.
+The thread draws no random numbers and changes no number: it makes the same requests to the same cache, in the same
+order, only earlier. On a GPU what it reads is pinned and copied by a separate stream, during the computation.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Prefetcher:
         self._go_on()
 
     def take(self, index: np.ndarray) -> Tensor | None:
-        """The hidden states of the batch ``index`` [B]; None when it is not the next one, or was not all there.
+        """The hidden states of the batch ``index`` [B]; None if it is not the next one, or was not complete.
 
         Raises whatever reading it raised.
         """

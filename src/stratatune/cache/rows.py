@@ -1,4 +1,4 @@
-"""The rows of a trunk cache in memory: how many an example has, where they are allocated or mapped.
+"""Rows of a trunk cache in memory: the number of each example's, and how they are allocated or mapped.
 
 Shapes: `N` examples in all, `B` examples of one call, `D` values in a row.
 """
@@ -18,13 +18,13 @@ from stratatune.units import DTYPE_BYTES, readable_size
 
 
 def rows_per_example(lengths: np.ndarray, positions: str) -> np.ndarray:
-    """Rows kept of examples of ``lengths`` [N] tokens: every token, or the one that the head reads. int64 [N]."""
+    """The number of rows kept of examples of ``lengths`` [N] tokens: every token, or the one read. int64 [N]."""
     lengths = np.asarray(lengths, dtype=np.int64)
     return np.ones_like(lengths) if positions == "read" else lengths
 
 
 def estimate_bytes(lengths: np.ndarray, width: int, dtype: str, positions: str) -> int:
-    """Bytes of rows that a cache of examples of ``lengths`` [N] tokens and ``width`` values a row will hold."""
+    """Bytes of a cache's rows, for examples of ``lengths`` [N] tokens and ``width`` values a row."""
     return int(rows_per_example(lengths, positions).sum()) * width * DTYPE_BYTES[dtype]
 
 
@@ -75,7 +75,7 @@ def pad(rows: Tensor, counts: np.ndarray) -> Tensor:
 
 
 def allocate(rows: int, width: int, dtype: torch.dtype) -> Tensor:
-    """Fresh memory for [rows, D]; ResourceError when there is not enough."""
+    """New memory for [rows, D]; ResourceError when there is not enough."""
     try:
         with torch.inference_mode(False):  # else a trunk that puts under inference mode would make it read-only outside
             return torch.empty(rows, width, dtype=dtype)

@@ -47,7 +47,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_space(root: Path, need: int) -> None:
-    """Raises ResourceError when the disk of ``root`` (which need not exist yet) has fewer than ``need`` bytes free."""
+    """Raise ResourceError if the disk of ``root`` (which need not exist yet) has fewer than ``need`` bytes free."""
     free = free_bytes(root)
     if free < need:
         text = f"no room for the trunk cache in {root}: {readable_size(need)} needed, {readable_size(free)} free"
@@ -62,7 +62,7 @@ def cannot_write(folder: Path, need: int, error: OSError) -> ResourceError:
 
 @contextlib.contextmanager
 def file_errors(folder: Path, need: int) -> Iterator[None]:
-    """Turns an OSError (disk full, no permission, not a folder) into a ResourceError of one line."""
+    """Turn an OSError (disk full, no permission, not a folder) into a ResourceError of one line."""
     try:
         yield
     except OSError as error:
@@ -70,7 +70,7 @@ def file_errors(folder: Path, need: int) -> Iterator[None]:
 
 
 def take_lock(folder: Path) -> FileLock | None:
-    """The writer's lock of a cache, or None while another writer lives. OSError when the folder is not writable."""
+    """Take the writer's lock of a cache; None while another writer lives. OSError when the folder is not writable."""
     lock = FileLock(folder / "write.lock", thread_local=False)  # a prefetch thread may be the one that closes
     try:
         # Without waiting: a second run reads what is there and computes the rest itself.
@@ -81,7 +81,7 @@ def take_lock(folder: Path) -> FileLock | None:
 
 
 def lock_or_read(folder: Path, need: int) -> tuple[FileLock | None, str]:
-    """The writer's lock, or None and a notice why this cache is only read. ResourceError if it can be neither."""
+    """Take the writer's lock; None, with a notice, if this cache is only read. ResourceError if it can be neither."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = take_lock(folder)
@@ -105,7 +105,7 @@ def _json(value: Any) -> bytes:
 
 
 def write_identity(folder: Path, identity: Identity) -> None:
-    """Writes key.json."""
+    """Write key.json."""
     value = {**asdict(identity), "scales_crc32": identity.scales_crc32}
     _write(folder / KEY_FILE, json.dumps(value, indent=1).encode())
 
@@ -116,7 +116,7 @@ def fix(folder: Path) -> str:
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """What key.json says, or None where there is none. CacheError when it is unreadable or of another format."""
+    """The content of key.json, or None where there is none. CacheError when it is unreadable or of another format."""
     try:
         value = parse_json((folder / KEY_FILE).read_text(encoding="utf-8"))
         if value["format"] != FORMAT:
@@ -140,7 +140,7 @@ def read_identity(folder: Path) -> Identity | None:
 
 @dataclass(frozen=True)
 class Shard:
-    """One whole shard: the rows of ``examples`` [n], one example after another."""
+    """One complete shard: the rows of ``examples`` [n], one example after another."""
 
     path: Path
     examples: np.ndarray  # int64 [n], example numbers in the order of the rows
@@ -151,7 +151,7 @@ class Shard:
 def write_shard(
     folder: Path, number: int, identity: Identity, examples: np.ndarray, data: memoryview, clipped: int
 ) -> Shard:
-    """Writes rows and then their sidecar. OSError (disk full ...) leaves no shard, whole or half."""
+    """Write rows and then their sidecar. OSError (disk full ...) leaves no shard, whole or half."""
     path = folder / f"shard-{number:05d}.bin"
     examples = examples.astype("<i8")
     sidecar = {
@@ -168,14 +168,14 @@ def write_shard(
         _write(path, data)
         _write(path.with_suffix(".json"), _json(sidecar))
     except OSError:
-        # What was written of it would hold space on a disk that is full already.
+        # A partly written file would take space on a disk that is full already.
         delete_shard(path)
         raise
     return Shard(path, examples, data.nbytes, clipped)
 
 
 def delete_shard(path: Path) -> None:
-    """Removes a shard, its sidecar first, so that there is never a sidecar without rows."""
+    """Remove a shard, its sidecar first, so that there is never a sidecar without rows."""
     for one in (path.with_suffix(".json"), path.with_suffix(".bin")):
         with contextlib.suppress(OSError):
             one.unlink()
@@ -191,7 +191,7 @@ def _checksum(path: Path) -> int:
 
 
 def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
-    """One shard by its sidecar. ValueError, KeyError, TypeError or OSError when it is not whole."""
+    """Read one shard by its sidecar. ValueError, KeyError, TypeError or OSError when it is not complete."""
     path, value = sidecar.with_suffix(".bin"), parse_json(sidecar.read_text(encoding="utf-8"))
     examples = np.array(value["examples"], dtype="<i8")
     if zlib.crc32(examples.tobytes()) != value["examples_crc32"]:
@@ -211,7 +211,7 @@ def _read_shard(sidecar: Path, identity: Identity, verify: bool) -> Shard:
 
 
 def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list[Shard], dict[Path, str]]:
-    """The whole shards of a cache, and the path and fault of each other one. ``verify``: read and check all bytes."""
+    """Read the complete shards of a cache, and the path and fault of each other one. ``verify``: check all bytes."""
 
     def attempt(sidecar: Path) -> Shard | str:
         try:
@@ -231,7 +231,7 @@ def read_shards(folder: Path, identity: Identity, *, verify: bool) -> tuple[list
 
 
 def sweep(folder: Path, shards: list[Shard]) -> int:
-    """Removes what killed writers left beside the whole ``shards``; returns the first number that no shard ever had."""
+    """Remove files of killed writers next to the ``shards``; returns the first number that no shard ever had."""
     keep = {path for shard in shards for path in (shard.path, shard.path.with_suffix(".json"))}
     litter = [
         path for path in (*folder.glob("shard-*"), *folder.glob("*.tmp"), *folder.glob(".*.part")) if path not in keep
@@ -252,12 +252,12 @@ def _next_number(folder: Path) -> int:
 
 
 def part_root(folder: Path, rank: int) -> Path:
-    """Where process ``rank`` of a build keeps its part: a cache of its own inside the cache ``folder``."""
+    """The folder in which process ``rank`` of a build keeps its part: a cache inside the cache ``folder``."""
     return folder / f"rank-{rank}"
 
 
 def adopt(folder: Path, identity: Identity) -> None:
-    """Takes the whole shards out of the parts that other processes made; live writers keep theirs.
+    """Take the complete shards out of the parts that other processes made; live writers keep theirs.
 
     A shard moves rows first, so one whose move was cut short has no sidecar on one side and no rows on the other.
     """

@@ -1,6 +1,6 @@
-"""Rows that another cache of the same trunk has already, so that data sets which share texts run it once for each.
+"""Reuse rows of another cache of the same trunk, so that data sets which share texts run it once for each text.
 
-A search over folds trains on different parts of the same texts. Each part has a cache of its own, and beside it a mark
+A search over folds trains on different parts of the same texts. Each part has its own cache, and next to it a mark
 for each text: a hash of what the trunk reads of it. A new cache takes the rows of texts that other caches have.
 """
 
@@ -31,7 +31,7 @@ _AT_ONCE = 256
 
 
 def marks_of(data: Encoded, positions: str) -> np.ndarray:
-    """A number for all that the trunk reads of each distinct text uint64 [M], and where, if only that is kept."""
+    """A hash of what the trunk reads of each distinct text, uint64 [M], with the position if only that is kept."""
     first = data.distinct.first
     found = np.empty(len(first), np.uint64)
     for place, number in enumerate(first):
@@ -54,7 +54,7 @@ def write_marks(cache: TrunkCache, marks: np.ndarray, lengths: np.ndarray) -> No
 
 
 def adopt(cache: TrunkCache, marks: np.ndarray, first: np.ndarray) -> int:
-    """Put rows into ``cache`` that others beside it have; returns how many texts.
+    """Put rows into ``cache`` that other caches next to it have; returns the number of texts.
 
     Args:
         cache: the cache.
@@ -99,9 +99,9 @@ def _take(cache: TrunkCache, marks: np.ndarray, first: np.ndarray, folder: Path,
 
 @contextlib.contextmanager
 def filling(root: Path) -> Iterator[None]:
-    """While this is open, no other process fills a cache under ``root`` in this way: what it makes can be taken.
+    """While this is open, other processes wait to fill a cache under ``root``, and can then take rows of this one.
 
-    A process may open it again inside.
+    The same process may open it again inside.
     """
     make_folder(root)
     with FileLock(root / _LOCK, is_singleton=True):

@@ -84,7 +84,7 @@ class TrunkCache:
         verify: bool = True,
         shard_bytes: int = SHARD_BYTES,
     ) -> TrunkCache:
-        """Opens or begins the cache of ``key`` under ``root``, or in RAM when that is None.
+        """Open or begin the cache of ``key`` under ``root``, or in RAM when that is None.
 
         ``lengths`` [N] are tokens per example, ``width`` is D. ``distinct`` says which examples are one text; None: no
         two are. ``scales`` finds int8's [D] for a cache that begins: a cache that is continued keeps those it has.
@@ -117,7 +117,7 @@ class TrunkCache:
 
     @classmethod
     def read_only(cls, folder: Path, key: CacheKey, lengths: np.ndarray, width: int) -> TrunkCache:
-        """What is whole of the cache in ``folder``, whoever writes it; checksums are not compared."""
+        """The complete rows of the cache in ``folder``, whoever writes it; checksums are not compared."""
         rows = rows_per_example(lengths, key.positions)
         cache = cls(Identity.of(key, rows, width), rows, folder, None, SHARD_BYTES)
         cache._load(folder, False, None)
@@ -137,24 +137,24 @@ class TrunkCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the rows that are present, written or not."""
+        """The bytes of the rows that are present, written or not."""
         return int(self._rows[self._slot != _ABSENT].sum()) * self._identity.row_bytes
 
     @property
     def texts(self) -> int:
-        """How many texts there are, M."""
+        """The number of texts, M."""
         return len(self._rows)
 
     def missing(self) -> int:
-        """How many texts are absent."""
+        """The number of absent texts."""
         return self._missing
 
     def has(self, index: np.ndarray | Tensor) -> np.ndarray:
-        """Which examples are present, written or still pending. bool [B]."""
+        """The examples that are present, written or still pending. bool [B]."""
         return self._slot[self._texts(index)] != _ABSENT
 
     def _texts(self, index: np.ndarray | Tensor) -> np.ndarray:
-        """The numbers of the texts that examples ``index`` [B] are."""
+        """The numbers of the texts of examples ``index`` [B]."""
         if self._distinct is None:
             return numbers(index, len(self._rows))
         return self._distinct.number[numbers(index, len(self._distinct.number))]
@@ -184,18 +184,18 @@ class TrunkCache:
         return pad(self.get(index), self._rows[texts])
 
     def move_to(self, device: torch.device) -> None:
-        """Copies every row of a complete cache to ``device``, from where get_padded() then takes them."""
+        """Copy every row of a complete cache to ``device``, from where get_padded() then takes them."""
         if self.resident is None:
             self.resident = Resident(self._slots, self._slot, self._first, self._rows, device)
 
     def verify(self) -> list[str]:
-        """The problems of what is on disk, one line each; none in RAM."""
+        """The problems of the files on disk, one line each; none in RAM."""
         return [] if self.folder is None else verify_cache(self.folder)
 
     # ---- writing ----
 
     def put(self, index: np.ndarray | Tensor, rows: Tensor) -> None:
-        """Keeps ``rows`` [sum T, D] of the examples ``index``; present ones are ignored, and a reader ignores all.
+        """Keep ``rows`` [sum T, D] of the examples ``index``; present ones are ignored, and a reader ignores all.
 
         Whole shards go to disk at once, the rest at flush(), close() or when nothing is missing any more. Raises
         ValueError for a wrong shape, CacheError for values that the dtype cannot hold, ResourceError for a full or shut
@@ -220,7 +220,7 @@ class TrunkCache:
             self.flush()
 
     def _append(self, index: np.ndarray, rows: Tensor) -> None:
-        """Puts new examples into the slot that is being filled, and into fresh ones as each is full."""
+        """Put new examples into the slot that is being filled, and into new ones as each is full."""
         while len(index):
             filling = self._filling or self._begin()
             ends = np.cumsum(self._rows[index])
@@ -243,7 +243,7 @@ class TrunkCache:
         self._missing -= len(index)
 
     def _begin(self) -> Filling:
-        """A fresh slot: of a shard's size, or of one example if that is larger, and never more than is missing."""
+        """A new slot: of a shard's size, or of one example if that is larger, and never more than is missing."""
         missing = self._rows[self._slot == _ABSENT]
         room = int(missing.sum())
         if self.folder is not None:
@@ -253,7 +253,7 @@ class TrunkCache:
         return self._filling
 
     def flush(self) -> None:
-        """Writes the pending rows as a shard; nothing to do in RAM or in a reader. After a ResourceError, try again."""
+        """Write the pending rows as a shard; do nothing in RAM or in a reader. After a ResourceError, try again."""
         filling = self._filling
         if filling is None or self.folder is None or not filling.examples or not self.writable:
             return
@@ -269,14 +269,14 @@ class TrunkCache:
         self._filling = None
 
     def stop_writing(self) -> None:
-        """Keeps what is there, pending rows in memory too, and writes no more: for a disk that has filled up."""
+        """Stop writing but keep all rows, pending ones in memory too: for a disk that has filled up."""
         self._stopped = True
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def close(self) -> None:
-        """Writes what is pending and lets the next writer in, even when that fails. Nothing is present afterwards."""
+        """Write pending rows and release the lock, even when that fails. Nothing is present afterwards."""
         try:
             self.flush()
         finally:
@@ -286,7 +286,7 @@ class TrunkCache:
                 self._lock = None
 
     def refresh(self, *, verify: bool = False) -> None:
-        """Looks again at what is on disk; the writer also takes over the parts that other processes made of it.
+        """Read the disk again; the writer also takes over the parts that other processes made.
 
         ``verify`` checks every byte against its checksum, as opening does.
         """
@@ -311,7 +311,7 @@ class TrunkCache:
     # ---- opening ----
 
     def _load(self, folder: Path, verify: bool, scales: Callable[[], Tensor] | None) -> None:
-        """Checks the key, finds the whole shards, and as the writer clears the rest away."""
+        """Check the key, find the complete shards, and as the writer delete the rest."""
         stored = self._stored(folder)
         self._identity = with_scales(self._identity, stored, scales)
         self.codec = Codec.of(self._identity)
@@ -340,7 +340,7 @@ class TrunkCache:
             self.notices.append(f"{error.message}; what the trunk cache has is used")
 
     def _stored(self, folder: Path) -> Identity | None:
-        """What key.json says, where it is that of this cache; else it is damaged, and none of its rows are used."""
+        """The content of key.json, if it is this cache's; else the cache is damaged, and none of its rows are used."""
         try:
             stored = files.read_identity(folder)
             if stored is None or not (differs := stored.differences(self._identity)):
@@ -352,7 +352,7 @@ class TrunkCache:
         return None
 
     def _add(self, shard: files.Shard, bad: dict[Path, str]) -> bool:
-        """Maps a shard whose rows are those its examples should have; notes it in ``bad`` otherwise."""
+        """Map a shard if its rows fit its examples; note it in ``bad`` otherwise."""
         counts = self._rows[shard.examples]
         # An example that two shards name counts once.
         fresh = self._slot[shard.examples] == _ABSENT

@@ -1,1 +1,1 @@
-"""What a plan will take: FLOPs, bytes and seconds. No torch."""
+"""The cost of a plan before it runs: FLOPs, bytes and seconds. No torch."""

@@ -1,4 +1,4 @@
-"""The work of one block by formula, walked through role by role; ``costs/flops.py`` says what is counted. No torch."""
+"""The work of one block by formula, role by role; ``costs/flops.py`` describes what counts. No torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Block:
     A decoder of which fewer queries are wanted computes them twice (``model/families/last_block.py``): with all keys
     and values, and again at those positions, where keys and values are made a second time and not used.
 
-    ``arrives``, in every method: whether gradients are needed of what comes in.
+    ``arrives``, in every method: whether the input needs gradients.
     """
 
     def __init__(self, shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int) -> None:
@@ -50,8 +50,8 @@ class Block:
         self.twice = shape.last_block == "cached" and queries < length
 
     def run(self, arrives: bool) -> bool:
-        """Walk through the block; returns whether gradients are needed of what comes out."""
-        before = self.shape.norms_first  # what they train wants gradients in front of the parts
+        """Walk through the block; returns whether gradients are needed of its output."""
+        before = self.shape.norms_first  # what they train wants gradients before the parts
         normed = arrives or (before and "norm_attn" in self.touched)
         context = self._attention(normed)
         norms = {"attn", "norm_attn", "norm_post_attn"}
@@ -69,13 +69,13 @@ class Block:
         return leaves
 
     def _linear(self, role: str, arrives: bool) -> bool:
-        """A role's own matrix and what methods put on it; returns whether gradients are needed of what comes out."""
+        """Count a role's own matrix and the methods on it; returns whether its input needs gradients."""
         for positions, used in self._passes(role):
             self._product(role, positions, arrives, used)
         return arrives or role in self.touched
 
     def _passes(self, role: str) -> list[tuple[int, bool]]:
-        """At how many positions a role is computed, once or twice, and whether gradients come back there."""
+        """Numbers of positions at which a role is computed, once or twice, and whether gradients come back there."""
         everywhere = role in ("k", "v")
         if not self.twice or role not in ("q", "k", "v"):
             return [(self.length if everywhere else self.queries, True)]
@@ -110,7 +110,7 @@ class Block:
         return scores or value
 
     def _beside(self) -> None:
-        """What belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
+        """Count the work that belongs to no single role: parallel adapters and prefixes, forward and both gradients."""
         positions = {role: self.length if role in ("k", "v") else self.queries for role in self.linears}
         for one in self.methods:
             if not isinstance(one, RoleMethod):
@@ -121,7 +121,7 @@ class Block:
 def block_work(
     shape: Shape, methods: tuple[MethodConfig, ...], length: int, queries: int, *, arrives: bool = True
 ) -> Work:
-    """One block over ``length`` positions, ``queries`` of them wanted; ``arrives``: gradients pass it."""
+    """The work of one block over ``length`` positions, ``queries`` of them wanted; ``arrives``: gradients pass it."""
     block = Block(shape, methods, length, queries)
     block.run(arrives)
     return block.work

@@ -1,8 +1,9 @@
-"""What a plan costs, before anything runs.
+"""The cost of a plan, before anything runs.
 
-:func:`cost` gives the work of a training step for each token. Given the lengths of a data set it also gives what an
-epoch takes in batches of them, padding included, beside the ways of today: A, B, C and F. Operations are counted by the
-formulas of ``costs/flops.py``, without torch; what a step keeps for its backward pass is measured by ``model/kept.py``.
+:func:`cost` gives the work of a training step for each token. Given the lengths of a data set it also gives the work of
+an epoch in batches of them, padding included, next to four common baselines: A, B, C and F. Operations are counted by
+the formulas of ``costs/flops.py``, without torch; the bytes that a step keeps for its backward pass are measured by
+``model/kept.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ARMS = {
     "C": "full tuning of the topmost blocks (a quarter, three at least), batches cut by length",
     "F": "full tuning, random batches, dynamic padding",
 }
-"""What people do today, beside which a plan is put."""
+"""Common ways to fine-tune, with which a plan is compared."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Epoch:
 
     Attributes:
         steps: batches.
-        flops: of all of them.
+        flops: the work of all of them.
         saved_bytes: kept between forward and backward of a step, the mean over the steps; 0 where not measured.
         padding: tokens computed over tokens of text.
     """
@@ -60,7 +61,7 @@ class Cost:
     flops_per_token: float
     """A training step that runs the trunk: forward through all blocks, backward through the top."""
     flops_per_token_cached: float
-    """A training step from the cache: the top only. The same as above where nothing can be cached."""
+    """A training step from the cache: the top only. Equal to ``flops_per_token`` where nothing can be cached."""
     flops_per_token_full: float
     """Full tuning of the same model."""
     flops_per_token_lora: float
@@ -68,8 +69,10 @@ class Cost:
     cache_bytes_per_token: int
     """The trunk cache; 0 when nothing is cached."""
     epochs: Mapping[str, Epoch] = field(default_factory=dict)
-    """Where lengths were given: an epoch of ``A``, ``B``, ``C``, ``F``, of the plan (``first``: trunk and top;
-    ``cached``), and one pass of the frozen model (``trunk``)."""
+    """Epochs of ``A``, ``B``, ``C``, ``F`` and the plan (``first``: trunk and top; ``cached``), if lengths were given.
+
+    ``trunk`` is one pass of the frozen model.
+    """
     cache_bytes: int = 0
     """The whole trunk cache, where lengths were given."""
 
@@ -90,7 +93,7 @@ class Cost:
         return self.flops_per_token_lora / self.flops_per_token_cached
 
     def ratio(self, arm: str, epochs: int = 0) -> float:
-        """How many times the plan's work an arm does: an epoch from the cache, or ``epochs``, the first builds it."""
+        """An arm's work over the plan's: for an epoch from the cache, or ``epochs`` of which the first builds it."""
         own = self.epochs["cached"].flops
         if epochs:
             own = (self.epochs["first"].flops + (epochs - 1) * own) / epochs
@@ -125,20 +128,20 @@ def cost(
 
     Args:
         plan: the plan, or a plan on its model already.
-        shape: the model: a shape, or what :func:`stratatune.shape_of` takes.
+        shape: the model: a shape, or an argument of :func:`stratatune.shape_of`.
         lengths: [N] tokens of every example of a data set: then :attr:`Cost.epochs` has the epochs over it. These
             count our loop as it is: batches cut by length, the last block at one position. A, B, C and F learn the
             same by transformers' own model, whose head of tags or of a decoder runs at every token; a classifier where
             ``objective`` reads label words of an encoder.
         tokens: T, the tokens of an example, for the costs of one token.
         objective: whose head runs (at one position of an example); the plan's own when None.
-        dtype: of the cache: fp32, bf16, fp16 or int8; the computation is in fp32 beside fp32, in bf16 beside the rest.
+        dtype: the cache's: fp32, bf16, fp16 or int8; the computation is in fp32 with fp32, in bf16 with the others.
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads, as
             our own loop does. Without it, the count is that of the papers: 2.0x and 2.4x over full tuning at depths 12
             and 18 of 24 (BFT table 1).
         batch_size: examples of a batch of the epochs.
         labels: outputs of a classifier in the epochs.
-        memory: whether what the steps of the epochs keep is measured (``model/kept.py``), which needs torch and takes
+        memory: whether to measure the bytes that the steps keep (``model/kept.py``), which needs torch and takes
             some seconds. Our head is then taken to read every token, where it reads more than one.
         groups: the numbers of each example's texts, where examples have several; ``lengths`` are then those of the
             texts, and ``batch_size`` counts examples.
@@ -229,7 +232,7 @@ class _Data:
         return cut, drawn
 
     def read(self, batch: np.ndarray) -> float:
-        """At how many tokens our head runs, where it reads more than one of a text."""
+        """The number of tokens at which our head runs, where it reads more than one of a text."""
         return float((self.lengths if self.places is None else self.places)[batch].sum())
 
 
@@ -280,7 +283,7 @@ def _epoch(
     at: Places,
     read_last: bool,
 ) -> Epoch:
-    """Every batch priced as its number of texts, each as long as the longest.
+    """The work of an epoch: each batch counts as its number of texts, all as long as the longest.
 
     ``at``: where the head runs: at one token of each text, at those that are read, or at all, padding included.
     """
@@ -309,7 +312,7 @@ def _kept(
     theirs: bool,
     low: bool,
 ) -> float:
-    """The mean over the batches of what a step keeps; of a smaller last batch its share."""
+    """The mean over the batches of the bytes that a step keeps; a smaller last batch counts by its share."""
     from stratatune.model.kept import Step, kept_bytes  # brings in torch
 
     size, longest = max(map(len, batches)), [int(lengths[batch].max()) for batch in batches]
@@ -318,7 +321,7 @@ def _kept(
 
 
 def top_text(shape: Shape) -> str:
-    """The plan of arm C on a model: all of its topmost blocks; everything where blocks share weights."""
+    """The plan of arm C for a model: all of its topmost blocks, or everything where blocks share weights."""
     whole = shape.distinct or len(shape.stacks) > 1
     return "full" if whole else f"{top_depth(shape.blocks)}: full"
 
@@ -338,7 +341,7 @@ def layer_units(resolved: Resolved) -> float:
 
 
 def _whole(preset: str, shape: Shape, tokens: int, head: str) -> float:
-    """A step of a preset on the same model, nothing cached, every position computed."""
+    """The work of a step of a preset on the same model, nothing cached, every position computed."""
     return sum(part.flops for part in example(Plan.parse(preset).resolve(shape), tokens, head, read_last=False))
 
 
@@ -350,7 +353,7 @@ def _trained_weights(shape: Shape, one: MethodConfig) -> int:
 
 
 def _cache_bytes(resolved: Resolved, tokens: int, width: int) -> int:
-    """Bytes of cache for each token; of an example only the position that is read when all blocks are frozen."""
+    """Bytes of cache for each token; if all blocks are frozen, only the position read is kept of an example."""
     if resolved.frozen_depth == 0:
         return 0
     row = resolved.shape.hidden * width

@@ -11,9 +11,9 @@ block over ``T`` positions takes
     prefixes             4 P T A each way     P keys and values more to attend to in a block
     IDPG                 one forward more     of all blocks over the text
 
-In the first block that trains, gradients flow only behind what trains in it: the walk of ``block_flops.py`` follows
-them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks whose
-norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
+In the first block that trains, gradients flow only down to its lowest trained part: the walk of ``block_flops.py``
+follows them role by role, so that its count is that of ``torch.utils.flop_counter``, to the last operation, for blocks
+whose norms follow their parts (BERT, RoBERTa and their relatives) and for those of decoders, whose norms precede them.
 Elementwise work (biases, norms, dropout), the optimiser and the look-up of embeddings are left out, and so is DoRA's
 norm (R in out a role, but once a step and not for each token).
 """
@@ -36,7 +36,7 @@ def example(
     words: int = 0,
     places: float = 1.0,
 ) -> tuple[Work, Work]:
-    """One example of ``tokens`` positions, padding included: (trunk, top).
+    """The work of one example of ``tokens`` positions, padding included: (trunk, top).
 
     Args:
         resolved: the plan on its model.
@@ -45,8 +45,8 @@ def example(
         read_last: whether the last block computes queries, output and FFN only at the position that the head reads.
         labels: outputs of a classification head; 0 leaves its last layer out.
         words: label words whose rows alone a language-model head computes (``loss: words``); 0: the whole vocabulary.
-        places: at how many positions the head runs: one, unless the objective reads more of them, or transformers' own
-            head runs at all.
+        places: the number of positions at which the head runs: one, unless the objective reads more of them, or
+            transformers' own head runs at all.
     """
     shape = resolved.shape
     trunk, top, length, arrives = Work(), Work(), tokens, resolved.trains_embeddings
@@ -80,21 +80,21 @@ def reads_one(shape: Shape, objective: str) -> bool:
 
 
 def reread(shape: Shape, tokens: int) -> float:
-    """A forward of all blocks (of two stacks: the encoder's) over ``tokens`` positions."""
+    """The work of a forward of all blocks over ``tokens`` positions; with two stacks, of the encoder's."""
     one = Block(shape, (), tokens, tokens)
     one.run(False)
     return shape.border * one.work.forward
 
 
 def _inserted(one: Insertion, shape: Shape, length: int, arrives: bool) -> Work:
-    """An insertion's matrices; the first needs no input gradient where nothing below trains."""
+    """The work of an insertion's matrices; the first needs no input gradient where nothing below trains."""
     product, (read, weights) = 2.0 * one.multiplications_at(shape, length), one.entered(shape, length)
     spared = 0.0 if arrives else 2.0 * read * weights
     return Work(product, 2 * product - spared)
 
 
 def head_work(resolved: Resolved, name: str, arrives: bool, labels: int, words: int) -> Work:
-    """The pretrained head at one position, and a new output layer, which always trains."""
+    """The work of the pretrained head at one position, and of a new output layer, which always trains."""
     shape, head = resolved.shape, resolved.plan.head
     if name in LM_OBJECTIVES:
         has_dense = shape.head_parts["dense"] > 0

@@ -1,13 +1,13 @@
-"""What a run takes where its trunk is in memory, streamed from the checkpoint, or its top packed in 4 bits. No torch.
+"""Memory and time of a run with its trunk in memory, streamed from the checkpoint, or its top in 4 bits. No torch.
 
-Weights have the width that checkpoints of the kind are stored in (decoders bf16, others fp32). In memory are then:
+Weights have the width in which such checkpoints are stored (decoders bf16, others fp32). Memory then holds:
 
-    resident   the whole model, for what trains its fp32 masters, gradients and AdamW's two moments, what a step keeps
-    streamed   while the cache is filled two blocks and a wave; while the top trains its blocks and what is around them
+    resident   the whole model; fp32 masters, gradients, AdamW's two moments of trained parameters; a step's tensors
+    streamed   while the cache is filled, two blocks and a wave; while the top trains, its blocks and their surroundings
     4-bit      the same, the frozen linears of the top at 4.127 bits a weight (QLoRA's double quantisation)
 
-each beside what Python and torch take. Seconds are the FLOPs of ``costs/flops.py`` over a measured rate of matrix
-products. A streamed build takes that, or what reading the trunk once a wave takes, where that is more.
+each in addition to Python and torch. Seconds are the FLOPs of ``costs/flops.py`` over a measured rate of matrix
+products. A streamed build takes that, or the time of reading the trunk once a wave, if that is more.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from stratatune.plan import Resolved
 from stratatune.shapes.shape import LM_OBJECTIVES
 
 PROCESS = 500 << 20
-"""What Python with torch and transformers takes, before any weight."""
+"""The bytes that Python with torch and transformers takes, before any weight."""
 WAVE = 8192
-"""Tokens of a wave, unless the data have fewer: more than hide any disk."""
+"""Tokens of a wave, unless the data have fewer: enough to hide any disk's time."""
 _PACKED = 4.127 / 8  # bytes of a weight
 _STORED = {"encoder": 4, "decoder": 2, "encoder-decoder": 4}  # bytes of a weight in checkpoints of the family
 _STATE = 16  # of a trained parameter: value, gradient, two moments
-_HELD = 8  # bytes of a value of a wave's hidden state: it, and what a batch computes
+_HELD = 8  # bytes of a value of a wave's hidden state, with a batch's activations
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine was measured to do: FLOP/s of matrix products, and bytes a second from its disk."""
+    """The measured rates of a machine: FLOP/s of matrix products, and bytes a second from its disk."""
 
     flops: float
     disk: float
@@ -40,12 +40,12 @@ class Rates:
 
 @dataclass(frozen=True)
 class Place:
-    """What a run takes with its trunk in one place.
+    """The memory and time of a run with its trunk in one place.
 
     Attributes:
         memory_bytes: the most that is in use.
-        build_seconds: of filling the trunk cache.
-        epoch_seconds: of an epoch from it.
+        build_seconds: the time to fill the trunk cache.
+        epoch_seconds: the time of an epoch from it.
     """
 
     memory_bytes: int
@@ -54,14 +54,14 @@ class Place:
 
 
 def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, rates: Rates) -> dict[str, Place]:
-    """A run over texts of ``lengths`` [N] tokens, by the place of its trunk.
+    """The memory and time of a run over texts of ``lengths`` [N] tokens, by the place of its trunk.
 
     Args:
         resolved: the plan on its model.
-        costs: of an epoch over the lengths.
+        costs: the costs of an epoch over the lengths.
         lengths: tokens of each example.
         head: which head the objective reads.
-        rates: of the machine.
+        rates: the machine's rates.
     """
     shape, depth = resolved.shape, resolved.frozen_depth
     width = _STORED[shape.family]
@@ -89,7 +89,7 @@ def places(resolved: Resolved, costs: Cost, lengths: Sequence[int], head: str, r
 
 
 def _frozen_weights(resolved: Resolved, number: int) -> int:
-    """Weights of the linears of a block that keep their values."""
+    """The number of weights of a block's linears that do not train."""
     shape = resolved.shape.of_block(number)
     trained = {place for one in resolved.blocks[number] if not one.adds for place, part in one.claims(shape)}
     return sum(linear.weights for role, linear in shape.linears.items() if role not in trained)

@@ -1,4 +1,4 @@
-"""The one model of time: a pass takes a fixed part, and its work over a pace; both follow from small things timed here.
+"""The one model of time: a pass takes a fixed part, and its work over a pace; both are fitted to small measurements.
 
 ``bench`` times parts of three blocks at several sizes and adds them up; ``suggest`` times one pass of the whole trunk
 and a few steps of a plan's top. No torch.
@@ -25,7 +25,7 @@ class Pace:
 
 
 def fitted(work: Sequence[float], seconds: Sequence[float]) -> Pace:
-    """The rate that comes nearest to the measured points, in proportion; no part of it is below zero."""
+    """Fit the rate that comes nearest to the measured points, in proportion; no part of it is below zero."""
     x, y = np.asarray(work, dtype=float), np.asarray(seconds, dtype=float)
     slope, fixed = np.polyfit(x, y, 1, w=1 / y) if len(set(work)) > 1 else (0.0, 0.0)
     if fixed < 0 or slope <= 0:
@@ -35,7 +35,7 @@ def fitted(work: Sequence[float], seconds: Sequence[float]) -> Pace:
 
 @dataclass
 class Stopwatch:
-    """Something small that is timed again in every round; the best of each point counts."""
+    """A timer of small pieces of work: it times them again in every round, and the best of each counts."""
 
     waited: Callable[[], float]
     work: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Stopwatch:
     best: list[float] = field(default_factory=list)
 
     def add(self, work: float, run: Callable[[], object]) -> None:
-        """A point: how much work it is, and what does it."""
+        """Add a point: its amount of work, and the function that does it."""
         run()  # the first, which warms up, does not count
         self.work.append(work)
         self.runs.append(run)

@@ -1,4 +1,4 @@
-"""Words to tokens, for what reads every word of a text: where each begins, and long texts in windows that overlap.
+"""Words to tokens, for objectives that read every word: where each begins, and long texts in overlapping windows.
 
 A token belongs to the word in which its first character lies; that is what a fast tokenizer's ``word_ids`` say of words
 given one by one, and it holds for words of a plain text too. Where windows overlap, each token counts in one of them:
@@ -27,7 +27,7 @@ _FAR = 2**31
 
 @dataclass(frozen=True)
 class Aligned:
-    """Texts as windows of tokens, and which word each token is of.
+    """Texts as windows of tokens, with the word of each token.
 
     Attributes:
         encoded: N windows; its ``places`` are the first tokens of the words that are read there, -1 for a word that has
@@ -46,7 +46,7 @@ class Aligned:
 
 @dataclass
 class _Window:
-    """One window of a text: the number of its first token in the text, and of each token the word (or -1)."""
+    """One window of a text: the number of its first token in the text, and the word of each token (or -1)."""
 
     start: int
     body: np.ndarray
@@ -71,7 +71,7 @@ def encode_words(
         tokenizer: a fast one.
         max_length: tokens of a window at most, special tokens included.
         stride: tokens that neighbouring windows share.
-        source: for notices.
+        source: the name of the data in notices.
     """
     call: Any = tokenizer
     options = {"truncation": True, "max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
@@ -128,7 +128,7 @@ def _word_of(text: str, places: np.ndarray, spans: np.ndarray) -> np.ndarray:
 
 
 def _own(windows: list[_Window], count: int, before: int) -> None:
-    """Leave each token in one window, mark the first of each word, and number words from ``before`` on."""
+    """Keep each token in one window, mark the first of each word, and number words from ``before`` on."""
     if len(windows) > 1:
         _share(windows)
     seen, last = -1, windows[0]
@@ -147,7 +147,7 @@ def _own(windows: list[_Window], count: int, before: int) -> None:
 
 
 def _share(windows: list[_Window]) -> None:
-    """Of a token in several windows, the one that is farthest from its edges counts; text ends are not edges."""
+    """Keep each token in the window where it is farthest from the edges; ends of the text are not edges."""
     best: dict[int, tuple[int, int]] = {}
     for row, window in enumerate(windows):
         for at in range(len(window.body)):

@@ -1,4 +1,4 @@
-"""Batches cut by length, so that next to nothing of a batch is padding.
+"""Batches cut by length, so that they hold next to no padding.
 
 Shapes: B examples of a batch, T tokens of its longest example.
 """
@@ -32,11 +32,11 @@ class Batch:
         mask: bool [B, T], True at real tokens.
         token_types: int64 [B, T] or None.
         read: int64 [B], the position the head reads.
-        targets: what is to be predicted, by name: [B, ...], or [B, U, ...] with -100 behind the end.
-        groups: int64 [G, K], which of the B texts are those of each of G examples, -1 behind the last; None: each text
+        targets: the targets by name: [B, ...], or [B, U, ...] with -100 after the end.
+        groups: int64 [G, K], which of the B texts are those of each of G examples, -1 after the last; None: each text
             is an example. Then targets are those of the G examples.
         places: int64 [B, U], the positions the head reads where there are several, -1 for what no token represents,
-            -100 behind the last; None: ``read``.
+            -100 after the last; None: ``read``.
         given: float32 [B, E], as :attr:`stratatune.data.encoded.Encoded.given` has it; None: every text is computed.
     """
 
@@ -52,7 +52,7 @@ class Batch:
 
     @property
     def examples(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return len(self) if self.groups is None else len(self.groups)
 
     def __len__(self) -> int:
@@ -60,16 +60,16 @@ class Batch:
 
     @property
     def labels(self) -> Tensor | None:
-        """The targets where an example has one kind of them; None without labels."""
+        """The targets if an example has one kind of them; None without labels."""
         return self.targets.get(LABEL)
 
     @property
     def tokens(self) -> int:
-        """Real tokens, padding left out."""
+        """The number of real tokens, without padding."""
         return int(self.mask.sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same on ``device``."""
+        """The batch on ``device``."""
         parts = ("input_ids", "mask", "token_types", "read", "groups", "places", "given")
         moved: dict[str, Any] = {
             name: part.to(device, non_blocking=True) for name in parts if (part := getattr(self, name)) is not None
@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def computed(self) -> Tensor:
-        """Which of the texts are not :attr:`given`: int64 [b]."""
+        """The numbers of the texts that are not :attr:`given`: int64 [b]."""
         import torch
 
         if self.given is None:
@@ -87,7 +87,7 @@ class Batch:
         return self.given[:, 0].isnan().nonzero()[:, 0]
 
     def texts(self, rows: Tensor) -> Batch:
-        """The texts ``rows`` [b] by themselves, as wide as the longest of them: no groups, no targets."""
+        """A batch of the texts ``rows`` [b], as wide as the longest of them: no groups, no targets."""
         mask = self.mask[rows]
         width = max(1, int(mask.sum(1).max()))
         return Batch(
@@ -160,7 +160,7 @@ def _typical_size(lengths: np.ndarray, batch_size: int | None, token_budget: int
 
 
 def _cut(order: np.ndarray, lengths: np.ndarray, batch_size: int | None, token_budget: int | None) -> list[np.ndarray]:
-    """Cut examples, longest first, into batches: the first of each is its longest and alone decides how many fit."""
+    """Cut examples, longest first, into batches: the first of each is its longest and alone determines how many fit."""
     batches: list[np.ndarray] = []
     start = 0
     while start < len(order):
@@ -172,7 +172,7 @@ def _cut(order: np.ndarray, lengths: np.ndarray, batch_size: int | None, token_b
 
 
 def shard(batches: list[np.ndarray], rank: int, world: int, *, even: bool = True) -> list[np.ndarray]:
-    """Every ``world``-th batch for process ``rank``.
+    """Process ``rank``'s share: every ``world``-th batch.
 
     With ``even`` all ranks get the same number, the first batches repeated where it does not come out, as gradients are
     summed in step; without it (evaluation) every batch goes to exactly one rank.
@@ -184,7 +184,7 @@ def shard(batches: list[np.ndarray], rank: int, world: int, *, even: bool = True
 
 
 def padding_ratio(batches: Sequence[np.ndarray], lengths: np.ndarray) -> float:
-    """Padded tokens over real tokens, 1.0 at best."""
+    """The ratio of padded tokens to real tokens, 1.0 at best."""
     lengths = np.asarray(lengths)
     padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     real = sum(int(lengths[batch].sum()) for batch in batches)
@@ -198,7 +198,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def collate(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
-    """The texts ``index`` [B] padded on the right to the longest of them."""
+    """Collate the texts ``index`` [B], padded on the right to the longest of them."""
     import torch
 
     index = np.asarray(index, dtype=np.int64)
@@ -230,7 +230,7 @@ def _targets(encoded: Encoded, index: np.ndarray) -> dict[str, Tensor]:
 
 
 def collate_examples(encoded: Encoded, index: np.ndarray, pad_id: int) -> Batch:
-    """The examples ``index`` [G]: their texts padded as :func:`collate` does, and which of these each has."""
+    """Collate the examples ``index`` [G]: their texts as :func:`collate` pads them, and which of these each has."""
     if encoded.groups is None:
         return collate(encoded, index, pad_id)
     import torch

@@ -1,7 +1,7 @@
-"""Texts for decoders: label words behind a text (LPT's protocol), completions, and texts whose last token is read.
+"""Texts for decoders: label words after a text (LPT's protocol), completions, and texts whose last token is read.
 
 LPT puts the template at the end, `` It was {w} .``: everything from the label word on is the candidate's *suffix*.
-One row holds the text and behind it the tokens of every candidate but its last, which predicts nothing
+One row holds the text and after it the tokens of every candidate but its last, which predicts nothing
 (``model/families/decoder_layout.py`` keeps the candidates apart). So with one-token words at the end of the template
 a row is the text alone.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATES = {1: "{a} It was <mask> .", 2: "{a} ? {b} . Answer : <mask> ."}
-"""The template for one and for two texts, where a task's own has text behind its label word. The second one is ours."""
+"""The template for one and for two texts, where a task's own has text after its label word. The second one is ours."""
 
 Suffixes = tuple[tuple[int, ...], ...]
 
 
 def check_order(template: Template) -> None:
-    """Refuse a template with text behind the label word: a decoder reads from left to right."""
+    """Refuse a template with text after the label word: a decoder reads from left to right."""
     kinds = [part.kind for part in template.parts]
     if {"a", "b"} & set(kinds[kinds.index("mask") :]):
         raise DataError(
@@ -39,10 +39,10 @@ def check_order(template: Template) -> None:
 
 
 def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: Sequence[str]) -> Suffixes:
-    """The token ids of every candidate: the label word and what the template has behind it, the space before included.
+    """The token ids of every candidate: the label word and the rest of the template, the space before included.
 
     Raises:
-        DataError: text behind the label word, or two words with the same tokens.
+        DataError: text after the label word, or two words with the same tokens.
     """
     check_order(template)
     parts = [part.text for part in template.parts]
@@ -56,7 +56,7 @@ def suffixes_of(tokenizer: PreTrainedTokenizerBase, template: Template, words: S
 
 
 def _behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The token ids of ``text`` as it is encoded behind other text, whatever the tokenizer does at the start of one."""
+    """The token ids of ``text`` as it is encoded after other text, whatever the tokenizer does at the start of one."""
     anchor = "a"
     before = tokenizer(anchor, add_special_tokens=False, verbose=False)["input_ids"]
     whole = tokenizer(anchor + text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -68,7 +68,7 @@ def _behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_candidates(
     table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int, suffixes: Suffixes
 ) -> Encoded:
-    """Every row's text, filled into the template up to the label word, and the candidates' tokens behind it.
+    """Every row's text, filled into the template up to the label word, and the candidates' tokens after it.
 
     Too long texts lose tokens at the end of their fields, never of the template; a text and its longest suffix have
     at most ``max_length`` tokens. ``read`` is the text's last token.
@@ -113,7 +113,7 @@ def _prefixes(
 
 
 def _without_closing(tokens: Sequence[int], special: Sequence[int]) -> int:
-    """How many tokens are left without special ones at the end: nothing is to be closed before the label word."""
+    """The number of tokens without special ones at the end: nothing is to be closed before the label word."""
     end = len(tokens)
     while end and special[end - 1]:
         end -= 1
@@ -127,7 +127,7 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """One text, or two with a line break between them; the head reads the last token. Long texts are cut at the end."""
+    """Encode one text, or two with a line break between them, for their last token. Long texts are cut at the end."""
     rows = [_ids(tokenizer, "\n".join(texts)) for texts in zip(*table.texts, strict=True)]
     cut = sum(len(row) > max_length for row in rows)
     rows = [row[:max_length] or [_opening(tokenizer)] for row in rows]
@@ -135,7 +135,7 @@ def encode_last(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: in
 
 
 def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Sources and targets for an encoder-decoder, as its tokenizer closes them; both are cut to ``max_length``."""
+    """Encode sources and targets as an encoder-decoder's tokenizer closes them, both cut to ``max_length``."""
     call: Any = tokenizer
     limits = {"truncation": True, "max_length": max_length, "return_attention_mask": False, "verbose": False}
     sources = call(list(table.texts[0]), **limits)["input_ids"]
@@ -148,9 +148,9 @@ def encode_pairs(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """Prompts and what should follow, the label column, closed by the end of text; without labels the text itself.
+    """Encode prompts and completions (the label column), closed by the end of text; without labels, the texts.
 
-    ``read`` is the last token that is given; the loss is over those behind it. Where a row is too long, the prompt
+    ``read`` is the last token that is given; the loss is over those after it. Where a row is too long, the prompt
     loses its beginning, and a completion that is too long by itself loses its end. Plain text loses nothing: a long one
     is several examples (:func:`_encode_plain_text`).
     """
@@ -169,7 +169,7 @@ def encode_completion(table: Table, tokenizer: PreTrainedTokenizerBase, max_leng
 def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Every token of every text but its first is predicted once: a long text in blocks of ``max_length``.
 
-    A block behind the first is given the last token of the one before it, and in front of that whatever the tokenizer
+    A block after the first is given the last token of the one before it, and before that whatever the tokenizer
     opens a text with.
     """
     rows, read, long = [], [], 0
@@ -191,14 +191,14 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion.
 
-    A blank separates them, unless the prompt ends in white space of its own, which stays the prompt's: what is
-    generated begins behind it.
+    A blank separates them, unless the prompt itself ends in white space, which stays the prompt's: what is
+    generated begins after it.
     """
     given, own = prompt_ids(tokenizer, text), text[-1:].isspace()
     whole = _ids(tokenizer, f"{text}{'' if own else ' '}{completion}")
     if whole[: len(given)] == given:
         return given, _closed(whole[len(given) :], tokenizer)
-    if own:  # a tokenizer that joins the blank and the word behind it
+    if own:  # a tokenizer that joins the blank and the word after it
         call: Any = tokenizer
         answer = call(str(completion), add_special_tokens=False, verbose=False)["input_ids"]
         return given, _closed(list(answer), tokenizer)
@@ -212,7 +212,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids with what the tokenizer puts in front of a text, and without what it puts behind."""
+    """Token ids with the tokenizer's special tokens before a text, and without those after it."""
     call: Any = tokenizer
     out = call(text, truncation=False, return_special_tokens_mask=True, verbose=False)
     return list(out["input_ids"][: _without_closing(out["input_ids"], out["special_tokens_mask"])]) or list(

@@ -32,7 +32,7 @@ PLAIN = (
     "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### Assistant:\n{% endif %}"
 )
-"""A template in words alone, for tokenizers that have none and no tokens for turns; an answer ends with the text."""
+"""A template of words, for tokenizers that have none and no tokens for turns; an answer ends with the text."""
 
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _MASKED: Any = {
@@ -45,13 +45,13 @@ _LAST_ONLY = "learn the last turn of each conversation alone (--objective 'chat(
 _GIVE_MARKS = "give a template with {% generation %} marks (--template FILE)"
 
 CALLS = "tool_calls"
-"""In a message: the calls of tools that an assistant makes."""
+"""The field of a message that holds the calls of tools that an assistant makes."""
 
 Span = tuple[int, int]
 
 
 class _Refused(Exception):
-    """What a template says about a conversation that it does not take."""
+    """A template's message about a conversation that it refuses."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Tokens:
 
     Attributes:
         ids: T token ids.
-        spans: where each answer that is learnt is in them, from its first token to behind its last.
+        spans: where each answer that is learnt is in them, from its first token to after its last.
         joined: answers whose first token begins inside the prompt.
     """
 
@@ -90,12 +90,12 @@ class ChatTemplate:
 
     @cached_property
     def closers(self) -> set[int]:
-        """The tokens that can close a turn: those beside the vocabulary proper, and the end of text."""
+        """The tokens that can close a turn: those added to the vocabulary proper, and the end of text."""
         own: Any = self.tokenizer
         return {*own.get_added_vocab().values(), *own.all_special_ids}
 
     def render(self, conversation: Conversation, end: int | None = None, *, asks: bool = False) -> str:
-        """The first ``end`` messages as text; ``asks``: and what asks the assistant to speak."""
+        """Render the first ``end`` messages as text; ``asks``: with the prompt for the assistant's answer."""
         return self._apply(conversation, end, tokenize=False, add_generation_prompt=asks)
 
     def _apply(self, conversation: Conversation, end: int | None = None, **options: Any) -> Any:
@@ -107,7 +107,7 @@ class ChatTemplate:
             raise _Refused(line_of(error)) from error
 
     def mistake(self) -> str:
-        """What is wrong with the template itself; empty where only a conversation can show it."""
+        """The template's own mistake; empty where only a conversation can show one."""
         try:
             self.render(Conversation([{"role": "user", "content": "a"}]))
         except _Refused as error:
@@ -115,7 +115,7 @@ class ChatTemplate:
         return ""
 
     def unwritten(self, conversation: Conversation) -> list[str]:
-        """What a conversation brings and the template writes nothing of: ``tool calls``, ``tools``."""
+        """The parts of a conversation that the template leaves out: ``tool calls``, ``tools``."""
         less = dict[str, Conversation]()
         if any(message.get(CALLS) for message in conversation.messages):
             silent = [{name: value for name, value in one.items() if name != CALLS} for one in conversation.messages]
@@ -129,7 +129,7 @@ class ChatTemplate:
             return []
 
     def prompt(self, conversation: Conversation, place: str) -> list[int]:
-        """The token ids behind which the assistant speaks.
+        """The token ids after which the assistant speaks.
 
         Raises:
             DataError: the template refuses the conversation.
@@ -142,7 +142,7 @@ class ChatTemplate:
         return list(own(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def tokens(self, conversation: Conversation, place: str) -> Tokens:
-        """A conversation as tokens; ``place`` names it in errors.
+        """Encode a conversation; ``place`` names it in errors.
 
         Raises:
             DataError: the template refuses it, rewrites earlier turns, or its marks do not fit.
@@ -153,7 +153,7 @@ class ChatTemplate:
             raise _refused(place, error) from error
 
     def stop(self, tokens: Tokens) -> int | None:
-        """The token that closes the last answer; white space may follow it. None: no token of its own does."""
+        """The token that closes the last answer; white space may follow it. None: there is no such token."""
         start, end = tokens.spans[-1]
         own: Any = self.tokenizer
         for at in range(end - 1, start - 1, -1):
@@ -220,7 +220,7 @@ class ChatTemplate:
         return Tokens(list(out["input_ids"]), spans, joined)
 
     def _turn(self, conversation: Conversation, at: int, whole: str, place: str) -> Span:
-        """Where the answer that is message ``at`` is in the whole text, its end included."""
+        """The span of the answer that is message ``at`` in the whole text, its end included."""
         before = self.render(conversation, at, asks=True)
         if not whole.startswith(before):
             earlier = whole.startswith(self.render(conversation, at))
@@ -240,7 +240,7 @@ class ChatTemplate:
         return len(before), len(behind)
 
     def _without_end(self, text: str) -> str:
-        """A conversation without the special token that closes it as a whole (Phi-3's end of text)."""
+        """A conversation's text without the special token that closes it as a whole (Phi-3's end of text)."""
         own: Any = self.tokenizer
         end = next((token for token in own.all_special_tokens if text.endswith(token)), "")
         return text.removesuffix(end)
@@ -257,13 +257,13 @@ def _rewritten(place: str, what: str, *, last_helps: bool) -> DataError:
 
 
 def runs(mask: np.ndarray) -> list[Span]:
-    """Where runs of True are in a bool array [T]: the start of each, and behind its end."""
+    """The runs of True in a bool array [T]: the start of each, and the position after its end."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
     return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encoded:
-    """Conversations as tokens; the targets are the tokens of the answers, -100 elsewhere.
+    """Encode conversations; the targets are the tokens of the answers, -100 elsewhere.
 
     A conversation that is too long is cut at its end. Answers that are lost so are counted in a notice, and a
     conversation that loses all of them is left out, since nothing of it would be learnt or scored. ``read`` is the last
@@ -302,7 +302,7 @@ def encode_chat(table: Table, template: ChatTemplate, max_length: int) -> Encode
 
 @dataclass
 class _Count:
-    """What happens to conversations that are too long."""
+    """The counts of conversations that are too long, and of their answers."""
 
     cut: int = 0
     answers: int = 0
@@ -312,7 +312,7 @@ class _Count:
     longest: int = 0
 
     def leaves_out(self, one: Tokens, max_length: int) -> bool:
-        """Count a conversation; whether no answer of it is left."""
+        """Count a conversation; returns whether no answer of it is left."""
         ends = [end for _, end in one.spans]
         self.longest = max(self.longest, len(one.ids))
         self.answers += len(ends)

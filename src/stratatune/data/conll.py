@@ -1,4 +1,4 @@
-"""Files of CoNLL's kind: a word and its columns a line, a blank line behind each text."""
+"""Files of CoNLL's kind: a word and its columns a line, a blank line after each text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.data.written import Written
 from stratatune.errors import DataError
 
 TOKENS = ("tokens", "words")
-"""What a column of words is called."""
+"""The usual names of a column of words."""
 _BLANK = " \t"
 _BLANKS = re.compile(f"[{_BLANK}]+")
 _LAYOUTS = {
@@ -25,7 +25,7 @@ _LAYOUTS = {
 
 
 def is_conll(path: Path, written: Written, *, need_labels: bool) -> bool:
-    """Whether a file has a word a line. A ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
+    """Whether a file has a word a line: a ``.tsv`` may be a table, and a ``.txt`` without tags a text a line."""
     if path.suffix not in (".txt", ".tsv"):
         return path.suffix not in SUFFIXES
     lines = lines_of(decode(path.read_bytes(), str(path), written.encoding))
@@ -58,7 +58,7 @@ def open_conll(path: Path, written: Written) -> Frame:
         if len(cells) != width:
             raise DataError(
                 f"{path}, line {number}: {len(cells)} columns, and the first word has {width}: {line[:40]!r}",
-                "write a word and its tag a line, and a blank line behind each text",
+                "write a word and its tag a line, and a blank line after each text",
             )
         if width != 10 or cells[0].isdecimal():  # CoNLL-U has ranges (1-2) and empty words (1.1) in between
             texts[-1].append(cells)

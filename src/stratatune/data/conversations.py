@@ -21,7 +21,7 @@ from stratatune.data.written import Written
 from stratatune.errors import DataError, nearest
 
 CONVERSATIONS = "conversations"
-"""In ``Table.further``: the :class:`Conversation` of each row."""
+"""The key in ``Table.further`` of each row's :class:`Conversation`."""
 WHOLE = ("messages", "conversations", "conversation")
 PAIRS = (
     ("prompt", "completion"),
@@ -41,7 +41,7 @@ def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table with a :class:`Conversation` a row; the labels are the last answers.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes; or a list of lists of messages.
+        source: a source of :func:`stratatune.data.readers.read`; or a list of lists of messages.
         options: ``text`` is the column of messages or prompts, ``label`` that of answers. Without ``need_labels`` the
             last answer is left out: it is to be written. Then texts are prompts too.
 

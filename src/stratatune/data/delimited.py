@@ -1,4 +1,4 @@
-"""Tables of delimited text: csv, tsv and what spreadsheets write under these names."""
+"""Tables of delimited text: csv, tsv and files of spreadsheets with these names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_LIMIT = 2**31 - 1  # of a cell's characters; Python's own is 131,072
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one file is written. ``feeds``: lines end at ``\\n`` alone, and ``\\r`` is text."""
+    """The format of one file. ``feeds``: lines end at ``\\n`` alone, and ``\\r`` is text."""
 
     encoding: str
     delimiter: str
@@ -76,7 +76,7 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
 
 
 def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
-    """How the file is written, and notices about what was recognised."""
+    """The format of a file, and notices about what was recognised."""
     encoding = written.encoding or encoding_of_file(path)
     feeds = _ends_at_feeds(path)
     usual = _USUAL[path.suffix]
@@ -108,7 +108,7 @@ def _start(path: Path, layout: _Layout) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Iterator[list[str]]]:
-    """The file's records, as Python's csv reads them, with cells as long as they are.
+    """The file's records, as Python's csv reads them; cells may have any length.
 
     The reader refuses a lone carriage return, so where it is text it is replaced by a space.
     """
@@ -129,7 +129,7 @@ def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[I
 
 
 def _is_quoted(path: Path, layout: _Layout) -> bool:
-    """Whether the quotes in a table of tabs are those of a writer of csv: each encloses a field, and no row is torn.
+    """Whether quotes in a table of tabs are a csv writer's: each encloses a field, and no row is torn.
 
     Where lines are whole records without quotes, two of them that a quote would join are two.
     """
@@ -161,7 +161,7 @@ def _ends_at_feeds(path: Path) -> bool:
 
 
 def _without_carriage(frame: Frame, last: str) -> Frame:
-    r"""The same where some rows end in ``\r\n``, whose ``\r`` is not part of the last column."""
+    r"""Strip the ``\r`` of rows that end in ``\r\n`` from their last column."""
 
     def get(name: str, plain: Any = frame.get) -> list[Any]:
         values = plain(name)

@@ -1,4 +1,4 @@
-"""Which texts of a data set are equal: what a model computes of one of them serves the others."""
+"""Equal texts of a data set: a result that a model computes for one of them serves the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from stratatune.hashing import Part, fast_digests
 
 MANY = 0.05
-"""The share of repeated texts from which on it pays to run the distinct ones before anything else."""
+"""The least share of repeated texts at which it pays to run the distinct ones before anything else."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Distinct:
 
     @classmethod
     def of(cls, texts: Iterable[Iterable[Part]]) -> Distinct:
-        """Those of N texts, each given by the parts of all that must be equal."""
+        """Find the distinct ones of N texts, each given by all the parts that must be equal."""
         # By hashes, sorted: a dictionary of the texts would take many times their memory, and there may be millions.
         hashes = np.frombuffer(fast_digests(texts), np.uint64).reshape(-1, 2)
         order = np.lexsort(hashes.T)  # stable, so of equal ones the first comes first
@@ -45,10 +45,10 @@ class Distinct:
 
     @property
     def repeated(self) -> int:
-        """How many texts are equal to an earlier one."""
+        """The number of texts that are equal to an earlier one."""
         return len(self.number) - len(self.first)
 
     @property
     def many(self) -> bool:
-        """Whether enough of them are for a pass over the distinct ones alone to pay."""
+        """Whether enough texts repeat for a separate pass over the distinct ones to pay."""
         return self.repeated > 0 and self.repeated >= MANY * len(self.number)

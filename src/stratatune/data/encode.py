@@ -1,4 +1,4 @@
-"""Texts to token ids: as they are, in pairs, or in a template. Longer ones are cut.
+"""Encode texts to token ids: as they are, in pairs, or in a template. Longer ones are cut.
 
 Shapes: N examples, T tokens of one example.
 """
@@ -23,7 +23,7 @@ Rows = list[list[int]]
 
 
 def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """One text or a pair as the model's own classification input; the head reads position 0.
+    """Encode one text or a pair as the model's own classification input; the head reads position 0.
 
     Longer ones are cut at the end, the longer text of a pair first, and counted in ``notices``.
     """
@@ -38,7 +38,7 @@ def encode_plain(table: Table, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def encode_template(table: Table, template: Template, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """The template filled with every row, tokenised as one text; the head reads the mask.
+    """Encode the template filled with every row, as one text; the head reads the mask.
 
     A row that fits is as the tokenizer gives it for the joined text. A longer one loses tokens at the end of its
     texts, the longer text first, never of the template.
@@ -73,7 +73,7 @@ def _tokenise(
 def _fit(
     tokenizer: PreTrainedTokenizerBase, template: Template, pieces: list[list[str]], max_length: int
 ) -> tuple[Rows, Rows | None, list[int]]:
-    """Token ids, types and mask position of rows that are too long, or hold more than one mask.
+    """Shorten rows that are too long, or hold more than one mask: token ids, types and mask position.
 
     Every token's place in the joined text says which part it is of; only tokens wholly inside a field may go.
     """
@@ -102,12 +102,12 @@ def _fit(
 
 
 def inside(places: np.ndarray, special: np.ndarray, span: tuple[int, int]) -> np.ndarray:
-    """The tokens whose characters all lie in ``span``; those the tokenizer added have no place and are never in."""
+    """The tokens whose characters all lie in ``span``; those added by the tokenizer never do."""
     return np.flatnonzero((special == 0) & (places[:, 0] >= span[0]) & (places[:, 1] <= span[1]))
 
 
 def shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Template) -> np.ndarray:
-    """The tokens that stay, in order, when the longer field gives up its end first."""
+    """The tokens that stay, in order, when the longer field loses its end first."""
     room = max_length - (tokens - sum(map(len, fields)))
     if room < len(fields):
         raise DataError(
@@ -121,7 +121,7 @@ def shorten(tokens: int, fields: list[np.ndarray], max_length: int, template: Te
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:
-    """How many tokens each field keeps: the shorter all of them if it needs no more than half, else halves."""
+    """The number of tokens each field keeps: the shorter keeps all if it needs at most half, else both get halves."""
     if len(lengths) == 1:
         return [room]
     first = max(room - lengths[1], min(lengths[0], (room + 1) // 2))

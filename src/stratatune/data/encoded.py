@@ -1,4 +1,4 @@
-"""Token ids and what is to be predicted of them, as flat ragged arrays: no padding until a batch is made.
+"""Token ids and their targets, as flat ragged arrays: no padding until a batch is made.
 
 Shapes: N examples, T tokens of one example; ``offsets`` [N+1] cut the flat arrays [sum T] into examples.
 """
@@ -17,14 +17,14 @@ from stratatune.data.distinct import Distinct
 from stratatune.hashing import Part, digest
 
 LABEL = "label"
-"""The name of the targets where an example has one kind of them."""
+"""The name of the targets if an example has one kind of them."""
 IGNORED = -100
 """A target that does not count in the loss, as torch has it; it fills the shorter rows of a batch."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is to be predicted of N examples; the trunk never sees it.
+    """The targets of N examples; the trunk never sees them.
 
     Attributes:
         values: one row an example: class numbers int64 [N], values float32 [N], sets of labels [N, L]; or with
@@ -50,13 +50,13 @@ class Targets:
         return np.ones(len(self), np.int64) if self.offsets is None else np.diff(self.offsets)
 
     def subset(self, index: np.ndarray) -> Targets:
-        """Those of the examples ``index``, in its order."""
+        """The targets of the examples ``index``, in its order."""
         if self.offsets is None:
             return Targets(self.values[index])
         return Targets(self.values[flat(self.offsets, index)], offsets_of(np.diff(self.offsets)[index]))
 
     def padded(self, index: np.ndarray) -> np.ndarray:
-        """Those of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 behind the end."""
+        """The targets of the examples ``index`` [B] as one array [B, ...], or [B, U, ...] with -100 after the end."""
         if self.offsets is None:
             return self.values[index]
         lengths = np.diff(self.offsets)[index]
@@ -68,7 +68,7 @@ class Targets:
 
 
 def joined(parts: Sequence[Targets]) -> Targets:
-    """Several, one after the other."""
+    """Concatenate several."""
     values = np.concatenate([part.values for part in parts])
     if parts[0].offsets is None:
         return Targets(values)
@@ -78,7 +78,7 @@ def joined(parts: Sequence[Targets]) -> Targets:
 
 
 def flat(offsets: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """int64 [sum of lengths]: where the rows of the examples ``index`` lie in an array that ``offsets`` [N+1] cut."""
+    """The positions, int64 [sum of lengths], of the rows of examples ``index`` in an array cut by ``offsets`` [N+1]."""
     lengths = np.diff(offsets)[index]
     starts = np.cumsum(lengths) - lengths
     return np.repeat(offsets[index] - starts, lengths) + np.arange(lengths.sum())
@@ -86,7 +86,7 @@ def flat(offsets: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Encoded:
-    """N tokenised texts, and what is to be predicted of them.
+    """N tokenised texts and their targets.
 
     An example is a text, unless ``groups`` say which texts belong together: then R examples are learnt and predicted,
     and the trunk still runs once for each text, however many examples it is in.
@@ -96,15 +96,15 @@ class Encoded:
         types: int8 [sum T] token types, or None for models without them.
         offsets: int64 [N+1]; text i is ``ids[offsets[i]:offsets[i + 1]]``.
         read: int32 [N], the position the head reads: the mask, or 0 for [CLS].
-        targets: what is to be predicted of each example, by name; empty without labels. An objective with one kind of
+        targets: the targets of each example, by name; empty without labels. An objective with one kind of
             targets calls them ``label``; one that reads several columns gives each a name.
         groups: the numbers of each example's texts, where examples have several (pairs that are ranked, an anchor with
             its positive and its negatives); None: each text is an example.
-        notices: what the user should know, such as how many texts were cut.
+        notices: warnings for the user, such as the number of texts that were cut.
         places: the positions that the head reads, where an objective reads several of each text, one after the other;
             -1 for what no token represents. None: ``read`` says it all.
-        given: float32 [N, E], what an objective represents texts by, where that is known and is not to be computed (the
-            documents of a search whose index stays); NaN for the other texts. None: all are computed.
+        given: float32 [N, E], an objective's representation of texts, where that is known and is not to be computed
+            (the documents of a search whose index stays); NaN for the other texts. None: all are computed.
     """
 
     ids: np.ndarray
@@ -127,12 +127,12 @@ class Encoded:
 
     @property
     def examples(self) -> int:
-        """How many examples are learnt and predicted."""
+        """The number of examples that are learnt and predicted."""
         return len(self) if self.groups is None else len(self.groups)
 
     @cached_property
     def example_lengths(self) -> np.ndarray:
-        """int64 [R], the tokens of every example; of several texts as many times the longest, as a batch pads them."""
+        """int64 [R], the tokens of every example; each of its texts counts as its longest, as a batch pads them."""
         return padded_lengths(self.lengths, self.groups)
 
     def texts_of(self, index: np.ndarray) -> np.ndarray:
@@ -140,19 +140,19 @@ class Encoded:
         return index if self.groups is None else np.unique(self.groups.subset(index).values)
 
     def computed_of(self, index: np.ndarray) -> np.ndarray:
-        """Those of :meth:`texts_of` that are not :attr:`given`: what the trunk and the top run for."""
+        """The texts of :meth:`texts_of` that are not :attr:`given`: the trunk and the top run for these."""
         texts = self.texts_of(index)
         return texts if self.given is None else texts[np.isnan(self.given[texts, 0])]
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The targets where there is one an example [N, ...]: class numbers int64, or values float32; else None."""
+        """The targets [N, ...] if there is one an example: class numbers int64, or values float32; else None."""
         found = self.targets.get(LABEL)
         return None if found is None or found.offsets is not None else found.values
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what the trunk sees and where it is read; labels take no part, so that runs share a cache."""
+        """A hash of the trunk's input and the positions read; labels take no part, so that runs share a cache."""
         parts: list[Part] = []
         for name in ("ids", "types", "offsets", "read"):
             array = getattr(self, name)
@@ -163,7 +163,7 @@ class Encoded:
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which texts are equal: the same tokens, read at the same positions."""
+        """The texts that are equal: the same tokens, read at the same positions."""
         return Distinct.of(self._content(number) for number in range(len(self)))
 
     def _content(self, number: int) -> Iterator[Part]:
@@ -181,7 +181,7 @@ class Encoded:
         return f"{self.fingerprint}/{len(self.distinct.first)}" if self.distinct.repeated else self.fingerprint
 
     def flat(self, index: np.ndarray) -> np.ndarray:
-        """int64 [sum T of index]: where the tokens of these examples are in the flat arrays."""
+        """The positions, int64 [sum T of index], of these examples' tokens in the flat arrays."""
         return flat(self.offsets, index)
 
     def subset(self, index: Sequence[int] | np.ndarray) -> Encoded:
@@ -205,31 +205,31 @@ class Encoded:
         )
 
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
-        """The same with labels [N]: integers are classes, floats are values."""
+        """The data with labels [N]: integers are classes, floats are values."""
         array = np.asarray(labels)
         if array.shape != (self.examples,):
             raise ValueError(f"{array.shape} labels for {self.examples} examples")
         return self.with_targets(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
 
     def with_targets(self, values: np.ndarray, offsets: np.ndarray | None = None, name: str = LABEL) -> Encoded:
-        """The same with targets; ``values`` and ``offsets`` as in :class:`Targets`."""
+        """The data with targets; ``values`` and ``offsets`` as in :class:`Targets`."""
         return replace(self, targets={**self.targets, name: Targets(values, offsets)})
 
     def with_groups(self, groups: Sequence[Sequence[int]]) -> Encoded:
-        """The same with examples of several texts each, given by their numbers."""
+        """The data with examples of several texts each, given by their numbers."""
         values = np.fromiter(chain.from_iterable(groups), np.int64)
         return replace(self, groups=Targets(values, offsets_of(np.fromiter(map(len, groups), np.int64, len(groups)))))
 
 
 def padded_lengths(lengths: np.ndarray, groups: Targets | None) -> np.ndarray:
-    """As :attr:`Encoded.example_lengths`, of the lengths [N] of the texts and the numbers of each example's."""
+    """The lengths of :attr:`Encoded.example_lengths`, from those of the texts [N] and the numbers of each example's."""
     if groups is None:
         return lengths
     return np.maximum.reduceat(lengths[groups.values], groups.starts) * groups.sizes
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:
-    """Several data sets, encoded alike, one after the other."""
+    """Concatenate data sets with the same encoding."""
     if len(parts) == 1:
         return parts[0]
     types: list[Any] = [part.types for part in parts]
@@ -249,7 +249,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _behind_one_another(parts: Sequence[Encoded]) -> list[Targets]:
-    """The groups of each part, their texts numbered behind those of the parts before."""
+    """The groups of each part, their texts numbered after those of the parts before."""
     before = np.cumsum([0, *map(len, parts)])
     return [
         replace(part.groups, values=part.groups.values + start)
@@ -259,5 +259,5 @@ def _behind_one_another(parts: Sequence[Encoded]) -> list[Targets]:
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Where each of N rows of these lengths begins in an array that holds all of them, and its end: int64 [N+1]."""
+    """The start of each of N rows of these lengths in an array that holds all of them, and its end: int64 [N+1]."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

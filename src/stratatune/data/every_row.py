@@ -1,4 +1,4 @@
-"""One answer for each row of a source, where some rows were left out before anything was asked."""
+"""One answer for each row of a source, if some rows were left out of a prediction."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stratatune.data.readers import Table
 
 @dataclass(frozen=True)
 class EveryRow:
-    """From the n rows of ``table``, which were answered, to the N of its source.
+    """Maps the n rows of ``table``, which were answered, to the N rows of its source.
 
     Attributes:
-        table: as read, with ``whole``.
+        table: the table as read, with ``whole``.
         at: int64 [n], the position in the source of each row answered.
         count: N.
     """
@@ -28,7 +28,7 @@ class EveryRow:
 
     @classmethod
     def of(cls, table: Table) -> EveryRow | None:
-        """None where no row was left out, or where the source was not kept."""
+        """The mapping for ``table``; None if no row was left out, or the source was not kept."""
         whole = table.whole
         if whole is None or len(whole.rows) == len(table):
             return None

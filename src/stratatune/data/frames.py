@@ -1,4 +1,4 @@
-"""Columns by name, before anything is known about them, out of objects in memory."""
+"""Columns by name, not yet interpreted, from objects in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WHOLE = "write the whole character; this happens where a text was cut in the mi
 
 
 def broken_in(value: Any) -> str:
-    """What of a cell no file, tokenizer or terminal takes: half of a surrogate pair, which JSON can spell."""
+    """The part of a cell that no file, tokenizer or terminal takes: half of a surrogate pair, which JSON can spell."""
     if isinstance(value, str):
         broken = None if value.isascii() else _LONE_SURROGATE.search(value)
         return f"{broken[0]!a}, half of a surrogate pair" if broken else ""
@@ -45,7 +45,7 @@ def broken_in(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """N rows of columns by name, before anything is known about them.
+    """N rows of columns by name, not yet interpreted.
 
     ``get`` gives a column's N values. ``rows`` numbers them as in the source, from 1, a header line not counted.
     ``task`` is set where the source itself says which it is. ``named`` is False where the names are ours: of lists.
@@ -75,7 +75,7 @@ class Frame:
         object.__setattr__(self, "get", checked)
 
     def keep(self, at: Sequence[int]) -> Frame:
-        """The rows at the 0-based positions ``at``."""
+        """The frame's rows at the 0-based positions ``at``."""
 
         def kept(name: str) -> list[Any]:
             values = self.get(name)
@@ -84,19 +84,19 @@ class Frame:
         return replace(self, get=kept, rows=[self.rows[i] for i in at])
 
     def noting(self, notice: str) -> Frame:
-        """The same with one more notice."""
+        """The frame with one more notice."""
         return replace(self, notices=(*self.notices, notice))
 
 
 def called(split: str) -> tuple[str, ...]:
-    """What ``split`` may be called, the likeliest first."""
+    """The names that ``split`` may have, the likeliest first."""
     return SPLITS.get(split, (split,))
 
 
 def of_datasets(data: Any, place: str, split: str | None = None) -> Frame:
-    """A `datasets.Dataset`, or the split of a `DatasetDict`; DataError where the split is not there or not named.
+    """Make a frame of a `datasets.Dataset`, or of one split of a `DatasetDict`; DataError if that is missing.
 
-    A format (``with_format("torch")``) is put aside: its columns are tensors, and what is read are texts.
+    A format (``with_format("torch")``) is put aside: its columns are tensors, and texts are needed.
     """
     if not hasattr(data, "num_columns"):
         raise DataError(f"cannot read {place}: a {type(data).__name__}", "give a Dataset or DatasetDict, not a stream")
@@ -134,7 +134,7 @@ def _split_of(splits: dict[str, Any], place: str, split: str | None) -> str:
 
 
 def of_pandas(data: Any) -> Frame:
-    """A pandas DataFrame; its missing values become None.
+    """Make a frame of a pandas DataFrame; its missing values become None.
 
     Raises:
         DataError: two of its columns have one name.
@@ -152,12 +152,12 @@ def of_pandas(data: Any) -> Frame:
 
 
 def of_polars(data: Any) -> Frame:
-    """A polars DataFrame; its nulls are None."""
+    """Make a frame of a polars DataFrame; its nulls are None."""
     return Frame("the data frame given", list(data.columns), lambda name: data[name].to_list(), range(1, len(data) + 1))
 
 
 def of_texts(texts: Sequence[Any]) -> Frame:
-    """A list of N texts, or of N pairs of texts; missing ones (None, NaN) become None."""
+    """Make a frame of a list of N texts, or N pairs of texts; missing ones (None, NaN) become None."""
     place, rows = "the texts given", [None if is_missing(text) else text for text in texts]
     if all(text is None or isinstance(text, str) for text in rows):
         return Frame(place, ["text"], lambda _: list(rows), range(1, len(rows) + 1), named=False)

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines, every value as the file has it.
+"""Read JSON and JSON Lines, every value as the file has it.
 
 The `datasets` library reads them by pyarrow, which guesses a type for each column from the beginning of the file: dates
 become timestamps, a column that changes its type late is an error even if nobody reads it, and a file that is no JSON
@@ -25,7 +25,7 @@ _ROWS = ("data", "rows", "examples", "records")
 
 
 def open_json(path: Path, written: Written) -> Frame:
-    """The columns of a JSON or JSON Lines file, by the union of its objects' keys; a key that is missing is None.
+    """The columns of a JSON or JSON Lines file: the union of its objects' keys; a missing key is None.
 
     A file is a list of objects or of texts, an object a line, or one object of columns (as pandas writes one).
 
@@ -78,7 +78,7 @@ def _of_rows(path: Path, rows: list[Any]) -> Frame:
 
 
 def _of_object(path: Path, whole: Any) -> Frame:
-    """One object: of columns, or with its rows under one key."""
+    """Read one object: a table by columns, or with its rows under one key."""
     if isinstance(whole, Mapping):
         if _is_of_columns(whole):
             columns = {name: list(v.values()) if isinstance(v, Mapping) else list(v) for name, v in whole.items()}
@@ -95,7 +95,7 @@ def _of_object(path: Path, whole: Any) -> Frame:
 
 
 def _is_of_columns(whole: Mapping[str, Any]) -> bool:
-    """Columns of one length: lists of cells, or pandas' cells by row."""
+    """Whether these are columns of one length: lists of cells, or pandas' cells by row."""
     values = list(whole.values())
     for kind in (list, dict):
         if values and all(isinstance(value, kind) for value in values):

@@ -13,7 +13,7 @@ from stratatune.data.sources import open_source
 from stratatune.errors import DataError
 
 EMPTY = ""
-"""A row that has no label in a column."""
+"""The value of a row that has no label in a column."""
 
 Value = list[str] | str | float
 
@@ -24,7 +24,7 @@ def read_columns(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     A value is a text or a number, a list of labels, or :data:`EMPTY`.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes.
+        source: a source of :func:`stratatune.data.readers.read`.
         options: ``label`` names the label columns, as ``"a,b,c"`` (a name with a comma in quotes). A row may lack
             labels, whatever ``written`` says.
 

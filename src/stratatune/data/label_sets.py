@@ -21,7 +21,7 @@ from stratatune.data.written import DELIMITERS
 from stratatune.errors import DataError, did_you_mean
 
 Cell = list[str] | str
-"""The labels of a text as a list, or as a text that a separator cuts."""
+"""The labels of a text: a list, or a text to split at a separator."""
 
 LABELS = ("labels", "label", "tags", "classes", "class", "categories", "category", "targets", "target")
 _NAMES = {**{mark: name for name, mark in DELIMITERS.items()}, "\t": "tab", " ": "space"}
@@ -32,7 +32,7 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     """Read ``source`` into a Table whose labels are a :data:`Cell` for each text.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes.
+        source: a source of :func:`stratatune.data.readers.read`.
         options: ``label`` names one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in
             quotes). Recognised by a usual name, or where all columns of 0 and 1 are meant. A row without a label is
             never bad.
@@ -89,7 +89,7 @@ def columns_named(frame: Frame, label: str) -> tuple[str, ...]:
 
 
 def joined(names: Sequence[str]) -> str:
-    """Names of columns as :func:`columns_in` reads them."""
+    """Join names of columns so that :func:`columns_in` reads them."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(names)
     return line.getvalue()
@@ -143,7 +143,7 @@ def _flags(frame: Frame, name: str) -> list[bool]:
 
 
 def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
-    """A cell as its labels, or as a text that is still to be cut.
+    """A cell's labels as a list, or as a text that is still to be split.
 
     Raises:
         DataError: neither names nor a list of names.
@@ -199,7 +199,7 @@ def separator_named(word: str) -> str:
 
 
 def cut(cell: Cell, separator: str) -> list[str]:
-    """The labels of a cell, each once."""
+    """Split a cell into its labels, each once."""
     if not isinstance(cell, str):
         return cell
     parts = cell.split(separator) if separator else [cell]

@@ -1,4 +1,4 @@
-"""Labels as written into class numbers, and back."""
+"""Convert labels as written to class numbers, and back."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 Labels = list[str] | list[float]
 MOST_CLASSES = 1000  # more is taken for a column that holds no classes
 SEPARATORS = (",", ";", "|", "\t")
-"""What is recognised between two labels in a cell. A blank is not, as it may be inside a label."""
+"""Separators that are recognised between two labels in a cell. A blank is none, as it may be inside a label."""
 SETS_HINT = "several labels in a cell: --objective multilabel"
 """The hint for data that look like label sets under an objective of one label a text."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
-_FEW_ROWS = 10  # in so small a table every row may well have a class of its own
+_FEW_ROWS = 10  # in so small a table every row may well have a different class
 _SHOWN = 20
 _NUMBERS = "regression needs numbers; for classes use the classification objective"
 
@@ -45,7 +45,7 @@ class LabelSet:
         """The distinct labels in sorted order; numbers in numeric order.
 
         Raises:
-            DataError: one class only, or numbers with fractions, or so many labels that the column can hold no classes.
+            DataError: one class only, or numbers with fractions, or too many labels for a column of classes.
         """
         names = {label_text(label) for label in labels}
         _refuse_fractions(labels, names, place)
@@ -65,7 +65,7 @@ class LabelSet:
     def encode(
         self, labels: Sequence[str | float], place: str = "the data", rows: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Class numbers int64 [N]; DataError names the first row whose label is not of this set."""
+        """Encode labels as class numbers int64 [N]; DataError names the first row whose label is not of this set."""
         import numpy as np
 
         texts = [label_text(label) for label in labels]
@@ -75,12 +75,12 @@ class LabelSet:
         return np.fromiter((self.index[text] for text in texts), np.int64, len(texts))
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Class numbers back into names."""
+        """Decode class numbers to names."""
         return [self.names[int(number)] for number in numbers]
 
 
 def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
-    """The error of a label, tag or class at ``place`` that is none of ``names``, those of the training data."""
+    """The error for a label, tag or class at ``place`` that is not among ``names``, those of the training data."""
     near = nearest(found, names)
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     legal = f"legal: {', '.join(names[:_SHOWN])}{more}"
@@ -90,14 +90,14 @@ def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
 
 
 def ordered(names: Collection[str]) -> tuple[str, ...]:
-    """Labels in sorted order; numbers in numeric order."""
+    """Sort labels; numbers in numeric order."""
     return tuple(sorted(names, key=_number) if all(map(_is_number, names)) else sorted(names))
 
 
 def looks_like_sets(labels: Collection[str | float]) -> str:
-    """A label that seems to be several with a separator between them; empty where none does.
+    """A label that looks like several labels with a separator between them; empty if none does.
 
-    So it is where cutting leaves fewer different labels than there were: ``a,b`` beside ``b,c`` and ``c,a,b``.
+    So it is where cutting leaves fewer different labels than there were: ``a,b``, ``b,c`` and ``c,a,b``.
     """
     texts = {label for label in labels if isinstance(label, str)}
     for mark in SEPARATORS:
@@ -108,7 +108,7 @@ def looks_like_sets(labels: Collection[str | float]) -> str:
 
 
 def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], place: str) -> None:
-    """Refuse numbers with fractions, unless they are text, few and often the same: half points of a rating may be."""
+    """Refuse numbers with fractions, unless they are text, few and often repeated, such as half points of a rating."""
     if not all(map(_is_number, names)):
         return
     fraction = next((name for name in sorted(names, key=_number) if not float(name).is_integer()), None)
@@ -132,14 +132,14 @@ def _is_number(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Whether ``value`` marks a missing one: None, NaN, or pandas' own marks."""
+    """Whether ``value`` is missing: None, NaN, or one of pandas' own marks."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, Real) and math.isnan(value)
 
 
 def label_text(value: str | float) -> str:
-    """A label as text; 1.0 is written 1, as tables turn whole numbers into floats beside a gap."""
+    """A label as text; 1.0 becomes 1, since tables turn whole numbers into floats next to a gap."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()
@@ -148,7 +148,7 @@ def label_text(value: str | float) -> str:
 def numbers(
     labels: Sequence[str | float], place: str, rows: Sequence[int] | None = None, hint: str = _NUMBERS
 ) -> list[float]:
-    """Labels as finite floats; DataError names the first row that is none, and says what to do by ``hint``."""
+    """Labels as finite floats; DataError names the first row that is not one, with ``hint`` as the fix."""
     values: list[float] = []
     for row, label in zip(rows or range(1, len(labels) + 1), labels, strict=True):
         try:

@@ -1,4 +1,4 @@
-"""Where a text ends: bytes to text, and text to lines, the same for files and for standard input."""
+"""Decoding of bytes to text and splitting of text into lines, the same for files and for standard input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encoding_of(start: bytes) -> str:
 
 
 def encoding_of_file(path: Path) -> str:
-    """As :func:`encoding_of`, of a file."""
+    """The encoding of a file, as by :func:`encoding_of`."""
     with path.open("rb") as file:
         return encoding_of(file.read(_LONGEST_MARK))
 
@@ -43,7 +43,7 @@ def not_in(place: str, error: UnicodeDecodeError) -> DataError:
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of ``text`` without their ends, which are ``\n`` or ``\r\n``, or ``\r`` where there is nothing else.
+    r"""The lines of ``text`` without their ends: ``\n`` or ``\r\n``, or ``\r`` if there is no other.
 
     No other character ends a line: form feeds, U+0085 and U+2028 occur inside texts, and so may a lone ``\r``.
     `str.splitlines` would cut at all of them, and then there are more predictions than lines.

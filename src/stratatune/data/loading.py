@@ -1,4 +1,4 @@
-"""Reading a file by the `datasets` library, its failures in one line."""
+"""Read a file with the `datasets` library, with its failures in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS_AT_A_TIME = 10_000
 
 
 def load(builder: str, path: Path, **options: Any) -> Dataset:
-    """The whole file as one Dataset; it is streamed, so that no copy of it is written to the library's cache.
+    """Load the whole file as one Dataset; it is streamed, so that no copy of it is written to the library's cache.
 
     Raises:
         DataError: it cannot be read, or has no rows.
@@ -41,7 +41,7 @@ def load(builder: str, path: Path, **options: Any) -> Dataset:
 
 
 def line_of(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
+    """An error's message, in one line that is not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -57,7 +57,7 @@ def unreadable(path: Path, error: BaseException) -> DataError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No log lines of the libraries: what they say is in the DataError."""
+    """Silence the libraries' log lines: the DataError has their content."""
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

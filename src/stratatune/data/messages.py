@@ -1,4 +1,4 @@
-"""One conversation: messages in the order in which a chat template takes them, from the cells of a row."""
+"""Conversations: messages in the order in which a chat template reads them, from the cells of a row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEXT = {
     "assistant": ("user", "tool"),
     "tool": ("assistant", "tool"),
 }
-"""Who may speak behind whom."""
+"""Who may speak after whom."""
 _MESSAGE = '{"role": "user", "content": "..."}'
 _TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
 _SKIP = "mend the row, or leave such rows out with bad_rows: skip"
@@ -34,10 +34,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages as a chat template takes them.
+    """Messages in the form that a chat template reads.
 
     Attributes:
-        messages: each with ``role`` (system, user, assistant, tool), ``content`` and what else it came with.
+        messages: each with ``role`` (system, user, assistant, tool), ``content`` and any other fields that it came
+            with.
         learnt: the positions of the assistant's messages that count in the loss.
         tools: descriptions of tools, as a template takes them.
         is_text: a plain text, read as one message of the user.
@@ -54,12 +55,12 @@ class Conversation:
         return [at for at, message in enumerate(self.messages) if message["role"] == "assistant"]
 
     def asked(self) -> Conversation:
-        """What comes before the last answer."""
+        """The part of the conversation before the last answer."""
         return replace(self, messages=self.messages[: self.learnt[-1]], learnt=()) if self.learnt else self
 
 
 class BadRow(Exception):
-    """What is wrong with a row, and how to mend it."""
+    """A fault in a row, and how to mend it."""
 
     def __init__(self, what: str, fix: str = _SKIP) -> None:
         super().__init__(what)
@@ -68,7 +69,7 @@ class BadRow(Exception):
 
 @dataclass(frozen=True)
 class Cells:
-    """What the columns hold of one row."""
+    """The cells of one row that a conversation is read from."""
 
     column: str
     prompt: Any
@@ -83,7 +84,7 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
     """The messages of a row in their order, and which of them count in the loss.
 
     Raises:
-        BadRow: with what is wrong.
+        BadRow: names the fault.
     """
     value, behind, is_text = _parsed(cells.prompt, cells.column), list[Any](), False
     if isinstance(value, list):
@@ -120,7 +121,7 @@ def conversation_of(cells: Cells, *, need_labels: bool, blanks: bool) -> Convers
 
 
 def _to_be_answered(made: Conversation) -> Conversation:
-    """Without an answer at the end."""
+    """The conversation without an answer at its end."""
     messages = made.messages[:-1] if made.messages[-1]["role"] == "assistant" else made.messages
     if not messages or messages[-1]["role"] == "system":
         raise BadRow("there is no message to answer")
@@ -128,7 +129,7 @@ def _to_be_answered(made: Conversation) -> Conversation:
 
 
 def _parsed(value: Any, column: str) -> Any:
-    """A cell: a text, or a list of messages; JSON in a text serves too, as csv has no lists."""
+    """Parse a cell: a text, or a list of messages, also as JSON, since csv has no lists."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if is_missing(value):
         raise BadRow(f"column {column!r} is missing or empty")
@@ -169,7 +170,7 @@ def _beside(value: Any, what: str) -> str:
 
 
 def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, Any]]:
-    """Messages that are written as lists of roles and of contents."""
+    """Messages written as lists of roles and of contents."""
     sizes = {name: len(values) for name, values in columns.items()}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{count} of {name!r}" for name, count in sizes.items())
@@ -178,7 +179,7 @@ def _rows_of(columns: Mapping[str, list[Any]], column: str) -> list[dict[str, An
 
 
 def _joined(value: Any, cells: Cells) -> Any:
-    """A prompt and the text that belongs to it."""
+    """Join a prompt and the text that belongs to it."""
     if not isinstance(value, str):
         raise BadRow(f"column {cells.column!r} holds {_kind(value)}, not a text or a list of messages")
     more = _beside(cells.more, f"what follows {cells.column!r}").strip()
@@ -219,7 +220,7 @@ def _text(content: Any, number: int) -> str:
 
 
 def _weight(value: Any, number: int) -> int:
-    """Whether a message counts in the loss, as OpenAI's files say it."""
+    """The weight of a message in the loss, as OpenAI's files give it."""
     weight = value.get("weight")
     if weight is None:
         return 1

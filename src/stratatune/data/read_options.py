@@ -1,4 +1,4 @@
-"""What a reader is to take from a source: which columns, which split, with labels or without."""
+"""Options for reading a source: which columns, which split, with labels or without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stratatune.data.written import AS_USUAL, Written
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Which part of a source becomes a :class:`stratatune.data.readers.Table`.
+    """The part of a source that becomes a :class:`stratatune.data.readers.Table`.
 
     Every reader takes these whole, and ignores those that mean nothing to it.
 
@@ -20,11 +20,11 @@ class ReadOptions:
         text: the text column or columns, as ``"a,b"`` or a sequence; None: recognised by their names.
         label: the label column, or several as ``"a,b,c"`` where a reader takes several; None: likewise.
         task: a task or the name of one, which knows its columns and class names.
-        split: train, dev (also dev_matched, dev_mismatched) or test. Of a single `.all` file it is the part that the
+        split: train, dev (also dev_matched, dev_mismatched) or test. For a single `.all` file it is the part that the
             task draws from it; None: a file is read whole.
         need_labels: False reads data to predict: labels are left out where they are missing or not whole.
-        written: how a text file is written, and what happens to rows that are not whole.
-        keep_whole: whether the table keeps all that the source has beside it.
+        written: the format of a text file, and the treatment of incomplete rows.
+        keep_whole: whether the table also keeps everything else in the source.
     """
 
     text: str | Sequence[str] | None = None
@@ -37,7 +37,7 @@ class ReadOptions:
 
     @property
     def text_columns(self) -> Sequence[str] | None:
-        """The text columns by their names, each whole; one that is named by a text may hold a comma."""
+        """The text columns by their names; a single text is one name, which may hold a comma."""
         return (self.text,) if isinstance(self.text, str) else self.text
 
     @property
@@ -51,4 +51,4 @@ class ReadOptions:
 
 
 DEFAULTS = ReadOptions()
-"""Everything is recognised, and labels are needed."""
+"""The default: everything is recognised, and labels are needed."""

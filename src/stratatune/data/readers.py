@@ -1,4 +1,4 @@
-"""Any labelled text into one `Table`: files, folders, the hub, data frames, lists.
+"""Read any labelled text into one `Table`: files, folders, the hub, data frames, lists.
 
 `sources` opens; here the columns are chosen and their content is checked. Every failure is one DataError line that
 names the place, the value, what is legal and the fix.
@@ -79,8 +79,8 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         source: a csv, tsv, json, jsonl, parquet, txt or `.all` file; a GLUE folder or one written by
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
-        options: what is taken from it. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
-            only one is plausible. Lists have no names, so none is asked of them.
+        options: the part to read. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
+            only one is plausible. Lists have no names, so they need neither.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
@@ -117,7 +117,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
 
 
 def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | None) -> tuple[Frame, tuple[str, ...]]:
-    """The text columns that are named, those of the task, or the only plausible ones, which a notice then names.
+    """The text columns: those named, those of the task, or the only plausible ones, with a notice that names them.
 
     Raises:
         DataError: a column that is not there, or none or several plausible ones.
@@ -181,7 +181,7 @@ def _label_column(
     return frame, None
 
 
-# --- what is in them -----------------------------------------------------------------------------------------------
+# --- their content -------------------------------------------------------------------------------------------------
 
 
 def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
@@ -220,7 +220,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
 
 
 def _noting_sets(frame: Frame, labels: Labels) -> Frame:
-    """With a notice where labels that occur more than once look like several labels each."""
+    """Add a notice where labels that occur more than once look like several labels each."""
     distinct = set(labels)
     several = looks_like_sets(distinct) if 2 * len(distinct) <= len(labels) else ""
     return frame.noting(f"the label {several!r} looks like {SETS_HINT}") if several else frame
@@ -232,7 +232,7 @@ def is_list(value: Any) -> bool:
 
 
 def plain(value: Any, place: str, name: str) -> str | float | None:
-    """One cell: text, or a number that was one in the file; None where it is missing; a date as ISO 8601 has it."""
+    """One cell as plain data: text, or a number that was one in the file; None if missing; a date in ISO 8601."""
     if isinstance(value, str):
         return str(value)
     if is_missing(value):
@@ -279,13 +279,13 @@ def _rows(at: Sequence[int]) -> str:
 
 
 def _whole_rows(frame: Frame, names: list[str]) -> list[int]:
-    """The 0-based positions of the rows that lack nothing in these columns."""
+    """The 0-based positions of the rows without a gap in these columns."""
     columns = [[_is_blank(plain(value, frame.place, name)) for value in frame.get(name)] for name in names]
     return [at for at, blanks in enumerate(zip(*columns, strict=True)) if not any(blanks)]
 
 
 def without_bad(frame: Frame, names: list[str]) -> Frame:
-    """The rows with text and label, and how many others there were."""
+    """The rows with text and label, and the number of others."""
     kept = _whole_rows(frame, names)
     if len(kept) == len(frame.rows):
         return frame
@@ -298,7 +298,7 @@ def without_bad(frame: Frame, names: list[str]) -> Frame:
 
 
 def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
-    """The rows that lack no field, where the file as published holds others."""
+    """The rows that lack no field, where the published file has some that do."""
     kept = _whole_rows(frame, names)
     left_out = len(frame.rows) - len(kept)
     return frame.keep(kept).noting(f"{left_out} rows lack a field as published and are left out") if left_out else frame

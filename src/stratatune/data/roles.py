@@ -1,4 +1,4 @@
-"""Texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
+"""Read texts that belong together, by the names of their columns: a question and its answer, two sentences and a score.
 
 What a column is for is decided by its name, whatever the order of the columns; names in doubt are refused.
 """
@@ -19,14 +19,14 @@ from stratatune.data.tasks import Task
 from stratatune.errors import DataError, nearest
 
 SCORES = ("score", "label", "labels", "similarity", "relevance", "gold_label")
-"""What a column of numbers beside texts is called."""
+"""The usual names of a column of numbers next to texts."""
 ROLES = "roles"
-"""In ``Table.further``: the role of each text column, in every row the same."""
+"""The key in ``Table.further`` of the role of each text column, the same in every row."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which rows are laid out.
+    """A layout of rows.
 
     Attributes:
         roles: the columns in their order: what each is for, and the names that say so. The first name is the role's.
@@ -41,7 +41,7 @@ class Layout:
     by_order: bool = True
 
     def find(self, names: Sequence[str], place: str) -> dict[str, str] | None:
-        """Column -> role, in the order of the roles; None where one of them has no column.
+        """The role of each column, in the order of the roles; None if one of them has no column.
 
         Raises:
             DataError: two columns for one role.
@@ -77,7 +77,7 @@ def read_roles(
     """Read ``source`` into a Table with a text column for each role, and the roles in ``further``.
 
     Args:
-        source: what :func:`stratatune.data.readers.read` takes.
+        source: a source of :func:`stratatune.data.readers.read`.
         layouts: the legal ways in which rows are laid out, of which the columns' names decide for one.
         what: the columns that are legal, in words, for an error.
         options: ``text`` names two text columns in the order of a layout's roles, where their names say nothing, and
@@ -140,7 +140,7 @@ class _Finder:
     def named(
         self, text: Sequence[str] | None, label: str | None, task: Task | None
     ) -> tuple[dict[str, str], str | None]:
-        """Column -> role, and the column of numbers where the layout has one."""
+        """The role of each column, and the column of numbers if the layout has one."""
         names = self.frame.names
         if task and not task.numeric:
             raise DataError(f"the labels of {task.name} are classes", f"legal here: {self.what}")
@@ -170,7 +170,7 @@ class _Finder:
         return [one for one in found if not any(set(one[1]) < set(other) for _, other in found)]
 
     def _by_order(self, text: Sequence[str], label: str | None) -> tuple[dict[str, str], str | None]:
-        """Columns that the user names: by their own names, else two in order, of which no name says otherwise."""
+        """Assign columns that the user names: by their own names, else two in order, if no name contradicts."""
         if missing := next((name for name in text if name not in self.frame.names), None):
             raise self._none_called(missing)
         scored_by, own = self._label(label, text), None

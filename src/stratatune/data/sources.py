@@ -1,4 +1,4 @@
-"""Opening what the user names: a file, a folder or a hub id, as a `Frame` of columns.
+"""Open the source that the user names: a file, a folder or a hub id, as a `Frame` of columns.
 
 csv, tsv and parquet files, saved sets and the hub are read by the `datasets` library; files are streamed, so that no
 copy of them is written to its cache.
@@ -22,13 +22,13 @@ from stratatune.data.written import AS_USUAL, Written
 from stratatune.errors import DataError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".all", ".txt")
-"""Of the files that can be read."""
+"""The suffixes of the files that can be read."""
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def open_source(source: Any, task: Task | None, split: str | None, written: Written = AS_USUAL) -> Frame:
-    """Open ``source``; see `readers.read` for what it may be. DataError says in one line why it cannot be opened."""
+    """Open ``source``; see `readers.read` for the legal kinds. DataError says in one line why it cannot be opened."""
     if isinstance(source, str | Path):
         return _open_named(str(source), task, split, written)
     # Asked by name: neither library is imported for data that is not of it.
@@ -107,7 +107,7 @@ def _lines(path: Path, written: Written, encoding: str | None = None) -> list[st
 
 
 def _cut(frame: Frame, task: Task, split: str) -> Frame:
-    """The task's own ``split`` out of its one file, which is said."""
+    """Cut the task's own ``split`` from its one file, with a notice."""
     rows = task.cut(len(frame.rows), split)
     return frame.keep(rows).noting(
         f"{len(rows):,} of {len(frame.rows):,} rows are the split {split!r}, which is drawn for the task {task.name}"
@@ -115,7 +115,7 @@ def _cut(frame: Frame, task: Task, split: str) -> Frame:
 
 
 def _open_all(path: Path, written: Written) -> Frame:
-    """`<int> <text>` a line, latin-1: how MR, Subj, MPQA and TREC are published."""
+    """Read `<int> <text>` a line, latin-1: the format in which MR, Subj, MPQA and TREC are published."""
     lines = [line for line in _lines(path, written, "latin-1") if line.strip()]
     if not lines:
         raise DataError(f"{path} has no rows", "give a file with at least one example")

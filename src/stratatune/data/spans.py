@@ -1,4 +1,4 @@
-"""Named spans of characters as tags of words."""
+"""Convert named spans of characters to tags of words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stratatune.data.labels import is_missing
 from stratatune.errors import DataError
 
 Place = tuple[int, int]
-"""Where a word lies in its text: its first character, and the one behind its last."""
+"""The place of a word in its text: its first character, and the one after its last."""
 _SHOWN = 3
 _KINDS = {str: "a text", dict: "an object"}
 _WRITE = 'write {"start": 0, "end": 5, "label": "PER"}'
@@ -20,7 +20,7 @@ _SPANS = 'write a list of spans: [{"start": 0, "end": 5, "label": "PER"}]; none:
 
 
 class Span(NamedTuple):
-    """The characters ``start`` to ``end`` of a text, and what they are called."""
+    """The characters ``start`` to ``end`` of a text, with their label."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 @dataclass
 class _Misfits:
-    """Spans that the words cannot say as they are, to be counted and named."""
+    """Spans that do not fit the words, to be counted and named."""
 
     widened: list[str]
     crossed: list[str]
@@ -48,11 +48,11 @@ class _Misfits:
 def tags_of_spans(
     frame: Frame, column: str, texts: list[str], words: list[list[Place]]
 ) -> tuple[Frame, list[list[str]]]:
-    """A tag for each word of each text, in IOB2, and the frame with notices about spans that do not fit whole words.
+    """A tag for each word of each text, in IOB2, and the frame with notices about spans that cut words.
 
     Args:
         frame: the rows.
-        column: of the spans, a list in each row.
+        column: the column of the spans, a list in each row.
         texts: the text of each row.
         words: the words of each text by their characters.
     """
@@ -78,7 +78,7 @@ def _span_list(frame: Frame, row: int, column: str, value: Any) -> list[Any]:
 
 
 def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
-    """One span, without the blanks at its ends."""
+    """Read one span, without the blanks at its ends."""
     parts: list[Any] | None = list(value) if isinstance(value, list | tuple) else None
     if isinstance(value, Mapping):
         names = ("label", "type", "tag", "entity_group")
@@ -90,7 +90,7 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
         raise DataError(f"{place}: its label {parts[2]!r} is not a name", _WRITE)
     start, end, label = parts
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
-        raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is behind the last")
+        raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")
     if not 0 <= start < end <= len(text):
         raise DataError(f"{place} is not inside its text of {len(text)} characters", "0 <= start < end <= length")
     part = text[start:end]
@@ -98,7 +98,7 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
 
 
 def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, misfits: _Misfits) -> list[str]:
-    """IOB2 tags of the words; of spans that cross, the longest is taken."""
+    """IOB2 tags of the words; where spans cross, the longest is taken."""
     tags = ["O"] * len(words)
     misfits.total += len(spans)
     for span in sorted(spans, key=lambda one: (one.start - one.end, one.start)):
@@ -115,7 +115,7 @@ def _tags_by_words(spans: list[Span], text: str, words: list[Place], row: int, m
 
 
 def list_in(frame: Frame, row: int, column: str, value: Any, legal: str) -> list[Any]:
-    """A cell's list; a text that is one in JSON serves too, as csv has no other way to write it.
+    """A cell's list, also as JSON text, since csv has no other way to write it.
 
     Args:
         frame: the rows.

@@ -1,4 +1,4 @@
-"""Which rows: a part of the training data held out for evaluation, and samples of what is left."""
+"""Choices of rows: a part of the training data held out for evaluation, and samples of the rest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from stratatune.errors import DataError
 
 
 def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[Table, Table]:
-    """``table`` in two: what is left to train on, and ``share`` of its rows, drawn by ``seed``.
+    """Split ``table`` in two: the rest to train on, and ``share`` of its rows, drawn by ``seed``.
 
     Args:
         table: N rows.
         share: between 0 and 1; one row at least is held out.
-        seed: of the draw.
+        seed: the seed of the draw.
         classes: whether the labels are classes. Then each is held out by its share, and one row of each at least stays
             to be learned from: a class of a single row is not held out.
 
@@ -44,7 +44,7 @@ def hold_out(table: Table, share: float, seed: int, *, classes: bool) -> tuple[T
 
 
 def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Of ``count`` rows how many of each class [C], by largest remainder; all but one of a class at most."""
+    """The number of rows of each class [C] out of ``count``, by largest remainder; at most all but one of a class."""
     exact = sizes * count / sizes.sum()
     wanted = np.minimum(np.floor(exact).astype(np.int64), sizes - 1)
     for number in np.argsort(wanted - exact, kind="stable"):
@@ -54,7 +54,7 @@ def _wanted(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
-    """``k`` of the examples, drawn once, each class by its share: sorted positions int64 [k].
+    """Draw ``k`` of the examples, each class by its share: sorted positions int64 [k].
 
     A class keeps at least one example where ``k`` allows it. Float labels (regression) are drawn without classes.
     """
@@ -71,7 +71,7 @@ def sample(labels: Sequence[Any] | np.ndarray, k: int, seed: int) -> np.ndarray:
 
 
 def _quotas(counts: np.ndarray, k: int) -> np.ndarray:
-    """How many of each class: by largest remainder, none without an example while k is enough."""
+    """The number of rows of each class, by largest remainder; none is without an example if k is enough."""
     exact = counts * k / counts.sum()
     quotas = np.maximum(np.floor(exact).astype(np.int64), int(k >= len(counts)))
     while quotas.sum() != k:

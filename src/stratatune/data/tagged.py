@@ -1,6 +1,6 @@
 """Texts with a tag for each word, or with named spans of characters, as one `Table`.
 
-Files of CoNLL's kind (a word a line, a blank line behind each text), and columns of lists: ``tokens`` with ``tags``, or
+Files of CoNLL's kind (a word a line, a blank line after each text), and columns of lists: ``tokens`` with ``tags``, or
 a text with ``spans``. A text of words is these joined by blanks. Every failure is one DataError line.
 """
 
@@ -22,7 +22,7 @@ from stratatune.data.spans import Place, list_in, tags_of_spans
 from stratatune.errors import DataError, nearest
 
 WORDS = "words"
-"""In ``Table.further``: the words of each text as (start, end) in its characters."""
+"""The key in ``Table.further`` of the words of each text, as (start, end) in its characters."""
 TAGS = ("tags", "ner_tags", "labels", "label")
 SPANS = ("spans", "entities", "labels", "label")
 
@@ -33,7 +33,7 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 
 def words_of(text: str) -> list[Place]:
-    """The words of a plain text: runs of letters and digits, and every other sign by itself."""
+    """The words of a plain text: runs of letters and digits, and every other character by itself."""
     return [found.span() for found in _WORD.finditer(text)]
 
 
@@ -43,7 +43,7 @@ def read_tagged(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     Args:
         source: a CoNLL file (any suffix that is not another format's; ``.txt`` and ``.tsv`` too); else what
             :func:`stratatune.data.readers.read` takes; or a list of lists of words.
-        options: ``text`` is the column of words or of texts, ``label`` that of tags or of spans; of a CoNLL file a
+        options: ``text`` is the column of words or of texts, ``label`` that of tags or of spans; for a CoNLL file a
             number from 1 serves too.
 
     Raises:
@@ -98,7 +98,7 @@ def _rows(frame: Frame, column: str, words: list[list[Place]]) -> Iterator[tuple
 
 
 def _column(frame: Frame, text: Sequence[str] | None) -> str:
-    """The column of words or texts; one of the usual names also finds a column that has another of them."""
+    """The column of words or texts; a usual name also finds a column with another usual name."""
     if text and len(text) > 1:
         raise DataError(f"{len(text)} text columns were named: {', '.join(text)}", "tags are read of one")
     usual = (*TOKENS, *SINGLES)
@@ -117,7 +117,7 @@ def _is_listed(frame: Frame, column: str) -> bool:
 
 
 def _label_column(frame: Frame, column: str, label: str | None, *, listed: bool) -> str:
-    """The column of tags where there are words, else that of spans."""
+    """The column of tags if there are words, else that of spans."""
     names = frame.names
     if label is not None and label in names:
         return label
@@ -154,7 +154,7 @@ def _word(frame: Frame, row: int, word: Any) -> str:
 
 
 def _places(words: Sequence[str]) -> list[Place]:
-    """Where each word lies in the text that blanks between them make."""
+    """The place of each word in the text that blanks between them make."""
     places, start = [], 0
     for word in words:
         places.append((start, start + len(word)))
@@ -191,7 +191,7 @@ def _open(source: Any, options: ReadOptions) -> Frame:
 
 
 def _file_in(folder: Path, split: str | None) -> Path:
-    """The file of a split that is called after it; the folder itself where there is none."""
+    """The file named after a split; the folder itself where there is none."""
     files = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.suffix not in (".all", ".arrow"))
     for name in called(split or ""):
         for file in files:

@@ -22,7 +22,7 @@ CUT_SEED = 0  # of the draw in `Task.cut`
 
 @dataclass(frozen=True)
 class Task:
-    """One task, as both papers and both file layouts know it.
+    """One task, as in both papers and both file layouts.
 
     ``text`` and ``label`` are the hub's column names; ``tsv_text`` and ``tsv_label`` those of GLUE's own tsv files
     (empty where they are the same). ``labels`` are the class names in order of their number; a file may write a class
@@ -69,7 +69,7 @@ class Task:
         return self.hub[0] == _GLUE
 
     def class_of(self, written: str) -> str | None:
-        """The class name for a label as a file writes it, or None where it is not a label of this task."""
+        """The class name for a label in a file, or None if it is not a label of this task."""
         word = written.strip()
         if word in self.labels:
             return word
@@ -81,7 +81,7 @@ class Task:
     def cut(self, rows: int, split: str, seed: int = CUT_SEED) -> list[int]:
         """The 0-based rows of ``split`` in the task's one `.all` file of ``rows`` lines, in file order.
 
-        A seeded shuffle, then the sizes of BFT's table 4 from its end; training takes what is left in front. The papers
+        A seeded shuffle, then the sizes of BFT's table 4 from its end; training takes the rest, before them. The papers
         give the sizes, not the rows, so the draw is ours.
 
         Raises:

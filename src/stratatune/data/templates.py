@@ -1,4 +1,4 @@
-"""Hard prompts: a template with one mask, and the label words that are read there.
+"""Hard prompts: a template with one mask, and the label words that are predicted there.
 
 A template is text with ``{a}``, for sentence pairs ``{b}``, and one ``<mask>``: ``{a} It was <mask>.`` The written
 ``<mask>`` stands for the mask token of whatever tokenizer is used. No torch and no transformers are imported here.
@@ -61,7 +61,7 @@ class Template:
 
     @property
     def columns(self) -> int:
-        """How many text columns it needs: 1 or 2."""
+        """The number of text columns that it needs: 1 or 2."""
         return 2 if any(part.kind == "b" for part in self.parts) else 1
 
     def check(self, columns: Sequence[str]) -> None:
@@ -78,9 +78,9 @@ class Template:
             )
 
     def pieces(self, mask_token: str, texts: Sequence[str]) -> list[str]:
-        """The template's parts filled with one row's texts, in order; outer white space of the texts is dropped.
+        """Fill the template's parts with one row's texts, in order; outer white space of the texts is dropped.
 
-        Without that the trailing space of SST-2's rows would become a token of its own before ``It was``.
+        Without that the trailing space of SST-2's rows would become a separate token before ``It was``.
         """
         filled = {"mask": mask_token, **{name: text.strip() for name, text in zip(FIELDS, texts, strict=False)}}
         return [filled.get(part.kind, part.text) for part in self.parts]
@@ -110,7 +110,7 @@ def mask_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
 
 
 def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str] | Sequence[str]) -> list[int]:
-    """One token id per label, in order; ``words`` is {label: word}, or the words where these name the labels too.
+    """One token id per label, in order; ``words`` is {label: word}, or a list of words that are the labels too.
 
     Each word is read as it is inside a sentence, that is, after a space (LPT, section on label words).
 
@@ -179,7 +179,7 @@ def _single(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
 
 
 def _pieces_of(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
-    """The token ids of ``word`` after a space; a bare SentencePiece space mark in front does not count."""
+    """The token ids of ``word`` after a space; a bare SentencePiece space mark before it does not count."""
     ids = tokenizer(f" {word.strip()}", add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) > 1 and tokenizer.convert_ids_to_tokens(ids[0]) == "▁":  # type: ignore[index]
         return list(ids[1:])  # type: ignore[arg-type]

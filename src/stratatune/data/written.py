@@ -1,4 +1,4 @@
-"""What a user may state about how a table is written, and about rows that are not whole."""
+"""Options for how a table is written, and for rows that are not whole."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Literal, get_args
 from stratatune.errors import DataError, did_you_mean
 
 BadRows = Literal["refuse", "skip", "empty"]
-"""What is done with rows whose text is blank or whose label is missing."""
+"""The treatment of rows whose text is blank or whose label is missing."""
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
-"""Delimiters that have a name, as a shell makes some of them hard to type."""
+"""Names of delimiters, as a shell makes some of them hard to type."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """How a table of text is written, where that is not recognised, and what happens to its bad rows.
+    """The format of a table of text, where it is not recognised, and the treatment of its bad rows.
 
     Attributes:
-        delimiter: the character between two fields of a csv or tsv file; None: recognised.
-        encoding: of a text file; None: by its byte-order mark, else UTF-8 (latin-1 for ``.all`` files).
+        delimiter: the character between two fields of a csv or tsv file; None: recognise it.
+        encoding: the encoding of a text file; None: by its byte-order mark, else UTF-8 (latin-1 for ``.all`` files).
         bad_rows: rows with a blank text or without a label: ``refuse`` them, ``skip`` them, or read a blank text as
             an ``empty`` one.
 
@@ -42,7 +42,7 @@ class Written:
 
 
 AS_USUAL = Written()
-"""Everything is recognised, and rows that are not whole are refused."""
+"""The default: everything is recognised, and incomplete rows are refused."""
 
 
 def delimiter_named(word: str) -> str:
@@ -58,10 +58,10 @@ def delimiter_named(word: str) -> str:
 
 
 def check_encoding(name: str) -> None:
-    """Refuse an encoding that Python does not know, or that is none of text.
+    """Refuse an encoding that Python does not know, or that is not one of text.
 
     Raises:
-        DataError: with what is usual.
+        DataError: names the usual encodings.
     """
     try:
         "text".encode(name)  # refuses base64 and the like, which `codecs.lookup` finds

@@ -1,1 +1,1 @@
-"""The formats in which a trained model leaves: native adapter, peft, merged."""
+"""The formats in which a trained model is exported: native adapter, peft, merged."""

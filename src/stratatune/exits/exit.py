@@ -1,4 +1,4 @@
-"""What an exit is: a form in which a trained model leaves this package. No torch."""
+"""The interface of an exit: a form in which a trained model leaves this package. No torch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Exit(Protocol):
-    """A form to leave in; one file beside this one, and one line in ``registry.py``."""
+    """A form of export: one file next to this one, and one line in ``registry.py``."""
 
     name: ClassVar[str]
-    """What ``export --to`` and ``st.export(to=...)`` call it."""
+    """The name that ``export --to`` and ``st.export(to=...)`` take."""
     summary: ClassVar[str]
-    """What is written, in a few words."""
+    """The files that it writes, in a few words."""
     extra: ClassVar[str | None]
     """The extra of this package that it needs; None: nothing more."""
     reader: ClassVar[str]
-    """The call that reads it back, ``{out!r}`` in place of the folder."""
+    """The call that reads it back, with ``{out!r}`` in place of the folder."""
 
     def refusals(self, attached: Attached) -> list[str]:
-        """Why a plan has no such form, each reason once; empty when it has one."""
+        """The reasons why a plan has no such form, each once; empty when it has one."""
         ...
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
@@ -34,6 +34,6 @@ class Exit(Protocol):
         Called only where :meth:`refusals` found nothing.
 
         Raises:
-            ResourceError: the folder cannot be written, or what the extra brings is not installed.
+            ResourceError: the folder cannot be written, or a library of the extra is not installed.
         """
         ...

@@ -1,4 +1,4 @@
-"""``st.export``: a tuned model in one of the forms of ``registry.py``."""
+"""``st.export``: write a tuned model in one of the forms of ``registry.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def export(
         to: a name that ``stratatune list exits`` shows. ``native``: an adapter for ``stratatune.load(folder)``;
             ``peft``: a stock adapter, for ``peft.PeftModel.from_pretrained(base, folder)``; ``merged``: the whole model
             with everything folded in, for ``from_pretrained(folder)``.
-        tokenizer: written beside the model, where the form has one.
+        tokenizer: written with the model, if the form includes one.
 
     Raises:
         PlanError: the plan has no such form, with the reason for each method that has none.
@@ -47,7 +47,7 @@ def check(attached: Attached, to: str) -> None:
     """Refuse a plan that has no such form.
 
     Raises:
-        PlanError: with each reason, and the forms that the plan has.
+        PlanError: names each reason, and the forms that the plan has.
     """
     reasons = exit_of(to).refusals(attached)
     if reasons:

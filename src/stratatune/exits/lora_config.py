@@ -1,7 +1,7 @@
-"""A plan as one stock ``LoraConfig``: what of it peft can hold, and a folder that ``PeftModel.from_pretrained`` reads.
+"""Write a plan as one stock ``LoraConfig``, in a folder that ``PeftModel.from_pretrained`` reads.
 
 Frozen, BitFit, LoRA (or DoRA) of any ranks and fully trained parts have such a form, in any mix: LoRA's modules by
-their full names with ``rank_pattern`` and ``alpha_pattern``, what trains whole as ``modules_to_save``, biases by
+their full names with ``rank_pattern`` and ``alpha_pattern``, wholly trained modules as ``modules_to_save``, biases by
 ``bias="all"`` (which keeps those too that did not train, as they are in the base).
 
 A linear of several roles (GPT-2's ``c_attn``) is one module to peft. LoRA on some of its roles is LoRA on all of it, of
@@ -41,7 +41,7 @@ _HOLDS = ("bitfit", "lora", "dora", "full")
 
 @dataclass
 class _LowRank:
-    """What LoRA trained of one linear: A [R, in], B [out, R] with ``factor``, and DoRA's magnitude [out]."""
+    """The tensors LoRA trained at one linear: A [R, in], B [out, R] with ``factor``, and DoRA's magnitude [out]."""
 
     a: Tensor
     b: Tensor
@@ -59,7 +59,7 @@ class _Form:
 
 
 def write(model: Tuned, folder: Path) -> None:
-    """Write ``model``'s plan and what it trained as a stock peft adapter; the model is used up.
+    """Write ``model``'s plan and its trained tensors as a stock peft adapter; the model is used up.
 
     Raises:
         ResourceError: peft is not installed, or the folder cannot be written.
@@ -89,7 +89,7 @@ def write(model: Tuned, folder: Path) -> None:
 
 
 def refusals(attached: Attached) -> list[str]:
-    """Why a plan has no form in stock peft, each reason once; empty when it has one."""
+    """The reasons why a plan has no form in stock peft, each once; empty when it has one."""
     resolved, found = attached.resolved, dict[str, None]()
     if is_packed(attached):
         found[_PACKED] = None
@@ -123,13 +123,13 @@ def _uses(attached: Attached, kind: str) -> bool:
 
 
 def _dropout(attached: Attached) -> float:
-    """LoRA's dropout, where the plan has one for all; it says nothing of what was trained."""
+    """LoRA's dropout, if the plan has one for all; it does not affect the trained tensors."""
     found = {one.dropout for block in attached.resolved.blocks for one in block if one.kind in ("lora", "dora")}  # pyright: ignore[reportAttributeAccessIssue]
     return found.pop() if len(found) == 1 else 0.0
 
 
 def _sets(attached: Attached, *kinds: str) -> Iterator[tuple[int, Any, str]]:
-    """(block, method, role) of these kinds, a block for each set of weights."""
+    """Every (block, method, role) of these kinds, one block for each set of weights."""
     resolved = attached.resolved
     for number in resolved.shape.owners:
         for one in resolved.blocks[number]:
@@ -139,18 +139,18 @@ def _sets(attached: Attached, *kinds: str) -> Iterator[tuple[int, Any, str]]:
 
 
 def _mixed(attached: Attached) -> list[tuple[int, str]]:
-    """Linears of several roles of which one has LoRA and another trains whole."""
+    """Linears of several roles, one of which has LoRA while another trains whole."""
     low = {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "lora", "dora")}
     return sorted(low & {(number, _path(attached, number, role)) for number, _, role in _sets(attached, "full")})
 
 
 def _path(attached: Attached, number: int, role: str) -> str:
-    """Where ``role`` lives in block ``number`` of the plain model: of several roles in one linear, that linear."""
+    """The path of ``role`` in block ``number`` of the plain model; if one linear plays several roles, that linear's."""
     return attached.backbone.stack(number).roles[role]
 
 
 def _low_ranks(attached: Attached) -> dict[tuple[int, str], dict[str, _LowRank]]:
-    """(block, path) -> role -> what LoRA trained there, while it is in the model."""
+    """The tensors that LoRA trained, by (block, path) and role, while it is in the model."""
     found: dict[tuple[int, str], dict[str, _LowRank]] = {}
     for number, _, role in _sets(attached, "lora", "dora"):
         one = next(
@@ -183,7 +183,7 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
     form.whole |= {site.roles[part]: None for part in wanted if part in site.roles}
     if attached.resolved.trains_embeddings:
         form.whole |= {names[id(module)]: None for module in backbone.body.embedding_modules()}
-        if _tied(attached):  # peft trains copies of modules, so what shares their weights must be a copy, too
+        if _tied(attached):  # peft trains copies of modules, so modules that share their weights must be copies, too
             form.whole[site.roles["decoder"]] = None
     form.whole |= dict.fromkeys(backbone.head.new_layers)
     form.whole |= {name.rpartition(".")[0]: None for name in attached.also_train}
@@ -191,7 +191,7 @@ def _form(attached: Attached, plain: PreTrainedModel, parts: dict[tuple[int, str
 
 
 def _stacked(parts: dict[str, _LowRank], outputs: dict[str, int]) -> _LowRank:
-    """LoRA on some roles of a linear as LoRA on all of its ``outputs``, which lie in the order of their roles."""
+    """Turn LoRA on some roles of a linear into LoRA on all its ``outputs``, which lie in the order of their roles."""
     first = next(iter(parts.values()))
     if len(outputs) == 1:
         return first

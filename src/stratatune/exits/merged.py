@@ -1,4 +1,4 @@
-"""A plain transformers model with everything folded into the base weights. No torch on import."""
+"""Export a plain transformers model with everything folded into the base weights. No torch on import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Merged:
-    """The whole model, which needs nothing but transformers."""
+    """The whole model, readable by transformers alone."""
 
     name: ClassVar[str] = "merged"
     summary: ClassVar[str] = "a plain transformers model, everything folded into its weights"
@@ -21,13 +21,13 @@ class Merged:
     reader: ClassVar[str] = "transformers' from_pretrained({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """Each method that no weight of the base can hold."""
+        """The methods that cannot be folded into a weight of the base."""
         from stratatune.model.merging import refusals
 
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """The model with its config, in which the classes have their names and an answer its end, and the tokenizer.
+        """Write the model with its config (names of the classes, end of an answer) and the tokenizer.
 
         Numbers are in the units of the data; where the output layer cannot give these, ``config.json`` says by which
         ``mean`` and ``deviation`` they come, under ``units``.

@@ -1,4 +1,4 @@
-"""The adapter as this package reads it again: what trained, the plan, and how text is read. No torch on import."""
+"""Export the adapter in this package's own format: trained tensors, plan, and how text is read. No torch on import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Native:
-    """Every plan has this form."""
+    """The adapter of this package, possible for every plan."""
 
     name: ClassVar[str] = "native"
     summary: ClassVar[str] = "an adapter of stratatune: what trained, and nothing else"
@@ -21,11 +21,11 @@ class Native:
     reader: ClassVar[str] = "stratatune.load({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """None, whatever the plan."""
+        """Always empty."""
         return []
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """``adapter.safetensors``, ``adapter.json`` and a card; the tokenizer is the base model's own."""
+        """Write ``adapter.safetensors``, ``adapter.json`` and a card; the tokenizer is the base model's own."""
         from stratatune.model.saving import save_adapter
 
         save_adapter(model.attached, folder)

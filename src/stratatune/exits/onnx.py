@@ -1,4 +1,4 @@
-"""One ONNX file, for whoever runs models without torch. No torch on import."""
+"""Export one ONNX file, for running models without torch. No torch on import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Onnx:
-    """The model's own forward as a graph; ``exits/onnx_graph.py`` says what its inputs and outputs are."""
+    """The model's own forward as a graph; ``exits/onnx_graph.py`` describes its inputs and outputs."""
 
     name: ClassVar[str] = "onnx"
     summary: ClassVar[str] = "one ONNX file with config and tokenizer, whatever the plan"
@@ -21,7 +21,7 @@ class Onnx:
     reader: ClassVar[str] = "onnxruntime.InferenceSession({out!r} + '/model.onnx')"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """A model that writes text: a file of one forward pass has no key-value cache to write with."""
+        """Refuse a model that writes text: a file of one forward pass has no key-value cache."""
         family, head = attached.backbone.row.family, attached.backbone.head
         if family != "encoder" and head.speaks:
             return [f"a {family} with a language-model head writes token by token, and one forward pass does not"]
@@ -30,7 +30,7 @@ class Onnx:
         return []
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """``model.onnx``, ``config.json`` with the names of the classes, the tokenizer, and how text is read."""
+        """Write ``model.onnx``, ``config.json`` with the names of the classes, the tokenizer, and how text is read."""
         from stratatune.exits.onnx_folder import write
         from stratatune.exits.temperature import fold_temperature
 

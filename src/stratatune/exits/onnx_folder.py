@@ -1,4 +1,4 @@
-"""The folder of an ONNX export: the graph, what others read beside it, and how text becomes a label.
+"""The folder of an ONNX export: the graph, the files that other tools read, and how text becomes a label.
 
 ``model.onnx`` is all that onnxruntime needs; ``config.json`` and the tokenizer's files are transformers' own;
 ``stratatune.json`` says how the objective reads text, for ``stratatune predict``.
@@ -33,16 +33,16 @@ _AGAIN = "export the run again"
 
 
 class OnnxRecord(Written):
-    """What ``stratatune.json`` must hold.
+    """The schema of ``stratatune.json``.
 
     Attributes:
-        plan: of the model that was exported.
+        plan: the plan of the exported model.
         base: the name of the base model.
         inputs, outputs: the names in the graph.
-        vocab: rows of the table of words.
-        precision: of the matrices in the file.
+        vocab: the number of rows of the table of words.
+        precision: the precision of the matrices in the file.
         reading: how text becomes a label; the objective reads all of it.
-        tokenizer: what the tokenizer of training makes of texts.
+        tokenizer: how the tokenizer of training encodes texts.
     """
 
     stratatune: str
@@ -58,7 +58,7 @@ class OnnxRecord(Written):
 
 @dataclass(frozen=True)
 class OnnxFolder:
-    """An export as it is on disk: its record, and the same as plain data, with all that the objective wrote."""
+    """An export on disk: its record, and the same as plain data, with all of the objective's fields."""
 
     record: OnnxRecord
     data: dict[str, Any]
@@ -110,7 +110,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> OnnxFolder:
-    """What an export records about itself.
+    """Read an export's record of itself.
 
     Raises:
         ModelError: it is not an export, it was made without a tokenizer or an objective, or its record is damaged.
@@ -155,5 +155,5 @@ def to_int8(folder: Path) -> tuple[int, int]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the graph and of the weights beside it."""
+    """The bytes of the graph and of its weight files."""
     return sum(path.stat().st_size for path in folder.glob(f"{MODEL}*"))

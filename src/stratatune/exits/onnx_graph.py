@@ -1,4 +1,4 @@
-"""A tuned model as one ONNX graph, by torch's own exporter.
+"""Export a tuned model as one ONNX graph, by torch's own exporter.
 
 The graph is the model's own forward, with whatever the plan put into it: adapters and prompts between blocks too, which
 no merged form holds. Batch and length are free. A label that is read as a word at the mask is one of C logits at the
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "positions"
 _OUTPUTS = (("logits",), ("start_logits", "end_logits"), ("last_hidden_state",))
-"""What transformers' classes give, in the order in which it is looked for."""
+"""The outputs of transformers' classes, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def write_graph(
 
     Args:
         model: the tuned model.
-        objective: what it was trained for; None: the graph gives all that its class gives.
+        objective: the objective that it was trained for; None: the graph gives all that its class gives.
         tokenizer: says whether texts have token types, and which token pads.
         folder: made where it is not there.
 
@@ -91,7 +91,7 @@ def write_graph(
 
 
 def _example(backbone: Backbone, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Tensor]:
-    """Two texts, the shorter one padded; more than one text and token, or the exporter takes their number for fixed."""
+    """Two texts, the shorter one padded: the exporter would take a number of one, text or token, for fixed."""
     ids = torch.arange(14).reshape(2, 7) % min(14, backbone.shape.vocab)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
@@ -105,18 +105,18 @@ def _free(one: Tensor) -> dict[int, str]:
 
 
 def _rows(objective: Objective, ids: Tensor, pad: int) -> Tensor | None:
-    """The rows of the language-model head that the objective asks for of a text."""
+    """The rows of the language-model head that the objective reads for a text."""
     batch = Batch(torch.arange(len(ids)), ids, ids != pad, None, torch.zeros(len(ids), dtype=torch.long))
     return objective.question(batch, training=False).rows
 
 
 def _named(ids: Tensor, mask: Tensor, types: Tensor | None) -> dict[str, Tensor]:
-    """The inputs as a model of transformers takes them."""
+    """The inputs as keyword arguments of a transformers model."""
     return {IDS: ids, MASK: mask, **({} if types is None else {TYPES: types})}
 
 
 class _Whole(nn.Module):
-    """The model as its class has it."""
+    """The model with the outputs of its own class."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Whole(nn.Module):
 
 
 class _AtPositions(nn.Module):
-    """The language-model head at one position of each text, for the words that are asked: [B, C]."""
+    """The language-model head at one position of each text, for the label words alone: [B, C]."""
 
     def __init__(self, backbone: Backbone, rows: Tensor | None) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class _AtPositions(nn.Module):
 
 
 class _Keep:
-    """Notes the hidden state that leaves a block."""
+    """Records the hidden state that leaves a block."""
 
     def __init__(self, found: list[Tensor]) -> None:
         self.found = found
@@ -164,7 +164,7 @@ class _Keep:
 
 @contextlib.contextmanager
 def _fp32_constants() -> Iterator[None]:
-    """Tables of angles and masks that a model makes while it runs are fp32, as the weights are."""
+    """Make constants fp32, as the weights are: tables of angles and masks that a model makes while it runs."""
     was = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

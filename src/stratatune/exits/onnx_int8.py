@@ -1,4 +1,4 @@
-"""The matrices of an ONNX graph in int8, by onnxruntime's own quantiser."""
+"""Convert the matrices of an ONNX graph to int8, by onnxruntime's own quantiser."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ def quantise(path: Path) -> None:
 
 
 def _forget_shapes_of_weights(path: Path) -> None:
-    """The exporter writes the shape of every weight twice. Before onnxruntime 1.32 the quantiser transposes the weight
-    of a Gemm, leaves the second shape as it was, and then refuses the graph."""
+    """Remove the second shape that the exporter writes for every weight.
+
+    Before onnxruntime 1.32 the quantiser transposes the weight of a Gemm, leaves the second shape as it was, and then
+    refuses the graph.
+    """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -56,7 +59,7 @@ def _forget_shapes_of_weights(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser logs advice that has been followed."""
+    """Silence the quantiser, which logs advice that has been followed."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A stock peft adapter, for whoever has peft and not this package. No torch on import."""
+"""Export a stock peft adapter, readable without this package. No torch on import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Peft:
-    """One ``LoraConfig``; ``exits/lora_config.py`` says what it can hold."""
+    """One ``LoraConfig``; ``exits/lora_config.py`` describes what it can hold."""
 
     name: ClassVar[str] = "peft"
     summary: ClassVar[str] = "a stock peft adapter"
@@ -21,13 +21,13 @@ class Peft:
     reader: ClassVar[str] = "peft.PeftModel.from_pretrained(base, {out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """Each part of the plan that no ``LoraConfig`` holds, and mixes that one cannot hold together."""
+        """The parts of the plan that no ``LoraConfig`` can hold, and mixes that one cannot hold together."""
         from stratatune.exits.lora_config import refusals
 
         return refusals(attached)
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and the tokenizer."""
         from stratatune.exits.lora_config import write
         from stratatune.exits.temperature import fold_temperature
         from stratatune.files import write_errors

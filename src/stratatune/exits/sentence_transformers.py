@@ -1,4 +1,4 @@
-"""A folder that sentence-transformers loads, with equal vectors or scores. No torch on import."""
+"""Export a folder that sentence-transformers loads, with equal vectors or scores. No torch on import."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from stratatune.model.attached import Attached
 
 _READING = "sentence_transformers"
-"""What an objective's saved data call that which is written here."""
+"""The name, in an objective's saved data, of the data for these files."""
 _TYPES = "sentence_transformers.models"
 _QUERY, _DOCUMENT = "query", "document"
 
 
 class SentenceTransformers:
-    """The merged model, and beside it how sentence-transformers pools what it says.
+    """The merged model, with the files by which sentence-transformers pools its output.
 
     The files have the layout that every version since 2.0 reads.
     """
@@ -33,14 +33,14 @@ class SentenceTransformers:
     reader: ClassVar[str] = "sentence-transformers' SentenceTransformer({out!r}) or CrossEncoder({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
-        """What the merged model cannot hold, and objectives that sentence-transformers has no class for."""
+        """The reasons why the model cannot be merged, or its objective has no class in sentence-transformers."""
         from stratatune.model.merging import refusals
 
         known = isinstance(attached.spec.get(_READING), dict)
         return [*([] if known else ["its objective has no class in sentence-transformers"]), *refusals(attached)]
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """The model in the precision in which it computes, so that what it gives is equal to the last digits.
+        """Write the model in the precision in which it computes, so that its outputs are equal to the last digits.
 
         Where documents keep the vectors of the base model, that is written too: ``encode_query`` then runs the tuned
         model and ``encode_document`` the base.
@@ -68,7 +68,7 @@ class SentenceTransformers:
 
 
 def _files(how: Mapping[str, Any], width: int, sides: list[str]) -> Iterator[tuple[str, Any]]:
-    """The files beside the models: modules, and the settings of each. None for a model with a head of its own."""
+    """The files besides the models: modules, and the settings of each. None for a model with its own head."""
     if "pooling" not in how:
         return
     kinds = ["Transformer", "Pooling", *(["Normalize"] if how["normalise"] else [])]

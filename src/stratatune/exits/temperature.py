@@ -1,4 +1,4 @@
-"""A classifier's temperature in its output layer, for tools that do not know it."""
+"""Fold a classifier's temperature into its output layer, for tools that do not know it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fold_temperature(attached: Attached) -> None:
     """Divide the outputs of a classifier by their temperature, so that softmax gives the run's own probabilities.
 
     Each of several heads has its own temperature. That of ordered classes, whose outputs are not the logits of a
-    softmax, stays in ``attached.spec``, and so does that of a head without an output layer of its own.
+    softmax, stays in ``attached.spec``, and so does that of a head without its own output layer.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What leaves gives numbers in the units of the data, where its output layer can.
+"""Exported models give numbers in the units of the data, where their output layer can.
 
 An output may have been learnt as how many deviations a number lies above the mean of the training data; the objective
 saves that under ``units``. The number itself is an affine map of that, so it is one of the linear output
@@ -18,7 +18,7 @@ KEY = "units"
 
 
 def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
-    """Put mean and deviation of each such output into the output layer, in place, and say so in ``attached.spec``.
+    """Fold mean and deviation of each such output into the output layer, in place, and note it in ``attached.spec``.
 
     A layer without a bias cannot hold a mean (those of decoders have none), and one that leaves in half precision would
     round it: then everything stays as it is.
@@ -46,7 +46,7 @@ def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
 
 
 def output_layer(attached: Attached) -> Any:
-    """The linear that gives the logits, by itself or the last in the model's own head; None: there is none."""
+    """The linear that gives the logits, alone or as the last of the model's own head; None without one."""
     from torch import nn
 
     backbone = attached.backbone

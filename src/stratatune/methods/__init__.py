@@ -1,1 +1,1 @@
-"""What each method does to a live block: one file a method, one line in the registry."""
+"""The edit that each method makes to a live block: one file a method, one line in the registry."""

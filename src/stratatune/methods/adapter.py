@@ -34,7 +34,7 @@ class BottleneckAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` [B, T, D], ``mask`` [B, T] -> both, ``hidden`` changed."""
+        """Change ``hidden`` [B, T, D] and return it with ``mask`` [B, T]."""
         own = self.norm(as_trained(hidden, self.down.weight))
         return (hidden + self.up(nn.functional.relu(self.down(own)))).to(hidden.dtype), mask
 

@@ -1,4 +1,4 @@
-"""Delta-bias: BitFit in vectors of its own, SPAFIT's remedy for forgetting (its section 7).
+"""Delta-bias: BitFit in separate vectors, SPAFIT's remedy for forgetting (its section 7).
 
 The paper trains the biases themselves and sees "minor" forgetting; it proposes, without trying it, to keep each change
 in a separate vector added to the bias. The base is then untouched: taking the vectors away gives it back bit for bit,
@@ -33,7 +33,7 @@ class AddedBias(Wrapper):
 
     @torch.no_grad()
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """``b + d``; of an RMS norm ``b + W d`` in each linear that reads it: W (f(x) + d) + b = W f(x) + (W d + b)."""
+        """``b + d``; for an RMS norm ``b + W d`` in its linears, since W (f(x) + d) + b = W f(x) + (W d + b)."""
         bias = own_bias(own)
         if bias is not None:
             bias.add_(self.vector)
@@ -60,7 +60,7 @@ def makes_biases(config: DeltaBias, site: Site) -> tuple[str, ...]:
 
 
 def refuses_merge(config: DeltaBias, site: Site) -> str:
-    """An RMS norm adds no bias; its vector goes into the linears that read it, unless something else reads it too."""
+    """The reason why an RMS norm's vector cannot go into the linears that read it: something else reads it too."""
     stuck = [
         role
         for role, module in site.modules(config.roles())

@@ -46,7 +46,7 @@ class DoraLinear(Wrapper):
         return (y + (gain - 1) * straight + gain * low).to(y.dtype)
 
     def _gain(self) -> Tensor:
-        """g [out], in the precision of what trains: near 1, where bf16 has three digits."""
+        """The gain g [out], in the precision of the trained parameters: near 1, where bf16 has three digits."""
         # Autocast would take the norm of thousands of values in bf16.
         with torch.no_grad(), torch.autocast(self.a.device.type, enabled=False):
             norm = (self.weight.to(self.a.dtype) + self.scale * (self.b @ self.a)).norm(dim=1)

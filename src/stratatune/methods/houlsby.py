@@ -1,4 +1,4 @@
-"""Houlsby's adapter: a bottleneck behind the last projection of the attention and of the FFN (Houlsby et al., 2019)."""
+"""Houlsby's adapter: a bottleneck after the last projection of the attention and of the FFN (Houlsby et al., 2019)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stratatune.methods.site import Site
 from stratatune.methods.wrapping import Wrapper, own_weight, widths, wrap
 from stratatune.plan.methods import Houlsby
 
-REFUSES_MERGE = "an adapter behind a projection is a non-linear map; no weight of the base can hold it"
+REFUSES_MERGE = "an adapter after a projection is a non-linear map; no weight of the base can hold it"
 
 
 class HoulsbyAdapter(Wrapper):
@@ -39,7 +39,7 @@ class HoulsbyAdapter(Wrapper):
         return (y + self.up(nn.functional.gelu(self.down(as_trained(y, self.down.weight))))).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 

@@ -1,4 +1,4 @@
-"""IDPG: a prompt at the input that is made from the whole text (Wu et al., 2022; S-IDPG-PHM, its single-layer form).
+"""IDPG: a prompt at the input, made from the whole text (Wu et al., 2022; S-IDPG-PHM, its single-layer form).
 
 What differs from the paper's code: the vectors come in after the embeddings, as LPT's at depth 0 do, so they get no
 position and no embedding norm, and the text keeps its own positions, with which the model also reads it for M(x). Where
@@ -60,7 +60,7 @@ class IdpgInsertion(nn.Module):
         bottleneck: m.
         phm: n, the dimension of the hypercomplex numbers.
         shared: whether both layers share the A_i.
-        dropout: probability on what each layer takes in.
+        dropout: probability on the input of each layer.
     """
 
     def __init__(

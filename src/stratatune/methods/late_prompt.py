@@ -1,4 +1,4 @@
-"""A late prompt: soft prompt vectors made from the hidden state itself and put in front of it (LPT; BFT eq. 1-2)."""
+"""A late prompt: soft prompt vectors made from the hidden state itself and put before it (LPT; BFT eq. 1-2)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PoolingGenerator(nn.Module):
 
 
 def slots_of(mask: Tensor, slots: int) -> Tensor:
-    """Which real tokens belong to which of P slots: ``mask`` [B, T] bool -> [B, P, T] bool."""
+    """The real tokens that belong to each of P slots: ``mask`` [B, T] bool -> [B, P, T] bool."""
     count = mask.sum(dim=1)[:, None, None]  # [B, 1, 1]
     place = (mask.cumsum(dim=1) - 1).unsqueeze(1)  # [B, 1, T], among the real tokens
     slot = torch.arange(slots, device=mask.device)[None, :, None]  # [1, P, 1]
@@ -80,13 +80,13 @@ def _average(narrow: Tensor, slots: Tensor) -> Tensor:
 
 
 def _largest(narrow: Tensor, slots: Tensor) -> Tensor:
-    """Slot by slot, since P times [B, T, M] at once is much."""
+    """Pool slot by slot, since P times [B, T, M] at once would take much memory."""
     outside = [~slots[:, number, :, None] for number in range(slots.shape[1])]  # each [B, T, 1]
     return torch.stack([narrow.masked_fill(out, float("-inf")).amax(dim=1) for out in outside], dim=1)
 
 
 class TableGenerator(nn.Module):
-    """The same P trained vectors [P, D] for every text: LPT without a generator."""
+    """P trained vectors [P, D], the same for every text: LPT without a generator."""
 
     def __init__(self, hidden: int, tokens: int) -> None:
         super().__init__()
@@ -102,13 +102,13 @@ class TableGenerator(nn.Module):
 class LatePromptInsertion(nn.Module):
     """Puts the generated prompt first; no position is added to it, and every later block sees P + T tokens.
 
-    In a decoder (``causal``) only the last token has seen the text, so the generator is given the tokens in reverse:
-    its first token is the last that it may read, the one before the label word (LPT).
+    In a decoder (``causal``) only the last token has seen the text, so the generator gets the tokens in reverse: its
+    first token is the last one that it may read, before the label word (LPT).
 
     Args:
         generator: ``(hidden [B, T, D], mask [B, T]) -> [B, P, D]``; it is shown the text alone.
         tokens: P.
-        before: prompt positions that are in front already.
+        before: prompt positions that already precede the text.
         dropout: probability on the prompt vectors.
     """
 
@@ -120,7 +120,7 @@ class LatePromptInsertion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``hidden`` [B, T, D], ``mask`` [B, T] bool (what the generator may read) -> [B, P+T, D], [B, P+T]."""
+        """``hidden`` [B, T, D], ``mask`` [B, T] bool (tokens that the generator may read) -> [B, P+T, D], [B, P+T]."""
         text = hidden[:, self.before :], mask[:, self.before :]
         prompt = self.dropout(self.generator(*(_backwards(*text) if self.causal else text)))
         return put_first(prompt, hidden, mask)

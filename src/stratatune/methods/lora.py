@@ -1,4 +1,4 @@
-"""LoRA: a low-rank change beside a frozen linear (Hu et al., 2022, eq. 3)."""
+"""LoRA: a low-rank change added to a frozen linear (Hu et al., 2022, eq. 3)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LoraLinear(Wrapper):
     """``y = W x + b + (alpha / R) B A dropout(x)``, A [R, in], B [out, R]; B starts at zero, so ``y`` is unchanged.
 
     Args:
-        base: the frozen linear [out, in]; its bias may be trained by BitFit beside this.
+        base: the frozen linear [out, in]; its bias may also be trained by BitFit.
         rank: R.
         alpha: scale of the change; the factor is ``alpha / rank``.
         dropout: probability on the input of A.
@@ -31,7 +31,7 @@ class LoraLinear(Wrapper):
         self.b = nn.Parameter(to_train(own_weight(base), outs, rank).zero_())
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        # As `nn.Linear` and stock peft start it, so that runs can be compared. Both at zero would have no gradient.
+        # The start of `nn.Linear` and stock peft, so that runs can be compared. Both at zero would have no gradient.
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The scaled parallel adapter: a bottleneck beside FFN or attention (He et al., 2022, table 3 and section 4.6)."""
+"""The scaled parallel adapter: a bottleneck parallel to FFN or attention (He et al., 2022, table 3 and section 4.6)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Handoff:
     x: Tensor | None = None
 
     def take(self) -> Tensor:
-        """The input; nothing stays behind."""
+        """Return the input and forget it."""
         x, self.x = self.x, None
         assert x is not None, "the block computed its last projection before its first"
         return x
@@ -41,7 +41,7 @@ class Entry(Wrapper):
         return self.base(x)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 
@@ -74,7 +74,7 @@ class ParallelExit(Wrapper):
         return (y + beside * self.scale).to(y.dtype)
 
     def fold(self, own: nn.Module, readers: Sequence[nn.Module]) -> None:
-        """Never: see ``REFUSES_MERGE``."""
+        """Never possible: see ``REFUSES_MERGE``."""
         raise NotImplementedError(REFUSES_MERGE)
 
 

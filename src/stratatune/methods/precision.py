@@ -1,4 +1,4 @@
-"""The precision that a method's own numbers compute in, where the model around them is in half precision."""
+"""The precision in which a method's own parameters compute, where the model around them is in half precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def as_trained(x: Tensor, trained: Tensor) -> Tensor:
-    """``x`` in the dtype of what trains (fp32 beside a bf16 model), unless autocast chooses the precision anyway."""
+    """``x`` in the dtype of the trained parameters (fp32 in a bf16 model), unless autocast chooses the precision."""
     if x.dtype == trained.dtype or torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(trained.dtype)
@@ -23,7 +23,7 @@ def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 
 
 def to_train(weight: Tensor, *shape: int) -> Tensor:
-    """Fresh memory for what trains beside ``weight``: on its device, in fp32 at least."""
+    """New memory for parameters that train next to ``weight``: on its device, in fp32 at least."""
     return weight.new_empty(shape, dtype=at_least_fp32(weight.dtype))
 
 
@@ -45,7 +45,7 @@ class _Widened(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        # Neither x, which no gradient of a frozen weight asks for, nor the wide copy, which is made again.
+        # Neither x, which no gradient of a frozen weight needs, nor the wide copy, which is made again.
         x, weight, _ = inputs
         ctx.save_for_backward(weight)
         ctx.wide = x.dtype

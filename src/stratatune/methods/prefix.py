@@ -24,7 +24,7 @@ _SPREAD = 0.02
 
 
 class PrefixVectors(nn.Module):
-    """PK and PV of one block: [P, heads * width of a head] each. They start small, so that they say little at first.
+    """PK and PV of one block: [P, heads * width of a head] each. They start small, so that they change little at first.
 
     Args:
         tokens: P.
@@ -63,8 +63,8 @@ def attend(
     """The model's own attention ``function`` over the prefix and the tokens; ``query`` [B, H, Q, W]."""
     prefix = module.get_submodule(NAME)
     assert isinstance(prefix, PrefixVectors)
-    # transformers leaves the mask out where the kernel's own causal one would do. That one knows of no prefix:
-    # it would hide from each query as many of its last keys as there are positions in front.
+    # transformers leaves the mask out where the kernel's own causal one would do. That one ignores the prefix: for P
+    # prefix positions it would hide from each query the last P keys that it should see.
     if mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1:
         mask = _causal(query.shape[2], key.shape[2], query.device)
     tokens = prefix.key.shape[0]

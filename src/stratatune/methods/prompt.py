@@ -25,7 +25,7 @@ class PromptInsertion(nn.Module):
 
     Args:
         vectors: their start [P, D].
-        embed: what the embeddings make of them: [P, D] -> [1, P, D].
+        embed: embeds the vectors: [P, D] -> [1, P, D].
     """
 
     def __init__(self, vectors: Tensor, embed: Callable[[Tensor], Tensor]) -> None:

@@ -1,8 +1,8 @@
-"""The table of methods: what each kind of method does to a live model.
+"""The table of methods: how each kind of method changes a live model.
 
-A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is
-one file beside this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix
-are written once over these tables.
+A method's configuration (pure data, no torch) is in ``plan/methods.py``. This is what it does. Adding one is one file
+next to this one and one line in a table below; freezing, counting, saving, optimiser groups and the test matrix are
+written once over these tables.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _always(reason: str) -> Callable[[Any, Site], str]:
 
 
 def _nothing(config: Any, site: Site) -> None:
-    """A role's own module is unwrapped by ``methods.wrapping.unwrap``, for every method alike."""
+    """Do nothing: ``methods.wrapping.unwrap`` unwraps a role's own module for every method alike."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Method:
             puts on a role is a :class:`stratatune.methods.wrapping.Wrapper`, which knows how to fold itself.
         refuses_merge: ``(config, site) -> reason`` why it cannot be folded into the base weights; empty when it can.
         makes_biases: ``(config, site) -> roles`` whose modules must be given a bias before it can be folded.
-        detach: ``(config, site) -> None``. Takes away what it put elsewhere than on a role.
+        detach: ``(config, site) -> None``. Removes the parts that it put elsewhere than on a role.
     """
 
     attach: Callable[[Any, Site], Parameters]
@@ -68,12 +68,12 @@ class Method:
 
 
 class InsertionModule(Protocol):
-    """What an :class:`InsertionMethod` builds: an ``nn.Module`` that maps the hidden state between two blocks."""
+    """A module built by an :class:`InsertionMethod`: it maps the hidden state between two blocks."""
 
     tokens: int
-    """How many positions it puts in front of the sequence (P)."""
+    """The number of positions that it puts before the sequence (P)."""
     positions: int
-    """How many of them are numbered as words are; noted when the plan is attached."""
+    """The number of these positions that are numbered as words are; noted when the plan is attached."""
 
     def __call__(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``hidden`` [B, T, D], ``mask`` [B, T] bool -> [B, P+T, D], [B, P+T]."""

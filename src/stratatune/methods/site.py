@@ -1,4 +1,4 @@
-"""A place where a method is put: some roles of one block (or of the head) of a live model.
+"""The place of a method: some roles of one block (or of the head) of a live model.
 
 Methods never look for modules by name. They are handed a :class:`Site` and ask it for a role; which module plays that
 role is one row of the backbone table.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def train(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Mark ``parameters`` as trained, and give them back."""
+    """Mark ``parameters`` as trained, and return them."""
     trained = list(parameters)
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -49,7 +49,7 @@ class Site:
         module: the block (or the whole model, for the head and the embeddings).
         roles: role -> dotted path of the module that plays it, relative to ``module``.
         name: how to speak of this place in messages, such as ``"block 5"``.
-        read_by: a norm's role -> those of the linears that read what it puts out, where nothing else does.
+        read_by: a norm's role -> the roles of the linears that read its output, where nothing else does.
     """
 
     module: nn.Module
@@ -69,7 +69,7 @@ class Site:
         return self.module.get_submodule(path)
 
     def replace(self, role: str, module: nn.Module) -> None:
-        """Put ``module`` where ``role`` is played."""
+        """Put ``module`` in the place of ``role``."""
         parent, _, leaf = self.roles[role].rpartition(".")
         setattr(self.module.get_submodule(parent), leaf, module)
 
@@ -85,13 +85,13 @@ class Place:
     """A depth of a live model, as an insertion sees it.
 
     Attributes:
-        depth: after how many blocks.
+        depth: the number of blocks below it.
         hidden: D.
-        before: prompt positions that earlier insertions put in front; the first token is at this position.
+        before: prompt positions of earlier insertions; the first token is at this position.
         words: the model's word embeddings, [V] numbers to vectors of width E.
-        embed: ``vectors [P, D] -> [1, P, D]``: what the embeddings make of vectors given in place of the first P words.
+        embed: ``vectors [P, D] -> [1, P, D]``: embeds vectors given in place of the first P words.
         read: ``(hidden [B, T, D] at depth 0, mask [B, T]) -> [B, D]``: the model's output for the text, in eval mode
-            and without autograd: the last hidden state of the first token, of a decoder of the last.
+            and without autograd: the last hidden state of the first token, or in a decoder of the last.
     """
 
     depth: int

@@ -1,4 +1,4 @@
-"""Modules that take the place of a role's own module and hold it: what a method puts beside frozen weights.
+"""Modules that replace a role's own module and hold it: the parts that a method adds to frozen weights.
 
 Several may wrap one role, one inside the other; the innermost holds the model's own module.
 """
@@ -18,7 +18,7 @@ from stratatune.plan.methods import NORM_ROLES
 
 
 class Wrapper(nn.Module):
-    """Holds ``base`` and adds something to what it computes. Abstract.
+    """Holds ``base`` and adds to its output. Abstract.
 
     Blocks and other methods may ask it what they would ask the module that it holds.
     """
@@ -77,7 +77,7 @@ def own_bias(module: nn.Module) -> nn.Parameter | None:
 
 
 def can_hold_bias(module: nn.Module) -> bool:
-    """Whether the model's own module would add a bias if it had one: a linear and a layer norm do, an RMS norm not."""
+    """Whether the model's own module can have a bias: a linear and a layer norm can, an RMS norm cannot."""
     own: nn.Module = innermost(module)
     return "bias" in own._parameters
 
@@ -124,7 +124,7 @@ def unwrap(site: Site, *, fold: bool) -> None:
 
 @contextlib.contextmanager
 def _in_fp32(site: Site) -> Iterator[None]:
-    """Hold the weights that are folded into in fp32 meanwhile, where they are in half precision."""
+    """Hold the weights that are folded into in fp32 while this is open, where they are in half precision."""
     changed = {role for role, module in site.modules(site.roles) if isinstance(module, Wrapper)}
     changed |= {reader for role in changed for reader in site.read_by.get(role, ())}
     owners = dict.fromkeys(innermost(module) for _, module in site.modules(changed))

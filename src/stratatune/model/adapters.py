@@ -1,4 +1,4 @@
-"""Several adapters over one base model: loaded, chosen, switched off, or one for each row of a batch."""
+"""Several adapters over one base model: loaded, chosen, switched off, or a different one for each row of a batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOTHING = Insertions()
 
 
 class Adapters:
-    """A base model and any number of adapters, which share its weights in memory: each brings only what it trained.
+    """A base model and any number of adapters, which share its weights in memory: each adds only what it trained.
 
     As with peft's ``PeftModel``: one adapter is active, all can be switched off, and a batch can name one for each row.
     A call runs the active model as it is called itself. With ``adapters=[...]`` the part of the model that no adapter
@@ -64,7 +64,7 @@ class Adapters:
 
         Args:
             folder: as for :func:`stratatune.load`.
-            name: what to call it; default: the name of the folder.
+            name: its name; default: the name of the folder.
 
         Returns:
             Its name.
@@ -75,13 +75,13 @@ class Adapters:
         called = name or Path(folder).resolve().name
         if called in self._loaded:
             raise ModelError(f"an adapter {called!r} is loaded already", "give another name, or delete it first")
-        # A twin: modules of its own, so that one adapter's wrappers are in no other's way, over the same tensors.
+        # A twin: separate modules, so that one adapter's wrappers are in no other's way, over the same tensors.
         self._loaded[called] = load_artefact(folder, twin(self.base), apart=True).model
         self.active = self.active or called
         return called
 
     def delete(self, name: str) -> None:
-        """Let go of an adapter; if it was active, the base is."""
+        """Unload an adapter; if it was active, the base becomes active."""
         self.model(name)
         del self._loaded[name]
         self.active = None if self.active == name else self.active
@@ -93,7 +93,7 @@ class Adapters:
 
     @contextlib.contextmanager
     def off(self) -> Iterator[PreTrainedModel]:
-        """While this is open, the base answers, as it was before any adapter."""
+        """Run the plain base model, without any adapter, while this is open."""
         was, self.active = self.active, None
         try:
             yield self.base
@@ -113,7 +113,7 @@ class Adapters:
         return self._loaded[name]
 
     def __call__(self, *args: Any, adapters: Sequence[str | None] | None = None, **inputs: Any) -> Any:
-        """What the active model says; with ``adapters`` what each row's own model says, as ``logits`` [B, ...].
+        """The output of the active model; with ``adapters``, of each row's own model, as ``logits`` [B, ...].
 
         Raises:
             ModelError: an adapter that is not loaded, or other than one for each row.
@@ -123,7 +123,7 @@ class Adapters:
         return self._by_row(list(adapters), *args, **inputs)
 
     def generate(self, *args: Any, **options: Any) -> Any:
-        """What the active model writes."""
+        """The token ids that the active model generates."""
         model: Any = self.model(self.active)
         return model.generate(*args, **options)
 
@@ -169,7 +169,7 @@ class Adapters:
         return ModelOutput(logits=torch.stack(found))  # pyright: ignore[reportArgumentType]
 
     def _begins_otherwise(self, name: str) -> bool:
-        """Whether an adapter's hidden state at depth 0 is not the base's: it moves the text, or trained the words."""
+        """Whether an adapter changes the hidden state at depth 0: it shifts the text, or trained the embeddings."""
         resolved = self._loaded[name].attached.resolved
         return bool(resolved.trains_embeddings or resolved.moved)
 
@@ -177,7 +177,7 @@ class Adapters:
         return Backbone(self.base) if name is None else self.model(name).attached.backbone  # pyright: ignore
 
     def _depth(self, name: str | None, plain: Backbone) -> int:
-        """Below which depth an adapter computes as the base does."""
+        """The depth below which an adapter computes as the base does."""
         if name is None:
             return plain.shape.blocks
         return self._loaded[name].attached.resolved.frozen_depth

@@ -73,12 +73,12 @@ def load_artefact(
         folder: the ``adapter`` folder of a run, or the run's own folder; a LoRA folder of peft, which becomes a plan
             (``model/peft_plan.py``); or the name of one of these on the hub: ``user/name``, ``user/name@revision``.
         base: where the base model is now, when it has moved; or a model that is loaded already.
-        apart: the base's tensors are others' too, so what the adapter trained of them gets memory of its own.
+        apart: the base's tensors are others' too, so those that the adapter trained get their own memory.
         pack: hold the frozen part of the top packed where it was in training; False: as stored.
         unread: leave the weights of the trunk in the checkpoint (:class:`stratatune.model.unread.Unread`).
         room_above: bytes that the blocks above it may take, before they stay there too; None: as many as they need.
-        bases: what is loaded already: a base that is among them is neither read nor verified again, and its tensors
-            and its tokenizer are shared. None: the artefact has a base of its own.
+        bases: the bases that are loaded already: one of them is neither read nor verified again, and its tensors
+            and its tokenizer are shared. None: the artefact has its own base.
 
     Raises:
         ModelError: no artefact there, it is damaged, the base is missing, or something of the base that the numbers
@@ -115,7 +115,7 @@ def load_artefact(
     _fill(model, tensors)
     attached.spec, attached.tokenizer = record["reading"], record.get("tokenizer") or {}
     if loaded.tokenizer is not None and (template := record["reading"].get("chat_template")):
-        loaded.tokenizer.chat_template = template  # what it was trained with, and what leaves with it
+        loaded.tokenizer.chat_template = template  # it was trained with this template, and is exported with it
     if pack and (kind := record["reading"].get("pack")):
         pack_top(attached, kind)
     return Artefact(model.eval(), loaded.tokenizer, record, notices, shared)
@@ -128,14 +128,14 @@ def _verified(
     unread: bool,
     room_above: int | None,
 ) -> VerifiedBase:
-    """The base of an artefact, while nothing is attached: the record holds the fingerprint of the bare encoder."""
+    """Load the base of an artefact and check it before anything is attached, against the recorded fingerprint."""
     loaded = _base(record, folder, base, unread, room_above)
     backbone = cut_as_saved(loaded.backbone, record)
     return VerifiedBase(loaded, backbone, check_encoder(backbone, record))
 
 
 def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
-    """All that a base depends on: two artefacts of one key have the same base, and want the same of it."""
+    """A digest of all that a base depends on: artefacts with one key have the same base."""
     reading = record["reading"]
     return digest_of_json(
         {
@@ -151,7 +151,7 @@ def _key(record: dict[str, Any], folder: Path, base: str | Path | None) -> str:
 
 
 def _from_peft(folder: Path, base: str | Path | PreTrainedModel | None, *, apart: bool) -> Artefact:
-    """A LoRA folder of peft as an artefact, whose record is what saving it would write."""
+    """A LoRA folder of peft as an artefact, with the record that saving it would write."""
     found = read_peft(folder)
     loaded = _base_of_peft(found, folder, base)
     model = adapted(loaded.model, found, apart=apart)
@@ -182,7 +182,7 @@ def load(folder: str | Path, base: str | Path | PreTrainedModel | None = None, *
 
 
 def place_of_base(record: dict[str, Any], folder: Path, base: str | Path | None) -> tuple[str, str | None]:
-    """Where the base model of an artefact is, and at which hub revision; ``base`` says where it is now.
+    """The path or id of an artefact's base model, and its hub revision; ``base``: where it is now.
 
     Raises:
         ModelError: it was a folder that is no longer there.
@@ -202,7 +202,7 @@ def load_base_of(
     unread: bool = False,
     room_above: int | None = None,
 ) -> Base:
-    """The base model of an artefact with this head; None: of the class that it was trained in.
+    """Load the base model of an artefact with this head; None: as the class that it was trained in.
 
     Raises:
         ModelError: it is not found, or its tokenizer reads texts differently now.
@@ -287,7 +287,7 @@ def _same(what: str, was: str, given: str, saved: dict[str, Any], backbone: Back
 
 
 def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
-    """Refuse a base without the parameters that were new in training: they are part of what was saved."""
+    """Refuse a base without the parameters that were new in training: they are part of the saved tensors."""
     named = dict(model.named_parameters())
     for name in record["also_train"]:
         if name not in named:
@@ -295,7 +295,7 @@ def _check_new(model: PreTrainedModel, record: dict[str, Any]) -> None:
 
 
 def _shape_hint(saved: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """Output layers differ in their rows where the base was loaded with another number of labels."""
+    """A hint where only the number of rows differs: the base was loaded with another number of labels."""
     if len(saved) == len(wanted) > 0 and saved[0] != wanted[0] and saved[1:] == wanted[1:]:
         return f"if this is the output layer, load the base with that number of labels: num_labels={saved[0]}"
     return _THAT_BASE

@@ -1,4 +1,4 @@
-"""A plan put into a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
+"""Apply a plan to a model: :func:`apply` attaches every method and returns the same Hugging Face model."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ if TYPE_CHECKING:
 else:
     _AnyModel = object
 
-# What transformers' Trainer passes to save_pretrained, since 5.23 both; a user has no reason to.
+# Passed by transformers' Trainer to save_pretrained, both since 5.23; a user has no reason to.
 _TRAINERS = ("state_dict", "is_main_process")
 
 
 class Tuned(_AnyModel):
-    """What a model gains by :func:`apply`: mixed into its own class, so that it stays an instance of that class."""
+    """The methods that :func:`apply` adds to a model: mixed into its own class, so that it stays an instance of it."""
 
     attached: Attached
 
     def train(self, mode: bool = True) -> Any:
-        """As ``nn.Module.train``, but the trunk stays in eval mode (contract 3: the trunk runs without dropout)."""
+        """Set the mode as ``nn.Module.train`` does, but keep the trunk in eval mode (contract 3: no dropout there)."""
         super().train(mode)
         self.attached.set_dropout(mode)
         return self
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """As transformers' own, for the blocks that the backward pass goes through: no other is ever run again.
+        """Turn checkpointing on as transformers does, but only for the blocks that the backward pass goes through.
 
-        All of transformers' ways to turn checkpointing on, under its old name and its new one, come through here.
+        No other block is ever run again. Every way in which transformers turns checkpointing on, by its old name or its
+        new one, calls this method.
         """
         super()._set_gradient_checkpointing(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         blocks, depth = self.attached.backbone.blocks, self.attached.resolved.frozen_depth
@@ -64,7 +65,7 @@ class Tuned(_AnyModel):
                 block.gradient_checkpointing = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def print_trainable_parameters(self) -> None:
-        """One line: how many parameters train, of how many, and how far the backward pass goes."""
+        """Print a line: how many parameters train, of how many, and how far the backward pass goes."""
         resolved = self.attached.resolved
         trained = self.attached.trained_count()
         total = sum(parameter.numel() for parameter in self.parameters())
@@ -74,7 +75,7 @@ class Tuned(_AnyModel):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers' own.
+        """Generate as transformers does.
 
         Raises:
             PlanError: without the key-value cache every step would compute a late prompt again, from a longer text.
@@ -92,7 +93,7 @@ class Tuned(_AnyModel):
             save_adapter(self.attached, Path(save_directory), for_trainer=not kwargs.keys().isdisjoint(_TRAINERS))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As ``nn.Module``'s; exactly the tensors that train are also a whole state, for the rest never changes."""
+        """Load as ``nn.Module`` does, but accept the trained tensors alone: the rest never changes."""
         if state_dict.keys() != self.attached.trained().keys():
             return super().load_state_dict(state_dict, strict, assign)
         # Trainer warns of missing keys after load_best_model_at_end; here the frozen ones are missing on purpose.
@@ -104,7 +105,7 @@ class Tuned(_AnyModel):
 # One class per model class: two tuned models of one class must compare as the same type.
 @functools.cache
 def _tuned_class(cls: type) -> type:
-    """``cls`` with :class:`Tuned` in front, under the same name (pipelines look a model up by its class name)."""
+    """Derive a class from :class:`Tuned` and ``cls`` with ``cls``'s name, by which pipelines look a model up."""
     return type(cls.__name__, (Tuned, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
@@ -123,7 +124,7 @@ def apply(
 
     Returns:
         The same model. Its class now also has ``print_trainable_parameters()`` and ``save_pretrained()`` of what
-        trained, and ``model.attached`` describes what was attached.
+        trained, and ``model.attached`` describes the attached methods.
 
     Raises:
         PlanError: the plan does not parse, does not fit the model's depth, or would break the promise that the backward
@@ -143,9 +144,9 @@ def apply_to(
     revision: str | None = None,
     fingerprint: Fingerprint | None = None,
 ) -> Tuned:
-    """As :func:`apply`, to a model that was looked at already, of a plan that was perhaps resolved already.
+    """Apply a plan to a model whose :class:`Backbone` is known; the plan may be resolved already.
 
-    ``fingerprint`` is that of the encoder, cut as the plan says, where it is known.
+    ``fingerprint`` is the fingerprint of the encoder, cut as the plan says, where it is known.
     """
     _refuse_unfit(backbone.model)
     return _put(backbone, plan, also_train, revision, fingerprint)
@@ -177,13 +178,13 @@ def _put(
     new = sorted({*also_train, *new_parts(backbone)})
     attached = Attached(resolved, backbone, fingerprint or Fingerprint.of(backbone), origin, also_train=new)
     with untouched_on_failure(model):
-        # Everything is frozen first and each method then marks its own, so only what a method requested trains.
+        # Everything is frozen first and each method then marks its own, so only parameters that a method named train.
         model.requires_grad_(False)
         _attach(attached)
         _check_count(attached)
-        # After attaching: the hash covers what is frozen of the head, and only now is that known.
+        # After attaching: the hash covers the frozen parts of the head, and only now is that known.
         attached.head_hash = head_fingerprint(backbone)
-        # Last: it widens what the groups hold, so all of them must be there.
+        # Last: it widens the parameters of the groups, so all of them must be there.
         attached.hooks += hold_masters(attached)
         _stream_top(attached)
         return _become_tuned(model, attached)
@@ -241,13 +242,13 @@ def _attach(attached: Attached) -> None:
 
 
 def _in_memory(backbone: Backbone, number: int) -> contextlib.AbstractContextManager[None]:
-    """A block whose weights methods may ask for, also where they are not in memory otherwise."""
+    """Keep a block whose weights methods may read in memory while this is open."""
     unread = Unread.of(backbone.model)
     return contextlib.nullcontext() if unread is None else unread.read_for_attaching(backbone.blocks[number])
 
 
 def _stream_top(attached: Attached) -> None:
-    """Where blocks above the frozen depth were not read either, read them as they run."""
+    """Read blocks above the frozen depth as they run, where they are not in memory."""
     backbone, depth = attached.backbone, attached.resolved.frozen_depth
     unread, above = Unread.of(backbone.model), backbone.blocks[depth : backbone.border]
     if unread is not None and any(unread.slots(block) for block in above):
@@ -304,7 +305,7 @@ def _attach_head(attached: Attached) -> None:
 
 
 def _check_count(attached: Attached) -> None:
-    """The trainable set must be what the plan's own formula says; anything else is a fault of ours."""
+    """Check that the trained parameters are as many as the plan's own formula says; a difference is a bug of ours."""
     # The plan cannot predict a task's output layer or parts that the checkpoint lacks, so they are left out of the
     # comparison.
     new = {id(p) for group in attached.groups if group.method == "output" for p in group.parameters}

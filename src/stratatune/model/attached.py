@@ -1,4 +1,4 @@
-"""What a plan put into a model: which parameters train, in what role, and where the insertions are."""
+"""The parts that a plan put into a model: which parameters train, in which role, and where the insertions are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Offloaded:
     """The weights that a model has offloaded.
 
     Attributes:
-        parameters: by their names in the model, now without values.
+        parameters: the parameters by their names in the model, now without values.
         count: how many values they had.
         bytes: how many bytes.
         digest: hash of those.
@@ -38,7 +38,7 @@ class Offloaded:
 
 @dataclass
 class Group:
-    """Parameters that one method of one place trains, and the rate it asks for (None: the run's)."""
+    """Parameters that one method of one place trains, and the rate that it sets (None: the run's)."""
 
     method: str
     place: str
@@ -48,25 +48,25 @@ class Group:
 
 @dataclass
 class Attached:
-    """What :func:`apply` put into a model: the answer to every question about what trains where.
+    """The state that :func:`apply` attaches to a model: which parameters train, and where.
 
     Attributes:
         resolved: the plan against this model's depth.
         backbone: the model seen through its row of the backbone table.
         base: fingerprint of the encoder before anything was attached.
-        head_hash: fingerprint of what the head keeps of the base model, that is, of its frozen parts.
-        groups: what trains, in the order of attaching.
+        head_hash: fingerprint of the frozen parts of the head.
+        groups: the trained parameters, in the order of attaching.
         insertions: (depth, module) in the order of depth.
         also_train: names of parameters that train because the checkpoint did not bring them.
-        hooks: what ``model/hooks.py`` registered.
-        notices: what the user should know of what was attached, one line each.
+        hooks: the hooks that ``model/hooks.py`` registered.
+        notices: warnings about the attached methods, one line each.
         offloaded: the weights that are not in memory, and how they come back (``model/offload.py``).
         origin: where the base model came from.
-        tokenizer: what the tokenizer of training makes of texts (``model/tokenizers.py``); empty where none is known.
+        tokenizer: how the tokenizer of training encodes texts (``model/tokenizers.py``); empty where none is known.
         rounded: the base's own parameters that train as fp32 masters, and the dtype that the model computes with
             (``model/masters.py``).
-        spec: what the model is used by: the data of its objective (labels, template, ...), and the precision and the
-            codec of its training; plain data. Saved beside the tensors as ``reading``, its name in version 0.1.0.
+        spec: how the model is used: the data of its objective (labels, template, ...), and the precision and the
+            codec of its training; plain data. Saved with the tensors as ``reading``, its name in version 0.1.0.
     """
 
     resolved: Resolved
@@ -85,7 +85,10 @@ class Attached:
     spec: dict[str, Any] = field(default_factory=dict)
 
     def add(self, method: str, place: str, parameters: Iterable[nn.Parameter], lr: float | None) -> None:
-        """Note what a method trains. A tensor in two places (a tied decoder) belongs to the first that named it."""
+        """Note the parameters that a method trains.
+
+        A tensor in two places (a tied decoder) belongs to the method that named it first.
+        """
         # torch's optimisers refuse a tensor that is in two groups.
         taken = {id(parameter) for group in self.groups for parameter in group.parameters}
         new = [parameter for parameter in parameters if id(parameter) not in taken]
@@ -96,9 +99,9 @@ class Attached:
         return self.insertions.at(depth)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Every trained parameter by its name in the model; what is saved is exactly this.
+        """Every trained parameter by its name in the model; exactly these are saved.
 
-        What the plan trains is included even after ``requires_grad_(False)``, and so is what a user unfroze besides.
+        The plan's parameters are included even after ``requires_grad_(False)``, and so are others that a user unfroze.
         """
         planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         return {
@@ -108,36 +111,36 @@ class Attached:
         }
 
     def trained_count(self) -> int:
-        """How many parameters train: those of the plan, and those that the checkpoint has no values for."""
+        """The number of parameters that train: those of the plan, and those that the checkpoint has no values for."""
         return sum(parameter.numel() for parameter in self.trained().values())
 
     @property
     def base_hash(self) -> str:
-        """Hash of what the encoder computes: its settings and weights, before anything was attached."""
+        """Hash of the encoder's settings and weights, before anything was attached."""
         return self.base.digest
 
     def also_trained(self) -> list[str]:
-        """Names of what trains beside the plan and the task's own output layer: what was new, or unfrozen by hand."""
+        """Names of trained parameters outside the plan and the task's output layer: new ones, or unfrozen by hand."""
         planned = {id(parameter) for group in self.groups for parameter in group.parameters}
         unfrozen = {name for name, one in self.trained().items() if id(one) not in planned}
         return sorted({*self.also_train, *unfrozen})
 
     def parameter_count(self) -> int:
-        """How many parameters the model has, those that are not in memory included."""
+        """The number of parameters of the model, including those that are not in memory."""
         gone = 0 if self.offloaded is None else self.offloaded.count
         return gone + sum(parameter.numel() for parameter in self.backbone.model.parameters())
 
     @property
     def all_in_trunk(self) -> bool:
-        """Whether the frozen depth is the model's own, and the head reads the positions asked, each by itself.
+        """Whether the trunk is the whole model below the head, and the head reads each requested position by itself.
 
-        Where one is asked of each text, no other matters of the hidden state at that depth.
+        With one requested position per text, the hidden state at that depth is needed there alone.
         """
         alone = self.backbone.family.leaves_the_head(self.resolved.frozen_depth)
         return alone and not self.backbone.head.pools_all
 
     def set_dropout(self, training: bool) -> None:
-        """Put what is frozen below the top into eval mode, whatever the mode of the model; call it after ``train``.
+        """Put the frozen modules below the top into eval mode, whatever the mode of the model; call it after ``train``.
 
         There is also dropout around the blocks (after GPT-2's and T5's embeddings), so whole stacks are set, and then
         the top's blocks and the insertions again. Where the embeddings train, nothing is frozen below.
@@ -162,7 +165,7 @@ class Attached:
         return [block for block in dict.fromkeys(blocks[depth:]) if block not in below]
 
     def top_weights(self) -> list[nn.Module | nn.Parameter | Tensor]:
-        """What the top computes with: its blocks, the insertions in them, and the head as it reads it."""
+        """The weights that the top computes with: its blocks, their insertions, and the head's."""
         blocks = dict.fromkeys(self.backbone.blocks[self.resolved.frozen_depth :])
         inserted = [module for _, module in self.insertions]
         return [*blocks, *inserted, *self.backbone.head.weights()]

@@ -1,4 +1,4 @@
-"""A live Hugging Face model: its parts, how its family walks it, and its head."""
+"""A live Hugging Face model: its parts, its family, and its head."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Backbone:
     Attributes:
         body: the model's parts, by the names in its row.
         family: how the model is walked.
-        head: what turns its last hidden state into logits.
+        head: turns its last hidden state into logits.
 
     Raises:
         ModelError: the table has no row for this type of model, or the row is wrong about it.
@@ -52,21 +52,21 @@ class Backbone:
 
     @property
     def shape(self) -> Shape:
-        """Its sizes."""
+        """The sizes of the model."""
         return self.body.shape
 
     @property
     def passes(self) -> Passes:
-        """Where hooks on the blocks are registered."""
+        """The registry of hooks on the blocks."""
         return self.body.passes
 
     @property
     def border(self) -> int:
-        """How many of the blocks are the first stack's: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return self.body.border
 
     def stack(self, number: int) -> Stack:
-        """The list of blocks that block ``number`` is in, as the row has it."""
+        """The list of blocks that holds block ``number``, as the row describes it."""
         return self.row.stacks[int(number >= self.border)]
 
     def site(self, number: int) -> Site:
@@ -95,16 +95,16 @@ class Backbone:
         return {id(parameter) for module in modules for parameter in module.parameters()}
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].
+        """The arguments of each block besides the hidden state [B, T, D]; with two stacks, of the first's blocks.
 
         ``mask`` [B, T] bool, which tokens are real.
         """
         return self.family.calls(hidden, mask)
 
     def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:
-        """One block on [B, T, D]."""
+        """Run one block on [B, T, D]."""
         return self.body.run_block(number, hidden, call)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
+        """Run one block, of whose output only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         return self.body.run_block_at(number, hidden, call, places)

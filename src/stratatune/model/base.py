@@ -47,10 +47,10 @@ class Base:
     """A pretrained model, ready for a plan.
 
     Attributes:
-        model: in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
+        model: the model in eval mode, with the requested head; it computes in fp32, its frozen weights are as stored.
         tokenizer: its own.
         new: names of the parameters that the checkpoint did not bring (apart from the task's output layer).
-        notices: one line each on what the user should know.
+        notices: warnings for the user, one line each.
         shape: the model's sizes, where they are known from its config.
     """
 
@@ -62,7 +62,7 @@ class Base:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The model, its family and its head: made once, and passed on to what attaches a plan."""
+        """The model with its family and its head: made once, and passed on to the code that attaches a plan."""
         return Backbone(self.model, self.shape)
 
 
@@ -89,7 +89,7 @@ def load_base(
     A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
     number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
-    tokenizer is None where there is none. ``unread_below``: what the blocks below this depth alone compute with, and
+    tokenizer is None where there is none. ``unread_below``: weights that only the blocks below this depth use, and
     the table of words where nothing else needs it, stays in the checkpoint
     (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
     (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
@@ -196,7 +196,7 @@ def _tokenizer(name: str, needed: bool, options: dict[str, Any]) -> PreTrainedTo
 
 
 def _other_sizes(base: Base, backbone: Backbone, mismatched: Iterable[Any]) -> set[str]:
-    """Names of weights that the checkpoint has in another size: an output layer for another number of classes.
+    """Names of weights whose size differs in the checkpoint: an output layer for another number of classes.
 
     Raises:
         ModelError: it is not an output layer.
@@ -246,7 +246,7 @@ def _check_head(row: Architecture, head: type[Head]) -> None:
 
 
 def attention_for_training() -> str | None:
-    """The attention to ask for when the user has no wish; None: what transformers chooses.
+    """The attention implementation for training when the user names none; None: transformers' choice.
 
     On a CPU torch's fused attention has no dropout: it falls back to one that computes and saves in fp32. The model's
     own eager attention stays in the precision of the computation (7 % of a step of RoBERTa-large's top in bf16).
@@ -255,7 +255,7 @@ def attention_for_training() -> str | None:
 
 
 def _check_weights(folder: Path) -> None:
-    """Refuse a folder that holds only pickled weights, before the library fails with a message of its own."""
+    """Refuse a folder that holds only pickled weights, before the library fails with its own message."""
     # A hub id has no such file here, and transformers itself refuses its pickles (use_safetensors).
     if not path_exists(folder / "config.json") or any(folder.glob("*.safetensors")):
         return

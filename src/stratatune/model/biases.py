@@ -1,4 +1,4 @@
-"""Biases that merging makes where the base model has none, and the config's fields by which a saved model keeps them.
+"""Biases that merging adds where the base model has none, and the config fields by which a saved model keeps them.
 
 A Llama's linears have no bias, unless its config says ``attention_bias`` or ``mlp_bias``: then all of that kind have
 one, in every block. What a config gives a bias to is not written down here: a model without weights is built from it.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def made(attached: Attached) -> Iterator[tuple[MethodConfig, int, str]]:
-    """(method, block, role) for every role whose module must be given a bias before the plan is folded in."""
+    """Find every (method, block, role) whose module must be given a bias before the plan is folded in."""
     for number in attached.resolved.shape.owners:
         for one in attached.resolved.blocks[number]:
             roles = METHODS[one.kind].makes_biases(one, attached.backbone.site(number))
@@ -53,7 +53,7 @@ def make(attached: Attached) -> None:
 
 
 def settle(model: PreTrainedModel, fields: Iterable[str]) -> None:
-    """Set the config's fields, and give a bias of zeros to all else that a model of that config has one in."""
+    """Set the config's fields, and give a zero bias to every other module that has one under that config."""
     built = _biases_of(model, fields)
     there = dict(model.named_parameters())
     for name in built:
@@ -74,7 +74,7 @@ def _biases_of(model: PreTrainedModel, fields: Iterable[str]) -> set[str]:
 
 
 def _path(attached: Attached, number: int, role: str) -> str:
-    """Where the role is in a block as the model's own code makes it."""
+    """The path of the role in a block as the model's own code makes it."""
     return attached.backbone.stack(number).roles[role]
 
 

@@ -1,4 +1,4 @@
-"""A live Hugging Face model by the names in its row: where its blocks are, and what surrounds them."""
+"""A live Hugging Face model by the names in its row: its blocks, and the modules around them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 class Body:
-    """What families and heads have to do with: the model and its parts, without a word on how they are run.
+    """The model and its parts, as families and heads use them; it does not say how they are run.
 
     Args:
         model: a Hugging Face model, with or without a head.
-        shape: its sizes, where they were worked out from its config before; None: they are now.
+        shape: its sizes, if they were already worked out from its config; None: work them out.
 
     Attributes:
         row: its row of the backbone table.
         base: the model without its head.
-        prefix: what leads to ``base`` in the model, as ``"bert."``; empty when the model has no head.
-        names: of all its modules.
+        prefix: the path to ``base`` in the model, such as ``"bert."``; empty when the model has no head.
+        names: the names of all its modules.
         embeddings: the module whose output is the hidden state at depth 0.
-        blocks: L blocks, those of a second stack behind the first's; shared ones are there as often as they run.
+        blocks: L blocks, those of a second stack after the first's; a shared block is listed once for each of its runs.
         shape: its sizes.
         through: runs a block [B, T, D] -> [B, T, D] by its number, what it computes and its input, where its weights
             are not in memory; None: it is simply run.
@@ -72,18 +72,18 @@ class Body:
             return nn.ModuleList(block for blocks in lists for block in blocks.children())
         if not distinct:
             return first  # pyright: ignore[reportReturnType] - it is a ModuleList
-        # As transformers' AlbertTransformer picks the group of a layer: runs of equal length, in order.
+        # Groups of layers as in transformers' AlbertTransformer: runs of equal length, in order.
         own = list(first.children())
         return nn.ModuleList(own[number * distinct // self.shape.blocks] for number in range(self.shape.blocks))
 
     @cached_property
     def passes(self) -> Passes:
-        """Where hooks on the blocks are registered."""
+        """The registry of hooks on the blocks."""
         return Passes(self.base, self.blocks)
 
     @property
     def border(self) -> int:
-        """How many of the blocks are the first stack's: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return self.shape.border
 
     def has(self, path: str) -> bool:
@@ -95,7 +95,7 @@ class Body:
         return self.model.get_submodule(path)
 
     def embedding_modules(self) -> list[nn.Module]:
-        """The embeddings and what feeds the blocks beside them."""
+        """The embeddings and the modules that feed the blocks besides them."""
         paths = (*self.row.more_embeddings, *(path for path in self.row.beside if self.has(path)))
         return [self.embeddings, *map(self.base.get_submodule, paths)]
 
@@ -104,17 +104,17 @@ class Body:
         return [self.base.get_submodule(path) for path in self.row.inputs]
 
     def final_norms(self) -> list[nn.Module]:
-        """The norm behind the last block, where there is one."""
+        """The norm after the last block, if the model has one, as a list."""
         return [self.base.get_submodule(self.row.final_norm)] if self.row.final_norm else []
 
     def normed(self, hidden: Tensor) -> Tensor:
-        """``hidden`` [..., D] behind the last block, as a head reads it: through the final norm, where there is one."""
+        """``hidden`` [..., D] after the last block, as a head reads it: through the final norm, where there is one."""
         for norm in self.final_norms():
             hidden = norm(hidden)
         return hidden
 
     def run_block(self, number: int, hidden: Tensor, call: Call) -> Tensor:
-        """One block on [B, T, D].
+        """Run one block on [B, T, D].
 
         Its ``forward`` is called, not the module: hooks on a block serve callers of the whole model
         (``model/hooks.py``), and here the insertions have been made already.
@@ -128,7 +128,7 @@ class Body:
         return run(hidden) if self.through is None else self.through(number, run, hidden)
 
     def run_block_at(self, number: int, hidden: Tensor, call: Call, places: Tensor) -> Tensor:
-        """One block, of whose result only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
+        """Run one block, of whose output only ``places`` [B, N] are needed: [B, T, D] -> [B, N, D]."""
         if self.row.last_block is None:
             return take(self.run_block(number, hidden, call), places)
         last, block = LAST_BLOCK[self.row.last_block], self.blocks[number]

@@ -1,8 +1,8 @@
 """A checkpoint on disk, read one tensor at a time: safetensors, one file or shards with an index.
 
-Nothing stays mapped: a tensor is read into memory of its own, so what a process holds of a checkpoint is what it asked
-for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens it).
-Rows of a tensor are read here, since safetensors 0.8 without mapping reads the whole tensor for every slice.
+Nothing stays mapped: each tensor is read into separate memory, so a process holds of a checkpoint only what it
+requested for (a mapped file counts against a limit on the address space as a whole; safetensors maps one while it opens
+it). Rows of a tensor are read here, since safetensors 0.8 without mapping reads the whole tensor for every slice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, name: str, revision: str | None = None) -> Checkpoint | None:
-        """That of a folder or a hub id; None where it has no safetensors of the usual names.
+        """The checkpoint of a folder or a hub id; None where it has no safetensors of the usual names.
 
         Raises:
             ModelError: a shard is missing, too short, or not in this format.
@@ -74,7 +74,7 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all its tensors."""
+        """The bytes of all its tensors."""
         return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in self.entries.values())
 
     def read(self, key: str) -> Tensor:
@@ -87,7 +87,7 @@ class Checkpoint:
         return self._reading(key, lambda: self._open[file].get_tensor(key))
 
     def pieces(self, key: str, values: int) -> Iterator[Tensor]:
-        """The tensor's values [n] in their order, as stored: as many rows at a time as have about ``values``."""
+        """The tensor's values [n] in their order, as stored, in pieces of whole rows with about ``values`` each."""
         shape = self.entries[key].shape
         if len(shape) < 2 or math.prod(shape) <= values:
             yield self.read(key).flatten()
@@ -97,7 +97,7 @@ class Checkpoint:
             yield self._rows(key, start, min(start + rows, shape[0])).flatten()
 
     def read_rows(self, key: str, rows: Tensor) -> Tensor:
-        """``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E]; no others are read, but for small gaps."""
+        """Read ``rows`` [n] (sorted, each once) of a matrix [V, E] -> [n, E], and no others but for small gaps."""
         entry = self.entries[key]
         found = torch.empty(len(rows), *entry.shape[1:], dtype=entry.dtype)
         for start, stop in _runs(rows):
@@ -127,7 +127,10 @@ class Checkpoint:
 
 
 def _starts(file: Path) -> dict[str, int]:
-    """At which byte each tensor of a whole file begins: behind its header, whose length the first eight bytes say."""
+    """The byte at which each tensor of a whole file begins.
+
+    The data follow the header, whose length is in the first eight bytes.
+    """
     with file.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header: dict[str, Any] = json.loads(raw.read(length))

@@ -1,4 +1,4 @@
-"""Checksums of an artefact: of its tensors, and of what of its record the numbers depend on."""
+"""Checksums of an artefact: of its tensors, and of the parts of its record that its numbers depend on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _AGAIN = "restore the folder from a backup, or train again"
 
 
 def checksums(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of the tensors, and of the record without what only says where things are or for whom."""
+    """Checksums of the tensors, and of the record without the fields that only name places or people."""
     said = {key: record.get(key) for key in _FIELDS} | {f"base.{key}": record["base"].get(key) for key in _BASE}
     text = json.dumps(said, sort_keys=True)
     return {"tensors": hash_of(sorted(tensors.items())), "record": fast_digest([text])}
 
 
 def verify(record: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: object) -> list[str]:
-    """Refuses an artefact that is not as it was written; returns a notice where an older one says nothing of that.
+    """Refuse an artefact that is not as it was written; return a notice if it is older and has no checksums.
 
     Raises:
         ModelError: a checksum differs, or a tensor holds no finite floating-point numbers.

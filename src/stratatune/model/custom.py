@@ -1,4 +1,4 @@
-"""An architecture that the table does not know, added by the names of its modules."""
+"""Architectures that the table does not know, added by the names of their modules."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ def backbone_from_names(
         model: a model of the architecture, whose modules the names are checked against; or its ``config.model_type``
             alone, and they are checked when the first such model is tuned.
         blocks: the ``nn.ModuleList`` of blocks, below the encoder (``model.base_model``).
-        embeddings: the module, below the encoder, whose output is the hidden state in front of block 0.
+        embeddings: the module, below the encoder, whose output is the hidden state before block 0.
         roles: role to path inside a block: of q, k, v, o, up, gate, down those that are an ``nn.Linear`` there, and
             norm_attn, norm_ffn.
-        final_norm: the norm behind the last block, below the encoder.
+        final_norm: the norm after the last block, below the encoder.
         mlm_head: dense, norm and decoder of the masked-LM head, from the ``...ForMaskedLM`` model.
         mlm_activation: between dense and norm; None: the config's ``hidden_act``.
         pooler: a pretrained pooler, from the ``...ForSequenceClassification`` model.
-        classifier: the new head of that model: by default ``classifier``, of a decoder ``score``.
+        classifier: the new head of that model: by default ``classifier``, in a decoder ``score``.
         classifier_before: a new dense layer outside it.
-        beside: modules below the encoder that feed the blocks beside the embeddings, as a table of relative positions;
-            of an encoder-decoder in both stacks (tables of positions, norms behind them).
-        projection: the module below the encoder, behind the embeddings, that widens them to the hidden size.
+        beside: modules below the encoder that feed the blocks besides the embeddings, such as a table of relative
+            positions; for an encoder-decoder, in both stacks (tables of positions, norms after them).
+        projection: the module below the encoder, after the embeddings, that widens them to the hidden size.
         fused: path inside a block of a linear that plays several roles to these roles, in the order of its outputs.
-        fields: what the config calls blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of an
-            encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
+        fields: the config's names for blocks, hidden, ffn, heads, vocab, positions, where that is not BERT's name; of
+            an encoder-decoder also decoder_blocks and decoder_ffn, where that is not T5's (with a ``position_bias``) or
             BART's.
         token_types: whether the tokenizer's token types distinguish segments.
         tuple_blocks: whether a block returns a tuple that the hidden state leads.
@@ -89,10 +89,11 @@ def backbone_from_names(
             and ``final_norm`` follows them. The two stacks are ``encoder`` and ``decoder`` of ``model.base_model``.
         decoder_roles: role to path inside a block of the second stack, cross_q, cross_k, cross_v, cross_o and
             norm_cross among them.
-        behind_encoder: what the encoder's output goes through behind its last block, in order (T5: norm and dropout).
+        behind_encoder: the modules that the encoder's output goes through after its last block, in order (T5: norm and
+            dropout).
         position_bias: the module inside the encoder's first block whose ``compute_bias`` makes the bias of relative
             positions that all its blocks are given (T5).
-        position_norm: the norm behind the encoder's words and positions (BART).
+        position_norm: the norm after the encoder's words and positions (BART).
 
     Returns:
         The row that the backbone table now has.
@@ -145,7 +146,7 @@ def backbone_from_names(
         )
     elif lm_head is not None:
         if final_norm is None:
-            raise ModelError("final_norm: a decoder needs one", "name the norm behind its last block")
+            raise ModelError("final_norm: a decoder needs one", "name the norm after its last block")
         row = DecoderArchitecture(
             **common,
             lm_head=lm_head,
@@ -178,9 +179,9 @@ def backbone_from_names(
 def add_architecture(row: Architecture, model: PreTrainedModel | None = None) -> None:
     """Make an architecture known for the rest of the process, without touching the package.
 
-    How masks and positions reach an encoder's block is asked of the model's own forward, so names are all that a row
-    needs; the model must take ``inputs_embeds``. A decoder calls its blocks as Llama does, an encoder-decoder those of
-    its encoder as BART or T5 does; whether that gives what the model's own forward gives is tried on a few tokens.
+    How masks and positions reach an encoder's block is recorded from the model's own forward, so a row needs only
+    names; the model must take ``inputs_embeds``. A decoder calls its blocks as Llama does, an encoder-decoder those of
+    its encoder as BART or T5 does; a few tokens show whether that equals the model's own forward.
 
     Args:
         row: an ``EncoderArchitecture``, a ``DecoderArchitecture`` or an ``EncoderDecoderArchitecture``. With
@@ -202,7 +203,7 @@ def add_architecture(row: Architecture, model: PreTrainedModel | None = None) ->
 
 
 def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
-    """Look at the model through its new row, which goes again where it does not fit."""
+    """Try the new row on the model; remove it if it does not fit."""
     try:
         Backbone(model)
     except ModelError:
@@ -212,5 +213,5 @@ def _try(model: PreTrainedModel, model_types: Sequence[str]) -> None:
 
 
 def _unknown(config: Config) -> int:
-    """The config does not say how large it is; the live model will."""
+    """A placeholder for a size that the config lacks; the live model supplies it."""
     return 0

@@ -1,4 +1,4 @@
-"""A model that ends at a depth: the blocks above are not there, in the model as in its config."""
+"""Cut a model at a depth: the blocks above are removed, from the model and from its config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ATTRIBUTE = "_blocks_before_cut"
 def cut_config(config: Any, field: str, depth: int) -> None:
     """Let a model's config have ``depth`` blocks.
 
-    Lists with an entry for each block (attention kinds) become as long; ``field`` is what the config calls the number
+    Lists with an entry for each block (attention kinds) become as long; ``field`` is the config's name for the number
     of blocks.
     """
     blocks = getattr(config, field)

@@ -1,4 +1,4 @@
-"""Every depth of a model read in one forward: what a text is at depth 0..L, at the position that an objective reads."""
+"""Read every depth of a model in one forward: a text's hidden states at depth 0..L, at the objective's position."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _mean(hidden: Tensor, mask: Tensor, read: Tensor) -> Tensor:
 
 
 _READ: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"read": _at, "mean": _mean}
-"""How a depth is read: hidden state [B, T, D], mask [B, T] bool, position [B] -> [B, D]."""
+"""Ways to read a depth: hidden state [B, T, D], mask [B, T] bool, position [B] -> [B, D]."""
 
 
 class Depths:
     """Hidden states of all depths, by the model's own forward in eval mode and without autograd.
 
-    Depth d is the state after d blocks, so what a plan's insertion at depth d would get (of the last depth: in front of
-    a final norm). A decoder is read at the position alone: no other token has seen the whole text.
+    Depth d is the state after d blocks, so the input of a plan's insertion at depth d (at the last depth: before a
+    final norm). A decoder is read at the position alone: no other token has seen the whole text.
 
     Args:
         backbone: the model seen through its row of the table.
@@ -70,7 +70,7 @@ class Depths:
         passes, known = self.backbone.passes, token_types is not None and self.backbone.row.token_types
         extra = {"token_type_ids": token_types} if known else {}
         with ExitStack() as hooks:
-            # Depth 0 is what block 0 is given, whatever the embeddings are made of (projections, norms, positions).
+            # Depth 0 is the input of block 0, whatever the embeddings consist of (projections, norms, positions).
             hooks.enter_context(passes.before(0, before))
             for number in range(self.count - 1):
                 hooks.enter_context(passes.after(number, after))

@@ -1,4 +1,4 @@
-"""Hashes of weights: whose hidden states a cache holds, which base model an adapter was trained on."""
+"""Hashes of weights: they identify the model of a cache's hidden states, and an adapter's base model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NO_ARITHMETIC = (
     *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
     *("num_labels", "id2label", "label2id", "problem_type", "output_attentions", "output_hidden_states"),
 )
-"""Config fields that say nothing about what the encoder computes."""
+"""Config fields that do not affect the encoder's arithmetic."""
 
 _PIECE = 1 << 22  # values that are widened at a time
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an encoder computes with.
+    """The identity of an encoder: what decides its hidden states.
 
     Attributes:
         weights: hash of its weights.
@@ -41,23 +41,23 @@ class Fingerprint:
 
     @classmethod
     def of(cls, backbone: Backbone) -> Fingerprint:
-        """That of a live model, before anything is attached."""
+        """Fingerprint a live model, before anything is attached."""
         # Through JSON and back: tuples and integer keys change there, and saved settings are compared with these.
         return cls(_hash_of_encoder(backbone), json.loads(json.dumps(_settings(backbone), default=str)))
 
     @cached_property
     def digest(self) -> str:
-        """Both in one: whose hidden states a cache holds."""
+        """One digest of both: identifies the model whose hidden states a cache holds."""
         said = json.dumps(self.settings, sort_keys=True)
         return fast_digest([self.weights, said])
 
     def differing(self, settings: Mapping[str, Any]) -> list[str]:
-        """The settings that are known to both and differ: later versions of transformers add fields of their own."""
+        """The settings that both have and that differ: later versions of transformers add fields."""
         return [name for name, was in settings.items() if self.settings.get(name, was) != was]
 
 
 def first_edition(backbone: Backbone) -> str:
-    """The hash that artefacts of format 1 held before weights and settings had hashes of their own."""
+    """The hash in artefacts of format 1, which had no separate hashes of weights and settings."""
     return hash_of(_encoder(backbone), str(_settings(backbone)))
 
 
@@ -74,7 +74,7 @@ def _encoder(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
 
 
 def _hash_of_encoder(backbone: Backbone) -> str:
-    """That of its weights; what was not read of the checkpoint is read a piece at a time."""
+    """The hash of its weights; unread ones are read from the checkpoint a piece at a time."""
     unread = Unread.of(backbone.model)
 
     def pieces(tensor: Tensor) -> Iterable[Tensor]:
@@ -89,7 +89,7 @@ def _pieces(tensor: Tensor) -> Iterable[Tensor]:
 
 
 def head_fingerprint(backbone: Backbone, trained: Collection[str] = ()) -> str:
-    """Hash of the frozen parameters outside the encoder: a head that is read, but not saved with what trained.
+    """Hash the frozen parameters outside the encoder: a head that is read, but not saved with the trained tensors.
 
     ``trained``: names of parameters that are saved, whether they require gradients now or not.
     """

@@ -1,5 +1,4 @@
-"""Linears that hold several roles side by side, such as GPT-2's ``c_attn``, taken apart so that each role can be
-treated.
+"""Linears that hold several roles side by side, such as GPT-2's ``c_attn``, split so that methods can change each role.
 
 GPT-2 computes q, k and v with one ``Conv1D`` of weight [D, 3 D] (a linear whose weight is transposed), ModernBERT and
 Phi-3 with one linear. In the blocks that train, each role becomes an ``nn.Linear`` of its own; the outputs are put side
@@ -23,7 +22,7 @@ from stratatune.shapes.shape import Shape
 
 
 def separate(block: nn.Module, row: Architecture, roles: Iterable[str], shape: Shape) -> None:
-    """Take the linears of a block apart in which one of ``roles`` is played, in place, and turn all transposed ones.
+    """Split the linears of a block that play one of ``roles``, in place, and transpose all transposed ones.
 
     The second time it finds nothing to do. ``shape``: the block's, whose roles may differ in width.
     """
@@ -42,7 +41,7 @@ def separate(block: nn.Module, row: Architecture, roles: Iterable[str], shape: S
 
 
 def join(block: nn.Module, row: Architecture) -> None:
-    """Put the original layers back, holding what the separate ones hold now (after a merge); else nothing changes."""
+    """Put the original layers back, with the values that the separate ones have now (after a merge), if any."""
     turned = False
     for path in row.fused:
         layer = block.get_submodule(path)
@@ -57,7 +56,7 @@ def join(block: nn.Module, row: Architecture) -> None:
 
 
 def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
-    """Role -> path in this block as it is now: of a linear that was taken apart, that of the role's own."""
+    """The path of each role in this block as it is now; a role of a split linear has its own."""
     roles = dict(row.roles)
     for path, fused in row.fused.items():
         if isinstance(block.get_submodule(path), SideBySide):
@@ -66,7 +65,7 @@ def roles_now(block: nn.Module, row: Architecture) -> dict[str, str]:
 
 
 def _apart(layer: nn.Module, outputs: dict[str, int]) -> SideBySide:
-    """A linear [in, sum of outputs] as one for each role, in their order."""
+    """Split a linear [in, sum of outputs] into one for each role, in their order."""
     whole: Any = layer
     transposed, sizes = isinstance(layer, Conv1D), list(outputs.values())
     weights = (whole.weight.t() if transposed else whole.weight).split(sizes)
@@ -77,7 +76,7 @@ def _apart(layer: nn.Module, outputs: dict[str, int]) -> SideBySide:
 
 @torch.no_grad()
 def _linear(weight: Tensor, bias: Tensor | None, *, stored: bool) -> nn.Linear:
-    """``weight`` [out, in], ``bias`` [out] as a linear that owns its numbers; frozen."""
+    """A frozen linear with its own copy of ``weight`` [out, in] and ``bias`` [out]."""
     kind = StoredLinear if stored else nn.Linear
     # On meta, so that no weight is allocated and initialised only to be replaced. The rows are cloned: a view would
     # keep the fused matrix alive, and a step on one role would show in it.
@@ -90,7 +89,7 @@ def _linear(weight: Tensor, bias: Tensor | None, *, stored: bool) -> nn.Linear:
 
 @torch.no_grad()
 def _together(parts: Sequence[nn.Module], transposed: bool) -> nn.Module:
-    """Linears side by side as one; a part without a bias adds zeros where another has one."""
+    """Join linears into one; a part without a bias adds zeros where another has one."""
     linears: list[Any] = list(parts)
     weight, stored = torch.cat([part.weight for part in linears]), is_stored(parts[0])
     biases = [part.weight.new_zeros(part.out_features) if part.bias is None else part.bias for part in linears]

@@ -1,6 +1,6 @@
-"""A tuned model's own forward from a hidden state that is given: everything below that depth is left out.
+"""A tuned model's own forward from a given hidden state: everything below that depth is left out.
 
-The model's own code does the rest (masks, blocks, head, loss, outputs), so what it says is what it says without.
+The model's own code does the rest (masks, blocks, head, loss, outputs), so its output is the usual one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stratatune.model.body import Body
 
 @contextmanager
 def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
-    """While this is open, the block below ``depth`` gives ``hidden`` [B, T, D], and those below it compute nothing.
+    """While this is open, the block below ``depth`` returns ``hidden`` [B, T, D], and those below it compute nothing.
 
     ``depth`` is at least 1. Where blocks share weights, their runs are counted.
     """
@@ -33,7 +33,7 @@ def given_hidden(body: Body, depth: int, hidden: Tensor) -> Iterator[None]:
 
 
 class _Skipped:
-    """Takes the place of a block's forward."""
+    """Replaces a block's forward."""
 
     def __init__(self, body: Body, block: nn.Module, number: int, depth: int, hidden: Tensor) -> None:
         self.body, self.block, self.number, self.depth, self.hidden = body, block, number, depth, hidden

@@ -1,8 +1,8 @@
-"""What makes a tuned model's own ``forward`` do what the plan says, for callers that know nothing of this package.
+"""Hooks that make a tuned model's own ``forward`` carry out the plan, for callers that know nothing of this package.
 
 ``transformers.Trainer``, ``pipeline`` and plain loops call the whole model. Hooks on its blocks put the insertions in
 their place, cut the graph at the frozen depth (so that nothing can pull gradients below it, whatever the caller turns
-on), and take a late prompt's positions away again behind the last block.
+on), and take a late prompt's positions away again after the last block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stratatune.model.families.outputs import hidden_in, with_hidden
 
 
 def install(attached: Attached) -> None:
-    """Register the hooks; they live and die with the blocks, or until ``attached.hooks`` are removed."""
+    """Register the hooks; they last as long as the blocks, or until ``attached.hooks`` are removed."""
     handles, backbone = attached.hooks, attached.backbone
     handles += [*backbone.passes.handles, *_stop_backward(attached)]
     if attached.resolved.moved:
@@ -28,7 +28,7 @@ def install(attached: Attached) -> None:
 
 
 def _stop_backward(attached: Attached) -> list[RemovableHandle]:
-    """Cut behind the module whose output is the hidden state at the frozen depth."""
+    """Cut after the module whose output is the hidden state at the frozen depth."""
     if attached.resolved.trains_embeddings:
         return []
     backbone, depth, handles = attached.backbone, attached.resolved.frozen_depth, []
@@ -43,7 +43,7 @@ def _stop_backward(attached: Attached) -> list[RemovableHandle]:
 
 
 def cut(hidden: Tensor, above: nn.Module | None) -> Tensor:
-    """``hidden`` without its history, ready for the block ``above``.
+    """``hidden`` without its autograd history, ready for the block ``above``.
 
     A re-entrant checkpoint gives its parameters no gradient unless an input of it requires one.
     """

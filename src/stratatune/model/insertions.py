@@ -1,4 +1,4 @@
-"""The modules between blocks, by their depth."""
+"""The modules inserted between blocks, by their depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Insertions(list[tuple[int, nn.Module]]):
 
     @property
     def modules(self) -> list[tuple[int, Any]]:
-        """The same for type checkers, to whom an insertion's own attributes are unknown."""
+        """The pairs, typed loosely for type checkers, which do not know an insertion's own attributes."""
         return list(self)
 
     def at(self, depth: int) -> list[Any]:

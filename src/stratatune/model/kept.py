@@ -1,9 +1,9 @@
-"""What a training step keeps between its forward and its backward pass: bytes, measured by saved-tensor hooks.
+"""Bytes that a training step keeps from its forward for its backward pass, measured by saved-tensor hooks.
 
 The forward runs on fake tensors: they have shapes, dtypes and a device, and no values, so a step of any size takes
-parts of a second and no memory. Autocast, dropout and attention choose their kernels by the device, a CPU, as they do
-for real tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.)
-Each storage counts once; the weights, which are there anyway, do not count.
+parts of a second and no memory. Autocast, dropout and attention choose their kernels by the device, a CPU, as for real
+tensors. (On the meta device they do not: autocast does nothing there, and attention runs in another kernel.) Each
+storage counts once; the weights, which are there anyway, do not count.
 
 Of neighbouring blocks with the same methods at most three are built: the first, one that represents all between the
 ends, and the last. What is kept grows with the square of a text's length, so three lengths determine all others.
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 _BUILT = 3  # blocks of a run
 _FILES = ("_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "quantization_config")
-"""Fields of a config that are about files, and not about the model."""
+"""Config fields about files, not about the model."""
 _STORED = {"decoder": "bfloat16"}
-"""How weights of a family are stored, where the config does not say so; else in fp32."""
+"""The dtype in which weights of a family are stored, where the config does not say so; else fp32."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Step:
         head: that runs.
         size: examples of its batch.
         labels: outputs of a classifier.
-        one: whether the head is asked at one position of each text; else at every one.
+        one: whether the head runs at one position of each text; else at every one.
         stock: the whole model by transformers' own forward, as it comes; else our top, from the trunk cache.
         low: whether it computes in bf16, by autocast; else in fp32.
     """
@@ -111,7 +111,7 @@ def _parabola(points: Mapping[int, float], at: int) -> float:
 
 
 def _shortened(resolved: Resolved) -> tuple[Plan, list[int], dict[str, Any]]:
-    """The plan on a model with fewer blocks, how many blocks each of those represents, and that model's config."""
+    """The plan on a model with fewer blocks, the number of blocks that each represents, and that model's config."""
     shape, own, sample = resolved.shape, resolved.plan, _sample(resolved)
     chosen = [number for number, _ in sample]
     strata, insertions, sizes = [], [], []
@@ -131,7 +131,7 @@ def _shortened(resolved: Resolved) -> tuple[Plan, list[int], dict[str, Any]]:
 
 
 def _sample(resolved: Resolved) -> list[tuple[int, int]]:
-    """The numbers of the blocks that are built, and how many blocks each represents."""
+    """The numbers of the blocks that are built, and the number of blocks that each represents."""
     shape, depth = resolved.shape, resolved.frozen_depth
     if shape.distinct:  # the blocks share their weights, and cannot be distinguished
         return [(number, 1) for number in range(shape.blocks)]
@@ -166,7 +166,7 @@ def _config_of(shape: Shape, chosen: Sequence[int], sizes: Sequence[int]) -> dic
 
 @lru_cache(maxsize=256)
 def _measured(plan: Plan, counts: tuple[int, ...], config: str, step: Step, lengths: tuple[int, ...]) -> list[float]:
-    """Bytes at each of ``lengths``; remembered, since candidates for a run share the ways of today and most tops."""
+    """Bytes at each of ``lengths``; remembered, since candidates for a run share the baselines and most tops."""
     times = {-1: 1, **dict(enumerate(counts))}
     with FakeTensorMode(), torch.random.fork_rng(devices=[]), without_init():
         settings = json.loads(config)
@@ -200,7 +200,7 @@ def _built(config: dict[str, Any], step: Step) -> Any:
 
 
 def _freed(backbone: Backbone, plan: Plan) -> Backbone:
-    """The model as it comes, with nothing attached: what the plan trains whole requires gradients."""
+    """The plain model with nothing attached: blocks that the plan trains require gradients as a whole."""
     backbone.model.requires_grad_(plan.embeddings is not None)
     for number, methods in enumerate(plan.resolve(backbone.shape).blocks):
         if methods:
@@ -211,7 +211,7 @@ def _freed(backbone: Backbone, plan: Plan) -> Backbone:
 
 
 def _cast(attached: Attached, stored: str) -> None:
-    """Hold matrices in bf16 as our loop does: what is frozen, and by working copies what trains in the blocks."""
+    """Hold matrices in bf16 as our loop does: frozen ones, and working copies of trained ones in the blocks."""
     cast_frozen(attached, torch.bfloat16)
     linears: list[Any] = [module for module in attached.backbone.blocks.modules() if type(module) is nn.Linear]
     output: Any = attached.backbone.model.get_output_embeddings()
@@ -222,10 +222,10 @@ def _cast(attached: Attached, stored: str) -> None:
 
 
 class _Held:
-    """What autograd holds of a saved tensor, until it drops the node that saved it."""
+    """A saved tensor that autograd holds, until it drops the node that saved it."""
 
     def __init__(self, tensor: Tensor, place: int) -> None:
-        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself, for ever
+        self.tensor = tensor.detach()  # a node that saves its own output would otherwise hold itself forever
         self.place = place
 
 
@@ -251,7 +251,7 @@ def _saved(backbone: Backbone, step: Callable[[], Tensor], weights: set[int]) ->
     finally:
         for handle in handles:
             handle.remove()
-    # Only what is still held: a part that was computed and not used is dropped with its nodes.
+    # Only tensors that are still held: an unused result is dropped with its nodes.
     held = [one for one in (reference() for reference in saved) if one is not None]
     del loss
     found: dict[int, tuple[int, int]] = {}
@@ -275,13 +275,13 @@ def _loss(forward: Callable[[Tensor], Tensor], step: Step, length: int) -> Tenso
 
 
 def _theirs(backbone: Backbone, ids: Tensor) -> Tensor:
-    """The model's own forward."""
+    """The loss of the model's own forward."""
     two = {"decoder_input_ids": ids} if len(backbone.shape.stacks) > 1 else {}
     return backbone.model(input_ids=ids, attention_mask=torch.ones_like(ids), **two)[0]
 
 
 def _ours(attached: Attached, step: Step, ids: Tensor) -> Tensor:
-    """The top's, from hidden states as a cache gives them."""
+    """The loss of the top, from hidden states as a cache gives them."""
     resolved, mask = attached.resolved, torch.ones_like(ids, dtype=torch.bool)
     places = torch.full((len(ids), 1), ids.shape[1] - 1) if step.one and attached.backbone.head.speaks else None
     question = Question(places, targets=ids if len(resolved.shape.stacks) > 1 else None)
@@ -293,7 +293,7 @@ def _ours(attached: Attached, step: Step, ids: Tensor) -> Tensor:
 
 
 def _storages(parts: Weights) -> set[int]:
-    """Those of weights."""
+    """The storages of weights."""
     tensors = [
         tensor
         for part in parts

@@ -1,4 +1,4 @@
-"""A transformers model made from a checkpoint in the precision that the checkpoint has.
+"""Load a transformers model from a checkpoint in the checkpoint's own precision.
 
 ``from_pretrained`` brings every tensor to one dtype, and with it the constants that a model computes while it is made.
 So the model is made in fp32, and is given each tensor as stored.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
 """Settings of ``from_pretrained`` that no config has."""
 _NUMBERS = (torch.int64, torch.bool)
-"""Of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
+"""Dtypes of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""
 _EIGHTS = (torch.float8_e4m3fn, torch.float8_e5m2)
 _OF_THE_FILES = ("revision", "trust_remote_code")
 Adjust = Callable[[Any], None]
@@ -37,7 +37,7 @@ Adjust = Callable[[Any], None]
 
 @dataclass
 class _Asked:
-    """What became of a checkpoint's tensors: the stand-ins that took their places, by their names."""
+    """The stand-ins that transformers took for a checkpoint's tensors, by their names."""
 
     unread: bool
     given: dict[str, Tensor] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class _Asked:
 class _Stored:
     """A tensor of a checkpoint, in the form in which transformers takes one: it is read when it is needed.
 
-    It comes as it is stored, whatever dtype transformers asks for.
+    It comes as it is stored, whatever dtype transformers requests.
     """
 
     def __init__(self, checkpoint: Checkpoint, key: str, asked: _Asked) -> None:
@@ -56,11 +56,11 @@ class _Stored:
         return self
 
     def get_shape(self) -> list[int]:
-        """As a safetensors slice's."""
+        """The shape, as a safetensors slice returns it."""
         return list(self.checkpoint.entries[self.key].shape)
 
     def to(self, device: Any = None, dtype: Any = None) -> Tensor:
-        """The tensor, or one of its shape that has no values."""
+        """The tensor, or a stand-in of its shape that has no values."""
         entry = self.checkpoint.entries[self.key]
         if not self.asked.unread or entry.dtype in _NUMBERS:
             return self.checkpoint.read(self.key)
@@ -70,7 +70,7 @@ class _Stored:
 def load_model(
     loader: Any, name: str, settings: dict[str, Any], *, unread: bool = False, adjust: Adjust | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """``loader.from_pretrained(name, **settings)`` and its loading info; half-precision weights stay as stored.
+    """Run ``loader.from_pretrained(name, **settings)``, with its loading info; half-precision weights stay as stored.
 
     Asked for in fp32, a model computes in it (``model/stored.py``). Where the model brings its own code, or its
     checkpoint is quantised or of a form of its own, transformers alone loads it.
@@ -79,7 +79,7 @@ def load_model(
     config before the model is made.
 
     Raises:
-        ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` asks for it.
+        ModelError: the checkpoint cannot be read a tensor at a time, and ``unread`` requires it.
     """
     checkpoint = _as_stored(name, settings, whatever=unread)
     if checkpoint is None and unread:
@@ -112,7 +112,7 @@ def load_model(
     own_names = {id(one): name for name, one in model.named_parameters() if name in checkpoint.entries}
     unread_ones = [one for one in model.parameters() if one.is_meta]
     keys = {id(one): places.get(one.untyped_storage()._cdata, own_names.get(id(one), "")) for one in unread_ones}
-    # After the keys are noted: what keep_stored widens gets another storage.
+    # After the keys are noted: tensors that keep_stored widens get another storage.
     keep_stored(model)
     if unread:
         made_unread = Unread(model, checkpoint, {one: key for one, key in keys.items() if key})
@@ -142,13 +142,13 @@ def check_plain(name: str, config: Mapping[str, Any], revision: str | None) -> N
 
 
 def _as_stored(name: str, settings: dict[str, Any], *, whatever: bool) -> Checkpoint | None:
-    """The checkpoint, where it is to be kept in its own precision; None: as transformers loads it.
+    """The checkpoint, if it is to keep its own precision; None: as transformers loads it.
 
     ``whatever``: also one that has no half precision.
     """
     if settings["dtype"] != torch.float32 or settings.get("trust_remote_code"):
         return None
-    # Without safetensors transformers is to say what is missing.
+    # Without safetensors, transformers reports the missing files.
     if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
         return None
     checkpoint = Checkpoint.of(name, settings.get("revision"))

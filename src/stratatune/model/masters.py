@@ -1,10 +1,10 @@
-"""What trains of a model in half precision: fp32 master weights, computed with in the model's own dtype.
+"""fp32 master weights for the trained part of a model in half precision, which computes in its own dtype.
 
 transformers 5 loads a checkpoint in the dtype that it was saved in. A step of 1e-4 is lost on a bf16 weight of 1, which
-has three digits, so what trains is held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a method adds
-compute in fp32 and return the dtype they were given. The base's own modules (BitFit's biases, what trains whole)
-keep computing in theirs: each forward rounds the master once. Where weights are only stored in half precision
-(``model/stored.py``), the model computes in fp32, and so do the masters.
+has three digits, so trained parameters are held in fp32, as peft does (``autocast_adapter_dtype``). Modules that a
+method adds compute in fp32 and return the dtype they were given. The base's own modules (BitFit's biases, wholly
+trained modules) keep computing in theirs: each forward rounds the master once. Where weights are only stored in half
+precision (``model/stored.py``), the model computes in fp32, and so do the masters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stratatune.model.attached import Attached
 from stratatune.model.stored import computes_in
 
 _OWN = ("bitfit", "full", "head", "output")
-"""Groups that train parameters of the base model itself; all others train what was added."""
+"""Groups that train parameters of the base model itself; all others train added ones."""
 
 
 def hold_masters(attached: Attached) -> list[RemovableHandle]:
@@ -57,7 +57,7 @@ def round_masters(attached: Attached) -> None:
 
 
 def compute_in_fp32(attached: Attached) -> None:
-    """Widen a model in half precision for good: what trains is no longer rounded, and all else is fp32 as well."""
+    """Widen a model in half precision for good: trained weights are no longer rounded, and the rest is fp32 as well."""
     attached.backbone.model.float()
     for module in attached.backbone.model.modules():
         for hook in module._forward_pre_hooks.values():
@@ -66,7 +66,7 @@ def compute_in_fp32(attached: Attached) -> None:
 
 
 class _Round:
-    """In front of a module's forward: its masters, rounded, hide the parameters of the same name.
+    """Hook before a module's forward: its masters, rounded, hide the parameters of the same name.
 
     Attributes of an instance come before ``nn.Module``'s parameters, so the module's own code reads the rounded ones,
     and gradients go to the masters.
@@ -86,7 +86,7 @@ class _Round:
 
 
 class _Forget:
-    """Behind the forward, also after one that failed: the module has its parameters again."""
+    """Hook after the forward, also after one that failed: the module has its parameters again."""
 
     def __init__(self, held: dict[str, torch.dtype]) -> None:
         self.held = held

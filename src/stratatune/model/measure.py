@@ -38,7 +38,7 @@ def measured(body: Body, head: Head) -> Shape:
 
 
 def _stack(shape: Shape, body: Body, block: nn.Module, roles: Mapping[str, str]) -> Shape:
-    """The sizes of one stack, read off a block of it; what feeds its blocks counts with the embeddings."""
+    """Read the sizes of one stack off a block of it; modules that feed its blocks count with the embeddings."""
     parts = {role: block.get_submodule(path) for role, path in roles.items()}
     linears = {role: _linear(role, part) for role, part in parts.items() if not role.startswith("norm")}
     for fused in body.row.fused.values():
@@ -68,8 +68,10 @@ def _linear(role: str, module: nn.Module) -> Linear:
 
 
 def _shares(linears: Mapping[str, Linear], shape: Shape) -> dict[str, Linear]:
-    """Each role's share of one linear: as wide as the config has it (keys are narrower than queries where they are
-    shared), or all equally wide where that is not the linear's width."""
+    """The share of each role in one linear: its width in the config, or an equal part if those do not add up.
+
+    Keys are narrower than queries where they are shared.
+    """
     whole = next(iter(linears.values())).outputs
     widths = [shape.linears[role].outputs for role in linears]
     if sum(widths) != whole:
@@ -87,7 +89,7 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _masked_lm_head(body: Body, head: Head) -> Mapping[str, int]:
-    """Of a masked-LM head that the model has; else what its config says."""
+    """The sizes of the masked-LM head, measured where the model has one, else from its config."""
     if not head.speaks:
         return body.shape.head_parts
     modules = {part: body.part(path) for part, path in head.paths.items()}

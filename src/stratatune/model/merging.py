@@ -1,4 +1,4 @@
-"""Two ways back to an ordinary model: fold what was trained into the base weights, or take it off again."""
+"""Two ways back to an ordinary model: fold the trained changes into the base weights, or remove them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
             but ``from_pretrained`` would drop them from a saved one, and a new plan should start from the base.
 
     Returns:
-        The same model, of its own class again, without hooks or modules of ours: ``save_pretrained`` saves all of it,
-        and ``from_pretrained`` needs nothing of this package.
+        The same model, again of its original class, without hooks or modules of ours. ``save_pretrained`` saves all of
+        it, and ``from_pretrained`` needs nothing of this package.
 
     Raises:
         PlanError: names each method that no weight of the base can hold, and why; the model is as it was.
@@ -52,12 +52,12 @@ def merge(model: PreTrainedModel, *, in_memory: bool = False) -> PreTrainedModel
 
 
 def remove(model: PreTrainedModel) -> PreTrainedModel:
-    """Take every method off again, in place; the base weights were never touched, so they are the same bit for bit.
+    """Remove every method, in place; the base weights were never touched, so they are the same bit for bit.
 
     A task's own new output layer stays as it was trained: no base model brings one.
 
     Returns:
-        The same model, of its own class again.
+        The same model, again of its original class.
 
     Raises:
         PlanError: names what trained weights of the base itself, which are gone; the model is as it was.
@@ -73,7 +73,7 @@ def remove(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def take_off(model: Tuned) -> PreTrainedModel:
-    """As :func:`remove`, but what trained of the base's own weights stays as it was trained."""
+    """Remove the plan as :func:`remove` does, but keep the base's own weights as they were trained."""
     return _plain(model, model.attached, fold=False)
 
 
@@ -84,13 +84,13 @@ def _strata(model: PreTrainedModel) -> Attached:
 
 
 def refusals(attached: Attached) -> list[str]:
-    """Why a plan cannot be merged so that a saved model keeps all of it, a line a method; empty when it can."""
+    """Reasons why a plan cannot be merged and saved whole, one line for each method; empty when it can."""
     reasons = {**biases.unsaved(attached), **_refusals(attached)}
     return [f"{method}: {reason}" for method, reason in reasons.items()]
 
 
 def _refusals(attached: Attached) -> dict[str, str]:
-    """MethodConfig, as text -> why it cannot be merged; of equal ones in many blocks the first."""
+    """The reason why each MethodConfig, as text, cannot be merged; of equal ones in many blocks the first."""
     found: dict[str, str] = {}
     if is_packed(attached):
         found["pack"] = "a packed weight cannot be folded into; load the adapter over the weights as stored"
@@ -106,7 +106,7 @@ def _refusals(attached: Attached) -> dict[str, str]:
 
 
 def _changed(attached: Attached) -> list[str]:
-    """What of the plan trains the base model's own weights, as text."""
+    """The parts of the plan that train the base model's own weights, as text."""
     plan = attached.resolved.plan
     changed = {str(one): None for block in attached.resolved.blocks for one in block if not one.adds}
     if plan.embeddings is not None:
@@ -137,6 +137,6 @@ def _plain(model: PreTrainedModel, attached: Attached, *, fold: bool) -> PreTrai
     # The tuned class is made from (Tuned, own class), so the second base is the class that the model had.
     model.__class__ = type(model).__bases__[1]
     del model.attached  # pyright: ignore[reportAttributeAccessIssue]
-    # As from_pretrained leaves a model.
+    # The mode in which from_pretrained leaves a model.
     model.requires_grad_(True)
     return model.train(training)

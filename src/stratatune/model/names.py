@@ -1,4 +1,4 @@
-"""Whether the names of a row that a user added are those of the live model."""
+"""Check that the names of a row added by a user are those of the live model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_names(row: Architecture, model: nn.Module, prefix: str) -> None:
     Args:
         row: the row.
         model: the whole model.
-        prefix: what leads to the encoder in it: ``"bert."``, or empty.
+        prefix: the path to the encoder in it: ``"bert."``, or empty.
 
     Raises:
-        ModelError: with what the path should lead to, the path, and the nearest one that exists.
+        ModelError: names the expected part, the path, and the nearest one that exists.
     """
     modules = dict(model.named_modules())
     inside = [name[len(prefix) :] for name in modules if name.startswith(prefix)]

@@ -1,4 +1,4 @@
-"""What of a loaded model its checkpoint did not bring, and which models cannot be tuned as they are."""
+"""The parts of a loaded model that its checkpoint did not bring, and which models cannot be tuned as they are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_weights(model: PreTrainedModel) -> None:
-    """Refuses a model whose weights cannot be read as numbers: a quantised one, or one that is not in memory.
+    """Refuse a model whose weights cannot be read as numbers: a quantised one, or one that is not in memory.
 
     Raises:
         ModelError: names the first weight that cannot be used, before anything is changed.
@@ -56,7 +56,7 @@ def _plain(parameter: nn.Parameter) -> bool:
 
 
 def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
-    """Refuses a model whose vocabulary was resized since it was loaded: no saved adapter would find its rows again.
+    """Refuse a model whose vocabulary was resized after loading: no saved adapter would find its rows again.
 
     Raises:
         ModelError: the checkpoint's config has another ``vocab_size``.
@@ -71,12 +71,11 @@ def check_vocabulary(model: PreTrainedModel, origin: Origin) -> None:
 
 
 def new_parts(backbone: Backbone) -> list[str]:
-    """Names of the parameters outside the encoder that train whatever the plan says, for no base model brings them.
+    """Names of the parameters outside the encoder that train whatever the plan says, since no base model brings them.
 
-    transformers marks what it loads. What has no mark in a model where others have is new: a pooler over a masked-LM
-    checkpoint, a head for question answering. A head of a kind that the table does not know trains whole, as a
-    classifier does. A model that was made from a config, or copied, has no marks.
-
+    transformers marks what it loads. A parameter without a mark, in a model where others have one, is new: a pooler
+    over a masked-LM checkpoint, a head for question answering. A head of a kind that the table does not know trains
+    whole, as a classifier does. A model that was made from a config, or copied, has no marks.
     """
     model, named = backbone.model, dict(backbone.model.named_parameters())
     marked = any(map(came_with_checkpoint, named.values()))

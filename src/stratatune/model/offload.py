@@ -1,6 +1,6 @@
-"""The weights below the frozen depth leave memory while nothing reads them, and come back from the base model.
+"""Free the weights below the frozen depth while nothing reads them, and fetch them again from the base model.
 
-Once the trunk has run for everything that it will be asked, its blocks and the embeddings are dead weight. An offloaded
+Once the trunk has run for everything that will be needed, its blocks and the embeddings are dead weight. An offloaded
 parameter stays where it is, without values: code that computes with it fails at once instead of computing something
 else. What the top needs as well stays in memory: embeddings tied to a head that reads them whole, blocks that also run
 above the depth, tables of relative positions.
@@ -21,7 +21,7 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     """Free the weights that only the trunk reads; returns the bytes freed, 0 when there are none or they are gone.
 
     Args:
-        attached: a tuned model whose trunk has run for everything that it will be asked.
+        attached: a tuned model whose trunk has run for everything that will be needed.
         reload: gives the base model once more, for when the trunk must run after all.
         words: the label words [C], where an MLM head is used for nothing else: then it keeps only their rows.
     """
@@ -40,13 +40,13 @@ def offload_trunk(attached: Attached, reload: Callable[[], nn.Module], words: Te
     if parameters:
         attached.offloaded = Offloaded(parameters, count, size, digest, reload)
     for parameter in parameters.values():
-        # Device and dtype stay, so reload_trunk knows what to restore.
+        # Device and dtype stay, so reload_trunk can restore them.
         parameter.data = parameter.data.new_empty(0)
     return size
 
 
 def reload_trunk(attached: Attached) -> None:
-    """Fetch what was offloaded from the base model; nothing to do when nothing was.
+    """Fetch the offloaded weights from the base model; do nothing if there are none.
 
     Raises:
         ModelError: the base model is gone, or is another one by now.
@@ -55,7 +55,7 @@ def reload_trunk(attached: Attached) -> None:
     if offloaded is None:
         return
     base = dict(offloaded.reload().named_parameters())
-    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of what was offloaded.
+    # In the dtype that it had here: cast_frozen may have lowered it, and the hash is of the offloaded values.
     fetched = {name: base[name].data.to(own.device, own.dtype) for name, own in offloaded.parameters.items()}
     if hash_of(fetched.items()) != offloaded.digest:
         raise ModelError(

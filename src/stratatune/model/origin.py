@@ -1,4 +1,4 @@
-"""Where a base model came from: what of it an artefact remembers, and how it is found again."""
+"""The origin of a base model: the facts that an artefact records, and how to find the model again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Origin:
         name: the hub id or the folder, as written.
         path: the folder, absolute; empty for a hub id.
         revision: the hub commit, or the requested revision; empty where there is none.
-        dtype: what it computes in without autocast, such as ``float32``.
+        dtype: the dtype in which it computes without autocast, such as ``float32``.
         model_class: the transformers class, such as ``BertForQuestionAnswering``.
     """
 
@@ -40,18 +40,18 @@ class Origin:
 
     @classmethod
     def of(cls, model: PreTrainedModel, revision: str | None = None) -> Origin:
-        """That of a live model; ask before anything is attached, and before the working folder changes."""
+        """The origin of a live model; read it before anything is attached, and before the working folder changes."""
         name = str(model.config._name_or_path)
         path = _absolute(name)
         dtype = str(computes_in(model)).removeprefix("torch.")
         return cls(name, path, "" if path else commit_of(name, revision), dtype, type(model).__name__)
 
     def named(self, name: str) -> Origin:
-        """The same, where the model was given another name since."""
+        """The origin under another name, where the model was given one since."""
         return self if name == self.name else replace(self, name=name, path=_absolute(name), revision="")
 
     def config(self) -> dict[str, Any]:
-        """The config as the checkpoint has it; empty where it cannot be found out."""
+        """The config of the checkpoint; empty where it cannot be found."""
         file = Path(self.path) / "config.json" if self.path else _cached(self.name, self.revision)
         try:
             read = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ class Origin:
         return found if found in HALVES else None
 
     def to_data(self, folder: Path) -> dict[str, str]:
-        """As the record in ``folder`` holds it: beside the absolute path the way from there, in case both move."""
+        """The data for the record in ``folder``: the absolute path, and the relative one in case both move."""
         data = {"name": self.name, "dtype": self.dtype, "class": self.model_class}
         if self.path:
             data |= {"path": self.path, "beside": os.path.relpath(self.path, folder.resolve())}
@@ -81,7 +81,7 @@ def _absolute(name: str) -> str:
 
 
 def commit_of(name: str, revision: str | None) -> str:
-    """The hub commit at which ``name`` was just loaded, or ``revision`` where the hub's cache does not know.
+    """The hub commit of the model ``name`` just loaded, or ``revision`` where the hub's cache does not know.
 
     transformers no longer notes it in the config; the cache keeps a folder for each commit.
     """
@@ -98,7 +98,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
         found = try_to_load_from_cache(name, "config.json", revision=revision or None)
     except HFValidationError:  # no hub id
         return None
-    # Neither None nor a path: huggingface_hub gives an object of its own where it remembers that the file does not
+    # Neither None nor a path: huggingface_hub returns a special object where it remembers that the file does not
     # exist.
     return Path(found) if isinstance(found, str) else None
 

@@ -1,6 +1,6 @@
-"""Frozen linears of the top held in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
+"""Hold frozen linears of the top in 8 or 4 bits, as QLoRA holds a model's (Dettmers et al., 2023).
 
-Every product unpacks its weight, once forward and once backward; what trains beside it is fp32 as usual. The packing is
+Every product unpacks its weight, once forward and once backward; trained parameters are fp32 as usual. The packing is
 bitsandbytes': ``nf4`` with double quantisation (4.127 bits a weight), or ``int8`` by blocks. It is done from the
 weights as stored, so that an adapter meets the same numbers wherever it is loaded.
 """
@@ -22,7 +22,7 @@ Pack = Literal["int8", "nf4"]
 
 
 class PackedLinear(nn.Linear):
-    """A linear whose weight is a row of bytes, and what unpacks them."""
+    """A linear whose weight is a row of bytes, with the state that unpacks it."""
 
     kind: Pack
     state: Any
@@ -97,11 +97,11 @@ def is_packed(attached: Attached) -> bool:
 
 
 def hidden_count(attached: Attached) -> int:
-    """How many weights the packed linears have beyond the values that hold them."""
+    """The number of weights of the packed linears beyond the values that hold them."""
     packed = (module for module in attached.backbone.blocks.modules() if isinstance(module, PackedLinear))
     return sum(one.in_features * one.out_features - one.weight.numel() for one in packed)
 
 
 def _may_be_packed(module: nn.Module) -> bool:
-    # The exact classes: a subclass may read its weight in a way of its own.
+    # The exact classes: a subclass may read its weight in another way.
     return type(module) in (nn.Linear, StoredLinear) and not module.weight.requires_grad  # pyright: ignore[reportAttributeAccessIssue]

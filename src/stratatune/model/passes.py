@@ -44,12 +44,12 @@ class Passes:
         return not self.shared or self.done == number
 
     def before(self, number: int, hook: Before, *, first: bool = False) -> RemovableHandle:
-        """``hook`` in front of block ``number``; ``first``: in front of the hooks that are there already."""
+        """Register ``hook`` before block ``number``; ``first``: before the hooks that are there already."""
         in_turn = _InTurn(self, number, hook)
         return self.blocks[number].register_forward_pre_hook(in_turn, prepend=first, with_kwargs=True)
 
     def after(self, number: int, hook: After, *, first: bool = False) -> RemovableHandle:
-        """``hook`` behind block ``number``; ``first``: in front of the hooks that are there already."""
+        """Register ``hook`` after block ``number``; ``first``: before the hooks that are there already."""
         due = number if first else number + 1  # the count is a hook too, and the first to have been registered
         return self.blocks[number].register_forward_hook(_InTurn(self, due, hook), prepend=first)
 

@@ -27,14 +27,14 @@ _UNHELD = (
     "layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
     "lora_bias", "megatron_config",
 )  # fmt: skip
-"""Settings of a LoraConfig that change what is computed, and that no plan has."""
+"""Settings of a LoraConfig that change the arithmetic and have no counterpart in a plan."""
 
 
 _OUTPUT_LAYERS = ("classifier.out_proj", "classification_head.out_proj", "classifier", "score", "qa_outputs")
 
 
 class PeftConfig(Written):
-    """What of ``adapter_config.json`` says what the adapter computes."""
+    """The fields of ``adapter_config.json`` that decide the adapter's arithmetic."""
 
     peft_type: str
     base_model_name_or_path: str | None = None
@@ -51,7 +51,7 @@ class PeftConfig(Written):
 
     @property
     def model_class(self) -> str:
-        """The class of transformers that was tuned, where no task says it; empty where nothing does."""
+        """The class of transformers that was tuned, where no task names it; empty where it is unknown."""
         return str((self.auto_mapping or {}).get("base_model_class") or "")
 
     def scale(self, module: str, rank: int) -> float:
@@ -61,7 +61,7 @@ class PeftConfig(Written):
 
 
 def _names(pattern: str, module: str) -> bool:
-    """Whether a key of ``alpha_pattern`` means a module: its name, the end of it, or an expression that fits."""
+    """Whether a key of ``alpha_pattern`` matches a module: its name, the end of it, or an expression that fits."""
     if module == pattern or module.endswith(f".{pattern}"):
         return True
     try:
@@ -72,7 +72,7 @@ def _names(pattern: str, module: str) -> bool:
 
 @dataclass
 class LowRank:
-    """What LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
+    """The tensors that LoRA trained at one module: A [R, in], B [out, R], and DoRA's magnitude [out]."""
 
     a: Tensor
     b: Tensor
@@ -80,13 +80,13 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """The rank R."""
         return self.a.shape[0]
 
 
 @dataclass
 class PeftFolder:
-    """A folder that was read.
+    """A folder of peft, as read.
 
     Attributes:
         config: its settings.
@@ -114,7 +114,7 @@ def read_peft(folder: Path) -> PeftFolder:
     """The settings and tensors of a LoRA folder.
 
     Raises:
-        ModelError: it is damaged, pickled, or of a kind that no plan has, with what it is.
+        ModelError: it is damaged, pickled, or of a kind that no plan has, which it names.
     """
     config = _config(folder)
     found = PeftFolder(config)
@@ -124,7 +124,7 @@ def read_peft(folder: Path) -> PeftFolder:
         if low := _LOW_RANK.fullmatch(plain):
             values = tensor.flatten() if low["part"] == "magnitude_vector" else tensor
             halves.setdefault(low["module"], {})[low["part"]] = values
-        # Named, not ignored: the adapter would otherwise be loaded without part of what it learnt.
+        # Named, not ignored: the adapter would otherwise be loaded in part.
         elif any(f".{other}" in plain for other in _OTHER):
             raise _no_form(folder, f"{plain}: LoRA on an embedding, or with a bias of its own")
         else:
@@ -138,7 +138,7 @@ def read_peft(folder: Path) -> PeftFolder:
 
 
 def _plain(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names of the plain model.
+    """The settings under the names of the plain model.
 
     ``bias="all"`` saves the biases of a module in ``modules_to_save`` once more under the name of the adapter, and once
     as they were before training; both are left out.

@@ -1,8 +1,8 @@
-"""From a LoRA folder of peft to a plan, and its tensors into the model that has the plan.
+"""Turn a LoRA folder of peft into a plan, and fill its tensors into the model that has the plan.
 
-A module that LoRA adapts is a role of a block; what peft trained whole (``modules_to_save``) is ``full`` on a role,
+A module that LoRA adapts is a role of a block; a module that trained whole (``modules_to_save``) is ``full`` on a role,
 a part of the head, or the embeddings. ``bias="all"`` saves every bias of the model: those that are still the base's own
-did not train, and are not part of the plan, so that its frozen depth is that of what changed.
+did not train, and are not part of the plan, so that its frozen depth is that of the changed parts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HINT = "give the base model that it was trained on: load(FOLDER, base=MODEL)"
 
 @dataclass(frozen=True)
 class _Role:
-    """Where a module of the plain model is: the blocks that have it (one, unless they share weights), and its roles."""
+    """The place of a module of the plain model: its blocks (one, unless they share weights), and its roles."""
 
     blocks: tuple[int, ...]
     roles: tuple[str, ...]
@@ -56,12 +56,12 @@ class _Draft:
 
 
 def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -> Tuned:
-    """``model`` with the plan of a peft folder and what it trained, in place and in eval mode.
+    """Give ``model`` the plan and the trained tensors of a peft folder, in place and in eval mode.
 
-    ``apart``: the model's tensors are others' too, so what trained of them gets memory of its own.
+    ``apart``: the model's tensors are others' too, so those that trained get their own memory.
 
     Raises:
-        ModelError: the folder belongs to another model, or trained what no plan has.
+        ModelError: the folder belongs to another model, or trained a part that no plan can.
         PlanError: the plan breaks a promise of this package.
     """
     backbone = Backbone(model)
@@ -77,7 +77,7 @@ def adapted(model: PreTrainedModel, found: PeftFolder, *, apart: bool = False) -
 
 
 def _places(backbone: Backbone) -> dict[str, _Role]:
-    """Path in the plain model -> its place in the blocks."""
+    """The place in the blocks of each path in the plain model."""
     names = {id(module): name for name, module in backbone.model.named_modules()}
     found: dict[str, _Role] = {}
     for number, block in enumerate(backbone.blocks):
@@ -127,7 +127,7 @@ def _same(was: Tensor, now: Tensor) -> bool:
 def _method(found: PeftFolder, module: str, low: LowRank) -> MethodConfig:
     options: dict[str, Any] = {
         "rank": low.rank,
-        # So that a plan's alpha / R is the same factor, also under rank stabilisation.
+        # Scaled so that a plan's alpha / R is the same factor, also under rank stabilisation.
         "alpha": found.config.scale(module, low.rank) * low.rank,
         "dropout": float(found.config.lora_dropout),
     }
@@ -135,7 +135,7 @@ def _method(found: PeftFolder, module: str, low: LowRank) -> MethodConfig:
 
 
 def _note(draft: _Draft, backbone: Backbone, place: _Role | None, name: str, found: PeftFolder) -> None:
-    """Put one of the model's own parameters that trained into the draft."""
+    """Note one of the model's own parameters that trained in the draft."""
     module, _, kind = name.rpartition(".")
     if place is not None:
         into = draft.biases if kind == "bias" and f"{module}.weight" not in found.own else draft.whole
@@ -216,7 +216,7 @@ def _methods(draft: _Draft, roles: Mapping[str, bool], number: int) -> tuple[Met
 
 
 def _runs(blocks: list[tuple[MethodConfig, ...]]) -> Iterator[tuple[int, int, tuple[MethodConfig, ...]]]:
-    """Neighbours with the same methods, as slices."""
+    """Runs of blocks with the same methods, as slices."""
     start = 0
     for number in range(1, len(blocks) + 1):
         if number == len(blocks) or blocks[number] != blocks[start]:
@@ -249,7 +249,7 @@ def _fill(model: Tuned, places: Mapping[str, _Role], found: PeftFolder) -> None:
 def _parameters(
     backbone: Backbone, places: Mapping[str, _Role], name: str, tensor: Tensor
 ) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The parameters that a name of the plain model means now, and the values of each."""
+    """The parameters that a name of the plain model stands for now, with the values of each."""
     module, _, kind = name.rpartition(".")
     place = places.get(module)
     if place is None:
@@ -267,7 +267,7 @@ def _parameters(
 
 
 def _rows(backbone: Backbone, place: _Role, tensor: Tensor) -> Sequence[Tensor]:
-    """The rows of ``tensor`` [out, ...] that are of each role of a place."""
+    """The rows of ``tensor`` [out, ...] for each role of a place."""
     if len(place.roles) == 1:
         return (tensor,)
     linears = backbone.shape.at(place.blocks[0]).linears

@@ -1,6 +1,6 @@
-"""Frozen weights held in the precision that they are computed in.
+"""Hold frozen weights in the precision that they are computed in.
 
-Autocast converts every fp32 weight again at each step. What trains needs its fp32 master copy; what is frozen does
+Autocast converts every fp32 weight again at each step. Trained weights need their fp32 master copies; frozen ones do
 not, so it is converted once. The numbers are the same: the same rounding of the same weight, made once instead of
 every time.
 """
@@ -20,7 +20,7 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     """Hold the frozen matrices of the blocks, and the decoder as the head reads it, in ``dtype``.
 
     Only for models that are run under autocast to ``dtype``; embeddings, norms and biases stay as they are. Models over
-    the same tensors, which something must keep alive, share what is in ``made``.
+    the same tensors, which something must keep alive, share the tensors in ``made``.
     """
     for module in attached.backbone.blocks.modules():
         # A trained matrix stays fp32: updates smaller than bf16's spacing would be lost.

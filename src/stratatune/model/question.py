@@ -1,4 +1,4 @@
-"""What an objective asks of a forward pass: all that model/ knows of it."""
+"""The question that an objective puts to a forward pass: all that model/ knows of the objective."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """Which logits are wanted.
+    """The logits that are wanted.
 
     The shape of the logits follows from ``places``: positions [B, N] give [B, N, C], a mask [B, T] gives [n, C], one
     row for each True in reading order, and None gives [B, T, C], or [B, C] where the head pools the tokens by itself.
@@ -20,10 +20,10 @@ class Question:
 
     Attributes:
         places: positions [B, N], the first of which is the last token of the text itself, where a decoder's candidates
-            follow it; or a mask [B, T] of bool; None: every token, or what the head pools.
+            follow it; or a mask [B, T] of bool; None: every token, or the head's own pooling.
         rows: numbers of the rows of the LM head [C] that are wanted; None: all.
         branches: how many tokens of each candidate follow the text, in a decoder's input of label words.
-        targets: what a second stack is given [B, U], -100 behind the end; where its head pools, the source's own tokens
+        targets: the tokens for a second stack [B, U], -100 after the end; where its head pools, the source's own tokens
             [B, T].
     """
 
@@ -40,7 +40,7 @@ def last_of(mask: Tensor) -> Tensor:
 
 
 def text_end(question: Question, mask: Tensor) -> Tensor:
-    """The last token of each text that what is asked may know of [B]: the first place, or the last real token."""
+    """The last token of each text that the answer may depend on [B]: the first place, or the last real token."""
     places, last = question.places, last_of(mask)[:, 0]
     if places is None:
         return last

@@ -1,4 +1,4 @@
-"""What ``adapter.json`` must hold, checked once where it is read, so that nothing behind it meets another type."""
+"""The schema of ``adapter.json``, checked once where the file is read, so that later code can rely on its types."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BaseRecord(Written):
 
 
 class SpecRecord(Written):
-    """What the model is used by (``Attached.spec``), as far as the model and its precision depend on it."""
+    """The fields of ``Attached.spec`` (how the model is used) that the model and its precision depend on."""
 
     objective: str | None = None
     labels: list[str] | None = None
@@ -43,7 +43,7 @@ class SpecRecord(Written):
 
 
 class AdapterRecord(Written):
-    """The whole record. ``reading`` is checked further by the objective that takes it."""
+    """The whole record. ``reading`` is checked further by the objective that reads it."""
 
     stratatune: str
     plan: Annotated[str, Field(min_length=1)]
@@ -59,5 +59,5 @@ class AdapterRecord(Written):
 
     @classmethod
     def check(cls, record: dict[str, Any]) -> None:
-        """Raises pydantic's ValidationError where ``record`` is not one."""
+        """Raise pydantic's ValidationError if ``record`` is not such a record."""
         cls.model_validate(record)

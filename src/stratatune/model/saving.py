@@ -1,4 +1,4 @@
-"""The artefact on disk: trained tensors only, the plan, and what is needed to read text the same way again.
+"""Artefacts on disk: trained tensors only, the plan, and all that is needed to read text the same way again.
 
 ``adapter.safetensors`` holds every trained tensor under its name in the model (the head's included), ``adapter.json``
 the rest. Nothing is pickled, so nothing runs on load.
@@ -45,7 +45,7 @@ def save_adapter(attached: Attached, folder: Path, *, for_trainer: bool = False)
     make_folder(folder)
     tensors = attached.trained()
     record = describe(attached, folder, tensors)
-    # Of the record without its own checksums, so they are added last.
+    # Computed over the record without its own checksums, so they are added last.
     record["checksums"] = checksums(record, tensors)
     write_tensors(folder / TENSORS, tensors, {"format": "pt"})
     if for_trainer:
@@ -68,7 +68,7 @@ def _link(path: Path, name: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file that is there whole or not at all.
+    """Write a safetensors file either whole or not at all.
 
     Raises:
         ResourceError: the disk is full, or the path cannot be written.

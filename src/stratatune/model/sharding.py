@@ -1,4 +1,4 @@
-"""A model whose trunk is in its checkpoint alone, saved shard by shard: what is in memory is one shard, and the top."""
+"""Save a model whose trunk is only in its checkpoint, shard by shard: one shard and the top are in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHARD_BYTES = 1 << 30
 
 
 def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: torch.dtype | None) -> None:
-    """What ``model.save_pretrained(folder)`` writes: its config, and its weights in ``dtype`` (None: as they are).
+    """Write what ``model.save_pretrained(folder)`` would: the config, and the weights in ``dtype`` (None: as they are).
 
     Raises:
         ModelError: the checkpoint cannot be read any more.
@@ -48,7 +48,7 @@ def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: to
 
 
 def _tensors(model: PreTrainedModel, unread: Unread, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Each weight once, by its first name."""
+    """Yield each weight once, by its first name."""
     seen: set[int] = set()
     for name, one in model.state_dict(keep_vars=True).items():
         # Tied weights are saved once, as save_pretrained does; from_pretrained ties them again.

@@ -1,4 +1,4 @@
-"""Base models that several artefacts have in common: each is read, verified and held once."""
+"""Base models that several artefacts share: each is read, verified and held once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.model.fingerprint import Fingerprint
 
 @dataclass(frozen=True, eq=False)
 class VerifiedBase:
-    """A base model without a plan, whose encoder is the one that an artefact was trained on.
+    """A base model without a plan, whose encoder was verified against an artefact's.
 
     Attributes:
         base: the model and its tokenizer.
@@ -36,7 +36,7 @@ class SharedBases:
         return len(self._known)
 
     def get(self, key: str, load: Callable[[], VerifiedBase]) -> VerifiedBase:
-        """The base under ``key``, which names all that loading and verifying it depend on; ``load`` reads a new one."""
+        """The base under ``key``, which covers all that loading and verifying depend on; ``load`` reads a new one."""
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = load()

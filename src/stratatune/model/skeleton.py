@@ -1,9 +1,9 @@
 """A model's own forward without its embeddings and blocks: how masks and positions reach a block, whatever the family.
 
 A block wants more than the hidden state: a mask in its family's form, relative positions, rotary angles. The model
-makes them itself, in front of its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state
-and whose blocks compute nothing: they note what they are called with. No family's forward is written again here. The
-copy shares every parameter and submodule with the model; only the containers on the way to what is taken out are new.
+makes them itself, before its blocks. So a shallow copy of it is run whose embeddings hand out a given hidden state
+and whose blocks compute nothing: they record their arguments. No family's forward is written again here. The
+copy shares every parameter and submodule with the model; only the containers on the way to the replaced parts are new.
 
 Measured on one thread: 0.1 to 0.5 ms a batch more than BERT's mask alone would cost (12 to 24 blocks, 16 x 32 to
 32 x 128 tokens), where one block takes 160 to 2,200 ms; so there is no second, direct way.
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Call:
-    """What a block is called with behind the hidden state."""
+    """The arguments of a block besides the hidden state."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -38,11 +38,11 @@ class Call:
 
 
 class _Done(Exception):
-    """Every block has been called."""
+    """Raised once every block has been called."""
 
 
 class _Tape:
-    """What one run of the skeleton is about: the hidden state that goes in, and the calls that came out."""
+    """The input and output of one run of the skeleton: the hidden state that goes in, and the recorded calls."""
 
     def __init__(self) -> None:
         self.hidden: Tensor | None = None
@@ -51,7 +51,7 @@ class _Tape:
 
 
 class _Given(nn.Module):
-    """Takes the place of the embeddings: returns the hidden state of the tape."""
+    """Replaces the embeddings: returns the hidden state of the tape."""
 
     def __init__(self, tape: _Tape) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Given(nn.Module):
 
 
 class _Noted(nn.Module):
-    """Takes the place of a block: notes the call and passes the hidden state on."""
+    """Replaces a block: records the call and passes the hidden state on."""
 
     def __init__(self, tape: _Tape, block: nn.Module, returns_tuple: bool) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Noted(nn.Module):
         self.returns_tuple = returns_tuple
 
     def __getattr__(self, name: str) -> Any:
-        """What a model asks its blocks about themselves (ModernBERT: which attention one has)."""
+        """Look up an attribute that a model reads from its blocks (ModernBERT: which attention one has)."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -90,7 +90,7 @@ class Skeleton:
 
     Args:
         model: the whole model.
-        prefix: what leads to the encoder in it, as ``"bert."``; empty when the model is the encoder.
+        prefix: the path to the encoder in it, such as ``"bert."``; empty when the model is the encoder.
         sources: paths below the encoder whose output is the hidden state at depth 0.
         blocks: path below the encoder of the list of blocks.
         depth: L, how often a block is called in one forward.
@@ -110,16 +110,16 @@ class Skeleton:
         self._base = self._model.get_submodule(prefix.rstrip("."))
 
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block is called with: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
+        """The arguments of each block: ``hidden`` [B, T, D], ``mask`` [B, T] bool -> L calls."""
         try:
-            # Stopping at the last block spares the final norm and whatever the model does behind it.
+            # Stopping at the last block spares the final norm and whatever the model does after it.
             self._run(self._base, hidden, mask, stop_after=self._depth)
         except _Done:
             return self._tape.calls
         raise AssertionError("the model's forward never reached its last block")
 
     def logits(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The model's own head over a last hidden state [B, T, D] with ``mask`` [B, T] bool.
+        """Run the model's own head on a last hidden state [B, T, D] with ``mask`` [B, T] bool.
 
         A head for spans gives both beginnings and ends: [B, T, 2].
         """
@@ -138,7 +138,7 @@ class Skeleton:
 
 def _grafted(module: nn.Module, stubs: Mapping[str, nn.Module]) -> nn.Module:
     """A shallow copy of ``module`` without its hooks, with ``stubs`` at their paths."""
-    # A shallow copy shares the table of submodules with the original, so it gets a table of its own before a stub goes
+    # A shallow copy shares the table of submodules with the original, so it gets its own table before a stub goes
     # in.
     clone = copy.copy(module)
     clone._modules = dict(module._modules)

@@ -25,7 +25,7 @@ class Trunk:
     Where the embeddings themselves train, the depth is 0 and they take part in the backward pass.
 
     Args:
-        attached: what :func:`stratatune.apply` put into the model.
+        attached: the state that :func:`stratatune.apply` attached to the model.
     """
 
     def __init__(self, attached: Attached) -> None:
@@ -39,13 +39,13 @@ class Trunk:
     ) -> Tensor:
         """``input_ids`` [B, T], ``mask`` [B, T] bool, ``token_types`` [B, T] -> hidden state at the depth [B, T, D].
 
-        Of the ``question`` only the places of a decoder's candidates behind the text matter here.
+        Only the positions of a decoder's candidates after the text matter in ``question``.
         """
         asked = question or Question()
         unread = Unread.of(self.attached.backbone.model)
         if unread is not None and self.depth:
             return run_wave(self.family, unread, self.depth, [Texts(input_ids, mask, token_types, asked)])[0]
-        # A trunk whose weights were offloaded may be asked again after all, for new data: they come back from the base.
+        # A trunk whose weights were offloaded may be needed again for new data: they come back from the base.
         reload_trunk(self.attached)
         # set_grad_enabled, not no_grad: where the embeddings train, the backward pass goes through the trunk.
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
@@ -58,7 +58,7 @@ class Top(nn.Module):
     Shares its modules with the tuned model, so training one trains the other.
 
     Args:
-        attached: what :func:`stratatune.apply` put into the model.
+        attached: the state that :func:`stratatune.apply` attached to the model.
     """
 
     def __init__(self, attached: Attached) -> None:
@@ -69,11 +69,11 @@ class Top(nn.Module):
         self._unread = Unread.of(self.model)
 
     def forward(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """From the frozen depth to the logits.
+        """Run from the frozen depth to the logits.
 
         Args:
-            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and one position is
-                asked of each text, only that is needed: [B, 1, D].
+            hidden: the hidden state at the frozen depth [B, T, D]; when that is the model's depth and each text has one
+                requested position, only that one: [B, 1, D].
             mask: which positions are real tokens [B, T], bool.
             question: which logits are wanted.
 
@@ -86,7 +86,7 @@ class Top(nn.Module):
         return backbone.family.top(self._cut(hidden), mask, self.depth, inserted, question, backbone.head)
 
     def _cut(self, hidden: Tensor) -> Tensor:
-        """``hidden`` without its history, unless the embeddings train, whose gradient goes through it."""
+        """``hidden`` without its autograd history, unless the embeddings train, whose gradient goes through it."""
         if self.attached.resolved.trains_embeddings:
             return hidden
         # Above the border the hidden state given is the encoder's output; no block is entered with it directly.

@@ -1,4 +1,4 @@
-"""Frozen matrices held as the checkpoint stores them, in half precision, in a model that computes in fp32.
+"""Hold frozen matrices in half precision, as the checkpoint stores them, in a model that computes in fp32.
 
 A bf16 checkpoint of 8 B parameters is 16 GB; loaded in fp32 it is 32. But a matrix need be wide only while it is
 multiplied with. So linears and the table of words keep their weights as stored and widen them in each forward, one at a
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class StoredLinear(nn.Linear):
-    """A linear whose weight is widened while it computes."""
+    """A linear whose weight is widened during its forward."""
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name for it
         """[..., in] -> [..., out]."""
@@ -34,7 +34,7 @@ class StoredLinear(nn.Linear):
 
 
 class StoredConv1D(Conv1D):
-    """The same for GPT-2's linear, whose weight is [in, out]."""
+    """GPT-2's linear, whose weight is [in, out], widened during its forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` [..., in] -> [..., out]."""
@@ -45,26 +45,26 @@ class StoredConv1D(Conv1D):
 
 
 class StoredTable:
-    """Mixed into the class of a table of words: the rows that occur are widened, before anything is done with them."""
+    """Mixed into the class of a table of words: widens only the rows that occur."""
 
     weight: nn.Parameter
 
     unread: Unread | None = None
 
     def rows(self, words: Tensor) -> Tensor:
-        """The rows of the table for ``words`` [n]; of one that is not in memory, they are read."""
+        """The rows of the table for ``words`` [n], read from the checkpoint if the table is not in memory."""
         if self.unread is not None and self.weight.is_meta:
             return self.unread.rows(self.weight, words)
         return self.weight[words]
 
     def forward(self, words: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As the table's own class."""
+        """Look the words up as the table's own class does."""
         if self.weight.dtype not in HALVES and not self.weight.is_meta:
             return super().forward(words, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         occurring, places = words.unique(return_inverse=True)
         own = vars(self)
         padding = own.get("padding_idx")
-        # What an instance has comes before nn.Module's parameters, so the class' own code reads these rows.
+        # Attributes of an instance come before nn.Module's parameters, so the class' own code reads these rows.
         # The words are renumbered to the rows that occur, so the number of the padding row means nothing here.
         own["weight"], own["padding_idx"] = self.rows(occurring).to(words.device, torch.float32), None
         try:
@@ -83,7 +83,7 @@ _STORED: dict[type, type] = {nn.Linear: StoredLinear, Conv1D: StoredConv1D}
 
 
 def keep_stored(model: PreTrainedModel) -> None:
-    """Let the half-precision matrices of a model that computes in fp32 stay as they are, and widen all else.
+    """Keep the half-precision matrices of a model that computes in fp32 as they are, and widen the rest.
 
     A module whose class looks at its weight's dtype (T5's last projection), as transformers lists them, is widened too.
     """

@@ -3,7 +3,7 @@
 Forward, a block's weights are read, it runs, and they go; nothing that it computed is kept but its input. Backward it
 is read once more and run again, and then its gradients follow (activation checkpointing by block, Chen et al., 2016).
 So two blocks are in memory, the one in use and the next, which is read meanwhile, and the activations of one. The last
-block's backward pass comes right behind its forward pass, so it is neither read nor run twice. A batch reads the top
+block's backward pass comes right after its forward pass, so it is neither read nor run twice. A batch reads the top
 about twice, however large the batch is.
 
 What trains is in memory throughout. The numbers are those of a top in memory, to the bit.
@@ -48,7 +48,7 @@ class StreamedTop:
                 use_reentrant=False,
                 context_fn=lambda: (
                     self._reader.block(number, ahead=number + 1, device=hidden.device),
-                    # Behind the lowest block's backward pass the next batch begins, with the same block.
+                    # After the lowest block's backward pass the next batch begins, with the same block.
                     self._reader.block(number, ahead=max(number - 1, self.depth), device=hidden.device),
                 ),
             )
@@ -58,10 +58,10 @@ class StreamedTop:
 
 
 def deepest_unread(body: Body, depth: int, room: int | None) -> int:
-    """Down from which depth blocks stay in the checkpoint: ``depth``, or the model's own (of two stacks: the first's).
+    """The depth down to which blocks stay in the checkpoint: ``depth``, or the end of the (first) stack.
 
     Args:
-        body: of a model that was not read.
+        body: the body of an unread model.
         depth: the frozen depth.
         room: bytes that the blocks above it may take; None: as many as they need.
     """

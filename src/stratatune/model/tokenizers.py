@@ -1,4 +1,4 @@
-"""Whether a tokenizer belongs to its model, and whether it still reads texts as it did."""
+"""Check that a tokenizer belongs to its model, and that it still reads texts as it did."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _PROBES = {
     "blanks": "  two  blanks\ta tab\nand a line ",
     "other scripts": "\u6771\u4eac \u041c\u043e\u0441\u043a\u0432\u0430 \u0627\u0644\u0642 \U0001f600",
 }
-"""What a tokenizer's normaliser, pre-tokenizer and special tokens are asked with."""
+"""Texts that show how a tokenizer normalises and splits text and adds special tokens."""
 _MANY_UNKNOWN = 0.03
 _FEWEST = 3
-"""Tokens beside the special ones: an empty tokenizer may have a lone blank; the four bases of DNA are a vocabulary."""
+"""The fewest tokens besides special ones: an empty tokenizer may have a lone blank; DNA has four bases."""
 
 
 def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What a tokenizer makes of texts: a hash of its words, and of the ids of each probe.
+    """A description of how a tokenizer encodes texts: a hash of its vocabulary, and of the ids of each probe.
 
     Behaviour is compared, not files, which libraries write differently from version to version.
     """
@@ -41,10 +41,10 @@ def reading_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 
 def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that reads texts differently from the one of training.
+    """Refuse a tokenizer that reads texts differently from the one of training.
 
     Raises:
-        ModelError: names what it reads differently.
+        ModelError: names the texts that it reads differently.
     """
     found = reading_of(tokenizer)
     odd = [part for part, was in written.items() if found.get(part, was) != was]
@@ -62,12 +62,12 @@ def check_reading(written: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
 
 
 def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuses a tokenizer that knows no words.
+    """Refuse a tokenizer that knows no words.
 
     transformers 5 makes an empty tokenizer of the model's kind where a folder has no tokenizer files.
 
     Raises:
-        ModelError: says what is missing.
+        ModelError: names the missing files.
     """
     own: Any = tokenizer
     special = {*own.get_added_vocab(), *own.all_special_tokens}
@@ -79,7 +79,7 @@ def check_words(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
-    """Refuses a tokenizer whose words the embeddings have no rows for.
+    """Refuse a tokenizer with words that have no row in the embeddings.
 
     Added tokens that are in a text only if it spells them out (Gemma's image token) pass: :func:`check_ids` finds them
     there.
@@ -101,7 +101,7 @@ def check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None
 
 
 def check_ids(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> None:
-    """Refuses texts that hold an added token which the embeddings have no row for.
+    """Refuse texts that hold an added token without a row in the embeddings.
 
     Raises:
         DataError: names the token.

@@ -1,4 +1,4 @@
-"""Several tops over one trunk as one artefact: a folder of run folders, and a file that names them."""
+"""Save several tops over one trunk as one artefact: a folder of run folders, and a file that names them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AGAIN = "train again, or restore the folder from a backup"
 
 
 def write_tops(folder: Path, names: Sequence[str]) -> None:
-    """Say which folders in ``folder`` are the runs of its tops; call it when all of them are whole.
+    """Record which folders in ``folder`` are the runs of its tops; call it when all of them are complete.
 
     Raises:
         ResourceError: it cannot be written.

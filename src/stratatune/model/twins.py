@@ -1,4 +1,4 @@
-"""Models of one's own over tensors that others have too."""
+"""Models that share their tensors but have their own modules."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with modules of its own and the same tensors."""
+    """A copy of the model with its own modules and the same tensors."""
     tensors: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     tensors |= {id(p): nn.Parameter(p.data, requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, tensors)
 
 
 def share_frozen(attached: Attached, model: nn.Module) -> None:
-    """Let a model's frozen parameters be those of ``model`` where they are equal; what trained stays its own."""
+    """Let a model share the frozen parameters of ``model`` that are equal; trained ones stay its own."""
     own = {id(parameter) for parameter in attached.trained().values()}
     theirs = dict(model.named_parameters())
     for name, parameter in attached.backbone.model.named_parameters():
@@ -34,6 +34,6 @@ def share_frozen(attached: Attached, model: nn.Module) -> None:
 
 
 def part(attached: Attached) -> None:
-    """Give a twin's trained parameters memory of their own; the others stay shared."""
+    """Give a twin's trained parameters their own memory; the others stay shared."""
     for parameter in attached.trained().values():
         parameter.data = parameter.data.clone()

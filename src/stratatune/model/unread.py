@@ -1,4 +1,4 @@
-"""A model some of whose weights were never read: they are on the meta device, and are read while they are needed."""
+"""A model with unread weights: they are on the meta device, and are read from the checkpoint when needed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "_unread"
 Slots = list[tuple[nn.Module, str, nn.Parameter]]
-"""Where parameters are held: module, name, parameter."""
+"""Places that hold parameters: module, name, parameter."""
 
 
 class Unread:
-    """The weights of a model that are in its checkpoint alone. It is the model's as long as the model lives.
+    """The weights of a model that are in its checkpoint alone; it lives as long as the model.
 
     Args:
         model: made from ``checkpoint`` with all that it brings on the meta device.
@@ -40,7 +40,7 @@ class Unread:
         self._loaded: Any = WeakIdKeyDictionary()  # parameters that were read for good, with their names in it
         self._away: list[tuple[nn.Parameter, str]] = []
         self.wave_bytes = 1 << 30
-        """How much memory a wave of texts may take, as they go through its blocks."""
+        """The memory that a wave of texts may take as it goes through the blocks."""
         odd = next((name for name, one in model.named_parameters() if one.is_meta and id(one) not in keys), None)
         if odd is not None:
             raise ModelError(
@@ -52,7 +52,7 @@ class Unread:
 
     @staticmethod
     def of(model: nn.Module) -> Unread | None:
-        """What of ``model`` was not read; None: it was loaded as a whole."""
+        """The unread weights of ``model``; None: it was loaded as a whole."""
         return vars(model).get(_ATTRIBUTE)
 
     # Copies read the same checkpoint, and its open files cannot be copied.
@@ -68,17 +68,17 @@ class Unread:
         return self.checkpoint.read(self._keys[id(parameter)]).to(parameter.dtype)
 
     def read_again(self, parameter: Tensor) -> Tensor:
-        """The same for a model whose methods were merged; what they gave it and the checkpoint lacks is zero."""
+        """The values for a model whose methods were merged; parameters that the merge added are zero."""
         if id(parameter) in self._keys:
             return self.read(parameter)
         return torch.zeros(parameter.shape, dtype=parameter.dtype)
 
     def pieces(self, parameter: Tensor, values: int) -> Iterator[Tensor]:
-        """The same values [n] in their order, about ``values`` at a time."""
+        """The values [n] in their order, about ``values`` at a time."""
         return self.checkpoint.pieces(self._keys[id(parameter)], values)
 
     def rows(self, parameter: Tensor, rows: Tensor) -> Tensor:
-        """``rows`` [n] of a table [V, E] that is not in memory, as stored."""
+        """Read ``rows`` [n] of a table [V, E] that is not in memory, as stored."""
         return self.checkpoint.read_rows(self._keys[id(parameter)], rows.cpu())
 
     def load_all_but(self, model: nn.Module, left: Iterable[nn.Module]) -> None:
@@ -95,7 +95,7 @@ class Unread:
 
     @contextlib.contextmanager
     def read_for_attaching(self, part: nn.Module) -> Iterator[None]:
-        """``part`` in memory while this is open; behind it, what trains of it by then."""
+        """Keep ``part`` in memory while this is open; afterwards, only what trains of it by then."""
         slots = self.slots(part)
         self._load(slots)
         yield
@@ -105,7 +105,7 @@ class Unread:
                 module._parameters[name] = parameter
 
     def put_away(self, parts: Iterable[nn.Module]) -> None:
-        """Let go of the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
+        """Free the frozen weights of ``parts`` that the checkpoint has, until :meth:`bring_back`."""
         for part in parts:
             for parameter in part.parameters():
                 if parameter.numel() and not parameter.requires_grad and parameter in self._loaded:
@@ -114,12 +114,12 @@ class Unread:
 
     @property
     def away_bytes(self) -> int:
-        """How much memory the weights take that were put away, once they are back."""
+        """The bytes that the weights now put away take once they are read back."""
         entries = self.checkpoint.entries
         return sum(math.prod(entries[key].shape) * one.element_size() for one, key in self._away)
 
     def bring_back(self) -> None:
-        """Read what was put away once more.
+        """Read the freed weights again.
 
         Raises:
             ModelError: its file is gone, or has become another.
@@ -130,7 +130,7 @@ class Unread:
             self._away.pop()
 
     def slots(self, part: nn.Module) -> Slots:
-        """Where ``part`` holds parameters that are not in memory."""
+        """The places at which ``part`` holds parameters that are not in memory."""
         return [
             (module, name, parameter)
             for module in part.modules()
@@ -141,7 +141,7 @@ class Unread:
 
 @contextlib.contextmanager
 def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.device) -> Iterator[None]:
-    """The parameters of ``slots`` with their ``values`` while this is open; without any behind it."""
+    """Give the parameters of ``slots`` their ``values`` while this is open, and none afterwards."""
     put(slots, values.result(), device)
     try:
         yield
@@ -152,7 +152,7 @@ def in_memory(slots: Slots, values: Future[dict[int, Tensor]], device: torch.dev
 
 
 def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = None) -> None:
-    """Put values, by the id of the parameter that they are of, in its places; tied places share them."""
+    """Put values, by the id of their parameter, into its places; tied places share them."""
     made: dict[int, nn.Parameter] = {}
     for module, name, parameter in slots:
         if id(parameter) not in made:
@@ -167,12 +167,12 @@ def put(slots: Slots, values: dict[int, Tensor], device: torch.device | None = N
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the weights of a model are, those aside that were not read; the CPU where none was."""
+    """The device of a model's weights, leaving aside unread ones; the CPU where none was read."""
     return next((one.device for one in model.parameters() if not one.is_meta), torch.device("cpu"))
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model.to(device)`` for a model of which some weights are not in memory."""
+    """Do ``model.to(device)`` for a model with some weights that are not in memory."""
     if Unread.of(model) is None:
         return model.to(device)
     # Module.to would refuse to copy a meta tensor, which has no values.

@@ -1,4 +1,4 @@
-"""All or nothing: a model to which a plan could not be applied is as it was before."""
+"""All or nothing: if a plan cannot be applied, the model is left as it was before."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
-    """What happens inside either succeeds, or ``model`` has its modules, parameters, hooks and config back.
+    """Restore the modules, parameters, hooks and config of ``model`` if the code inside fails.
 
-    Copies no weights: what is edited in place between (a value of a tensor) would stay so.
+    Copies no weights: a value of a tensor that is edited in place meanwhile would stay changed.
     """
     own, config = type(model), dict(vars(model.config))
     modules = [(module, _copied(vars(module))) for module in model.modules()]
@@ -41,5 +41,5 @@ def untouched_on_failure(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """An instance's attributes, its own tables of modules, parameters and hooks copied one level deep."""
+    """An instance's attributes, with its tables of modules, parameters and hooks copied one level deep."""
     return {name: value.copy() if isinstance(value, dict) else value for name, value in attributes.items()}

@@ -1,4 +1,4 @@
-"""The trunk of a model that does not fit in memory: many batches at once go through one block after another.
+"""Run the trunk of a model that does not fit in memory: many batches at once go through one block after another.
 
 Each block is read once for all the batches of a wave, and the next one meanwhile. A batch meets the same modules, masks
 and positions as in the model's own forward, so the numbers are bit for bit the same.
@@ -81,7 +81,7 @@ class BlockReader:
 
     @contextmanager
     def block(self, number: int, *, ahead: int | None, device: torch.device) -> Iterator[None]:
-        """Block ``number`` on ``device`` while this is open; meanwhile block ``ahead`` is being read (None: none)."""
+        """Yield block ``number`` on ``device``; meanwhile block ``ahead`` is being read (None: none)."""
         # The first block of a wave was not announced by one before it.
         if self._coming is None or self._coming[0] != number:
             self._coming = self._begin(number)
@@ -99,5 +99,5 @@ class BlockReader:
 
 
 def bytes_of(part: nn.Module) -> int:
-    """Bytes that the parameters of ``part`` take in memory, or would take."""
+    """The bytes that the parameters of ``part`` take in memory, or would take."""
     return sum(one.numel() * one.element_size() for one in part.parameters())

@@ -1,1 +1,1 @@
-"""How data become targets, a loss, predictions and scores."""
+"""Objectives: how data become targets, a loss, predictions and scores."""

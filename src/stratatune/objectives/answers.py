@@ -1,4 +1,4 @@
-"""A trained model in use: what an objective may ask of it, and what it answers."""
+"""A trained model in use: its interface for objectives, and an objective's answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Answers:
         labels: N class names, or N generated texts; None where the answer is neither.
         probabilities: [N, C] in the order of the classes, or None.
         values: [N] numbers, or None.
-        notices: what the user should know of them, one line each.
+        notices: warnings about them, one line each.
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -39,21 +39,21 @@ class Answers:
 
 
 class Using(Protocol):
-    """A trained model in use, as an objective asks it for predictions."""
+    """The interface of a trained model in use, from which an objective gets its predictions."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the base model."""
+        """The tokenizer of the base model."""
         ...
 
     def output(self, table: Table) -> np.ndarray:
-        """What :meth:`Objective.predict` gives for every row, in order."""
+        """The output of :meth:`Objective.predict` for every row, in order."""
         ...
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same for the base model, as it was before it was tuned."""
+        """The output for every row of the base model as it was before tuning."""
         ...
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """What the model writes for each text, or behind each prompt's token ids; ``options`` of ``generate``."""
+        """The text generated for each text, or after each prompt's token ids; ``options`` of ``generate``."""
         ...

@@ -1,4 +1,4 @@
-"""What a run asks of an objective, before it is settled."""
+"""The request of a run for an objective, before it is settled."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks for: everything from which an objective is chosen and settled.
+    """The request of a run: everything from which an objective is chosen and settled.
 
     Attributes:
         plan: the plan of the run.
-        family: of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
-        longest: tokens that the model takes at most.
+        family: the family of the model: ``encoder``, ``decoder`` or ``encoder-decoder``.
+        longest: the most tokens that the model takes.
         hidden: D, the width of its hidden states.
         objective: an objective's name, or ``auto``.
-        options: those written in brackets behind the name, by their own names.
+        options: the options written in brackets after the name, by their own names.
         task: the named task, where there is one.
         template, label_words, loss, metric, max_length: the settings of these names.
         table: the training data; None while an objective is chosen, before the data are read.
-        others: the evaluation and test data, for what every part must know, such as the names of the labels.
+        others: the evaluation and test data, for facts that every part needs, such as the names of the labels.
         tokenizer: the model's; likewise.
     """
 
@@ -73,7 +73,7 @@ class Asked:
         return self.task is not None and self.task.numeric
 
     def check_fast(self, objective: str) -> None:
-        """Refuse a tokenizer that does not say where in a text each of its tokens lies.
+        """Refuse a tokenizer that does not give the place of each token in its text.
 
         Raises:
             ModelError: it is not a fast one.
@@ -84,13 +84,13 @@ class Asked:
 
 
 def pretended_common(texts: Encoded, family: str, metric: str) -> dict[str, Any]:
-    """The fields that all objectives have, for texts that are made up."""
+    """The fields that all objectives have, for made-up texts."""
     longest = int(texts.lengths.max())
     return {"text": ("text",), "label": "label", "metric": metric, "max_length": longest, "family": family}
 
 
 def common_of(asked: Asked, metric: str) -> dict[str, Any]:
-    """The fields that all objectives have, as a run asks for them."""
+    """The fields that all objectives have, from a run's request."""
     return {
         "text": asked.data.columns,
         "label": asked.data.label_column,

@@ -1,4 +1,4 @@
-"""What a score hides: precision, recall and F1 of each class, and which class is taken for which."""
+"""Details that a single score hides: precision, recall and F1 of each class, and which class is taken for which."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from stratatune.objectives.calibration import calibration_error
 
 MOST_IN_MATRIX = 100
-"""With more classes no confusion matrix is kept."""
+"""The most classes with which a confusion matrix is kept."""
 
 
 def by_class(
@@ -25,10 +25,10 @@ def by_class(
         guess: class numbers that are predicted [N]; None: the likeliest.
 
     Returns:
-        ``f1``: which mean the metric of that name is; ``classes``: of each class ``label``, ``precision``, ``recall``,
+        ``f1``: the kind of mean of the metric ``f1``; ``classes``: for each class ``label``, ``precision``, ``recall``,
         ``f1`` and ``n``, its rows; ``calibration_error``, the expected one (Guo et al. 2017); ``confusion`` [C, C]:
-        rows by their class, and under it by what was predicted, for at most :data:`MOST_IN_MATRIX` classes. Empty where
-        there are no classes, or no labels.
+        rows by their class, and under it by the predicted class, for at most :data:`MOST_IN_MATRIX` classes. Empty
+        where there are no classes, or no labels.
     """
     if not labels or truth is None or truth.shape != (len(output),) or output.shape[1:] != (len(labels),):
         return {}
@@ -48,12 +48,12 @@ def by_class(
 
 
 def f1_of(labels: Sequence[str]) -> str:
-    """Which mean the metric ``f1`` is."""
+    """The kind of mean that the metric ``f1`` is."""
     return f"of {labels[1]!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
 
 
 def shown(found: dict[str, Any]) -> str:
-    """:func:`by_class` for a terminal: a line for each class, and the matrix while it fits."""
+    """The scores of :func:`by_class` for a terminal: a line for each class, and the matrix if it fits."""
     if not found:
         return ""
     classes = found["classes"]

@@ -1,4 +1,4 @@
-"""What is chosen on the evaluation data once a run has ended: a temperature, and for two classes a threshold.
+"""Values chosen on the evaluation data once a run has ended: a temperature, and for two classes a threshold.
 
 Shapes: N examples, C classes.
 """
@@ -20,7 +20,7 @@ def calibration_error(output: np.ndarray, truth: np.ndarray, bins: int = BINS) -
     Args:
         output: probabilities [N, C].
         truth: class numbers [N].
-        bins: of the confidence, the probability of the likeliest class.
+        bins: the number of bins of the confidence, the probability of the likeliest class.
     """
     confidence, right = output.max(axis=1), output.argmax(axis=1) == truth
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -54,13 +54,13 @@ def best_temperature(output: np.ndarray, truth: np.ndarray) -> float:
 
 
 def best_threshold(chances: np.ndarray, score: Callable[[np.ndarray], float]) -> float:
-    """The least probability at which class 1 is predicted: of those half-way between two rows the best by ``score``.
+    """The least probability at which class 1 is predicted: the best by ``score`` of those half-way between two rows.
 
     Of equally good ones it is the one nearest to a half.
 
     Args:
-        chances: of class 1 [N].
-        score: of class numbers [N]; more is better.
+        chances: the probabilities of class 1 [N].
+        score: scores class numbers [N]; more is better.
     """
     values = np.unique(chances)
     cuts = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])

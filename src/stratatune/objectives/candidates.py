@@ -1,4 +1,4 @@
-"""``causal``: a label is read as what a decoder would write behind the text (LPT's protocol)."""
+"""``causal``: a label is read as the word that a decoder would write after the text (LPT's protocol)."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates(Objective):
-    """Label words of any number of tokens behind a text; a number has two of them, one for each end of its range.
+    """Label words of any number of tokens after a text; a number has two of them, one for each end of its range.
 
     Attributes:
         label_kind: the classes, or the range of the numbers.
-        template: the hard prompt, with nothing to read behind its label word.
+        template: the hard prompt, with nothing to read after its label word.
         words: one for each class or end.
-        suffixes: the token ids of every candidate behind a text.
+        suffixes: the token ids of every candidate after a text.
         by_likelihood: whether the training loss is minus the log-probability of the right word (LPT's choice), or the
             cross-entropy between the candidates.
     """
 
     name: ClassVar[str] = "causal"
-    summary: ClassVar[str] = "label words behind a text, by a decoder's LM head"
+    summary: ClassVar[str] = "label words after a text, by a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "few"
@@ -120,12 +120,12 @@ class Candidates(Objective):
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate follow a text; a candidate's last token predicts nothing."""
+        """The number of tokens of each candidate that follow a text; a candidate's last token predicts nothing."""
         return tuple(len(suffix) - 1 for suffix in self.suffixes)
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
-        """One where every word is a single token at the end of the template."""
+        """``one`` if every word is a single token at the end of the template."""
         return "few" if sum(self.branches) else "one"
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -139,7 +139,7 @@ class Candidates(Objective):
         return made, texts.with_labels(random.integers(0, 2, len(texts)))
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The places at which a candidate's token is predicted.
+        """The question for the places at which a candidate's tokens are predicted.
 
         The text's last token predicts the first token of every candidate, and each token of a candidate the next.
         """
@@ -157,7 +157,7 @@ class Candidates(Objective):
         return self.label_kind.loss(scores, batch.labels)
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """A language model's loss: the label's word is the one target of a text, and every token's logits are made."""
+        """A language model's usual loss: the label's word is the one target, and every token's logits are computed."""
         import torch
         from torch.nn.functional import cross_entropy
 

@@ -1,4 +1,4 @@
-"""``chat``: what an assistant says in conversations, by a decoder's LM head and the tokenizer's chat template."""
+"""``chat``: an assistant's answers in conversations, by a decoder's LM head and the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _ACCURACY = "token_accuracy"
 Turns = Literal["all", "last"]
 _NAMED = {"plain": PLAIN}
-"""Templates that have a name."""
+"""Chat templates by their names."""
 _SHOWN = 60
 
 
@@ -58,7 +58,7 @@ class Chat(Objective):
         chat_template: the template, in Jinja.
         turns: whether ``all`` of the assistant's turns count in the loss, or only the ``last`` of each conversation.
         stop_tokens: those that end an answer.
-        system: the system prompt that all training conversations share; plain texts are asked behind it.
+        system: the system prompt that all training conversations share; a plain text follows it.
     """
 
     name: ClassVar[str] = "chat"
@@ -92,7 +92,7 @@ class Chat(Objective):
         if closer is None:
             notices.append(
                 "the chat template closes an answer with no token of its own, so the model does not learn where to "
-                "stop: let it write {{ eos_token }} behind an answer"
+                "stop: let it write {{ eos_token }} after an answer"
             )
         notices += _unwritten(template, table)
         # Both: a base model ends a text by its own token, and learns to end a turn by the template's.
@@ -106,7 +106,7 @@ class Chat(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Conversations; see :func:`stratatune.data.conversations.read_conversations`."""
+        """Read conversations; see :func:`stratatune.data.conversations.read_conversations`."""
         return read_conversations(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -122,7 +122,7 @@ class Chat(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0]), chat_template=""), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that counts in the loss."""
+        """The question for the tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
@@ -130,7 +130,7 @@ class Chat(Objective):
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, including those that do not count."""
+        """The loss as transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:
@@ -151,11 +151,11 @@ class Chat(Objective):
         return {**text_scores(output), _ACCURACY: right}, []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """What the assistant says next in each conversation."""
+        """The assistant's next message in each conversation."""
         return Answers.of_texts(*self._written(table, using))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
-        """ROUGE of what is written in the place of each last answer, where its package is installed."""
+        """ROUGE of the generated text in place of each last answer, if its package is installed."""
         return rouge_of(parts, lambda part: self._written(part, using)[0])
 
     def _written(self, table: Table, using: Using) -> tuple[list[str], tuple[str, ...]]:
@@ -185,7 +185,7 @@ def _template(asked: Asked) -> str:
 
     Raises:
         ModelError: the tokenizer has none, and none was given.
-        ConfigError: what was given is neither a template's name nor a file, or is no Jinja.
+        ConfigError: it is neither a template's name nor a file, or is not valid Jinja.
     """
     own: Any = asked.tokens
     if asked.template is None:
@@ -217,7 +217,7 @@ def _template(asked: Asked) -> str:
 
 
 def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
-    """A note of tools and calls that the conversations bring and the template leaves out, so that nothing is learnt."""
+    """A note of tools and calls in the conversations that the template leaves out, so that they are not learnt."""
     found: dict[str, list[int]] = {}
     for row, one in zip(table.rows, table.further[CONVERSATIONS], strict=True):
         for what in template.unwritten(one):
@@ -230,7 +230,7 @@ def _unwritten(template: ChatTemplate, table: Table) -> list[str]:
 
 
 def _example(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, ids: list[int], row: int) -> str:
-    """Which tokens count in the loss, shown on the first answer of the data."""
+    """A line on which tokens count in the loss, with the first answer of the data as an example."""
     own: Any = tokenizer
     shown = own.decode(ids)
     if len(shown) > 2 * _SHOWN:

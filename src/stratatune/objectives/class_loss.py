@@ -28,7 +28,7 @@ BALANCED = "balanced"
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """How classes are learnt.
+    """The loss by which classes are learnt.
 
     Attributes:
         weights: one a class; empty: all the same.
@@ -69,7 +69,7 @@ class ClassLoss:
         more = (targets[:, None] > place).to(logits.dtype)
         asked = targets[:, None] >= place
         each = binary_cross_entropy_with_logits(logits, more, reduction="none") * asked
-        # CORN's mean is over an output's examples, and over the outputs; of a batch the shares are those of its own.
+        # CORN's mean is over an output's examples, and over the outputs; the shares are those of each batch.
         return (each / asked.sum(0).clamp(min=1) * len(targets)).mean(1)
 
 
@@ -89,7 +89,7 @@ def weights_of(written: str, counts: Sequence[int], names: Sequence[str]) -> tup
     Args:
         written: the option; empty: no weights.
         counts: training examples of each class.
-        names: of the classes, in their order.
+        names: the names of the classes, in their order.
 
     Raises:
         ConfigError: none of these.

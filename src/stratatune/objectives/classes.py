@@ -1,4 +1,4 @@
-"""``classification``: a class by a new output layer on what the model's own classification head pools."""
+"""``classification``: a class, by a new output layer on the output of the model's own pooling."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Classes(Pooled):
     Attributes:
         label_kind: the classes.
         learnt_by: weights, focal loss, smoothing, order.
-        chosen: what is chosen on the evaluation data after the last epoch: ``temperature``, ``threshold``.
-        temperature: what logits are divided by.
+        chosen: names of values chosen on the evaluation data after the last epoch: ``temperature``, ``threshold``.
+        temperature: the divisor of the logits.
         threshold: the least probability at which class 1 of two is predicted; None: the likelier class is.
     """
 
@@ -75,7 +75,7 @@ class Classes(Pooled):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Under a plan without a prompt; on an encoder-decoder where a task says that its labels are classes."""
+        """Whether the plan has no prompt; on an encoder-decoder, whether a task says that its labels are classes."""
         if asked.family == "encoder-decoder":
             return asked.task is not None and not asked.numeric
         return not asked.prompted and not asked.numeric
@@ -96,7 +96,7 @@ class Classes(Pooled):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        learnt = ClassLoss(ordinal=bool(data.get("ordinal")))  # what predictions need of it
+        learnt = ClassLoss(ordinal=bool(data.get("ordinal")))  # the part that predictions need
         threshold = data.get("threshold")
         return cls(
             **common_from(data),
@@ -129,7 +129,7 @@ class Classes(Pooled):
         return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """``logits`` [B, C]; an evaluation is by the plain loss, so that runs can be compared."""
+        """The loss of ``logits`` [B, C]; an evaluation uses the plain loss, so that runs can be compared."""
         assert batch.labels is not None
         learnt = self.learnt_by if training else ClassLoss(ordinal=self.learnt_by.ordinal)
         return learnt(logits, batch.labels, batch.targets.get(WEIGHT))
@@ -146,7 +146,7 @@ class Classes(Pooled):
         return class_scores(data.labels, self.decided(output), len(self.labels)), []
 
     def decided(self, output: np.ndarray) -> np.ndarray:
-        """The class numbers [N] that probabilities [N, C] mean."""
+        """The class numbers [N] predicted by probabilities [N, C]."""
         if self.threshold is None:
             return output.argmax(axis=1)
         return (output[:, 1] >= self.threshold).astype(np.int64)
@@ -196,7 +196,7 @@ def _loss_of(asked: Asked, labels: ClassLabels) -> ClassLoss:
 
 
 def _chosen(asked: Asked, labels: ClassLabels) -> tuple[str, ...]:
-    """What is to be chosen on the evaluation data."""
+    """The names of the values to choose on the evaluation data."""
     found = tuple(name for name in ("temperature", "threshold") if name in asked.options)
     if odd := [f"{name}={asked.options[name]}" for name in found if asked.options[name] != _ON_DEV]:
         hint = f"it is chosen on the evaluation data: write ={_ON_DEV}"

@@ -1,4 +1,4 @@
-"""``completion``: any text that a decoder writes behind a prompt, or plain text itself."""
+"""``completion``: any text that a decoder writes after a prompt, or plain text itself."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion(Objective):
-    """The tokens of the label column behind the text, closed by the end of text; without labels every token."""
+    """The tokens of the label column after the text, closed by the end of text; without labels every token."""
 
     name: ClassVar[str] = "completion"
-    summary: ClassVar[str] = "any text behind a prompt, or the text itself, by a decoder's LM head"
+    summary: ClassVar[str] = "any text after a prompt, or the text itself, by a decoder's LM head"
     head: ClassVar[str] = "lm"
     families: ClassVar[frozenset[str]] = frozenset({"decoder"})
     reads: ClassVar[Literal["one", "few", "all"]] = "all"
@@ -56,7 +56,7 @@ class Completion(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Prompts and completions where a label column is named, else plain text; no task says what is written."""
+        """Read prompts and completions if a label column is named, else plain text; a task has no text to write."""
         needed = options.need_labels and options.label is not None
         guessed = options.need_labels and not options.text and not needed
         table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True))
@@ -65,8 +65,8 @@ class Completion(Objective):
         if answer is not None:
             text = table.columns[0]
             raise DataError(
-                f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written behind it?",
-                f"--text {text} learns the text alone, --text {text} --label {answer} what is behind it",
+                f"{table.source}: is {text!r} the whole text, or is {answer!r} to be written after it?",
+                f"--text {text} learns the text alone, --text {text} --label {answer} the text after it",
             )
         whole = table.whole if options.keep_whole else None
         return replace(table, whole=whole) if needed else replace(table, labels=None, label_column=None, whole=whole)
@@ -84,7 +84,7 @@ class Completion(Objective):
         return cls(**pretended_common(texts, family, TEXT_METRICS[0])), second_halves(texts)
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that predict one that counts in the loss."""
+        """The question for the tokens that predict one that counts in the loss."""
         return bearing_loss(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
@@ -92,7 +92,7 @@ class Completion(Objective):
         return mean_loss(likelihoods(logits, next_tokens(batch)))
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """As transformers computes it: over every token, including those that do not count."""
+        """The loss as transformers computes it: over every token, including those that do not count."""
         return self.loss(logits, batch)
 
     def weight(self, batch: Batch) -> float:

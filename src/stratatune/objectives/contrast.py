@@ -21,9 +21,9 @@ def ranking_loss(vectors: Tensor, groups: Tensor, names: Tensor, scale: float) -
 
     Args:
         vectors: [B, E].
-        groups: int64 [G, K] of the B texts: anchor, positive, negatives; -1 behind the last.
+        groups: int64 [G, K] of the B texts: anchor, positive, negatives; -1 after the last.
         names: int64 [G, K], equal where the texts are equal, whatever was written before them.
-        scale: what cosines are multiplied by, 1 / temperature.
+        scale: the factor of cosines, 1 / temperature.
     """
     members = groups[:, 1:]
     there = members >= 0
@@ -52,13 +52,13 @@ def cosent_loss(vectors: Tensor, groups: Tensor, scores: Tensor, scale: float) -
     first, second = normalize(vectors[groups[:, 0]], dim=1), normalize(vectors[groups[:, 1]], dim=1)
     cosines = (first * second).sum(1) * scale
     differences = cosines[:, None] - cosines[None, :]
-    # Pairs without an order do not count; the 0 in front of the others is the 1 in the logarithm.
+    # Pairs without an order do not count; the 0 before the others is the 1 in the logarithm.
     differences = differences.masked_fill(scores[:, None] >= scores[None, :], -torch.inf)
     return torch.logsumexp(torch.cat([cosines.new_zeros(1), differences.flatten()]), dim=0)
 
 
 def matryoshka(loss: Callable[[Tensor], Tensor], vectors: Tensor, widths: Sequence[int]) -> Tensor:
-    """The sum of a loss over the first values of each vector, as many as each of ``widths`` (arXiv 2205.13147)."""
+    """The sum of a loss over prefixes of each vector with ``widths`` values (arXiv 2205.13147)."""
     total = vectors.new_zeros(())
     for width in widths:
         total = total + loss(normalize(vectors[:, :width], dim=1))

@@ -1,7 +1,7 @@
 """Tags as entities: the schemes in which they are written, the spans that they mean, and their scores.
 
 A tag is a prefix and a type (``B-person``) or ``O``, which is outside of every entity. Inside, IOB2 is used: ``B``
-begins an entity and ``I`` goes on with it. An entity is ``(first word, word behind the last, type)``.
+begins an entity and ``I`` goes on with it. An entity is ``(first word, word after the last, type)``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ _ENDS = ("iobes", "bilou", "bmewo")
 """The schemes in which an entity's last word is marked."""
 
 SCHEMES = ("auto", "iob1", "iob2", "iobes", "bilou", "bmewo", "conll", "raw", "plain")
-"""``conll``: IOB as conlleval reads it, whatever begins an entity. ``raw``: types without prefixes, of which equal
-neighbours are one entity. ``plain``: a class for each word, and no entities (parts of speech)."""
+"""``conll``: IOB as conlleval reads it, in which any tag may begin an entity.
+
+``raw``: types without prefixes; equal neighbours are one entity. ``plain``: a class for each word, and no entities
+(parts of speech).
+"""
 
 
 # --- schemes -------------------------------------------------------------------------------------------------------
 
 
 def parts(tag: str) -> tuple[str, str]:
-    """The prefix and the type of a tag; both are empty outside, and a tag without a prefix is all type."""
+    """The prefix and the type of a tag; both are empty outside entities, and a tag without a prefix is all type."""
     if tag == OUTSIDE:
         return "", ""
     found = _TAG.fullmatch(tag)
@@ -39,7 +42,7 @@ def parts(tag: str) -> tuple[str, str]:
 
 
 def scheme_of(rows: Sequence[Sequence[str]]) -> str:
-    """The scheme in which a whole table is written; ``iob2`` where its tags do not show one, or have faults."""
+    """The scheme of a whole table; ``iob2`` if its tags do not show one, or have faults."""
     prefixes = {parts(tag)[0] for tag in {tag for row in rows for tag in row} if tag != OUTSIDE}
     if prefixes and "" in prefixes:
         return "raw" if prefixes == {""} and any(OUTSIDE in row for row in rows) else _mixed(prefixes)
@@ -69,7 +72,7 @@ def _is_iob1(row: Sequence[str]) -> bool:
 
 
 def to_iob2(row: Sequence[str], scheme: str, place: str) -> list[str]:
-    """The tags of a text in IOB2; of ``plain`` as they are.
+    """Convert the tags of a text to IOB2; ``plain`` ones stay as they are.
 
     Raises:
         DataError: a tag that the scheme does not have there; it names ``place``.
@@ -166,7 +169,7 @@ def _matches(truth: Sequence[Entity], guess: Sequence[Entity], partial: bool) ->
 
 
 def _scores(right: float, found: int, there: int) -> dict[str, float]:
-    """Precision, recall and their harmonic mean; what is divided by 0 is 0."""
+    """Precision, recall and their harmonic mean; a division by 0 gives 0."""
     precision, recall = right / found if found else 0.0, right / there if there else 0.0
     both = precision + recall
     f1 = 2 * precision * recall / both if both else 0.0

@@ -1,4 +1,4 @@
-"""What the objectives over several texts an example have in common.
+"""Shared parts of the objectives over several texts an example.
 
 An example has a text for each role (a query and a document, an anchor and a positive), and rows share texts. So the
 trunk runs once for each text, and examples are groups of texts by their numbers (``Encoded.groups``).
@@ -31,13 +31,13 @@ Text = TypeVar("Text")
 
 
 def name_of(*texts: str) -> int:
-    """A number that equal texts share, in whatever data set they are; an int64."""
+    """An int64 that equal texts share, in any data set."""
     hashed = blake2b("\0".join(texts).encode(), digest_size=8)
     return int.from_bytes(hashed.digest(), "little", signed=True)
 
 
 def score_range(asked: Asked) -> tuple[float, float]:
-    """The scores that are scaled to 0 and 1: the task's, or (0, 1) where all are in it, else from 0 or the lowest on.
+    """The scores that map to 0 and 1: the task's, or (0, 1) if all are in it, else from 0 or the lowest on.
 
     Raises:
         DataError: every score is the same.
@@ -54,19 +54,19 @@ def score_range(asked: Asked) -> tuple[float, float]:
 
 
 def refuse_equal(table: Table, column: Sequence[str], other: Sequence[str], what: str) -> None:
-    """Refuse rows in which two columns hold the same text, as ``what`` says."""
+    """Refuse rows in which two columns hold the same text; ``what`` is the message."""
     for row, one, two in zip(table.rows, column, other, strict=True):
         if one == two:
             raise DataError(f"{table.source}, row {row}: {what}: {one[:40]!r}", "correct or remove it")
 
 
 def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[str]]) -> str:
-    """The loss that is named, or for ``auto`` the usual one of such data.
+    """The named loss, or for ``auto`` the usual one of such data.
 
     Args:
         objective: the name of the objective, for errors.
         name: the loss, or ``auto``.
-        data: what the data are, one of the keys of ``legal``.
+        data: the kind of data, one of the keys of ``legal``.
         legal: the losses that learn from each kind of data, the usual one first.
 
     Raises:
@@ -80,14 +80,14 @@ def loss_for(objective: str, name: str, data: str, legal: Mapping[str, Sequence[
 
 
 def numbered(rows: Iterable[Sequence[Text]]) -> tuple[list[Text], list[list[int]]]:
-    """Every text once, in the order in which they come, and the rows by the numbers of their texts."""
+    """Every text once, in the order of appearance, and the rows as numbers of their texts."""
     numbers: dict[Text, int] = {}
     groups = [[numbers.setdefault(text, len(numbers)) for text in row] for row in rows]
     return list(numbers), groups
 
 
 def only_columns(table: Table, at: Sequence[int], roles: Sequence[str]) -> Table:
-    """Some of the text columns of a table, by their places, without labels; ``roles`` are those of all columns."""
+    """A table of some of the text columns, by their places, without labels; ``roles`` are those of all columns."""
     return replace(
         table,
         texts=tuple(table.texts[place] for place in at),
@@ -104,5 +104,5 @@ def of_members(values: Tensor, batch: Batch) -> Tensor:
 
 
 def members(data: Encoded) -> np.ndarray:
-    """How many texts each example has, int64 [examples]: the rows of :func:`of_members`."""
+    """The number of texts of each example, int64 [examples]: the rows of :func:`of_members`."""
     return np.ones(len(data), np.int64) if data.groups is None else data.groups.sizes

@@ -142,7 +142,7 @@ class LabelWords(Objective):
 
     @property
     def _over_vocabulary(self) -> bool:
-        """A number's soft target is over its two words only."""
+        """Whether the loss is over the whole vocabulary; a number's soft target is over its two words only."""
         return self.whole_vocabulary and self.label_kind.value_range is None
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:

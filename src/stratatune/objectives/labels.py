@@ -1,4 +1,4 @@
-"""What a label is: one of several classes, or a number. Shared by the objectives that read one label a text."""
+"""Labels: one of several classes, or a number. Shared by the objectives that read one label a text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def scores_of(names: Sequence[str], output: np.ndarray) -> dict[str, list[float]]:
-    """The columns of a table of predictions with a score for each class, of ``output`` [N, C]."""
+    """Columns for a table of predictions: a score for each class, from ``output`` [N, C]."""
     return {f"p_{name}": output[:, number].tolist() for number, name in enumerate(names)}
 
 
@@ -51,7 +51,7 @@ class ClassLabels:
 
     @property
     def worded(self) -> tuple[str, ...]:
-        """What has a label word: each class."""
+        """The names that have a label word: one for each class."""
         return self.names
 
     def targets(self, table: Table) -> np.ndarray:
@@ -71,7 +71,7 @@ class ClassLabels:
         return logits.float().softmax(dim=1).cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """``output`` [N, C] against the data's classes."""
+        """Score ``output`` [N, C] against the data's classes."""
         assert data.labels is not None
         return class_scores(data.labels, output.argmax(axis=1), len(self.names)), []
 
@@ -83,7 +83,7 @@ class ClassLabels:
 
 @dataclass(frozen=True)
 class NumberLabels:
-    """Numbers in a range, whose ends may have a word each: the probabilities of the two say how far it lies between.
+    """Numbers in a range whose ends may have a word each: the words' probabilities give the position in between.
 
     LM-BFF (Gao et al. 2021, section 3.2): P(high) = (y - low) / (high - low), learnt as a soft target.
     """
@@ -98,7 +98,7 @@ class NumberLabels:
 
     @property
     def value_range(self) -> tuple[float, float]:
-        """Both ends."""
+        """The two ends of the range."""
         return self.low, self.high
 
     def targets(self, table: Table) -> np.ndarray:
@@ -122,11 +122,11 @@ class NumberLabels:
         return (self.low + (self.high - self.low) * logits.float().softmax(dim=1)[:, 1]).cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """``output`` [N], read from the words of both ends, against the data's values."""
+        """Score ``output`` [N], from the words of both ends, against the data's values."""
         return self.scored(output, data, unit * (self.high - self.low))
 
     def scored(self, output: np.ndarray, data: Encoded, rounding: float) -> tuple[dict[str, float], list[str]]:
-        """The same of predictions that are rounded to multiples of ``rounding``."""
+        """Score predictions that are rounded to multiples of ``rounding``."""
         assert data.labels is not None
         why = no_correlation(data.labels, output, rounding)
         notices = [f"{' and '.join(CORRELATIONS)} are 0: {why}"] if why else []
@@ -139,7 +139,7 @@ class NumberLabels:
 
 Labels = ClassLabels | NumberLabels
 TWO_CLASSES = ClassLabels(("no", "yes"))
-"""Those of made-up data."""
+"""The classes of made-up data."""
 
 
 def class_labels(asked: Asked) -> ClassLabels:
@@ -195,7 +195,7 @@ class _Saved(Written):
 
 
 def labels_from(data: Mapping[str, Any]) -> Labels:
-    """Back from saved data.
+    """Labels from saved data.
 
     Raises:
         ValidationError: pydantic's: they are not labels.
@@ -204,12 +204,12 @@ def labels_from(data: Mapping[str, Any]) -> Labels:
 
 
 def class_labels_from(data: Mapping[str, Any]) -> ClassLabels:
-    """Classes back from saved data; errors as :func:`labels_from`."""
+    """Classes from saved data; errors as :func:`labels_from`."""
     return ClassLabels(checked(_Saved, data).labels or ())
 
 
 def number_labels_from(data: Mapping[str, Any]) -> NumberLabels:
-    """Numbers back from saved data; errors as :func:`labels_from`."""
+    """Numbers from saved data; errors as :func:`labels_from`."""
     found = checked(_Saved, data).value_range
     if found is None:
         raise ValueError("value_range is missing")
@@ -217,7 +217,7 @@ def number_labels_from(data: Mapping[str, Any]) -> NumberLabels:
 
 
 def labels_data(labels: Labels) -> dict[str, Any]:
-    """As JSON takes them."""
+    """Labels as plain data for JSON."""
     return {"labels": list(labels.names), "value_range": labels.value_range and list(labels.value_range)}
 
 

@@ -30,7 +30,7 @@ def _binary_f1(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def _macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """The mean over the classes of the data, whatever is predicted; a class that no row has is left out."""
+    """The mean over the classes that the data have, whatever is predicted."""
     from sklearn.metrics import f1_score
 
     there = np.unique(truth)
@@ -62,7 +62,7 @@ def _mean_squared_error(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def class_metrics(classes: int) -> dict[str, Score]:
-    """The metrics of a task with this many classes; their number decides what F1 is, not what was guessed.
+    """The metrics of a task with this many classes; F1 depends on their number, not on the predictions.
 
     Of two classes it is that of class 1, as GLUE has it; of more it is the mean over the classes.
     """
@@ -81,7 +81,7 @@ TEXT_METRICS = ("loss", "perplexity")
 
 
 def check_metric(name: str, legal: Iterable[str], kind: str) -> str:
-    """``name``, where it is a metric for this kind of label.
+    """Return ``name`` if it is a metric for this kind of label.
 
     Raises:
         ConfigError: it is none; with the legal names.
@@ -108,7 +108,7 @@ def value_scores(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) ->
 
 
 def no_correlation(truth: np.ndarray, guess: np.ndarray, rounding: float = 0.0) -> str:
-    """Why labels [N] and predictions [N] have no correlation; empty where they have one.
+    """The reason why labels [N] and predictions [N] have no correlation; empty where they have one.
 
     Values that differ by rounding alone have none: their order is noise, and another one on every machine.
 

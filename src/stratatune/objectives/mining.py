@@ -7,7 +7,7 @@ import numpy as np
 from stratatune.data.encoded import Encoded
 from stratatune.objectives.retrieval import nearest, unit
 
-_DEEP = 64  # how many neighbours are looked at for a negative, beside those that are wanted
+_DEEP = 64  # how many neighbours are looked at for a negative, besides those that are wanted
 
 
 def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, margin: float) -> tuple[Encoded, str]:
@@ -19,7 +19,7 @@ def with_negatives(data: Encoded, found: np.ndarray, targets: str, count: int, m
 
     Args:
         data: N texts in groups of an anchor, its positive and negatives.
-        found: [N, E], by what texts are compared.
+        found: [N, E], the vectors by which texts are compared.
         targets: the name of the targets that name the texts of the groups, equal where texts are equal.
         count: the most negatives for each group.
         margin: see above.

@@ -1,4 +1,4 @@
-"""``multilabel``: any number of labels a text, each by a score of its own from a new output layer."""
+"""``multilabel``: any number of labels a text, each with its own score from a new output layer."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ class Multilabel(Pooled):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
+        """Read texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
         return read_sets(source, options)
 
     def targets(self, table: Table) -> np.ndarray:
-        """Sets bool [N, C]."""
+        """The label sets of a table, bool [N, C]."""
         index = {label: number for number, label in enumerate(self.names)}
         found = np.zeros((len(table), len(self.names)), bool)
         for at, cell in enumerate(_cells(table)):
@@ -185,7 +185,7 @@ class Multilabel(Pooled):
 
     @property
     def _decided(self) -> str:
-        """The threshold, for people."""
+        """The threshold as text for people."""
         on = ", tuned on the evaluation data" if self.tuning else ""
         if self.tuning == BY_LABEL or not self.thresholds:
             return f"each label by its threshold{on}"
@@ -207,7 +207,7 @@ def _cells(table: Table) -> list[Cell]:
 
 
 def _threshold(threshold: str) -> tuple[str, float]:
-    """How thresholds are tuned, or the one that is fixed.
+    """The way thresholds are tuned, or the one that is fixed.
 
     Raises:
         ConfigError: neither a number between 0 and 1 nor one of the words.
@@ -225,7 +225,7 @@ def _threshold(threshold: str) -> tuple[str, float]:
 
 
 def _separator(asked: Asked, cells: list[Cell]) -> tuple[str, list[str]]:
-    """The separator that was named or is in the cells, and a notice of one that was recognised."""
+    """The separator that was named or is in the cells, with a notice if it was recognised."""
     if word := asked.options.get("separator"):
         return separator_named(word), []
     found = separator_of(cells, asked.data.source)
@@ -233,7 +233,7 @@ def _separator(asked: Asked, cells: list[Cell]) -> tuple[str, list[str]]:
 
 
 def _names(tables: Sequence[Table], separator: str) -> tuple[str, ...]:
-    """The labels of all parts of the data; the columns of 0 and 1 in their order, whether they hold a 1 or not."""
+    """The labels of all parts of the data; for columns of 0 and 1 their names, with or without a 1."""
     first = tables[0]
     if first.label_column and len(columns := columns_in(first.label_column)) > 1:
         return columns
@@ -251,7 +251,7 @@ def _names(tables: Sequence[Table], separator: str) -> tuple[str, ...]:
 
 
 def _curve(data: Encoded, output: np.ndarray) -> dict[str, list[float]]:
-    """Precision, recall and F1 over all labels, by one threshold for all."""
+    """Precision, recall and F1 over all labels, by a threshold common to all."""
     assert data.labels is not None
     at = GRID[4::5]
     columns = zip(*(micro(data.labels, output >= threshold) for threshold in at), strict=True)

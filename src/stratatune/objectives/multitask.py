@@ -2,7 +2,7 @@
 
 Each head is one of the objectives of a single label column: a class, a label set or a number. They share the cache, the
 data pass and what trains below them; the output layer has a slice for each. With the option ``tops`` groups of columns
-have tops of their own, and share the cache and the data pass alone (``training/trials/tops.py``).
+have separate tops, and share the cache and the data pass alone (``training/trials/tops.py``).
 
 Shapes: B examples, K heads, C outputs of one head.
 """
@@ -93,7 +93,7 @@ class Multitask(Objective):
             legal = (*columns, TOPS)
             raise ConfigError([f"objective: multitask: {odd!r} is not a label column"], did_you_mean(odd, legal))
         if TOPS in asked.options:
-            groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a run of its own
+            groups_in(asked.options[TOPS], columns)  # a run with several tops trains each as a separate run
         made, notices = [], []
         for column in columns:
             head, said = settle_head(replace(asked, options=options), column)
@@ -114,7 +114,7 @@ class Multitask(Objective):
 
     @classmethod
     def together(cls, parts: Sequence[Multitask]) -> Multitask:
-        """The heads of several tops as those of one objective, in their order."""
+        """Join the heads of several tops in one objective, in their order."""
         heads = tuple(head for part in parts for head in part.heads)
         return replace(parts[0], heads=heads, label=joined([head.column for head in heads]), metric=MEAN)
 
@@ -124,7 +124,7 @@ class Multitask(Objective):
         return {**self.common(), "labels": list(self.labels), "heads": heads, **own}
 
     def _units(self) -> list[dict[str, Any]]:
-        """For each head of numbers: its output, and what turns that into a value (``exits/units.py``)."""
+        """Each head of numbers with its output, and the numbers that turn it into a value (``exits/units.py``)."""
         return [
             {"name": one.column, "head": at, "output": part.start, "mean": one.mean, "deviation": one.deviation}
             for at, (one, part) in enumerate(zip(self.heads, self._slices(), strict=True))
@@ -133,7 +133,7 @@ class Multitask(Objective):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """A name for each output: ``column: class``, of a number the column's."""
+        """A name for each output: ``column: class``, or the column's for a number."""
         return tuple(
             f"{head.column}: {label}" if label else head.column
             for head in self.heads
@@ -159,7 +159,7 @@ class Multitask(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Texts with the values of several label columns; see :func:`stratatune.data.label_columns.read_columns`."""
+        """Read texts with several label columns; see :func:`stratatune.data.label_columns.read_columns`."""
         return read_columns(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -171,7 +171,7 @@ class Multitask(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """A head of each kind."""
+        """Make up a head of each kind."""
         heads, data = [], texts
         for name, kind in KINDS.items():
             objective, found = kind.pretended(texts, family, random)
@@ -224,11 +224,11 @@ class Multitask(Objective):
         return _slices_of([head.objective.outputs for head in self.heads])
 
     def _columns(self) -> list[slice]:
-        """The columns of each head in what is predicted: one for each class or label, or one for a number."""
+        """The columns of each head in the predictions: one for each class or label, or one for a number."""
         return _slices_of([max(1, len(head.objective.labels)) for head in self.heads])
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """``logits`` [B, sum C] -> what each head predicts, side by side [B, columns]."""
+        """``logits`` [B, sum C] -> the predictions of all heads, side by side [B, columns]."""
         parts = zip(self.heads, self._slices(), strict=True)
         found = [head.objective.predict(head.raw(logits[:, part]), batch) for head, part in parts]
         return np.concatenate([one.reshape(len(one), -1) for one in found], axis=1)
@@ -239,7 +239,7 @@ class Multitask(Objective):
         return found if head.objective.labels else found[:, 0]
 
     def _parts(self, output: np.ndarray, data: Encoded) -> Iterator[tuple[TaskHead, np.ndarray, Encoded]]:
-        """What each head predicts and its targets, for the examples that have its label."""
+        """Each head's predictions and targets, for the examples that have its label."""
         for head in self.heads:
             values = data.targets[head.column].values
             there = head.present(values)
@@ -247,7 +247,7 @@ class Multitask(Objective):
             yield head, self._of(head, output)[there], own
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """``mean``: of what each head would be selected by; and each head's metrics as ``column.metric``."""
+        """``mean``: the mean of the metrics that select each head; and all heads' metrics as ``column.metric``."""
         found: dict[str, float] = {}
         means, notices = [], []
         for head, part, own in self._parts(output, data):
@@ -272,7 +272,7 @@ class Multitask(Objective):
         return {"f1": "of each head by itself", "classes": classes} if classes else {}
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """For each head a column of its name, and behind them the scores of its classes as ``p_column_class``."""
+        """A column for each head, by its name, and after them the scores of its classes as ``p_column_class``."""
         output = using.output(table)
         answers: dict[str, Any] = {}
         scores: dict[str, Any] = {}

@@ -45,7 +45,7 @@ class Numbers(Pooled):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Where a task's labels are numbers, and the plan or the model reads no label word."""
+        """Whether a task's labels are numbers, and the plan or the model reads no label word."""
         return asked.numeric and (not asked.prompted or asked.family == "encoder-decoder")
 
     @classmethod
@@ -87,7 +87,7 @@ class Numbers(Pooled):
         return logits[:, 0].float().cpu().numpy()
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        # No word bounds these values, so what rounding does to them goes with their own size, not with the range.
+        # No word bounds these values, so the effect of rounding depends on their own size, not with the range.
         return self.label_kind.scored(output, data, unit * float(np.abs(output).max(initial=0.0)))
 
     def answer(self, table: Table, using: Using) -> Answers:

@@ -1,8 +1,8 @@
-"""What an objective is: how data become targets, a loss, predictions and scores.
+"""The interface of an objective: how data become targets, a loss, predictions and scores.
 
-An objective is one file beside this one and one line in ``registry.py``. It is plain data (a frozen dataclass), so that
-it is saved beside what trained and reads new text as it read the training data. No torch is imported before a loss or a
-prediction is computed: objectives can be listed, chosen and checked without it.
+An objective is one file next to this one and one line in ``registry.py``. It is plain data (a frozen dataclass), so
+that it is saved with the trained weights and reads new text as it read the training data. No torch is imported before a
+loss or a prediction is computed: objectives can be listed, chosen and checked without it.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
-    """How a model is asked and its answer is judged. Abstract.
+    """The task that a model learns: the question put to it, and how its answer is judged. Abstract.
 
-    A subclass is a frozen dataclass and final. What it needs besides the fields below are fields of its own, which
-    :meth:`to_data` and :meth:`from_data` write and read by their types.
+    A subclass is a frozen dataclass and final. It may add fields to those below; :meth:`to_data` and :meth:`from_data`
+    write and read them by their types.
 
     Class attributes:
-        name: as the user writes it (``--objective NAME``).
+        name: its name for the user (``--objective NAME``).
         summary: one line, for `stratatune list objectives` and the help.
         head: the name of the head that it reads.
         families: names of the families of models that it works on.
         reads: how many positions of a text the head reads: ``one``, a ``few``, or ``all``. The cache, the last block
             and the cost follow from it.
-        metrics: the names of what :meth:`score` gives, for all of its variants.
-        smaller_is_better: those of the metrics of which a smaller value is better.
-        options: what may be written in brackets behind the name, and the type of each.
+        metrics: the names of the metrics that :meth:`score` gives, for all of its variants.
+        smaller_is_better: the metrics for which a smaller value is better.
+        options: the options that may be written in brackets after the name, and the type of each.
         place: the position that is read, in words; empty where there is none for a probe to read.
         writes: whether its answer is text that the model generates.
-        problem_type: transformers' word for what a classification head learns, for the model's config; None: of one
-            output a regression, of more a single label.
+        problem_type: transformers' word for what a classification head learns, for the model's config; None: a
+            regression for one output, a single label for more.
         weighted: whether its loss counts each text by a weight, where the training data bring one.
         stratified: whether samples of the data keep the shares of the labels, as those of classes should.
         fitted_start: whether its new output layer starts fitted (``training/head_start.py``) where a run leaves that
@@ -65,10 +65,10 @@ class Objective(abc.ABC):
     Attributes:
         text: names of the text columns.
         label: name of the label column; None without labels.
-        metric: what selects the best epoch.
+        metric: the metric that selects the best epoch.
         max_length: texts are cut so that no more than this many tokens reach the model.
         task: the task's name, when it is one of the table.
-        family: of the model.
+        family: the family of the model.
     """
 
     name: ClassVar[str]
@@ -99,13 +99,13 @@ class Objective(abc.ABC):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """Whether ``objective: auto`` means this one: never, unless a subclass says otherwise; at most one does."""
+        """Whether ``objective: auto`` chooses this one: never, unless a subclass overrides it; at most one does."""
         return False
 
     @classmethod
     @abc.abstractmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
-        """The objective of a run, decided once, and notices about what was chosen.
+        """Make the objective of a run, once, with notices about the choices.
 
         Raises:
             DataError: labels or label words that cannot serve.
@@ -113,12 +113,12 @@ class Objective(abc.ABC):
         """
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON takes it: every field by its name, or by that of :func:`stratatune.objectives.saved.saved_as`."""
+        """The objective as plain data: every field by its name, or by the one that ``saved_as`` gives it."""
         return {**self.common(), **saved_fields(self)}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Back from what :meth:`to_data` gave; keys that this version does not know are ignored.
+        """An objective from the data of :meth:`to_data`; keys that this version does not know are ignored.
 
         Raises:
             ValidationError: pydantic's: a value that is not of its field's type.
@@ -130,22 +130,22 @@ class Objective(abc.ABC):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """A data source as this objective reads it: as :func:`stratatune.data.readers.read` does, by default."""
+        """Read a data source for this objective: by default as :func:`stratatune.data.readers.read` does."""
         return read(source, options)
 
     @classmethod
     def classes_of(cls, table: Table) -> Sequence[Any] | None:
-        """The classes by whose shares a sample of the rows is drawn; None: rows are drawn without regard to labels."""
+        """The classes whose shares a sample of the rows keeps; None: rows are drawn without regard to labels."""
         return table.labels if cls.stratified else None
 
     @classmethod
     def held_out_by(cls, table: Table) -> Sequence[Any] | None:
-        """The classes by whose shares rows are held out for evaluation; None: without regard to labels."""
+        """The classes whose shares rows held out for evaluation keep; None: without regard to labels."""
         return cls.classes_of(table)
 
     @abc.abstractmethod
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Texts as token ids, and targets where the table has labels.
+        """Encode texts as token ids, with targets if the table has labels.
 
         Raises:
             DataError: a label unseen in training, or columns that do not fit.
@@ -155,19 +155,19 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """Which logits of a batch are needed, to learn from it or to predict."""
+        """The question for the logits of a batch that are needed, to learn from it or to predict."""
 
     def represent(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What :meth:`loss` and :meth:`predict` take of the logits: these as they are, unless a subclass pools them.
+        """The input of :meth:`loss` and :meth:`predict`: the logits as they are, unless a subclass pools them.
 
-        A subclass that gives one row a text [B, E] may be asked piece by piece (:attr:`piece`), and some of the rows
-        may be given (:attr:`stratatune.data.encoded.Encoded.given`).
+        A subclass that gives one row a text [B, E] may get the texts piece by piece (:attr:`piece`), and some of the
+        rows may be given (:attr:`stratatune.data.encoded.Encoded.given`).
         """
         return logits
 
     @property
     def piece(self) -> int:
-        """How many texts go through the top at once, however many the loss sees together; 0: all of a batch.
+        """The number of texts that go through the top at once, however many the loss sees together; 0: all of a batch.
 
         A batch of more texts is learnt from by gradient caching (Gao et al. 2021, arXiv 2101.06983): memory is that of
         one piece, and each piece runs forward twice.
@@ -175,22 +175,22 @@ class Objective(abc.ABC):
         return 0
 
     def looks(self, *, training: bool) -> bool:
-        """Whether :meth:`looked` is to see the untuned model's output for the data."""
+        """Whether :meth:`looked` needs the untuned model's output for the data."""
         return False
 
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
-        """The data as they are learnt from or scored, once the untuned model was asked, and notices about that.
+        """The data for training or scoring, given the untuned model's output for them, and notices about that.
 
-        ``found`` [N, E] is what the untuned model represents each text of ``data`` by.
+        ``found`` [N, E] is the untuned model's representation of each text of ``data``.
         """
         return data, []
 
     @abc.abstractmethod
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The mean loss over what :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
+        """The mean loss over the terms that :meth:`weight` counts; ``logits`` as :meth:`represent` gives them."""
 
     def weight(self, batch: Batch) -> float:
-        """What :meth:`loss` is a mean over: examples, by their weights where they have some; a subclass may differ."""
+        """The divisor of :meth:`loss`, a mean: examples, by their weights if they have some; a subclass may differ."""
         weights = batch.targets.get(WEIGHT) if self.weighted else None
         return float(batch.examples if weights is None else weights.sum())
 
@@ -198,13 +198,13 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
-        """One row an example [B, ...] from what :meth:`represent` gives of ``question(batch, training=False)``.
+        """Predict from :meth:`represent`'s output for ``question(batch, training=False)``, one row an example [B, ...].
 
         Where an example has several rows, they follow one another, and :meth:`rows` says how many each has.
         """
 
     def rows(self, data: Encoded) -> np.ndarray:
-        """How many rows of :meth:`predict` each example has [N]: one, unless a subclass says otherwise."""
+        """The number of rows of :meth:`predict` for each example [N]: one, unless a subclass says otherwise."""
         return np.ones(data.examples, np.int64)
 
     @abc.abstractmethod
@@ -217,14 +217,14 @@ class Objective(abc.ABC):
     def by_class(self, output: np.ndarray, data: Encoded) -> dict[str, Any]:
         """The scores of each class, as :func:`stratatune.objectives.by_class.by_class` gives them.
 
-        A subclass whose predictions are no single class may give ``f1`` and ``classes`` of what it predicts.
+        A subclass whose predictions are not single classes may give ``f1`` and ``classes`` of its predictions.
         """
         return scores_by_class(self.labels, data.labels, output)
 
     def tuned(self, output: np.ndarray, data: Encoded) -> tuple[Self, np.ndarray]:
-        """The objective behind the last epoch, and the predictions of the evaluation data as it makes them.
+        """The objective after the last epoch, and the predictions of the evaluation data as it makes them.
 
-        For what is chosen on these data (a threshold, a temperature); nothing by default.
+        For values chosen on these data (a threshold, a temperature); nothing by default.
         """
         return self, output
 
@@ -243,11 +243,11 @@ class Objective(abc.ABC):
         """Scores that take more than one forward pass, for ``stratatune eval`` alone; none by default."""
         return {}
 
-    # --- what a bench asks -----------------------------------------------------------------------------------------
+    # --- for a bench -----------------------------------------------------------------------------------------------
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """An objective of this kind, and targets for random texts: what ``stratatune bench`` learns without data.
+        """An objective of this kind with targets for random texts, for ``stratatune bench`` without data.
 
         ``texts`` [N] have no groups; see :func:`stratatune.objectives.asked.pretended_common` for the common fields.
 
@@ -257,7 +257,7 @@ class Objective(abc.ABC):
         raise ConfigError([f"objective: {cls.name} has no made-up data"], "give data of your own: --train FILE")
 
     def loss_of_today(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The training loss from what transformers' own model gives, which knows no :meth:`question`.
+        """The training loss from the output of transformers' own model, which has no :meth:`question`.
 
         ``logits`` are those of every token [B, T, C], or [B, C] of a head that pools.
         """
@@ -269,7 +269,7 @@ class Objective(abc.ABC):
             logits = logits[places] if places.dtype == torch.bool else logits[rows, places]
         return self.loss(self.represent(logits, batch), batch)
 
-    # --- what others ask -------------------------------------------------------------------------------------------
+    # --- for other modules -----------------------------------------------------------------------------------------
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -288,7 +288,7 @@ class Objective(abc.ABC):
 
     @property
     def positions(self) -> Literal["one", "few", "all"]:
-        """How many positions of a text are read: what :attr:`reads` says, or fewer in this very variant."""
+        """The positions of a text that are read: those of :attr:`reads`, or fewer in this very variant."""
         return self.reads
 
     def better(self, new: float, old: float | None) -> bool:
@@ -299,31 +299,31 @@ class Objective(abc.ABC):
 
     @property
     def only_rows(self) -> tuple[int, ...] | None:
-        """The rows of the LM head that are ever read, in training and in use; None: all, or there is no LM head."""
+        """The rows of the LM head that are read in training and in use; None: all, or there is no LM head."""
         return None
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """How many tokens of each candidate follow a text in a decoder's input; empty where none do."""
+        """The number of tokens of each candidate that follow a text in a decoder's input; empty where none do."""
         return ()
 
     @property
     def prompt(self) -> str:
-        """What is written around each text, as the key of a trunk cache names it."""
+        """The text written around each text, as the key of a trunk cache names it."""
         return ""
 
     @property
     def position(self) -> str:
-        """The position that is read, for people."""
+        """The position that is read, as text for people."""
         return self.place
 
     @property
     def asked_at_once(self) -> int:
-        """How many texts are one question where they come without columns: those of a line, or of a list."""
+        """The number of texts in one question where they come without columns: those of a line, or of a list."""
         return len(self.text)
 
     def answers_for(self, columns: int) -> bool:
-        """Whether texts of ``columns`` columns can be predicted: as many as in training, or what a subclass allows."""
+        """Whether texts of ``columns`` columns can be predicted: as many as in training, or as a subclass allows."""
         return columns == len(self.text)
 
     def common(self) -> dict[str, Any]:

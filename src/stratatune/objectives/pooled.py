@@ -1,4 +1,4 @@
-"""Texts for a head that pools them by itself. Shared by the objectives with a new output layer on top."""
+"""Texts for a head that pools them itself. Shared by the objectives with a new output layer on top."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _ENCODE: Mapping[str, Callable[[Table, PreTrainedTokenizerBase, int], Encoded]] 
     "encoder-decoder": encode_plain,
 }
 PLACES = {"encoder": "[CLS]", "decoder": "the last token", "encoder-decoder": "the last token"}
-"""The position that a classification head reads, for people."""
+"""The position that a classification head reads, as text for people."""
 FAMILIES = frozenset(_ENCODE)
 """The families whose models have a classification head."""
 
 
 def encode_pooled(family: str, table: Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-    """The text, or both, as the classification head of a model of this family reads them."""
+    """Encode the text, or both, for the classification head of a model of this family."""
     return _ENCODE[family](table, tokenizer, max_length)
 
 
 def pooled(batch: Batch) -> Question:
-    """What the head pools; a second stack reads the text over again."""
+    """The question for the head's pooled output; a second stack reads the text again."""
     from stratatune.model.question import Question
 
     return Question(targets=batch.input_ids)
@@ -47,7 +47,7 @@ def pooled(batch: Batch) -> Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled(Objective):
-    """One label of some kind for a text, read from what the classification head pools. Abstract."""
+    """One label of some kind for a text, from the output of the classification head. Abstract."""
 
     head: ClassVar[str] = "sequence"
     families: ClassVar[frozenset[str]] = FAMILIES
@@ -57,7 +57,7 @@ class Pooled(Objective):
 
     @abc.abstractmethod
     def targets(self, table: Table) -> np.ndarray:
-        """What is to be predicted of a table with labels: classes int64 [N], values float32 [N], or sets bool [N, C].
+        """The targets of a table with labels: classes int64 [N], values float32 [N], or sets bool [N, C].
 
         Raises:
             DataError: a label unseen in training, or one of another kind.

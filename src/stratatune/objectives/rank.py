@@ -1,4 +1,4 @@
-"""``rank``: a score for a text beside its query (cross-encoders, rerankers) or by itself (reward models)."""
+"""``rank``: a score for a text with its query (cross-encoders, rerankers) or alone (reward models)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
 LOSSES = {"scores": ("bce", "listnet"), "chosen and rejected texts": ("pairwise",)}
-"""By the data that they learn from."""
+"""Losses by the data that they learn from."""
 _QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
 _CHOSEN = {"chosen": ("chosen", "preferred", "better")}
 _REJECTED = {"rejected": ("rejected", "worse")}
@@ -66,7 +66,7 @@ class Rank(Objective):
     Attributes:
         by: how it is learnt. ``bce``: each score by itself; ``listnet``: the scores of a query's candidates among each
             other; ``pairwise``: the chosen text above the rejected one.
-        paired: whether a query goes in front of each text.
+        paired: whether a query goes before each text.
         low, high: the scores in the data that are scaled to 0 and 1 under ``bce``.
         mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
     """
@@ -130,7 +130,7 @@ class Rank(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        """Read texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options)
         columns = dict(zip(roles_in(table), table.texts, strict=True))
         if options.need_labels and "chosen" in columns:
@@ -140,7 +140,7 @@ class Rank(Objective):
         return table
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Each text, or each pair of a query and a text, once; their examples as the loss compares them."""
+        """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""
         roles = _roles(table)
         queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
         if (queries is None) == self.paired:
@@ -160,7 +160,7 @@ class Rank(Objective):
             return data.with_groups(rows)
         else:
             gains = [[float(score)] for score in table.labels]  # pyright: ignore[reportArgumentType]
-            if self.by != "bce":  # what is compared are the candidates of a query
+            if self.by != "bce":  # the candidates of a query are compared
                 rows, gains, names = _lists(rows, gains, names)
         data = data.with_groups(rows)
         assert data.groups is not None
@@ -170,7 +170,7 @@ class Rank(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """Pairs of a query and a text with a score of 0 or 1, each learnt by itself."""
+        """Make up pairs of a query and a text with a score of 0 or 1, each a separate example."""
         numbers = np.arange(len(texts))
         data = texts.with_groups(numbers[:, None].tolist())
         assert data.groups is not None
@@ -183,7 +183,7 @@ class Rank(Objective):
         return pooled(batch)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """``logits`` [B, 1] of the texts, compared as :attr:`by` says."""
+        """The loss of ``logits`` [B, 1] of the texts, compared as :attr:`by` says."""
         from stratatune.objectives.ranking_losses import listnet_loss, pairwise_loss, pointwise_loss
 
         assert batch.groups is not None
@@ -197,7 +197,7 @@ class Rank(Objective):
         return pointwise_loss(scores, (gains - self.low) / (self.high - self.low), there)
 
     def weight(self, batch: Batch) -> float:
-        """Examples under ``listnet``; else texts, or pairs of a chosen and a rejected one."""
+        """The number of examples under ``listnet``; else of texts, or of pairs of a chosen and a rejected one."""
         assert batch.groups is not None
         if self.by == "listnet":
             return float(batch.examples)
@@ -219,7 +219,7 @@ class Rank(Objective):
         return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Of each query's candidates, the highest score first, equal ones in any order; pairs within a query."""
+        """Score each query's candidates, the highest first, equal scores in any order; pairs are within a query."""
         from sklearn.metrics import average_precision_score
 
         assert data.groups is not None
@@ -241,7 +241,7 @@ class Rank(Objective):
         return found, notices
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """``score`` of each text; of several columns of texts one each."""
+        """A ``score`` of each text, in one column for each column of texts."""
         roles = _roles(table)
         query = [at for at, role in enumerate(roles) if role == "query"]
         others = [at for at, role in enumerate(roles) if role != "query"]
@@ -252,7 +252,7 @@ class Rank(Objective):
         return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
-        """Each text by itself: with its score, or as chosen (1) or not (0)."""
+        """Each text alone: with its score, or as chosen (1) or not (0)."""
         assert data.groups is not None
         gains = data.targets[_GAINS].values
         single = replace(data, groups=None, targets={}).subset(data.groups.values)
@@ -261,14 +261,14 @@ class Rank(Objective):
 
 
 def _roles(table: Table) -> tuple[str, ...]:
-    """The role of each text column; without names a text, or a query and a text."""
+    """The role of each text column; without names, a text, or a query and a text."""
     return roles_in(table) or ("query", "text")[-len(table.texts) :]
 
 
 def _lists(
     rows: list[list[int]], gains: list[list[float]], names: list[int]
 ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-    """Rows of one text each, joined to one row a query; where a query has a text twice, the higher gain counts."""
+    """Join rows of one text each to one row a query; if a query has a text twice, the higher gain counts."""
     found: dict[int, dict[int, float]] = {}
     for (text,), (gain,), name in zip(rows, gains, names, strict=True):
         own = found.setdefault(name, {})
@@ -277,6 +277,6 @@ def _lists(
 
 
 def _together(names: np.ndarray) -> list[np.ndarray]:
-    """The places of equal names, each group in order."""
+    """The positions of equal names, each group in order."""
     order = np.argsort(names, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(names[order])) + 1) if len(names) else []

@@ -1,4 +1,4 @@
-"""The table of objectives. A new one is a file beside this and a line here, or a call of :func:`register`. No torch."""
+"""The table of objectives. A new one is one file and one line here, or a call of :func:`register`. No torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def register(objective: type[Objective]) -> type[Objective]:
-    """Add an objective of one's own to the table; serves as a decorator.
+    """Add your own objective to the table; serves as a decorator.
 
     Raises:
         ConfigError: there is one of this name already.
@@ -61,12 +61,12 @@ def register(objective: type[Objective]) -> type[Objective]:
 
 
 def names() -> tuple[str, ...]:
-    """What a user may write: ``auto`` and the names of the table."""
+    """The names that a user may write: ``auto`` and those of the table."""
     return (AUTO, *OBJECTIVES)
 
 
 def written(text: str) -> tuple[str, dict[str, Any]]:
-    """An objective as a user writes it, ``name`` or ``name(option=value, ...)``: its name and its options.
+    """Parse an objective, ``name`` or ``name(option=value, ...)``: its name and its options.
 
     Raises:
         ConfigError: no such objective, no such option, or a value that is none of its type.
@@ -75,7 +75,7 @@ def written(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def choose(asked: Asked) -> type[Objective]:
-    """The requested objective; for ``auto`` the one that suits the plan, the model and the task.
+    """The requested objective; for ``auto``, the one that suits the plan, the model and the task.
 
     Raises:
         ModelError: it does not work on the model's family.
@@ -140,5 +140,5 @@ def metric_names() -> list[str]:
 
 
 def smaller_is_better(metric: str) -> bool:
-    """Whether a smaller value of a metric is better; of several heads it is written ``column.metric``."""
+    """Whether a smaller value of a metric is better; a metric of one of several heads is ``column.metric``."""
     return any(metric.rpartition(".")[2] in one.smaller_is_better for one in OBJECTIVES.values())

@@ -15,7 +15,7 @@ _PIECE = 1 << 24  # similarities at a time
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [n, E] of length 1; a vector of zeros stays."""
+    """Scale vectors [n, E] to length 1; a vector of zeros stays."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
@@ -38,11 +38,11 @@ def nearest(queries: np.ndarray, documents: np.ndarray, count: int) -> tuple[np.
 def ranking_scores(ranked: Iterable[tuple[Sequence[Sequence[float]], Sequence[float]]]) -> dict[str, float]:
     """Means over queries of nDCG, MRR and recall.
 
-    ``ranked`` has for each query the gains of what was found, the first first, and all gains that there are, which say
-    what the best order would be. What was found with one score is one group, whose order is open: each score is the
-    mean over all orders of it, so that the order of the data has no part in it. nDCG is that of Jarvelin and
-    Kekalainen (2002) with the gain itself in place of 2^gain - 1; the others count what has a gain above 0. Queries
-    without any are left out.
+    ``ranked`` has for each query the gains of the documents found, in rank order, and all existing gains, which show
+    what the best order would be. Documents with one score are one group in any order: each score is the mean over all
+    orders of the group, so that the order of the data has no influence. nDCG is that of Jarvelin and Kekalainen (2002)
+    with the gain itself in place of 2^gain - 1; the others count documents with a gain above 0. Queries without any
+    are left out.
     """
     rows = []
     for groups, every in ranked:
@@ -101,7 +101,7 @@ def search_scores(queries: np.ndarray, documents: np.ndarray, right: Sequence[fr
 
 
 def pair_accuracy(scores: np.ndarray, gains: np.ndarray, among: Iterable[np.ndarray]) -> float:
-    """The share of pairs of different gains whose scores are in the same order; equal scores count by half.
+    """The share of pairs with different gains whose scores are in the same order; equal scores count half.
 
     ``among`` are the numbers of the candidates that are compared with one another. 0 where there is no such pair.
     """

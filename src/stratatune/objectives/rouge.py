@@ -1,4 +1,4 @@
-"""ROUGE of texts that a model writes, where its package is installed."""
+"""ROUGE of generated texts, if its package is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stratatune.data.readers import Table
 
 
 def rouge_of(parts: Sequence[Table], write: Callable[[Table], list[str]]) -> dict[str, float]:
-    """:func:`rouge` of what ``write`` gives for each table, against its labels; empty without the package."""
+    """:func:`rouge` of the texts from ``write`` for each table, against its labels; empty without the package."""
     # Imported first: writing takes a forward pass a token, which would be wasted without it.
     if not installed("rouge-score"):
         return {}

@@ -1,4 +1,4 @@
-"""An objective as plain data, and back.
+"""Convert an objective to plain data, and back.
 
 What is written follows from an objective's fields, and is checked by their types where it is read: a saved adapter
 comes from outside. The fields that all objectives have are here, since version 0.1.0 wrote them in another way.
@@ -53,14 +53,14 @@ class SavedObjective(Written):
 
 
 class _Flags(Written):
-    """What version 0.1.0 wrote in place of the family."""
+    """The flags that version 0.1.0 wrote in place of the family."""
 
     decoder: bool = False
     two_stacks: bool = False
 
     @property
     def family(self) -> str:
-        """The family that they mean."""
+        """The family that the flags stand for."""
         return "encoder-decoder" if self.two_stacks else "decoder" if self.decoder else "encoder"
 
 
@@ -74,19 +74,19 @@ def common_from(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def saved_as(name: str) -> Any:
-    """A field, without a default, that is written by another name than its own."""
+    """A field, without a default, that is saved under another name than its own."""
     return field(metadata={_NAME: name})
 
 
 def saved_fields(objective: DataclassInstance) -> dict[str, Any]:
-    """An objective's own fields, as JSON takes them: all but those of :class:`SavedObjective`."""
+    """An objective's own fields as plain data for JSON: all but those of :class:`SavedObjective`."""
     kind = type(objective)
     values = {_name(one): getattr(objective, one.name) for one in _own(kind)}
     return _model(kind).model_validate(values).model_dump(mode="json")
 
 
 def fields_from(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same from saved data; a field with a default may be missing, as it is in data saved before the field existed.
+    """The own fields from saved data; a field with a default may be missing, as in data saved before it existed.
 
     Raises:
         ValidationError: pydantic's: one is missing, or not of its type.
@@ -96,7 +96,7 @@ def fields_from(kind: type[DataclassInstance], data: Mapping[str, Any]) -> dict[
 
 
 def checked(model: type[Model], data: Mapping[str, Any]) -> Model:
-    """``data`` as JSON has them in a model of pydantic's, by whose strict rules a list is a tuple in JSON alone.
+    """Validate ``data`` as JSON by a pydantic model, whose strict rules accept a list for a tuple in JSON alone.
 
     Raises:
         ValidationError: pydantic's.
@@ -118,7 +118,7 @@ class _Fields(Written):
 
 @functools.cache
 def _model(kind: type[DataclassInstance]) -> type[BaseModel]:
-    """The own fields of an objective as a model of pydantic's, which checks them."""
+    """A pydantic model of an objective's own fields, which checks them."""
     types = get_type_hints(kind, include_extras=True)
     known: dict[str, Any] = {_name(one): (types[one.name], _default(one)) for one in _own(kind)}
     return create_model(kind.__name__, __base__=_Fields, **known)

@@ -1,4 +1,4 @@
-"""What the folder of a sentence-transformers model says beside the weights: how it pools, and whether it normalises."""
+"""Settings in the folder of a sentence-transformers model besides the weights: its pooling and normalisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEGACY = {
 
 @dataclass(frozen=True)
 class SentenceFolder:
-    """The modules behind a base model.
+    """The modules after a base model.
 
     Attributes:
         pooling: one of :data:`POOLING_NAMES`, or one of their names that has no equal here.
@@ -35,7 +35,7 @@ class SentenceFolder:
 
 
 def of_base(name: str) -> SentenceFolder | None:
-    """What the folder or the hub id ``name`` says; None where it is no such folder, or cannot be read."""
+    """The settings of the folder or the hub id ``name``; None where it is no such folder, or cannot be read."""
     modules = _json(name, "modules.json")
     if not isinstance(modules, list):
         return None

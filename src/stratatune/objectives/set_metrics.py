@@ -20,17 +20,17 @@ Counts = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def counts(truth: np.ndarray, guess: np.ndarray) -> Counts:
-    """Label by label."""
+    """Count for each label."""
     return (truth & guess).sum(axis=0), guess.sum(axis=0), truth.sum(axis=0)
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """0 where there is nothing to divide by."""
+    """Divide; 0 where the divisor is 0."""
     return np.divide(part, whole, out=np.zeros(np.shape(part)), where=np.asarray(whole) > 0)
 
 
 def precision_recall_f1(found: Counts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each of the shape of the counts."""
+    """Precision, recall and F1, each with the shape of the counts."""
     right, predicted, present = found
     return _share(right, predicted), _share(right, present), _share(2 * right, predicted + present)
 
@@ -43,18 +43,18 @@ def micro(truth: np.ndarray, guess: np.ndarray) -> tuple[float, float, float]:
 
 
 def micro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Over all labels of all texts."""
+    """F1 over all labels of all texts."""
     return micro(truth, guess)[2]
 
 
 def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Mean over the labels that the data have."""
+    """The mean F1 over the labels that the data have."""
     there = truth.any(axis=0)
     return float(precision_recall_f1(counts(truth, guess))[2][there].mean()) if there.any() else 0.0
 
 
 def sample_f1(truth: np.ndarray, guess: np.ndarray) -> float:
-    """Mean over the texts."""
+    """The mean F1 over the texts."""
     sizes = truth.sum(axis=1) + guess.sum(axis=1)
     return float(np.where(sizes > 0, _share(2 * (truth & guess).sum(axis=1), sizes), 1.0).mean())
 
@@ -65,7 +65,7 @@ def subset_accuracy(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def mean_average_precision(truth: np.ndarray, chances: np.ndarray) -> float:
-    """Mean over the labels that the data have; no threshold is in it."""
+    """The mean average precision over the labels that the data have; it needs no threshold."""
     from sklearn.metrics import average_precision_score
 
     there = np.flatnonzero(truth.any(axis=0))
@@ -94,13 +94,13 @@ def set_scores(truth: np.ndarray, guess: np.ndarray, chances: np.ndarray) -> dic
 
 
 def best_threshold(truth: np.ndarray, chances: np.ndarray, metric: str) -> float:
-    """The threshold of :data:`GRID` that is best for a metric; of equal ones that nearest to 0.5."""
+    """The threshold of :data:`GRID` that is best for a metric; among equal ones the nearest to 0.5."""
     score = BY_THRESHOLD.get(metric, micro_f1)
     return float(_best(np.array([score(truth, chances >= at) for at in GRID])))
 
 
 def best_thresholds(truth: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """[C], for each label that of its best F1; 0.5 for a label that the data lack."""
+    """The threshold [C] of each label with its best F1; 0.5 for a label that the data lack."""
     f1 = np.stack([precision_recall_f1(counts(truth, chances >= at))[2] for at in GRID])  # [G, C]
     return np.where(truth.any(axis=0), [_best(column) for column in f1.T], 0.5)
 

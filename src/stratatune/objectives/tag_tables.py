@@ -1,4 +1,4 @@
-"""The tags of a table, in whatever scheme they are written, in IOB2."""
+"""Convert the tags of a table, in any scheme, to IOB2."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stratatune.objectives.entities import OUTSIDE, PLAIN, parts, scheme_of, to_
 
 @dataclass(frozen=True)
 class TagTables:
-    """How the tags of all tables of a run are written.
+    """The scheme in which the tags of all tables of a run are written.
 
     Attributes:
         scheme: one of :data:`stratatune.objectives.entities.SCHEMES`; ``auto``: as each table's tags show it.
-        names: of tags that are written as numbers, in their order.
+        names: the names of tags that are written as numbers, in their order.
         entities: whether the run has entities: types alone are then ``raw``, also in a table that has no ``O``.
     """
 
@@ -26,7 +26,10 @@ class TagTables:
     entities: bool = False
 
     def of_run(self, train: Table) -> TagTables:
-        """The same for all tables of a run, whose training data say whether there are entities; a few rows may not."""
+        """Fix the scheme for all tables of a run: its training data show whether there are entities.
+
+        A few rows alone may not show it.
+        """
         return replace(self, scheme=PLAIN) if self.scheme_in(train) == PLAIN else replace(self, entities=True)
 
     def scheme_in(self, table: Table) -> str:
@@ -47,7 +50,7 @@ class TagTables:
             yield to_iob2(row, scheme, f"{table.source}, row {number}")
 
     def classes_in(self, tables: Iterable[Table]) -> tuple[str, ...]:
-        """The classes that the tags are of.
+        """The classes of the tags.
 
         With entities these are both tags of every type: the data may begin no two entities of a type in a row, and so
         lack one of them, while new texts need it; and ``O``, though every word may be in one. Without entities ``O`` is
@@ -60,7 +63,7 @@ class TagTables:
         return (OUTSIDE, *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
 
     def _named(self, table: Table) -> Sequence[Sequence[str]]:
-        """The tags as written, numbers by their names."""
+        """The tags as written, with names in place of numbers."""
         rows: Any = table.labels or []
         if not rows or not all(tag.isdecimal() for row in rows for tag in row):
             return rows

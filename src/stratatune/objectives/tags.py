@@ -1,4 +1,4 @@
-"""``tags``: a tag for each word, and by them the named entities of a text, by a new output layer on every token."""
+"""``tags``: a tag for each word, which give a text's named entities, by a new output layer on every token."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Tags(Objective):
     Attributes:
         tags: the names of the classes: ``O``, then ``B-`` and ``I-`` of each type; of plain tags these
             alone, ``O`` first where it is one of them.
-        scheme: as the data are written, see :data:`stratatune.objectives.entities.SCHEMES`.
-        names: of tags that are written as numbers, in their order.
+        scheme: the scheme of the data, see :data:`stratatune.objectives.entities.SCHEMES`.
+        names: the names of tags that are written as numbers, in their order.
         align: whether the ``first`` token of a word has its tag, or ``all`` of them do.
         match: when an entity is found: ``conll``, ``strict`` (an I that continues nothing is none), ``partial``.
         stride: tokens that the windows of a long text share.
@@ -118,7 +118,7 @@ class Tags(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Words with tags, or texts with spans; see :func:`stratatune.data.tagged.read_tagged`."""
+        """Read words with tags, or texts with spans; see :func:`stratatune.data.tagged.read_tagged`."""
         return read_tagged(source, options)
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -136,7 +136,7 @@ class Tags(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """Every token but the first and the last of a text belongs to a word, and some of these go on with one."""
+        """Make up tags: all tokens but the first and last of a text are in words, of which some have several."""
         made = cls(**pretended_common(texts, family, METRICS[0]), tags=_PRETENDED)
         tags = random.integers(0, len(_PRETENDED), len(texts.ids))
         tags[random.random(len(tags)) < _PRETENDED_SHARE] = IGNORED
@@ -167,7 +167,7 @@ class Tags(Objective):
     # --- learning --------------------------------------------------------------------------------------------------
 
     def question(self, batch: Batch, *, training: bool) -> Question:
-        """The tokens that have a tag; without tags, the first of each word."""
+        """The question for the tokens with a tag; without tags, for the first of each word."""
         from stratatune.model.question import Question
 
         return Question(places=_asked(batch))
@@ -249,7 +249,7 @@ class Tags(Objective):
         return Answers(columns)
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
-        """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
+        """One word of each text, in half of the texts one of an entity or of a rarer class, if there is any."""
         # Most words are outside of every entity, so words drawn at random would show a probe one class.
         random = np.random.default_rng(seed)
         tags, places = data.targets[_TAGS], data.places
@@ -273,7 +273,7 @@ def _usual(asked: Asked, options: Mapping[str, Any]) -> str:
 
 
 def _stride(asked: int | None, max_length: int, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The tokens that windows share: what was named, or 64, or less where windows are small."""
+    """The number of tokens that windows share: the named one, or 64, or less if windows are small."""
     room = max_length - tokenizer.num_special_tokens_to_add()
     if room < 1:
         raise ConfigError([f"max_length: {max_length} leaves no room for a word"], "raise it")
@@ -300,7 +300,7 @@ def _asked(batch: Batch) -> Tensor:
 
 
 def _valid(tags: Sequence[str], found: Iterable[Entity]) -> list[str]:
-    """The entities that tags mean, as tags in IOB2."""
+    """The entities in ``found`` as tags in IOB2."""
     valid = [OUTSIDE] * len(tags)
     for start, end, kind in found:
         valid[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]

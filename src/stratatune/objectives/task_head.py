@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KINDS: dict[str, type[Pooled]] = {one.name: one for one in (Classes, Multilabel, Numbers)}
-"""What a head may be."""
+"""The kinds of objective that a head may have."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class TaskHead:
 
     Attributes:
         column: its name.
-        objective: what is learnt of it.
-        weight: of its loss, see :func:`_weight`.
-        mean, deviation: of the numbers that a head of numbers learns: its output is how many deviations a number lies
-            above the mean. Raw numbers would take many steps to come near, and hold up the other heads.
+        objective: the objective that learns it.
+        weight: the weight of its loss, see :func:`_weight`.
+        mean, deviation: those of the numbers that a head of numbers learns: its output is how many deviations a number
+            lies above the mean. Raw numbers would take many steps to come near, and hold up the other heads.
     """
 
     column: str
@@ -56,17 +56,17 @@ class TaskHead:
     deviation: float = 1.0
 
     def raw(self, logits: Tensor) -> Tensor:
-        """Its outputs [n, C] as its objective reads them."""
+        """The head's outputs [n, C] as its objective reads them."""
         return logits if self.objective.labels else self.mean + self.deviation * logits
 
     def present(self, values: np.ndarray) -> np.ndarray:
-        """Which of its targets [N, ...] are there: bool [N]."""
+        """The targets [N, ...] that are present: bool [N]."""
         if values.dtype.kind == "b":
             return np.ones(len(values), bool)
         return ~np.isnan(values) if values.dtype.kind == "f" else values != IGNORED
 
     def targets(self, table: Table) -> np.ndarray:
-        """Its targets of a table [N, ...]; -100 or NaN where a row has no label."""
+        """The head's targets of a table [N, ...]; -100 or NaN where a row has no label."""
         rows = _labelled(table, self.column)
         if isinstance(self.objective, Multilabel) or len(rows) == len(table):
             return self.objective.targets(_with_labels(table, self.column, range(len(table))))
@@ -76,7 +76,7 @@ class TaskHead:
         return every
 
     def present_in(self, targets: Tensor) -> Tensor:
-        """:meth:`present` of a batch, as the numbers of its examples: int64 [n]."""
+        """The numbers, int64 [n], of a batch's examples that are :meth:`present`."""
         import torch
 
         if targets.dtype == torch.bool:
@@ -85,12 +85,12 @@ class TaskHead:
         return there.nonzero()[:, 0]
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON takes it: the data of the objective, and beside them those of the head."""
+        """The head as plain data: the data of its objective, and its own."""
         return {**self.objective.to_data(), **{name: getattr(self, name) for name in _SavedHead.model_fields}}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> TaskHead:
-        """Back from :meth:`to_data`.
+        """A head from the data of :meth:`to_data`.
 
         Raises:
             ValidationError: pydantic's: a value that is missing or of another type.
@@ -109,7 +109,7 @@ class _SavedHead(Written):
 
 @dataclass(frozen=True)
 class HeadAtWork:
-    """A model at work, whose predictions are those of one head."""
+    """A model in use, whose predictions are those of one head."""
 
     found: np.ndarray
     using: Using
@@ -119,20 +119,20 @@ class HeadAtWork:
         return self.using.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
-        """What the head predicts."""
+        """The head's predictions."""
         return self.found
 
     def untuned(self, table: Table) -> np.ndarray:
-        """As the model at work."""
+        """Delegate to the model in use."""
         return self.using.untuned(table)
 
     def generate(self, texts: Sequence[str] | Sequence[list[int]], **options: Any) -> list[str]:
-        """As the model at work."""
+        """Delegate to the model in use."""
         return self.using.generate(texts, **options)
 
 
 def settle_head(asked: Asked, column: str) -> tuple[TaskHead, list[str]]:
-    """The head of a column, and notices about it."""
+    """Make the head of a column, with notices about it."""
     tables = [asked.data, *asked.others]
     parts = [_with_labels(table, column, _labelled(table, column)) for table in tables]
     if not len(parts[0]):
@@ -181,7 +181,7 @@ def _number(value: Any) -> float | None:
 
 
 def _with_labels(table: Table, column: str, rows: Sequence[int]) -> Table:
-    """The rows of a table with one label column, as the reader of a single one gives them."""
+    """The rows of a table with one label column, as its reader would give them."""
     values = table.further[column]
     labels: Any = [values[row] for row in rows]
     found = table if len(rows) == len(table) else table.select(rows)
@@ -195,7 +195,7 @@ def _labelled(table: Table, column: str) -> list[int]:
 
 
 def _weight(values: np.ndarray, rows: int) -> float:
-    """What a head's loss is multiplied with: 1 over the loss of the best answer that does not look at the text.
+    """The factor of a head's loss: 1 over the loss of the best answer that does not look at the text.
 
     That is the entropy of its classes, the mean entropy of its labels, or the variance of its numbers. So stars from 0
     to 100 weigh as much as a yes or no. A head whose labels are in a share of the rows alone weighs as much as others.

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from stratatune.model.question import Question
 
 _AT_ONCE = 2**26
-"""Logits that are turned into fp32 together where no gradient is needed: 256 MB."""
+"""The number of logits converted to fp32 together where no gradient is needed: 256 MB."""
 
 
 def second_halves(texts: Encoded) -> Encoded:
-    """Made-up data: the second half of each text's tokens counts in the loss, as an answer to a question does."""
+    """Make up data: the second half of each text's tokens counts in the loss, as an answer to a question does."""
     behind = np.concatenate([np.arange(length) >= (length + 1) // 2 for length in texts.lengths])
     return texts.with_targets(np.where(behind, texts.ids, IGNORED), texts.offsets)
 
 
 def next_tokens(batch: Batch) -> Tensor:
-    """What each token of a text has to predict [B, T]: the target of the next one; -100 at the end."""
+    """The target that each token of a text has to predict [B, T]: that of the next token; -100 at the end."""
     from torch.nn.functional import pad
 
     # Targets are shifted, not logits, so that it is known before the head runs which tokens it must run on.
@@ -42,7 +42,7 @@ def bearing_loss(batch: Batch) -> Question:
 
 
 def likelihoods(logits: Tensor, targets: Tensor) -> Tensor:
-    """How likely each text is: the summed log-probability of its targets, and how many they are [B, 2].
+    """The likelihood of each text: the summed log-probability of its targets, and the number of them [B, 2].
 
     Args:
         logits: [B, U, V], the prediction of every target; or [n, V] of those that count, in reading order.
@@ -74,7 +74,7 @@ def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def right_tokens(logits: Tensor, targets: Tensor) -> Tensor:
-    """How many targets of each text are the likeliest token [B]: ``logits`` [n, V] of those that count."""
+    """The number of targets of each text that are the likeliest token [B]: ``logits`` [n, V] of those that count."""
     counted = targets != IGNORED
     right = (logits.argmax(dim=1) == targets[counted]).float()
     return right.new_zeros(len(targets)).index_add(0, counted.nonzero()[:, 0], right)
@@ -86,7 +86,7 @@ def mean_loss(found: Tensor) -> Tensor:
 
 
 def weight_of(targets: Tensor) -> float:
-    """How many targets count in the loss."""
+    """The number of targets that count in the loss."""
     return float((targets != IGNORED).sum())
 
 

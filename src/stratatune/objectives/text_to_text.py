@@ -43,7 +43,7 @@ class TextToText(Objective):
 
     @classmethod
     def suits(cls, asked: Asked) -> bool:
-        """On an encoder-decoder, unless a task says that its labels are classes or numbers."""
+        """Whether the model is an encoder-decoder, and no task says that its labels are classes or numbers."""
         return asked.family in cls.families and asked.task is None
 
     @classmethod
@@ -53,7 +53,7 @@ class TextToText(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Pairs of texts; no task says what is written."""
+        """Read pairs of texts; a task has no text to write."""
         return super().read(source, replace(options, task=None))
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -82,7 +82,7 @@ class TextToText(Objective):
         return Answers.of_texts(using.generate(table.texts[0]))
 
     def further_scores(self, parts: Sequence[Table], using: Using) -> dict[str, float]:
-        """ROUGE of what is written for each text, where its package is installed."""
+        """ROUGE of the generated text for each row, if its package is installed."""
         return rouge_of(parts, lambda part: using.generate(part.texts[0]))
 
 

@@ -1,4 +1,4 @@
-"""Which label columns of ``multitask`` share a top: groups of them, each with what trains of its own."""
+"""Groups of ``multitask``'s label columns that share a top, each group with its own trained weights."""
 
 from __future__ import annotations
 

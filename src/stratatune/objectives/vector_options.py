@@ -1,4 +1,4 @@
-"""The options of ``vectors``, checked; and how texts are pooled, which the base model may say."""
+"""Check the options of ``vectors``, and settle the pooling of texts, which may come from the base model."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def check_numbers(options: Mapping[str, Any], *, scored: bool) -> None:
 
 
 def with_blank(text: str) -> str:
-    """With a blank behind it, unless it ends in one."""
+    """Add a blank to ``text``, unless it is empty or ends in one."""
     return f"{text} " if text and not text[-1].isspace() else text
 
 
 def settled_pooling(asked: Asked, pooling: str | None, normalise: bool | None) -> tuple[str, bool, list[str]]:
-    """What the user names, else what the base's own folder says, else the usual of the family."""
+    """The pooling and normalisation that the user names, else those of the base's folder, else the family's."""
     if pooling is not None:
         chosen("vectors", "pooling", pooling, POOLINGS)
     own = of_base(str(asked.tokens.name_or_path))

@@ -1,4 +1,4 @@
-"""``vectors``: a vector for each text, near to those of texts that belong with it; learnt from pairs."""
+"""``vectors``: a vector for each text, near to those of related texts; learnt from pairs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 METRICS = (*RANKINGS, *CORRELATIONS)
 _SCORES, _NO_SCORES = "pairs with scores", "pairs without scores"
 LOSSES = {_SCORES: ("cosent", "cosine"), _NO_SCORES: ("mnrl",)}
-"""By the data that they learn from."""
+"""Losses by the data that they learn from."""
 _ANCHOR, _POSITIVE, _NEGATIVE = "anchor", "positive", "negative"
 RANKED = Layout(
     {
@@ -77,11 +77,11 @@ class Vectors(Objective):
     Attributes:
         pooling: ``mean`` over the tokens, or the state of the ``first`` or the ``last`` one.
         normalise: whether vectors have length 1.
-        loss_of_scores: of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
-        scale: what cosines are multiplied by under ``mnrl`` and ``cosent``, 1 / temperature.
-        widths: Matryoshka: the loss is also taken of this many first values of each vector; empty: of all alone.
+        loss_of_scores: the loss of pairs with scores: ``cosent`` or ``cosine``; pairs without learn by ``mnrl``.
+        scale: the factor of cosines under ``mnrl`` and ``cosent``, 1 / temperature.
+        widths: Matryoshka: the loss is also taken over the first this many values of a vector; empty: only over all.
         low, high: the scores that are scaled to the cosines 0 and 1 under ``cosine``.
-        query_prompt, document_prompt: what is written before a text of either side.
+        query_prompt, document_prompt: text written before each query, and each document.
         query_only: whether documents keep the vectors of the base model, so that an index of them stays.
         mine: hard negatives to be found for each example before the first epoch.
         margin: a mined negative is at most ``1 - margin`` times as near as the positive.
@@ -145,7 +145,7 @@ class Vectors(Objective):
         return {**super().to_data(), "sentence_transformers": self._folder()}
 
     def _folder(self) -> dict[str, Any]:
-        """What :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
+        """The data that :mod:`stratatune.exits.sentence_transformers` writes beside the model."""
         prompts = {"query": self.query_prompt, "document": self.document_prompt}
         return {
             "kind": "vectors",
@@ -172,7 +172,7 @@ class Vectors(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        """Read pairs by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
         table = read_roles(source, (RANKED, SCORED), _LEGAL, options)
         for column, role in zip(table.texts, roles_in(table), strict=True):
             if options.need_labels and role == _NEGATIVE:
@@ -184,11 +184,11 @@ class Vectors(Objective):
         return 1
 
     def answers_for(self, columns: int) -> bool:
-        """Any number: one text is answered by its vector, two by their similarity too."""
+        """Always true: one text is answered by its vector, two by their similarity too."""
         return True
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """Each text once, whatever the number of rows and columns it is in."""
+        """Encode each text once, whatever the number of rows and columns it is in."""
         roles = _roles(table)
         sides = [self._side(place, role) for place, role in enumerate(roles)]
         # A text that keeps the base model's vector is another one than the same text that does not.
@@ -209,7 +209,7 @@ class Vectors(Objective):
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:
-        """Anchors and positives: of each two neighbours one pair, whose vectors are means over the tokens."""
+        """Make up anchors and positives: two neighbours are a pair, whose vectors are means over the tokens."""
         pairs = np.arange(len(texts) // 2 * 2).reshape(-1, 2)
         data = texts.with_groups(pairs.tolist())
         assert data.groups is not None
@@ -217,18 +217,18 @@ class Vectors(Objective):
         return made, data.with_targets(pairs.flatten(), data.groups.offsets, _NAMES)
 
     def _side(self, place: int, role: str) -> tuple[str, bool]:
-        """Of a column: the prompt before its texts, and whether they keep the vectors of the base model."""
-        # Of two sentences in the same role the first plays the query: one side has to stay, and either would do.
+        """The prompt before a column's texts, and whether they keep the vectors of the base model."""
+        # With two sentences in one role, the first is the query: one side has to stay untuned, and either would do.
         of_query = role in _SYMMETRIC
         return self.query_prompt if of_query else self.document_prompt, self.query_only and (place > 0 or not of_query)
 
-    # --- what the untuned model is asked first ----------------------------------------------------------------------
+    # --- the untuned model's output, seen first --------------------------------------------------------------------
 
     def looks(self, *, training: bool) -> bool:
         return self.query_only or (training and self.mine > 0)
 
     def looked(self, data: Encoded, found: np.ndarray, *, training: bool) -> tuple[Encoded, list[str]]:
-        """With the documents' vectors given, where they stay, and with hard negatives, where they are mined."""
+        """Add the documents' vectors, where they stay, and hard negatives, where they are mined."""
         notices = []
         if training and self.mine and data.labels is None:
             data, said = with_negatives(data, found, _NAMES, self.mine, self.margin)
@@ -287,7 +287,7 @@ class Vectors(Objective):
         return members(data)
 
     def score(self, output: np.ndarray, data: Encoded, unit: float) -> tuple[dict[str, float], list[str]]:
-        """Of scored pairs the correlations of their cosines; else of a search among the data's own documents."""
+        """Score pairs by the correlations of their cosines; without scores, a search among the data's own documents."""
         assert data.groups is not None
         vectors = np.zeros((len(data), output.shape[1]), np.float32)
         vectors[data.groups.values] = output
@@ -306,7 +306,7 @@ class Vectors(Objective):
         return search_scores(vectors[list(anchors.values())], vectors[list(documents.values())], wanted), []
 
     def answer(self, table: Table, using: Using) -> Answers:
-        """``vector``, or of several texts one each and the ``similarity`` of the first two."""
+        """A ``vector`` for each text column, and the ``similarity`` of the first two."""
         found = self.vectors(table, using)
         written = [np.round(vectors.astype(np.float64), _DIGITS).tolist() for vectors in found]
         if len(found) == 1:
@@ -337,12 +337,12 @@ class Vectors(Objective):
 
 
 def _roles(table: Table) -> tuple[str, ...]:
-    """The role of each text column; without names an anchor and a positive."""
+    """The role of each text column; without names, an anchor and a positive."""
     return roles_in(table) or (_ANCHOR, _POSITIVE)[: len(table.texts)]
 
 
 def _correlations(output: np.ndarray, scores: np.ndarray, precision: float) -> tuple[dict[str, float], list[str]]:
-    """Of cosines of pairs [2 G, E] with scores [G]."""
+    """The correlations of the cosines of pairs [2 G, E] with scores [G]."""
     vectors = unit(output)
     cosines = (vectors[0::2] * vectors[1::2]).sum(1).astype(np.float64)
     why = no_correlation(scores.astype(np.float64), cosines, precision)

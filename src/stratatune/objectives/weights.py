@@ -1,4 +1,4 @@
-"""Weights of examples, where the training data bring some: a loss is then their weighted mean."""
+"""Weights of examples, if the training data have some: a loss is then their weighted mean."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ WEIGHT = "weight"
 
 
 def with_weights(encoded: Encoded, table: Table) -> Encoded:
-    """``encoded`` with the weight of each of its texts, where the table has weights."""
+    """``encoded`` with the weight of each of its texts, if the table has weights."""
     weights = table.further.get(WEIGHT)
     return encoded if weights is None else encoded.with_targets(np.asarray(weights, np.float32), name=WEIGHT)

@@ -1,4 +1,4 @@
-"""Templates and label words as a run asks for them. Shared by the objectives that read a label as a word."""
+"""Templates and label words of a run. Shared by the objectives that read a label as a word."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def template_of(asked: Asked) -> str:
 
 
 def template_before_word(asked: Asked) -> tuple[str, list[str]]:
-    """As :func:`template_of`, with nothing to read behind the label word.
+    """Choose a template as :func:`template_of` does, but with nothing to read after the label word.
 
-    Ours, with a notice, where the task's has text behind its word and no other was named.
+    It is ours, with a notice, where the task's template has text after its word and the user named no other.
     """
     text = template_of(asked)
     try:
@@ -53,12 +53,12 @@ def template_before_word(asked: Asked) -> tuple[str, list[str]]:
         if asked.template:
             raise
         ours = TEMPLATES[len(asked.data.texts)]
-        return ours, [f"template {text!r} has text behind its label word; a decoder reads {ours!r} instead"]
+        return ours, [f"template {text!r} has text after its label word; a decoder reads {ours!r} instead"]
     return text, []
 
 
 def words_of_tokens(asked: Asked, labels: Labels) -> tuple[tuple[str, ...], list[str]]:
-    """A word of one token for each class or end of the range, and notices where they were made up."""
+    """A word of one token for each class or end of the range, with notices if they were made up."""
     task = asked.task
     if asked.label_words:
         return _chosen(asked.label_words, labels.names or tuple(task.words if task else ())), []
@@ -92,7 +92,7 @@ class SavedWords(Written):
         template: the hard prompt.
         label_words: one for each class, or for the low and the high end of a range.
         loss: ``vocab`` over the whole vocabulary, or ``words``.
-        suffixes: the token ids of each candidate behind a text, where a decoder reads them.
+        suffixes: the token ids of each candidate after a text, where a decoder reads them.
     """
 
     template: str
@@ -102,7 +102,7 @@ class SavedWords(Written):
 
 
 def words_from(data: Mapping[str, Any], labels: Labels) -> SavedWords:
-    """Back from saved data.
+    """Label words from saved data.
 
     Raises:
         ValidationError: pydantic's: a value of another type.

@@ -1,4 +1,4 @@
-"""How a user writes an objective: ``name`` or ``name(option=value, ...)``."""
+"""Parse an objective as the user writes it: ``name`` or ``name(option=value, ...)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
     **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),
 }
-"""Tasks by the names that others give them, what they ask for, and the objective that predicts it."""
+"""Tasks by the names that other tools use, what they need, and the objective that predicts it."""
 
 
 def _instead(name: str, names: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def _instead(name: str, names: Mapping[str, Any]) -> str:
 
 
 def parse(text: str, legal: Mapping[str, Mapping[str, type]]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of an objective; ``legal`` are the objectives with their options' types.
+    """Parse the name and the options of an objective; ``legal`` has the objectives with their options' types.
 
     Raises:
         ConfigError: no such objective, no such option, or a value that is none of its type.
@@ -74,7 +74,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def chosen(objective: str, option: str, value: str, legal: Sequence[str]) -> Any:
-    """``value``, where it is one of ``legal``.
+    """Return ``value`` if it is one of ``legal``.
 
     Raises:
         ConfigError: it is none of them; the hint names the nearest.
@@ -85,7 +85,7 @@ def chosen(objective: str, option: str, value: str, legal: Sequence[str]) -> Any
 
 
 def check_number(objective: str, option: str, value: float, fits: bool, legal: str) -> None:
-    """Refuse a number that does not fit; ``legal`` says in words which do.
+    """Refuse a number that is not legal; ``legal`` describes those that are.
 
     Raises:
         ConfigError: it does not.
@@ -95,7 +95,7 @@ def check_number(objective: str, option: str, value: float, fits: bool, legal: s
 
 
 def check_pieces(objective: str, size: int) -> int:
-    """The option ``mini_batch``: how many texts go through the top at once.
+    """Check ``mini_batch``, the number of texts that go through the top at once.
 
     Raises:
         ConfigError: it is below 0.

@@ -1,4 +1,4 @@
-"""What to do at which depth, as pure data: no torch, no transformers, no weights."""
+"""Plans: which methods apply at which depth, as pure data. No torch, no transformers, no weights."""
 
 from stratatune.plan.layers import Depth
 from stratatune.plan.methods import (

@@ -1,4 +1,4 @@
-"""What every method is made of: the roles of a block, the kinds of option values, and the three abstract methods.
+"""The building blocks of methods: the roles of a block, the kinds of option values, and the three abstract methods.
 
 The methods themselves are in ``methods.py`` (of a block) and ``insertions.py`` (at a depth).
 """
@@ -17,8 +17,11 @@ from stratatune.plan.options import Options, peft_word
 from stratatune.shapes.shape import Shape
 
 NORM_ROLES = ("norm_attn", "norm_q", "norm_k", "norm_post_attn", "norm_cross", "norm_ffn", "norm_post_ffn")
-"""Norms of a block. Most have the one before (or behind) attention and the one of the feed-forward part; some decoders
-norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part returns (``norm_post_...``)."""
+"""Norms of a block. Most blocks have one of the attention and one of the feed-forward part.
+
+Some decoders norm queries and keys too (``norm_q``, ``norm_k``), or norm again what each part returns
+(``norm_post_...``).
+"""
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
 """The attention of an encoder-decoder's decoder to its encoder."""
 ROLES = ("q", "k", "v", "o", *CROSS_ROLES, "up", "gate", "down", *NORM_ROLES)
@@ -33,13 +36,13 @@ HEAD_PARTS = ("dense", "norm", "bias", "decoder")
 
 
 def _words(value: object) -> list[str]:
-    """A list of words from ``"q,v"`` or ``["q", "v"]``."""
+    """Parse a list of words from ``"q,v"`` or ``["q", "v"]``."""
     words = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
     return [str(word).strip() for word in words]
 
 
 def canonical_roles(value: object) -> tuple[str, ...]:
-    """A set of roles in its one spelling, so that equal sets compare equal.
+    """Spell a set of roles in its one canonical way, so that equal sets compare equal.
 
     Roles come in the block's own order; a complete ffn or norms is written as its group, the whole block as ``all``;
     attention is spelt ``q,k,v,o``, as the papers name its matrices.
@@ -60,7 +63,7 @@ def canonical_roles(value: object) -> tuple[str, ...]:
 
 
 def _linear_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuses norms, for methods that adapt a weight matrix."""
+    """Refuse norms, for methods that adapt a weight matrix."""
     norms = [role for role in expand(roles) if role in NORM_ROLES]
     if norms:
         raise refusal("a norm has no weight matrix", f"legal: attn, ffn, {', '.join(ROLES[: -len(NORM_ROLES)])}")
@@ -87,13 +90,13 @@ Chance = Annotated[float, Field(ge=0, lt=1)]
 
 
 def expand(names: Iterable[str]) -> tuple[str, ...]:
-    """Role and group names as roles, in the block's order."""
+    """Expand role and group names to roles, in the block's order."""
     roles = {role for name in names for role in GROUPS.get(name, (name,))}
     return tuple(role for role in ROLES if role in roles)
 
 
 class MethodConfig(Options, frozen=True):
-    """What happens to a block, or at one depth. Abstract."""
+    """A change to a block, or at one depth. Abstract."""
 
     adds: ClassVar[bool] = False
     """Whether its parameters are new ones, in addition to the base model's."""
@@ -121,9 +124,9 @@ class RoleMethod(MethodConfig, frozen=True):
     """A method of some roles of a block. Abstract."""
 
     touches: ClassVar[frozenset[str]]
-    """Which of a role's ``weight`` and ``bias`` it changes; two methods of one role may not touch the same."""
+    """Parts of a role (``weight``, ``bias``) that it changes; two methods of one role may not touch the same part."""
     in_front: ClassVar[frozenset[str]] = frozenset()
-    """Roles in front of whose linear it trains something: gradients then pass that linear, whatever reaches it."""
+    """Roles whose linear has something trained before it: gradients then pass through that linear in any case."""
 
     on: Roles
 
@@ -176,16 +179,16 @@ class Insertion(MethodConfig, frozen=True):
 
     adds: ClassVar[bool] = True
     needs_reader: ClassVar[bool] = False
-    """Whether a block must follow that reads what it inserts."""
+    """Whether a block must follow that reads its insertion."""
     rereads: ClassVar[bool] = False
     """Whether it runs the model over the text once more."""
 
     depth: Depth
-    """After how many blocks."""
+    """The number of blocks below it."""
 
     @property
     def prompt(self) -> int:
-        """P, the positions that it puts before the tokens; every block above computes them too."""
+        """P, the number of positions that it puts before the tokens; every block above computes them too."""
         return 0
 
     @property
@@ -198,7 +201,7 @@ class Insertion(MethodConfig, frozen=True):
         return self.parameters(shape) * length
 
     def entered(self, shape: Shape, length: int) -> tuple[int, int]:
-        """Positions that its first matrix reads, and the weights of that matrix, 0 where a trained norm precedes it."""
+        """Positions that its first matrix reads, and the weights of that matrix; 0 where a trained norm precedes it."""
         return 0, 0
 
     @property

@@ -59,7 +59,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 @dataclass
 class Parts:
-    """What a text says, in its order."""
+    """The parts of a plan's text, in its order."""
 
     strata: list[tuple[str, str, list[MethodConfig]]] = field(default_factory=list)
     insertions: list[Insertion] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Parts:
 
 
 def read(text: str) -> Parts:
-    """Reads the text form.
+    """Parse the text form.
 
     Raises:
         PlanError: the message names the place and the word; the hint what was legal there, and a picture of the place.
@@ -97,7 +97,7 @@ class _Parser:
         return token
 
     def accept(self, mark: str) -> bool:
-        """Steps over ``mark`` when it is next."""
+        """Skip ``mark`` if it is next."""
         found = self.token.kind == "mark" and self.token.text == mark
         self.place += found
         return found
@@ -206,7 +206,7 @@ class _Parser:
         return self.options(token, BLOCK_METHODS[token.text])
 
     def options(self, kind: _Token, cls: type[_OptionsT]) -> _OptionsT:
-        """The brackets after a kind, and the object that they make."""
+        """The object that a kind and the options in its brackets make."""
         places: dict[str, _Token] = {}
         values: dict[str, object] = {}
         if self.accept("("):
@@ -243,7 +243,7 @@ class _Parser:
             values[name.text] = self.value(cls, name.text)
 
     def value(self, cls: type[Options], name: str) -> object:
-        """A word or number, or for an option that is a list, as many as follow."""
+        """One word or number, or all the values of an option that is a list."""
         first = self.single(name)
         if typing.get_origin(cls.model_fields[name].annotation) is not tuple:
             return first
@@ -254,7 +254,7 @@ class _Parser:
         return words
 
     def starts_option(self, cls: type[Options]) -> bool:
-        """Whether what follows the comma at hand is the next option, and no more of this list."""
+        """Whether the comma at hand precedes the next option, and not another value of this list."""
         # A comma separates both options and the values of a list, so the token after the next one decides.
         word, after = self.tokens[self.place + 1], self.tokens[min(self.place + 2, len(self.tokens) - 1)]
         return after.text == "=" or word.text in cls.option_names()

@@ -1,4 +1,4 @@
-"""What can be put between two blocks, or at the input: one small frozen config each, with its count by formula.
+"""Insertions between two blocks, or at the input: one small frozen config each, with its parameter count by formula.
 
 Shape legend: ``D`` hidden, ``m`` bottleneck, ``P`` prompt tokens, ``n`` dimension of hypercomplex numbers.
 """
@@ -18,7 +18,7 @@ class Adapter(Insertion, frozen=True):
     kind: Literal["adapter"] = "adapter"
     bottleneck: Count = 16
     stack: Literal["dec"] | None = None
-    """``dec``: the depth counts the decoder's blocks of an encoder-decoder, from 1; else the encoder's."""
+    """``dec``: the depth counts the blocks of an encoder-decoder's decoder, from 1; else its encoder's."""
 
     @property
     def in_decoder(self) -> bool:
@@ -126,7 +126,7 @@ class Idpg(Insertion, frozen=True):
     tokens: Count = 5
     bottleneck: Count = 256
     phm: Count = 16
-    """n; 1 is a plain matrix (S-IDPG-DNN), but for one factor."""
+    """The n of the product; with 1 it is a plain matrix (S-IDPG-DNN), up to one factor."""
     shared: bool = False
     """Whether both layers share the A_i: the paper's text says so, its code does not."""
     dropout: Chance = 0.1

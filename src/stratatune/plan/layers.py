@@ -1,4 +1,4 @@
-"""Where in the model: slices of blocks and depths, as text, resolved against a model of ``L`` blocks.
+"""Positions in a model: slices of blocks and depths, as text, resolved against a model of ``L`` blocks.
 
 A position is a whole number or a fraction of the model's blocks. ``"1/2"`` of ``L`` blocks is ``L/2`` rounded half up
 and at least 1, so that a preset written for 24 blocks (12/24, 18/24) scales to any model.
@@ -41,7 +41,7 @@ def _number(text: str) -> int | str | None:
 
 
 def _canonical_depth(value: object) -> int | str:
-    """A depth as it is kept: an int, or a fraction in lowest terms."""
+    """A depth in its canonical form: an int, or a fraction in lowest terms."""
     number = _number(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else None
     if number is None:
         raise refusal(
@@ -51,7 +51,7 @@ def _canonical_depth(value: object) -> int | str:
 
 
 def cut_depth(value: object) -> int | str:
-    """Where a model is cut, as it is kept: as a depth, above 0.
+    """The depth at which a model is cut, in its canonical form: above 0.
 
     Raises:
         PlanError: no depth, or none above 0.
@@ -66,11 +66,11 @@ def cut_depth(value: object) -> int | str:
 
 
 Depth = Annotated[int | str, BeforeValidator(_canonical_depth)]
-"""After how many blocks: an int, or a fraction of the model's blocks such as ``"3/4"``."""
+"""The number of blocks below it: an int, or a fraction of the model's blocks such as ``"3/4"``."""
 
 
 def _at(position: int | str, blocks: int) -> int:
-    """A position as a count of blocks; fractions round half up, at least 1."""
+    """Turn a position into a count of blocks; fractions round half up, at least 1."""
     if isinstance(position, int):
         return position
     over, under = (int(part) for part in position.split("/"))
@@ -79,7 +79,7 @@ def _at(position: int | str, blocks: int) -> int:
 
 
 def depth_at(depth: int | str, blocks: int, last: int, where: str, why: str = "", *, first: int = 0) -> int:
-    """A depth as a count of blocks.
+    """Turn a depth into a count of blocks.
 
     Args:
         depth: an int or a fraction, as ``Depth`` keeps it.
@@ -101,7 +101,7 @@ def depth_at(depth: int | str, blocks: int, last: int, where: str, why: str = ""
 
 
 def canonical_layers(text: object) -> str:
-    """A slice of blocks in its one spelling: ``"3"`` is ``"3:4"``, ``":5"`` is ``"0:5"``, ``"0:"`` is ``":"``.
+    """Spell a slice of blocks in its canonical way: ``"3"`` is ``"3:4"``, ``":5"`` is ``"0:5"``, ``"0:"`` is ``":"``.
 
     Raises:
         PlanError: not a slice.

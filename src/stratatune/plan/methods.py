@@ -1,4 +1,4 @@
-"""What can happen to a block: one small frozen config per method, with its parameter count by formula.
+"""Methods that change a block: one small frozen config per method, with its parameter count by formula.
 
 Shape legend: ``D`` hidden, ``R`` rank, ``m`` bottleneck, ``P`` prompt tokens, ``L`` blocks.
 A new method is one class here (or in ``insertions.py``) and one entry in ``BLOCK_METHODS`` or ``INSERTIONS``.
@@ -51,7 +51,7 @@ def _adapted_roles(value: object) -> tuple[str, ...]:
 
 
 class Frozen(MethodConfig, frozen=True):
-    """Nothing trains. The same as not naming the blocks, but explicit."""
+    """Trains nothing. The same as not naming the blocks, but explicit."""
 
     kind: Literal["frozen"] = "frozen"
 
@@ -127,7 +127,7 @@ class Dora(RoleMethod, frozen=True):
 
 
 class Ia3(RoleMethod, frozen=True):
-    """A vector that scales what a role puts out, or for ``down`` what it takes in ((IA)3, Liu et al. 2022)."""
+    """A vector that scales the output of a role, or for ``down`` its input ((IA)3, Liu et al. 2022)."""
 
     adds: ClassVar[bool] = True
     touches: ClassVar[frozenset[str]] = frozenset({"scale"})
@@ -155,7 +155,7 @@ class DeltaBias(RoleMethod, frozen=True):
 
 
 class Houlsby(RoleMethod, frozen=True):
-    """``y + W2 gelu(W1 y + b1) + b2`` behind the attention's and the FFN's last projection, before the skip connection.
+    """``y + W2 gelu(W1 y + b1) + b2`` after the attention's and the FFN's last projection, before the skip connection.
 
     Twice a block (Houlsby et al. 2019); D m + m + m D + D each. On ``down`` alone: Pfeiffer's adapter.
     """
@@ -183,7 +183,7 @@ class Parallel(MethodConfig, frozen=True):
 
     adds: ClassVar[bool] = True
     ENDS: ClassVar[Mapping[str, tuple[str, str]]] = {"ffn": ("up", "down"), "attn": ("q", "o")}
-    """The role that takes f's input, and the one that puts out its result."""
+    """The role that receives f's input, and the role that returns its result."""
 
     kind: Literal["parallel"] = "parallel"
     bottleneck: Count = 16
@@ -234,7 +234,7 @@ class Prefix(MethodConfig, frozen=True):
 
 
 class Head(Options, frozen=True):
-    """What trains of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
+    """The trained parts of the pretrained head. (A task's own new output layer always trains, and is not named.)"""
 
     kind: Literal["head"] = "head"
     mlm: HeadParts = ()

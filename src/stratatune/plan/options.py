@@ -1,4 +1,4 @@
-"""A named thing with options: how it is checked, how it prints, how a wrong option is reported."""
+"""The base of named things with options: how they are checked and printed, and how a wrong option is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PEFT = {
     "gate_proj": "gate",
     **dict.fromkeys(("all-linear", "all_linear"), "attn,ffn"),
 }
-"""Words of peft and of the models' own modules, and what they are called here, under every architecture."""
+"""Words of peft and of the models' own modules, and their names here, under every architecture."""
 
 
 def peft_word(word: str, otherwise: str) -> str:
@@ -54,12 +54,12 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
     kind: str
     lr: Rate | None = None
-    """Learning rate of what this trains; None: the run's."""
+    """Learning rate of the parameters that this trains; None: the run's."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _refuse(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        """Turns pydantic's report into one line of ours, with the legal values."""
+        """Turn pydantic's report into one line of ours, with the legal values."""
         try:
             return handler(data)
         except ValidationError as error:
@@ -68,7 +68,7 @@ class Options(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """What may be written in the brackets, in the order in which it is printed."""
+        """The options that may be written in the brackets, in the order in which they are printed."""
         names = [name for name in cls.model_fields if name != "kind"]
         return tuple(sorted(names, key=lambda name: _PRINTED_LAST.index(name) if name in _PRINTED_LAST else -1))
 
@@ -85,7 +85,7 @@ def _option_text(name: str, value: object) -> str:
         return name
     if isinstance(value, tuple):
         return f"{name}={','.join(value)}"
-    # As people write it (alpha=16, not 16.0); above 1e15 a float's digits are no longer the number's own.
+    # Written as people do (alpha=16, not 16.0); above 1e15 a float's digits are no longer the number's own.
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
     return f"{name}={int(value) if whole else value}"  # pyright: ignore[reportArgumentType]
 

@@ -1,4 +1,4 @@
-"""What a plan is made of, as the code that resolves and counts it sees it; ``schema.py`` has the data."""
+"""The parts of a plan as the code that resolves and counts it sees them; ``schema.py`` has the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stratatune.plan.methods import Full, Head, Insertion, MethodConfig
 
 
 class StratumParts(Protocol):
-    """Some blocks and the methods on them: :class:`stratatune.plan.schema.Stratum`."""
+    """A run of blocks and the methods on them: :class:`stratatune.plan.schema.Stratum`."""
 
     @property
     def stack(self) -> str: ...
@@ -35,5 +35,5 @@ class PlanParts(Protocol):
     @property
     def objective(self) -> str: ...
     def to_data(self) -> dict[str, Any]:
-        """As data for YAML or JSON."""
+        """The plan as data for YAML or JSON."""
         ...

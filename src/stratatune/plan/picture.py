@@ -1,6 +1,6 @@
 """A plan drawn on its model: a column of strata, the output at the top, the input at the bottom.
 
-``column`` works out what is drawn; ``terminal`` (here) and ``svg`` (in ``svg.py``) only draw it.
+``column`` works out the content; ``terminal`` (here) and ``svg`` (in ``svg.py``) only draw it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Band:
     kind: Kind
     label: str
     rows: tuple[tuple[str, int | None], ...]
-    """What happens here, with the trained parameters of each."""
+    """The methods in this band, with the trained parameters of each."""
     blocks: int = 0
     below_frozen_depth: bool = False
-    """Part of the trunk: no gradient comes here."""
+    """Whether it is part of the trunk, which gradients do not reach."""
 
 
 def column(resolved: Resolved, objective: str) -> list[Band]:
@@ -44,7 +44,7 @@ def column(resolved: Resolved, objective: str) -> list[Band]:
 
 
 def _inserted(resolved: Resolved, depth: int) -> list[Band]:
-    """What is inserted at a depth, in the order in which the hidden state meets it."""
+    """The insertions at a depth, in the order in which the hidden state meets them."""
     found = [one for at, one in resolved.insertions if at == depth]
     return [Band("inserted", f"depth {depth}", ((str(one), one.parameters(resolved.shape)),)) for one in found]
 
@@ -79,7 +79,7 @@ def _embeddings(resolved: Resolved) -> Band:
 
 
 def headline(resolved: Resolved, objective: str, counts: tuple[int, int] | None = None) -> tuple[str, str]:
-    """Two lines above the picture: the model and its plan's counts; how far the gradient goes.
+    """Two lines above the picture: the model and its plan's counts, and how far the gradient goes.
 
     Args:
         resolved: the plan on its model.
@@ -145,7 +145,7 @@ def _drawn(cell: Band, blocks: int, colour: bool) -> Iterator[str]:
 
 
 def _wrapped(text: str, count: int | None) -> Iterator[str]:
-    """A text broken to the width, its count at the right of the first line."""
+    """Wrap a text to the width, with its count at the right of the first line."""
     first, *rest = textwrap.wrap(text, _TEXT, subsequent_indent="  ") or [""]
     yield f"{first:<{_TEXT}} {count:>{_COUNT},}" if count else first
     yield from rest

@@ -22,14 +22,14 @@ _SPAFIT_NAME = re.compile(r"spafit-(\d+)-(\d+)(?:/(\d+)-(\d+))?-(II?)(\+delta)?"
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of the table: a name, the plan's text (``{depth}`` where ``@depth`` goes), what it is and whose."""
+    """One row of the table: name, plan text (``{depth}`` where ``@depth`` goes), summary and source."""
 
     name: str
     text: str
     summary: str
     source: str
     depth: str = ""
-    """The depth without ``@depth``; empty when the preset inserts nothing."""
+    """The default depth; empty when the preset inserts nothing."""
 
 
 _TABLE = (
@@ -92,13 +92,13 @@ SUFFIXES: dict[str, tuple[str, str]] = {
         "and the last block from its first norm on (BFT table 7, ADD&NORM1)",
     ),
 }
-"""Suffix of an inserting preset to the stratum that it adds."""
+"""The stratum that each suffix of an inserting preset adds."""
 
 SPAFIT_PATTERN = "spafit-N1-N2-I|II"
 
 
 def looks_like_preset(text: str) -> bool:
-    """Whether a text is one name, and no plan written out."""
+    """Whether a text is one name and not a written-out plan."""
     return bool(_NAME.fullmatch(text))
 
 
@@ -129,7 +129,7 @@ def preset_text(name: str) -> str:
 
 
 def _split_suffix(named: str) -> tuple[str, str]:
-    """A preset's name and its suffix; ``bitfit+embeddings`` is a name of its own."""
+    """Split a preset's name from its suffix; ``bitfit+embeddings`` is one name."""
     if named in PRESETS:
         return named, ""
     base, plus, suffix = named.partition("+")
@@ -147,7 +147,7 @@ def _checked(name: str, depth: str) -> str:
 
 
 def _spafit_text(name: str, found: re.Match[str]) -> str:
-    """SPAFIT-N1-N2, of both stacks of an encoder-decoder alike, or SPAFIT-N1-N2/M1-M2, of its encoder and decoder."""
+    """SPAFIT-N1-N2, the same for both stacks of an encoder-decoder, or SPAFIT-N1-N2/M1-M2, for encoder and decoder."""
     lora = _LORA_I if found[5] == "I" else _LORA_II
     strata = _spafit_strata(name, int(found[1]), int(found[2]), lora)
     if found[3] is None:

@@ -1,4 +1,4 @@
-"""A plan on one model: what trains in every block, how deep the frozen trunk is, and every count that follows."""
+"""A plan applied to one model: the methods of every block, the frozen depth, and every count that follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stratatune.plan.methods import ROLES, Frozen, Full, Insertion, MethodConfig
 from stratatune.plan.parts import PlanParts, StratumParts
 from stratatune.shapes.shape import LM_OBJECTIVES, Shape
 
-# Both bounds must be passed: on a tiny model any adapter is large beside it, and that is not a mistake.
+# Both bounds must be passed: relative to a tiny model any adapter is large, which is not a mistake.
 _MANY, _TIMES = 10**8, 2
 
 
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A plan on one model.
+    """A plan applied to one model.
 
     ``objective`` below is ``mlm`` or ``classification`` (regression counts as classification); it decides which
     pretrained head the model has. A task's own new output layer is in no count: its size depends on the labels.
@@ -45,11 +45,11 @@ class Resolved:
     plan: PlanParts
     shape: Shape
     blocks: tuple[tuple[MethodConfig, ...], ...]
-    """What trains in each block; ``()`` is frozen."""
+    """The methods that train in each block; ``()`` is frozen."""
     insertions: tuple[tuple[int, Insertion], ...]
-    """Absolute depth and what is inserted there, from the input up."""
+    """Insertions by their absolute depth, from the input up."""
     whole: Shape
-    """The model's own shape; ``shape`` is what a cut leaves of it."""
+    """The model's own shape; ``shape`` is the shape after a cut."""
 
     @property
     def trains_embeddings(self) -> bool:
@@ -60,13 +60,13 @@ class Resolved:
         """The largest depth such that nothing below it trains or is inserted: 0..L."""
         if self.trains_embeddings:
             return 0
-        # An insertion at depth d changes what block d reads, so only the blocks below d stay as they were.
+        # An insertion at depth d changes the input of block d, so only the blocks below d stay as they were.
         trained = (number for number, methods in enumerate(self.blocks) if methods)
         return min((*trained, *(depth for depth, _ in self.insertions)), default=self.shape.blocks)
 
     @property
     def cut_to(self) -> int | None:
-        """How many blocks a cut leaves; None: the plan cuts nothing."""
+        """The number of blocks that a cut leaves; None: the plan cuts nothing."""
         return None if self.plan.cut is None else self.shape.blocks
 
     @property
@@ -76,17 +76,17 @@ class Resolved:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of text that fit, after the positions that a prompt at the input takes."""
+        """The number of tokens of text that fit, after the positions that a prompt at the input takes."""
         return self.shape.max_tokens - self.moved
 
     @property
     def moved(self) -> int:
-        """By how many positions a prompt at the input moves the text on."""
+        """The number of positions by which a prompt at the input shifts the text."""
         return sum(one.positions for _, one in self.insertions)
 
     @property
     def starts_as_base(self) -> bool:
-        """Whether the tuned model is the base model until the first step: so do all but prompts and prefixes."""
+        """Whether the tuned model equals the base model until the first step; prompts and prefixes change it."""
         methods = (one for block in self.blocks for one in block)
         return not any(one.attended for one in methods) and not any(one.prompt for _, one in self.insertions)
 
@@ -124,11 +124,14 @@ class Resolved:
 
     @property
     def unties(self) -> bool:
-        """Whether the decoder becomes a tensor of its own."""
+        """Whether the decoder gets its own tensor, apart from the embeddings."""
         return self.plan.head.untie and self.shape.decoder_tied
 
     def problems(self, objective: str) -> list[str]:
-        """What is impossible: a gradient below the frozen depth, an LM head on a model that is cut. One line each."""
+        """Reasons why the plan is impossible, a line each.
+
+        A gradient below the frozen depth, or an LM head on a model that is cut.
+        """
         if self.cut_to is not None and objective in LM_OBJECTIVES:
             return [
                 f"cut({self.plan.cut}) leaves {self.cut_to} of {self.whole.blocks} blocks, and the pretrained LM head "
@@ -160,17 +163,17 @@ class Resolved:
         return sum(self.block_trainable(number) for number in self.shape.owners if run.start <= number < run.stop)
 
     def place(self, run: Run) -> tuple[str, int]:
-        """The stack of a run, with a space behind its name, and what to take off its blocks' numbers there."""
+        """The stack of a run, with a space after its name, and the number at which its blocks begin."""
         name, stack = next((n, s) for n, s in self.shape.stacks.items() if run.start in s)
         return (f"{name} " if name else ""), stack.start
 
     def layers(self, run: Run) -> str:
-        """A run as a plan's text names its blocks."""
+        """The blocks of a run as a plan's text names them."""
         stack, border = self.place(run)
         return f"{stack}{run.start - border}:{run.stop - border}"
 
     def summary(self, objective: str, labels: int = 2) -> dict[str, Any]:
-        """Everything worked out, as plain data for ``--json``."""
+        """The result as plain data for ``--json``."""
         shape = self.shape
         return {
             "model": shape.name,
@@ -212,8 +215,8 @@ class Resolved:
 
 
 def resolve(plan: PlanParts, shape: Shape) -> Resolved:
-    """Puts a plan on a shape; see ``Plan.resolve``."""
-    # Everything below is resolved against what the cut leaves; the whole is kept for fractions.
+    """Apply a plan to a shape; see ``Plan.resolve``."""
+    # Everything below is resolved against the model after the cut; the whole is kept for fractions.
     whole, shape = shape, _cut(plan, shape)
     before = None if plan.cut is None else whole.blocks
     # All claims first, then the pairs: an error can so name both segments, whatever their order.
@@ -240,7 +243,7 @@ def resolve(plan: PlanParts, shape: Shape) -> Resolved:
 
 
 def _cut(plan: PlanParts, shape: Shape) -> Shape:
-    """What the plan leaves of a model.
+    """The shape of a model after the plan's cut.
 
     Raises:
         PlanError: it cannot be cut there.
@@ -257,7 +260,7 @@ def _cut(plan: PlanParts, shape: Shape) -> Shape:
 
 
 def _check_size(resolved: Resolved) -> None:
-    """Refuses what must be a typing error: methods that would add several times the model's own parameters."""
+    """Refuse likely typing errors: methods that would add several times the model's own parameters."""
     trained = sum(resolved.block_trainable(number) for number in resolved.shape.owners)
     trained += sum(one.parameters(resolved.shape) for _, one in resolved.insertions)
     own = resolved.shape.parameters(resolved.shape.lm_objective)
@@ -270,7 +273,7 @@ def _check_size(resolved: Resolved) -> None:
 
 
 def _frozen_once(claimed: list[tuple[StratumParts, MethodConfig]]) -> list[tuple[StratumParts, MethodConfig]]:
-    """A block's methods with one ``frozen`` at most: any others clash soon, and these may be many."""
+    """A block's methods with at most one ``frozen``: other duplicates are refused soon, and these may be many."""
     frozen = [pair for pair in claimed if isinstance(pair[1], Frozen)]
     return [*frozen[:1], *(pair for pair in claimed if not isinstance(pair[1], Frozen))] if frozen[1:] else claimed
 
@@ -299,7 +302,7 @@ def _check_roles(stratum: StratumParts, shape: Shape) -> None:
 
 
 def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) -> None:
-    """Refuses to treat blocks apart that are the same weights."""
+    """Refuse different methods on blocks that share their weights."""
     for number, methods in enumerate(blocks):
         owner = shape.owner(number)
         if set(methods) != set(blocks[owner]):
@@ -315,7 +318,7 @@ def _check_shared(blocks: tuple[tuple[MethodConfig, ...], ...], shape: Shape) ->
 def _check_pair(
     number: int, shape: Shape, a: tuple[StratumParts, MethodConfig], b: tuple[StratumParts, MethodConfig]
 ) -> None:
-    """Refuses two methods of one block that contradict each other.
+    """Refuse two methods of one block that contradict each other.
 
     Raises:
         PlanError: names the block, both segments and the role.
@@ -331,7 +334,7 @@ def _check_pair(
 
 
 def _clash(shape: Shape, one: MethodConfig, other: MethodConfig) -> list[str]:
-    """Places of which both would change the same part, in the block's order."""
+    """Places where both would change the same part, in the block's order."""
     # By (place, part) and not by role: BitFit on q and LoRA on q train different parts, and may share a block.
     places = {place for place, _ in one.claims(shape) & other.claims(shape)}
     return sorted(places, key=lambda place: ROLES.index(place) if place in ROLES else -1)

@@ -1,4 +1,4 @@
-"""A plan: strata, insertions at a depth, and what trains of the head. Pure data that parses, prints and compares."""
+"""A plan: strata, insertions at depths, trained parts of the head. Pure data that parses, prints and compares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = "frozen"
 
 
 def _by_kind(value: Any, legal: Mapping[str, type[MethodConfig]]) -> MethodConfig:
-    """A method from data that names its kind; one that is made already passes."""
+    """Make a method from data that names its kind; an existing method passes as it is."""
     if not isinstance(value, MethodConfig | Mapping):
         raise PlanError(f"{shown(value)} is not a method", "write it as {kind: bitfit, ...}")
     kind = value.kind if isinstance(value, MethodConfig) else str(value.get("kind", ""))
@@ -33,10 +33,10 @@ DepthMethod = Annotated[SerializeAsAny[Insertion], BeforeValidator(lambda value:
 
 
 class Stratum(BaseModel, frozen=True, extra="forbid", validate_by_name=True):
-    """Some blocks and what happens to each of them."""
+    """A run of blocks and the methods that change each of them."""
 
     stack: Literal["", "enc", "dec"] = ""
-    """Of an encoder-decoder, the stack that ``layers`` counts in; without one they are meant in each of both."""
+    """The stack of an encoder-decoder that ``layers`` counts in; empty: the slice applies to each stack."""
     layers: Annotated[str, BeforeValidator(canonical_layers)]
     """A slice of blocks: "5:10", "10:", "-1:", ":", "1/2:"."""
     methods: Annotated[
@@ -50,14 +50,14 @@ class Stratum(BaseModel, frozen=True, extra="forbid", validate_by_name=True):
 
 
 def _whole(full: Full | None) -> Full | None:
-    """Embeddings train as a whole or not at all."""
+    """Refuse roles of embeddings, which train as a whole or not at all."""
     if full is not None and full.on != ("all",):
         raise PlanError(f"embeddings {full}: embeddings have no roles", "write: embeddings full")
     return full
 
 
 class Plan(BaseModel, frozen=True, extra="forbid"):
-    """What trains at which depth. Blocks that no stratum names are frozen.
+    """The methods to apply at each depth. Blocks that no stratum names are frozen.
 
     ``Plan.parse(str(plan)) == plan`` and ``Plan.from_data(plan.to_data()) == plan``.
     """
@@ -71,7 +71,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def parse(cls, text: str) -> Plan:
-        """A plan from a preset's name (``bft-adapter+ln@18``) or from its text form.
+        """Parse a preset's name (``bft-adapter+ln@18``) or a plan's text form.
 
         Raises:
             PlanError: the message names the place and the word, the hint what is legal there.
@@ -99,7 +99,7 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any] | str) -> Plan:
-        """A plan from its YAML or JSON form: a mapping as ``to_data`` gives it, or the text form.
+        """Make a plan from its YAML or JSON form: a mapping as ``to_data`` gives it, or the text form.
 
         Raises:
             PlanError: names the place in the data and the legal values.
@@ -137,11 +137,11 @@ class Plan(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def objective(self) -> str:
-        """How its paper reads labels: ``mlm`` under a prompt, else ``classification``."""
+        """The objective by which its paper reads labels: ``mlm`` under a prompt, else ``classification``."""
         return "mlm" if self.prompted else "classification"
 
     def resolve(self, shape: Shape) -> Resolved:
-        """The plan on a model of this shape.
+        """Apply the plan to a model of this shape.
 
         Raises:
             PlanError: a place lies outside the model (the legal range is named), or two methods clash.

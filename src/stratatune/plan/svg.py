@@ -66,7 +66,7 @@ def _stacked(cells: list[Band], blocks: int) -> Iterator[_Placed]:
 
 
 def _drawn(one: _Placed) -> Iterator[str]:
-    """One cell: its blocks, its name at the left, what happens and how many parameters train at the right."""
+    """Draw one cell: its blocks, its name at the left, its methods and trained parameters at the right."""
     cell = one.cell
     count = max(cell.blocks, 1)
     step = one.height / count

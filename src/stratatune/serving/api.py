@@ -1,4 +1,4 @@
-"""The HTTP API: what may be asked, as OpenAPI describes it."""
+"""The HTTP API and its OpenAPI schema."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ class Answers(BaseModel):
 
 
 class AnswersOfTasks(BaseModel):
-    """A row for each text, of each task by its name."""
+    """A row for each text and task, by the task's name."""
 
     n: int
     answers: dict[str, list[dict[str, Any]]]
 
 
 class Refusal(Exception):
-    """An answer that is an error."""
+    """An error as an answer."""
 
     def __init__(self, status: int, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -92,7 +92,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(table: TaskTable, limits: Limits, keys: Keys, counters: Counters) -> App:
-    """The whole application; it answers while its lifespan lasts."""
+    """Make the whole application; it answers while its lifespan lasts."""
     batcher = Batcher(table, limits, counters)
     counters.watch(lambda: batcher.waiting, lambda: len(table.tasks))
 
@@ -140,7 +140,7 @@ def _add_state(app: FastAPI, table: TaskTable, batcher: Batcher, counters: Count
 
 
 def _policy(page: str) -> str:
-    """The page may run its own script and style, and ask this server; nothing else."""
+    """The content security policy: the page may run its own script and style and call this server, nothing else."""
     hashes = {
         tag: base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
         for tag in ("script", "style")
@@ -192,7 +192,7 @@ def _columns(text: Any) -> int:
 
 
 def _check(texts: Sequence[Any], tasks: Sequence[Task], limits: Limits) -> None:
-    """Refuse texts that a task cannot read, before they wait with others.
+    """Refuse texts that a task cannot read, before they join the queue.
 
     Raises:
         Refusal: it names the text by its number, from 1.
@@ -276,7 +276,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _mistake(first: dict[str, Any]) -> tuple[str, str]:
-    """What is wrong with a body, and what to do, from pydantic's first error."""
+    """The mistake in a body, and a fix, from pydantic's first error."""
     place = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first.get('ctx', {}).get('error', '')}, at character {place}", "send JSON"

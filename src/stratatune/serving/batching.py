@@ -1,4 +1,4 @@
-"""Requests wait in one bounded queue, and one thread answers as many together as a batch holds.
+"""A bounded queue of requests, and one thread that answers as many together as a batch holds.
 
 A large request is cut into pieces and takes turns with the others, so that it holds up nobody. Nothing waits for a
 batch to fill but for a moment: while one is computed, the next one gathers by itself.
@@ -26,7 +26,7 @@ _LONGEST_RETRY = 60
 
 
 class Busy(ResourceError):
-    """The queue is full.
+    """Raised if the queue is full.
 
     Args:
         after: seconds until it is worth another try.
@@ -38,18 +38,18 @@ class Busy(ResourceError):
 
 
 class Stopped(ResourceError):
-    """The server stops."""
+    """Raised if the server stops."""
 
 
 class Request:
-    """What one request asks for.
+    """A request for answers.
 
     Args:
         texts: N texts, or pairs.
-        tasks: which are asked.
+        tasks: the tasks that answer them.
 
     Attributes:
-        answers: N rows of each task by its name, when they are there. Cancelled, what is not computed yet is left out.
+        answers: N rows of each task by its name, when they are there. If it is cancelled, the rest is not computed.
     """
 
     def __init__(self, texts: Sequence[Any], tasks: Sequence[Task]) -> None:
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def left(self) -> int:
-        """Answers that have not been begun."""
+        """The number of answers that have not been begun."""
         return sum(piece.size for piece in self.waiting)
 
     def settle(self) -> None:
@@ -80,12 +80,12 @@ class Request:
 
 
 class Batcher:
-    """Answers requests in a thread of its own.
+    """Answers requests in a separate thread.
 
     Args:
         table: the tasks.
         limits: how many answers may wait, and how many texts are computed together.
-        counters: what is counted.
+        counters: the server's counters.
     """
 
     def __init__(self, table: TaskTable, limits: Limits, counters: Counters) -> None:
@@ -106,7 +106,7 @@ class Batcher:
         return self._thread.is_alive() and not self._stopping
 
     def stop(self) -> None:
-        """End after the batch in hand; whoever still waits gets an error."""
+        """Stop after the current batch; requests that still wait get an error."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -119,7 +119,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Answers in the queue."""
+        """The number of answers in the queue."""
         with self._changed:
             return self._left()
 

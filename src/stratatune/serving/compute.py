@@ -1,4 +1,4 @@
-"""Many requests answered together: each trunk runs once for all texts, then each task's top for its own."""
+"""Answer many requests together: each trunk runs once for all texts, then each task's top for its own texts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stratatune.serving.task import Row, Task
 
 @dataclass(eq=False)
 class Piece:
-    """Some texts for some tasks, and what was found.
+    """A piece of a request: some texts for some tasks, and the answers.
 
     Attributes:
         texts: N texts, or pairs of texts.
-        tasks: which are asked.
+        tasks: the tasks that answer them.
         rows: N answers of each task by its name, once they are there.
         error: why there are none.
     """
@@ -30,12 +30,12 @@ class Piece:
 
     @property
     def columns(self) -> int:
-        """How many texts are one question."""
+        """The number of texts in one question."""
         return 1 if isinstance(self.texts[0], str) else len(self.texts[0])
 
     @property
     def size(self) -> int:
-        """Answers: one for each text and task."""
+        """The number of answers: one for each text and task."""
         return len(self.texts) * len(self.tasks)
 
 
@@ -54,7 +54,7 @@ def answer(pieces: Sequence[Piece], trunks: Mapping[str, RememberedTrunk]) -> No
 
     Args:
         pieces: computed together.
-        trunks: by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
+        trunks: the trunks by :attr:`stratatune.serving.task.Task.trunk`, one for every task with a shared one.
     """
     try:
         _answer(pieces, trunks)
@@ -86,7 +86,7 @@ def _encoded(task: Task, pieces: Sequence[Piece]) -> _Asked:
 
 
 def _by_task(pieces: Iterable[Piece]) -> Iterable[tuple[Task, list[Piece]]]:
-    """The pieces of each task; those with single texts and those with pairs apart, as a table has one or the other."""
+    """The pieces of each task, with single texts and pairs apart, since a table holds one or the other."""
     found: dict[tuple[int, int], tuple[Task, list[Piece]]] = {}
     for piece in pieces:
         for task in piece.tasks:

@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""Counters of a server, as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Counters:
-    """Counters of one server, with a registry of their own."""
+    """The counters of one server, with their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -33,17 +33,17 @@ class Counters:
         self._tasks = Gauge("tasks", "Tasks that are served.", **own)
 
     def watch(self, waiting: Callable[[], int], tasks: Callable[[], int]) -> None:
-        """Where the gauges read from."""
+        """Set the functions that the gauges read from."""
         self._waiting.set_function(waiting)
         self._tasks.set_function(tasks)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request that was answered; ``route`` is a pattern, so that there are few of them."""
+        """Count an answered request; ``route`` is a pattern, so that there are few of them."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, pieces: Sequence[Piece], seconds: float, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """A batch that was computed; ``before`` and ``after``: texts asked of the trunks, and computed by them."""
+        """Count a batch; ``before`` and ``after``: texts that the trunks were given, and that they computed."""
         self._batch_texts.observe(sum(len(piece.texts) for piece in pieces))
         self._batch_seconds.observe(seconds)
         self._asked.inc(after[0] - before[0])
@@ -56,10 +56,10 @@ class Counters:
                 self._answers.labels(task.name).inc(len(piece.texts))
 
     def forget(self, task: str) -> None:
-        """A task that is no longer served has no counter."""
+        """Remove the counters of a task that is no longer served."""
         with contextlib.suppress(KeyError):  # it never answered
             self._answers.remove(task)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """The counters in Prometheus' text format."""
         return generate_latest(self.registry)

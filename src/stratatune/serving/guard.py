@@ -1,4 +1,4 @@
-"""What guards the application: keys, the size of a body, and a limit on slow senders."""
+"""Protection of the application: keys, the size of a body, and a limit on slow senders."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/health", "/ready")
-"""What anybody may ask: the page, which holds no secret, and whether the server lives."""
+"""The paths that are open to anybody: the page, which holds no secret, and whether the server lives."""
 
 
 def error_body(message: str, hint: str = "", kind: str = "UserError") -> dict[str, Any]:
-    """An error as every door of this package writes it."""
+    """The body of an error, in the form that all interfaces of this package use."""
     return {"error": {"message": message, "hint": hint, "kind": kind}}
 
 
@@ -33,13 +33,13 @@ class _Refused(Exception):
 
 
 class Guard:
-    """An ASGI application around another, which gets requests whole, or not at all.
+    """An ASGI application around another, which passes requests on whole or not at all.
 
     Args:
         app: the application.
-        limits: of a body's size, and of the time in which it must arrive.
+        limits: limits on a body's size, and on the time in which it must arrive.
         keys: who may ask.
-        counters: what is counted.
+        counters: the server's counters.
     """
 
     def __init__(self, app: App, limits: Limits, keys: Keys, counters: Counters) -> None:

@@ -1,4 +1,4 @@
-"""Who may ask: API keys from the environment. No torch."""
+"""API keys from the environment, which decide who may ask. No torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SHORTEST = 16
 
 @dataclass(frozen=True)
 class Keys:
-    """API keys; none for the users means that everybody may ask, none for administrators that nobody is one.
+    """API keys; without user keys everybody may ask, without administrator keys nobody may change tasks.
 
     Attributes:
-        users: may ask for predictions.
+        users: keys that may request predictions.
         admins: may also add and remove tasks.
     """
 
@@ -30,7 +30,7 @@ class Keys:
         """The keys in ``STRATATUNE_SERVE_KEYS`` and ``STRATATUNE_SERVE_ADMIN_KEYS``, separated by commas.
 
         Raises:
-            ConfigError: one is so short that it can be guessed, or holds what no header can.
+            ConfigError: one is so short that it can be guessed, or has a character that no header can.
         """
         found = {name: _split(environment.get(name, "")) for name in (KEYS, ADMIN_KEYS)}
         odd = [name for name, keys in found.items() if any(len(key) < _SHORTEST or not key.isascii() for key in keys)]
@@ -42,7 +42,7 @@ class Keys:
         return cls(found[KEYS], found[ADMIN_KEYS])
 
     def may_ask(self, authorization: str) -> bool:
-        """Whether a request with this ``Authorization`` header may ask for predictions."""
+        """Whether a request with this ``Authorization`` header may request predictions."""
         return not self.users or _is_one_of(authorization, (*self.users, *self.admins))
 
     def may_change(self, authorization: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a server takes from its clients, and how long it waits for them. No torch."""
+"""Limits on what a server takes from its clients, and on how long it waits for them. No torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAY_BE_ZERO = ("remember_bytes", "wait", "stop")
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server; what each means is what :func:`describe` says.
+    """The limits of a server; :func:`describe` explains each.
 
     Raises:
         ConfigError: one is not above zero.
@@ -56,5 +56,5 @@ class Limits:
 
 
 def describe(name: str) -> str:
-    """What a limit means, in a sentence."""
+    """The meaning of a limit, in a sentence."""
     return _MEANS[name]

@@ -1,4 +1,4 @@
-"""What a task is called. No torch."""
+"""Names of tasks. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_name(name: str) -> str:
-    """``name``, where a task may be called that.
+    """Return ``name`` if it is a legal name for a task.
 
     Raises:
         ConfigError: it may not.
@@ -24,7 +24,7 @@ def check_name(name: str) -> str:
 
 
 def named_run(text: str) -> tuple[str, str]:
-    """``NAME=RUN`` or ``RUN`` as a name and a folder; without a name it is that of the run's folder.
+    """Split ``NAME=RUN`` into a name and a folder; without a name it is that of the run's folder.
 
     Raises:
         ConfigError: the folder's name cannot be a task's.

@@ -16,7 +16,7 @@ _For = Literal["head", "reader"]
 
 
 def with_deadline(seconds: float) -> type[asyncio.Protocol]:
-    """A protocol for uvicorn's ``http`` setting; ``seconds``: until a head is whole, or an answer is read further."""
+    """A protocol for uvicorn's ``http`` setting; ``seconds``: the deadline for a head, and for reading an answer on."""
 
     class Deadline(H11Protocol):
         """A connection that is closed where the client keeps it waiting."""

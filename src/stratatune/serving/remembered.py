@@ -1,4 +1,4 @@
-"""A trunk that runs once for each text, whichever task asks, and keeps what it said for a while."""
+"""A trunk that runs once for each text, for all tasks, and keeps its output for a while."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RememberedTrunk:
 
     Attributes:
         asked: how many texts tasks have requested.
-        computed: for how many the trunk has run.
+        computed: the number of texts for which the trunk has run.
     """
 
     trains = False
@@ -72,14 +72,14 @@ class RememberedTrunk:
         self._bytes += rows.nbytes
 
     def trim(self) -> None:
-        """Forget what is beyond the limit."""
+        """Forget the oldest texts beyond the limit."""
         while self._bytes > self.limit and self._rows:
             _, rows = self._rows.popitem(last=False)
             self._bytes -= rows.nbytes
 
     @property
     def bytes(self) -> int:
-        """Of what is remembered."""
+        """The bytes of the remembered hidden states."""
         return self._bytes
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Running a server until it is asked to stop."""
+"""Run a server until it is stopped."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from stratatune.serving.table import TaskTable
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens."""
+    """The address on which a server listens."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """For a browser."""
+        """The URL for a browser."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
 
 @contextlib.contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that has its address, and listens once a server runs on it; port 0: one that is free.
+    """Bind a socket to an address, to listen once a server runs on it; port 0: one that is free.
 
     Raises:
         ResourceError: the port is taken, or the address is not this machine's.
@@ -52,7 +52,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def check_installed() -> None:
-    """Raises ResourceError where the extra is not installed."""
+    """Raise ResourceError if the extra is not installed."""
     with needs_extra("serve", "stratatune serve"):
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -64,7 +64,7 @@ class Server:
 
     Args:
         table: the tasks; more may come.
-        limits: what is taken from clients.
+        limits: limits on clients.
         keys: who may ask.
     """
 
@@ -87,13 +87,13 @@ class Server:
             limit_concurrency=limits.connections,
             timeout_keep_alive=int(max(1, limits.patience)),
             timeout_graceful_shutdown=int(limits.stop),
-            log_level="error",  # what a stranger sends is not news
+            log_level="error",  # malformed requests of strangers need no log line
             h11_max_incomplete_event_size=16_384,
         )
         self._server = uvicorn.Server(config)
 
     def run(self, listener: socket.socket, ready: Callable[[Address], Any] = lambda address: None) -> None:
-        """Answer until :meth:`stop`, SIGINT or SIGTERM; requests that are being answered are answered first."""
+        """Serve until :meth:`stop`, SIGINT or SIGTERM; requests in progress are answered first."""
         host, port = listener.getsockname()[:2]
         with _signals():
             ready(Address(host, port))
@@ -106,7 +106,7 @@ class Server:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """uvicorn stops on both signals and raises them again when it has: then they mean nothing more."""
+    """Let uvicorn stop on both signals, but ignore them when it raises them again afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The tasks that a server answers for; they come and go while it runs."""
+"""The tasks of a server, which can be added and removed while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stratatune.serving.weights import SharedWeights, return_memory
 
 
 class TaskTable:
-    """Tasks by name, in the order in which they came, with one copy of what their models have in common.
+    """Tasks by name, in the order of adding, with one copy of the parts that their models share.
 
     Args:
         remember: bytes of hidden states that all trunks together keep for texts that come again.
@@ -46,7 +46,7 @@ class TaskTable:
             return task
 
     def remove(self, name: str) -> None:
-        """Serve ``name`` no longer; requests that wait for it are still answered.
+        """Stop serving ``name``; requests that wait for it are still answered.
 
         Raises:
             ConfigError: there is no such task.
@@ -57,7 +57,7 @@ class TaskTable:
         return_memory()
 
     def _replace(self, tasks: dict[str, Task]) -> None:
-        """Whole new tables: whoever reads the old ones is not disturbed."""
+        """Replace the tables as a whole, so that readers of the old ones are not disturbed."""
         names = {task.trunk for task in tasks.values() if task.trunk}
         trunks = {name: self._trunks.get(name) or RememberedTrunk(0) for name in names}
         for trunk in trunks.values():
@@ -66,7 +66,7 @@ class TaskTable:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """Those that are served now."""
+        """The tasks that are served now."""
         return self._tasks
 
     @property
@@ -75,7 +75,7 @@ class TaskTable:
         return self._trunks
 
     def trunks_of(self, tasks: Sequence[Task]) -> dict[str, RememberedTrunk]:
-        """A trunk for each of the tasks that share one; a task that was removed meanwhile gets one of its own."""
+        """The trunk of each task that shares one; a task that was removed meanwhile gets a separate one."""
         return {task.trunk: self._trunks.get(task.trunk) or RememberedTrunk(0) for task in tasks if task.trunk}
 
     def named(self, name: str) -> Task:

@@ -1,4 +1,4 @@
-"""A trained run that is being served: its model, its name, and whose trunk it has."""
+"""A trained run that is being served: its model, its name, and its trunk."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Task:
     """A trained run, ready to answer.
 
     Attributes:
-        name: in the API.
+        name: its name in the API.
         run: the folder that it was loaded from.
         predictor: its model, tokenizer and objective.
-        trunk: names the trunk; tasks of one trunk share what it says. Empty: this task runs its own.
+        trunk: names the trunk; tasks of one trunk share its output. Empty: this task runs its own.
         held: shared weights that must live as long as the task.
     """
 
@@ -42,10 +42,10 @@ class Task:
 
     @classmethod
     def load(cls, name: str, run: str, shared: SharedWeights, **where: Any) -> Task:
-        """Load a run; ``where`` as the options of :class:`stratatune.training.predict.Predictor`.
+        """Load a run; ``where`` has the options of :class:`stratatune.training.predict.Predictor`.
 
         Raises:
-            ModelError: nothing trained is there, or its base model is not what it was.
+            ModelError: nothing trained is there, or its base model has changed.
         """
         predictor = Predictor(run, bases=shared.bases, **where)
         held = [one for attached in predictor.attached for one in shared.share(attached)]
@@ -57,11 +57,11 @@ class Task:
 
     @property
     def objective(self) -> Any:
-        """How it is asked."""
+        """The objective of the task."""
         return self.predictor.objective
 
     def describe(self) -> Row:
-        """What a client should know of it."""
+        """A description of the task for clients."""
         own = {
             "name": self.name,
             "objective": self.objective.name,
@@ -83,7 +83,7 @@ class Task:
         }
 
     def read(self, texts: Sequence[Any]) -> Table:
-        """Texts, or pairs of texts, as a table.
+        """Make a table of texts, or of pairs of texts.
 
         Raises:
             DataError: they are not as this task needs them.
@@ -91,11 +91,11 @@ class Task:
         return self.predictor.read(list(texts))
 
     def answers(self, table: Table, data: Encoded | None, trunk: RememberedTrunk | None) -> list[Row]:
-        """A row for each text of ``table``: what ``stratatune predict`` writes for it.
+        """A row for each text of ``table``, as ``stratatune predict`` writes it.
 
         Args:
             table: the texts.
-            data: the same encoded; None: the model is asked as `predict` does.
+            data: the table encoded; None: the model predicts as `predict` does.
             trunk: has run for them.
         """
         if data is None or trunk is None:
@@ -107,7 +107,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Using:
-    """A model at work on texts that are encoded already, and for which the trunk has run."""
+    """A model in use on texts that are encoded already, and for which the trunk has run."""
 
     predictor: Predictor
     table: Table
@@ -116,30 +116,30 @@ class _Using:
 
     @property
     def tokenizer(self) -> Any:
-        """The model's own."""
+        """The model's own tokenizer."""
         return self.predictor.tokenizer
 
     def output(self, table: Table) -> np.ndarray:
-        """What the objective predicts for every row of ``table``."""
+        """The objective's predictions for every row of ``table``."""
         forward, data = self.predictor.forward, self.data
-        if table is not self.table:  # an objective may ask for each column by itself
+        if table is not self.table:  # an objective may predict each column by itself
             data = self.predictor.encode(replace(table, labels=None, label_column=None))
             self.trunk.run(forward, [data])
         return evaluate(forward, data, forward.feed(codec=self.predictor.codec, trunk=self.trunk)).output
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model."""
+        """The output of the base model."""
         return self.predictor.untuned(table)
 
     def generate(self, texts: Any, **options: Any) -> list[str]:
-        """What the model writes for each text."""
+        """The text that the model generates for each text."""
         return self.predictor.generate(texts, **options)
 
 
 def trunk_of(predictor: Predictor) -> str:
-    """What tasks must have in common for one run of the trunk to serve them; empty where it serves this task alone.
+    """A digest of what tasks must share for one run of the trunk to serve them; empty where it serves this task alone.
 
-    A trunk is its own where it trains, where the model writes text, where candidates follow each text, where its
+    A trunk is not shared where it trains, where the model writes text, where candidates follow each text, where its
     weights are not in memory, and where onnxruntime runs it.
     """
     if predictor.model is None:

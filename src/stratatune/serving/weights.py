@@ -1,4 +1,4 @@
-"""One copy in memory of every weight that several tuned models have in common."""
+"""Keep one copy in memory of every weight that several tuned models share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SharedWeights:
     """The frozen weights of the models that are loaded, each once, by its content.
 
     A weight lives as long as a model that uses it. Models of one base and head get its tensors when they are loaded
-    (``bases``) and need no comparison; where heads differ, or a device has copies of its own, contents are compared.
+    (``bases``) and need no comparison; where heads differ, or a device has its own copies, contents are compared.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class SharedWeights:
         self._known: weakref.WeakValueDictionary[str, _Held] = weakref.WeakValueDictionary()
 
     def share(self, attached: Attached) -> list[_Held]:
-        """Let a model's frozen parameters be those in memory already, where they are equal to the bit.
+        """Replace a model's frozen parameters by those in memory already, if they are equal to the bit.
 
-        Returns what the model must hold on to for as long as it is in use. What trained is its own. The model may not
-        be trained or merged afterwards: that would change the others.
+        Returns objects that the model must hold for as long as it is in use. Trained parameters stay its own. The model
+        may not be trained or merged afterwards: that would change the others.
         """
         trained = {id(parameter) for parameter in attached.trained().values()}
         held = []
@@ -68,7 +68,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def return_memory() -> None:
-    """Give freed memory back to the system: a model that was loaded and shared away leaves its heap behind."""
+    """Give freed memory back to the system: a model that was moved to shared memory leaves freed heap behind."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,1 +1,1 @@
-"""What a model looks like: a row of names for each architecture, and its sizes. No torch."""
+"""The shape of a model: a row of names for each architecture, and its sizes. No torch."""

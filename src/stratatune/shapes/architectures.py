@@ -1,6 +1,6 @@
-"""What a row of the backbone table says: where the parts of an architecture live, and how its config names its sizes.
+"""Rows of the backbone table: where the parts of an architecture are, and how its config names its sizes.
 
-One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) asks the table
+One row per architecture, data only. Everything else (shapes, attaching, the trunk, the head) reads the table
 (``table.py``), so a new architecture is a new row and nothing more. A row is of its family's type; the rows are in
 ``encoders.py``, ``decoders.py`` and ``encoder_decoders.py``.
 """
@@ -42,10 +42,10 @@ class Stack:
     """One list of blocks.
 
     Attributes:
-        name: what a user calls it.
+        name: the user's name for it.
         path: below ``base``.
         roles: role to path inside a block of it.
-        more: what else is named inside a block, and its path.
+        more: other named parts inside a block, and their paths.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Stack:
 
     @property
     def named(self) -> Mapping[str, str | None]:
-        """Everything that is named inside a block."""
+        """The name and path of every part inside a block."""
         return {**self.roles, **self.more}
 
 
@@ -67,7 +67,7 @@ class Architecture:
     """
 
     family: ClassVar[str]
-    """``encoder``, ``decoder`` or ``encoder-decoder``: what heads and objectives serve."""
+    """``encoder``, ``decoder`` or ``encoder-decoder``: the families that heads and objectives name."""
     heads: ClassVar[str]
     """The heads that such a model can have, as people name them."""
     name: str
@@ -84,8 +84,8 @@ class Architecture:
     position_table: str | None = None
     """The table of positions, below ``base``, where it is outside the embeddings (of two stacks: the encoder's)."""
     beside: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
-    """Modules below ``base`` that feed the blocks beside the embeddings (the projection, tables of relative positions),
-    with their parameters from the config; 0: not in this model. They count and train as embeddings."""
+    """Modules below ``base`` that feed the blocks besides the embeddings (the projection, tables of relative
+    positions), with their parameters from the config; 0: not in this model. They count and train as embeddings."""
     embedding_tables: tuple[str, ...] = ("vocab", "positions", "types")
     """Tables in the embeddings, of width E (D unless ``Fields`` says otherwise), by their name in ``Fields``."""
     token_types: bool = False
@@ -97,22 +97,26 @@ class Architecture:
     roles: Mapping[str, str]
     """Role to its path inside a block. A role that is not here does not exist in the architecture."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Path of a linear inside a block that plays several roles at once to these roles, in the order of its outputs.
+    """The roles that each linear inside a block plays at once, in the order of its outputs, by its path.
 
-    ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart."""
+    ``roles`` name that path for each of them; ``model/fused.py`` takes the linear apart.
+    """
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     """Role to whether it has a bias: yes unless it says False here, or names a config field that does. Besides the
     roles of a block: ``embeddings`` (their norm), ``final_norm``, ``pooler``, and of the masked-LM head ``dense``,
     ``norm``, ``decoder``; the output matrix of a decoder (``decoder``) has one only where it says so."""
     norms_read_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Norm to the linears that read what it puts out, where nothing else does: a vector added to the one is a bias of
-    the others (``methods/delta_bias.py``). Said where norms have no bias of their own."""
+    """The linears that read each norm's output, where nothing else does.
+
+    A vector added to that output is then a bias of the linears (``methods/delta_bias.py``). Given for norms without a
+    bias.
+    """
     wide_head_norms: bool = False
     """Whether ``norm_q`` and ``norm_k`` norm the features of all heads together, not those of one head."""
     tuple_blocks: bool = False
     """Whether a block returns a tuple that the hidden state leads."""
     last_block: str | None = None
-    """How the last block runs at a few positions alone (``model/families/last_block.py``); None: it runs in full."""
+    """Function in ``model/families/last_block.py`` that runs the last block at a few positions; None: runs in full."""
     classifier: str
     """The new classification head, from the ``...ForSequenceClassification`` model."""
     classifier_before: str | None = None
@@ -124,14 +128,14 @@ class Architecture:
     pooler: str | None = None
     """The pretrained pooler that the classification model uses, from the ``...ForSequenceClassification`` model."""
     pooling: str | None = None
-    """The config's field that may say ``mean``: the classification head then reads every token, not the first."""
+    """The config's field that may be ``mean``: the classification head then reads every token, not the first."""
     tied: bool = True
     """Whether the decoder shares the word embeddings when the config does not say."""
     fields: Fields = Fields()
     applies: tuple[str, str] | None = None
-    """A config field and how its value must begin, where one model type has rows of several layouts."""
+    """A config field and the beginning of its value, where one model type has rows of several layouts."""
     refuses: Callable[[Config], str] = _refuses_nothing
-    """What of a config is not supported, in a line; empty when all is well."""
+    """A reason why a config is not supported, in a line; empty when it is."""
     measured: bool = False
     """Whether sizes are read off the live model (a row that a user added), not worked out from the config."""
 
@@ -142,7 +146,7 @@ class Architecture:
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """The lists of blocks, the first run first."""
+        """The lists of blocks, in the order in which they run."""
         return (Stack("blocks", self.blocks, self.roles),)
 
     @property
@@ -152,7 +156,7 @@ class Architecture:
 
     @property
     def named(self) -> tuple[tuple[str, str | None], ...]:
-        """What a user calls each path below ``base``, and the path."""
+        """The name that users know each path below ``base`` by, and the path itself."""
         paths = (("embeddings", self.embeddings), ("blocks", self.blocks), ("final_norm", self.final_norm))
         beside = (("beside", path) for path in self.more_embeddings)
         return (*paths, ("position_table", self.position_table), *beside)
@@ -166,9 +170,10 @@ class EncoderArchitecture(Architecture):
     heads: ClassVar[str] = "masked-LM, classification, token and span heads"
     walked_by: str = "encoder"
     mlm_head: Mapping[str, str]
-    """Part of the masked-LM head (dense, norm, decoder) to its path in the ``...ForMaskedLM`` model; empty: none.
+    """The path of each part of the masked-LM head (dense, norm, decoder) in ``...ForMaskedLM``; empty: no head.
 
-    A part ``bias`` names the module that holds the decoder's bias where that is not the decoder."""
+    A part ``bias`` names the module that holds the decoder's bias where that is not the decoder.
+    """
     mlm_alternatives: tuple[Mapping[str, str], ...] = ()
     """Other layouts of the masked-LM head; the first whose modules the model has is its own."""
     mlm_setting: tuple[str, str, bool] | None = None
@@ -176,7 +181,7 @@ class EncoderArchitecture(Architecture):
 
     For checkpoints that hold such weights and whose config does not say so."""
     mlm_activation: str | None = None
-    """Activation between dense and norm of the masked-LM head; None: what the config says in ``activation``."""
+    """Activation between dense and norm of the masked-LM head; None: the config's ``activation``."""
     activation: str = "hidden_act"
     """The config's field for that activation."""
     position_offset: int = 0
@@ -184,11 +189,11 @@ class EncoderArchitecture(Architecture):
     embedding_norm: bool = True
     """Whether the embeddings end in a norm."""
     table_if: Mapping[str, str] = field(default_factory=dict)
-    """Table to the config field (true unless it says otherwise) without which it is not there."""
+    """The config field (true by default) without which a table is missing, by the table."""
     projection: str | None = None
-    """The module below ``base`` that maps E to D where they differ; depth 0 is behind it."""
+    """The module below ``base`` that maps E to D where they differ; depth 0 is its output."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Block number to the roles that this block, unlike the others, does not have."""
+    """The roles that a block, unlike the others, does not have, by its number."""
     reused: tuple[str, ...] = ()
     """Roles whose linear also maps the table of relative positions (DeBERTa)."""
     pooler_norm: bool = False
@@ -209,13 +214,13 @@ class DecoderArchitecture(Architecture):
     rotary_by_type: bool = False
     """Whether that module also takes the type of attention of the block."""
     norms_first: bool = True
-    """Whether ``norm_attn`` and ``norm_ffn`` norm what their parts read, not what these return."""
+    """Whether ``norm_attn`` and ``norm_ffn`` norm the input of their parts, not the output."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
+    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
     window: str | None = "sliding_window"
     """The config's field with the number of positions that a block looks back, where the model's code reads one."""
     ffn_multiple: int = 0
-    """The feed-forward size as a multiple of D where the config leaves it open; 0: the config must say it."""
+    """The feed-forward size as a multiple of D if the config leaves it open; 0: the config must give it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +238,9 @@ class EncoderDecoderArchitecture(Architecture):
     decoder_roles: Mapping[str, str]
     """Role to its path inside a decoder block."""
     behind_blocks: tuple[str, ...] = ()
-    """The modules that the output of the encoder goes through behind its last block, in order."""
+    """The modules that the output of the encoder goes through after its last block, in order."""
     position_norm: str | None = None
-    """The norm behind the encoder's words and positions, where it is outside the embeddings."""
+    """The norm after the encoder's words and positions, where it is outside the embeddings."""
     relative_bias: str | None = None
     """The module inside the encoder's first block whose ``compute_bias`` makes the position bias of all blocks."""
 
@@ -247,12 +252,12 @@ class EncoderDecoderArchitecture(Architecture):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Without what follows the encoder's blocks, which counts with the embeddings."""
+        """The modules that make depth 0, without those after the encoder's blocks, which count with the embeddings."""
         return tuple(path for path in super().inputs if path not in self.behind_blocks)
 
     @property
     def named(self) -> tuple[tuple[str, str | None], ...]:
-        """With both stacks, and what surrounds the encoder's blocks."""
+        """The names and paths of a row, with both stacks and the modules around the encoder's blocks."""
         stacks = (("encoder", "encoder"), ("decoder", "decoder"), ("decoder_blocks", self.decoder_blocks))
         behind = (("behind_encoder", path) for path in self.behind_blocks)
         return (*stacks, *behind, ("position_norm", self.position_norm), *super().named)

@@ -1,4 +1,4 @@
-"""Configs of well-known decoders, beside those of ``builtin.py``."""
+"""Configs of well-known decoders, in addition to those of ``builtin.py``."""
 
 from __future__ import annotations
 

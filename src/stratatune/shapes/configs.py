@@ -1,4 +1,4 @@
-"""Where a model's config comes from: a folder, the built-in table, or the hub."""
+"""Sources of a model's config: a folder, the built-in table, or the hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stratatune.shapes.builtin import BUILTIN, builtin_config
 
 
 def config_of(model: str, revision: str | None = None) -> Config:
-    """The config that ``model`` names: a folder first, as transformers has it, then built in, then the hub."""
+    """The config that ``model`` names: of a folder in transformers' format, else built in, else on the hub."""
     if wrong := wrong_path(model):
         raise ModelError(
             f"model {shown(model)}: {wrong}", "give a folder with config.json, a hub id or a built-in name"
@@ -29,7 +29,7 @@ def config_of(model: str, revision: str | None = None) -> Config:
     built_in = builtin_config(model)
     if built_in is not None:
         return built_in
-    # A folder of that name is what the user means; the hub's answer would only hide what is wrong with it.
+    # The user means a folder of that name; the hub's answer would only hide its fault.
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)

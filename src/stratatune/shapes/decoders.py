@@ -1,6 +1,6 @@
 """Rows of the backbone table for decoders: GPT-2, Llama and its relatives. Data only, like the table itself.
 
-Every block norms what its parts read or, as in OLMo 2, what they return; a final norm follows the last block and the
+Every block norms the input of its parts or, as in OLMo 2, their output; a final norm follows the last block and the
 language-model head reads it. ``head(mlm=norm)`` is that final norm, ``head(mlm=decoder)`` the output matrix; a
 decoder's head has no dense layer.
 """
@@ -147,7 +147,7 @@ _OLMO2 = replace(
     norms_read_by={},
     wide_head_norms=True,
 )
-"""The output of attention and feed-forward part is normed, and nothing in front of them."""
+"""The output of attention and feed-forward part is normed, and nothing before them."""
 
 _OLMO3 = replace(_OLMO2, name="olmo3", model_types=("olmo3",), rotary_by_type=True, window=_WINDOW)
 

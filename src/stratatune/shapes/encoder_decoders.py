@@ -1,12 +1,12 @@
 """Rows of the backbone table for encoder-decoders, T5 and BART (``stacks.py``: the shape of such a model).
 
 Blocks are numbered through both stacks, the encoder's first. So the frozen depth is one number: up to the encoder's
-length only that many of its blocks are frozen; beyond it the whole encoder is, and so many blocks of the decoder. A
-trained encoder block is read by every block of the decoder, so the backward pass goes through all of those: again
-what one number says.
+length that many of its blocks are frozen; beyond it the whole encoder is, and the remaining number of decoder blocks.
+Every block of the decoder reads a trained encoder block, so the backward pass goes through all of them: one number
+describes that too.
 
-What belongs to no block (T5's position biases, which its first blocks keep for all, and the encoder's last norm; BART's
-position tables and embedding norms) counts with the embeddings.
+Parameters outside the blocks (T5's position biases, which its first blocks keep for all, and the encoder's last norm;
+BART's position tables and embedding norms) count with the embeddings.
 """
 
 from __future__ import annotations

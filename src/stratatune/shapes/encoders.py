@@ -14,7 +14,7 @@ def _count(config: Config, name: str, default: int = 0) -> int:
 
 
 def _widening(config: Config) -> int:
-    """Parameters of the linear E -> D behind factorised embeddings."""
+    """Parameters of the linear E -> D after factorised embeddings."""
     width, hidden = _count(config, "embedding_size"), _count(config, "hidden_size")
     return width * hidden + hidden
 

@@ -1,4 +1,4 @@
-"""The sizes of a model, without the model: what every count and every cost is worked out from."""
+"""The sizes of a model, without the model: the source of every count and every cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POOLED = ("sequence", "classification", "regression")
 
 
 def top_depth(blocks: int) -> int:
-    """Where the topmost of this many blocks begin: a quarter of them, three at least, and never all."""
+    """The depth above which the top quarter of the blocks lies: three blocks at least, and never all."""
     return max(min(1, blocks - 1), blocks - max(3, -(-blocks // 4)))
 
 
@@ -66,9 +66,9 @@ class Shape:
     vocab: int
     max_tokens: int
     linears: Mapping[str, Linear]
-    """Role to linear layer, of one block."""
+    """The linear layer of each role, in one block."""
     norms: Mapping[str, Norm]
-    """Role to norm, of one block."""
+    """The norm of each role, in one block."""
     embeddings: int
     head_parts: Mapping[str, int]
     """Parts of the masked-LM head: dense, norm, bias, decoder (V*D, the word embeddings themselves when tied)."""
@@ -76,7 +76,7 @@ class Shape:
     """Pooler of the classification model; 0 where it has none."""
     decoder_tied: bool
     final_norm: int = 0
-    """The norm behind the last block; the head's ``norm`` where the blocks end without one of their own."""
+    """The norm after the last block; the head's ``norm`` where the blocks end without a norm."""
     family: str = "encoder"
     """``encoder``, ``decoder`` or ``encoder-decoder``."""
     causal: bool = False
@@ -84,9 +84,9 @@ class Shape:
     norms_first: bool = False
     """Whether the norms of a block precede the parts that read them, so that training them needs gradients there."""
     parallel: bool = False
-    """Whether attention and feed-forward part of a block read the same, rather than one reading the other's output."""
+    """Whether attention and feed-forward part of a block read the same input, rather than one the other's output."""
     last_block: str | None = None
-    """How the last block runs at a few positions alone; None: it runs in full."""
+    """The function that runs the last block at a few positions alone; None: it runs in full."""
     normed_by_final: bool = False
     """Whether the final norm is the norm of the LM head: then ``head_parts`` counts it as ``norm``."""
     decoder: Shape | None = None
@@ -96,19 +96,19 @@ class Shape:
     """
     classifier_bias: bool = True
     classifier_dense: int = 0
-    """A new dense layer that the classification head brings, in front of its output layer; 0 where it has none."""
+    """A new dense layer that the classification head brings, before its output layer; 0 where it has none."""
     distinct: int = 0
-    """Sets of weights that the blocks share, as neighbours: ALBERT runs one set L times. 0: each block has its own."""
+    """The number of weight sets that neighbouring blocks share: ALBERT runs one L times. 0: each block has its own."""
     embedding_width: int = 0
     """E, the width of a word's vector, where it is not D."""
     reused: tuple[str, ...] = ()
-    """Roles that read something else too in a block's forward, not the hidden state alone."""
+    """Roles whose linear also reads something other than the hidden state in a block's forward."""
     unnamed: int = 0
     """Parameters of a block that no role names."""
     lacks: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Block number to the roles that this block, unlike the others, does not have."""
+    """The roles that a block, unlike the others, does not have, by its number."""
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What transformers has as the model's config, where the sizes were worked out from one."""
+    """The model's config as transformers has it, where the sizes were worked out from one."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class Shape:
 
     @property
     def border(self) -> int:
-        """How many blocks the first stack has: L, in most models."""
+        """The number of blocks of the first stack: L, in most models."""
         return len(next(iter(self.stacks.values())))
 
     def at(self, number: int) -> Shape:
@@ -150,7 +150,7 @@ class Shape:
         return self.unnamed + sum(self.part(role).weights + self.part(role).biases for role in self.roles)
 
     def owner(self, block: int) -> int:
-        """The first of the blocks that share the weights of ``block``: itself, where blocks do not share."""
+        """The first block with the weights of ``block``: itself, where blocks do not share weights."""
         if not self.distinct:
             return block
         # The same rule as Body._listed_blocks: runs of equal length, as ALBERT lays its groups out.
@@ -159,11 +159,11 @@ class Shape:
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """The first block of each set of weights: every block, where blocks do not share."""
+        """The first block of each set of weights: every block, where blocks do not share weights."""
         return tuple(number for number in range(self.blocks) if self.owner(number) == number)
 
     def of_block(self, number: int) -> Shape:
-        """This shape with the roles of block ``number`` alone."""
+        """This shape with only the roles that block ``number`` has."""
         missing = self.lacks.get(number, ())
         if not missing:
             return self.at(number)

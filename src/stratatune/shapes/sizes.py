@@ -1,4 +1,4 @@
-"""A shape from a config: no weights are read and no torch is imported."""
+"""Work out a shape from a config: no weights are read and no torch is imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stratatune.shapes.stacks import encoder_decoder_shape
 from stratatune.shapes.table import architecture_of
 
 HEAD_NORMS = {"norm_q": "heads", "norm_k": "kv_heads"}
-"""Norms over the features of one head, or of all heads together, and which heads those are."""
+"""Norms over the features of one head, or of all heads together, and the size that counts those heads."""
 
 _LONGROPE = ("longrope", "su")  # the latter in Microsoft's older configs
 
@@ -32,7 +32,7 @@ def shape_of(model: str | Config, revision: str | None = None) -> Shape:
     Args:
         model: a folder with config.json, a built-in name (``roberta-large``), a hub id (only its config.json is
             downloaded), or a config as a mapping.
-        revision: of a hub id: a branch, a tag or a commit.
+        revision: a hub id's branch, tag or commit.
 
     Raises:
         ModelError: there is no such model, or its architecture is not in the table.
@@ -87,7 +87,7 @@ def _of_encoder(row: EncoderArchitecture, name: str, config: Config) -> Shape:
 
 @_shaped.register
 def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
-    """Its head has the final norm and the decoder alone."""
+    """The shape of a decoder; its head consists of the final norm and the decoder."""
     sizes = _sizes(name, row, config, row.ffn_multiple)
     bias = sizes["vocab"] if row.biases.get("decoder", False) else 0
     found = _one_stack(row, name, sizes, row.embedding_tables, config)
@@ -103,7 +103,7 @@ def _of_decoder(row: DecoderArchitecture, name: str, config: Config) -> Shape:
 
 
 def turned_alike(config: Config) -> float:
-    """Up to how many tokens a text is turned by the same angles, whatever else is in its batch.
+    """The number of tokens up to which a text's angles do not depend on the rest of its batch.
 
     LongRoPE has two tables of angles, and a text of more than ``original_max_position_embeddings`` switches its whole
     batch from the one to the other: the hidden states of the others would depend on their company, cached or not.
@@ -123,7 +123,7 @@ _shaped.register(EncoderDecoderArchitecture)(encoder_decoder_shape)
 
 
 def _one_stack(row: Architecture, name: str, sizes: Mapping[str, int], tables: Sequence[str], config: Config) -> Shape:
-    """What the shapes of encoders and decoders have in common; no head, and of the embeddings the tables alone."""
+    """The common part of the shapes of encoders and decoders: no head, and only the tables of the embeddings."""
     hidden, width = sizes["hidden"], sizes["embedding"]
     return Shape(
         name=name,
@@ -160,7 +160,7 @@ def _norm(row: Architecture, size: int, role: str, config: Config) -> int:
 
 
 def _normed(role: str, row: Architecture, sizes: Mapping[str, int]) -> int:
-    """How many features a norm of a block is over."""
+    """The number of features that a norm of a block is over."""
     if role not in HEAD_NORMS:
         return sizes["hidden"]
     return sizes["head_dim"] * (sizes[HEAD_NORMS[role]] if row.wide_head_norms else 1)
@@ -195,7 +195,7 @@ def _sizes(name: str, row: Architecture, config: Config, ffn_multiple: int = 0) 
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", found["hidden"] // found["heads"])
     found.setdefault("embedding", found["hidden"])
-    # Of a family that shares weights a config without the field shares one set: ALBERT's default.
+    # In a family that shares weights, a config without the field has one shared set: ALBERT's default.
     found.setdefault("distinct", 1 if row.fields.distinct else 0)
     return found
 

@@ -11,7 +11,7 @@ from stratatune.shapes.shape import Linear, Norm, Shape
 
 _POSITION_OFFSET = 2  # rows of BART's position tables that no token uses
 _HINT = "it is a count of an encoder-decoder; backbone_from_names(..., fields={...}) says what a config calls it"
-_NO_LIMIT = 1 << 20  # relative positions reach as far as one likes
+_NO_LIMIT = 1 << 20  # relative positions have no limit
 
 
 def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Mapping[str, object]) -> Shape:
@@ -25,7 +25,7 @@ def encoder_decoder_shape(row: EncoderDecoderArchitecture, name: str, config: Ma
     encoder = size(fields.blocks)
     decoder = size(fields.decoder_blocks or fields.blocks, encoder)
     heads = size(fields.heads)
-    # T5's heads together may be wider or narrower than D (d_kv is a setting of its own).
+    # T5's heads together may be wider or narrower than D (d_kv is a separate setting).
     inner = heads * size(fields.head_dim) if fields.head_dim else width
     ffn = size(fields.ffn), size(fields.decoder_ffn or fields.ffn)
     positions = size(fields.positions) if fields.positions else _NO_LIMIT

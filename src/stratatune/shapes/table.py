@@ -15,17 +15,17 @@ _ADDED: dict[str, Architecture] = {}
 
 
 def register(row: Architecture) -> None:
-    """Adds a user's row for this process; it comes before the table's own row of the same model type."""
+    """Add a user's row for this process; it comes before the table's own row of the same model type."""
     _ADDED.update(dict.fromkeys(row.model_types, row))
 
 
 def forget_architecture(model_type: str) -> None:
-    """Removes a user's row of that model type."""
+    """Remove a user's row of that model type."""
     _ADDED.pop(model_type, None)
 
 
 def architecture_of(model_type: str, config: Config | None = None) -> Architecture:
-    """The row for a config's ``model_type``; of several layouts the one that the config has.
+    """The row for a config's ``model_type``; where there are several layouts, that of the config.
 
     Raises:
         ModelError: no row lists that type.

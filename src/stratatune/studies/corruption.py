@@ -1,6 +1,6 @@
 """Text with hidden parts, which encoder-decoders are pretrained to restore.
 
-T5 predicts spans behind sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
+T5 predicts spans after sentinels (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, spans of 3 on average); BART
 writes the whole text and reads it with each hidden span, perhaps an empty one, as a single mask (Lewis et al. 2020,
 section 2.2: 30 % of the tokens, spans of a Poisson distribution with mean 3).
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Ids = list[int]
 Corrupt = Callable[[Ids, Sequence[int], np.random.Generator], tuple[Ids, Ids]]
-"""(tokens, which are special, random numbers) -> source and target; both empty where too little is there to hide."""
+"""Turns (tokens, which are special, random numbers) into source and target; both empty if too little can be hidden."""
 
 SPAN_SHARE, SPAN_LENGTH = 0.15, 3
 INFILL_SHARE, INFILL_LENGTH = 0.30, 3.0
@@ -27,7 +27,7 @@ _MOST_SENTINELS = 100
 
 
 def corruption_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, Corrupt]:
-    """How text is corrupted for the model of this tokenizer: by sentinels where it has them, else by its mask.
+    """The way text is corrupted for the model of this tokenizer: by sentinels where it has them, else by its mask.
 
     Raises:
         ModelError: it has neither.
@@ -49,7 +49,7 @@ def corruption_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, Corrupt]:
 def span_corrupted(
     ids: Ids, special: Sequence[int], sentinels: Sequence[int], random: np.random.Generator
 ) -> tuple[Ids, Ids]:
-    """T5's: ``the <0> on the <1>`` and ``<0> cat sat <1> mat <2>``, each with the tokens that close the text."""
+    """Corrupt as T5: ``the <0> on the <1>`` and ``<0> cat sat <1> mat <2>``, each with its closing tokens."""
     lead, words, tail = _parts(ids, special)
     if len(words) < 2:
         return [], []
@@ -66,14 +66,14 @@ def span_corrupted(
 
 
 def infilled(ids: Ids, special: Sequence[int], mask: int, random: np.random.Generator) -> tuple[Ids, Ids]:
-    """BART's: ``the <mask> on the <mask>`` and the text itself."""
+    """Corrupt as BART: ``the <mask> on the <mask>`` and the text itself."""
     lead, words, tail = _parts(ids, special)
     if not words:
         return [], []
     hidden, lengths = max(round(INFILL_SHARE * len(words)), 1), list[int]()
     while sum(lengths) < hidden:
         lengths.append(min(int(random.poisson(INFILL_LENGTH)), hidden - sum(lengths)))
-    slots = len(words) - hidden + 1  # in front of each word that stays, and behind the last: no two masks meet
+    slots = len(words) - hidden + 1  # before each word that stays, and after the last: no two masks meet
     chosen = random.choice(slots, min(len(lengths), slots), replace=False)
     length_at = dict(zip(sorted(chosen.tolist()), lengths, strict=False))
     source, at = Ids(), 0
@@ -95,6 +95,6 @@ def _parts(ids: Ids, special: Sequence[int]) -> tuple[Ids, Ids, Ids]:
 
 
 def _cut(total: int, parts: int, random: np.random.Generator) -> list[int]:
-    """``total`` as a sum of ``parts`` numbers above 0, each such sum as likely as another."""
+    """Split ``total`` into ``parts`` numbers above 0, each such sum with equal probability."""
     ends = np.sort(random.choice(np.arange(1, total), parts - 1, replace=False))
     return np.diff([0, *ends, total]).tolist()

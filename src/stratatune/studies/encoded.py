@@ -1,4 +1,4 @@
-"""The data of a study that trains nothing to keep: encoded as a run of the same settings would, without the model."""
+"""Encode the data of a study that keeps no training result, as a run of the same settings would, without the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def settled(source: str, **settings: Any) -> Prepared:
 
     Args:
         source: a file, a folder or a hub id.
-        settings: of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``, ``max_length``.
+        settings: some of :class:`stratatune.RunConfig`: ``model``, ``plan``, ``task``, ``text``, ``label``,
+            ``max_length``.
 
     Raises:
         UserError: a mistake in the settings or the data, or a model without a tokenizer.
@@ -37,7 +38,7 @@ def settled(source: str, **settings: Any) -> Prepared:
 
 
 def lengths_in(source: str, **settings: Any) -> list[int]:
-    """Tokens of each example: of a text file of numbers, one a line, or of a data file once it is encoded.
+    """The number of tokens of each example: from a text file of numbers, one a line, or from a data file, encoded.
 
     Raises:
         UserError: as :func:`settled`.

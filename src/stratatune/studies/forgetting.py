@@ -1,4 +1,4 @@
-"""What tuning costs the language model: its loss on plain text before and after (SPAFIT's question of forgetting).
+"""The cost of tuning to the language model: its loss on plain text before and after (SPAFIT's question of forgetting).
 
 The tuned blocks are read by the base model's own language-model head, whatever head they were trained under.
 Encoders: the loss at 15 % of the tokens, drawn once by the seed and masked, the same for both models. Decoders: the
@@ -40,12 +40,12 @@ SHARE = 0.15
 _BATCH_SIZE = 16
 _IGNORED = -100
 _Row = tuple[list[int], list[int]]
-"""Tokens and which of them are special; or source and target."""
+"""Tokens and which of them are special, or source and target."""
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Tokens [B, T] with what is to be predicted hidden, its labels (-100 elsewhere), and the mask of real tokens.
+    """Tokens [B, T] with targets hidden, their labels (-100 elsewhere), and the mask of real tokens.
 
     Labels are [B, T] where they are those of the tokens, [B, U] where a decoder writes them.
     """
@@ -57,13 +57,13 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Way:
-    """How a language-model head is asked what it still knows.
+    """A way to test a language-model head on plain text.
 
     Attributes:
-        objective: in the report.
+        objective: its name in the report.
         next_token: each token predicts the next one.
         gives_labels: the model is given the labels too.
-        corrupts: the text is corrupted, and the second stack restores what is missing.
+        corrupts: the text is corrupted, and the second stack restores the missing tokens.
     """
 
     objective: str
@@ -90,7 +90,7 @@ def forgetting(
         base: where the base model is now, when it has moved.
         device: as in a run's settings.
         max_length: longer texts are cut to this many tokens.
-        seed: of what is masked or hidden.
+        seed: the seed of the choice of masked or hidden tokens.
 
     Returns:
         ``objective`` (``mlm``, ``causal``, ``span corruption`` or ``text infilling``), ``base`` and ``tuned`` (mean
@@ -132,7 +132,7 @@ def forgetting(
 
 
 def _tuned(model: PreTrainedModel, record: dict[str, Any], tensors: dict[str, Tensor]) -> PreTrainedModel:
-    """The base model with what was trained; a classification head that trained has no place here."""
+    """The base model with the trained adapter, without a trained classification head."""
     named = dict(model.named_parameters())
     tuned = apply(model, record["plan"], also_train=[name for name in record["also_train"] if name in named])
     encoder = tuned.attached.backbone.encoder_ids()
@@ -155,7 +155,7 @@ def _encoded(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
 def _in_place(
     rows: Sequence[_Row], tokenizer: PreTrainedTokenizerBase, next_token: bool, random: np.random.Generator
 ) -> list[_Sample]:
-    """Samples whose labels are those of the tokens: all but the first (``next_token``), or masked ones."""
+    """Samples whose labels are their own tokens: all but the first (``next_token``), or masked ones."""
     made = []
     for batch in _batches(rows):
         tokens, mask = _padded([ids for ids, _ in batch], pad_id(tokenizer))
@@ -188,7 +188,7 @@ def _batches(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
 
 
 def _padded(rows: Sequence[list[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor [B, T], and which of it is theirs [B, T] bool."""
+    """Pad rows to one tensor [B, T], with the mask [B, T] bool of their own tokens."""
     width = max(map(len, rows))
     mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows]), mask

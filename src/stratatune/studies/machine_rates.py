@@ -1,4 +1,4 @@
-"""What this machine does in a second: matrix products, and bytes from its disk. About a second of measuring."""
+"""Rates of this machine: matrix products, and bytes from its disk. Measuring takes about a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measured_rates(*, low: bool) -> Rates:
 
 
 def _products(*, low: bool) -> float:
-    """FLOP/s of the product of two square matrices, the best of some."""
+    """The FLOP/s of a product of two square matrices, the best of several."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +39,7 @@ def _seconds(one: Tensor) -> float:
 
 
 def _disk() -> float:
-    """Bytes a second of a file that was written and let go of, where the system can be asked to; else of its memory."""
+    """The bytes a second of reading a file that was dropped from the page cache, if the system can; else of memory."""
     with tempfile.TemporaryFile() as file:
         file.write(os.urandom(_FEWEST) * (_BYTES // _FEWEST))
         file.flush()

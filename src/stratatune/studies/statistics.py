@@ -1,8 +1,9 @@
-"""What a handful of seeds can say: means with intervals, and paired comparisons, by ``scipy.stats``.
+"""Statistics of a handful of seeds: means with intervals, and paired comparisons, by ``scipy.stats``.
 
-Two questions are asked: how much would a mean move with other seeds (:func:`interval`, a bootstrap), and is one method
-better than another on the same tasks and seeds (:func:`compare`). A bootstrap of three differences is too sure of
-itself, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is given beside it.
+They answer two questions: how much a mean would move with other seeds (:func:`interval`, a bootstrap), and whether one
+method is better than another on the same tasks and seeds (:func:`compare`). A bootstrap interval of three differences
+is too narrow, so a comparison's interval is Student's, and a permutation test, which assumes nothing, is reported with
+it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Literal
 import numpy as np
 
 LEVEL = 0.95
-"""Of every interval."""
+"""The level of every interval."""
 _RESAMPLES = 9_999
 _EXACT = 14
-"""Up to this many pairs, all 2^n changes of sign are tried; of more pairs, as many changes at random."""
+"""The most pairs for which all 2^n changes of sign are tried; for more, as many random ones."""
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
@@ -41,11 +42,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method less another, pair by pair.
+    """The difference of two methods, pair by pair.
 
     Attributes:
         difference: the mean over pairs, with Student's interval; positive where the first is better.
-        p_value: of the two-sided paired permutation test (signs changed at random); None for one pair.
+        p_value: that of the two-sided paired permutation test (signs changed at random); None for one pair.
         smallest_p: the smallest value that n pairs can give, 2 / 2^n.
     """
 
@@ -55,11 +56,11 @@ class Comparison:
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """The number of pairs."""
         return self.difference.count
 
     def verdict(self, margin: float = 0.0) -> Verdict:
-        """What the interval says about "the first is better than the second less ``margin``"."""
+        """The interval's verdict on "the first is better than the second less ``margin``"."""
         low, high = self.difference.low, self.difference.high
         if low is None or high is None or low <= -margin <= high:
             return "cannot tell"
@@ -67,7 +68,7 @@ class Comparison:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of ``values`` with its percentile bootstrap interval; the same every time.
+    """The mean of ``values`` with its percentile bootstrap interval; equal values give an equal interval.
 
     With few values it says little more than their range: of 3 seeds, the mean of a resample is the lowest value itself
     once in 27 times, so the 95 % interval reaches from about the lowest to about the highest.
@@ -90,7 +91,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def _student(values: Sequence[float]) -> Interval:
-    """The mean with Student's interval: right for normal values, however few."""
+    """The mean with Student's interval: exact for normal values, however few."""
     sample = np.asarray(values, dtype=float)
     if len(sample) == 1 or np.ptp(sample) == 0:
         return _degenerate(sample)
@@ -102,16 +103,16 @@ def _student(values: Sequence[float]) -> Interval:
 
 
 def _degenerate(sample: np.ndarray) -> Interval:
-    """Of one value, which has no interval, or of equal ones."""
+    """The interval of a single value, which has none, or of equal values."""
     mean, alone = float(sample.mean()), len(sample) == 1
     return Interval(mean, None, None, None, 1) if alone else Interval(mean, 0.0, mean, mean, len(sample))
 
 
 def compare(first: Mapping[tuple, float], second: Mapping[tuple, float], *, smaller: bool = False) -> Comparison | None:
-    """``first`` less ``second`` over the pairs that both have; None where they have none.
+    """Compare ``first`` less ``second`` over the pairs that both have; None if they have none.
 
     Args:
-        first, second: values by what pairs them, such as (task, seed).
+        first, second: values by their pairing key, such as (task, seed).
         smaller: a smaller value is the better one; the difference is turned round.
     """
     shared = [key for key in first if key in second]
@@ -124,7 +125,7 @@ def compare(first: Mapping[tuple, float], second: Mapping[tuple, float], *, smal
 
 
 def _permutation(differences: Sequence[float]) -> float | None:
-    """P-value of the paired permutation test: is the mean difference larger than with random signs?"""
+    """The p-value of the paired permutation test: is the mean difference larger than with random signs?"""
     if len(differences) < 2:
         return None
     if not np.any(differences):

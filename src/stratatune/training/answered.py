@@ -1,4 +1,4 @@
-"""Predictions as rows: what is printed, written as text and served. No torch."""
+"""Predictions as rows, for printing, text files and the server. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIGITS = 6  # of a number as text; parquet keeps every bit
 
 
 def rows_of(given: Mapping[str, Sequence[Any]], predicted: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
-    """N rows out of columns of N values, the predicted numbers rounded; a predicted NaN is None."""
+    """Turn columns of N values into N rows, with rounded numbers; a predicted NaN is None."""
     names = [*given, *predicted]
     for values in zip(*given.values(), *predicted.values(), strict=True):
         row = dict(zip(names, values, strict=True))
@@ -26,7 +26,7 @@ def _shown(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no NaN: null in its place."""
+    """Replace NaN by None, as JSON has no NaN."""
     if isinstance(value, dict):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, list):

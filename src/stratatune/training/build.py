@@ -1,4 +1,4 @@
-"""The trunk pass alone: ``stratatune cache build``."""
+"""Run the trunk alone: ``stratatune cache build``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def _fill(session: Session, name: str, data: Encoded, feed: Feed) -> dict[str, Any]:
-    """Everything that a data set's cache still lacks; an empty record when it has none."""
+    """Fill in all that a data set's cache still lacks; an empty record if it has no cache."""
     cache = feed.cache
     if cache is None:
         return {}

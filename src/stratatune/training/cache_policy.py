@@ -1,4 +1,4 @@
-"""What ``--cache auto`` asks this machine and this run before it chooses (``cache/policy.py``)."""
+"""Facts about the run and the machine by which ``--cache auto`` chooses (``cache/policy.py``)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def need_of(
     run: Callable[[Batch], object],
     pad_id: int,
 ) -> Need:
-    """What ``data`` (encoded, and how often it is read) need; the trunk is timed by ``run`` on a few examples."""
+    """The need of ``data`` (encoded, with how often each is read); ``run`` times the trunk on a few examples."""
     again = [(one.lengths[one.distinct.first], passes) for one, passes in data.values() if passes > 1]
     parts = [(int(rows_per_example(lengths, positions).sum()) * width, passes) for lengths, passes in again]
     tokens = sum(int(lengths.sum()) for lengths, _ in again)
@@ -46,7 +46,7 @@ def need_of(
 
 
 def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
-    """Seconds that the trunk takes for a token, of examples of about median length."""
+    """Seconds that the trunk takes for a token, measured on examples of about median length."""
     order = np.argsort(data.lengths, kind="stable")
     # Examples of like lengths: padding would otherwise be timed as if it were text.
     middle = order[max(0, len(order) // 2 - _EXAMPLES // 2) :][:_EXAMPLES]
@@ -57,13 +57,13 @@ def _pace(data: Encoded, run: Callable[[Batch], object], pad_id: int) -> float:
 
 
 def room_for(root: Path, limit: int) -> Room:
-    """What this machine has for a cache under ``root`` (which need not exist yet)."""
+    """The space of this machine for a cache under ``root`` (which need not exist yet)."""
     speed = disk_speed(root)
     return Room(limit, free_bytes(root) if speed else 0, free_memory(), speed)
 
 
 def free_memory() -> int:
-    """Bytes of memory that may be used: of the machine, or of the container that this runs in."""
+    """The bytes of free memory, of the machine or of the container that this runs in."""
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     with contextlib.suppress(OSError, ValueError):  # no container, or no limit ("max")
@@ -87,7 +87,7 @@ def disk_speed(root: Path) -> float:
 
 
 def _remembered_speed(root: Path) -> float:
-    """What was measured here within the last week; 0: nothing was, or the folder is no longer writable."""
+    """The speed measured here within the last week; 0: there is none, or the folder is no longer writable."""
     try:
         record = json.loads((root / _SPEED_FILE).read_bytes())
         fresh = 0 <= time.time() - record["measured"] < _SPEED_LASTS

@@ -1,6 +1,6 @@
-"""``st.cached``: the trunk runs once over a data set, and whoever trains the model reads what it said.
+"""``st.cached``: run the trunk once over a data set, so that any trainer of the model can reuse its output.
 
-For those who train by transformers' ``Trainer``, Accelerate, Lightning or a loop of their own. The data set gets one
+For those who train by transformers' ``Trainer``, Accelerate, Lightning or their own loop. The data set gets one
 column more, the number of each row in the trunk cache; the model takes it as one more input and begins at the frozen
 depth. Everything else, collators, losses, metrics and saving, is as it was.
 """
@@ -70,7 +70,7 @@ def cached(
         cache: the folder of trunk caches; ``"ram"``: memory; None: the one that ``stratatune train`` uses.
         dtype: the precision that is remembered: ``fp32``, ``bf16`` or ``fp16``.
         batch_size: texts that the trunk runs at once.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Returns:
         The data with the column ``trunk_row``, and the same model, which now takes it.
@@ -132,7 +132,7 @@ class WithRows(torch.utils.data.Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True)
 class Texts:
-    """The tokens of N rows, as a model is given them.
+    """The tokens of N rows, as a model gets them.
 
     Attributes:
         ids, mask, types: a list of numbers for each row; a row ends with its last real token.
@@ -144,7 +144,7 @@ class Texts:
 
     @classmethod
     def of(cls, data: Any) -> Texts:
-        """Those of a data set.
+        """The texts of a data set.
 
         Raises:
             DataError: it has no ``input_ids``, or no rows.
@@ -177,13 +177,13 @@ class Texts:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that a trunk reads, and where rows repeat, how many are kept."""
+        """A hash of everything that a trunk reads and, where rows repeat, of how many are kept."""
         found = fast_digest(self._contents())
         return f"{found}/{len(self.distinct.first)}" if self.distinct.repeated else found
 
     @cached_property
     def distinct(self) -> Distinct:
-        """Which rows are equal."""
+        """The rows that are equal."""
         return Distinct.of((row,) for row in self._contents())
 
     def _contents(self) -> Iterator[str]:
@@ -191,7 +191,7 @@ class Texts:
         return (repr(row) for row in zip(self.ids, self.mask, types, strict=True))
 
     def batch(self, index: np.ndarray, pad: int) -> dict[str, Tensor]:
-        """Rows ``index`` [B], padded on the right."""
+        """The rows ``index`` [B], padded on the right."""
         width = max(len(self.ids[i]) for i in index)
         padded = {_IDS: (self.ids, pad), _MASK: (self.mask, 0), **({_TYPES: (self.types, 0)} if self.types else {})}
         return {
@@ -218,9 +218,9 @@ def _numbers(row: Any) -> list[int]:
 
 
 def _marks(ids: Tensor, mask: Tensor) -> Tensor:
-    """A number for the real tokens of each row and their order, whatever surrounds them: [B, T], [B, T] -> [B]."""
+    """A hash of the real tokens of each row in their order, without what surrounds them: [B, T], [B, T] -> [B]."""
     places = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-    # Each place has a weight of its own, so the same tokens in another order give another number; the cube keeps the
+    # Each place has a different weight, so the same tokens in another order give another number; the cube keeps the
     # weights from being evenly spaced.
     turned = (ids + 1) * (places * 2654435761 + 97) ** 3  # int64, which wraps
     return (turned * mask).sum(dim=1)
@@ -256,13 +256,13 @@ class Rows:
         return self.model.attached.backbone.body
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
-        """Those of a copy of the model: what the trunk said is the same."""
+        """The rows of a copy of the model, whose trunk has the same output."""
         memo[id(self)] = copied = copy.copy(self)
         copied.model = copy.deepcopy(self.model, memo)
         return copied
 
     def add(self, texts: Texts, place: str | Path | None, dtype: Dtype, batch_size: int, reporter: Reporter) -> int:
-        """Run the trunk over ``texts`` where no cache has them, and give the number of the first."""
+        """Run the trunk over ``texts`` that no cache has, and return the number of the first."""
         attached = self.model.attached
         root = None if place == "ram" else default_root() if place is None else Path(place).expanduser()
         key = CacheKey(
@@ -275,7 +275,7 @@ class Rows:
             depth=self.depth,
             positions="all",
             dtype=dtype,
-            # A version of its own, because batches are padded here in another way than in `stratatune train`.
+            # A separate version, because batches are padded here in another way than in `stratatune train`.
             versions=(*numeric_versions(), ("door", "cached")),
             model=self.model.config._name_or_path,
         )
@@ -319,7 +319,7 @@ class Rows:
     @torch.no_grad()
     def _trunk(self, batch: dict[str, Tensor]) -> Tensor:
         base: Any = self.body.base
-        # Of two stacks only the first is run: its output is all that is remembered.
+        # With two stacks only the first is run: its output is all that is remembered.
         run = base if len(self.body.row.stacks) < 2 else base.get_encoder()
         taken = inspect.signature(run.forward).parameters
         known = {name: one for name, one in batch.items() if name in taken}
@@ -350,7 +350,7 @@ class Rows:
         return found
 
     def _stored(self, numbers: np.ndarray) -> Tensor:
-        """The rows of the caches [sum T, D], in order."""
+        """Read the rows [sum T, D] from the caches, in order."""
         owner = np.searchsorted(self.firsts, numbers, side="right") - 1
         if (owner == owner[0]).all():
             cache = self.caches[owner[0]]
@@ -359,7 +359,7 @@ class Rows:
 
 
 def _depth(attached: Attached) -> int:
-    """The depth that is remembered: the frozen one; of two stacks the end of the first, which the second reads.
+    """The depth that is remembered: the frozen depth, or the end of the first of two stacks, which the second reads.
 
     Blocks of a first stack hand more to one another than the hidden state (T5: the relative positions), so that it is
     remembered as a whole or not at all.
@@ -378,10 +378,11 @@ def _depth(attached: Attached) -> int:
 
 @contextlib.contextmanager
 def _one_at_a_time(root: Path | None) -> Iterator[None]:
-    """Under a launcher one process runs the trunk, and the others, which wait for it, read what it wrote.
+    """Let one process of a launcher run the trunk, and the others wait for it and read what it wrote.
 
-    A file is locked, and no process group asked: one that is made here would be found by Trainer and Accelerate, which
-    then keep it, whatever device, backend or time limit they are given.
+    It locks a file instead of making a process group: Trainer and Accelerate would find the group and keep it, whatever
+    device, backend or time limit they are given.
+
     """
     if root is None or launched() <= 1:
         yield
@@ -395,7 +396,7 @@ class _FromRows:
 
     Args:
         model: the tuned model.
-        rows: what its trunk said.
+        rows: its trunk's output.
     """
 
     def __init__(self, model: Tuned, rows: Rows) -> None:
@@ -403,7 +404,7 @@ class _FromRows:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """That of the model's class, and the number of the row: ``Trainer`` keeps the columns that it finds here."""
+        """The class's signature with the number of the row: ``Trainer`` keeps the columns that it finds here."""
         own = inspect.signature(type(self.model).forward.__get__(self.model))
         added = inspect.Parameter(ROW, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
         given = list(own.parameters.values())
@@ -430,7 +431,7 @@ class _FromRows:
 
 
 def _rows_of(model: Tuned) -> Rows:
-    """The rows that a model knows, from now on if none."""
+    """The rows of a model, created if it has none."""
     known = vars(model).get("forward")
     if isinstance(known, _FromRows):
         return known.rows

@@ -1,4 +1,4 @@
-"""Whether, where and how a run remembers its trunk: the policy over ``cache/store.py``."""
+"""The policy over ``cache/store.py``: whether, where and how a run remembers its trunk's output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CLIPPED_TOLD = 1e-4
 
 
 class Caching:
-    """Opens a feed for each data set of a run, with a cache behind it where the settings and the machine allow one.
+    """Opens a feed for each data set of a run, with a cache where the settings and the machine allow one.
 
     Args:
         config: the run's settings.
@@ -66,9 +66,9 @@ class Caching:
         self.shared = shared
         self._own: dict[str, int] = {}  # caches on disk of this run: their bytes by their digests
         self.choice: Choice | None = None
-        """What ``auto`` chose."""
+        """The choice of ``auto``."""
         self.codec: Codec | None = None
-        """How hidden states are kept, settled by the first data that are fed: those that the run trains on."""
+        """The precision of cached hidden states, settled by the first data to be fed: those that the run trains on."""
 
     def feed(self, data: Encoded, name: str, *, fill: bool = True) -> Feed:
         """The hidden states of ``data``, remembered where possible. The training data come first.
@@ -86,7 +86,7 @@ class Caching:
         return feed
 
     def stream(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray] | None = None) -> None:
-        """Fill the cache of a trunk that is not in memory, before anything asks for a batch of it.
+        """Fill the cache of a trunk that is not in memory, before any batch of it is needed.
 
         Meanwhile the top is not needed. ``batches`` are those of this process; None: all.
 
@@ -107,7 +107,7 @@ class Caching:
                 fill(feed, data, self.forward.pad_id, self.forward.device, bar.advance, batches)
 
     def run(self, feed: Feed, data: Encoded, name: str, batches: Sequence[np.ndarray]) -> None:
-        """Run the trunk over ``batches``, wherever it is, and write what it gives into the cache behind ``feed``."""
+        """Run the trunk over ``batches``, wherever it is, and write the hidden states into the cache of ``feed``."""
         if Unread.of(self.attached.backbone.model) is None:
             fill(feed, data, self.forward.pad_id, self.forward.device, lambda examples: None, batches)
         else:
@@ -123,7 +123,7 @@ class Caching:
         return Codec(self.dtype, self._scales(data) if self.dtype == "int8" else None)
 
     def _scales(self, data: Encoded) -> Tensor:
-        """int8's: those of the training data for all others."""
+        """The scales of int8: those of the training data, for all other data too."""
         if self.codec is not None and self.codec.scales is not None:
             return self.codec.scales
         self.reporter.say("int8: finding the scale of each channel on a sample of the training data")
@@ -151,18 +151,18 @@ class Caching:
 
     @property
     def dtype(self) -> Dtype:
-        """The precision in which hidden states are kept: what was chosen, else the first of those that may be."""
+        """The precision in which hidden states are kept: the chosen one, else the first candidate."""
         return self._dtypes()[0] if self.choice is None else self.choice.dtype
 
     def _dtypes(self) -> tuple[Dtype, ...]:
-        """The settings' own, or that of the computation and what ``auto`` may take in its place."""
+        """The candidates: the settings' own precision, or the computation's and those that ``auto`` may use instead."""
         if self.config.cache_dtype != "auto":
             return (self.config.cache_dtype,)
         own: Dtype = "fp32" if self.autocast is None else "bf16"
         return (own, "int8") if self.config.cache == "auto" else (own,)
 
     def _choose(self, data: Mapping[str, Encoded]) -> None:
-        """Settle what ``auto`` means for this run, and say why in one line."""
+        """Settle the choice of ``auto`` for this run, and give the reason in one line."""
         if self.config.cache != "auto" or self.choice is not None or not self._wanted():
             return
         training = next(iter(data.values()))
@@ -184,14 +184,14 @@ class Caching:
         report(self.choice.why)
 
     def _passes(self, data: Encoded, name: str) -> float:
-        """How often the texts of a data set are read; where trials share a cache, by another one too."""
+        """The number of times that the texts of a data set are read, by a sharing trial too where there is one."""
         passes = passes_of(name, self.config.epochs, self.config.eval_every)
-        # A text that many examples have is read for each of them.
+        # A text in several examples is read for each of them.
         again = len(data) / len(data.distinct.first) if data.distinct.many else 1
         return passes * again if self.shared is None else 2 * passes * again
 
     def _again(self, data: Encoded, name: str) -> bool:
-        """Whether the data are worth remembering under ``auto``: read again, or there already."""
+        """Whether the data are worth remembering under ``auto``: they are read again, or are there already."""
         if self.config.cache != "auto":
             return True
         worth = self._passes(data, name) > 1 and self.choice is not None and self.choice.place != "none"
@@ -203,7 +203,7 @@ class Caching:
         return (default_root() / self.key(data, dtype).digest / KEY_FILE).exists()
 
     def _timed(self, batch: Batch) -> float:
-        """A run of the trunk, waited for."""
+        """Run the trunk and wait for it."""
         trunk, batch = Trunk(self.attached), batch.to(self.forward.device)
         hidden = run_trunk(trunk, batch, self.forward.question, one_position=self.one_position, autocast=self.autocast)
         # Reading a number waits for the GPU, which is still busy when the call returns.
@@ -213,7 +213,7 @@ class Caching:
         self.reporter.notice(f"{error.message}; what is remembered stays in use, the trunk runs for the rest")
 
     def close(self) -> None:
-        """Stop reading, write what is pending and let other runs write."""
+        """Stop reading, write pending rows and let other runs write."""
         for feed in self.feeding:
             feed.close()
         for cache in self.opened:
@@ -245,7 +245,7 @@ class Caching:
         return estimate_bytes(lengths, self.attached.resolved.shape.hidden, self.dtype, positions)
 
     def _reserve(self, data: Mapping[str, Encoded]) -> None:
-        """Note the caches of this run before the first is opened, so that none makes room by deleting another."""
+        """Reserve the caches of this run before the first is opened, so that none makes room by deleting another."""
         root = self._root()
         if root is None or not self._wanted():
             return
@@ -258,7 +258,7 @@ class Caching:
                 self._own[key.digest] = self._size(one)
 
     def _begun_scales(self, root: Path, training: Encoded | None) -> Tensor | None:
-        """int8's scales, where the cache of the training data has been begun."""
+        """The scales of int8, if the cache of the training data has been begun."""
         if training is None:
             return None
         with contextlib.suppress(CacheError):
@@ -267,7 +267,7 @@ class Caching:
         return None
 
     def _make_room(self, root: Path, digest: str, size: int) -> None:
-        """Let older caches go until this one, all others of this run and the rest keep within the limit."""
+        """Delete older caches until this one, all others of this run and the rest are within the limit."""
         self._own[digest] = size
         evict(root, max(0, self.config.cache_limit_bytes - sum(self._own.values())), keep=self._own)
 
@@ -325,7 +325,7 @@ class Caching:
         return trunk_key(self.forward, self.tokenizer, data, dtype or self.dtype, self._scaled())
 
     def _scaled(self) -> list[tuple[str, str]]:
-        """Other data than those trained on are kept with the scales of those."""
+        """The scales as part of the key: other data are kept with the scales of the training data."""
         return _scales_version(None if self.codec is None else self.codec.scales)
 
 
@@ -363,7 +363,7 @@ def _scales_version(scales: Tensor | None) -> list[tuple[str, str]]:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint of everything a fast tokenizer does; of its vocabulary for a slow one."""
+    """A fingerprint of everything that a fast tokenizer does, or of a slow one's vocabulary."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = str(sorted(tokenizer.get_vocab().items())) if fast is None else fast.to_str()
     return fast_digest([text])

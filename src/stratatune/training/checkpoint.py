@@ -1,4 +1,4 @@
-"""Stopping and resuming: everything the loop needs, in one safetensors file that appears whole or not at all.
+"""Stop and resume a run: everything the loop needs is in one safetensors file, written whole or not at all.
 
 A resumed run gives the same numbers as an uninterrupted one: the trained tensors, the optimiser's moments, the random
 state and the place in the epoch are all in it; the order of the batches follows from the seed and the epoch.
@@ -35,7 +35,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Progress:
-    """Where a run is, and what it has seen.
+    """The place that a run has reached, and its results so far.
 
     Attributes:
         epoch: epochs finished.
@@ -72,7 +72,7 @@ def save_checkpoint(
     best: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
 ) -> None:
-    """Write the checkpoint of a run into its folder, with a checksum over its tensors and all that it says.
+    """Write the checkpoint of a run into its folder, with a checksum over its tensors and its metadata.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written; the checkpoint before it stays as it was.
@@ -99,7 +99,7 @@ def _checksum(tensors: Mapping[str, Tensor], record: str) -> str:
 def load_checkpoint(
     session: Session, trained: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Put a run back to where its checkpoint was written; None when there is none.
+    """Restore a run from its checkpoint; None when there is none.
 
     Returns:
         The progress and the best epoch's tensors.
@@ -176,7 +176,7 @@ def same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 
 
 def random_state() -> dict[str, Tensor]:
-    """Where torch's random numbers are, by device."""
+    """The states of torch's random number generators, by device."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

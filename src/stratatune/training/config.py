@@ -44,11 +44,11 @@ _LARGEST = 10**12
 _MOST_ERRORS = 40  # each is compared with every setting's name
 _CACHE_WORDS = ("auto", "off", "ram")
 AUTO = "auto"
-"""In a plan's place: it is chosen from the data (``studies/suggest/auto.py``)."""
+"""Written in place of a plan: it is chosen from the data (``studies/suggest/auto.py``)."""
 CHOSEN_BY_AUTO = ("lr", "epochs", "early_stopping", "head_start")
 """Settings that come with a plan chosen by ``auto``, unless they are given."""
 NO_NUMBER = ("out", "resume", "loggers", "cache", "cache_limit", "checkpoint_every", "device", "trunk", "memory_limit")
-"""Settings that change no number: they may differ between a run and its resumption, and are in no run's id."""
+"""Settings that change no result: they may differ between a run and its resumption, and are not in a run's id."""
 
 
 def parse_bytes(text: str) -> int:
@@ -184,17 +184,17 @@ class RunConfig(BaseModel):
 
     @property
     def written(self) -> Written:
-        """How the data files are written, as the readers take it."""
+        """The format of the data files, for the readers."""
         return Written(self.delimiter, self.encoding, self.bad_rows)
 
     @property
     def cache_limit_bytes(self) -> int:
-        """``cache_limit`` as a number."""
+        """``cache_limit`` in bytes."""
         return parse_bytes(self.cache_limit)
 
     @property
     def memory_limit_bytes(self) -> int | None:
-        """``memory_limit`` as a number."""
+        """``memory_limit`` in bytes."""
         return None if self.memory_limit is None else parse_bytes(self.memory_limit)
 
     @field_validator("*", mode="wrap")
@@ -331,7 +331,7 @@ def validate(data: Mapping[str, Any], *, check_files: bool = True) -> RunConfig:
         check_files: whether the files named must exist; not so for a configuration read back from a finished run.
 
     Raises:
-        ConfigError: with every mistake, one line each: ``path: value; what is legal``.
+        ConfigError: names every mistake, one line each: ``path: value; what is legal``.
     """
     values = dict(data)
     if values.get("token_budget") is not None:
@@ -380,7 +380,7 @@ def headings() -> dict[str, str]:
 
 
 def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str:
-    """A YAML file with every setting at its default, each under its description: what ``stratatune init`` writes."""
+    """A YAML file with every setting at its default, each under its description, as ``stratatune init`` writes it."""
     required = {"model": model, "train": train}
     lines = ["# A run of stratatune: `stratatune train THIS-FILE`. Lines that keep their default can be deleted."]
     for name, field in RunConfig.model_fields.items():
@@ -399,7 +399,7 @@ def commented_yaml(model: str = "roberta-base", train: str = "train.csv") -> str
 
 
 def words(name: str) -> tuple[str, ...]:
-    """The legal words of a setting that has such: those of its type, or the names in the table of objectives."""
+    """The legal words of a setting, if it has any: those of its type, or the names in the table of objectives."""
     from stratatune.objectives.registry import names
 
     annotation = RunConfig.model_fields[name].annotation
@@ -407,13 +407,13 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def choices(name: str) -> str:
-    """The same as a sentence; empty where a setting has none."""
+    """The legal words of a setting as a sentence; empty if it has none."""
     found = words(name)
     return f" One of: {', '.join(found)}." if found else ""
 
 
 def _file_errors(values: Mapping[str, Any]) -> list[str]:
-    """Files that are named and not there, and folders that cannot be written. Needs no valid configuration."""
+    """Find named files that are missing, and folders that cannot be written. Needs no valid configuration."""
     found: list[str] = []
     for key in ("model", "train", "eval", "test"):
         if isinstance(values.get(key), str):
@@ -426,7 +426,7 @@ def _file_errors(values: Mapping[str, Any]) -> list[str]:
 
 
 def _path(item: Mapping[str, Any]) -> str:
-    """``label_words.yes`` of an error's location; a union's branches are not part of it."""
+    """The path of an error's location, such as ``label_words.yes``, without a union's branches."""
     where = item["loc"]
     keep = where if where and where[0] in ("label_words", "text", "loggers") else where[:1]
     return ".".join(str(part) for part in keep)
@@ -451,5 +451,5 @@ def _literals(expected: str) -> Sequence[str]:
 
 
 def _sentence(error: UserError) -> str:
-    hint = error.hint.partition("\n")[0]  # without the picture of the place, which needs lines of its own
+    hint = error.hint.partition("\n")[0]  # without the picture of the place, which needs separate lines
     return f"{error.message} ({hint})" if hint else error.message

@@ -1,9 +1,9 @@
-"""Several processes that train one model, as ``torchrun`` and ``accelerate launch`` start them: who does what.
+"""Several processes that train one model, started by ``torchrun`` or ``accelerate launch``.
 
 Every rank holds the whole model and takes its share of each batch's examples. Their gradients are added up before the
 optimiser steps, each weighted by its share, so that the numbers are those of one process with the same batches, up to
-the order of the sum. Only what trains is added up: of an adapter that is little, and one message a step carries it all.
-Rank 0 writes the files. With one process all of this does nothing.
+the order of the sum. Only gradients of trained parameters are added up: an adapter has few, and one message a step
+carries them all. Rank 0 writes the files. With one process all of this does nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BatchShare:
 
 
 def world() -> int:
-    """How many processes train together; 1 before they are connected."""
+    """The number of processes that train together; 1 before they are connected."""
     return together.get_world_size() if together.is_available() and together.is_initialized() else 1
 
 
@@ -63,7 +63,7 @@ def rank() -> int:
 
 
 def local_world() -> int:
-    """How many of the processes that train together are on this machine, and share its memory."""
+    """The number of processes that train together on this machine, and share its memory."""
     # Every launcher sets it but MPI's.
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world() > 1 else 1
 
@@ -121,13 +121,12 @@ def mine(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def whole_batches(batches: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-    """The batches that this rank scores, every ``world``-th; all where there are fewer than ranks."""
+    """The batches that this rank scores: every ``world``-th, or all if there are fewer than ranks."""
     return shard(list(batches), rank(), world(), even=False) if len(batches) >= world() else batches
 
 
 def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What all ranks scored: their ``values`` [n, ...] of the rows ``order`` [n] as one [count, ...], and the sums of
-    their ``totals``."""
+    """All ranks' ``values`` [n, ...] of rows ``order`` [n] as one [count, ...], and the sum of their ``totals``."""
     whole = np.zeros((count, *values.shape[1:]), values.dtype)
     whole[order] = values
     # One process has scored all of it; otherwise each row is non-zero on one rank alone, and the sum puts them
@@ -138,7 +137,7 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
 
 
 def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
-    """What this rank's mean ``loss`` over ``weight`` examples (or tokens) is in the loss of the whole batch."""
+    """The share of this rank's mean ``loss`` over ``weight`` examples (or tokens) in the loss of the whole batch."""
     if world() == 1:
         return BatchShare(
             weight, max(1.0, weight), loss.detach(), tokens
@@ -149,7 +148,7 @@ def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Every rank's gradients added up, in place; one message for each dtype."""
+    """Add up every rank's gradients, in place; one message for each dtype."""
     if world() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -172,7 +171,7 @@ def added(values: np.ndarray) -> np.ndarray:
 
 
 def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
+    """Gather every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
     found = dict(states)
     for name, state in states.items() if world() > 1 else ():
         others = [torch.empty_like(state, device=_device()) for _ in range(world())]
@@ -182,7 +181,7 @@ def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def own_chance(seed: int) -> None:
-    """Dropout of its own for every rank; one process keeps the numbers that it has."""
+    """Give every rank different random numbers for dropout; a single process keeps those that it has."""
     if world() > 1:
         # Derived, not seed + rank: the next seed's first rank would draw what this one's second does.
         torch.manual_seed(np.random.SeedSequence([seed, rank()]).generate_state(1).item())
@@ -207,7 +206,7 @@ def feeds(caching: Caching, data: Mapping[str, Encoded | None]) -> list[Feed | N
 
 
 def feed(caching: Caching, data: Encoded, name: str) -> Feed:
-    """As :func:`feeds`, for data that come once these are there."""
+    """A feed as :func:`feeds` makes them, for data that come later."""
     if world() == 1:
         return caching.feed(data, name)
     opened = caching.feed(data, name, fill=False) if is_main() else None
@@ -224,8 +223,10 @@ def agreed(asked: bool) -> bool:
 
 
 def _fill(caching: Caching, feed: Feed, data: Encoded, name: str) -> None:
-    """Every rank runs the trunk over its share of what a cache on disk lacks and writes a part of its own; the first
-    rank adopts the parts, and then all read the whole."""
+    """Fill a cache on disk with all ranks: each runs the trunk over its share of what is missing.
+
+    Each writes its own part; the first rank adopts the parts, and then all read the whole.
+    """
     cache = feed.cache
     if not agreed(cache is not None and cache.folder is not None and cache.writable):
         caching.stream(feed, data, name)  # which refuses what it cannot write
@@ -255,6 +256,6 @@ def _fill(caching: Caching, feed: Feed, data: Encoded, name: str) -> None:
 
 
 def _device() -> torch.device:
-    """Where tensors must be to be sent."""
+    """The device on which tensors must be to be sent."""
     # nccl sends from GPUs only, gloo from the CPU.
     return torch.device("cuda" if together.get_backend() == "nccl" else "cpu")

@@ -20,13 +20,13 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        metrics: by name.
+        metrics: the metrics by name.
         loss: mean loss over label words, classes, values or tokens; None without targets.
-        output: what the objective predicts, such as probabilities [N, C] or values [N]; rows in the order of the data.
-        notices: what the user should know of the metrics, one line each.
+        output: the objective's predictions, such as probabilities [N, C] or values [N]; rows in the order of the data.
+        notices: warnings about the metrics, one line each.
     """
 
     metrics: dict[str, float]
@@ -35,7 +35,7 @@ class Scores:
     notices: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, float]:
-        """For a line of ``metrics.jsonl``."""
+        """The scores as a line of ``metrics.jsonl`` has them."""
         return {**{f"eval_{name}": value for name, value in self.metrics.items()}, "eval_loss": self.loss or 0.0}
 
 
@@ -48,7 +48,7 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
     """
-    # Without targets the text alone decides what is predicted, so equal ones are asked once.
+    # Without targets the prediction depends on the text alone, so equal texts run once.
     once = not data.targets and data.groups is None and data.given is None and data.distinct.repeated > 0
     asked = data.distinct.first if once else np.arange(data.examples)
     # Sorted by length and always of one size, so scores depend on neither the run's batch size nor its seed.
@@ -66,7 +66,7 @@ def evaluate(forward: Answering, data: Encoded, feed: ReadingAhead, parts: Seque
 
 @torch.no_grad()
 def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]) -> Scores:
-    """As :func:`evaluate`, of these batches of labelled ``data`` alone, in this process.
+    """Evaluate as :func:`evaluate` does, but only these batches of labelled ``data``, in this process.
 
     Raises:
         NotFiniteError: an output, the loss or a metric is NaN or infinite.
@@ -79,11 +79,11 @@ def evaluate_batches(forward: Answering, data: Encoded, feed: ReadingAhead, batc
 def _outputs(
     forward: Answering, data: Encoded, feed: ReadingAhead, batches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is predicted, the examples in the order in which it is, and the summed loss and what it is summed over."""
+    """The predictions, the examples in the same order, and the summed loss with the weight that it is summed over."""
     objective = forward.objective
     outputs: list[np.ndarray] = []
     totals = np.zeros(2)
-    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from what is predicted
+    weighs = bool(data.targets) and "loss" not in objective.metrics  # else it is scored from the predictions
     coming = [texts for texts in map(data.computed_of, batches) if len(texts)]
     with forward.evaluating(), feed.prefetch(coming, forward.device):
         for index in batches:
@@ -98,12 +98,12 @@ def _outputs(
 
 
 def _offsets(forward: Answering, data: Encoded) -> np.ndarray:
-    """Where each example's rows of the predictions begin, and the end."""
+    """The start of each example's rows of the predictions, and the end."""
     return np.concatenate([[0], np.cumsum(forward.objective.rows(data))])
 
 
 def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.ndarray, parts: Sequence[int]) -> Scores:
-    """The metrics of what was predicted, in the order of the data."""
+    """The metrics of the predictions, in the order of the data."""
     if not data.targets:
         return Scores({}, None, output)
     metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
@@ -113,7 +113,7 @@ def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.nd
 
 
 def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None) -> None:
-    """Refuse outputs and metrics that are not finite: ``output`` [N, ...], and what it was scored.
+    """Refuse outputs [N, ...] and metrics that are not finite.
 
     Raises:
         NotFiniteError: it says for how many rows, or which metric.
@@ -131,7 +131,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
 def _mean_score(
     forward: Answering, data: Encoded, output: np.ndarray, offsets: np.ndarray, parts: Sequence[int]
 ) -> tuple[dict[str, float], list[str]]:
-    """Each metric's mean over the parts, and the notices about any of them."""
+    """The mean of each metric over the parts, and the notices about any of them."""
     objective, unit = forward.objective, torch.finfo(forward.precision).eps
     if len(parts) < 2:
         return objective.score(output, data, unit)

@@ -1,4 +1,4 @@
-"""What a run's numbers depend on besides its settings: the data as read, the tokenizer, the base model's weights.
+"""Facts besides its settings that a run's numbers depend on: data as read, tokenizer, the base model's weights.
 
 A checkpoint remembers them, so that a run is not resumed with something else under the same name.
 """
@@ -25,7 +25,7 @@ _NAMES = {"labels": "classes"}
 
 
 def facts_of(prepared: Prepared, base_hash: str) -> dict[str, Any]:
-    """As plain data, under the names that a difference is reported by; ``base_hash`` is of the base model's weights."""
+    """The facts as plain data, by the names in reports of a difference; ``base_hash``: of the base model's weights."""
     found: dict[str, Any] = {"weights of the base model": base_hash, "tokenizer": tokenizer_hash(prepared.tokenizer)}
     for name, value in prepared.objective.to_data().items():
         # Through JSON, as the checkpoint will have it: tuples come back as lists.

@@ -1,4 +1,4 @@
-"""A run whose numbers became NaN or infinite: the error to raise, and the most likely cause."""
+"""Errors for a run whose numbers became NaN or infinite, with the most likely cause."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _hint(session: Session, index: np.ndarray | None = None) -> str:
 
 @torch.no_grad()
 def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
-    """What most likely made a number NaN or infinite: a cause that is found, else the usual ones."""
+    """Likely causes of a NaN or infinite number: one that is found, else the usual ones."""
     attached = session.top.attached
     trained = {id(parameter) for parameter in attached.trained().values()}
     frozen = ((n, p) for n, p in attached.backbone.model.named_parameters() if id(p) not in trained)
@@ -66,7 +66,7 @@ def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
 
 
 def _of_batch(session: Session, index: np.ndarray) -> str:
-    """What is wrong with the batch itself; empty where nothing is."""
+    """A fault of the batch itself; empty where there is none."""
     batch = session.forward.batch(session.train, index)
     if not all(targets.isfinite().all() for targets in batch.targets.values()):
         return "a label of the batch is NaN or infinite"

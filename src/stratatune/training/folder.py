@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time. No torch."""
+"""Locks on run folders: each belongs to one process at a time. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK = ".run.lock"
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The right to write into a run folder, which is made where it is missing; the first of several processes has it.
+    """Hold the right to write into a run folder, made if missing; of several processes, the first has it.
 
     Raises:
         ConfigError: another process trains into it.

@@ -1,4 +1,4 @@
-"""From a batch to the logits that an objective asks for: the feed, the precision and the top, in one place.
+"""The path from a batch to the logits that an objective needs: the feed, the precision and the top, in one place.
 
 Training, evaluation, prediction, trials and benchmarks all go through :class:`Forward`.
 """
@@ -33,7 +33,7 @@ class Feeding(Protocol):
     """Gives hidden states at the frozen depth."""
 
     def hidden(self, batch: Batch) -> Tensor:
-        """[B, T, D], or [B, 1, D] where one position matters."""
+        """The hidden states [B, T, D], or [B, 1, D] if one position matters."""
         ...
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
@@ -42,7 +42,7 @@ class Feeding(Protocol):
 
 
 class ReadingAhead(Protocol):
-    """What an evaluation asks of a feed."""
+    """The interface of a feed that an evaluation uses."""
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
         """While this is open, coming batches may be read before they are needed."""
@@ -50,25 +50,25 @@ class ReadingAhead(Protocol):
 
 
 class Answering(Protocol):
-    """What an evaluation asks of a model, whatever runs it: torch, or onnxruntime (``onnx_engine.py``)."""
+    """The interface of a model that an evaluation uses, run by torch or by onnxruntime (``onnx_engine.py``)."""
 
     @property
     def objective(self) -> Objective:
-        """What is asked."""
+        """The objective that the model answers."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         ...
 
     @property
     def precision(self) -> torch.dtype:
-        """Of its numbers."""
+        """The dtype of its numbers."""
         ...
 
     def evaluating(self) -> contextlib.AbstractContextManager[None]:
-        """While this is open, there is no dropout."""
+        """Turn dropout off while this is open."""
         ...
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:
@@ -76,7 +76,7 @@ class Answering(Protocol):
         ...
 
     def __call__(self, batch: Batch, feed: Any, *, training: bool) -> Tensor:
-        """What the objective represents a batch by."""
+        """The objective's representation of a batch."""
         ...
 
 
@@ -102,9 +102,9 @@ class Forward:
 
     Attributes:
         top: the model above the frozen depth.
-        objective: what is asked of it.
+        objective: the objective.
         pad_id: the token that fills a batch's shorter rows.
-        device: where it computes.
+        device: the device on which it computes.
         autocast: bf16 or None.
     """
 
@@ -118,32 +118,32 @@ class Forward:
     def of(
         cls, attached: Attached, objective: Objective, pad_id: int, device: torch.device, autocast: torch.dtype | None
     ) -> Forward:
-        """The top of what was attached to a model."""
+        """The forward of a tuned model's top."""
         return cls(Top(attached), objective, pad_id, device, autocast)
 
     @property
     def attached(self) -> Attached:
-        """What was put into the model."""
+        """The state that :func:`stratatune.apply` attached to the model."""
         return self.top.attached
 
     @property
     def one_position(self) -> bool:
-        """Whether one position of the hidden state at the frozen depth is all that matters of a text."""
+        """Whether only one position of a text's hidden state at the frozen depth matters."""
         return self.objective.positions == "one" and self.attached.all_in_trunk
 
     @property
     def question(self) -> Asking:
-        """What is asked of a batch in use; the trunk needs to know no more."""
+        """The question for a batch in use; the trunk needs to know no more."""
         return functools.partial(self.objective.question, training=False)
 
     @property
     def precision(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype in which the model computes."""
         return self.autocast or computes_in(self.attached.backbone.model)
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The top in eval mode, and back in the mode that it was in."""
+        """Put the top into eval mode while this is open, then restore its mode."""
         was_training = self.top.training
         self.top.eval()
         try:
@@ -152,7 +152,7 @@ class Forward:
             self.top.train(was_training)
 
     def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
+        """The autocast context of the computation."""
         return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None)
 
     def feed(
@@ -162,7 +162,7 @@ class Forward:
         on_full: Callable[[ResourceError], None] | None = None,
         trunk: Below | None = None,
     ) -> Feed:
-        """Hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
+        """A feed of hidden states for this model's top; arguments as those of :class:`stratatune.cache.feed.Feed`.
 
         ``trunk``: a substitute for the model's own trunk.
         """
@@ -181,7 +181,7 @@ class Forward:
         return collate_examples(data, index, self.pad_id).to(self.device)
 
     def __call__(self, batch: Batch, feed: Feeding, *, training: bool) -> Tensor:
-        """What the objective represents a batch by: the logits that its question asks for, or what it pools of them.
+        """The objective's representation of a batch: the logits that its question asks for, or a pooling of them.
 
         Texts whose representation is given (:attr:`Batch.given`) are not run.
         """
@@ -195,12 +195,12 @@ class Forward:
         return batch.given.to(found.dtype).index_copy(0, rows, found)
 
     def remember(self, batch: Batch, feed: Feeding) -> None:
-        """Run the trunk for a batch, so that a cache behind ``feed`` has it."""
+        """Run the trunk for a batch, so that the cache of ``feed`` has its hidden states."""
         if batch.given is None or len(batch.computed):
             feed.hidden(batch if batch.given is None else batch.texts(batch.computed))
 
     def above(self, hidden: Tensor, batch: Batch, *, training: bool) -> Tensor:
-        """The same from the hidden states of the batch at the frozen depth.
+        """Compute the representation from the batch's hidden states at the frozen depth.
 
         Where the objective has the batch run in pieces, each is run again in the backward pass in place of keeping what
         it computed: gradient caching, with the random numbers of the first time. Pieces are cut by length.
@@ -217,7 +217,7 @@ class Forward:
         return torch.cat(found)[order.argsort()]
 
     def at_once(self, hidden: Tensor, batch: Batch, training: bool) -> Tensor:
-        """As :meth:`above`, never in pieces."""
+        """Compute as :meth:`above` does, never in pieces."""
         # The loss is left outside: objectives compute it in fp32.
         with self.mixed():
             logits = self.top(hidden, batch.mask, self.objective.question(batch, training=training))

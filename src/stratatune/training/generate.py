@@ -1,4 +1,4 @@
-"""Free text from a tuned model, by transformers' own ``generate``."""
+"""Generate free text from a tuned model, by transformers' own ``generate``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def generate_texts(
     longest: int,
     settings: dict[str, Any],
 ) -> list[str]:
-    """What a model says to each of ``texts``, which may be token ids for a decoder.
+    """The text that a model generates for each of ``texts``, which may be token ids for a decoder.
 
     A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
-    left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Like lengths
-    go together.
+    left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
+    lengths are batched together.
     """
     writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
     rows: list[list[int]]
@@ -37,7 +37,7 @@ def generate_texts(
         rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
-    # What is drawn by chance differs from text to text; else equal ones have equal answers.
+    # Sampled answers differ from text to text; without sampling, equal texts have equal answers.
     same = np.arange(len(rows)) if settings.get("do_sample") else Distinct.of((repr(row),) for row in rows).same
     # The longest first: memory runs out in the first batch or never.
     order = sorted(set(same.tolist()), key=lambda row: -len(rows[row]))
@@ -59,12 +59,12 @@ def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:
 
 
 def _untyped(value: Any) -> Any:
-    """transformers' annotations know neither lists of texts nor `generate` on every model."""
+    """Drop the type: transformers' annotations lack lists of texts, and `generate` on every model."""
     return value
 
 
 def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask [B, T]."""
+    """Pad to token ids and mask [B, T]."""
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row if left else row + [pad] * (width - len(row)) for row in rows]
     real = [[0] * (width - len(row)) + [1] * len(row) for row in rows]

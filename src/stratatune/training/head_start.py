@@ -1,11 +1,11 @@
-"""``head_start: fitted``: a new output layer begins where it already separates the classes on the frozen model.
+"""``head_start: fitted``: fit a new output layer to separate the classes on the frozen model before training.
 
-The output layer alone is fitted to what it reads of the untrained model, by the objective's own loss and a penalty on
-its weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
-:data:`TIMES` times as large as they were drawn: what a pretrained model pools is small (a spread of 0.02 in MiniLM), so
-weights that fit it are tens of times as large, and with them a step of the blocks below would change the logits as many
-times as much. After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is ours, measured
-by ``benchmarks/starts.py``.
+The output layer alone is fitted to its input from the untrained model, by the objective's own loss and a penalty on its
+weights, on at most :data:`SAMPLE` training examples. Its weights then keep their direction and become at most
+:data:`TIMES` times as large as they were drawn: the pooled values of a pretrained model are small (a spread of 0.02 in
+MiniLM), so weights that fit it are tens of times as large, and with them a step of the blocks below would change the
+logits as many times as much. After Kumar et al. 2022 (arXiv 2202.10054), who train the output layer first; the size is
+ours, measured by ``benchmarks/starts.py``.
 
 Shapes: n places that are read of a batch, D inputs of the output layer, C outputs.
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from stratatune.training.session import Session
 
 HEADS = frozenset({"sequence", "token"})
-"""Those with an output layer that no pretrained model brings."""
+"""Heads with an output layer that no pretrained model brings."""
 SAMPLE, PLACES = 1000, 10_000
-"""Examples that are read, or as many as there are; and after how many places of them reading ends."""
+"""The most examples that are read, and the number of places after which reading ends."""
 STRENGTHS = (1.0, 0.1, 0.01)
-"""Of the penalty; the one is taken whose loss on a fifth of the batches is the smallest."""
+"""Strengths of the penalty; the one with the smallest loss on a fifth of the batches is taken."""
 TIMES = 3.0
-"""How many times as large as drawn weights fitted ones are at most."""
+"""The most that fitted weights may exceed drawn ones, as a factor."""
 _HELD, _ITERATIONS, _SMALL, _LARGEST = 5, 200, 1e-6, 10**9
 _ROUGH = 1e-4
 """The largest gradient at which a fit ends that only chooses a strength."""
@@ -60,7 +60,7 @@ def fit_head(session: Session) -> float:
     have put there.
 
     Returns:
-        The seconds that it took beside the trunk.
+        The seconds that it took, without the trunk's.
 
     Raises:
         ConfigError: the objective has no new output layer, or the run has several processes.
@@ -91,12 +91,12 @@ def fit_head(session: Session) -> float:
 
 
 def _spent(session: Session, started: float, in_trunk: float) -> float:
-    """Seconds since then beside the trunk's."""
+    """Seconds since then, without the trunk's."""
     return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
 
 
 def _output_layer(session: Session) -> nn.Linear:
-    """The last linear of the new layers; some families have a dense one in front of it."""
+    """The last linear of the new layers; some families have a dense one before it."""
     backbone = session.top.attached.backbone
     parts = [part for path in backbone.head.new_layers for part in backbone.body.part(path).modules()]
     layer = next((part for part in reversed(parts) if isinstance(part, nn.Linear)), None)
@@ -111,11 +111,11 @@ def _output_layer(session: Session) -> nn.Linear:
 
 
 def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
-    """What the output layer reads of a sample of the training data, by the untrained model."""
+    """The output layer's input for a sample of the training data, by the untrained model."""
     seen: list[Tensor] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        # Doubles: thousands of sums in single precision would make much of a last bit.
+        # Doubles: over thousands of sums in single precision the rounding errors would add up.
         wide = torch.float32 if given[0].device.type == "mps" else torch.float64
         seen.append(given[0].to(wide).reshape(-1, given[0].shape[-1]))
 
@@ -124,7 +124,7 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
         read = places = 0
         for index in session.batches(0):
             batch = session.forward.batch(session.train, index)
-            # At once, not in pieces, whose order would be another.
+            # At once: pieces would come in another order.
             logits = session.forward.at_once(session.feed.hidden(batch), batch, training=False)
             yield Part(batch, inputs := seen.pop(), logits.shape)
             read, places = read + len(index), places + len(inputs)
@@ -144,14 +144,14 @@ class _Sample:
 
 
 class _Fit:
-    """Weight [C, D] and bias [C] of the smallest loss on some parts, by L-BFGS.
+    """Finds the weight [C, D] and bias [C] with the smallest loss on some parts, by L-BFGS.
 
     The inputs of an output layer are far from independent and rare classes have small gradients, so that L-BFGS over
     the plain weights takes hundreds of steps. It searches in the eigenvectors of the inputs' second moments, and scales
     each direction of each output by the root of about the curvature there. The minimum is the same.
 
     Args:
-        objective: of the run.
+        objective: the objective of the run.
         layer: the output layer.
         parts: all of the sample, with centred inputs.
     """
@@ -181,7 +181,7 @@ class _Fit:
     def __call__(
         self, sample: _Sample, strength: float, start: tuple[Tensor, Tensor] | None = None, tolerance: float = 1e-6
     ) -> tuple[Tensor, Tensor]:
-        """The minimum over ``sample``, sought from ``start`` or from zero: weight [C, R] and bias [C]."""
+        """Return the minimum over ``sample``, sought from ``start`` or from zero: weight [C, R] and bias [C]."""
         scale = (self.curvature[:, None] * self.moments + strength).sqrt()
         width = self.curvature.sqrt()
         first = start or (torch.zeros_like(scale), torch.zeros_like(width))
@@ -204,7 +204,7 @@ class _Fit:
         return (inner / scale).detach(), (offset / width).detach()
 
     def loss(self, sample: _Sample, weight: Tensor, bias: Tensor) -> Tensor:
-        """The mean loss over what the objective counts."""
+        """The mean loss over the terms that the objective counts."""
         losses, counts = [], []
         pieces = torch.addmm(bias, sample.inputs, weight.T).split(sample.places)
         for (batch, shape), logits in zip(sample.parts, pieces, strict=True):
@@ -216,8 +216,8 @@ class _Fit:
 def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues [R] and eigenvectors [D, R] of the second moments of ``inputs`` [n, D], R = min(n, D).
 
-    Directions in which no input differs from 0 get no weight in the minimum, so they may be missing. Of wide inputs
-    the axes themselves, R = D.
+    Directions in which no input differs from 0 get no weight in the minimum, so they may be missing. For wide
+    inputs the directions are the axes, R = D.
     """
     places, width = inputs.shape
     if min(places, width) > _WIDEST:

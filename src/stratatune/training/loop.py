@@ -34,7 +34,7 @@ from stratatune.units import readable_size
 
 @dataclass
 class Fitted:
-    """What came out of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
+    """The result of :func:`steps`: the progress made, and the best epoch's tensors, which the model now holds."""
 
     progress: Progress
     scores: Scores | None
@@ -43,8 +43,8 @@ class Fitted:
 def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
     """Train the top of a model; afterwards the model holds the best epoch's tensors.
 
-    Stops in front of every batch, so that several trials may take turns, or learn from it together
-    (``training/trials/many.py``): what is sent says that it was learnt from, None that the trial is to do it now.
+    Stops before every batch, so that several trials may take turns, or learn from it together
+    (``training/trials/many.py``): a value sent means that it was learnt from, None that the trial is to learn now.
 
     Raises:
         ResourceError: a checkpoint or the log cannot be written.
@@ -61,7 +61,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 
 
 def _begin(session: Session) -> float:
-    """Settle where a new output layer starts from; returns the seconds that it took."""
+    """Settle the start of a new output layer; returns the seconds that it took."""
     config = session.config
     fitted = session.objective.fitted_start and distributed.world() == 1
     wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"
@@ -147,7 +147,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
 
 
 def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
-    """The gradient of one batch and, where it is due, a step of the optimiser."""
+    """Compute the gradient of one batch and, if it is due, step the optimiser."""
     session, objective = ask.session, ask.session.objective
     set_rate(ask.optimiser, ask.factor)
     batch = session.forward.batch(session.train, ask.index)
@@ -172,7 +172,7 @@ def _step(ask: Ask, trained: Mapping[str, nn.Parameter], scale: float, loss: flo
 
 
 def _remember_again(session: Session, progress: Progress) -> None:
-    """Before a run goes on: what a cache in memory lost, by epoch one's batches, so that the numbers are the same."""
+    """Refill a cache in memory before a run is resumed, by epoch one's batches, so that the numbers are the same."""
     cache = session.feed.cache
     if cache is None or cache.complete or not cache.writable:
         return
@@ -183,7 +183,7 @@ def _remember_again(session: Session, progress: Progress) -> None:
 
 
 def _settle(session: Session) -> None:
-    """Once every hidden state is remembered: near the device if it has room, and without the weights that made them."""
+    """Move a complete cache near the device if there is room, and free the weights that made it."""
     feeds = [feed for feed in (session.feed, session.eval_feed) if feed is not None]
     moved = sum(feed.move_to(session.device) for feed in feeds)
     if moved:
@@ -202,12 +202,12 @@ def _out_of_patience(progress: Progress, config: RunConfig) -> bool:
 
 
 def _group_size(number: int, batches: int, accumulate: int) -> int:
-    """How many batches share an optimiser step with batch ``number``; the last group of an epoch may be short."""
+    """The number of batches in batch ``number``'s optimiser step; the last group of an epoch may be short."""
     return min(accumulate, batches - number // accumulate * accumulate)
 
 
 def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator[tuple[int, np.ndarray]]:
-    """The batches of the epoch that are still to be done, timed, with a bar."""
+    """Yield the rest of the epoch's batches, timed, with a bar."""
     label = f"epoch {progress.epoch + 1}/{session.config.epochs}"
     trunk_before = session.feed.clock.trunk_seconds
     started, away_before = now(session.device), session.away
@@ -226,7 +226,7 @@ def _timed(session: Session, batches: list[Any], progress: Progress) -> Iterator
 
 
 def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | None:
-    """Evaluate and write the epoch down; ``progress.stale`` is then 0 where it is the best so far.
+    """Evaluate and record the epoch; ``progress.stale`` becomes 0 if it is the best so far.
 
     Raises:
         NotFiniteError: a trained tensor, an output or a metric is NaN or infinite.
@@ -245,7 +245,7 @@ def _judge(session: Session, progress: Progress, train_loss: float) -> Scores | 
 
 
 def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) -> None:
-    """Write a line of the history, and say it."""
+    """Write a line of the history, and report it."""
     progress.history.append({"epoch": progress.epoch, "step": progress.step, **numbers})
     progress.elapsed.append(round(progress.seconds["cache"] + progress.seconds["train"], 3))
     _write_history(session, progress)
@@ -255,7 +255,7 @@ def _record(session: Session, progress: Progress, numbers: Mapping[str, float]) 
 
 
 def _note_untuned(session: Session, progress: Progress, scores: Scores) -> Scores | None:
-    """Write the untuned base down as epoch 0; it is the best so far where the tensors of the start are the base's."""
+    """Record the untuned base as epoch 0; it is the best so far if training starts from the base's tensors."""
     session.reporter.notice_once(scores.notices)
     if session.top.attached.resolved.starts_as_base:
         progress.best = scores.metrics[session.objective.metric]
@@ -280,7 +280,7 @@ def _evaluate(session: Session, progress: Progress) -> Scores | None:
 
 
 def _write_history(session: Session, progress: Progress) -> None:
-    """``metrics.jsonl`` is written whole each time, so that a resumed run leaves no line of a lost epoch in it."""
+    """Write all of ``metrics.jsonl`` each time, so that a resumed run leaves no line of a lost epoch in it."""
     lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history)
     if is_main():
         write_text(session.out / "metrics.jsonl", lines)

@@ -1,4 +1,4 @@
-"""What a number may depend on besides the settings: the machine, and how much of it was in use."""
+"""Facts about the machine on which numbers may depend, and how much of its memory was in use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stratatune._compat import installed
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
+    """The most bytes in use so far: of the device's own memory on a GPU, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # ru_maxrss is in bytes on macOS and in KiB on Linux.
@@ -24,7 +24,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the GPU has finished all that was queued."""
+    """The seconds on a clock, once the GPU has finished all that was queued."""
     if device.type == "cuda":
         # CUDA calls return before the work is done.
         torch.cuda.synchronize(device)
@@ -32,7 +32,7 @@ def now(device: torch.device) -> float:
 
 
 def environment() -> dict[str, Any]:
-    """What a number may depend on besides the settings."""
+    """The versions and hardware on which numbers may depend besides the settings."""
     libraries = ("stratatune", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""An ONNX export at work: the objective's own reading and scores, with onnxruntime between them."""
+"""Run an ONNX export: the objective's own reading and scores, with onnxruntime between them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class NoTrunk:
-    """In the place of a feed, where the graph of an ONNX export begins with the tokens."""
+    """Replaces a feed, where the graph of an ONNX export begins with the tokens."""
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Nothing is read ahead."""
+        """Do nothing: there is nothing to read ahead."""
         return contextlib.nullcontext()
 
 
@@ -42,10 +42,10 @@ class OnnxForward:
     Attributes:
         session: onnxruntime's.
         inputs: the names of the graph's inputs.
-        objective: what is asked of it.
+        objective: the objective.
         pad_id: the token that fills a batch's shorter rows.
-        device: where batches are, and answers come back to: the CPU.
-        precision: of the numbers that come back.
+        device: the device of batches and answers: the CPU.
+        precision: the dtype of the answers.
     """
 
     session: Any
@@ -57,7 +57,7 @@ class OnnxForward:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """A graph has no other mode."""
+        """Do nothing: a graph is always in evaluation mode."""
         yield
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:
@@ -65,7 +65,7 @@ class OnnxForward:
         return collate_examples(data, index, self.pad_id)
 
     def __call__(self, batch: Batch, feed: object, *, training: bool) -> Tensor:
-        """What the objective represents a batch by: the logits that its question asks for, or what it pools of them."""
+        """The objective's representation of a batch: the logits that its question asks for, or a pooling of them."""
         with torch.no_grad():
             return self.objective.represent(self._logits(batch), batch)
 
@@ -85,13 +85,13 @@ class OnnxForward:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """What a predictor needs of an export.
+    """The parts of an export that a predictor uses.
 
     Attributes:
-        forward: from a batch to logits.
-        tokenizer: the one beside the graph.
+        forward: turns a batch into logits.
+        tokenizer: the tokenizer in the graph's folder.
         vocab: rows of the table of words.
-        notices: one line each on what the user should know.
+        notices: warnings for the user, one line each.
     """
 
     forward: OnnxForward
@@ -101,7 +101,7 @@ class OnnxModel:
 
 
 def open_onnx(folder: str | Path) -> OnnxModel:
-    """An export, ready to be asked.
+    """Open an export for predictions.
 
     Raises:
         ModelError: it is not an export of a trained run, or a file of it is damaged.

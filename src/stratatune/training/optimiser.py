@@ -1,4 +1,4 @@
-"""AdamW over what the plan trains: a rate per method, no decay on biases and norms, warm-up and linear decay."""
+"""AdamW over the trained parameters: a rate per method, no decay on biases and norms, warm-up and linear decay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.model.attached import Group
 from stratatune.training.config import RunConfig
 
 _CHUNK = 1 << 18
-"""How many values are stepped at once, so that their master, moments and gradient stay in the processor's cache."""
+"""The number of values stepped at once, so that master, moments and gradient stay in the processor's cache."""
 
 
 def build_optimiser(
@@ -25,10 +25,10 @@ def build_optimiser(
     ``initial_lr``.
 
     Args:
-        groups: what trains.
+        groups: the trained parameters.
         config: the settings.
-        copies: of parameters, in the precision of the computation, that gather the gradients in their place; then the
-            optimiser is :class:`ClippingAdamW`.
+        copies: copies of parameters, in the precision of the computation, that gather the gradients in their place;
+            then the optimiser is :class:`ClippingAdamW`.
     """
     sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
     for group in groups:
@@ -55,20 +55,20 @@ class ClippingAdamW(torch.optim.Optimizer):
     names and shapes of :class:`torch.optim.AdamW`.
 
     Args:
-        groups: as torch's optimisers take them.
+        groups: groups of parameters, as torch's optimisers take them.
         eps: added to the denominator.
-        copies: of masters; a master's gradient lies in its copy.
+        copies: copies of masters; a master's gradient lies in its copy.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, eps: float, copies: Mapping[nn.Parameter, Tensor]) -> None:
         super().__init__(groups, {"betas": (0.9, 0.999), "eps": eps})
         self.copies = copies
         self.scale = 1.0
-        """What gradients are multiplied with in the next step; reset to 1 after it."""
+        """The factor of the gradients in the next step; reset to 1 after it."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step by the gradients times :attr:`scale`; gives no loss, so a closure is never called."""
+        """Step by the gradients times :attr:`scale`; there is no loss, so a closure is never called."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 copy = self.copies.get(parameter)
@@ -113,10 +113,10 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
     """Clip all gradients to a norm and step, unless the norm or the loss is not finite; returns the norm before.
 
     Args:
-        optimiser: of :func:`build_optimiser`.
-        gradients: of all that it trains, where they lie (:func:`gradients_of`).
+        optimiser: the result of :func:`build_optimiser`.
+        gradients: the gradients of its parameters, where they lie (:func:`gradients_of`).
         clip: the norm; 0: no clipping.
-        loss: of the step.
+        loss: the loss of the step.
     """
     if not gradients:
         return 0.0
@@ -136,14 +136,14 @@ def clip_and_step(optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor],
 
 
 def gradients_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
-    """Every gradient of what an optimiser trains: in the precision of its parameter or of its working copy."""
+    """The gradients of an optimiser's parameters, each in the precision of the parameter or of its working copy."""
     copies = optimiser.copies if isinstance(optimiser, ClippingAdamW) else {}
     found = (copies.get(one, one).grad for group in optimiser.param_groups for one in group["params"])
     return [gradient for gradient in found if gradient is not None]
 
 
 def rate_factor(step: int, total: int, config: RunConfig) -> float:
-    """What each group's rate is multiplied with at optimiser step ``step`` (0-based) of ``total``."""
+    """The factor of each group's rate at optimiser step ``step`` (0-based) of ``total``."""
     warm = round(config.warmup * total)
     if step < warm:
         # From 1/warm, not from 0: a first step at rate 0 would be wasted.

@@ -1,4 +1,4 @@
-"""Runs and predictions that have the trunk run once for each text, whoever asks: the fits and scores of a search.
+"""Runs and predictions that share the trunk's output, such as the fits and scores of a search.
 
 Each data set has its own trunk cache on disk, and takes from the others what they have (``cache/siblings.py``).
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def train_pooled(config: RunConfig, tables: Mapping[str, Any], reporter: Reporter) -> Result:
-    """As :func:`stratatune.training.run.train`, with the trunk run before the first step, where no cache has it."""
+    """Train as :func:`stratatune.training.run.train` does, but fill the cache with the trunk before the first step."""
     shared = Shared(fill=True, pooled=Path(config.cache).expanduser())
     try:
         return finish(trial(config, tables, reporter, shared))
@@ -40,13 +40,13 @@ def train_pooled(config: RunConfig, tables: Mapping[str, Any], reporter: Reporte
 def pooled_feed(
     forward: Forward, data: Encoded, tokenizer: PreTrainedTokenizerBase, codec: Codec, root: Path, limit: int
 ) -> Feed:
-    """Hidden states of data that are predicted, remembered for whoever asks for the same texts.
+    """A feed of hidden states for predictions, remembered for every run on the same texts.
 
     Args:
         forward: the tuned model under its objective.
         data: the texts.
         tokenizer: how they were encoded.
-        codec: the precision that the model was trained with; int8, which has scales of its own, is not remembered.
+        codec: the precision that the model was trained with; int8, which has its own scales, is not remembered.
         root: the folder of trunk caches.
         limit: bytes that all of them may take; the oldest go.
     """

@@ -1,4 +1,4 @@
-"""Using a trained adapter: predictions and scores, the same numbers as the evaluation that ended its training."""
+"""Use a trained adapter: predictions and scores, equal to those of the evaluation that ended its training."""
 
 from __future__ import annotations
 
@@ -46,26 +46,27 @@ from stratatune.training.tops import SeveralTops
 from stratatune.training.untuned import Untuned
 
 ENGINES = ("torch", "onnx")
-"""What a trained model can be run by."""
+"""The engines that can run a trained model."""
 
 
 class Predictor:
-    """A trained adapter on its base model, ready to be asked.
+    """A trained adapter on its base model, for predictions.
 
     Args:
         folder: a run's folder, its ``adapter`` folder, an ONNX export, or the name of one on the hub (``user/name``).
         base: where the base model is now, when it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32`` or ``bf16``; None: what it was trained in.
+        precision: ``fp32`` or ``bf16``; None: the precision of training.
         trunk: ``resident`` in memory, ``streamed`` from the checkpoint, or ``auto``: as it fits.
-        memory_limit: of the process, such as ``6GB``; None: what is free.
-        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: what the folder is made for.
+        memory_limit: the process's limit, such as ``6GB``; None: the free memory.
+        engine: ``torch``, or ``onnx`` for a folder that ``export --to onnx`` wrote; None: the one that the folder is
+            made for.
         bases: base models that are loaded already and shared (:class:`stratatune.model.shared_bases.SharedBases`).
 
     Attributes:
-        notices: what the user should know of the adapter, one line each.
-        model: the tuned model, of several tops that of the first; there is none where onnxruntime runs it.
-        attached: what is attached to it, and to those of the other tops.
+        notices: warnings about the adapter, one line each.
+        model: the tuned model; with several tops, the first one's; there is none where onnxruntime runs it.
+        attached: its attached state, and those of the other tops.
         forward: the tuned model under its objective.
         codec: the precision to which hidden states at the frozen depth are rounded.
 
@@ -90,7 +91,7 @@ class Predictor:
         self.remember: tuple[Path, int] | None = None
         """The folder of trunk caches that keeps the trunk's output for texts, and the bytes that it may take."""
         self.generation: dict[str, Any] = {}
-        """Options of transformers' ``generate`` that :meth:`predict` and :meth:`score` write texts with."""
+        """Options of transformers' ``generate`` for :meth:`predict` and :meth:`score`."""
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
@@ -101,9 +102,9 @@ class Predictor:
             self._open(folder, base, device, precision, trunk, memory_limit, bases)
 
     def _open_tops(self, tops: Sequence[Path], folder: Path, *how: Any) -> None:
-        """Each as a model of its own, whose frozen weights are those of the first, and all of them as one."""
+        """Open each top as a model that shares the first one's frozen weights, and all of them as one."""
         parts, shared, notices = list[Forward](), list[Any](), list[str]()
-        for top in reversed(tops):  # what is opened last stays: the first top, whose trunk runs
+        for top in reversed(tops):  # the model opened last stays: the first top's, whose trunk runs
             self._open(top, *how)
             parts.insert(0, self.forward)
             shared.append(self._shared)
@@ -165,16 +166,16 @@ class Predictor:
 
     @property
     def text_columns(self) -> int:
-        """How many texts are one question of this model."""
+        """The number of texts in one question of this model."""
         return self.objective.asked_at_once
 
     def predict(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> Prediction:
         """Read texts from ``source`` (a path, a table, a list of texts or of pairs) and predict each.
 
         Args:
-            source: what :func:`stratatune.data.readers.read` takes.
-            split: of a folder, a hub id or a DatasetDict.
-            written: how a text file is written, and what happens to blank texts.
+            source: a source of :func:`stratatune.data.readers.read`.
+            split: the split of a folder, a hub id or a DatasetDict.
+            written: the format of a text file, and the treatment of blank texts.
 
         Raises:
             DataError: the source cannot be read, or lacks the text columns.
@@ -186,11 +187,11 @@ class Predictor:
         return Prediction(table, said.columns, said.labels, said.probabilities, said.values).for_every_row()
 
     def output(self, table: Table) -> np.ndarray:
-        """What the objective predicts for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
+        """The objective's predictions for every row of ``table``, as :attr:`Scores.output`; labels are ignored."""
         return self._scores((replace(table, labels=None, label_column=None),))[1].output
 
     def untuned(self, table: Table) -> np.ndarray:
-        """The same of the base model, as it was before it was tuned."""
+        """The output for every row of ``table`` by the base model, as it was before tuning."""
         if self.model is None:
             raise ModelError("an ONNX export holds the tuned model alone", "ask the run's own folder")
         plain = self.objective.encode(replace(table, labels=None, label_column=None), self.tokenizer)
@@ -200,7 +201,7 @@ class Predictor:
     def generate(
         self, texts: Sequence[str] | Sequence[list[int]], *, max_new_tokens: int = 64, **options: Any
     ) -> list[str]:
-        """What the model says to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
+        """The model's answer to each text, by transformers' own ``generate``; greedy unless ``options`` say otherwise.
 
         A decoder also takes token ids, as a chat template makes them.
         ``options`` are those of ``generate``: ``num_beams``, ``do_sample``, ``temperature``, ...
@@ -264,7 +265,7 @@ class Predictor:
         return table
 
     def encode(self, table: Table) -> Encoded:
-        """A table as token ids.
+        """Encode a table as token ids.
 
         Raises:
             DataError: its texts cannot be encoded.
@@ -287,7 +288,7 @@ class Predictor:
 
     @contextlib.contextmanager
     def _feed(self, data: Encoded) -> Iterator[Any]:
-        """The hidden states of ``data``; of a trunk that is streamed, in a cache that lives as long."""
+        """A feed of the hidden states of ``data``; a streamed trunk needs a cache, which lives as long as the feed."""
         if self.model is None:
             from stratatune.training.onnx_engine import NoTrunk
 
@@ -335,7 +336,7 @@ class Predictor:
             yield feed
 
     def _repeats(self, data: Encoded) -> bool:
-        """Whether enough labelled texts are equal to run the trunk over the distinct ones, and memory holds those.
+        """Whether enough labelled texts repeat to run the trunk over the distinct ones first, and memory holds those.
 
         Without labels equal texts have equal predictions, and the whole model runs once for them
         (:func:`stratatune.training.evaluate.evaluate`).
@@ -350,7 +351,7 @@ class Predictor:
 
 
 def _engine(asked: str | None, folder: Path) -> str:
-    """The engine by its name; None: what the folder is made for.
+    """The engine by its name; None: the one that the folder is made for.
 
     Raises:
         ConfigError: there is no such engine.

@@ -21,7 +21,7 @@ class Prediction:
     Attributes:
         table: the texts, and in ``table.whole`` the other columns of the source.
         columns: the answers as columns of N values each, by their names.
-        labels: N class names, or what was generated for each text; None where the answer is neither.
+        labels: N class names, or the text generated for each text; None where the answer is neither.
         probabilities: [N, C] in the order of the model's classes, or None.
         values: [N] numbers, or None.
     """
@@ -33,7 +33,7 @@ class Prediction:
     values: np.ndarray | None
 
     def for_every_row(self) -> Prediction:
-        """The same with a row for each of the source, those that were left out included."""
+        """The prediction with a row for each row of the source, including those that were left out."""
         every = EveryRow.of(self.table)
         if every is None:
             return self

@@ -1,6 +1,6 @@
-"""From a run's settings to everything that it learns from, settled once: plan, shape, objective, tables, token ids.
+"""Settle, once, everything that a run learns from: plan, shape, objective, tables, token ids.
 
-:class:`Outline` is what follows from the settings alone, :func:`read_tables` reads the data, :func:`settle` decides
+:class:`Outline` follows from the settings alone, :func:`read_tables` reads the data, :func:`settle` decides
 the rest. A run, the building of a cache, ``suggest`` and ``plan --lengths`` all begin so; a saved adapter brings its
 objective with it.
 """
@@ -41,7 +41,7 @@ Encode = Callable[[Objective, Table, "PreTrainedTokenizerBase"], Encoded]
 
 @dataclass(frozen=True)
 class Outline:
-    """What follows from the settings alone, before any data are read."""
+    """The part of a run that follows from the settings alone, before any data are read."""
 
     config: RunConfig
 
@@ -66,7 +66,7 @@ class Outline:
 
     @cached_property
     def resolved(self) -> Resolved:
-        """The plan on a model of this shape."""
+        """The plan applied to a model of this shape."""
         return self.plan.resolve(self.shape)
 
     @cached_property
@@ -76,7 +76,7 @@ class Outline:
 
     @cached_property
     def asked(self) -> Asked:
-        """What is asked of an objective."""
+        """The request for an objective."""
         config = self.config
         name, options = written(config.objective)
         if name == AUTO and config.label and len(columns_in(config.label)) > 1:
@@ -112,21 +112,21 @@ class Tables:
 
     @property
     def notices(self) -> list[str]:
-        """What the readers had to say."""
+        """The notices of the readers."""
         parts = (self.train, *self.eval, *([self.test] if self.test else []))
         return [f"{table.source}: {notice}" for table in parts for notice in table.notices]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run, settled: each of these is made once and passed on.
+    """A settled run: each part is made once and passed on.
 
     Attributes:
         outline: the settings, with plan, shape and resolved plan.
         tables: the data as read.
         tokenizer: the model's.
-        objective: what is learnt.
-        notices: what the user should know of how it was settled.
+        objective: the objective.
+        notices: notices about the choices made.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: examples of each part of ``eval``, whose scores are averaged.
     """
@@ -173,10 +173,10 @@ def settle(
     """Decide how the data become targets, and encode them.
 
     Args:
-        outline: what follows from the settings.
+        outline: the part that follows from the settings.
         tables: the data.
         tokenizer: the model's; None: it is loaded.
-        encode: in place of the objective's own, for those who encode a table once for several runs.
+        encode: replaces the objective's own, for callers that encode a table once for several runs.
 
     Raises:
         DataError: labels, label words or columns that cannot serve.
@@ -220,12 +220,12 @@ def tokenizer_for(config: RunConfig) -> PreTrainedTokenizerBase:
 
 
 def read_tables(config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
-    """Read what the settings name, as an objective of this kind reads it.
+    """Read the data that the settings name, as an objective of this kind does.
 
     Args:
         config: the settings.
         given: data in memory that take a path's place, by ``train``, ``eval`` and ``test``.
-        kind: of the objective.
+        kind: the objective's class.
 
     Raises:
         DataError: a source that cannot be read, or labels that are missing.

@@ -1,4 +1,4 @@
-"""An ONNX export in int8, and what that costs in score."""
+"""Convert an ONNX export to int8, and measure the loss of score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Quantised:
     """An export before and after its matrices became int8.
 
     Attributes:
-        bytes_before, bytes_after: of the graph.
+        bytes_before, bytes_after: sizes of the graph.
         scored_on: the data that both were scored on; empty where none were at hand.
         n: how many rows they have.
         before, after: the metrics, the loss included.
@@ -33,7 +33,7 @@ class Quantised:
     after: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The result as plain data."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
     """Make an export's matrices int8, in place, and score it before and after.
 
     Args:
-        folder: what ``export --to onnx`` wrote.
+        folder: a folder of ``export --to onnx``.
         run: the run that was exported; its evaluation data are read where ``data`` is None and they are still there.
         data: labelled data.
-        split: of a folder or a hub id.
+        split: the split of a folder or a hub id.
 
     Raises:
         DataError: ``data`` cannot be read.
@@ -72,7 +72,7 @@ def quantised(folder: Path, run: Path, data: str | None, split: str | None) -> Q
 
 
 def _score(folder: Path, source: str, split: str | None, *, asked: bool) -> dict[str, Any]:
-    """The metrics; nothing where there are no data, or where a run's own have moved away since."""
+    """The metrics; none if there are no data, or a run's own have moved away since."""
     if not source:
         return {}
     try:
@@ -84,7 +84,7 @@ def _score(folder: Path, source: str, split: str | None, *, asked: bool) -> dict
 
 
 def _evaluation_data(run: Path) -> str:
-    """Where the run read its evaluation data from; empty where it had none, or they were in memory."""
+    """The source of the run's evaluation data; empty where it had none, or they were in memory."""
     place = next((one for one in (run, run.parent) if path_exists(one / "config.yaml")), None)
     if place is None:
         return ""

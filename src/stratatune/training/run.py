@@ -60,7 +60,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
     Args:
         config: the settings.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
@@ -71,7 +71,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
 
 def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
-    """Let a trial learn from every batch that it asks for."""
+    """Let a trial learn from every batch that it requests."""
     while True:
         try:
             next(running)
@@ -82,7 +82,7 @@ def finish(running: Generator[Ask, Learnt | None, Result]) -> Result:
 def trial(
     config: RunConfig, tables: Mapping[str, Any], reporter: Reporter, shared: Shared | None = None
 ) -> Generator[Ask, Learnt | None, Result]:
-    """The run as a whole, stopping in front of every batch; see :func:`train`.
+    """The run as a whole, stopping before every batch; see :func:`train`.
 
     Trials over the same data have :class:`Shared` in common, and close it.
     """
@@ -143,14 +143,17 @@ def _run(
 
 
 def write_settings(config: RunConfig, out: Path) -> None:
-    """What a run folder says about its run before it begins."""
+    """Write the files of a run folder that describe its run before it begins."""
     if is_main():
         write_text(out / CONFIG, to_yaml(config))
         write_text(out / "env.json", json.dumps(environment(), indent=2) + "\n")
 
 
 def kind_of(outline: Outline, tables: Mapping[str, Any]) -> type[Objective]:
-    """How the data are read; a mistake in them is said before one in the model's name, which takes a hub to find."""
+    """The kind of objective by which data are read.
+
+    A mistake in the data is reported before one in the model's name, which takes a hub to find.
+    """
     try:
         return outline.kind
     except ModelError:
@@ -177,12 +180,12 @@ def check_folder(config: RunConfig, out: Path) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What a run and its resumption must agree on."""
+    """The settings on which a run and its resumption must agree."""
     return {key: value for key, value in config.model_dump(mode="json").items() if key not in NO_NUMBER}
 
 
 def _as_begun(config: RunConfig, out: Path) -> RunConfig:
-    """A resumed run keeps what ``auto`` chose when it began, whatever fits now and whatever processor it is on."""
+    """Keep the choices of ``auto`` from the beginning of a resumed run, whatever fits now and on any processor."""
     begun = (saved_settings(out) or {}) if config.resume else {}
     auto = [name for name in ("cache_dtype", "precision") if begun.get(name) and getattr(config, name) == "auto"]
     return config.model_copy(update={name: begun[name] for name in auto}) if auto else config
@@ -215,7 +218,7 @@ def open_session(
 ) -> tuple[Session, Caching]:
     """Settle the run, load the base model, attach the plan, open the caches; ``shared`` by the trials of one call."""
     config = outline.config
-    # First of all: it connects the processes, and rank and world are asked from here on.
+    # First of all: it connects the processes, and rank and world are read from here on.
     accelerator = accelerator_for(config.device, config.loggers, out)
     distributed.check_met()
     autocast = torch.bfloat16 if in_bf16(config.precision, accelerator.device) else None
@@ -235,7 +238,7 @@ def open_session(
     to_device(model, accelerator.device)
     if line := top_streamed(model.attached):
         reporter.say(line)
-    # On the model, so that whatever saves it (a run, Trainer, a user) saves what it is used by.
+    # On the model, so that whatever saves it (a run, Trainer, a user) saves how it is used.
     model.attached.spec = prepared.objective.to_data()
     if config.pack != "none":
         pack_top(model.attached, config.pack)
@@ -281,7 +284,7 @@ def open_session(
 
 
 def in_bf16(precision: str, device: torch.device) -> bool:
-    """``auto``: bf16 where the device computes in it, by a matrix unit of its own."""
+    """``auto``: bf16 where the device computes in it, with a dedicated matrix unit."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -291,7 +294,7 @@ def in_bf16(precision: str, device: torch.device) -> bool:
 
 
 def _tuned(session: Session, fitted: Fitted) -> Fitted:
-    """The run with what its objective chooses on the evaluation data, which its scores then are flattered by."""
+    """Let the objective choose values on the evaluation data, whose scores are then flattering."""
     if session.eval is None or fitted.scores is None or not session.eval.targets:
         return fitted
     objective, output = session.objective.tuned(fitted.scores.output, session.eval)
@@ -330,7 +333,7 @@ def _by_class(session: Session, fitted: Fitted) -> dict[str, Any]:
 
 
 def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> NotFiniteError:
-    """The error of a run that cannot go on, once its last finite tensors are saved; no result is written."""
+    """Save the last finite tensors of a run that cannot go on, and return its error; no result is written."""
     # Tensors that hold NaN are of no use to anybody.
     if not error.kept or first_not_finite(session.top.attached.trained().items()):
         return error
@@ -339,7 +342,7 @@ def _with_kept(error: NotFiniteError, session: Session, caching: Caching) -> Not
 
 
 def _save(session: Session, caching: Caching, best: Mapping[str, float]) -> None:
-    """Save the adapter, with all that its numbers depend on."""
+    """Save the adapter, with everything that its numbers depend on."""
     attached, metric = session.top.attached, session.objective.metric
     attached.spec |= caching.codec.to_data() if caching.codec else {}
     attached.spec["precision"] = "bf16" if session.forward.autocast else "fp32"
@@ -389,7 +392,7 @@ def _finish(
 
 
 def _write_result(result: Result, out: Path) -> None:
-    """Write the result; the checkpoint, no longer needed, goes."""
+    """Write the result and delete the checkpoint, which is no longer needed."""
     if is_main():
         kept = sealed(result.to_json(), out)
         write_text(out / RESULT, json.dumps(kept, indent=2, allow_nan=False) + "\n")

@@ -15,9 +15,9 @@ _LISTS = ("text", "loggers")
 
 
 def run_schema() -> dict[str, Any]:
-    """What a run's file may hold: nothing that :func:`stratatune.training.config.validate` takes is refused.
+    """The schema of a run's file: it accepts all that :func:`stratatune.training.config.validate` accepts.
 
-    It refuses less than that: whether a plan parses or a file is there is not in it.
+    It refuses less than that: it does not check whether a plan parses or a file is there.
     """
     whole = RunConfig.model_json_schema()
     properties = {name: setting(name, one) for name, one in whole["properties"].items()}
@@ -33,7 +33,7 @@ def run_schema() -> dict[str, Any]:
 
 
 def setting(name: str, made: dict[str, Any]) -> dict[str, Any]:
-    """What pydantic says about a setting, widened by the other ways in which it may be written."""
+    """Pydantic's schema of a setting, widened by the other ways in which the setting may be written."""
     found = {key: value for key, value in copy.deepcopy(made).items() if key != "title"}
     if name in _LISTS:
         return _described(found, [{key: found.pop(key) for key in ("type", "items")}, {"type": "string"}])
@@ -51,7 +51,7 @@ def _described(found: dict[str, Any], ways: list[dict[str, Any]]) -> dict[str, A
 
 
 def _texts(found: dict[str, Any]) -> dict[str, Any]:
-    """A text may look like a number (a column called 1), which YAML takes it for."""
+    """Allow numbers for texts: YAML takes a text that looks like one (a column called 1) for a number."""
     if found.get("type") == "string" and "enum" not in found:
         found["type"] = ["string", "number"]
     for way in found.get("anyOf", ()):

@@ -1,4 +1,4 @@
-"""The checksums of a finished run: of its result and of the files that a report reads beside it. No torch."""
+"""Checksums of a finished run: of its result and of the files that a report reads with it. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sealed(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def broken(result: Mapping[str, Any], folder: Path) -> str:
-    """The first file that is not as the run left it; empty where all are, or where a version before 0.2 wrote them."""
+    """The first file that has changed since the run; empty if none has, or if a version before 0.2 wrote them."""
     sums = result.get(KEY)
     if not isinstance(sums, Mapping):
         return ""

@@ -1,4 +1,4 @@
-"""What a run trains with, and what a trial asks for before each batch."""
+"""The parts that a run trains with, and the request of a trial before each batch."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Session:
         feed, eval_feed: hidden states of the training and the evaluation set.
         train, eval: the encoded data; ``eval`` may be missing.
         eval_parts: lengths of the parts of ``eval``, whose scores are averaged.
-        settings: what a checkpoint must agree with to be resumed.
+        settings: the settings that a checkpoint must match to be resumed.
         facts: likewise, see :func:`stratatune.training.facts.facts_of`.
         reload: gives the base model once more, for weights that were offloaded; None: they stay in memory.
         away: seconds in which other trials had their turn.
-        copies: what trains whole, in the precision of the computation, while the loop runs.
+        copies: working copies of wholly trained matrices, in the computation's precision, while the loop runs.
     """
 
     config: RunConfig
@@ -65,7 +65,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self.forward.device
 
     @property
@@ -75,18 +75,18 @@ class Session:
 
     @property
     def objective(self) -> Objective:
-        """What it learns."""
+        """The objective that it learns."""
         return self.forward.objective
 
     def fed(self) -> Iterator[tuple[str, Encoded, Feed]]:
-        """The data with a feed of their own, by their names; trials have one for the training data of all."""
+        """The data sets with separate feeds, by their names; trials share one feed of the training data."""
         named = (("training", self.train, self.feed), ("evaluation", self.eval, self.eval_feed))
         for name, data, feed in named:
             if data is not None and isinstance(feed, Feed):
                 yield name, data, feed
 
     def batches(self, epoch: int) -> list[Any]:
-        """The batches of an epoch (0-based), each the numbers of this rank's examples; of seed and epoch alone."""
+        """The batches of an epoch (0-based) as numbers of this rank's examples; they depend on seed and epoch alone."""
         config = self.config
         batches = plan_batches(
             self.train.example_lengths,
@@ -99,7 +99,7 @@ class Session:
 
     @cached_property
     def likeness(self) -> str:
-        """The same for trials that differ in their rates, decay and clipping alone: same batches, tops built alike."""
+        """A key without rates, decay and clipping: trials with equal keys have the same batches and tops."""
         # Trials that differ in rates alone compute the same graph, which is what stacking needs.
         plan = _without_rates(Plan.parse(self.config.plan).to_data())
         settings = {key: value for key, value in self.settings.items() if key not in OF_THE_OPTIMISER}
@@ -107,7 +107,7 @@ class Session:
 
 
 OF_THE_OPTIMISER = ("lr", "weight_decay", "warmup", "schedule", "clip", "adam_eps")
-"""Settings that decide what happens to a gradient, and not what is computed."""
+"""Settings of the optimiser, which change the use of a gradient but not the gradient's computation."""
 
 
 def _without_rates(data: Any) -> Any:
@@ -119,16 +119,16 @@ def _without_rates(data: Any) -> Any:
 
 @dataclass(frozen=True)
 class Ask:
-    """A batch that a trial is about to learn from, itself or by ``training/trials/together.py`` in its place.
+    """A batch that a trial is about to learn from, alone or by ``training/trials/together.py``.
 
     Attributes:
         optimiser: the trial's own.
         position: epoch and number of the batch in it, both 0-based.
         index: numbers of the batch's examples [B].
-        factor: what the rates are multiplied with.
+        factor: the factor of the rates.
         among: how many batches share its optimiser step.
         due: whether the optimiser steps after this batch.
-        before: what the batches of this step before it weigh (:meth:`Objective.weight`).
+        before: the weight of the earlier batches of this step (:meth:`Objective.weight`).
     """
 
     session: Session
@@ -141,21 +141,21 @@ class Ask:
     before: float = 0.0
 
     def scale(self, weight: float) -> float:
-        """What the step's gradient is multiplied with when it is due: its batches' sum becomes their mean."""
+        """The factor of the step's gradient when it is due: it turns the sum over its batches into their mean."""
         # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
         return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A batch was learnt from.
+    """The result of learning from a batch.
 
     Attributes:
         loss: its mean loss.
         tokens: its real tokens.
         weight: how many terms the loss is a mean over.
-        seconds: to be charged, where others did it.
-        norm: of the step's whole gradient, where the step was due.
+        seconds: the time to charge, if another trial did the work.
+        norm: the norm of the step's whole gradient, if the step was due.
     """
 
     loss: float

@@ -31,15 +31,15 @@ _SCALARS = {
 
 _CORE = "tag:yaml.org,2002:"
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 2**20, 20_000, 20
-"""Of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
+"""Limits of a file of settings. The largest recipe of both papers has some 2,000 values, seven deep."""
 
 
 class _Refused(ComposerError):
-    """YAML that a file of settings has no need of."""
+    """Raised for YAML that a file of settings does not need."""
 
 
 class _Bounded(Composer):
-    """Refuses what no file of settings needs and what can grow without end: aliases, tags, depth, many values."""
+    """Refuses YAML that no file of settings needs and that can grow without end: aliases, tags, depth, many values."""
 
     _values = _depth = 0
 
@@ -64,7 +64,7 @@ class _Bounded(Composer):
 
 
 class _Loader(_Bounded, yaml.SafeLoader):
-    """Safe, with YAML 1.2's scalars; a key given twice is an error."""
+    """A safe loader with YAML 1.2's scalars, in which a repeated key is an error."""
 
     yaml_implicit_resolvers = {}
 
@@ -81,11 +81,11 @@ class _Loader(_Bounded, yaml.SafeLoader):
 
 
 class _Raw(_Bounded, yaml.BaseLoader):
-    """Every scalar as the text that it is."""
+    """A loader that reads every scalar as text."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either dialect would read as something else than text; writes no alias, which is never read."""
+    """Quotes texts that either dialect would read as something else; writes no aliases, which are never read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -138,7 +138,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """``base`` with ``a.b=c`` put over it, in order; each value is read as a YAML scalar or a flow list.
 
     Raises:
-        ConfigError: with every override that is not ``name=value`` or that names a field of a plain value.
+        ConfigError: names every override that is not ``name=value`` or that names a field of a plain value.
     """
     merged = copy.deepcopy(dict(base))
     errors: list[str] = []
@@ -164,7 +164,7 @@ def merge(base: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    """A value of the command line; what is not a YAML scalar or flow collection stays text: `10: lora`, `[MASK] .`"""
+    """Parse a value of the command line; other than YAML scalars and flow collections it is text: `[MASK] .`"""
     text = text.strip()
     try:
         value = yaml.load(text, Loader=_Loader)
@@ -179,7 +179,7 @@ def looks_like_path(value: str, *, files: bool) -> bool:
     """Whether ``value`` can only be a path: ``org/name`` may be a hub id; ``a/b/c``, ``./a`` and ``a.csv`` are not.
 
     Args:
-        value: what the user wrote.
+        value: the user's text.
         files: whether a suffix such as ``.csv`` marks a file; names of models may contain dots.
     """
     path = Path(value).expanduser()
@@ -229,7 +229,7 @@ def _near_file(path: Path) -> str:
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong and on which line, in one line."""
+    """The mistake and its line number, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     line = f" on line {error.problem_mark.line + 1}" if error.problem_mark else ""

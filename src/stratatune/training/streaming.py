@@ -1,4 +1,4 @@
-"""``--trunk``: whether a run holds its trunk in memory or reads it from the checkpoint, and what a wave may take."""
+"""``--trunk``: whether a run holds its trunk in memory or reads it from the checkpoint, and a wave's memory."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from stratatune.training.prepare import Outline
 from stratatune.units import readable_size
 
 _SHARE = 0.8
-"""Of the memory that is free, for weights that stay in it: the rest is the run's."""
+"""The share of free memory for weights that stay in it: the rest is the run's."""
 _LEAST_WAVE = 16 << 20
 _TOP = 0.7
-"""Of the memory that is left: what the top's blocks may take, and still stay in it; the rest is what they compute."""
+"""The most of the remaining memory that the top's blocks may take and stay in it; activations get the rest."""
 
 
 def streamed_below(outline: Outline, reporter: Reporter, *, alone: bool) -> int:
-    """The depth below which the trunk is streamed; 0: it is held in memory. Says why in one line, where it chose.
+    """The depth below which the trunk is streamed; 0: it is held in memory. Reports the reason for ``auto``.
 
     Args:
         outline: the run.
@@ -74,10 +74,10 @@ def too_large(model: str, revision: str | None, limit: int | None) -> str:
 
 
 def trunk_of_saved(folder: str | Path, base: str | None, trunk: str, limit: str | None) -> str | None:
-    """Whether a saved adapter's trunk is streamed: why, in one line, empty where that was requested; None: it is not.
+    """Why a saved adapter's trunk is streamed, in one line, empty if that was requested; None: it is not.
 
     Args:
-        folder: of the run, or of its adapter.
+        folder: the folder of the run, or of its adapter.
         base: where the base model is now, when it has moved.
         trunk: as in a run's settings; ``limit`` likewise.
 
@@ -114,7 +114,7 @@ def _limit(text: str | None) -> int | None:
 
 
 def _in_the_way(outline: Outline, *, alone: bool) -> str:
-    """Why the trunk cannot be streamed; empty where it can."""
+    """The reason why the trunk cannot be streamed; empty where it can."""
     config, resolved = outline.config, outline.resolved
     if resolved.frozen_depth == 0 or resolved.trains_embeddings:
         return f"the frozen depth of the plan is {resolved.frozen_depth}: there is no trunk"
@@ -126,7 +126,7 @@ def _in_the_way(outline: Outline, *, alone: bool) -> str:
 
 
 def _stored_bytes(model: str, revision: str | None) -> int:
-    """Bytes of the checkpoint; 0 where its files do not say."""
+    """The bytes of the checkpoint; 0 if its files do not say."""
     if Path(model).is_dir() and not any(Path(model).glob("*.safetensors")):
         return 0
     found = Checkpoint.of(model, revision)
@@ -134,13 +134,13 @@ def _stored_bytes(model: str, revision: str | None) -> int:
 
 
 def room_for_top(config: RunConfig) -> int | None:
-    """Bytes that the blocks of a top may take, before it is streamed as well; None: they are to be in memory."""
+    """The bytes that a top's blocks may take before it is streamed as well; None: they must be in memory."""
     # Packing reads every weight of the top, once.
     return None if config.pack != "none" else _room_above(config.memory_limit)
 
 
 def room_for_saved(trunk: str | None, limit: str | None) -> int | None:
-    """The same for a saved adapter; ``trunk`` as :func:`trunk_of_saved` says."""
+    """The bytes that a saved adapter's top may take; ``trunk`` as :func:`trunk_of_saved` returns it."""
     return None if trunk is None else _room_above(limit)
 
 
@@ -155,7 +155,7 @@ def _limit_of_process(asked: str | None) -> int:
 
 
 def top_streamed(attached: Attached) -> str:
-    """That the top is streamed as well, and what follows from it, in one line; empty where it is in memory."""
+    """A notice that the top is streamed as well, and its consequence; empty where it is in memory."""
     through = attached.backbone.body.through
     if not isinstance(through, StreamedTop):
         return ""
@@ -164,9 +164,10 @@ def top_streamed(attached: Attached) -> str:
 
 
 def settle_waves(attached: Attached, asked: str | None) -> None:
-    """How much memory a wave may take: what the limit leaves behind the process and two blocks.
+    """Set the memory that a wave may take: the limit less the process and two blocks.
 
-    The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: what is free.
+    The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: the free
+    memory.
 
     Raises:
         ConfigError: the limit leaves too little for a wave, or later for the top.
@@ -193,5 +194,5 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
 
 
 def with_cache(config: RunConfig) -> RunConfig:
-    """The settings of a run whose trunk is streamed: ``auto`` is a cache on disk, for there is nothing to weigh."""
+    """The settings of a run with a streamed trunk: its ``auto`` cache is on disk, as there is no alternative."""
     return config.model_copy(update={"cache": str(default_root())}) if config.cache == "auto" else config

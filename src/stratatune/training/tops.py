@@ -1,4 +1,4 @@
-"""Several tops over one trunk, asked as one model: the trunk runs once for a text, and each top answers its heads."""
+"""Several tops over one trunk, used as one model: the trunk runs once for a text, and each top answers its heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stratatune.training.forward import Feeding, Forward
 
 @dataclass(frozen=True)
 class SeveralTops:
-    """What :class:`stratatune.training.forward.Forward` is of one top; the trunk is that of the first.
+    """:class:`stratatune.training.forward.Forward` for several tops; the trunk is that of the first.
 
     Attributes:
         each: the tops, in the order of the heads.
@@ -53,7 +53,7 @@ class SeveralTops:
 
     @property
     def attached(self) -> Attached:
-        """That of the first top, to which the trunk belongs."""
+        """The attached state of the first top, to which the trunk belongs."""
         return self._first.attached
 
     @property
@@ -63,43 +63,43 @@ class SeveralTops:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self._first.device
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """bf16 or None."""
+        """The autocast dtype: bf16 or None."""
         return self._first.autocast
 
     @property
     def precision(self) -> torch.dtype:
-        """Of its numbers."""
+        """The dtype of its numbers."""
         return self._first.precision
 
     @property
     def one_position(self) -> bool:
-        """As :attr:`stratatune.training.forward.Forward.one_position`."""
+        """Whether only one position is read, as in :attr:`stratatune.training.forward.Forward.one_position`."""
         return self._first.one_position
 
     @property
     def question(self) -> Asking:
-        """What the trunk is asked."""
+        """The question that the trunk gets."""
         return self._first.question
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """While this is open, there is no dropout."""
+        """Turn dropout off while this is open."""
         with contextlib.ExitStack() as opened:
             for one in self.each:
                 opened.enter_context(one.evaluating())
             yield
 
     def mixed(self) -> torch.autocast:
-        """The precision of the computation."""
+        """The autocast context of the computation."""
         return self._first.mixed()
 
     def feed(self, *given: Any, **named: Any) -> Feed:
-        """Hidden states for all tops; arguments as those of :meth:`stratatune.training.forward.Forward.feed`."""
+        """A feed of hidden states for all tops; arguments as of :meth:`stratatune.training.forward.Forward.feed`."""
         return self._first.feed(*given, **named)
 
     def batch(self, data: Encoded, index: np.ndarray) -> Batch:
@@ -107,7 +107,7 @@ class SeveralTops:
         return self._first.batch(data, index)
 
     def remember(self, batch: Batch, feed: Feeding) -> None:
-        """Run the trunk for a batch, so that a cache behind ``feed`` has it."""
+        """Run the trunk for a batch, so that the cache of ``feed`` has its hidden states."""
         feed.hidden(batch)
 
     def __call__(self, batch: Batch, feed: Feeding, *, training: bool) -> Tensor:

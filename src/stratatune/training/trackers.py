@@ -1,4 +1,4 @@
-"""What trackers get of a run, through Accelerate: its settings, the plan as a picture, every evaluation, the end.
+"""Report a run to trackers, through Accelerate: its settings, the plan as a picture, every evaluation, the end.
 
 ``metrics.jsonl`` is written in any case. Nothing is sent anywhere that the user did not name.
 """
@@ -34,14 +34,14 @@ def begin(accelerator: Accelerator, config: RunConfig, resolved: Resolved, head:
 
 
 def parameters(config: RunConfig, resolved: Resolved, head: str) -> dict[str, Any]:
-    """The settings as trackers take them, and what follows from the plan."""
+    """The settings in the form of trackers, with facts that follow from the plan."""
     settings = {name: _plain(value) for name, value in config.model_dump(mode="json").items()}
     found = {"frozen_depth": resolved.frozen_depth, "blocks": resolved.shape.blocks}
     return {**settings, **found, "plan_parameters": resolved.trainable(head)}
 
 
 def _plain(value: Any) -> Any:
-    """A number, a truth value or a text; TensorBoard takes no others, and no None."""
+    """A number, a truth value or a text; TensorBoard accepts no others, and no None."""
     if isinstance(value, bool | int | float | str):
         return value
     if value is None:
@@ -52,12 +52,12 @@ def _plain(value: Any) -> Any:
 
 
 def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]) -> None:
-    """Log the selected epoch's scores and those of the test data, and where the time went.
+    """Log the scores of the selected epoch and of the test data, and the time of each part.
 
     Args:
         accelerator: has the trackers.
         scores: metrics by the data that they are of, such as ``best`` and ``test``.
-        seconds: by what they went into.
+        seconds: the time of each part.
     """
     values = {f"{name}_{metric}": value for name, found in scores.items() for metric, value in found.items()}
     values |= {f"seconds_{kind}": value for kind, value in seconds.items()}
@@ -65,7 +65,7 @@ def conclude(accelerator: Accelerator, scores: Mapping[str, Mapping[str, float]]
 
 
 def _options(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What each tracker is started with: named after the run's folder, and kept in it where it keeps files."""
+    """The options with which each tracker starts: named after the run's folder, and kept in it where it keeps files."""
     name = os.path.basename(os.path.normpath(config.out))
     options = {"wandb": {"name": name, "dir": config.out}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
     # Accelerate passes these to the tracker's own start, which refuses options of another.

@@ -1,4 +1,4 @@
-"""What the base model says before it is tuned: the score of an epoch 0, and what an objective looks at first."""
+"""The base model before it is tuned: the score of an epoch 0, and the texts that an objective looks at first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Untuned:
     """The base model of a tuned one, loaded once more.
 
     Attributes:
-        forward: of the tuned model, whose objective and settings hold here too.
+        forward: the tuned model's, whose objective and settings hold here too.
         load: gives the base model.
     """
 
@@ -38,7 +38,7 @@ class Untuned:
     load: Callable[[], nn.Module]
 
     def represent(self, data: Encoded) -> np.ndarray:
-        """What the base model represents each text of ``data`` by: float32 [N, E]."""
+        """The base model's representation of each text of ``data``: float32 [N, E]."""
         model: Any = self.load()
         backbone, forward = Backbone(model.to(self.forward.device).eval()), self.forward
         family, objective = backbone.family, forward.objective
@@ -54,7 +54,7 @@ class Untuned:
 
 
 def represented(forward: Forward, data: Encoded, feed: Any) -> np.ndarray:
-    """What the model, as it is now, represents each text of ``data`` by: float32 [N, E]."""
+    """The representation of each text of ``data`` by the model as it is now: float32 [N, E]."""
     was_training = forward.top.training
     forward.top.eval()
     found = _of_texts(forward, data, lambda batch: forward(batch, feed, training=False))
@@ -77,7 +77,7 @@ def _of_texts(forward: Forward, data: Encoded, run: Callable[[Batch], torch.Tens
 
 
 def look(session: Session) -> Scores | None:
-    """Let the objective see the untuned model's output for the data, and score it; call before the first step.
+    """Show the objective the untuned model's output for the data, and score it; call before the first step.
 
     A model whose plan changes nothing at first is its own base, from the trunk cache on; else the base is loaded.
 
@@ -114,7 +114,7 @@ def _untuned(session: Session, data: Encoded, feed: Any) -> np.ndarray:
 
 
 def looked_later(session: Session, data: Encoded) -> Encoded:
-    """Data that are scored once training is over, as the objective would have had them before."""
+    """Prepare data that are scored after training as the objective would have before it."""
     if not session.objective.looks(training=False):
         return data
     assert session.reload is not None  # look() has seen to it
@@ -123,7 +123,7 @@ def looked_later(session: Session, data: Encoded) -> Encoded:
 
 
 def no_better(session: Session, history: list[dict[str, Any]]) -> str:
-    """What to say where no epoch is better than the untuned base; empty where one is, or the base was not scored."""
+    """A warning where no epoch is better than the untuned base; empty where one is, or the base was not scored."""
     objective = session.objective
     if not history or history[0]["epoch"] != 0:
         return ""

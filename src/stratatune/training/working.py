@@ -1,4 +1,4 @@
-"""Working copies in bf16 of the matrices that train whole, beside their fp32 masters.
+"""Working copies in bf16 of the matrices that train whole, kept in addition to their fp32 masters.
 
 Autocast rounds every trained matrix for each forward and widens its gradient after each backward: two passes over all
 of them that compute nothing. A working copy is the rounded matrix, kept: the forward reads it, its gradient stays in
@@ -25,19 +25,19 @@ class WorkingCopies:
 
     Args:
         modules: those of the top; plain linears among them with a weight that trains get a copy.
-        dtype: of the computation.
+        dtype: the computation's.
     """
 
     def __init__(self, modules: Iterable[nn.Module], dtype: torch.dtype | None) -> None:
         self.modules: list[nn.Module] = []
         self.by_master: dict[nn.Parameter, Tensor] = {}
-        """Each master's copy; the optimiser looks in here, so there is nothing to undo there when they go."""
+        """The copy of each master; the optimiser reads this, so nothing has to be undone there when the copies go."""
         for module in modules:
-            # A subclass may use its weight in a way of its own, and a weight in vars() has a copy already.
+            # A subclass may use its weight in another way, and a weight in vars() has a copy already.
             if type(module) is not nn.Linear or not module.weight.requires_grad or "weight" in vars(module):
                 continue
             if module.weight.dtype == torch.float32:
-                # A leaf of its own, so that autograd leaves the gradient here, in half precision.
+                # A separate leaf, so that autograd leaves the gradient here, in half precision.
                 copy = module.weight.detach().to(dtype).contiguous().requires_grad_()
                 self.modules.append(module)
                 self.by_master[module.get_parameter("weight")] = copy
@@ -45,12 +45,12 @@ class WorkingCopies:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Round every master again: something other than the optimiser has written them."""
+        """Round every master again, after something other than the optimiser has written them."""
         for master, copy in self.by_master.items():
             copy.copy_(master)
 
     def remove(self) -> None:
-        """The modules read their parameters again."""
+        """Let the modules read their parameters again."""
         for module in self.modules:
             vars(module).pop("weight", None)
         self.modules.clear()
@@ -59,10 +59,10 @@ class WorkingCopies:
 
 @contextlib.contextmanager
 def working_copies(attached: Attached, dtype: torch.dtype | None, *, wanted: bool = True) -> Iterator[WorkingCopies]:
-    """Copies of what trains whole in the blocks, while this is open; none without autocast, or where not wanted.
+    """Hold copies of the blocks' wholly trained matrices while this is open; none without autocast, or if not wanted.
 
     Args:
-        attached: what was put into the model.
+        attached: the state attached to the model.
         dtype: that of the computation, where it is not the masters' own.
         wanted: whether gradients may lie in the copies: on a CPU, in one process, one batch a step.
     """

@@ -1,4 +1,4 @@
-"""``stratatune bench``: plans beside what people use today, on the user's own machine and data."""
+"""``stratatune bench``: compare plans with common baselines, on the user's own machine and data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for bench.json and bench.svg.")] = Path("runs/bench"),
 ) -> Answer:
-    """Time the ways of today and plans: a table, a picture.
+    """Time common baselines and plans: a table, a picture.
 
     Full tuning (F), stock peft LoRA (A), the same in batches cut by length (B), full tuning of the topmost blocks (C),
     and the frozen model once with a ridge head (floor).
@@ -86,7 +86,7 @@ def _check(name: str, value: str, legal: tuple[str, ...]) -> None:
 
 
 def split_plans(text: str) -> list[str]:
-    """Plans by commas; those inside brackets belong to a plan's options."""
+    """Split plans at commas; those inside brackets belong to a plan's options."""
     return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
 
 
@@ -125,7 +125,7 @@ def _setting(
     data["objective"] = wanted or objective
     own = None if train is None else settled(train, model=model, **data)
     how = {"batch_size": batch_size, "bf16": bf16, "timed": batches, "device": here, "objective": objective}
-    # Label words are in a prompt, or in branches behind a text, which no stock arm reads.
+    # Label words are in a prompt, or in branches after a text, which no stock arm reads.
     if own and wanted and not (own.objective.today or sum(own.objective.branches)):
         return BenchSetting(config, own.train, **how, own=(own.objective, own.train), pad=pad_id(own.tokenizer))
     lengths = own.train.lengths if own else lengths_like(like, _EXAMPLES)
@@ -141,7 +141,7 @@ def _write(out: Path, data: dict[str, Any], picture: str) -> dict[str, str]:
 
 
 def table(report: BenchReport) -> str:
-    """An epoch of each way, measured beside predicted, and how many times as long the ways of today take."""
+    """A table of an epoch of each way, measured and predicted, with the baselines as multiples of each plan's time."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

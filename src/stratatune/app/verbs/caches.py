@@ -72,7 +72,7 @@ def _line(info: CacheInfo) -> str:
 
 @verb(of=group, interrupted="run the same command again to continue", settings=run_options)
 def build(door: Door, settings: RunConfig) -> Answer:
-    """Run the trunk once over a run's data and keep what it says, so that `train` starts from there."""
+    """Run the trunk once over a run's data and keep its output, so that `train` starts from there."""
     from stratatune.training.build import build_cache
 
     data = build_cache(settings, door.reporter())

@@ -1,4 +1,4 @@
-"""``stratatune export``: a trained run in a form that other tools read."""
+"""``stratatune export``: write a trained run in a form that other tools read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def smaller(
         str | None, typer.Option(help="Which split of --data, of a folder or a hub id.", show_default=False)
     ] = None,
 ) -> dict[str, Any]:
-    """The group of options of a smaller form."""
+    """The group of options for a smaller form."""
     if not int8 and (data or split):
         raise ConfigError(
             [f"{'data' if data else 'split'}: it is only read with --int8"], "leave it out, or add --int8"
@@ -55,7 +55,7 @@ def hub(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="With --push: a repository that is not public.")] = False,
 ) -> dict[str, Any]:
-    """The group of options of what goes to the hub."""
+    """The group of options for an upload to the hub."""
     if push:
         from stratatune.hub import check_id
 
@@ -66,7 +66,7 @@ def hub(
 
 
 def _left_behind(spec: dict[str, Any]) -> str:
-    """What of the run's own answers no stock tool gives; empty where there is nothing."""
+    """The part of the run's own answers that no stock tool gives; empty where there is none."""
     labels = spec.get("labels") or []
     if spec.get("objective") == "classification" and spec.get("threshold") is not None and len(labels) > 1:
         return (

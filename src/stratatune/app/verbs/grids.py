@@ -108,7 +108,7 @@ def _engine(name: str, address: str | None, jobs: int | None) -> Engine:
 
 
 def _pair(text: str, refusal: str) -> tuple[str, str]:
-    """``NAME=PLACE``; a place alone, with an empty name, where ``refusal`` is empty."""
+    """Split ``NAME=PLACE``; a place alone, with an empty name, is legal if ``refusal`` is empty."""
     name, equals, place = text.partition("=")
     if equals and name and place:
         return name, place
@@ -125,7 +125,7 @@ def _only(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _planned(runs: Sequence[Planned], out: Path | None) -> Answer:
-    """What would run: a line a run, and how many trunks they share."""
+    """The runs of a dry run, a line each, and the number of trunks that they share."""
     from stratatune.studies.grid.book import FILE
     from stratatune.studies.grid.records import read_records
 
@@ -214,7 +214,7 @@ def rm(
 
 
 def _chosen(records: Sequence[RunRecord], beginnings: Sequence[str], folder: Path) -> list[RunRecord]:
-    """The one run for each beginning of an id.
+    """The one run that each beginning of an id stands for.
 
     Raises:
         ConfigError: none or several begin so.

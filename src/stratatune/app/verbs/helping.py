@@ -1,4 +1,4 @@
-"""``stratatune doctor`` and ``stratatune schema``: what this machine has, and what editors need to know."""
+"""``stratatune doctor`` and ``stratatune schema``: a check of this machine, and schemas for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stratatune list`` and ``stratatune init``: what there is, and a file to begin with. No torch."""
+"""``stratatune list`` and ``stratatune init``: lists of what exists, and a file to begin with. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def _shown(row: Row) -> str:
-    """One thing: its name and what it is, then each further fact on a line of its own."""
+    """One entry: its name and summary, then each further fact on a separate line."""
     name, what, *facts = row.items()
     lines = [f"{name[1]}  {what[1]}"]
     lines += [f"    {key.replace('_', ' ')}: {_flat(value)}" for key, value in facts if value not in ("", [], {}, None)]
@@ -139,7 +139,7 @@ _LISTS: Mapping[str, Callable[[], list[Row]]] = {
     "objectives": _objectives,
     "exits": _exits,
 }
-"""What can be listed: its word, and the rows, each a name and a summary before the other facts."""
+"""The lists by their word; each makes rows with a name and a summary before the other facts."""
 
 
 @verb("list")
@@ -155,7 +155,7 @@ def list_(
         ),
     ],
 ) -> Answer:
-    """Show what there is: methods, presets, tasks, backbones, objectives, exits."""
+    """List what exists: methods, presets, tasks, backbones, objectives, exits."""
     if what not in _LISTS:
         raise ConfigError([f"list: {what!r}"], did_you_mean(what, _LISTS))
     rows = _LISTS[what]()

@@ -1,4 +1,4 @@
-"""``stratatune plan``: a plan on a model, drawn and counted. No weights, no torch."""
+"""``stratatune plan``: draw and count a plan on a model. No weights, no torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plan(
     text: Annotated[str | None, typer.Option(help="Its text column, or two.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Its label column.", show_default=False)] = None,
 ) -> Answer:
-    """Resolve a plan against a model and draw it: what trains, what is remembered, what it costs.
+    """Resolve a plan against a model and draw it: trained and cached parts, and the cost.
 
     Downloads nothing but the model's configuration (with --lengths of a data file, its tokenizer too).
     """
@@ -124,7 +124,7 @@ def _cost_lines(costs: Cost, dtype: str) -> str:
 def _machine(
     resolved: Resolved, costs: Cost, lengths: list[int], head: str, *, low: bool
 ) -> tuple[Rates, dict[str, Place]]:
-    """What this machine does in a second, and what a run takes on it by the place of its trunk."""
+    """The rates of this machine, and the cost of a run on it by the place of its trunk."""
     from stratatune.costs.placing import places
     from stratatune.studies.machine_rates import measured_rates
 
@@ -150,7 +150,7 @@ def _placed(machine: tuple[Rates, dict[str, Place]] | None) -> list[str]:
 
 
 def _epochs(costs: Cost) -> list[str]:
-    """What epochs over the lengths cost beside the ways of today."""
+    """The cost of epochs over the lengths, next to the common baselines."""
     if not costs.epochs:
         return []
     from stratatune.costs.cost import ARMS

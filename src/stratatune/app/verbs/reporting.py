@@ -1,4 +1,4 @@
-"""``stratatune report``: the results of a run or a grid."""
+"""``stratatune report``: report the results of a run or a grid."""
 
 from __future__ import annotations
 

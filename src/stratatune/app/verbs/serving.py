@@ -1,4 +1,4 @@
-"""``stratatune serve``: trained runs behind HTTP."""
+"""``stratatune serve``: trained runs served over HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stratatune.serving.limits import Limits, describe
 
 
 class LimitOptions:
-    """The group of options that say what a server takes from its clients, one for each field of ``Limits``."""
+    """The group of options for the limits of a server, one for each field of ``Limits``."""
 
     @property
     def __signature__(self) -> inspect.Signature:

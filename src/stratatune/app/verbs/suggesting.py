@@ -1,4 +1,4 @@
-"""``stratatune suggest``: which plan for this model and these data."""
+"""``stratatune suggest``: propose a plan for this model and these data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _proposal(found: Suggestion) -> str:
 
 
 def _table(found: Suggestion) -> list[str]:
-    """Every candidate: depth, the score of its probe, and what a run would take."""
+    """A table of all candidates: depth, the score of its probe, and the cost of a run."""
     view = found.views[0]
     read = {one.depth: one for one in view.probes if one.reading == "read"}
     lines = ["depth         score of the probe  work (TFLOP)  seconds  memory (MB)"]

@@ -1,4 +1,4 @@
-"""``stratatune train``."""
+"""``stratatune train``: train a plan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def train(door: Door, settings: RunConfig) -> Answer:
 
 
 def summary(result: Result) -> str:
-    """The result of a run, why it was as fast as it was, and what to type next."""
+    """The result of a run, the reasons for its speed, and commands to type next."""
     lines = {
         "score": _metrics(result.best) + f"  (epoch {result.best_epoch} of {result.epochs})"
         if result.best
@@ -55,7 +55,7 @@ def _time(result: Result) -> str:
 
 
 def _why(result: Result) -> str:
-    """What was spared, in one line."""
+    """The work that was spared, in one line."""
     blocks = result.frozen_depth + result.backprop_blocks
     backward = f"backward through {result.backprop_blocks} of {blocks} blocks"
     if not result.frozen_depth:

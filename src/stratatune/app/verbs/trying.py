@@ -1,4 +1,4 @@
-"""``stratatune demo``: the project at work in two minutes, with no hub."""
+"""``stratatune demo``: show the project in two minutes, with no hub."""
 
 from __future__ import annotations
 

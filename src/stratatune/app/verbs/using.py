@@ -1,4 +1,4 @@
-"""``stratatune eval`` and ``stratatune predict``: a trained adapter at work."""
+"""``stratatune eval`` and ``stratatune predict``: use a trained adapter."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Split = Annotated[str | None, typer.Option(help="Which split of a folder or a hu
 
 
 class Form(str, Enum):
-    """How standard input is read or standard output written."""
+    """The format of standard input or standard output."""
 
     text = "text"
     csv = "csv"
@@ -60,7 +60,7 @@ def machine(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """The group of options that say where a trained adapter works."""
+    """The group of options for the device and memory of a trained adapter."""
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError([f"precision: {precision!r}"], "legal: fp32, bf16")
     if device not in ("auto", "cpu", "cuda", "mps"):
@@ -88,7 +88,7 @@ def written(
         typer.Option(help="Encoding of text files; default: by their byte-order mark, else UTF-8.", show_default=False),
     ] = None,
 ) -> Written:
-    """The group of options that say how data are written."""
+    """The group of options for the format of data."""
     return Written(delimiter, encoding, bad_rows)  # pyright: ignore[reportArgumentType]  checked there
 
 
@@ -110,7 +110,7 @@ def eval_(
         ),
     ] = None,
 ) -> Answer:
-    """Score a trained adapter on labelled data, or what it made the model forget, or both."""
+    """Score a trained adapter on labelled data, or measure what the model forgot, or both."""
     if data is None and forgetting is None:
         raise ConfigError(["eval needs data"], "give --data with labelled data, --forgetting with plain text, or both")
     from stratatune.objectives.by_class import shown as classes
@@ -157,7 +157,7 @@ def generation(
     top_k: Annotated[int | None, _option("Sample from this many most likely tokens; implies --do-sample.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draw.", rich_help_panel=_GENERATED)] = 0,
 ) -> dict[str, Any]:
-    """The group of options of a model that writes text, named as transformers' ``generate`` names them."""
+    """The group of options for a model that writes text, named as in transformers' ``generate``."""
     drawn = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
     found: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, **drawn}
     found = {name: value for name, value in found.items() if value is not None}
@@ -202,7 +202,7 @@ def predict(
         ),
     ] = Form.text,
 ) -> Answer:
-    """Predict for each text; the output has the data's columns and what the objective predicts: a label, a value, tags.
+    """Predict for each text; the output has the data's columns and the prediction: a label, a value, tags.
 
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
@@ -219,7 +219,7 @@ def predict(
 
 
 def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
-    """Hands the options of ``generate`` on, and draws from their seed."""
+    """Pass the options of ``generate`` on, and draw from their seed."""
     if options and not predictor.objective.writes:
         answer = "class" if predictor.labels else "number"
         said = f"{', '.join(options)}: this model gives a {answer} and generates no text"
@@ -232,7 +232,7 @@ def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
 
 
 def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
-    """The predictions where they were requested; without ``out`` they are shown."""
+    """Write the predictions to ``out``; without it, show them."""
     from stratatune.app import predictions
 
     output = predictions.output_of(prediction)
@@ -278,7 +278,7 @@ def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:
 
 
 def _check_data(data: str) -> None:
-    """Refuses a file that is not there before torch is imported."""
+    """Refuse a missing file before torch is imported."""
     from stratatune.training.settings import check_source
 
     if wrong := check_source("data", data, files=True):
@@ -316,7 +316,7 @@ def _check_request(
 
 @contextlib.contextmanager
 def _source(data: str | None, text: list[str] | None, form: Form, columns: int, written: Written) -> Iterator[Any]:
-    """What the predictor reads: a path, or the texts themselves."""
+    """The input of the predictor: a path, or the texts themselves."""
     if data is None:
         yield _typed(text or [], columns)
     elif data != "-":
@@ -345,7 +345,7 @@ def _called(source: Any) -> Iterator[None]:
 
 
 def _standard_input() -> bytes:
-    """As it comes: a text stream would take every carriage return for the end of a line."""
+    """Standard input as bytes: a text stream would take every carriage return for the end of a line."""
     binary = getattr(sys.stdin, "buffer", None)
     return sys.stdin.read().encode() if binary is None else binary.read()
 

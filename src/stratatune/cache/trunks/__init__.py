@@ -1,1 +1,1 @@
-"""Where hidden states at the frozen depth come from: a trunk in memory, or one that is read from its checkpoint."""
+"""Sources of hidden states at the frozen depth: a trunk in memory, or one that is read from its checkpoint."""

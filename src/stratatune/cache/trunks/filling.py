@@ -1,4 +1,4 @@
-"""A trunk cache filled from whatever source its trunk has."""
+"""Fill a trunk cache from the source that its trunk has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _AT_ONCE = 64
 
 
 def source_of(feed: Feed, device: torch.device) -> TrunkSource:
-    """The trunk behind ``feed``: in memory, or in its checkpoint."""
+    """Return the trunk of ``feed``: in memory, or in its checkpoint."""
     unread = Unread.of(feed.trunk.attached.backbone.model) if isinstance(feed.trunk, Trunk) else None
     return Resident(device) if unread is None else Streamed(unread, unread.wave_bytes, device)
 
@@ -35,12 +35,12 @@ def fill(
     advance: Callable[[int], object],
     batches: Sequence[np.ndarray] | None = None,
 ) -> None:
-    """Run the trunk over everything that the cache behind ``feed`` still lacks, or over ``batches`` of it."""
+    """Run the trunk over everything that the cache of ``feed`` still lacks, or over ``batches`` of it."""
     source_of(feed, device).fill(feed, data, pad_id, advance, batches)
 
 
 def runs_first(feed: Feed, data: Encoded) -> bool:
-    """Whether the trunk had better run over the distinct texts of ``data`` before batches are needed.
+    """Whether the trunk should run over the distinct texts of ``data`` before batches are needed.
 
     A batch with one text missing is run as a whole, so where many texts are equal the others would run again.
     """
@@ -49,7 +49,7 @@ def runs_first(feed: Feed, data: Encoded) -> bool:
 
 
 def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) -> int:
-    """The same, with the rows that other caches beside it have taken from those; returns how many texts they were.
+    """Fill the cache, with rows from other caches next to it; returns the number of texts taken from those.
 
     One process at a time does this under one folder, so that together they run the trunk once for each text. For that
     the cache is opened within the same :func:`~stratatune.cache.siblings.filling`: its writer would otherwise hold a
@@ -62,7 +62,7 @@ def fill_pooled(feed: Feed, data: Encoded, pad_id: int, device: torch.device) ->
     with filling(cache.folder.parent):
         if not cache.writable:
             # The process that writes this very cache has filled it while this one waited for its turn. If not, nothing
-            # can be kept, and the trunk runs when it is asked.
+            # can be kept, and the trunk runs when needed.
             cache.refresh(verify=True)
             return 0
         marks = marks_of(data, cache.key.positions)

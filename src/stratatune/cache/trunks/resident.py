@@ -33,7 +33,7 @@ class Resident:
         advance: Callable[[int], object],
         batches: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """A batch through all blocks, then the next batch."""
+        """Run each batch through all blocks."""
         assert feed.cache is not None
         for index in building_batches(data) if batches is None else batches:
             # A batch with one example missing is run as a whole: its other rows are ignored when they are put.

@@ -1,4 +1,4 @@
-"""What fills a trunk cache."""
+"""The interface of a source that fills a trunk cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrunkSource(Protocol):
         advance: Callable[[int], object],
         batches: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Run over everything that the cache behind ``feed`` still lacks, the longest examples first.
+        """Run over everything that the cache of ``feed`` still lacks, the longest examples first.
 
         Args:
             feed: has a cache.

@@ -30,7 +30,7 @@ _IN_USE = 0.5  # of the memory for a wave, at most, for what one batch computes 
 
 @dataclass(frozen=True)
 class Room:
-    """How much fits into a wave.
+    """The amount that fits into a wave.
 
     Attributes:
         bytes: memory for the hidden states of a wave and what one batch computes in a block.
@@ -41,7 +41,7 @@ class Room:
     shape: Shape
 
     def rows(self, tokens: int) -> int:
-        """How many texts of ``tokens`` tokens may be one batch."""
+        """The number of texts of ``tokens`` tokens that may be one batch."""
         # Values a token at the widest place of a block: the FFN's, the projections', and eager attention's H x T
         # scores.
         inner = 3 * self.shape.ffn + 8 * self.shape.hidden + 3 * self.shape.heads * tokens  # eager attention
@@ -76,7 +76,7 @@ class Streamed:
         advance: Callable[[int], object],
         batches: Sequence[np.ndarray] | None = None,
     ) -> None:
-        """Wave by wave; see the module's docstring."""
+        """Fill the cache wave by wave; see the module's docstring."""
         assert feed.cache is not None
         assert isinstance(feed.trunk, Trunk)
         room = Room(self.memory, feed.trunk.attached.resolved.shape)
@@ -89,7 +89,7 @@ class Streamed:
             advance(sum(len(index) for index in wave))
 
     def _waves(self, feed: Feed, data: Encoded, room: Room, wanted: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-        """What is lacking, in batches and waves that fit."""
+        """The missing examples, in batches and waves that fit."""
         assert feed.cache is not None
         wave: list[np.ndarray] = []
         held = 0.0
@@ -125,5 +125,5 @@ class Streamed:
 
 
 def wave_memory(limit: int, used: int, blocks: torch.nn.ModuleList) -> int:
-    """Bytes that are left for a wave: of ``limit``, without what is in use and two blocks of the trunk."""
+    """The bytes that are left for a wave: ``limit`` less the memory in use and two blocks of the trunk."""
     return limit - used - 2 * max(map(bytes_of, blocks), default=0)

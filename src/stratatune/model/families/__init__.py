@@ -1,1 +1,1 @@
-"""How a family of models is walked: encoders, decoders, encoder-decoders."""
+"""Families of models, and how each is run: encoders, decoders, encoder-decoders."""

@@ -46,9 +46,9 @@ class Decoder(Family):
 
     causal: ClassVar[bool] = True
     silent_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
-    """Padding is masked, and moves no position."""
+    """Config fields without effect here: padding is masked, and shifts no position."""
     depth_readings: ClassVar[tuple[str, ...]] = ("read",)
-    """No other token has seen the whole text."""
+    """Only the position read: no other token has seen the whole text."""
 
     def __init__(self, body: Body) -> None:
         super().__init__(body)
@@ -74,7 +74,7 @@ class Decoder(Family):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        one = hidden.shape[1] == 1 < mask.shape[1]  # only the position asked was kept
+        one = hidden.shape[1] == 1 < mask.shape[1]  # only the requested position was kept
         places = torch.zeros_like(mask[:, :1], dtype=torch.long) if one else head.places(question, mask)
         return head.logits(self._blocks(hidden, mask, depth, inserted, question, places), mask, question)
 
@@ -87,20 +87,20 @@ class Decoder(Family):
         question: Question,
         places: Tensor | None,
     ) -> Tensor:
-        """The blocks from ``depth`` on, with the insertions before, between and behind them.
+        """Run the blocks from ``depth`` on, with the insertions before, between and after them.
 
-        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
-        every token: -> [B, T, D].
+        The last block computes only the ``places``: positions [B, N] -> [B, N, D]; a mask [B, T] bool -> [n, D]; None:
+        every token -> [B, T, D].
         """
         body, depths, prompt = self.body, range(depth, len(self.body.blocks)), 0
         layout = branched(mask, text_end(question, mask), question.branches)
-        # A bool mask asks for a different number of places in each row, so the last block runs in full and is picked
+        # A bool mask has a different number of places in each row, so the last block runs in full and is picked
         # from after.
         few = None if places is None or places.dtype is torch.bool else places
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, _ = insertion(hidden, layout.prefix)
-                # Each prompt goes in front of everything, and moves every place on.
+                # Each prompt goes before everything and shifts every position.
                 layout, prompt = behind(layout, insertion), prompt + insertion.tokens
             call = Call(kwargs=block_arguments(body, number, hidden, layout))
             if number == depths[-1] and few is not None:
@@ -131,7 +131,7 @@ class Decoder(Family):
         return last_of(mask)
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Without the key-value cache every step would compute a late prompt again, from a longer text."""
+        """Refuse ``use_cache=False``: each step would compute a late prompt again, from a longer text."""
         if use_cache is False and any(one.tokens and not one.positions for _, one in inserted.modules):
             raise PlanError(
                 "a late prompt is made once from the text and then lives in the key-value cache",
@@ -148,7 +148,7 @@ class Decoder(Family):
             config.pad_token_id = tokenizer.pad_token_id  # the classification model finds the last token by it
 
     def check_forward(self, head: Reader) -> None:
-        """A few tokens go through the model's own forward and through its blocks as the row has them called."""
+        """Refuse a row by which the blocks give other numbers than the model's own forward does, on a few tokens."""
 
         def both_ways() -> tuple[Tensor, Tensor]:
             ids, speaks = some_tokens(self.body), head.speaks
@@ -168,11 +168,11 @@ class Decoder(Family):
         return vectors[None] + self.body.base.get_submodule(self.row.position_table).forward(places)
 
     def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden state of the last token, normed; the first one has read nothing."""
+        """Read the last token: its last hidden state, normed. The first token has seen nothing of the text."""
         return self.body.normed(take(self._run_plain(hidden, mask), last_of(mask))[:, 0])
 
     def _run_plain(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Every block over [B, T, D] at depth 0, nothing inserted; padding on either side is not in ``mask`` [B, T]."""
+        """Run every block over [B, T, D] at depth 0 without insertions; ``mask`` [B, T] is False at padding."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return hidden
@@ -185,7 +185,7 @@ class Decoder(Family):
 
 
 class _Further:
-    """Adds P to the numbers [B, T] that the table of positions is given."""
+    """Adds P to the position numbers [B, T] that the table of positions is given."""
 
     def __init__(self, count: int) -> None:
         self.count = count

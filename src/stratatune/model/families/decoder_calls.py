@@ -1,4 +1,4 @@
-"""How masks, positions and rotary angles reach a decoder's blocks, and the whole decoder."""
+"""Masks, positions and rotary angles for a decoder's blocks, and for the whole decoder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stratatune.shapes.architectures import DecoderArchitecture
 
 
 def window_of(body: Body, number: int) -> int | None:
-    """How many positions back block ``number`` looks; None: to the start."""
+    """The number of positions that block ``number`` looks back; None: to the start."""
     config, field = body.model.config, cast("DecoderArchitecture", body.row).window
-    # Asked of the row: a config may hold a field that the model's code does not read.
+    # Taken from the row: a config may hold a field that the model's code does not read.
     window, types = getattr(config, field, None) if field else None, getattr(config, "layer_types", None)
-    # Of models that mix both kinds the config has one window, which holds for the sliding layers alone.
+    # The config of a model that mixes both kinds has one window, which holds for the sliding layers alone.
     if types is not None and types[number] != "sliding_attention":
         return None
     return window
@@ -33,7 +33,7 @@ def _mask(body: Body, layout: Layout, window: int | None, dtype: torch.dtype) ->
 
 
 def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> dict[str, object]:
-    """What a decoder's block takes beside the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
+    """The arguments of a decoder's block besides the hidden state [B, Q, D]: mask, positions, rotary embeddings."""
     found: dict[str, object] = {
         "attention_mask": _mask(body, layout, window_of(body, number), hidden.dtype),
         "position_ids": layout.positions,
@@ -48,14 +48,14 @@ def block_arguments(body: Body, number: int, hidden: Tensor, layout: Layout) -> 
 
 
 def decoder_calls(body: Body, hidden: Tensor, mask: Tensor) -> list[Call]:
-    """What each block of a decoder is called with beside the hidden state [B, T, D]; ``mask`` [B, T] bool."""
+    """The arguments of each block of a decoder besides the hidden state [B, T, D]; ``mask`` [B, T] bool."""
     layout = continued(mask, None, hidden.shape[1])
     numbers = range(len(body.blocks))
     return [Call(kwargs=block_arguments(body, number, hidden, layout)) for number in numbers]
 
 
 def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, object]:
-    """What the whole decoder takes for texts padded on the right: ``mask`` [B, T] bool.
+    """The arguments of the whole decoder for texts padded on the right: ``mask`` [B, T] bool.
 
     Without branches the model makes masks and positions by itself.
     """
@@ -74,6 +74,6 @@ def model_arguments(body: Body, mask: Tensor, question: Question) -> dict[str, o
 
 
 def behind(layout: Layout, insertion: Any, *, rows: bool = True) -> Layout:
-    """``layout`` behind what ``insertion`` puts in front; ``rows``: see :meth:`Layout.with_prompt`."""
+    """``layout`` after the prompts that ``insertion`` puts before it; ``rows``: see :meth:`Layout.with_prompt`."""
     put = layout.behind_words if insertion.positions else layout.with_prompt
     return put(insertion.tokens, rows=rows)

@@ -1,8 +1,8 @@
-"""What makes a tuned decoder's own ``forward`` and ``generate`` do what the plan says.
+"""Hooks that make a tuned decoder's own ``forward`` and ``generate`` carry out the plan.
 
-Methods inside blocks need nothing, and an adapter runs on whatever tokens it is given. A prompt is made once, from the
+Methods inside blocks need no hook, and an adapter runs on whatever tokens it is given. A prompt is made once, from the
 text that is given, and enters with it; from then on its keys and values lie in the key-value cache of the blocks
-above, in front of the text's. Each later step computes its new token alone and sees them there. Masks and positions of
+above, before the text's. Each later step computes its new token alone and sees them there. Masks and positions of
 those blocks are computed here, since the model counts without the prompts.
 """
 
@@ -44,7 +44,7 @@ class Flow:
 
     @property
     def first(self) -> bool:
-        """Whether this call brings the text, and so the prompts."""
+        """Whether this call has the text, and with it the prompts."""
         return self.past == 0
 
 
@@ -66,13 +66,13 @@ def install_insertions(body: Body, inserted: Insertions) -> list[RemovableHandle
     for insertion in inserted.at(len(body.blocks)):
         handles.append(last.register_forward_hook(_Behind(insertion)))
     if prompt:
-        # Registered last, so that it runs behind the insertions at the model's own depth.
+        # Registered last, so that it runs after the insertions at the model's own depth.
         handles.append(last.register_forward_hook(lambda _, args, out: out[:, prompt:] if flow.first else out))
     return handles
 
 
 class _Behind:
-    """Runs an insertion behind the last block; none there makes prompts, so no mask is read."""
+    """Runs an insertion after the last block; it makes no prompts there, so it needs no mask."""
 
     def __init__(self, insertion: Any) -> None:
         self.insertion = insertion
@@ -82,7 +82,7 @@ class _Behind:
 
 
 class _Labels:
-    """Notes where the text ends and its completion begins, when the caller gives labels of tokens.
+    """Notes where the text ends and its completion begins, when the caller gives token labels.
 
     Where every token is a label, the prompt is made from the first one: it must not know the answer.
     """
@@ -98,7 +98,7 @@ class _Labels:
 
 
 class _Begin:
-    """Notes the mask and the cache of a call, and gives the model positions that leave the prompts out."""
+    """Notes the mask and the cache of a call, and gives the model positions that do not count the prompts."""
 
     def __init__(self, flow: Flow, body: Body, inserted: Insertions) -> None:
         self.flow = flow
@@ -145,7 +145,7 @@ class _Begin:
 
 
 class _Before:
-    """In front of a block: the insertions of its depth, then a mask and positions that know of the prompts so far."""
+    """Runs before a block: the insertions of its depth, then a mask and positions that count the prompts so far."""
 
     def __init__(self, flow: Flow, body: Body, inserted: Insertions, depth: int, prompt: int) -> None:
         self.flow, self.body, self.depth, self.prompt = flow, body, depth, prompt
@@ -167,7 +167,7 @@ class _Before:
         return self._with_arguments(hidden, kwargs, layout)
 
     def _layout(self, hidden: Tensor) -> Layout:
-        """The layout of the tokens of this call behind the prompts of the blocks below."""
+        """The layout of the tokens of this call after the prompts of the blocks below."""
         computed = hidden.shape[1] - (sum(one.tokens for one in self.below) if self.flow.first else 0)
         mask = self.flow.mask
         if mask is None:

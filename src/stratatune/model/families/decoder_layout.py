@@ -1,9 +1,9 @@
-"""Positions of the tokens of a decoder's batch, and which of them each may see.
+"""Positions of the tokens of a decoder's batch, and which tokens each of them may see.
 
 Shapes: B texts, Q positions computed, K positions seen (Q = K unless a key-value cache holds the earlier ones), P
     prompts.
 
-*Branches.* A label word of several tokens is scored by running it behind the text. All candidates share one row: the
+*Branches.* A label word of several tokens is scored by running it after the text. All candidates share one row: the
 text, then the tokens of every candidate one after the other. A candidate's tokens see the text and themselves, and
 their positions continue from the end of the text, so each gives the same numbers as if it were there alone.
 
@@ -26,11 +26,11 @@ _EVERYWHERE = 2**31  # a key's position that lies inside every window
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions and visibility.
+    """Positions of tokens, and which tokens they may see.
 
     Attributes:
         positions: [B, Q] int64, for position embeddings.
-        keys: [B, K] int64, the positions of what is seen; prompts lie inside every window.
+        keys: [B, K] int64, the positions that are seen; prompts lie inside every window.
         allowed: [B, Q, K] bool.
         prefix: [B, K] bool, what a prompt generator may read: the prompts and real tokens up to the one that is read.
     """
@@ -41,9 +41,9 @@ class Layout:
     prefix: Tensor
 
     def behind_words(self, prompt: int, *, rows: bool = True) -> Layout:
-        """The same behind ``prompt`` more words, which take positions of their own; ``rows``: see :meth:`with_prompt`.
+        """The layout after ``prompt`` more words, which take positions themselves; ``rows``: see :meth:`with_prompt`.
 
-        They lie inside a window as words do.
+        They count in a window as words do.
         """
         made = self.with_prompt(prompt, rows=rows)
         first = torch.arange(prompt, device=made.keys.device).expand(len(made.keys), -1)
@@ -51,7 +51,7 @@ class Layout:
         return replace(made, keys=keys, positions=keys[:, -made.positions.shape[1] :])
 
     def with_prompt(self, prompt: int, *, rows: bool = True) -> Layout:
-        """The same behind ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""
+        """The layout after ``prompt`` more positions; ``rows=False``: they are seen, but not computed again."""
         if prompt == 0:
             return self
         batch, computed, _ = self.allowed.shape
@@ -61,7 +61,7 @@ class Layout:
             top = torch.ones(prompt, allowed.shape[2], dtype=torch.bool, device=allowed.device).tril()
             allowed = torch.cat([top.expand(batch, -1, -1), allowed], dim=1)
             positions = torch.cat([positions.new_zeros(batch, prompt), positions], dim=1)
-        # So large that the difference to any position is below every window.
+        # Large enough that the difference to any position is below every window.
         keys = torch.cat([self.keys.new_full((batch, prompt), _EVERYWHERE), self.keys], dim=1)
         prefix = torch.cat([self.prefix.new_ones(batch, prompt), self.prefix], dim=1)
         return Layout(positions, keys, allowed, prefix)
@@ -81,7 +81,7 @@ class Layout:
 
 
 def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
-    """The layout of texts padded on the right, with the candidates' tokens behind them.
+    """The layout of texts padded on the right, with the candidates' tokens after them.
 
     Args:
         mask: [B, T] bool, real tokens.
@@ -104,12 +104,12 @@ def branched(mask: Tensor, read: Tensor, branches: tuple[int, ...]) -> Layout:
 
 
 def continued(mask: Tensor, read: Tensor | None, computed: int) -> Layout:
-    """The layout of the last ``computed`` of the K tokens of texts padded on either side, without prompts.
+    """The layout of the last ``computed`` tokens of K, in texts padded on either side, without prompts.
 
     Positions count real tokens. ``mask`` [B, K]; ``read`` [B] is the last token that a generator may read, by default
     the last real one.
     """
-    # As transformers' generate counts: padding on the left takes no position.
+    # Count as transformers' generate does: padding on the left takes no position.
     keys = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     column = torch.arange(mask.shape[1], device=mask.device)
     rows = column[-computed:]
@@ -125,5 +125,5 @@ def _causal(mask: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _self(rows: Tensor, columns: Tensor) -> Tensor:
-    """Every position sees itself, padding too, so that no softmax is over nothing."""
+    """Let every position see itself, padding too, so that no softmax is over nothing."""
     return columns == rows[:, None]

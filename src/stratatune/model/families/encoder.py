@@ -1,7 +1,7 @@
 """Encoders: every token sees the whole text.
 
-How masks and positions reach a block is asked of the model's own forward (``model/skeleton.py``), and so is what its
-own head makes of a last hidden state.
+How masks and positions reach a block is recorded from the model's own forward (``model/skeleton.py``), which also runs
+its own head on a last hidden state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Encoder(Family):
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        """The model's own forward around its blocks."""
+        """The model's own forward without its embeddings and blocks."""
         return Skeleton(
             self.body.model,
             self.body.prefix,
@@ -52,12 +52,12 @@ class Encoder(Family):
 
     @property
     def projection(self) -> nn.Module | None:
-        """What maps the embeddings' width E to D, where they differ."""
+        """The linear that maps the embeddings' width E to D, where they differ."""
         path = self.row.projection
         return self.body.base.get_submodule(path) if path and self.body.has(path) else None
 
     def roles(self, number: int) -> Mapping[str, str]:
-        """Role -> its path; a linear that was taken apart holds its roles by their names."""
+        """The path of each role; a linear that was taken apart holds its roles by their names."""
         lacks = self.row.lacks.get(number, ())
         return {role: path for role, path in roles_now(self.body.blocks[number], self.row).items() if role not in lacks}
 
@@ -74,15 +74,15 @@ class Encoder(Family):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        one = hidden.shape[1] == 1 < mask.shape[1]  # only the position asked was kept
+        one = hidden.shape[1] == 1 < mask.shape[1]  # only the requested position was kept
         places = self.pooled(mask) if one else head.places(question, mask)
         return head.logits(self._blocks(hidden, mask, depth, inserted, places), mask, question)
 
     def _blocks(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, places: Tensor | None) -> Tensor:
         """The blocks from ``depth`` on, without the positions that prompts take.
 
-        The last block computes only the ``places`` [B, N]: -> [B, N, D]; of a mask [B, T] bool: -> [n, D]; None: of
-        every token: -> [B, T, D].
+        The last block computes only the ``places``: positions [B, N] -> [B, N, D]; a mask [B, T] bool -> [n, D]; None:
+        every token -> [B, T, D].
         """
         body, depths, real, width = self.body, range(depth, len(self.body.blocks)), mask, hidden.shape[1]
         few = None if places is None or places.dtype is torch.bool else places
@@ -91,7 +91,7 @@ class Encoder(Family):
         for number in depths:
             for insertion in inserted.at(number):
                 hidden, mask = insertion(hidden, mask)
-                # A prompt goes in front of the text and moves every place on.
+                # A prompt goes before the text and shifts every position.
                 few = few if few is None else few + insertion.tokens
                 calls = self.calls(hidden, mask) if insertion.tokens else calls
             if number == depths[-1] and few is not None:
@@ -99,7 +99,7 @@ class Encoder(Family):
             else:
                 hidden = body.run_block(number, hidden, calls[number])
         if few is None:
-            # Prompts are in front, so the text is the last `width` positions.
+            # Prompts come first, so the text is the last `width` positions.
             hidden = hidden[:, -width:]
         elif not depths:
             hidden = take(hidden, few)
@@ -123,7 +123,7 @@ class Encoder(Family):
         return torch.zeros_like(mask[:, :1], dtype=torch.long)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """The embeddings' ``forward`` is called, not the module: hooks on it serve callers of the whole model."""
+        """Embed the vectors by calling ``forward``, not the module: its hooks serve callers of the whole model."""
         places = {"position_ids": self.positions(0, len(vectors))} if self._takes("position_ids") else {}
         hidden = self.body.embeddings.forward(input_ids=None, inputs_embeds=vectors[None], **places)
         return hidden if self.projection is None else self.projection(hidden)
@@ -146,7 +146,7 @@ class Encoder(Family):
             )
 
     def _takes(self, name: str) -> bool:
-        """Whether the embeddings' ``forward`` has this parameter; without positions, blocks number the tokens."""
+        """Whether the embeddings' ``forward`` takes this argument; without positions, the blocks number the tokens."""
         return name in inspect.signature(self.body.embeddings.forward).parameters
 
 

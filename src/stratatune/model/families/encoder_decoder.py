@@ -1,11 +1,11 @@
 """Encoder-decoders.
 
-The trunk is the encoder's frozen part, and what the cache holds: where all of it is frozen, the encoder's whole output.
-The top runs the encoder's other blocks and then the model's own forward from there, the decoder as it is: its frozen
-blocks run again in each step, since they read the encoder.
+The trunk is the encoder's frozen part, whose output the cache holds: where all of the encoder is frozen, its final
+output. The top runs the encoder's other blocks and then the model's own forward from there. The decoder's frozen blocks
+run again in each step, since they read the encoder.
 
 Depths run through both stacks. Up to the encoder's length an insertion is in the encoder; at that very depth it
-changes the encoder's output, after its last norm. A prompt stays in front of that output: the decoder reads it too
+changes the encoder's output, after its last norm. A prompt stays before that output: the decoder reads it too
 (``encoder_decoder_hooks.py``). Above it, an adapter is in the decoder.
 """
 
@@ -54,8 +54,7 @@ class EncoderDecoder(Family):
 
     @classmethod
     def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
-        """transformers' heads that pool find the end of a text by its value: an LM head of few words keeps about as
-        much."""
+        """Use a small LM head, which keeps about as much: a pooling head finds the end of a text by its token ids."""
         few = {} if head == "seq2seq_lm" else {"vocab_size": max(labels, _FEW_WORDS), "pad_token_id": 0}
         return "seq2seq_lm", {**few, "decoder_start_token_id": 0}  # which configs of a class alone may lack
 
@@ -77,7 +76,7 @@ class EncoderDecoder(Family):
         return [Call((seen, *self._position_bias(hidden.shape[1])))] * self.body.border
 
     def _position_bias(self, length: int) -> list[Tensor]:
-        """T5's bias of relative positions, which its first block keeps for all: [1, heads, T, T]; nothing elsewhere."""
+        """T5's relative position bias [1, heads, T, T], which its first block holds for all; empty for other models."""
         if self.row.relative_bias is None:
             return []
         first: Any = self.body.blocks[0].get_submodule(self.row.relative_bias)
@@ -87,11 +86,11 @@ class EncoderDecoder(Family):
         return [self.base.encoder, self.base.decoder] if depth > self.body.border else [self.base.encoder]
 
     def offloadable(self, depth: int) -> list[nn.Module]:
-        """Nothing: the decoder embeds by the encoder's matrix, and T5's first block has the position biases of all."""
+        """Always empty: the decoder uses the encoder's embeddings, and T5's first block has all position biases."""
         return []
 
     def leaves_the_head(self, depth: int) -> bool:
-        """Never: the decoder runs in each step, and reads every position of the encoder."""
+        """Always false: the decoder runs in each step, and reads every position of the encoder."""
         return False
 
     def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
@@ -103,7 +102,7 @@ class EncoderDecoder(Family):
     def begin(
         self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
     ) -> tuple[Tensor, list[Call]]:
-        """T5's blocks hand the position bias on, so no block may be left out: what it is called with is made here."""
+        """Compute the blocks' arguments here: T5's blocks pass the position bias on, so no block may be left out."""
         hidden = run_up_to(self.body, 0, lambda: self.base.encoder(input_ids=ids, attention_mask=mask.long()))
         return hidden, self.calls(hidden, mask)
 
@@ -111,19 +110,22 @@ class EncoderDecoder(Family):
         return self._behind(hidden) if depth >= self.body.border else hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:
-        """The encoder's linears: not the word table, which the decoder reads too, nor the table of position biases."""
+        """The encoder's linears, without the word table, which the decoder reads too, and the position biases."""
         blocks = self.body.blocks[: min(depth, self.body.border)]
         return [module for block in blocks for module in block.modules() if isinstance(module, nn.Linear)]
 
     def _encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The encoder's output [B, T, D], without what is inserted behind it (its ``forward``, not the module)."""
+        """The encoder's output [B, T, D], without the insertions after it (its ``forward``, not the module)."""
         return self.base.encoder.forward(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        """By the model's own decoder and head; ``question.targets`` are what the decoder is to say, teacher-forced, or
-        where the head pools, the source's own tokens, which the decoder reads over again."""
+        """Run the model's own decoder and head.
+
+        ``question.targets`` are the tokens that the decoder is to produce, teacher-forced, or where the head pools, the
+        source's own tokens, which the decoder reads again.
+        """
         if question.targets is None:
             raise StratatuneError("the question to an encoder-decoder has no targets")
         hidden, mask = self._rest_of_encoder(hidden, mask, depth, inserted)
@@ -135,7 +137,7 @@ class EncoderDecoder(Family):
         return model(encoder_outputs=encoded, attention_mask=mask.long(), use_cache=False, **given).logits
 
     def _rest_of_encoder(self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions) -> tuple[Tensor, Tensor]:
-        """The encoder from ``depth`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
+        """Run the encoder from ``depth`` on with its insertions: [B, T, D], [B, T] -> [B, P + T, D], [B, P + T]."""
         border, calls = self.body.border, self.calls(hidden, mask)
         for number in range(depth, border):
             for insertion in inserted.at(number):
@@ -150,20 +152,20 @@ class EncoderDecoder(Family):
         return hidden, mask
 
     def _behind(self, hidden: Tensor) -> Tensor:
-        """What the encoder does behind its last block: T5 norms there."""
+        """The output [B, T, D] of the modules after the encoder's last block: T5 norms there."""
         for path in self.row.behind_blocks:
             hidden = self.base.get_submodule(path)(hidden)
         return hidden
 
     def _run_encoder(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Every block of the encoder over [B, T, D] at depth 0, nothing inserted, and what follows the last."""
+        """Run every encoder block over [B, T, D] at depth 0 without insertions, and the modules after the last."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return self._behind(hidden)
 
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
         border = self.body.border
-        # The prompt stays in front of the encoder's output, so its length is not needed to strip it.
+        # The prompt stays before the encoder's output, so its length is not needed to strip it.
         handles, flow, _ = install_in_encoder(self, inserted, self.base.encoder)
         above = [(depth, one) for depth, one in inserted if depth > border]
         handles += [self.body.passes.after(depth - 1, Append(one)) for depth, one in above]
@@ -176,7 +178,7 @@ class EncoderDecoder(Family):
         raise StratatuneError("an encoder-decoder's head finds its own token")
 
     def check_forward(self, head: Reader) -> None:
-        """Two texts, of which one is padded, go through the encoder's own forward and through its blocks.
+        """Refuse a row by which the blocks give other numbers than the encoder's own forward, on two texts, one padded.
 
         Every weight must have a name, too.
         """
@@ -194,7 +196,7 @@ class EncoderDecoder(Family):
         self._check_all_named()
 
     def _check_all_named(self) -> None:
-        """Every weight must be the embeddings', a block's or the head's: the others would not be counted."""
+        """Refuse weights that are neither in the embeddings nor in a block or the head: they would not be counted."""
         body, heads = self.body, (self.row.lm_head, self.row.classifier)
         tops = [module for name, module in body.model.named_modules() if name in heads]
         modules = (*body.embedding_modules(), body.blocks, *body.final_norms(), *tops)
@@ -207,7 +209,7 @@ class EncoderDecoder(Family):
             )
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """In place of the encoder's first words."""
+        """Embed vectors that take the place of the encoder's first words."""
         row, hidden = self.row, vectors[None]
         # Each module's forward is called and not the module: `shift` hooks these for callers of the whole model.
         if row.position_table is not None:
@@ -232,7 +234,7 @@ class EncoderDecoder(Family):
 
     @torch.no_grad()
     def _embeds_as_named(self) -> bool:
-        """Whether vectors in place of the first words become what the model's own encoder makes of them."""
+        """Whether :meth:`embed` turns vectors into the hidden state that the model's own encoder would."""
         vectors = self.base.get_input_embeddings().weight[1:4]
         try:
             with in_eval(self.base.encoder), entering(self.body.blocks[0]) as seen:
@@ -243,7 +245,7 @@ class EncoderDecoder(Family):
 
 
 class _Behind:
-    """Makes BART's table of positions, which counts them itself, count P tokens in front."""
+    """Makes BART's table of positions, which counts them itself, count P prompt tokens first."""
 
     def __init__(self, count: int) -> None:
         self.count = count

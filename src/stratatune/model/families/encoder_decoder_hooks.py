@@ -1,6 +1,6 @@
-"""What makes a tuned encoder-decoder's own ``forward`` and ``generate`` do what the plan says about its two stacks.
+"""Hooks that make a tuned encoder-decoder's own ``forward`` and ``generate`` carry out the plan for its two stacks.
 
-In the encoder the hooks are those of any encoder (``encoder_hooks.py``). What differs: a prompt stays in front of the
+In the encoder the hooks are those of any encoder (``encoder_hooks.py``). What differs: a prompt stays before the
 encoder's output, so the decoder's mask over that output is made longer; and an adapter may follow the encoder or be
 between the decoder's blocks, where it runs on whatever tokens it is given.
 """
@@ -32,7 +32,7 @@ def install_behind_encoder(body: Body, inserted: Insertions, seen: Callable[[Ten
 
 
 class _Output:
-    """Runs an insertion on what the encoder puts out."""
+    """Runs an insertion on the encoder's output."""
 
     def __init__(self, insertion: nn.Module, seen: Callable[[Tensor], Tensor]) -> None:
         self.insertion, self.seen = insertion, seen
@@ -46,7 +46,7 @@ class _Output:
 
 
 class _SeePrompt:
-    """Lets the decoder see the P positions in front of the encoder's output, which no caller's mask knows of."""
+    """Lets the decoder see the P positions before the encoder's output, which are missing in every caller's mask."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         mask, encoded = kwargs.get("encoder_attention_mask"), kwargs.get("encoder_hidden_states")

@@ -1,7 +1,7 @@
-"""Hooks that run insertions in an encoder, on its own or in front of a decoder.
+"""Hooks that run insertions in an encoder, on its own or before a decoder.
 
-What a caller gives the model says which tokens are real. A prompt in front makes the sequence longer, so the blocks
-after it are called with masks and positions of P + T.
+The caller's mask says which tokens are real. A prompt makes the sequence longer, so the blocks after it are called with
+masks and positions of P + T.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from stratatune.model.skeleton import Call as BlockCall
 def install_in_encoder(
     family: Family, inserted: Insertions, encoder: nn.Module
 ) -> tuple[list[RemovableHandle], Flow, int]:
-    """Register the hooks in front of the blocks of ``encoder``.
+    """Register the hooks before the blocks of ``encoder``.
 
     Returns:
-        The handles, what the hooks of one forward share, and the positions that are put in front.
+        The handles, the state that the hooks of one forward share, and the number of positions that are put first.
     """
     body, flow, prompt = family.body, Flow(family), 0
     handles = [encoder.register_forward_pre_hook(flow.begin, with_kwargs=True)]
@@ -40,7 +40,7 @@ def install_in_encoder(
 
 
 class Flow:
-    """What the hooks of one forward share: the caller's mask, and what longer sequences make of the blocks' calls."""
+    """The state that the hooks of one forward share: the caller's mask, and the blocks' calls for longer sequences."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -54,14 +54,14 @@ class Flow:
         self.mask = None if given is None else given.bool()
 
     def seen(self, hidden: Tensor) -> Tensor:
-        """Which positions are real [B, T] bool; those that were put in front all are."""
+        """The positions that are real [B, T] bool; those that a prompt put first all are."""
         if self.mask is None:
             return hidden.new_ones(hidden.shape[:2], dtype=torch.bool)
         return nn.functional.pad(self.mask, (hidden.shape[1] - self.mask.shape[1], 0), value=True)
 
 
 class Insert:
-    """Runs an insertion on the hidden state in front of a block."""
+    """Runs an insertion on the hidden state before a block."""
 
     def __init__(self, insertion: nn.Module, flow: Flow) -> None:
         self.insertion = insertion
@@ -77,7 +77,7 @@ class Insert:
 
 
 class Recall:
-    """Calls a block as the model would for a sequence with the prompt in front: masks and positions of P + T."""
+    """Calls a block as the model would for a sequence with the prompt before it: masks and positions of P + T."""
 
     def __init__(self, flow: Flow, number: int) -> None:
         self.flow = flow
@@ -90,7 +90,7 @@ class Recall:
 
 
 class Append:
-    """Runs an insertion behind a block: the last one, or one of a decoder that reads an encoder."""
+    """Runs an insertion after a block: the last one, or one of a decoder that reads an encoder."""
 
     def __init__(self, insertion: nn.Module) -> None:
         self.insertion = insertion
@@ -102,7 +102,7 @@ class Append:
 
 
 class Strip:
-    """Takes the prompt's positions off again, so that heads and callers see the tokens they gave."""
+    """Removes the prompt's positions again, so that heads and callers see the tokens they gave."""
 
     def __init__(self, prompt: int) -> None:
         self.prompt = prompt

@@ -1,4 +1,4 @@
-"""What the rest of model/ asks of a family: how a model of it is run, from its tokens to its logits."""
+"""The interface of a family: how a model of it is run, from its tokens to its logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """What a family asks of a head."""
+    """The interface of a head, as a family uses it."""
 
     @property
     def speaks(self) -> bool:
@@ -31,15 +31,15 @@ class Reader(Protocol):
         ...
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is needed; None: at every token."""
+        """The positions at which the last hidden state is needed; None: every token."""
         ...
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """The last hidden state at those places -> the requested logits."""
+        """Turn the last hidden state at those places into the requested logits."""
         ...
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """What a model with a second stack is given for its targets."""
+        """The arguments of a model with a second stack that depend on its targets."""
         ...
 
 
@@ -48,7 +48,7 @@ class Family(abc.ABC):
 
     Class attributes:
         causal: whether a token sees only what precedes it.
-        silent_fields: fields of a config that say nothing about what the blocks compute.
+        silent_fields: fields of a config that do not affect the blocks' arithmetic.
         depth_readings: which readings of a depth know the whole text (``model/depths.py``).
 
     Args:
@@ -64,9 +64,9 @@ class Family(abc.ABC):
 
     @classmethod
     def without_values(cls, head: str, labels: int) -> tuple[str, dict[str, int]]:
-        """For a model of fake tensors, whose ids have no values: the head to use in place of ``head``, and settings.
+        """The head to use in place of ``head`` for a model of fake tensors, whose ids have no values, and its settings.
 
-        ``labels``: outputs of a classifier.
+        ``labels``: the number of a classifier's outputs.
         """
         return head, {}
 
@@ -74,11 +74,11 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def roles(self, number: int) -> Mapping[str, str]:
-        """Role -> its path in block ``number``, as the block is now."""
+        """The path of each role in block ``number``, as the block is now."""
 
     @abc.abstractmethod
     def take_apart(self, number: int, roles: tuple[str, ...]) -> None:
-        """Give each of ``roles`` a linear of its own in block ``number``, where one linear plays several."""
+        """Give each of ``roles`` a separate linear in block ``number``, where one linear plays several."""
 
     @abc.abstractmethod
     def put_together(self) -> None:
@@ -86,7 +86,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def calls(self, hidden: Tensor, mask: Tensor) -> list[Call]:
-        """What each block (of two stacks: of the first) is called with beside the hidden state [B, T, D].
+        """The arguments of each block besides the hidden state [B, T, D]; with two stacks, of the first's blocks.
 
         ``mask`` [B, T] bool, which tokens are real.
         """
@@ -100,13 +100,13 @@ class Family(abc.ABC):
         return [self.body.embeddings, *self.body.blocks[:depth]]
 
     def leaves_the_head(self, depth: int) -> bool:
-        """Whether nothing but the head runs above ``depth``, so that positions that are not asked do not matter."""
+        """Whether only the head runs above ``depth``, so that positions outside the question do not matter."""
         return depth == len(self.body.blocks)
 
     # --- two halves ------------------------------------------------------------------------------------------------
 
     def trunk(self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question) -> Tensor:
-        """The model's own forward, stopped at ``depth``: [B, T, D].
+        """Run the model's own forward up to ``depth``: [B, T, D].
 
         Args:
             ids: tokens [B, T].
@@ -123,7 +123,7 @@ class Family(abc.ABC):
     def begin(
         self, ids: Tensor, mask: Tensor, types: Tensor | None, depth: int, question: Question
     ) -> tuple[Tensor, list[Call]]:
-        """The hidden state at depth 0 [B, T, D], and what each block below ``depth`` is called with beside it.
+        """The hidden state at depth 0 [B, T, D], and the other arguments of each block below ``depth``.
 
         Running the blocks by it, and :meth:`behind_trunk`, is :meth:`trunk`.
         """
@@ -131,11 +131,11 @@ class Family(abc.ABC):
             return self.trunk(ids, mask, types, depth, question), calls
 
     def behind_trunk(self, hidden: Tensor, depth: int) -> Tensor:
-        """What :meth:`trunk` does behind the last block below ``depth``."""
+        """The part of :meth:`trunk` after the last block below ``depth``."""
         return hidden
 
     def streamable(self, depth: int) -> list[nn.Module]:
-        """The modules below ``depth`` that a trunk may read while it runs, for nothing above asks for them."""
+        """The modules below ``depth`` that a trunk may read while it runs, since nothing above needs them."""
         body = self.body
         above = set(body.blocks[depth:])  # blocks that share weights run there too
         tables = [module for module in body.embeddings.modules() if isinstance(module, StoredTable)]
@@ -145,13 +145,13 @@ class Family(abc.ABC):
     def top(
         self, hidden: Tensor, mask: Tensor, depth: int, inserted: Insertions, question: Question, head: Reader
     ) -> Tensor:
-        """From ``depth`` to the logits.
+        """Run from ``depth`` to the logits.
 
         Args:
-            hidden: [B, T, D] at ``depth``; [B, 1, D], where only the position asked was kept.
+            hidden: [B, T, D] at ``depth``; [B, 1, D], where only the requested position was kept.
             mask: which tokens are real [B, T] bool.
             depth: where to begin.
-            inserted: what is between the blocks.
+            inserted: the insertions between the blocks.
             question: which logits are wanted; it says in which shape.
             head: turns the last hidden state into logits.
         """
@@ -160,22 +160,22 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def install(self, inserted: Insertions) -> list[RemovableHandle]:
-        """Register the hooks by which the model's own ``forward`` and ``generate`` run what is inserted."""
+        """Register the hooks by which the model's own ``forward`` and ``generate`` run the insertions."""
 
     @abc.abstractmethod
     def own_head(self, hidden: Tensor, mask: Tensor, output: str) -> Tensor:
-        """The model's own head over a last hidden state [B, T, D]; ``output`` is the path of its output layer."""
+        """Run the model's own head on a last hidden state [B, T, D]; ``output`` is the path of its output layer."""
 
     @abc.abstractmethod
     def pooled(self, mask: Tensor) -> Tensor:
-        """The token that a head which pools one reads, as places [B, 1]."""
+        """The position [B, 1] of the token that a pooling head reads."""
 
     def refuse_generation(self, inserted: Insertions, use_cache: bool | None) -> None:
-        """Refuse a ``generate`` that what is inserted cannot take part in (PlanError)."""
+        """Refuse a ``generate`` that cannot run the insertions (PlanError)."""
         return
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Settle what model and tokenizer must agree on, such as a padding token."""
+        """Settle settings that model and tokenizer must share, such as a padding token."""
         return
 
     def check_forward(self, head: Reader) -> None:
@@ -186,7 +186,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def embed(self, vectors: Tensor) -> Tensor:
-        """The hidden state at depth 0 of vectors in place of the first words: [P, E] -> [1, P, D]."""
+        """Embed vectors in place of the first words: [P, E] -> the hidden state at depth 0 [1, P, D]."""
 
     def read_text(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """The model's output for a text in eval mode, without autograd: [B, T, D] at depth 0, [B, T] -> [B, D]."""
@@ -194,23 +194,23 @@ class Family(abc.ABC):
             return self.said_of(hidden, mask)
 
     def said_of(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """The last hidden state of the first token (of two stacks: of the first one's): [B, T, D] -> [B, D]."""
+        """The last hidden state of the first token; with two stacks, the first stack's: [B, T, D] -> [B, D]."""
         for number, call in enumerate(self.calls(hidden, mask)):
             hidden = self.body.run_block(number, hidden, call)
         return hidden[:, 0]
 
     @abc.abstractmethod
     def shift(self, count: int) -> list[RemovableHandle]:
-        """Move every text ``count`` positions on, where the embeddings know of positions."""
+        """Shift every text by ``count`` positions, where the embeddings use positions."""
 
     def refuse_prompt(self) -> None:
-        """Refuse a prompt in front of embeddings that take no vectors, or do more with them than named (PlanError)."""
+        """Refuse a prompt if the embeddings take no vectors, or do more with them than the row names (PlanError)."""
         return
 
 
 @contextlib.contextmanager
 def in_eval(part: nn.Module) -> Iterator[None]:
-    """``part`` in eval mode, and back in the modes that its modules were in."""
+    """Put ``part`` into eval mode while this is open, then restore the modes of its modules."""
     # Module by module: the trunk of a tuned model is in eval mode already while its top trains.
     training: dict[Any, bool] = {module: module.training for module in part.modules()}
     try:

@@ -1,4 +1,4 @@
-"""Whether a row that a user added fits its live model: what the blocks are called with."""
+"""Check that a row added by a user fits its live model: the arguments of the blocks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def check_alike(body: Body, both_ways: Callable[[], tuple[Tensor, Tensor]], hint
     Args:
         body: the model; it is in eval mode meanwhile.
         both_ways: gives both.
-        hint: what to do about it.
+        hint: the fix.
 
     Raises:
-        ModelError: they differ, or a block does not take what the row says.
+        ModelError: they differ, or a block does not take the row's arguments.
     """
     model, training = body.model, body.model.training
     try:
@@ -37,7 +37,7 @@ def check_alike(body: Body, both_ways: Callable[[], tuple[Tensor, Tensor]], hint
         ) from error
     finally:
         model.train(training)
-    # Above the rounding of half precision, and far below what a missing scale or bias changes.
+    # Above the rounding of half precision, and far below the effect of a missing scale or bias.
     if not torch.allclose(found, wanted, rtol=0, atol=0.01 * wanted.abs().max().item()):
         raise ModelError(f"{type(model).__name__} does more around its blocks than its row describes", hint)
 
@@ -49,7 +49,7 @@ def some_tokens(body: Body) -> Tensor:
 
 @contextlib.contextmanager
 def entering(block: nn.Module) -> Iterator[list[Tensor]]:
-    """Gives the list of hidden states that ``block`` is called with meanwhile."""
+    """Yield the list of hidden states that ``block`` is called with while this is open."""
     seen: list[Tensor] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

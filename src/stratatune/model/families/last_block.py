@@ -1,11 +1,11 @@
 """The last block, computed only at the positions that the objective reads: [B, T, D] -> [B, N, D], N mostly 1.
 
-Keys and values come from every token; what follows them is computed for those alone, and where a family's attention can
-be asked for few queries, the queries too. A block's own modules are called, so whatever a method put into them takes
-part. A row of the backbone table names its function here; a family without one runs its last block in full.
+Keys and values come from every token; the rest is computed for the read positions alone, and where a family's attention
+can be asked for few queries, the queries too. A block's own modules are called, so whatever a method put into them
+takes part. A row of the backbone table names its function here; a family without one runs its last block in full.
 
 Encoders have a function a family. Decoders' blocks all take a key-value cache, so one function serves them: a cache
-that keeps the keys and values of the whole text, and then the block once more, at the positions read, in front of it.
+that keeps the keys and values of the whole text, and then the block once more, at the positions read, before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stratatune.model.skeleton import Call
 
 
 def take(hidden: Tensor, read: Tensor) -> Tensor:
-    """Positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
+    """Take positions of each row: ``hidden`` [B, T, ...], ``read`` [B] -> [B, 1, ...], or [B, N] -> [B, N, ...]."""
     rows = torch.arange(len(read), device=hidden.device)
     return hidden[rows[:, None], read if read.dim() == 2 else read[:, None]]
 
@@ -36,12 +36,12 @@ def _query_rows(mask: Tensor, read: Tensor) -> Tensor:
 
 
 def _heads(x: Tensor, size: int) -> Tensor:
-    """[B, T, H * size] -> [B, H, T, size]."""
+    """Split the heads: [B, T, H * size] -> [B, H, T, size]."""
     return x.view(*x.shape[:2], -1, size).transpose(1, 2)
 
 
 def _attend(attention: Any, projections: tuple[nn.Module, ...], hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A family's own attention function for N queries a row -> [B, N, D]."""
+    """Run a family's own attention function for N queries a row -> [B, N, D]."""
     size = attention.attention_head_size
     inputs = (take(hidden, read), hidden, hidden)
     query, key, value = (_heads(project(x), size) for project, x in zip(projections, inputs, strict=True))
@@ -72,7 +72,7 @@ def _mpnet(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
     size = attention.attention_head_size
     projected = (attention.q(here), attention.k(hidden), attention.v(hidden))
     query, key, value = (_heads(x, size) for x in projected)
-    # As transformers' MPNetSelfAttention, which asks no attention interface: the bias is added after the scaling.
+    # As in transformers' MPNetSelfAttention, which uses no attention interface: the bias is added after the scaling.
     scores = query @ key.transpose(-1, -2) / math.sqrt(size) + _query_rows(bias, read)
     scores = scores if mask is None else scores + _query_rows(mask, read)
     context = (attention.dropout(scores.softmax(dim=-1)) @ value).transpose(1, 2).reshape(here.shape)
@@ -99,7 +99,7 @@ def _albert(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 class _TextKept(Exception):
-    """The keys and values of the whole text are there; nothing after them is needed."""
+    """Raised once the keys and values of the whole text are there; nothing after them is needed."""
 
 
 class _KeysAndValues:
@@ -109,7 +109,7 @@ class _KeysAndValues:
         self.kept: tuple[Tensor, Tensor] | None = None
 
     def update(self, key: Tensor, value: Tensor, *place: Any, **more: Any) -> tuple[Tensor, Tensor]:
-        """``key``, ``value`` [B, H, T, W], rotated already."""
+        """Keep ``key`` and ``value`` [B, H, T, W], which are rotated already, or return those kept before."""
         if self.kept is None:
             self.kept = key, value
             raise _TextKept
@@ -117,7 +117,7 @@ class _KeysAndValues:
 
 
 def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
-    """A decoder's, of ``read`` [B] or [B, N]. Its queries too are made twice, and those of the first time are not used.
+    """Run a decoder's block at ``read`` [B] or [B, N], by two calls; the queries of the first are not used.
 
     Under gradient checkpointing a block takes no cache, and runs in full.
     """
@@ -132,7 +132,7 @@ def _cached(block: Any, hidden: Tensor, call: Call, read: Tensor) -> Tensor:
 
 
 def _there(given: Any, read: Tensor) -> Any:
-    """What a block is called with, for the queries ``read`` alone: a mask, positions [B, T] or angles [B, T, W]."""
+    """The part of a block's argument for the queries ``read``: a mask, positions [B, T] or angles [B, T, W]."""
     if isinstance(given, tuple):
         return tuple(_there(each, read) for each in given)
     if not isinstance(given, Tensor):
@@ -149,4 +149,4 @@ LAST_BLOCK: Mapping[str, Callable[[Any, Tensor, Call, Tensor], Tensor]] = {
     "albert": _albert,
     "cached": _cached,
 }
-"""By the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""
+"""Functions by the name in ``Architecture.last_block``: (block, hidden [B, T, D], call, places [B, N]) -> [B, N, D]."""

@@ -1,4 +1,4 @@
-"""The table of families. A new one is a file beside this and a line here; a row names the one that runs it."""
+"""The table of families. A new family is one file next to this and one line here; a row names its family."""
 
 from __future__ import annotations
 

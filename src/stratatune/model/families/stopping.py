@@ -1,4 +1,4 @@
-"""A model's own forward, stopped in front of a block, or run without its blocks."""
+"""A model's own forward, stopped before a block, or run without its blocks."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class _Reached(Exception):
 def run_up_to(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
     """The hidden state [B, T, D] with which ``run``, a forward of the model, reaches ``depth``.
 
-    It stops in front of block ``depth``, or behind the last block when that is the model's depth.
+    It stops before block ``depth``, or after the last block when that is the model's depth.
     """
     if depth == len(body.blocks):
         return run_through(body, depth, run)
-    # In front of other hooks: those insert and cut at this depth, and insertions belong to the top.
+    # Before other hooks: those insert and cut at this depth, and insertions belong to the top.
     return _stopped(body.passes.before(depth, _leave_before, first=True), run)
 
 
 def run_through(body: Body, depth: int, run: Callable[[], Any]) -> Tensor:
-    """What the last block below ``depth`` gives [B, T, D]: it stops right behind it, whatever comes next."""
+    """The output [B, T, D] of the last block below ``depth``; the run stops right after that block."""
     return _stopped(body.passes.after(depth - 1, _leave_after, first=True), run)
 
 
@@ -57,7 +57,7 @@ def _leave_after(module: nn.Module, args: tuple[Any, ...], output: Any) -> NoRet
 
 @contextmanager
 def recorded(body: Body, depth: int) -> Iterator[list[Call]]:
-    """While this is open, the blocks below ``depth`` hand the hidden state on, and note what they are called with."""
+    """While this is open, the blocks below ``depth`` pass the hidden state on unchanged and record their arguments."""
     calls: list[Call] = []
 
     def note(*args: Any, **kwargs: Any) -> Any:

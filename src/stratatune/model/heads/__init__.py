@@ -1,1 +1,1 @@
-"""What turns a hidden state into logits."""
+"""Heads: modules that turn a hidden state into logits."""

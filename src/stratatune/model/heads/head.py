@@ -1,4 +1,4 @@
-"""What the rest of model/ asks of a head: how the last hidden state becomes logits."""
+"""The interface of a head: how the last hidden state becomes logits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Head(abc.ABC):
     """The head of a live model. Abstract; a subclass is final.
 
     Class attributes:
-        name: in the table of heads, and in what objectives ask for.
+        name: its name in the table of heads, and in objectives.
         auto: the class of transformers that loads a model with it.
-        peft_task: peft's name for what such a model does; None: it has none.
-        families: of the models that have it.
+        peft_task: peft's name for the task of such a model; None: it has none.
+        families: the families of models that have it.
         parts: which pretrained parts it has: those of a language-model head (``lm``), a ``pooler`` or ``none``.
 
     Args:
@@ -50,16 +50,16 @@ class Head(abc.ABC):
 
     @abc.abstractmethod
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """The last hidden state -> logits.
+        """Turn the last hidden state into logits.
 
         Args:
-            hidden: at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
+            hidden: the hidden state at :meth:`places` [B, N, D] or [n, D], or of every token [B, T, D].
             mask: real tokens [B, T], which a head that pools all of them reads.
             question: which logits are wanted.
         """
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Where the last hidden state is needed; None: at every token."""
+        """The positions at which the last hidden state is needed; None: every token."""
         return question.places
 
     @property
@@ -69,11 +69,11 @@ class Head(abc.ABC):
 
     @property
     def pools_all(self) -> bool:
-        """Whether it reads every token, whatever the question (mean pooling)."""
+        """Whether it reads every token, for any question (mean pooling)."""
         return False
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """What a model with a second stack is given for its targets [B, U]."""
+        """The arguments of a model with a second stack for its targets [B, U]."""
         name = type(self.body.model).__name__
         raise ModelError(f"head {self.name}: {name} has a second stack", "use sequence or seq2seq_lm")
 
@@ -81,7 +81,7 @@ class Head(abc.ABC):
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """The pretrained parts that a plan can train -> their modules, from the whole model."""
+        """The paths, from the whole model, of the pretrained parts that a plan can train."""
         return {}
 
     @property
@@ -90,7 +90,7 @@ class Head(abc.ABC):
         return ()
 
     def weights(self) -> Weights:
-        """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
+        """The weights that it computes with; a decoder held in a lower precision replaces the original."""
         modules = (self.body.part(path) for path in dict.fromkeys((*self.paths.values(), *self.new_layers)))
         return [*self.body.final_norms(), *modules]
 
@@ -99,29 +99,29 @@ class Head(abc.ABC):
         decoder: Any = self.body.part(self.paths["decoder"])
         # A copy of the values, so training starts from the model as it was.
         decoder.weight = nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
-        # Or tie_weights and from_pretrained would tie them again, and lose what was trained.
+        # Or tie_weights and from_pretrained would tie them again, and lose the trained values.
         self.body.model.config.tie_word_embeddings = False
         count = decoder.weight.numel()
         return f"head(untie): the decoder is a copy of its own now, {count:,} parameters more than the base model has"
 
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
-        """Read what ``cast`` makes of a frozen decoder, where the head can; the embeddings it is tied to stay."""
+        """Use ``cast`` of a frozen decoder's weight, where the head can; the tied embeddings stay as they are."""
         return
 
     def hold_rows(self, rows: Tensor | None) -> None:
-        """Keep a frozen decoder's ``rows`` [C] alone, if the head can and no other is asked; None: no more."""
+        """Keep only ``rows`` [C] of a frozen decoder, if the head can and needs no others; None: undo this."""
         return
 
     # --- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
-        """The settings with which transformers loads a model with it."""
+        """The settings with which transformers loads a model with this head."""
         return {}
 
     @classmethod
     def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
-        """The config field by which the model has a place for the head that its checkpoint holds; else empty.
+        """The config field that makes room for the head in the checkpoint; empty without one.
 
         ``unused`` are the names of the weights that found no place.
         """
@@ -129,7 +129,7 @@ class Head(abc.ABC):
 
     @torch.no_grad()
     def build(self, missing: Iterable[str]) -> str:
-        """Build a head that the checkpoint does not bring, where that can be done, and say so in a line; else empty.
+        """Build a head that the checkpoint does not bring, where possible, and return a line about it; else empty.
 
         ``missing`` are the names of the parameters that it lacks.
         """

@@ -39,7 +39,7 @@ class Lm(Head):
         return {"decoder": path, **({"bias": path} if self.body.shape.head_parts["bias"] else {})}
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., V], or [..., C] for the requested rows."""
+        """Turn ``hidden`` [..., D] into logits [..., V], or [..., C] for the requested rows."""
         decoder: Any = self.body.part(self.paths["decoder"])
         hidden, rows = self.body.normed(hidden), question.rows
         if rows is None:

@@ -43,14 +43,14 @@ class MaskedLm(Head):
 
     @property
     def paths(self) -> Mapping[str, str]:
-        """Part of the head -> its module; ``bias`` is the module whose bias [V] is the decoder's."""
+        """The module of each part of the head; ``bias`` is the module whose bias [V] is the decoder's."""
         return self._paths
 
     def _modules(self) -> dict[str, Any]:
         return {name: self.body.part(path) for name, path in self.paths.items()}
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., V], or [..., C] for the requested rows of the decoder."""
+        """Turn ``hidden`` [..., D] into logits [..., V], or [..., C] for the requested rows of the decoder."""
         part, words = self._modules(), question.rows
         activation = ACT2FN[self.row.mlm_activation or getattr(self.body.model.config, self.row.activation)]
         hidden = part["norm"](activation(part["dense"](self.body.normed(hidden))))
@@ -68,19 +68,19 @@ class MaskedLm(Head):
         return weight if words is None else weight[words]
 
     def weights(self) -> Weights:
-        """What it computes with, a decoder held in a lower precision in place of the one it was made from."""
+        """The weights that it computes with; a decoder held in a lower precision replaces the original."""
         part = self._modules()
         decoder = self._decoder() if self._held_words is None else self._held_words[1]
         bias = [] if part["bias"].bias is None else [part["bias"].bias]
         return [*self.body.final_norms(), part["dense"], part["norm"], *bias, decoder]
 
     def hold_decoder(self, cast: Callable[[Tensor], Tensor]) -> None:
-        """Read what ``cast`` makes of a frozen decoder; the embeddings it is tied to stay."""
+        """Use ``cast`` of the decoder's weight where it is frozen; the tied embeddings stay as they are."""
         weight: Tensor = self._modules()["decoder"].weight
         self._held = None if weight.requires_grad else cast(weight.detach())
 
     def hold_rows(self, rows: Tensor | None) -> None:
-        """Keep a frozen decoder's ``rows`` [C] alone, if nothing else will be asked; None: no more."""
+        """Keep only ``rows`` [C] of a frozen decoder, if no others are needed; None: undo this."""
         self._held_words = None
         if rows is not None and not self._modules()["decoder"].weight.requires_grad:
             self._held_words = rows, self._decoder(rows).detach().clone()
@@ -88,7 +88,7 @@ class MaskedLm(Head):
 
     @classmethod
     def own_setting(cls, row: Architecture, unused: Iterable[str]) -> dict[str, bool]:
-        """For the published DeBERTa-v2 and v3 checkpoints.
+        """The setting that makes transformers read the masked-LM head of the published DeBERTa-v2 and v3 checkpoints.
 
         They keep their head under names that transformers reads with ``legacy=False`` alone, and their configs do not
         say so: a new head would take its place (transformers #18674).
@@ -101,7 +101,7 @@ class MaskedLm(Head):
 
     @torch.no_grad()
     def build(self, missing: Iterable[str]) -> str:
-        """One that reads the hidden state as it is: dense = identity, norm and bias as new, decoder tied.
+        """Build a head that reads the hidden state as it is: dense = identity, norm and bias as new, decoder tied.
 
         The tied embeddings must be as wide as the hidden state.
         """
@@ -110,7 +110,7 @@ class MaskedLm(Head):
         square = len(set(part["dense"].weight.shape)) == 1
         if not square or not any(name.startswith(self.paths["dense"]) for name in missing):
             return ""
-        # A random dense layer in front of tied embeddings would score words at random; the identity keeps the hidden
+        # A random dense layer before tied embeddings would score words at random; the identity keeps the hidden
         # state.
         nn.init.eye_(part["dense"].weight)
         for vector in (part["dense"].bias, part["norm"].bias, part["bias"].bias):
@@ -121,7 +121,7 @@ class MaskedLm(Head):
 
 
 def _layout(body: Body) -> dict[str, str]:
-    """Part of the head -> path of its module; empty when the model has no such head."""
+    """The path of the module of each part of the head; empty when the model has no such head."""
     row = cast("EncoderArchitecture", body.row)
     # The first layout whose modules are all there: versions of a model's class name them differently.
     for layout in (row.mlm_head, *row.mlm_alternatives):

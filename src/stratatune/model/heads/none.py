@@ -13,7 +13,7 @@ from stratatune.model.heads.head import Head
 from stratatune.model.question import Question
 
 _POOLER = "pooler"
-"""What transformers' encoders call it; each runs without one where it is None."""
+"""The attribute that holds the pooler in transformers' encoders; each runs without one where it is None."""
 
 
 class NoHead(Head):
@@ -33,13 +33,13 @@ class NoHead(Head):
         return body.prefix == ""
 
     def build(self, missing: Iterable[str]) -> str:
-        """Leave out a pooler that the checkpoint does not bring: nothing here reads it, and it would be random."""
+        """Leave out a pooler that the checkpoint does not bring: this head does not read it, and it would be random."""
         if any(name.startswith(f"{_POOLER}.") for name in missing):
             setattr(self.body.base, _POOLER, None)
         return ""
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., D].
+        """The normed last hidden state: ``hidden`` [..., D] -> [..., D].
 
         Raises:
             ModelError: the model has a head after all, one that the table does not know.

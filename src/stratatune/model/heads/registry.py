@@ -1,4 +1,4 @@
-"""The table of heads. A new one is a file beside this and a line here."""
+"""The table of heads. A new head is one file next to this and one line here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS: dict[str, type[Head]] = {one.name: one for one in (MaskedLm, Lm, Seq2SeqL
 """Heads by name. A live model has the first one that recognises it, so the narrower ones come first."""
 
 _BEFORE = {"mlm": "masked_lm", "causal": "lm", "seq2seq": "seq2seq_lm", "classification": "sequence"}
-"""The names that adapters saved by 0.1 have for heads."""
+"""Names of heads in adapters saved by 0.1, and their names now."""
 
 
 def head_named(name: str) -> type[Head]:
@@ -39,7 +39,7 @@ def lm_head_for(family: str) -> str:
 
 
 def head_of(body: Body, family: Family) -> Head:
-    """The head that a live model has; ``none`` where no other is found."""
+    """The head of a live model; ``none`` where no other is found."""
     fitting = (one for one in HEADS.values() if body.row.family in one.families and one.is_worn(body))
     # A model with a head that the table does not know can still be tuned: its head trains whole (new_parts.py).
     return next(fitting, NoHead)(body, family)

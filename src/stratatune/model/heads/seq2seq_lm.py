@@ -15,7 +15,7 @@ from stratatune.shapes.architectures import EncoderDecoderArchitecture
 
 
 class Seq2SeqLm(Head):
-    """The output matrix behind the second stack.
+    """The output matrix after the second stack.
 
     Args:
         body: the model and its parts.
@@ -41,7 +41,7 @@ class Seq2SeqLm(Head):
         raise StratatuneError("the head of an encoder-decoder is run by the model's own forward")
 
     def for_targets(self, targets: Tensor) -> dict[str, Tensor]:
-        """The targets [B, U] one token on, -100 being padding."""
+        """The targets [B, U] shifted by one token, with padding in place of -100."""
         model: Any = self.body.model
         # Shifted by the model's own method: T5 and BART start a target with different tokens.
         return {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets)}

@@ -1,4 +1,4 @@
-"""``sequence``: a class or a number for a text, by a new output layer on what the model's own head pools."""
+"""``sequence``: a class or a number for a text, by a new output layer on the output of the model's own pooling."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Sequence(Head):
         return field is not None and getattr(self.body.model.config, field) == "mean"
 
     def places(self, question: Question, mask: Tensor) -> Tensor | None:
-        """Those asked, or the one token that it pools."""
+        """The requested positions, or the one token that it pools."""
         return self.family.pooled(mask) if question.places is None and not self.pools_all else question.places
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """[B, C] of what it pools, or [B, N, C] and [n, C] at places."""
+        """Logits [B, C] of the pooled text, or [B, N, C] and [n, C] at places."""
         output = self.body.row.classifier
         if self.pools_all:
             if question.places is not None:

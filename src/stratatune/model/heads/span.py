@@ -1,4 +1,4 @@
-"""``span``: where an answer begins and ends, by a new output layer on the last hidden state."""
+"""``span``: the beginning and the end of an answer, by a new output layer on the last hidden state."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Span(Head):
 
     @classmethod
     def settings(cls, num_labels: int) -> dict[str, Any]:
-        """A beginning and an end, whatever the labels."""
+        """Two labels, a beginning and an end, whatever the data's."""
         return {"num_labels": 2}
 
     @property
     def new_layers(self) -> tuple[str, ...]:
-        """The output layer; ModernBERT's class calls it as its other heads."""
+        """The output layer, which has another name in ModernBERT's class."""
         return ("qa_outputs",) if "qa_outputs" in self.body.names else ("classifier",)
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., 2]."""
+        """Turn ``hidden`` [..., D] into logits [..., 2]."""
         # The model's own head wants a batch; places by a mask come without one.
         rows = hidden if hidden.dim() == 3 else hidden[None]
         logits = self.family.own_head(rows, rows.new_ones(rows.shape[:2]).bool(), self.new_layers[0])

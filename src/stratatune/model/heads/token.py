@@ -35,11 +35,11 @@ class Token(Head):
 
     @property
     def new_layers(self) -> tuple[str, ...]:
-        """The output layer; transformers' classes call it one or the other."""
+        """The output layer, which has one of two names in transformers' classes."""
         return ("classifier",) if "classifier" in self.body.names else ("score",)
 
     def logits(self, hidden: Tensor, mask: Tensor, question: Question) -> Tensor:
-        """``hidden`` [..., D] -> [..., C]."""
+        """Turn ``hidden`` [..., D] into logits [..., C]."""
         # The model's own head wants a batch; places by a mask come without one.
         rows = hidden if hidden.dim() == 3 else hidden[None]
         logits = self.family.own_head(rows, rows.new_ones(rows.shape[:2]).bool(), self.new_layers[0])

@@ -1,1 +1,1 @@
-"""``stratatune bench``: plans beside what people use today."""
+"""``stratatune bench``: compare plans with common baselines."""

@@ -1,7 +1,7 @@
 """The sides of every comparison, each as ``epoch() -> seconds`` over the same token ids on the same machine.
 
 F  full tuning: all parameters train, random batches, dynamic padding.
-A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: what people do today.
+A  stock peft LoRA (r=8, q and v) on all layers, random batches, dynamic padding: the common practice.
 B  A with batches cut by length.
 S  stratatune: a plan, its top trained from the trunk cache (the trunk runs inside the first epoch).
 
@@ -52,37 +52,37 @@ PADDING = 1
 """The token id of padding, which no text of :func:`random_data` holds."""
 _AT_ONCE = 256
 _USUAL = "classification"
-"""What the stock arms learn where each plan learns what its paper does."""
+"""The objective of the stock arms where each plan learns its paper's."""
 Learnt = tuple[Objective, Encoded]
-"""What is learnt, and the data with its targets."""
+"""An objective, and the data with its targets."""
 
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What all arms of one comparison share."""
+    """The settings that all arms of one comparison share."""
 
     config: dict[str, Any]
     data: Encoded
-    """The texts. Their targets are made up by each objective, unless ``own`` says what is learnt."""
+    """The texts. Each objective makes up targets for them, unless ``own`` has the user's."""
     batch_size: int = 32
     bf16: bool = True
     timed: int = 6
     """Batches of an epoch that are run; their mean is the epoch's."""
     device: str = "cpu"
     objective: str | None = None
-    """The name of what all arms learn. None, of an encoder: each plan what its paper does, the others classes."""
+    """The name of the objective of all arms. None, for an encoder: each plan its paper's, the others classes."""
     own: Learnt | None = None
-    """What a run learns of the user's data, in place of what is made up."""
+    """An objective and its targets from the user's data, in place of made-up ones."""
     pad: int = PADDING
     """The token id of padding."""
 
     @property
     def family(self) -> str:
-        """Of the model."""
+        """The family of the model."""
         return architecture_of(self.config["model_type"], self.config).family
 
     def learnt(self, kind: str) -> Learnt:
-        """What arms with this objective learn.
+        """The objective and data of arms with this objective.
 
         Raises:
             ConfigError: the objective has no made-up data.
@@ -100,12 +100,12 @@ class BenchSetting:
 
     @property
     def today(self) -> str:
-        """The name of what the stock arms learn."""
+        """The name of the stock arms' objective."""
         return OBJECTIVES[self.objective].today or self.objective if self.objective else _USUAL
 
     @cached_property
     def examples(self) -> Encoded:
-        """The texts as the examples that batches are made of, the same for all arms."""
+        """The texts as examples for batches, the same for all arms."""
         return self.learnt(self.today)[1]
 
     @cached_property
@@ -116,12 +116,12 @@ class BenchSetting:
 
     @cached_property
     def random(self) -> list[np.ndarray]:
-        """Batches of a random order."""
+        """Batches in a random order."""
         lengths = self.examples.example_lengths
         return typical(random_batches(len(lengths), self.batch_size, 0), lengths, self.timed)
 
     def places(self, kind: str) -> np.ndarray | None:
-        """[N] at how many tokens of each text the head reads under this objective; None: at one, or every one."""
+        """The number of tokens [N] of each text that the head reads under this objective; None: one, or every one."""
         objective, data = self.learnt(kind)
         if objective.reads != "all" or not data.targets or data.groups is not None:
             return None
@@ -134,7 +134,7 @@ class BenchSetting:
         return np.concatenate(found)
 
     def padded(self, index: np.ndarray) -> tuple[int, int]:
-        """How many texts the batch of these examples has, and the tokens of the longest."""
+        """The number of texts in the batch of these examples, and the tokens of the longest."""
         texts = self.examples.texts_of(index)
         return len(texts), int(self.examples.lengths[texts].max())
 
@@ -173,7 +173,7 @@ class BenchSetting:
         return (collate_examples(data, index, self.pad).to(self.device) for index in plan)
 
     def waited(self) -> float:
-        """The time, once the device is done."""
+        """The time after the device is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -218,10 +218,10 @@ class Stock:
     """Arms F, C, A and B: the whole Hugging Face model, plain or under peft.
 
     Args:
-        setting: what all arms share.
+        setting: the settings that all arms share.
         lora: under peft's LoRA.
         bucketed: on batches cut by length.
-        bf16, attention: in place of the setting's.
+        bf16, attention: values in place of the setting's.
         depth: blocks below it do not train, nor do the embeddings.
     """
 
@@ -249,7 +249,7 @@ class Stock:
         self.optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def cut_by_length(self) -> Stock:
-        """The same model and optimiser on batches cut by length, so that memory holds both arms."""
+        """The arm with the same model and optimiser on batches cut by length, so that memory holds both arms."""
         other = copy.copy(self)
         other.bucketed = True
         return other
@@ -280,7 +280,7 @@ class Stock:
 
 
 class Floor:
-    """The frozen model run once, and ridge regression on the mean of its last hidden states: what costs least."""
+    """The cheapest arm: the frozen model run once, and ridge regression on the mean of its last hidden states."""
 
     def __init__(self, setting: BenchSetting) -> None:
         self.setting = setting
@@ -296,7 +296,7 @@ class Floor:
             mask = batch.mask[..., None]
             found.append((hidden.float() * mask).sum(1) / mask.sum(1))
         means = torch.cat(found)
-        # Two classes whatever is learnt: what they are changes nothing of the time.
+        # Always two classes: they do not affect the time.
         ridge(means, nn.functional.one_hot(torch.arange(len(means), device=means.device) % 2).float())
         return self.setting.waited() - started
 
@@ -310,7 +310,7 @@ def ridge(inputs: Tensor, targets: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def given_to(batch: Batch) -> dict[str, Tensor]:
-    """What transformers' models are called with."""
+    """The arguments of transformers' models."""
     given = {"input_ids": batch.input_ids, "attention_mask": batch.mask.long()}
     return given if batch.token_types is None else {**given, "token_type_ids": batch.token_types}
 
@@ -360,7 +360,7 @@ class Ours:
         self.feed = self.fresh_feed()
 
     def fresh_feed(self) -> Feed:
-        """A feed with an empty cache behind it."""
+        """A feed with an empty cache."""
         resolved = self.model.attached.resolved
         dtype = "bf16" if self.setting.bf16 else "fp32"
         positions = "read" if self.forward.one_position else "all"
@@ -384,7 +384,7 @@ class Ours:
         return self.setting.collated(self.setting.bucketed, self.kind)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Feed and forward, as a run does them."""
+        """Feed and forward, as in a run."""
         return self.forward.loss(batch, self.feed)
 
     def step(self, batch: Batch) -> None:

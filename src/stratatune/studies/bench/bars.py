@@ -1,4 +1,4 @@
-"""The picture of a bench as one self-contained SVG: an epoch of each way, measured above predicted."""
+"""The picture of a bench as one self-contained SVG: an epoch of each way, measured and predicted."""
 
 from __future__ import annotations
 

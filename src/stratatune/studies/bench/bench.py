@@ -1,4 +1,4 @@
-"""A user's own machine and data: the ways of today and chosen plans, in turn, beside what was predicted."""
+"""Time common baselines and chosen plans in turn, on a user's own machine and data, next to predictions."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class ArmTimes:
 
     Attributes:
         name: A, B, C, F, floor or a plan.
-        what: it, in words.
+        what: a description.
         seconds: an epoch of all the data, by the mean step of the batches that were run; the best round.
-        predicted: the same, from what the machine does on three blocks.
+        predicted: the same, predicted from the machine's speed on three blocks.
         first, predicted_first: a plan's first epoch, which runs the trunk too; of A, B, C and F as every epoch.
-        flops: of an epoch, by the cost model.
+        flops: the work of an epoch, by the cost model.
         saved_bytes: kept for backward in a step, measured on fake tensors (``model/kept.py``).
-        cache_bytes: of the trunk cache.
+        cache_bytes: the bytes of the trunk cache.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ArmTimes:
     cache_bytes: int = 0
 
     def epochs(self, number: int, *, predicted: bool = False) -> float:
-        """Seconds of the first epoch and those after it; the floor has one pass however many are requested."""
+        """Seconds of the first epoch and those after it; the floor always has one pass."""
         if self.name == FLOOR:
             return self.predicted_first if predicted else self.first
         first, other = (self.predicted_first, self.predicted) if predicted else (self.first, self.seconds)
@@ -62,30 +62,30 @@ class ArmTimes:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What a bench found."""
+    """The result of a bench."""
 
     model: str
     examples: int
     tokens: float
     """Mean tokens of an example."""
     padding: dict[str, float]
-    """Tokens computed over tokens of text: random batches, and batches cut by length."""
+    """The ratio of computed tokens to tokens of text: random batches, and batches cut by length."""
     settings: dict[str, Any]
     ways: tuple[ArmTimes, ...]
 
     def way(self, name: str) -> ArmTimes:
-        """A way by its name."""
+        """The arm of this name."""
         return next(way for way in self.ways if way.name == name)
 
     def ratio(self, name: str, arm: str, epochs: int = 0, *, predicted: bool = False) -> float:
-        """How many times as long ``arm`` takes as the plan ``name``: an epoch from the cache, or ``epochs`` epochs."""
+        """The time of ``arm`` over that of the plan ``name``: for an epoch from the cache, or ``epochs`` epochs."""
         one, other = self.way(name), self.way(arm)
         if epochs:
             return other.epochs(epochs, predicted=predicted) / one.epochs(epochs, predicted=predicted)
         return other.predicted / one.predicted if predicted else other.seconds / one.seconds
 
     def to_data(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """The report as data for ``--json``."""
         data = asdict(self)
         for way in data["ways"]:
             way["epoch_vs"] = {arm: self.ratio(way["name"], arm) for arm in ARMS}
@@ -102,7 +102,7 @@ def bench(
         setting: the model, the data, the precision, and how many batches of an epoch are run.
         plans: names or texts of plans.
         rounds: how often each way has its turn; the best counts.
-        say: gets a line about what was measured.
+        say: gets a line about each measurement.
 
     Raises:
         ResourceError: peft is not installed.
@@ -147,9 +147,9 @@ def _checked(setting: BenchSetting, plans: Sequence[str]) -> dict[str, Resolved]
 
 
 def objective_of(config: Mapping[str, Any], plans: Sequence[str], wanted: str | None = None) -> str | None:
-    """What all arms learn: ``wanted``, else, of a decoder, what the first plan does.
+    """The name of the objective of all arms: ``wanted``, else, for a decoder, that of the first plan.
 
-    None, of an encoder: each plan learns what its paper does.
+    None, for an encoder: each plan learns its paper's objective.
 
     Raises:
         ConfigError: no objective is called ``wanted``.
@@ -181,7 +181,7 @@ def _cost(plan: Resolved, setting: BenchSetting) -> Cost:
 
 
 def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
-    """Seconds of the timed batches, by way, as :func:`_measure` names them."""
+    """Predicted seconds of the timed batches by arm, with the names of :func:`_measure`."""
     setting = machine.setting
     found = {"A": machine.stock("lora", setting.random), "B": machine.stock("lora", setting.bucketed)}
     found["F"] = machine.stock("full", setting.random)
@@ -194,14 +194,14 @@ def _predict(machine: Machine, plans: dict[str, Resolved]) -> dict[str, float]:
 
 
 def _topmost(shape: Shape) -> int:
-    """From which block on arm C trains; where blocks share weights, all of them do."""
+    """The first block that arm C trains; where blocks share weights, it trains all of them."""
     return 0 if shape.distinct else top_depth(shape.blocks)
 
 
 def _measure(
     machine: Machine, plans: dict[str, Resolved], rounds: int, folder: Path, say: Callable[[str], object]
 ) -> dict[str, float]:
-    """Seconds of the timed batches, by way; ``NAME, first``: with an empty cache. A and B share one model."""
+    """Measured seconds of the timed batches by arm; ``NAME, first``: with an empty cache. A and B share one model."""
     setting = machine.setting
     lora = Stock(setting, lora=True, bucketed=False)
     topmost = Stock(setting, lora=False, bucketed=True, depth=_topmost(machine.shape))
@@ -238,7 +238,7 @@ def _stock_arm(arm: str, setting: BenchSetting, measured: Seconds, predicted: Se
 
 
 def _floor_arm(setting: BenchSetting, measured: Seconds, predicted: Seconds, costs: Cost) -> ArmTimes:
-    """What takes one pass, however many epochs others make; a second one takes nothing."""
+    """The time of an arm that takes one pass, however many epochs the others make; a second epoch takes nothing."""
     scale, flops = _scale(setting), costs.epochs["trunk"].flops
     once, thought = scale * measured[FLOOR], scale * predicted[FLOOR]
     return ArmTimes(FLOOR, "the frozen model once, ridge on its mean states", once, thought, once, thought, flops, 0.0)
@@ -265,7 +265,7 @@ def _plan_arm(
 
 
 def _scale(setting: BenchSetting) -> float:
-    """From the timed batches to an epoch."""
+    """The factor from the timed batches to an epoch."""
     return -(-setting.examples.examples // setting.batch_size) / len(setting.bucketed)
 
 

@@ -1,9 +1,9 @@
-"""What this machine achieves on three blocks of a model, and from that how long a step of each arm should take.
+"""The time that a step of each arm should take, from this machine's speed on three blocks of a model.
 
 A pass over three blocks (more than a processor's own memory holds of the weights) is timed at a few lengths and fitted,
 for each block, as a fixed part (casts of weights, the optimiser, calls) and a rate (FLOP/s). Nothing is taken from the
 arms that the prediction is compared with: the whole model is never run here. The formulas of ``costs/flops.py`` then
-say how much of each pass an arm's step takes.
+give the part of each pass that an arm's step takes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Machine:
         self.probes: dict[Hashable, Stopwatch] = {}
 
     def again(self) -> None:
-        """Time everything that was requested once more."""
+        """Time every requested probe once more."""
         for probe in self.probes.values():
             probe.go()
 
@@ -83,7 +83,7 @@ class Machine:
         return total
 
     def plan(self, plan: Resolved, batches: list[np.ndarray], *, trunk: bool) -> float:
-        """Seconds of the batches under our loop, from the cache or with the trunk in front."""
+        """Seconds of the batches under our loop, from the cache or after a pass of the trunk."""
         objective = self.setting.objective or plan.plan.objective
         read_last = reads_one(self.shape, objective)
         last = self.shape.blocks - read_last  # the blocks below it run in full
@@ -112,7 +112,7 @@ class Machine:
         return sum(each)
 
     def _of_plan(self, plan: Resolved, number: int, index: np.ndarray, *, queries: int = 0) -> float:
-        """FLOPs of a batch in block ``number`` of a plan, prompts included; into the first no gradient need flow."""
+        """FLOPs of a batch in block ``number`` of a plan, prompts included; the first needs no input gradient."""
         count, length = self.setting.padded(index)
         length += _prompts(plan, number)
         inserted = any(depth <= number for depth, _ in plan.insertions)
@@ -121,7 +121,7 @@ class Machine:
         return count * work.flops
 
     def _flops(self, methods: Methods, index: np.ndarray, *, backward: bool = True) -> float:
-        """Of a batch in one block that gradients pass: all, or forward alone."""
+        """The FLOPs of a batch in one block that gradients pass: all, or forward alone."""
         count, length = self.setting.padded(index)
         return count * self._work(methods, length, length, backward)
 
@@ -133,7 +133,7 @@ class Machine:
         return float(np.prod(self.setting.padded(index)))
 
     def _rate(self, name: tuple[Any, ...]) -> Pace:
-        """Of one block, or of what has no blocks."""
+        """The pace of one block, or of a part without blocks."""
         if name not in self.probes:
             self.probes[name] = probe = Stopwatch(self.setting.waited)
             self._fill(probe, *name)
@@ -143,7 +143,7 @@ class Machine:
         return rate if whole else Pace(rate.fixed / BLOCKS, rate.per_second)
 
     def _fill(self, probe: Stopwatch, kind: str, *about: Any) -> None:
-        """The points of a probe, by its name."""
+        """Add the points of a probe, by its name."""
         if kind == "rest":
             self._rest(probe, *about)
         elif about == ("embeddings",):
@@ -181,7 +181,7 @@ class Machine:
         last: bool = False,
         backward: bool = True,
     ) -> None:
-        """Passes over the blocks in a row, with the optimiser's step; for ``last`` over each at one position."""
+        """Time passes over the blocks in a row, with the optimiser's step; ``last``: over each at one position."""
         device, size = self.setting.device, self.size
         ours = dtype == torch.bfloat16 and device == "cpu"
         step = _optimiser_step(backbone.blocks, dtype if ours else None) if backward else lambda: None
@@ -210,7 +210,7 @@ class Machine:
             probe.add(BLOCKS * size * self._work(methods, length, queries, backward), run)
 
     def _embeddings(self, probe: Stopwatch, *, full: bool) -> None:
-        """The embeddings forward; under full tuning backward and with the optimiser's step too."""
+        """Time the embeddings forward; under full tuning also backward and with the optimiser's step."""
         model: Any = self.short.model("classification").train().requires_grad_(full)
         embeddings = Backbone(model).embeddings
         step = _optimiser_step(embeddings) if full else lambda: None
@@ -226,9 +226,9 @@ class Machine:
             probe.add(ids.numel(), run)
 
     def _language_head(self, probe: Stopwatch, *, full: bool) -> None:
-        """A stock decoder's final norm, logits at every token and loss, forward and backward.
+        """Time a stock decoder's final norm, logits at every token and loss, forward and backward.
 
-        Under full tuning with the optimiser's step over an output matrix of its own; a tied one is the embeddings'.
+        Under full tuning with the optimiser's step over a separate output matrix; a tied one is the embeddings'.
         """
         model: Any = self.short.model(self.setting.today).train().requires_grad_(full)
         backbone = Backbone(model)
@@ -252,8 +252,8 @@ class Machine:
             probe.add(labels.numel(), run)
 
     def _rest(self, probe: Stopwatch, head: Any, objective: str) -> None:
-        """What a step has besides blocks: the feed, the head, the loss, the optimiser's calls: a plan of the head."""
-        # Something must train: a head without an output layer of its own has nothing that does.
+        """Time the parts of a step outside the blocks: the feed, a plan's head, the loss, the optimiser's calls."""
+        # Something must train: a head without its own output layer has nothing that does.
         inserted = (Adapter(depth=BLOCKS),) if OBJECTIVES[objective].head in (*LM_HEADS, "none") else ()
         if "decoder" in head.mlm:
             head = head.model_copy(update={"untie": True})  # the embeddings do not train here
@@ -263,12 +263,12 @@ class Machine:
 
 
 def _prompts(plan: Resolved, number: int) -> int:
-    """Positions that prompts have put before the text when it reaches block ``number``."""
+    """The number of prompt positions before the text when it reaches block ``number``."""
     return sum(one.prompt for depth, one in plan.insertions if depth <= number)
 
 
 def _optimiser_step(part: nn.Module, copied: torch.dtype | None = None) -> Callable[[], None]:
-    """Clip, step, zero, over what trains in ``part``; with working copies in ``copied``, as our own loop has them."""
+    """Clip, step and zero over the trained parameters of ``part``; ``copied`` has working copies, as in our loop."""
     trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
     if not trained:
         return lambda: None

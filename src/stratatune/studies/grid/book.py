@@ -1,6 +1,6 @@
-"""A grid's book: every run with its status and its result, in one SQLite file beside the run folders.
+"""A grid's book: every run with its status and its result, in one SQLite file next to the run folders.
 
-One process writes, under a lock; any number may read beside it (write-ahead log). Each change is one transaction, so
+One process writes, under a lock; any number may read meanwhile (write-ahead log). Each change is one transaction, so
 whatever is killed and whenever, the book says either the old or the new.
 """
 
@@ -22,7 +22,7 @@ from stratatune.studies.grid.rows import AGAIN, CacheRow, Row, checked, column
 FILE = "grid.sqlite"
 LOCK = "grid.lock"
 VERSION = 1
-"""Of the tables below; a book of another version is refused, not guessed at."""
+"""Version of the tables below; a book of another version is refused."""
 _KIND = 0x57A7A  # distinguishes our files from other programs'
 
 _TABLES = """
@@ -53,7 +53,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path) -> Store:
-        """Opens the book of ``folder``, begun where there is none.
+        """Open the book of ``folder``, created if missing.
 
         Raises:
             ConfigError: the folder holds something else, or a book of another version.
@@ -74,7 +74,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path) -> Store:
-        """Open the book that exists; one that may not be written is read as it is.
+        """Open an existing book; without the right to write it is opened for reading.
 
         Raises:
             ConfigError: there is none, or it is of another version.
@@ -100,7 +100,7 @@ class Store:
         return cls(connection, folder)
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def __enter__(self) -> Store:
@@ -133,7 +133,7 @@ class Store:
         return {row["name"]: self._checked(row, CacheRow, ("result",)) for row in found}
 
     def _checked(self, row: sqlite3.Row, model: type[Row | CacheRow], json_columns: Sequence[str]) -> dict[str, Any]:
-        """A row as data; what else than ours writes here is refused before anything believes it."""
+        """A row as data; content that this version does not write is refused."""
         place, names = str(self.folder / FILE), row.keys()
         if "id" in names and not is_id(row["id"]):
             raise ConfigError([f"{place}: {shown(row['id'])} is not a run id"], AGAIN)
@@ -145,12 +145,12 @@ class Store:
     # ---- writing ----
 
     def tell(self, **facts: str) -> None:
-        """Write facts of the whole grid down."""
+        """Record facts of the whole grid."""
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", facts.items())
 
     def plan(self, runs: Iterable[Mapping[str, Any]]) -> None:
-        """Add the runs that the book does not have; of those it has, only the place in the order is taken."""
+        """Add the runs that the book does not have; of those that it has, update only the place in the order."""
         rows = [(one["id"], one["number"], json.dumps(one["coordinates"]), json.dumps(one["config"])) for one in runs]
         with self._connection:
             self._connection.executemany(
@@ -160,7 +160,7 @@ class Store:
             )
 
     def started(self, run: str) -> None:
-        """A run has begun, or goes on."""
+        """Record that a run has begun, or continues."""
         self._write(
             "UPDATE runs SET status = 'running', starts = starts + 1, error = NULL, "
             "changed = CURRENT_TIMESTAMP WHERE id = ?",
@@ -168,14 +168,14 @@ class Store:
         )
 
     def stopped(self, run: str, status: str, *, result: Any = None, error: str | None = None) -> None:
-        """A run is ``done`` or ``failed``, or ``waiting`` again."""
+        """Record that a run is ``done`` or ``failed``, or ``waiting`` again."""
         self._write(
             "UPDATE runs SET status = ?, result = ?, error = ?, changed = CURRENT_TIMESTAMP WHERE id = ?",
             *(status, None if result is None else json.dumps(result), error, run),
         )
 
     def cached(self, name: str, status: str, *, result: Any = None, error: str | None = None) -> None:
-        """The status of building a shared trunk cache."""
+        """Record the status of building a shared trunk cache."""
         self._write("INSERT OR REPLACE INTO caches VALUES (?, ?, ?, ?)", name, status, json.dumps(result), error)
 
     def forget(self, runs: Iterable[str]) -> None:
@@ -209,7 +209,7 @@ def is_id(value: Any) -> bool:
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether a book is only begun: no bytes, or SQLite's own and no table."""
+    """Whether a book is still empty: no bytes, or SQLite's own and no table."""
     if not path.stat().st_size:
         return True
     with contextlib.closing(_connected(path)) as connection:
@@ -218,9 +218,9 @@ def _is_blank(path: Path) -> bool:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    """A connection that reads; where the folder may not be written, to a copy in memory.
+    """Connect for reading; if the folder may not be written, to a copy in memory.
 
-    A book with a write-ahead log cannot be read without writing beside it.
+    A book with a write-ahead log cannot be read without writing next to it.
     """
     try:
         connection = _connect(path)
@@ -242,7 +242,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def _database_errors(path: Path) -> Iterator[None]:
-    """SQLite's failures as ours."""
+    """Turn SQLite's errors into ours."""
     try:
         yield
     except sqlite3.DatabaseError as error:

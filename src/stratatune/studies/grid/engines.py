@@ -1,4 +1,4 @@
-"""Where the jobs of a grid run: :class:`LocalEngine`, processes of this machine; the other is in ``ray_engine.py``."""
+"""Engines that run a grid's jobs: :class:`LocalEngine`, in processes of this machine; another in ``ray_engine.py``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 Job = Mapping[str, Any]
-"""Plain data: see :func:`stratatune.studies.grid.worker.work`."""
+"""A job as plain data: see :func:`stratatune.studies.grid.worker.work`."""
 Outcome = Mapping[str, Any]
-"""As :func:`stratatune.studies.grid.worker.work` gives it, or ``lost`` when its process or machine went away."""
+"""The result of :func:`stratatune.studies.grid.worker.work`, or ``lost`` when its process or machine went away."""
 
 
 _START = "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; from {0} import main; main()"
 COMMAND = (sys.executable, "-c", _START.format("stratatune.studies.grid.worker"))
-"""Not ``-m``, which would put the working folder first: a user's ``queue.py`` there would end every run."""
+"""The command of a worker. Not ``-m``: that imports from the working folder, where a user may have a ``queue.py``."""
 
 
 class Engine(Protocol):
@@ -29,11 +29,11 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many jobs may run at a time."""
+        """The number of jobs that may run at a time."""
         ...
 
     def start(self, job: Job) -> None:
-        """Begin a job; to be called while fewer than ``slots`` are under way."""
+        """Begin a job; call it only while fewer than ``slots`` are under way."""
         ...
 
     def wait(self) -> Outcome:
@@ -41,7 +41,7 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End whatever is under way."""
+        """End all jobs under way."""
         ...
 
 
@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = {**os.environ, **(environment or {}), "PYTHONSAFEPATH": "1"}  # for the processes that it starts
-        # A session of its own: Ctrl-C is for the grid, which then ends its workers.
+        # A separate session: Ctrl-C is for the grid, which then ends its workers.
         self._process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
@@ -72,7 +72,7 @@ class Worker:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it, and with it the run under way; a run's checkpoints are whole whenever that is."""
+        """End the worker, and with it its run; a run's checkpoints are complete at any time."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -82,7 +82,7 @@ class Worker:
 
 
 class LocalEngine:
-    """One worker process for each job at a time; on a machine with GPUs, one GPU for each.
+    """Runs each job in a worker process; on a machine with GPUs, each worker has one GPU.
 
     Args:
         jobs: how many run at a time; None: one for each GPU, or one.
@@ -120,7 +120,7 @@ class LocalEngine:
             worker.stop()
 
     def _environment(self, slot: int) -> dict[str, str]:
-        """A GPU of its own, and its share of the processor's cores."""
+        """The environment of a worker: its own GPU, and its share of the processor's cores."""
         chosen = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
         if self._slots > 1 and "OMP_NUM_THREADS" not in os.environ:
             chosen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._slots))

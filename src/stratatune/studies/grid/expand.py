@@ -1,4 +1,4 @@
-"""From a recipe to its runs: every combination of its axes, each with its settings, its id and the trunk it shares.
+"""Expand a recipe to its runs: every combination of its axes, with its settings, its id and the trunk it shares.
 
 Every mistake is found here, before anything runs and without torch: settings, files, and plans that do not fit a model.
 """
@@ -26,7 +26,7 @@ from stratatune.studies.grid.records import coordinates_of, run_id
 from stratatune.training.config import AUTO, RunConfig, validate
 
 MOST_RUNS = 5_000
-"""Of one recipe; each is checked before the first begins."""
+"""The most runs of one recipe; each is checked before the first begins."""
 _MOST_CROSSED = 100_000
 _FEWER = "name fewer items on an axis, or write several recipes"
 _OURS = ("out", "resume")  # the grid's own to give
@@ -38,7 +38,7 @@ _SHARED += ("train", "eval", "eval_split", "train_samples", "max_length", "preci
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that a recipe asks for.
+    """A run of a recipe.
 
     Attributes:
         id: the hash of its settings, see :func:`stratatune.studies.grid.records.run_id`.
@@ -67,7 +67,7 @@ def expand(
 
     Args:
         recipe: the recipe.
-        folder: of its file: its ``data`` folders are relative to it.
+        folder: the folder of its file, to which its ``data`` folders are relative.
         data: other folders for those under ``data``, by name; the name may be empty where there is one.
         models: other places for the models, by their names.
         only: leave out the runs that do not have one of these names on an axis.
@@ -93,7 +93,7 @@ def expand(
 
 
 def _check_size(recipe: Recipe) -> None:
-    """Refuses axes whose combinations cannot even be counted through in seconds."""
+    """Refuse axes with too many combinations to count through in seconds."""
     crossed = math.prod(len(items) for items in recipe.axes.values() if items)
     if crossed > _MOST_CROSSED or crossed * (len(recipe.pairs) + len(recipe.exclude)) > 20 * _MOST_CROSSED:
         raise ConfigError([f"the axes cross to {crossed:,} combinations; legal: up to {_MOST_CROSSED:,}"], _FEWER)
@@ -122,7 +122,7 @@ def _roots(recipe: Recipe, folder: Path, given: Mapping[str, str]) -> dict[str, 
 
 
 def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
-    """The recipe with other places for its models."""
+    """The recipe with other paths for its models."""
     known = {str(item.name): item for item in recipe.models}
     alone = str(recipe.base.get("model", ""))
     if not known and alone:
@@ -142,7 +142,7 @@ def _moved(recipe: Recipe, models: Mapping[str, str]) -> Recipe:
 
 
 def _wrong_keys(recipe: Recipe) -> Iterator[str]:
-    """Settings that do not exist, each with its place; an axis may have a name of its own if a text uses it."""
+    """Settings that do not exist, each with its place; an axis may have any name that a text uses."""
     legal = [name for name in RunConfig.model_fields if name not in _OURS]
     free = {axis for axis in recipe.settings if axis not in RunConfig.model_fields}
     places = [("base", recipe.base, set())]
@@ -175,7 +175,7 @@ def _wrong_only(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator
 
 
 def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[int, dict[str, Item]]]:
-    """The items that make each run, and its place in the whole recipe's order, whatever ``only`` leaves out."""
+    """The items of each run, and its place in the whole recipe's order, whatever ``only`` leaves out."""
     number = 0
     axes = {axis: items for axis, items in recipe.axes.items() if items}
     for items in itertools.product(*axes.values()):
@@ -189,7 +189,7 @@ def _combinations(recipe: Recipe, only: Mapping[str, tuple[str, ...]]) -> Iterat
 
 
 class _Making:
-    """Makes runs one by one and gathers the mistakes: line to the first run that has it."""
+    """Makes runs one by one and collects the mistakes: each line with the first run that has it."""
 
     def __init__(self, recipe: Recipe, roots: Mapping[str, str], folder: Path) -> None:
         self.recipe, self.roots, self.folder = recipe, roots, folder
@@ -225,7 +225,7 @@ class _Making:
         return {name: self._found(value) if name in _PLACES else value for name, value in filled.items()}
 
     def _found(self, value: Any) -> Any:
-        """A path relative to the recipe's own folder if it exists there; else as it is written."""
+        """Resolve a path relative to the recipe's own folder if it exists there; else keep it as written."""
         if not isinstance(value, str) or not value:
             return value
         there, here = self.folder / value, Path(value)
@@ -235,7 +235,7 @@ class _Making:
 
 
 def _filled(value: Any, words: Mapping[str, Value]) -> Any:
-    """``value`` with ``{name}`` replaced in every text where the name is known: a template's ``{a}`` stays."""
+    """Replace ``{name}`` in every text of ``value`` if the name is known: a template's ``{a}`` stays."""
     if isinstance(value, str):
         return re.sub(r"\{(\w+)\}", lambda found: str(words.get(found[1], found[0])), value)
     if isinstance(value, Mapping):
@@ -244,9 +244,9 @@ def _filled(value: Any, words: Mapping[str, Value]) -> Any:
 
 
 def _trunk(config: RunConfig, resolved: Resolved | None) -> str:
-    """What the cache's key will depend on, by the settings alone, as a hash; empty where none is written.
+    """A hash of the settings that the cache's key will depend on; empty where no cache is written.
 
-    A plan that has still to be chosen (None) has its caches made as it is tried.
+    Caches of a plan that is still to be chosen (None) are made as it is tried.
     """
     if resolved is None or config.cache in ("off", "ram") or resolved.trains_embeddings or resolved.frozen_depth == 0:
         return ""

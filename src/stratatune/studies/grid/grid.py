@@ -1,4 +1,4 @@
-"""A grid: every run of a recipe, once, however often it is stopped and begun again.
+"""Grids: every run of a recipe, trained once, even if the grid is stopped and restarted.
 
 The book (:mod:`stratatune.studies.grid.book`) says which runs are done; a run that was stopped goes on from its
 checkpoint. Runs that read one trunk cache are grouped, and the trunk runs for all of them, alone, before the first
@@ -27,16 +27,16 @@ from stratatune.studies.grid.records import RUNS
 
 TRUNKS = "trunks"  # logs of the trunk passes; the caches themselves are where `cache` says
 ATTEMPTS = 3
-"""How often a run is begun in one go when its process or machine is lost."""
+"""The number of times that a run is begun in one go when its process or machine is lost."""
 
 
 @dataclass
 class Tally:
-    """What :func:`run_grid` did.
+    """The result of :func:`run_grid`.
 
     Attributes:
         ran: runs that ended in this go, done or failed; ``skipped`` were done before.
-        failed: id to the error, of this go and, where they were left alone, of those before.
+        failed: id to the error, from this go and, where their runs were left alone, from those before.
         caches: trunk caches that were built in this go.
     """
 
@@ -49,7 +49,7 @@ class Tally:
 
 @contextlib.contextmanager
 def grid_lock(folder: Path) -> Iterator[None]:
-    """The right to change the grid in ``folder``.
+    """Hold the right to change the grid in ``folder``.
 
     Raises:
         ConfigError: another process has it.
@@ -77,7 +77,7 @@ def run_grid(
     retry_failed: bool = False,
     reporter: Reporter,
 ) -> Tally:
-    """Train every run that is not done yet; one that fails is written down and does not stop the rest.
+    """Train every run that is not done yet; a failed run is recorded and does not stop the rest.
 
     Raises:
         ConfigError: another process works on the folder, or its book is of another version.
@@ -101,7 +101,7 @@ def run_grid(
 
 
 class _Going:
-    """The jobs of one go: which may start, which are under way, and what goes into the book."""
+    """The jobs of one call: those that may start, those under way, and the records for the book."""
 
     def __init__(self, runs: Sequence[Planned], folder: Path, store: Store, engine: Engine, reporter: Reporter) -> None:
         self.runs = {run.id: run for run in runs}
@@ -114,11 +114,11 @@ class _Going:
 
     @property
     def left(self) -> int:
-        """Runs to do."""
+        """The number of runs left to do."""
         return sum(job["kind"] == "run" for job in self._waiting)
 
     def plan(self, retry_failed: bool) -> None:
-        """Write the runs down and line up those that are to be done, by the trunk they share."""
+        """Record the runs and queue those that are to be done, by the trunk they share."""
         self.store.plan({**_written(run), "config": self._config(run)} for run in self.runs.values())
         for row in self.store.runs():
             if row["status"] == "running" or (row["status"] == "failed" and retry_failed and row["id"] in self.runs):
@@ -139,7 +139,7 @@ class _Going:
         return {**run.config.model_dump(mode="json"), "out": str((self.folder / RUNS / run.id).resolve())}
 
     def next(self) -> Outcome | None:
-        """Start what can be started, then wait for one to end; None when nothing is left."""
+        """Start all jobs that can start, then wait for one to end; None when nothing is left."""
         while len(self._under_way) < self.engine.slots and (job := self._startable()) is not None:
             self._waiting.remove(job)
             self._under_way[job["name"]] = job
@@ -172,7 +172,7 @@ class _Going:
         return True
 
     def _built(self, outcome: Outcome) -> None:
-        """The runs that wait for a cache may start; without one each would run the trunk by itself, and say why."""
+        """Let the runs that wait for a cache start; if it failed, each runs the trunk itself, and says why."""
         self._building.discard(outcome["name"])
         self.store.cached(outcome["name"], outcome["status"], result=outcome.get("result"), error=outcome.get("error"))
         if outcome["status"] == "done":
@@ -199,7 +199,7 @@ class _Going:
         return f"{run.id[:8]}  " + " ".join(f"{axis}={name}" for axis, name in run.coordinates.items())
 
     def give_back(self) -> None:
-        """What was under way when the grid was stopped waits again."""
+        """Let the jobs that were under way when the grid was stopped wait again."""
         for job in self._under_way.values():
             if job["kind"] == "run":
                 self.store.stopped(job["name"], "waiting")
@@ -210,7 +210,7 @@ def _written(run: Planned) -> dict[str, Any]:
 
 
 def _by_trunk(runs: Sequence[Planned]) -> dict[str, list[Planned]]:
-    """Runs that share a trunk together, in the order of the first of each; those without one each by itself."""
+    """Group runs by their trunk, in the order of the first of each; runs without one are alone."""
     groups: dict[str, list[Planned]] = {}
     for run in runs:
         groups.setdefault(run.trunk or f"-{run.id}", []).append(run)
@@ -218,13 +218,13 @@ def _by_trunk(runs: Sequence[Planned]) -> dict[str, list[Planned]]:
 
 
 def _stands(cache: Mapping[str, Any]) -> bool:
-    """Whether a cache that was built is still there."""
+    """Whether a built cache still exists."""
     records = (cache["result"] or {}).get("caches", []) if cache["status"] == "done" else []
     return bool(records) and all(Path(one["folder"]).is_dir() for one in records if one)
 
 
 def remove_runs(folder: Path, runs: Sequence[str]) -> None:
-    """Take runs out of the book and delete their folders, which are in the grid's own.
+    """Remove runs from the book and delete their folders, which are inside the grid's own.
 
     Raises:
         ConfigError: another process works on the folder, or a run's folder is elsewhere; then nothing is removed.
@@ -240,7 +240,7 @@ def remove_runs(folder: Path, runs: Sequence[str]) -> None:
 
 
 def _inside(folder: Path, run: str) -> Path:
-    """The folder of a run, which no id and no link may lead out of the grid."""
+    """The folder of a run; no id and no link may lead outside the grid."""
     place = folder / RUNS / run
     if not is_id(run) or place.resolve() != folder.resolve() / RUNS / run:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a recipe takes from elsewhere: another recipe (``extends``), a package's folder, the keys in ``otherwise``."""
+"""Parts of a recipe from elsewhere: another recipe (``extends``), a package's folder, the keys in ``otherwise``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _DEEPEST = 20
 
 
 def inherited(path: Path) -> dict[str, Any]:
-    """The data of a recipe's file over those of the recipe that it extends.
+    """The data of a recipe's file, merged over those of the recipe that it extends.
 
-    A key of its own takes the place of the other's; ``base`` is merged. Published numbers and claims are the other's,
+    Its own keys replace the other's; ``base`` is merged. Published numbers and claims are the other's,
     those whose coordinates this recipe has, so that no number is in two files.
 
     Raises:
@@ -85,7 +85,7 @@ def _fits(one: Any, there: Mapping[str, set[str]]) -> bool:
 
 
 def folder_of(written: str, beside: Path) -> Path:
-    """The folder that a recipe means: ``package:MODULE/FOLDER``, or a path seen from the recipe's own folder.
+    """The folder for a recipe's ``package:MODULE/FOLDER``, or for a path relative to the recipe's own folder.
 
     Raises:
         ConfigError: no such package is installed.
@@ -102,7 +102,7 @@ def folder_of(written: str, beside: Path) -> Path:
 
 
 def _package_folder(module: str) -> Path | None:
-    """Where an installed package lies, found without running any of its code; None where there is none.
+    """The folder of an installed package, found without running any of its code; None where there is none.
 
     Only the first name is looked up: to find ``a.b``, Python would import ``a``.
     """
@@ -120,5 +120,5 @@ def _package_folder(module: str) -> Path | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is at ``path``, whatever the path is."""
+    """Whether ``path`` is a folder, for any text."""
     return path_exists(path) and path.is_dir()

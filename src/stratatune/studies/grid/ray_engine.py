@@ -1,4 +1,4 @@
-"""The jobs of a grid on the machines of a Ray cluster (extra ``ray``).
+"""Run the jobs of a grid on the machines of a Ray cluster (extra ``ray``).
 
 Each of Ray's actors holds one worker of :mod:`stratatune.studies.grid.engines` and so runs one job at a time. An
 actor that is lost, with its machine or alone, ends its job as ``lost``; the grid begins the job again on another. The
@@ -24,23 +24,23 @@ _PATIENCE = 10  # seconds for a cluster's door to open
 
 
 class _Slot:
-    """One job at a time, in a process of its own on the actor's machine and with the actor's GPUs."""
+    """Runs one job at a time, in a separate process on the actor's machine and with the actor's GPUs."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def do(self, job: str) -> str:
-        """A job and its outcome, as JSON: nothing of ours is pickled."""
+        """Do a job and return its outcome, both as JSON: nothing of ours is pickled."""
         if self._worker is None or not self._worker.alive:
             self._worker = Worker()
         return json.dumps(self._worker.do(json.loads(job)))
 
 
 class RayEngine:
-    """Jobs on a Ray cluster.
+    """Runs jobs on a Ray cluster.
 
     Args:
-        address: of the cluster, ``host:port``, ``ray://host:port`` or ``auto``; None: one is started on this machine,
+        address: the cluster's, ``host:port``, ``ray://host:port`` or ``auto``; None: one is started on this machine,
             unless ``$RAY_ADDRESS`` names one.
         jobs: how many run at a time; None: one for each GPU of the cluster, or one for each machine.
 
@@ -102,7 +102,7 @@ class RayEngine:
 
 
 def _knock(address: str) -> None:
-    """OSError where nothing listens at ``host:port``; Ray itself would knock for minutes."""
+    """Raise OSError if nothing listens at ``host:port``; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=_PATIENCE).close()

@@ -1,4 +1,4 @@
-"""A recipe: the runs of a table or a figure, what was published of them and what they should show, in one YAML file.
+"""Recipes: the runs of a table or a figure, published numbers and claims about them, in one YAML file.
 
 Nothing here imports torch or looks at a model or at data: :mod:`stratatune.studies.grid.expand` makes the runs.
 """
@@ -35,7 +35,7 @@ _MOST_ERRORS, _MOST_NAMES = 40, 30
 
 
 class Recipe(Closed):
-    """Everything a grid is made from. :func:`load_recipe` reads one and reports every mistake in it.
+    """The data from which a grid is made. :func:`load_recipe` reads it and reports every mistake.
 
     A run takes ``base``, over it the settings of its model, task, plan, the items on its further axes and its seed; the
     later wins. In any text ``{name}`` stands for the folder of that name under ``data``, or for the run's place on that
@@ -62,7 +62,7 @@ class Recipe(Closed):
 
     @property
     def axes(self) -> dict[str, tuple[Item, ...]]:
-        """Every axis by the name of its coordinate, in the order in which their settings are put over each other."""
+        """Every axis by the name of its coordinate, in the order in which their settings override each other."""
         return {
             **{"model": self.models, "task": self.tasks, "plan": self.plans},
             **self.settings,
@@ -92,7 +92,7 @@ def _items(written: Any, axis: str) -> Any:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file, what it takes from another (``extends``) put in.
+    """Load the recipe in a YAML file, with its inherited parts (``extends``) filled in.
 
     Raises:
         ConfigError: no such file, no YAML, or mistakes, each in a line that names its place.
@@ -107,7 +107,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def recipe_of(data: Mapping[str, Any], source: str) -> Recipe:
-    """The recipe that plain data describe; ``source`` names them in errors.
+    """Make a recipe from plain data; ``source`` names them in errors.
 
     Raises:
         ConfigError: as :func:`load_recipe`.
@@ -128,7 +128,7 @@ _KEYS: dict[str, type[BaseModel]] = {"report": ReportLayout, "published": Publis
 
 
 def _line(item: Mapping[str, Any]) -> str:
-    """One line for one of pydantic's errors: ``claims.0.on: what is wrong``."""
+    """One line for one of pydantic's errors, such as ``claims.0.on: ...``."""
     where = [str(part) for part in item["loc"]]
     path = ".".join(where)
     if item["type"] == "extra_forbidden":
@@ -141,7 +141,7 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def _repeated(recipe: Recipe) -> Iterator[str]:
-    """Names that occur on one axis twice, and axes that would hide another."""
+    """Find names that occur twice on one axis, and axes that would hide another."""
     for axis in recipe.settings.keys() & {*PLURALS.values(), "name", "a", "b", "mask"}:
         yield f"settings.{axis}: this name cannot be used for an axis; " + (
             f"write it under `{axis}s`" if axis in PLURALS.values() else "give it another name"
@@ -152,7 +152,7 @@ def _repeated(recipe: Recipe) -> Iterator[str]:
 
 
 def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
-    """Coordinates of axes or items that the recipe does not have."""
+    """Find coordinates of axes or items that the recipe does not have."""
     axes = recipe.axes
     for place, where in _all_coordinates(recipe):
         for axis, wanted in where.items():
@@ -172,7 +172,7 @@ def _wrong_coordinates(recipe: Recipe) -> Iterator[str]:
 
 
 def _wrong_curves(recipe: Recipe) -> Iterator[str]:
-    """What no curve can be drawn along, and metrics that do not exist."""
+    """Axes along which no curve can be drawn, and metrics that do not exist."""
     x, axes = recipe.report.x, recipe.axes
     if x is not None and x not in TIMES:
         if x not in axes:

@@ -1,4 +1,4 @@
-"""What a recipe is made of: places on axes, published numbers, claims, and how the report shows the runs. No torch."""
+"""The parts of a recipe: places on axes, published numbers, claims, and the layout of the report. No torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from stratatune.errors import shown
 
 Value = str | int | float
 Coordinates = dict[str, Value | tuple[Value, ...]]
-"""Axis to the name of an item on it, or to several names: every combination that agrees is meant."""
+"""The name of an item on each axis, or several names: every combination that agrees is meant."""
 
 HINT = "docs/grid.md lists the keys of a recipe"
 PLURALS = {"models": "model", "plans": "plan", "tasks": "task", "seeds": "seed"}
 """The axes that every recipe may have, and the setting that a plain value on each gives."""
 TIMES = {"step": "optimiser step", "epoch": "epoch", "seconds": "seconds of training"}
-"""What a learning curve may run along, and its label."""
+"""Quantities along which a learning curve may run, and their labels."""
 LOSS = "train_loss"
 
 
 class Closed(BaseModel):
-    """Data that does not change, and has no key but those declared."""
+    """Frozen data, with no keys but those declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -43,7 +43,7 @@ class Item(Closed):
 
     @classmethod
     def of(cls, written: Any, axis: str) -> Item:
-        """From what a recipe has on ``axis``; ValueError where that is not an item."""
+        """An item from a recipe's data on ``axis``; ValueError where that is not an item."""
         if isinstance(written, Mapping):
             settings = {str(key): value for key, value in written.items() if key != "name"}
             if not isinstance(written.get("name"), Value):
@@ -56,7 +56,7 @@ class Item(Closed):
 
 
 class ReportLayout(Closed):
-    """What the report makes of the runs."""
+    """The layout of the report."""
 
     rows: tuple[str, ...] = Field((), description="The axes that make a row of the table; empty: the plan.")
     columns: tuple[str, ...] = Field((), description="The axes that make a column; empty: the task.")
@@ -76,7 +76,7 @@ class ReportLayout(Closed):
 
 
 class Published(Closed):
-    """A number of the paper; in a recipe its coordinates are beside it: ``{plan: LPT, task: RTE, value: 76.17}``."""
+    """A number of the paper; a recipe gives its coordinates with it: ``{plan: LPT, task: RTE, value: 76.17}``."""
 
     where: Coordinates
     value: float
@@ -94,7 +94,7 @@ class Published(Closed):
 
 
 class Claim(Closed):
-    """That the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
+    """A claim: the runs at ``better`` score above those at ``worse``, compared pair by pair along the axis ``on``."""
 
     text: str
     better: Coordinates
@@ -105,10 +105,10 @@ class Claim(Closed):
 
 
 def several(wanted: Value | tuple[Value, ...]) -> tuple[Value, ...]:
-    """One name or several, as several."""
+    """A tuple of one name or several."""
     return wanted if isinstance(wanted, tuple) else (wanted,)
 
 
 def agrees(coordinates: Mapping[str, Value], where: Mapping[str, Value | tuple[Value, ...]]) -> bool:
-    """Whether a run at ``coordinates`` is one of those that ``where`` means."""
+    """Whether a run at ``coordinates`` matches ``where``."""
     return all(coordinates.get(axis) in several(wanted) for axis, wanted in where.items())

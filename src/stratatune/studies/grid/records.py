@@ -21,7 +21,7 @@ from stratatune.training.seal import broken, opened
 
 Status = Literal["waiting", "running", "stopped", "done", "failed"]
 RUNS = "runs"
-"""Where a grid folder has its run folders."""
+"""The folder inside a grid folder that holds its run folders."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class RunRecord:
         result: ``Result.to_json()`` of a finished run.
         history: the lines of ``metrics.jsonl``.
         environment: ``env.json``.
-        error: of a failed run, one line.
+        error: the error of a failed run, one line.
         folder: the run folder.
-        command: what trains this run again.
+        command: the command that trains this run again.
     """
 
     id: str
@@ -99,7 +99,7 @@ def read_caches(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _of_grid(grid: Path, row: Mapping[str, Any], alive: bool) -> RunRecord:
-    """A run of the book; the process that says ``running`` may have been killed since."""
+    """A run of the book; one that is ``running`` may have been killed since."""
     folder = grid / RUNS / row["id"]
     environment = file_of(folder / "env.json", Environment) or {}
     _check_row(grid, row, folder)
@@ -139,7 +139,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
     """``result.json`` without its checksums.
 
     Raises:
-        ConfigError: it, or a file that is read beside it, is not as the run left it.
+        ConfigError: it, or a file that is read with it, is not as the run left it.
     """
     result = file_of(folder / "result.json", Outcome)
     if result is None:
@@ -150,7 +150,7 @@ def _result(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
-    """Compare a row of the book with what the run left in its own folder, and its settings with its id.
+    """Compare a row of the book with the files in the run's own folder, and its settings with its id.
 
     Raises:
         ConfigError: they disagree.
@@ -162,7 +162,7 @@ def _check_row(grid: Path, row: Mapping[str, Any], folder: Path) -> None:
 
 
 def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
-    """Those that every run has; the data's name takes the place of a missing task."""
+    """The coordinates that every run has; the data's name replaces a missing task."""
     named = {axis: config.get(axis) for axis in PLURALS.values()}
     named["model"] = Path(str(config["model"])).name
     named["task"] = named["task"] or Path(str(config["train"])).stem
@@ -170,7 +170,10 @@ def coordinates_of(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def _command(folder: Path, environment: Mapping[str, Any]) -> str:
-    """What trains a run again, wherever it is typed: its settings may name files as seen from where it was trained."""
+    """A command that trains a run again from any folder.
+
+    Its settings may name files as seen from where it was trained.
+    """
     command = f"stratatune train {shlex.quote(str(folder.resolve() / 'config.yaml'))} --out NEW"
     place = environment.get("directory")
     return f"cd {shlex.quote(place)} && {command}" if place else command

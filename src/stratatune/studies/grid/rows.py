@@ -1,4 +1,4 @@
-"""What a grid's book and a run folder must hold, checked once where they are read: reports and listings rely on it."""
+"""Schemas of a grid's book and a run folder, checked once where they are read: reports and listings rely on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN = "the file is damaged; train the run again, or give another folder"
 
 
 class Settings(Written):
-    """Of a run, as far as anything but a run reads them."""
+    """The settings of a run that anything but the run itself reads."""
 
     model: Plain
     plan: Plain = "bft-adapter"
@@ -37,7 +37,7 @@ class Settings(Written):
 
 
 class Seconds(Written):
-    """Of a run, by kind."""
+    """The seconds of a run, by kind."""
 
     cache: Number
     train: Number
@@ -76,7 +76,7 @@ class Line(Written):
 
 
 class Environment(Written):
-    """``env.json``."""
+    """The content of ``env.json``."""
 
     threads: Count | None = None
     gpu: Plain | None = None
@@ -124,7 +124,7 @@ class CacheRow(Written):
 
 
 def checked(model: type[_ModelT], data: Any, place: str) -> Any:
-    """``data`` itself, which are what ``model`` says.
+    """Return ``data`` after validation by ``model``.
 
     Raises:
         ConfigError: they are not; the line names ``place``.

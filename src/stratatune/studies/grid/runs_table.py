@@ -1,4 +1,4 @@
-"""The runs of a grid as one table, a row a run: for spreadsheets, pandas and whatever draws one's own figures."""
+"""The runs of a grid as one table, a row a run: for spreadsheets, pandas and other tools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEASURED = ("tokens_per_second", "peak_memory_bytes", "cache_hit")
 
 
 def row_of(record: RunRecord) -> dict[str, Any]:
-    """One run: ``id``, ``status``, its coordinates, ``best_*`` and ``test_*`` metrics, counts, times and its error."""
+    """The row of a run: ``id``, ``status``, coordinates, ``best_*`` and ``test_*`` metrics, counts, times, error."""
     result: Mapping[str, Any] = record.result or {}
     return {
         "id": record.id,
@@ -33,7 +33,7 @@ def row_of(record: RunRecord) -> dict[str, Any]:
 
 
 def export(records: Sequence[RunRecord], out: Path, form: Literal["csv", "parquet"]) -> None:
-    """Write the table; a column that a run has no value for is empty there.
+    """Write the table; a run without a value for a column has an empty cell there.
 
     Raises:
         ResourceError: ``out`` cannot be written.
@@ -64,6 +64,6 @@ def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> bytes:
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:
-    """Text for all where an axis has both names and numbers; numbers stay numbers."""
+    """Turn all values into text if an axis has both names and numbers; numbers alone stay numbers."""
     kinds = {type(value) for value in values if value is not None}
     return values if len(kinds) < 2 or kinds == {int, float} else [None if v is None else str(v) for v in values]

@@ -16,12 +16,12 @@ _PLACES = {"type": "object", "additionalProperties": _NAMES}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """What a recipe's file may hold: nothing that a recipe may hold is refused.
+    """The schema of a recipe's file: nothing that a recipe may hold is refused.
 
     It refuses less than :func:`stratatune.studies.grid.recipe.load_recipe`: names on axes are not compared.
     """
     settings = run_schema()["properties"]
-    # In a text of a recipe {name} stands for a folder or a place, and what it gives has another type.
+    # In a text of a recipe {name} stands for a folder or a place, and its value has another type.
     free = {name: {"anyOf": [one, {"type": "string"}], **_about(one)} for name, one in settings.items()}
     item = {"anyOf": [_VALUE, {"type": "object", "properties": {"name": _VALUE, **free}, "required": ["name"]}]}
     axis = {"type": "array", "items": item, "minItems": 1}
@@ -69,7 +69,7 @@ def _report() -> dict[str, Any]:
 
 
 def _published() -> dict[str, Any]:
-    """A number with its coordinates beside it, or in ``where``."""
+    """The schema of a number with its coordinates next to it, or in ``where``."""
     own = {name: one for name, one in _properties(Published).items() if name != "where"}
     return {"type": "object", "properties": {**own, "where": _PLACES}, "required": ["value"]}
 

@@ -1,4 +1,4 @@
-"""Imported last by the fork server of a worker: what is in memory by then is not collected again.
+"""Imported last by the fork server of a worker, to exempt everything in memory by then from garbage collection.
 
 Otherwise the first full pass of the garbage collector in each run would write to every page that it shares with the
 server, and the system would copy them all.

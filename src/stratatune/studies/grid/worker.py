@@ -1,7 +1,7 @@
-"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains what it is given, one run at a time.
+"""A worker of a grid: ``python -m stratatune.studies.grid.worker`` trains one run at a time, as it is told.
 
 Jobs come as lines of JSON on standard input, outcomes go as lines of JSON on standard output. Each job runs in a
-process of its own: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
+separate process: its peak memory is its own, nothing of the run before is left in it, and what kills it kills nothing
 else. On Linux that process is forked by multiprocessing's fork server, which imports torch once, so a run starts in
 milliseconds; elsewhere, where a fork is not safe, it begins afresh.
 
@@ -35,7 +35,7 @@ PRELOADED = (
     "datasets.packaged_modules",
     "stratatune.studies.grid.settled",
 )
-"""What every run imports, and what settles it for forks."""
+"""Modules that every run imports, and the one that settles them for forks."""
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``name``, ``status`` (``done`` or ``failed``), and ``result`` or ``error``, one line. The traceback of a failure
-        is in ``error.txt`` of the folder, what the run said in ``log.txt``.
+        is in ``error.txt`` of the folder, the run's own output in ``log.txt``.
     """
     from filelock import FileLock
 
@@ -82,13 +82,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _said_into(path: Path) -> Iterator[None]:
-    """Everything that the process prints goes into a file."""
+    """Redirect everything that the process prints to a file."""
     with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         yield
 
 
 def main() -> None:
-    """Does one job after another until whoever gives them is gone."""
+    """Do one job after another until the input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # no library prints into the answers
     context = _context()
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def _context() -> Any:
-    """How processes begin: forked from one that has imported what a run needs, where that is safe; else afresh."""
+    """The start method: fork a process that has imported what a run needs, where that is safe; else spawn."""
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -113,7 +113,7 @@ def _context() -> Any:
 
 
 def _jobs() -> Iterator[dict[str, Any]]:
-    """The jobs of standard input. Its end is the end of this process, also in the midst of one."""
+    """Yield the jobs of standard input. Its end ends this process, even during a job."""
     waiting: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -127,7 +127,7 @@ def _jobs() -> Iterator[dict[str, Any]]:
 
 
 def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job in a process of its own; one that dies without an answer is ``lost``."""
+    """Do a job in its own process; one that dies without an answer is ``lost``."""
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(json.dumps(job), sending))
     process.start()
@@ -146,7 +146,7 @@ def _in_process(context: Any, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: str, sending: Connection) -> NoReturn:
-    """What the process of one job does; it never comes back."""
+    """Run one job in its process; it never returns."""
     from tqdm import tqdm
 
     # Bars of datasets would make a lock for several processes, which os._exit leaves behind with a warning.
@@ -159,7 +159,7 @@ def _run(job: str, sending: Connection) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """However the worker dies, no run of it lives on."""
+    """End this run when its worker dies, in any way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

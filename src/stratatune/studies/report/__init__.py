@@ -19,17 +19,17 @@ from stratatune.studies.report.single import single
 
 _HINT = "point --out to a file that you can write to"
 FILE = "report.html"
-"""The report in a run folder or a grid folder."""
+"""The name of the report in a run folder or a grid folder."""
 FORMATS: Mapping[str, Callable[[Report, str], str]] = {
     "html": lambda report, _: html(report),
     "md": markdown,
     "latex": latex,
 }
-"""A format's name to what writes it: the report, and where its figures' files lie seen from it."""
+"""The writer of each format: called with the report, and the relative path of its figures' files."""
 
 
 def report_on(folder: str | Path, note: str = "") -> Report:
-    """The report of a run folder or of a grid folder, ``note`` below its title.
+    """Make the report of a run folder or of a grid folder, with ``note`` below its title.
 
     Raises:
         ConfigError: it is neither, or damaged.
@@ -44,7 +44,7 @@ def report_on(folder: str | Path, note: str = "") -> Report:
 
 
 def text_of(report: Report, format: str) -> str:
-    """The report alone; Markdown and LaTeX then have no figures.
+    """The report's text alone; Markdown and LaTeX then have no figures.
 
     Raises:
         ResourceError: a library that it needs is not installed.
@@ -53,7 +53,7 @@ def text_of(report: Report, format: str) -> str:
 
 
 def write(report: Report, format: str, out: Path) -> list[Path]:
-    """Write a report; the figures of Markdown (SVG) and LaTeX (PDF) go into a folder beside it.
+    """Write a report; the figures of Markdown (SVG) and LaTeX (PDF) go into a folder next to it.
 
     Returns:
         The files, the report first.

@@ -1,4 +1,4 @@
-"""Figures from runs: learning curves, accuracy by depth, accuracy against what it costs."""
+"""Figures from runs: learning curves, accuracy by depth, accuracy against cost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _called(what: str) -> str:
 
 
 def _courses(measured: Measured, runs: Sequence[RunRecord], x: str, key: str, factor: float) -> Iterable[Series]:
-    """A line a row: at each evaluation the mean over seeds, of x too, as seconds differ from seed to seed."""
+    """A line for each row: at each evaluation the mean over seeds, of x too, as seconds differ between seeds."""
     for style, row in enumerate(measured.rows):
         by_step: dict[int, list[tuple[float, float]]] = {}
         for run in runs:
@@ -71,7 +71,7 @@ def _series(name: str, by_x: Mapping[float, Sequence[float]], style: int) -> Ser
 
 
 def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
-    """The score by the depth at which a plan is inserted, a panel a task (BFT figure 4); None where it is not varied.
+    """The score by the insertion depth of a plan, a panel a task (BFT figure 4); None if it does not vary.
 
     The depth is the place on ``axis``, which may be any axis of numbers; without one it is the frozen depth that the
     run found, and plans that differ in their ``@depth`` alone make one line.
@@ -79,7 +79,7 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
     Args:
         measured: the runs.
         axis: the coordinate that is x.
-        y: ``train_loss``, of the last epoch, or a metric; empty: what each run is scored by.
+        y: ``train_loss``, of the last epoch, or a metric; empty: each run's own metric.
     """
     scores: dict[str, dict[str, dict[float, list[float]]]] = {}
     labels: dict[str, str] = {}
@@ -112,7 +112,7 @@ def depth(measured: Measured, axis: str = "", y: str = "") -> Figure | None:
 
 
 def thresholds(name: str, curve: Mapping[str, Sequence[float]]) -> Figure:
-    """Precision, recall and F1 over all labels, by the threshold from which on a label is predicted."""
+    """Precision, recall and F1 over all labels, by the threshold."""
     x = tuple(curve["threshold"])
     series = tuple(
         Series(what, x, tuple(100 * value for value in values), style=style)
@@ -138,7 +138,7 @@ _COSTS: tuple[tuple[str, str, Callable[[Mapping[str, Any]], float]], ...] = (
 
 
 def costs(measured: Measured) -> Figure | None:
-    """The score of each row against time, memory and parameters; None where one row has a score."""
+    """The score of each row against time, memory and parameters; None if only one row has a score."""
     rows = [(style, row) for style, row in enumerate(measured.rows) if _place(measured, row)]
     if len(rows) < 2:
         return None
@@ -160,7 +160,7 @@ def costs(measured: Measured) -> Figure | None:
 
 
 def headed(text: str) -> str:
-    """With a capital letter first, the others as they are."""
+    """``text`` with a capital letter first."""
     return text[:1].upper() + text[1:]
 
 
@@ -172,7 +172,7 @@ def _point(measured: Measured, row: str, style: int, number: Callable[[Mapping[s
 
 
 def _place(measured: Measured, row: str) -> Interval | None:
-    """The mean over columns, or over what there is where no replicate has all of them."""
+    """The mean over columns; with a single column, over the available scores if no replicate is complete."""
     whole = measured.cell(row, MEAN)
     if whole is None and (found := list(measured.pairs(row).values())):
         return interval(found) if len(measured.columns) == 1 else None

@@ -1,4 +1,4 @@
-"""What was published beside what was measured: scores by row and column, and claims judged by paired differences."""
+"""Published and measured numbers side by side: scores by row and column, and claims judged by paired differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stratatune.studies.report.wording import difference, listed, signed, tested
 from stratatune.studies.statistics import compare
 
 COSTS = ("trained", "tokens_per_ms", "memory_gb")
-"""What a recipe may give as a published ``metric`` besides scores."""
+"""Costs that a recipe may give as a published ``metric``, besides scores."""
 
 
 def published(recipe: Recipe | None, measured: Measured) -> dict[tuple[str, str], Published]:
@@ -40,7 +40,7 @@ def published_costs(recipe: Recipe | None, measured: Measured) -> dict[str, dict
 
 
 def notes(recipe: Recipe | None) -> list[str]:
-    """What a recipe says about numbers of its paper, each once."""
+    """The recipe's notes about the numbers of its paper, each once."""
     return list(dict.fromkeys(one.note for one in recipe.published if one.note)) if recipe else []
 
 
@@ -70,17 +70,17 @@ def _judged(claim: Claim, measured: Measured) -> Finding:
 
 
 def _trained(measured: Measured, where: Mapping[str, Any]) -> str:
-    """How many parameters train in the runs at ``where``; from the fewest to the most where they differ."""
+    """The number of parameters that train in the runs at ``where``; a range where they differ."""
     counts = sorted({(run.result or {})["trainable"] for run in measured.done if agrees(run.coordinates, where)})
     return " to ".join(f"{count:,}" for count in dict.fromkeys(counts[:1] + counts[-1:]))
 
 
 Key = tuple[str, str]
-"""The place on the claim's axis, and whatever else is the same on both sides."""
+"""The place on the claim's axis, and everything else that both sides share."""
 
 
 def _scores(measured: Measured, where: Mapping[str, Any], named: set[str], on: str, metric: str) -> dict[Key, float]:
-    """Scores of the runs at ``where`` by what pairs them: every coordinate that the claim does not name."""
+    """Scores of the runs at ``where`` by their pairing key: every coordinate that the claim does not name."""
     found: dict[Key, list[float]] = {}
     for run in measured.done:
         score = measured.score(run, metric)
@@ -95,7 +95,7 @@ def _key(run: RunRecord, named: set[str], on: str) -> Key:
 
 
 def _each(better: Mapping[Key, float], worse: Mapping[Key, float], smaller: bool) -> str:
-    """The mean difference at each place of the axis, where there are several."""
+    """The mean difference at each place of the axis, if there are several."""
     gaps: dict[str, list[float]] = {}
     for key in better:
         if key in worse:

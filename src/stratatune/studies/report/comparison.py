@@ -93,7 +93,7 @@ def _results(recipe: Recipe | None, measured: Measured) -> list[Part]:
 
 
 def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
-    """What of the recipe's axes no run of this grid has, because it was begun with ``--only``."""
+    """The places on the recipe's axes that no run of this grid has, because it was begun with ``--only``."""
     gone = []
     for axis, items in recipe.axes.items() if recipe else ():
         there = {str(run.coordinates.get(axis)) for run in measured.records}
@@ -103,7 +103,7 @@ def _left_out(recipe: Recipe | None, measured: Measured) -> list[str]:
 
 
 def _cost(recipe: Recipe | None, measured: Measured, caches: Sequence[Mapping[str, Any]], scored: bool) -> list[Part]:
-    """The costs; how they were measured where the grid is about nothing else."""
+    """The costs, with the protocol of measuring them if the grid is about nothing else."""
     parts = [
         costs.costs(measured, claims.published_costs(recipe, measured)),
         costs.caches(measured, caches),
@@ -124,7 +124,7 @@ def _comparisons(measured: Measured) -> list[Part]:
 
 
 def _figures(measured: Measured, asked: ReportLayout | None) -> list[Figure]:
-    """Those that the recipe asks for; all that the runs allow where it asks for none."""
+    """The figures that the recipe names; all that the runs allow if it names none."""
     x, y = (asked.x or "", asked.y or "") if asked else ("", "")
     drawn = {
         "depth": lambda: charts.depth(measured, x if x not in TIMES else "", y),

@@ -1,4 +1,4 @@
-"""What runs took: parameters, blocks, seconds, tokens, memory and trunk caches, beside what was published."""
+"""Costs of runs: parameters, blocks, seconds, tokens, memory and trunk caches, next to published ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stratatune.studies.statistics import interval
 
 
 def costs(measured: Measured, published: Mapping[str, Mapping[str, float]]) -> ReportTable | None:
-    """What each row took: parameters, blocks, seconds, tokens, memory, the trunk cache.
+    """A table of each row's costs: parameters, blocks, seconds, tokens, memory, the trunk cache.
 
-    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are set against the
-    first row's, as theirs.
+    Where the papers' costs are ``published``, they follow below, and each row's speed and memory are compared with the
+    first row's, as in the paper.
     """
     rows = []
     for row in measured.rows:
@@ -86,7 +86,7 @@ def _cost(results: Sequence[Mapping[str, Any]], paper: Mapping[str, float] | Non
 
 
 def _against(measured: Measured, row: str, published: Mapping[str, Mapping[str, float]]) -> tuple[Cell, Cell]:
-    """Speed as a multiple of the first row's and memory saved against it, each above the paper's own."""
+    """Speed as a multiple of the first row's, and memory saved against it, each above the paper's own."""
     first = next(one for one in measured.rows if measured.of_row(one))
 
     def ratio(of: str) -> float:
@@ -117,7 +117,7 @@ def _spared(measured: Measured, runs: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def spared(measured: Measured, run: RunRecord) -> float:
-    """Seconds of the trunk that a run did not need: a pass each epoch, by the slowest pass known, less what it spent.
+    """Seconds of the trunk that a run saved: a pass each epoch, by the slowest known pass, less its own.
 
     A pass is known where a run made it; it holds for all runs of the same model, data and frozen depth.
     """
@@ -153,7 +153,7 @@ _PROTOCOL = {
 
 
 def protocol(measured: Measured) -> Text | None:
-    """How the costs of runs that are about costs were measured, what was the same for all, and what was not."""
+    """A text on how the costs were measured: the settings that all runs share, and those that differ."""
     runs = measured.done
     if not runs:
         return None

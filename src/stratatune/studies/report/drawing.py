@@ -1,4 +1,4 @@
-"""Panels drawn by matplotlib: as SVG that takes its colours and its font from the page, or as PDF for a paper."""
+"""Draw panels with matplotlib: as SVG in the colours and font of the page, or as PDF for a paper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS = ("#0b63b0", "#c2410c", "#0f7a55", "#7a3fc4", "#8a5a00", "#b3246b", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 _LOG_FROM = 8.0
-"""From this ratio of the largest x to the smallest on, a panel that may be logarithmic is."""
+"""The least ratio of the largest x to the smallest at which a panel that may be logarithmic is."""
 _INK, _SOFT, _RULE = "#1f2328", "#59636e", "#d1d9e0"
 _SIZE, _SWATCH = (4.6, 3.05), (38 / 72, 14 / 72)  # inches of 72 units
 _SETTINGS: dict[str, Any] = {
@@ -50,7 +50,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def check_drawing() -> None:
-    """Refuse before anything is worked out, where figures cannot be drawn.
+    """Refuse, before any work, if figures cannot be drawn.
 
     Raises:
         ResourceError: matplotlib is not installed.
@@ -60,7 +60,7 @@ def check_drawing() -> None:
 
 
 def svg(panel: Panel) -> str:
-    """The panel as inline SVG without colours, fonts or names of its own that could meet another's."""
+    """The panel as inline SVG, without colours, fonts or names that could clash with the page's."""
     with _settings(panel.name):
         text = _written(_drawn(panel))
     name = f"{panel.name}-desc"
@@ -80,7 +80,7 @@ def standalone(panel: Panel) -> str:
 
 
 def own(name: str) -> str:
-    """A file of this package."""
+    """The text of a file of this package."""
     return (files("stratatune.studies.report") / name).read_text(encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def swatch(style: int, figure: str) -> str:
 
 
 def pdf(panel: Panel) -> bytes:
-    """The panel as PDF, in the light colours, with a legend of its own."""
+    """The panel as PDF, in the light colours, with its own legend."""
     with _settings(panel.name):
         buffer = io.BytesIO()
         _drawn(panel, legend=True).savefig(buffer, format="pdf", metadata={"CreationDate": None})
@@ -140,7 +140,7 @@ def _written(canvas: Canvas) -> str:
 
 
 def _draw(axes: Axes, series: Series, every: Any = None) -> None:
-    """A line with its band, or single points with their error bars; ``every`` says which points are marked."""
+    """Draw a line with its band, or single points with error bars; ``every`` selects the points with markers."""
     colour = COLOURS[series.style % len(COLOURS)]
     look: dict[str, Any] = {"color": colour, "marker": _marker(series.style), "label": series.name}
     if series.joined:
@@ -154,12 +154,12 @@ def _draw(axes: Axes, series: Series, every: Any = None) -> None:
 
 
 def _marker(style: int) -> str:
-    """Once the colours are used up, each comes back with another marker."""
+    """The marker of a style; once the colours are used up, each comes back with another marker."""
     return MARKERS[(style + 3 * (style // len(COLOURS))) % len(MARKERS)]
 
 
 def _dashes(style: int) -> Any:
-    """How the line of a style is broken: other once the colours are used up, and from one colour to the next."""
+    """The dashes of a style's line: they change once the colours are used up, and from one colour to the next."""
     return DASHES[(style + style // len(COLOURS)) % len(DASHES)]
 
 
@@ -191,7 +191,7 @@ def _tick(value: float, _: int | None = None) -> str:
 
 
 def _for_page(text: str, name: str, opening: str, desc: str = "") -> str:
-    """Matplotlib's file made a part of a page: its colours the page's, its ids its own, its text in the page's font."""
+    """Make matplotlib's file part of a page: with the page's colours and font, and ids that do not clash."""
     body = text[text.index("<svg") :]
     for pattern, put in (
         (r"<metadata>.*?</metadata>\s*", ""),

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, nothing fetched, light and dark, readable on a phone and on paper."""
+"""A report as one HTML file: no script, nothing fetched, light and dark, readable on phones and on paper."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stratatune.studies.report.parts import Part, Report
 
 
 def html(report: Report) -> str:
-    """The page; its only template is ``page.html.j2``, its style ``page.css``.
+    """Write the page; its only template is ``page.html.j2``, its style ``page.css``.
 
     Raises:
-        ResourceError: what the extra ``report`` brings is not installed.
+        ResourceError: the libraries of the extra ``report`` are not installed.
     """
     drawing.check_drawing()
     with needs_extra("report", "the report's page"):
@@ -31,11 +31,11 @@ def html(report: Report) -> str:
 
 
 def _marked(draw: Any, mark: Any, *what: Any) -> Any:
-    """What was drawn, marked as markup."""
+    """A drawing, marked as markup."""
     return mark(draw(*what))
 
 
 def _by_kind(parts: Iterable[Part]) -> Iterator[tuple[str, list[Part]]]:
-    """Neighbours of one kind together, so that findings make one list."""
+    """Group neighbours of one kind, so that findings make one list."""
     for kind, ones in groupby(parts, key=lambda part: type(part).__name__):
         yield kind, list(ones)

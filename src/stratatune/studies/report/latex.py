@@ -1,4 +1,4 @@
-"""A report's tables and findings as LaTeX for a paper: ``booktabs``, figures as PDF files beside it."""
+"""A report's tables and findings as LaTeX for a paper: ``booktabs``, with figures as PDF files next to it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _SIGNS = {
 
 
 def latex(report: Report, figures: str = "") -> str:
-    """Sections to ``\\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
+    """Write sections to ``\\input`` into a document that loads ``booktabs`` and, for figures, ``graphicx``.
 
     Args:
-        report: what is written.
+        report: the report.
         figures: where the panels' PDF files lie, seen from the document; without it none is included.
     """
     lines = [f"% {report.title}. {report.made_by}", r"% needs \usepackage{booktabs,graphicx}"]
@@ -47,7 +47,7 @@ def _summary(report: Report) -> ReportTable:
 
 
 def _part(part: Part, figures: str) -> Iterator[str]:
-    """Commands and folded parts belong to no paper."""
+    """Write a part; commands and folded parts are left out of a paper."""
     if isinstance(part, ReportTable):
         yield from _table(part)
     elif isinstance(part, Finding):
@@ -74,7 +74,7 @@ def _table(table: ReportTable) -> Iterator[str]:
 
 
 def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
-    """A row, and where cells have quieter lines, a row of these below it."""
+    """Write a row, and if cells have secondary lines, a row of these below it."""
     rows = [" & ".join(rf"\textbf{{{escaped(c.text)}}}" if c.strong else escaped(c.text) for c in cells) + r" \\"]
     for number in range(max((len(cell.below) for cell in cells), default=0)):
         quiet = [escaped(cell.below[number]) if number < len(cell.below) else "" for cell in cells]
@@ -84,5 +84,5 @@ def _row(cells: list[Cell] | tuple[Cell, ...]) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text with LaTeX's own signs written out."""
+    """Escape LaTeX's special characters."""
     return "".join(_SIGNS.get(sign, sign) for sign in text)

@@ -1,4 +1,4 @@
-"""A report as Markdown, as GitHub shows it; figures are files beside it."""
+"""A report as Markdown in GitHub's dialect, with figures as files next to it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from stratatune.studies.report.parts import (
 
 
 def markdown(report: Report, figures: str = "") -> str:
-    """The text.
+    """The report as Markdown.
 
     Args:
-        report: what is written.
+        report: the report.
         figures: where the panels' files lie, seen from the text (``table2-figures``); without it they are described.
     """
     lines = [f"# {markup.text(report.title)}", ""]

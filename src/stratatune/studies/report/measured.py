@@ -1,4 +1,4 @@
-"""Runs as numbers: who is a row, who a column, what the score is, and the means that go into tables and figures."""
+"""Runs as numbers: their rows and columns, their scores, and the means for tables and figures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _BOUNDED = frozenset(
 )
 _PLAIN = ("model", "plan", "task")
 MEAN = "mean"
-"""The column over all others."""
+"""The column of means over all others."""
 
 
 def metric_of(record: RunRecord) -> str:
-    """What the run was selected by: its own setting, its task's, or the first that it reports."""
+    """The metric by which the run was selected: its own setting, its task's, or the first that it reports."""
     best = (record.result or {}).get("best") or {}
     task = TASKS.get(record.config.get("task") or "")
     named = record.config.get("metric") or (task.metric if task else "")
@@ -32,7 +32,7 @@ def metric_of(record: RunRecord) -> str:
 
 
 def scale(metric: str) -> float:
-    """What a score is multiplied by to be printed: percent where it lies between -1 and 1."""
+    """The factor of a score in print: percent where it lies between -1 and 1."""
     return 100.0 if metric.rpartition(".")[2] in _BOUNDED else 1.0
 
 
@@ -44,13 +44,13 @@ def title_of(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """The runs of a report, asked by row and column.
+    """The runs of a report, by row and column.
 
     Attributes:
         records: every run, failed and unfinished ones too, in the order of the grid.
         row_axes: the coordinates that make a row; the plan, and whatever else was varied, unless said otherwise.
         column_axes: those that make a column; the task unless said otherwise.
-        metric: in place of each task's own.
+        metric: the metric, in place of each task's own.
     """
 
     records: tuple[RunRecord, ...]
@@ -62,7 +62,7 @@ class Measured:
     def of(
         cls, records: Iterable[RunRecord], rows: Sequence[str] = (), columns: Sequence[str] = (), metric: str = ""
     ) -> Measured:
-        """With the axes that are not given found in the runs."""
+        """Arrange the records; axes that are not given are found in the runs."""
         records = tuple(records)
         across = tuple(columns) or ("task",)
         named = dict.fromkeys(name for record in records for name in record.coordinates)
@@ -73,25 +73,25 @@ class Measured:
 
     @property
     def done(self) -> tuple[RunRecord, ...]:
-        """Those with a result."""
+        """The runs with a result."""
         return tuple(record for record in self.records if record.status == "done" and record.result)
 
     @property
     def failed(self) -> tuple[RunRecord, ...]:
-        """Those with an error."""
+        """The runs with an error."""
         return tuple(record for record in self.records if record.status == "failed")
 
     def row(self, record: RunRecord) -> str:
-        """The name of its row: model, plan and task as they are, other axes as ``name value``."""
+        """The name of a run's row: model, plan and task as they are, other axes as ``name value``."""
         return named(record, self.row_axes)
 
     def column(self, record: RunRecord) -> str:
-        """The name of its column."""
+        """The name of a run's column."""
         return named(record, self.column_axes)
 
     @property
     def heading(self) -> str:
-        """What the rows are."""
+        """The names of the rows' axes."""
         return " · ".join(self.row_axes)
 
     @cached_property
@@ -113,18 +113,18 @@ class Measured:
         return tuple(dict.fromkeys(self.metric_of(record) for record in self.done))
 
     def metric_of(self, record: RunRecord) -> str:
-        """What a run is scored by."""
+        """The metric by which a run is scored."""
         return self.metric or metric_of(record)
 
     def score(self, record: RunRecord, metric: str = "") -> float:
-        """As printed; of the test data where the run has some, else of the evaluation data; NaN without either."""
+        """The score as printed: of the test data, if the run has any, else of the evaluation data; NaN without both."""
         result, name = record.result or {}, metric or self.metric_of(record)
         value = (result.get("test") or result.get("best") or {}).get(name)
         return float("nan") if value is None else scale(name) * value
 
     @cached_property
     def _cells(self) -> dict[tuple[str, str], dict[str, float]]:
-        """Scores by row and column, then by what distinguishes its runs."""
+        """Scores by row and column, then by the key that distinguishes a cell's runs."""
         found: dict[tuple[str, str], dict[str, float]] = {}
         for record in self.done:
             score = self.score(record)
@@ -133,12 +133,12 @@ class Measured:
         return found
 
     def _replicate(self, record: RunRecord) -> str:
-        """What distinguishes the runs of one cell: the seed, and whatever is neither row nor column."""
+        """The key that distinguishes the runs of one cell: the seed, and every axis that is neither row nor column."""
         inside = (*self.row_axes, *self.column_axes)
         return str(sorted((name, str(value)) for name, value in record.coordinates.items() if name not in inside))
 
     def scores(self, row: str, column: str) -> dict[str, float]:
-        """The scores of a cell; of the mean, those of replicates that every column has."""
+        """The scores of a cell; for the mean, those of replicates that every column has."""
         if column != MEAN:
             return self._cells.get((row, column), {})
         across = [self.scores(row, one) for one in self.columns]
@@ -146,7 +146,7 @@ class Measured:
         return {name: fmean(other[name] for other in across) for name in shared}
 
     def cell(self, row: str, column: str) -> Interval | None:
-        """The mean of a cell with its interval; None where nothing is done."""
+        """The mean of a cell with its interval; None if no run of it is done."""
         found = self.scores(row, column)
         return interval(list(found.values())) if found else None
 
@@ -155,12 +155,12 @@ class Measured:
         return {(column, name): score for column in self.columns for name, score in self.scores(row, column).items()}
 
     def against(self, row: str, other: str) -> Comparison | None:
-        """``row`` less ``other`` over the columns and seeds that both have."""
+        """Compare ``row`` with ``other`` over the columns and seeds that both have."""
         return compare(self.pairs(row), self.pairs(other), smaller=self.smaller)
 
     @property
     def smaller(self) -> bool:
-        """Whether small scores are the good ones."""
+        """Whether smaller scores are better."""
         return bool(self.metrics()) and all(smaller_is_better(name) for name in self.metrics())
 
     def of_row(self, row: str) -> tuple[RunRecord, ...]:
@@ -173,12 +173,12 @@ class Measured:
 
 
 def named(record: RunRecord, axes: Iterable[str]) -> str:
-    """A run's place on some axes."""
+    """The name of a run's place on some axes."""
     parts = [(axis, _word(record.coordinates.get(axis), path=axis != "plan")) for axis in axes]
     return " · ".join(word if axis in _PLAIN else f"{axis} {word}" for axis, word in parts if word) or "all"
 
 
 def _word(value: Any, *, path: bool) -> str:
-    """A coordinate as a name: of a path its end."""
+    """A coordinate as a name; for a path its last part."""
     text = "" if value is None else str(value)
     return text.rstrip("/").rsplit("/", 1)[-1] if path else text

@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written as: sections of text, tables and figures. Pure data."""
+"""The parts of a report, in whatever form it is written: sections of text, tables and figures. Pure data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-        text: what it says.
+        text: its content.
         below: quieter lines, such as an interval.
         strong: the best of its column.
         code: a command or a setting.
@@ -47,7 +47,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) of one name, in order of x, with what surrounds them.
+    """Points (x, y) of one name, in order of x, with their bands.
 
     Attributes:
         low, high: the band or the error bar of y; empty for none.
@@ -66,12 +66,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes; its title says what y is.
+    """One set of axes; its title names y.
 
     Attributes:
         name: a word that no other panel of the report has; a file name.
         log_x: x may be logarithmic, where it spans much.
-        digits: of y, in the text that describes the panel.
+        digits: the digits of y in the text that describes the panel.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that share a legend and a caption."""
+    """Panels with a common legend and caption."""
 
     name: str
     caption: str
@@ -113,12 +113,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing that is finished.
+    """A finished drawing.
 
     Attributes:
         svg: inline SVG.
         plain: the same as text, where no drawing can be shown.
-        description: what it shows, in a line.
+        description: its content, in a line.
     """
 
     svg: str
@@ -135,14 +135,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to type, or that a program said."""
+    """Lines of a command, or of a program's output."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what the numbers say about it."""
+    """A claim and its verdict by the numbers."""
 
     claim: str
     verdict: Verdict
@@ -151,7 +151,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Folded:
-    """Parts that open on a click; in print and in plain text they are open."""
+    """Parts that open on a click; in print and in plain text they are always open."""
 
     title: str
     parts: tuple[Part, ...]
@@ -179,13 +179,13 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """For links to it."""
+        """The anchor for links to the section."""
         return "".join(c if c.isalnum() else "-" for c in self.title.lower())
 
 
 @dataclass(frozen=True)
 class Report:
-    """The whole: a title, its facts, its sections."""
+    """A whole report: a title, its facts, its sections."""
 
     title: str
     about: str

@@ -1,4 +1,4 @@
-"""The heart of a report for a terminal: its scores, or its costs where it is about these, and its claims."""
+"""The core of a report for a terminal: its scores, or its costs if it is about these, and its claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from stratatune.studies.report.parts import Finding, Report, ReportTable
 
 
 def plain(report: Report) -> str:
-    """The first table and the claims as lines of text; nothing where there are none."""
+    """The first table and the claims as lines of text; empty if there are none."""
     titles = [section.title for section in report.sections]
     wanted = ("Results" if "Results" in titles else "Cost", "Claims")
     parts = [part for section in report.sections if section.title in wanted for part in section.parts]

@@ -16,7 +16,7 @@ from stratatune.studies.report.parts import Folded, Part, Picture, Text
 
 
 def picture(run: RunRecord) -> Picture | None:
-    """The plan of a run on its model; None where the model is no longer there to be asked for its shape."""
+    """The plan of a run on its model; None if the model's shape is no longer available."""
     try:
         shape = shape_of(run.config["model"], run.config.get("revision"))
         resolved = Plan.parse(run.config["plan"]).resolve(
@@ -31,7 +31,7 @@ def picture(run: RunRecord) -> Picture | None:
 
 
 def pictures(measured: Measured) -> tuple[Part, ...]:
-    """A picture for each plan and model, folded up but for the first."""
+    """A picture for each plan and model, folded up except for the first."""
     first: dict[tuple[str, str], RunRecord] = {}
     for run in measured.records:
         first.setdefault((str(run.config.get("plan")), str(run.config.get("model"))), run)

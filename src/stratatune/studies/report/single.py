@@ -15,7 +15,7 @@ from stratatune.training.config import RunConfig
 
 
 def single(run: RunRecord) -> Report:
-    """Sections of a run that is done, failed or under way."""
+    """The sections of a run that is done, failed or under way."""
     measured = Measured.of([run])
     sections = [
         Section("Learning curves", tuple(_curves(measured))),
@@ -104,7 +104,7 @@ def _classes(run: RunRecord) -> list[Part]:
 
 
 def _cost(measured: Measured, run: RunRecord) -> list[Part]:
-    """Where the time went, and what the trunk cache spared."""
+    """The time by part, and the time that the trunk cache spared."""
     result = run.result
     if not result:
         return []
@@ -133,7 +133,7 @@ def _cache(measured: Measured, run: RunRecord) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> list[Part]:
-    """Those that are not the default, then all of them, folded up."""
+    """The settings that differ from their defaults, then all of them, folded up."""
     fields = RunConfig.model_fields
     changed = {name: value for name, value in config.items() if name not in fields or value != _default(fields[name])}
     columns = (Column("setting", False), Column("value", False))
@@ -147,13 +147,13 @@ def _settings(config: Mapping[str, Any]) -> list[Part]:
 
 
 def _default(field: Any) -> Any:
-    """As plain data, the way a file has it."""
+    """The default of a field as a file has it."""
     value = field.get_default(call_default_factory=True)
     return list(value) if isinstance(value, tuple) else value
 
 
 def environment(records: list[RunRecord]) -> list[Part]:
-    """What the numbers may depend on besides the settings; where runs differ, every value."""
+    """The environment that numbers may depend on besides the settings; where runs differ, every value."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         for name, value in _flat(record.environment):

@@ -1,4 +1,4 @@
-"""Tables from runs: scores beside published ones, comparisons with a reference, the runs themselves."""
+"""Tables from runs: scores next to published ones, comparisons with a reference, the runs themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Scores = Mapping[tuple[str, str], Published]
 
 
 def scores(measured: Measured, published: Scores) -> ReportTable:
-    """Rows by columns: the mean, its deviation, its interval, and what the paper says."""
+    """A table of rows by columns: the mean, its deviation, its interval, and the paper's value."""
     columns = (*measured.columns, *([MEAN] if len(measured.columns) > 1 else []))
     cells = {(row, column): measured.cell(row, column) for row in measured.rows for column in columns}
     best = {column: _best(measured, [cells[row, column] for row in measured.rows]) for column in columns}
@@ -59,7 +59,7 @@ def _score(found: Interval | None, best: float | None, paper: Published | None) 
 
 
 def _paper(found: Interval | None, paper: Published) -> str:
-    """``paper 96.5 ± 0.3 ↓2.1``: how far measured is from published, an arrow where that lies outside the interval."""
+    """``paper 96.5 ± 0.3 ↓2.1``: the paper's value and the distance to it, an arrow if outside the interval."""
     deviation = "" if paper.deviation is None else f" ± {number(paper.deviation)}"
     said = f"paper {number(paper.value)}{deviation}"
     if found is None:
@@ -71,7 +71,7 @@ def _paper(found: Interval | None, paper: Published) -> str:
 
 
 def comparisons(measured: Measured, reference: str) -> ReportTable | None:
-    """Every row against one: the difference with its interval, the pairs, the test."""
+    """A comparison of every row with one: the difference with its interval, the pairs, the test."""
     found = [(row, measured.against(row, reference)) for row in measured.rows if row != reference]
     there = [(row, one) for row, one in found if one is not None]
     if not there:

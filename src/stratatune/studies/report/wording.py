@@ -10,23 +10,23 @@ MINUS = "−"
 
 
 def number(value: float, digits: int = 1) -> str:
-    """With a real minus sign."""
+    """A number with a real minus sign."""
     return f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With its sign, ± for what rounds to nothing."""
+    """A number with its sign, ± for one that rounds to nothing."""
     text = f"{abs(value):.{digits}f}"
     return f"±{text}" if float(text) == 0 else (f"+{text}" if value > 0 else f"{MINUS}{text}")
 
 
 def spread(one: Interval, digits: int = 1) -> str:
-    """``94.1 ± 0.7``; the mean alone where there is one value."""
+    """``94.1 ± 0.7``; only the mean if there is one value."""
     return number(one.mean, digits) + ("" if one.deviation is None else f" ± {one.deviation:.{digits}f}")
 
 
 def between(one: Interval, digits: int = 1) -> str:
-    """``[93.4, 94.8]``; nothing where there is one value."""
+    """``[93.4, 94.8]``; empty if there is one value."""
     return "" if one.low is None or one.high is None else f"[{number(one.low, digits)}, {number(one.high, digits)}]"
 
 
@@ -37,7 +37,7 @@ def difference(one: Interval, digits: int = 2) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """``0.031``, ``< 0.001``; a dash where there is none."""
+    """``0.031``, ``< 0.001``; a dash if there is none."""
     return "–" if value is None else ("< 0.001" if value < 0.001 else f"{value:.3f}")
 
 

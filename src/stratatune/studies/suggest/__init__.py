@@ -1,1 +1,1 @@
-"""``stratatune suggest``: which plan for this model and these data."""
+"""``stratatune suggest``: propose a plan for this model and these data."""

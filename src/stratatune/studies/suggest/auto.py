@@ -1,11 +1,11 @@
 """``--plan auto``: the plan, the rate and the number of epochs of a run, chosen from its training data.
 
-One pass over a sample reads some depths, and a probe of each says whether the topmost blocks hold what the task needs
-(``studies/suggest/probing.py``). The plans of ``studies/suggest/candidates.py`` are priced by the cost model, a race
-that keeps its share of the work is laid out (``studies/suggest/course.py``), and the winner goes on from where its
-trial ended (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would cost more
-than its share (few rows, a single entrant, several processes, a model that does not fit in memory), what is known
-beforehand decides.
+One pass over a sample reads some depths, and a probe of each shows whether the topmost blocks hold the information that
+the task needs (``studies/suggest/probing.py``). The plans of ``studies/suggest/candidates.py`` are priced by the cost
+model, a race that keeps its share of the work is laid out (``studies/suggest/course.py``), and the winner goes on from
+where its trial ended (``training/trials/race.py``). Evaluation and test data are never looked at. Where a race would
+cost more than its share (few rows, a single entrant, several processes, a model that does not fit in memory), what is
+known beforehand decides.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 RECORD = "auto.json"
 _SAMPLE, _PASS_SHARE = 256, 0.25
-"""Examples whose depths are read at most, and how much of what choosing may take this may be."""
+"""The most examples whose depths are read, and the most that this may take of the share for choosing."""
 _PASS_BATCH = 32
 
 
 def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Result:
-    """As :func:`stratatune.training.run.train`; a plan that is ``auto`` is chosen first.
+    """Train as :func:`stratatune.training.run.train` does; a plan that is ``auto`` is chosen first.
 
     Args:
         config: the settings; ``lr``, ``epochs`` and ``early_stopping`` are chosen with the plan unless they are given.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         UserError: a mistake in the settings or the data, before anything is trained.
@@ -70,7 +70,7 @@ def train(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporte
 
 
 def choose(config: RunConfig, *, tables: Mapping[str, Any] | None = None, reporter: Reporter | None = None) -> Choice:
-    """The plan that ``auto`` takes without trials: for many runs at once, each of which is to have the same one.
+    """The plan that ``auto`` takes without trials: for several runs at once, which must have the same plan.
 
     Raises:
         UserError: as :func:`train`.
@@ -85,7 +85,7 @@ def choose(config: RunConfig, *, tables: Mapping[str, Any] | None = None, report
 
 
 def _as_chosen(config: RunConfig) -> RunConfig:
-    """A run that is resumed goes on with what was chosen when it began; what is given by now is compared with that."""
+    """Continue a resumed run with the choice from its beginning, and compare settings that are now given with it."""
     from stratatune.training.run import CONFIG
 
     path = Path(config.out).expanduser() / CONFIG
@@ -98,7 +98,7 @@ def _as_chosen(config: RunConfig) -> RunConfig:
 
 @dataclass
 class _Search:
-    """Everything that a choice is made from, each made once."""
+    """The inputs of a choice, each made once."""
 
     config: RunConfig
     tables: Mapping[str, Any]
@@ -129,7 +129,7 @@ class _Search:
         return Outline(self.proposed(proposal))
 
     def _prepared(self) -> Prepared:
-        """The data as the plan that needs nothing to be known would read them."""
+        """The data as the plan ``frozen`` reads them: it fits every model and every task."""
         from stratatune.training.prepare import Outline
         from stratatune.training.run import kind_of
 
@@ -138,7 +138,7 @@ class _Search:
         return self.shared.settle(outline, tables)
 
     def proposed(self, proposal: Proposal) -> RunConfig:
-        """The run with a plan, and with what comes with it unless that is given."""
+        """The run with a plan, and with the plan's rate and epochs unless they are given."""
         own: dict[str, Any] = {"lr": proposal.lr, "epochs": epochs_for(self.rows), "early_stopping": PATIENCE}
         own |= {"head_start": "fitted"} if self._starts_fitted(proposal) else {}
         given = self.config.model_fields_set
@@ -147,7 +147,7 @@ class _Search:
         )
 
     def _starts_fitted(self, proposal: Proposal) -> bool:
-        """Whether there is a new output layer, and one process to fit it in."""
+        """Whether a new output layer can be fitted: there is one, and only one process."""
         from stratatune.training import distributed
         from stratatune.training.head_start import HEADS
 
@@ -156,7 +156,7 @@ class _Search:
 
     @property
     def rows(self) -> int:
-        """Training examples."""
+        """The number of training examples."""
         return self.prepared.train.examples
 
     def _batches(self) -> int:
@@ -168,7 +168,7 @@ class _Search:
         return config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))
 
     def _priced(self, *, deeper: bool) -> list[tuple[Proposal, Price]]:
-        """Every plan that is considered, with its price; one that the model cannot take is left out."""
+        """Every candidate plan with its price, without those that the model cannot take."""
         from stratatune.errors import UserError
 
         outline = self.prepared.outline
@@ -189,7 +189,7 @@ class _Search:
         return found
 
     def _has_words(self) -> bool:
-        """Whether the user says how a label is read as a word."""
+        """Whether the user gives words for the labels."""
         config = self.config
         return config.objective == "mlm" or (config.objective == "auto" and bool(config.template or config.label_words))
 
@@ -220,7 +220,7 @@ class _Search:
     # --- looking ---------------------------------------------------------------------------------------------------
 
     def _may_look(self) -> bool:
-        """Whether this run can be tried at all: in one process, its model in memory, a text and a target an example."""
+        """Whether this run can be tried: one process, its model in memory, and a text and a target an example."""
         from stratatune.progress import Reporter
         from stratatune.training import distributed
         from stratatune.training.streaming import streamed_below
@@ -232,7 +232,7 @@ class _Search:
         return not streamed_below(self._outline(self.found[0][0]), quiet, alone=True)
 
     def _look(self) -> None:
-        """Read some depths of a sample, and put the plans into the order that the probes suggest."""
+        """Read some depths of a sample, and order the plans as the probes suggest."""
         objective, blocks = self.prepared.objective, self.prepared.outline.shape.blocks
         sample = self._sample()
         if sample is None or not objective.place or len(self.prepared.outline.shape.stacks) > 1:
@@ -244,7 +244,7 @@ class _Search:
             self.found = self._priced(deeper=True)
 
     def _sample(self) -> Encoded | None:
-        """A few examples, as many as their share of the work allows; None: too few to say anything."""
+        """A sample, as large as its share of the work allows; None: too few examples to say anything."""
         from stratatune.data.splitting import sample
         from stratatune.studies.suggest.top_speed import pass_flops
 
@@ -295,7 +295,7 @@ class _Search:
     # --- choosing --------------------------------------------------------------------------------------------------
 
     def raced(self) -> Result:
-        """Try the plans and go on with the best."""
+        """Race the plans and continue with the best."""
         from stratatune.training.trials.race import Trial, race
 
         trials = [Trial(self.proposed(one)) for one, _ in self.found[: self.course.entrants]]
@@ -339,7 +339,7 @@ class _Search:
             write_text(Path(self.config.out).expanduser() / RECORD, text)
 
     def choice(self, number: int, trials: Sequence[Trial] = ()) -> Choice:
-        """The plan of this number as what was chosen."""
+        """The choice of the plan of this number."""
         proposal, price = self.found[number]
         spent = overhead(self.course, [one for _, one in self.found], number, self.spent) if trials else self.spent
         seen = Seen(
@@ -369,6 +369,6 @@ class _Search:
 
 
 def _classes(encoded: Encoded) -> Any:
-    """What a sample is drawn by: one label a text, or nothing."""
+    """The classes by which a sample is drawn: one label a text, or nothing."""
     labels = encoded.labels
     return [0] * len(encoded) if labels is None or labels.ndim != 1 else labels

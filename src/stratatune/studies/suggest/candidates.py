@@ -16,9 +16,9 @@ from stratatune.plan import Shape
 from stratatune.shapes.shape import top_depth
 
 _WIDTH = 768
-"""D at which the rates below were found."""
+"""The D at which the rates below were found."""
 _RATES = {"full": (1e-4, 1.5), "lora": (5e-4, 1.0)}
-"""At that width, and the power of the width with which they fall."""
+"""Rates at that width, and the power of the width with which they fall."""
 _BFT = 1e-3
 _STEPS, _BATCH = 540, 32
 _EPOCHS = (3, 10)
@@ -27,18 +27,18 @@ _ORDER = {
     "decoder": ("middle", "low rank", "top", "more", "everywhere", "head"),
     "encoder-decoder": ("both",),
 }
-"""What is tried first on a family."""
+"""The order in which plans are tried on a family."""
 PATIENCE = 2
 """Evaluations without a better score after which a run stops."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan with what it is trained by.
+    """A plan with its rate.
 
     Attributes:
-        name: for people.
-        plan: as text.
+        name: its name for people.
+        plan: the plan as text.
         lr: the peak rate.
         prompted: whether labels are read as words under a prompt, where the objective is left open.
         tried: whether it may be in a race; one that trains next to nothing is priced alone.
@@ -52,7 +52,7 @@ class Proposal:
 
 
 def deeper_than(depth: int, blocks: int) -> int:
-    """The middle, or where that is no deeper than ``depth`` a third of the way up."""
+    """The middle, or a third of the way up if the middle is not below ``depth``."""
     middle = blocks // 2
     return middle if middle < depth else max(1, min(blocks // 3, depth - 1))
 
@@ -68,13 +68,13 @@ def lora_text(start: int, stop: int | None = None, rank: int = 16) -> str:
 
 
 def proposals(shape: Shape, classes: int = 2, *, words: bool = False, deeper: bool = False) -> list[Proposal]:
-    """What is considered for a model, what is known to serve first.
+    """The plans considered for a model, the most reliable first.
 
     Args:
         shape: the model.
-        classes: of the task; 1 for numbers and text.
+        classes: the number of classes of the task; 1 for numbers and text.
         words: whether labels have words that a masked-LM head may name, so that BFT's adapter is considered.
-        deeper: whether the probes say that the topmost blocks alone do not hold what the task needs.
+        deeper: whether the probes say that the topmost blocks alone lack information that the task needs.
     """
     blocks, full, lora = shape.blocks, rate_of("full", shape.hidden), rate_of("lora", shape.hidden)
     depth, rank = top_depth(blocks), max(16, _power(classes))
@@ -105,7 +105,7 @@ def epochs_for(rows: int) -> int:
 
 
 def rate_of(method: str, hidden: int) -> float:
-    """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within what any model takes."""
+    """The peak rate of ``full`` or ``lora`` on a model of this width, to two digits, within the range of all models."""
     rate, power = _RATES[method]
     return float(f"{min(max(rate * (_WIDTH / hidden) ** power, 1e-5), 2e-3):.1e}")
 

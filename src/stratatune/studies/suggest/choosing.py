@@ -1,15 +1,15 @@
-"""From probes to a plan: at which depth, and why. No torch.
+"""Choose a plan from probes: at which depth, and why. No torch.
 
-The rule. A frozen model brings what it knows of a text to the position that the objective reads block by block; r is
-the depth at which that is done, the first whose probe at this position is within one standard error of the best
-depth's. Insert one block below, at r - 1: what is written there at every token is still gathered by block r - 1 and
-read by those above. Further up the gathering is over and only a readout is left to tune (BFT's turning point,
-figure 4); further down more blocks run and train each step without a gain that a probe can see. One standard error is
-Breiman's rule: what cannot be distinguished from the best counts as good as it. Never below 1 nor above L - 1.
+The rule. A frozen model gathers its information about a text, block by block, at the position that is read; r is the
+depth at which that is done, the first whose probe at this position is within one standard error of the best depth's.
+Insert one block below, at r - 1: the changes there at every token are still gathered by block r - 1 and read by those
+above. Further up the gathering is over and only a readout is left to tune (BFT's turning point, figure 4); further down
+more blocks run and train each step without a gain that a probe can see. One standard error is Breiman's rule: a depth
+that cannot be distinguished from the best counts as equally good. Never below 1 nor above L - 1.
 
-What trains whole blocks (``full``, ``lora``) trains the topmost quarter of them, three at least, or from the middle on
-where a depth below predicts better than the one where these begin by two standard errors: then what the task needs gets
-lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
+Plans that train whole blocks (``full``, ``lora``) train the topmost quarter of them, three at least, or from the middle
+on where a depth below predicts better than the one where these begin by two standard errors: then information for the
+task gets lost on the way up. ``--plan auto`` (``auto.py``) has the same rule, and the same plans.
 
 SPAFIT's LoRA starts at the same depth. Below it, blocks are frozen up to f, the deepest depth at which the mean over
 the tokens predicts no better than the embeddings do (within one standard error), and BitFit trains from f to there.
@@ -28,20 +28,20 @@ from stratatune.studies.suggest.candidates import deeper_than, full_text, lora_t
 from stratatune.studies.suggest.probing import Probe
 
 _LORA_SHARE = 16
-"""SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
+"""LoRA's rank as a share of D: SPAFIT's rank 64 is a sixteenth of its models' D = 1024."""
 _BOTTLENECK = 16
-"""BFT's adapter."""
+"""The bottleneck of BFT's adapter."""
 _PROMPT_SHARE = 8
 WHOLE = ("full", "lora")
 """Families that train whole blocks."""
 _FEWEST_TO_CUT = 3
 INSERTIONS = ("adapter", "late_prompt")
-"""What BFT inserts; the adapter is its better and cheaper one."""
+"""The insertions of BFT; the adapter is the better and cheaper one."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the probes of one reading say.
+    """The result of the probes of one reading.
 
     Attributes:
         informative: whether any depth predicts the labels better than the control does.
@@ -69,7 +69,7 @@ def adds_below(probes: Sequence[Probe], depth: int) -> bool:
 
 
 def find(probes: Sequence[Probe], family: str = "bft") -> Found:
-    """The rule of this module over the probes of every depth 0..L."""
+    """Apply the rule of this module to the probes of every depth 0..L."""
     read = [one for one in probes if one.reading == "read"]
     mean = [one for one in probes if one.reading == "mean"] or read
     best = max(read, key=lambda one: one.score)
@@ -87,12 +87,12 @@ def find(probes: Sequence[Probe], family: str = "bft") -> Found:
 
 
 def _run(depths: Sequence[int]) -> int:
-    """The last of the depths that follow one another from 0."""
+    """The last of the consecutive depths that begin at 0."""
     return next((n - 1 for n, depth in enumerate(depths) if depth != n), len(depths) - 1)
 
 
 def width_of(family: str, hidden: int, classes: int) -> int:
-    """The adapter's bottleneck, or LoRA's rank: the papers', or as many directions as there are classes.
+    """The adapter's bottleneck, or LoRA's rank: the papers', or the number of classes if that is larger.
 
     BFT's 16; SPAFIT's share of the hidden size, 4 at least. A power of two.
     """
@@ -109,7 +109,7 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
 
     Args:
         family: ``full``, ``lora``, ``bft`` or ``spafit``.
-        depth: of the insertion, or from where on blocks train.
+        depth: the depth of the insertion, or that from which on blocks train.
         width: the adapter's bottleneck (an eighth of a late prompt's, as in BFT's 16 and 128), or LoRA's rank.
         gap: blocks with BitFit below LoRA.
         insertion: one of :data:`INSERTIONS`.
@@ -131,7 +131,7 @@ def plan_text(family: str, depth: int, width: int, *, gap: int = 0, insertion: s
 
 
 def beside(blocks: int, *, lm_head: bool) -> tuple[str, ...]:
-    """Plans that probes do not choose, and that are priced beside the candidates: the end frozen, or cut off."""
+    """Plans that probes do not choose, priced along with the candidates: the end frozen, or cut off."""
     if blocks < _FEWEST_TO_CUT:
         return ()
     return ("mid",) if lm_head else ("mid", "1/3: lora | cut(2/3)")

@@ -1,4 +1,4 @@
-"""What ``--plan auto`` says about its choice: three lines, and a record of everything that was looked at. No torch."""
+"""The report of ``--plan auto`` on its choice: three lines, and a record of everything that it looked at. No torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a run, and why.
+    """The choice for a run, and the reasons.
 
     Attributes:
         config: the run's settings, its plan an ordinary one.
         why: three lines.
-        record: all that was looked at, as plain data.
+        record: everything that was looked at, as plain data.
     """
 
     config: RunConfig
@@ -34,17 +34,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a choice depends on.
+    """Everything that a choice depends on.
 
     Attributes:
-        plans: what was considered, with prices.
-        number: of the one chosen.
-        trials: of those that were in the race; empty without one.
-        probes: of the depths that were read.
+        plans: the candidate plans, with prices.
+        number: the number of the chosen plan.
+        trials: the trials in the race; empty without one.
+        probes: the probes of the depths that were read.
         course: the race.
-        share: of the chosen run's work that choosing took.
+        share: the share of the chosen run's work that choosing took.
         of_stock: the run's work over that of stock LoRA on every block for as many epochs.
-        metric: of the run.
+        metric: the run's metric.
         blocks: L.
         seconds: that choosing took, the winner's own steps left out.
     """
@@ -61,7 +61,7 @@ class Seen:
     seconds: float
 
     def choice(self, config: RunConfig) -> Choice:
-        """The choice of the run ``config``."""
+        """Record the choice of the run ``config``."""
         why = (
             f"auto: {config.plan} at rate {config.lr:.2g}, {config.epochs} epochs at most: "
             f"{self.plans[self.number][0].name}",

@@ -1,9 +1,9 @@
-"""How far a race between plans may go for its price: counted in operations, never in seconds. No torch.
+"""The length of a race between plans that its price allows: counted in operations, never in seconds. No torch.
 
-Choosing may take a share of the run that is proposed in the end, whichever that turns out to be. What the winner's own
-trial did is not lost, because the run goes on from there; what the others did is, and so are the pass that reads
-every depth and every look at the scores. A race has heats: in each, those that are left make some steps, are scored,
-and the worse half stops.
+Choosing may take a share of the run that is proposed in the end, whichever that turns out to be. The work of the
+winner's own trial is not lost, because the run goes on from there; that of the others is, and so are the pass that
+reads every depth and every evaluation. A race has heats: in each, those that are left make some steps, are scored, and
+the worse half stops.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHARE = 0.12
-"""Of the work of the proposed run; with what no formula counts (loading, opening caches) it stays below 15 %."""
+"""The share of the proposed run's work; with uncounted work (loading, opening caches) it stays below 15 %."""
 _MOST, _FEWEST, _LONGEST = 4, 16, 64
-"""Plans in a race; steps of a heat at least, and at most."""
+"""The most plans in a race; the fewest and the most steps of a heat."""
 _JUDGED = (4, 16)
-"""Batches that each heat is scored on."""
+"""The fewest and the most batches that each heat is scored on."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a plan takes, in operations.
+    """The price of a plan, in operations.
 
     Attributes:
-        run: of the whole run, the trunk's pass included.
-        step: of a training step whose trunk is cached.
-        trunk: of the trunk for a batch.
-        share: what plans must have in common to share a trunk cache.
+        run: the whole run, the trunk's pass included.
+        step: a training step whose trunk is cached.
+        trunk: the trunk's pass over a batch.
+        share: equal for plans that can share a trunk cache.
     """
 
     run: float
@@ -37,7 +37,7 @@ class Price:
 
     @property
     def judged(self) -> float:
-        """Of scoring a batch from the cache: a third of a step where all trains, half where LoRA does; at most half."""
+        """The price of scoring a batch from the cache: at most half a step, as with LoRA; a third where all trains."""
         return self.step / 2
 
 
@@ -48,7 +48,7 @@ class Course:
     Attributes:
         entrants: how many of the plans take part, from the first on; 1: none is tried, the first is taken.
         steps: that each of those left makes in a heat.
-        judged: batches that they are scored on behind it.
+        judged: batches that they are scored on after it.
     """
 
     entrants: int
@@ -57,7 +57,7 @@ class Course:
 
     @property
     def heats(self) -> list[int]:
-        """How many are left before each heat."""
+        """The number of trials left before each heat."""
         left, found = self.entrants, list[int]()
         while left > 1:
             found.append(left)
@@ -66,7 +66,7 @@ class Course:
 
 
 def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float) -> float:
-    """Operations that a race takes beyond the winner's own trial, at worst: the dearest of the others stay longest."""
+    """The operations of a race beyond the winner's own trial, at worst: the most expensive others stay longest."""
     own = prices[winner]
     others = sorted((one for n, one in enumerate(prices[: course.entrants]) if n != winner), key=lambda one: -one.step)
     total, trunks = spent, dict[str, float]()
@@ -83,13 +83,13 @@ def overhead(course: Course, prices: Sequence[Price], winner: int, spent: float)
 
 
 def planned(prices: Sequence[Price], batches: int, spent: float, share: float = SHARE) -> Course:
-    """The race with the most entrants that has heats of 16 steps or more and keeps its share, whoever wins.
+    """The race with the most entrants that has heats of 16 steps or more and keeps to its share, whoever wins.
 
     Args:
-        prices: of the plans, in the order in which they are to take part.
-        batches: of an epoch: what is learnt and what is scored is drawn from the first one.
+        prices: the prices of the plans, in the order of entry.
+        batches: the number in an epoch; training and scoring both draw from the first epoch.
         spent: operations spent already, or that will be, on reading the depths.
-        share: of the proposed run that choosing may take.
+        share: the share of the proposed run that choosing may take.
     """
     for entrants in range(min(_MOST, len(prices)), 1, -1):
         for steps in range(_LONGEST, _FEWEST - 1, -1):

@@ -1,4 +1,4 @@
-"""The picture of a suggestion: how well each depth predicts the labels, beside the cost of a run from there. One SVG.
+"""The picture of a suggestion: how well each depth predicts the labels, and the cost of a run from there. One SVG.
 
 Two panels over the same depths: the probes with one standard error, and the work of a run. No torch.
 """

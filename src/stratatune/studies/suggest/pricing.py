@@ -1,9 +1,9 @@
-"""What each candidate plan would take on this machine, and which of them a budget leaves. No torch.
+"""The cost of each candidate plan on this machine, and the candidates that a budget leaves. No torch.
 
 FLOPs, bytes kept for backward and the size of the cache are the cost model's (``costs/cost.py``) over the sample's
 lengths, put up to all rows. Seconds are FLOPs at the paces that were measured on this machine (``costs/time.py``).
-Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and what a step
-keeps for backward; a cache lies on disk.
+Memory is the weights, for each trained parameter its gradient and AdamW's two moments (12 bytes), and the tensors that
+a step keeps for backward; a cache lies on disk.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _OPTIMISER_BYTES = 3 * DTYPE_BYTES["fp32"]  # AdamW's two moments and the gradie
 
 @dataclass(frozen=True)
 class RunSize:
-    """What the user's run will do.
+    """The size of the user's run.
 
     Attributes:
         lengths: [n] tokens of the sample's examples.
         rows: examples of the whole training set.
-        epochs, batch_size: of the run.
-        objective: what is learnt; ``head``: what it reads.
-        dtype: of computation and cache.
-        classes: of the task; 1 for numbers.
+        epochs, batch_size: settings of the run.
+        objective: the name of its objective; ``head``: the head that this reads.
+        dtype: the precision of computation and cache.
+        classes: the number of classes of the task; 1 for numbers.
     """
 
     lengths: np.ndarray
@@ -47,7 +47,7 @@ class RunSize:
 
 @dataclass(frozen=True)
 class Paces:
-    """How fast this machine runs the trunk forward, and training steps of the top; work is in FLOPs."""
+    """The speed of this machine: of the trunk forward, and of training steps of the top; work is in FLOPs."""
 
     trunk: Pace
     top: Pace
@@ -55,17 +55,17 @@ class Paces:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan and what its run would take.
+    """A plan and the cost of its run.
 
     Attributes:
-        plan: as text.
+        plan: the plan as text.
         depth: where it inserts, or where its LoRA starts.
         frozen_depth: how many blocks the trunk has.
         trainable: parameters, without the task's own output layer.
-        flops: of all epochs, the first of which fills the cache.
+        flops: the work of all epochs, the first of which fills the cache.
         seconds: the same in time; evaluation is left out.
         memory_bytes: most that is in use.
-        cache_bytes: of the trunk cache, on disk.
+        cache_bytes: the bytes of the trunk cache, on disk.
         over: the budgets that it does not keep, as text; empty where it keeps them.
     """
 
@@ -81,7 +81,7 @@ class Candidate:
 
 
 def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Paces) -> Candidate:
-    """What a run of the plan ``text`` would take; ``depth`` None: it is its frozen depth.
+    """The cost of a run of the plan ``text``; ``depth`` None: its frozen depth.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -113,7 +113,7 @@ def price(text: str, depth: int | None, shape: Shape, work: RunSize, paces: Pace
 
 
 def within(candidate: Candidate, seconds: float | None, memory: int | None) -> Candidate:
-    """The candidate with the budgets that it does not keep named in ``over``."""
+    """The candidate with the budgets that it exceeds named in ``over``."""
     over = []
     if seconds is not None and candidate.seconds > seconds:
         over.append(f"{candidate.seconds:,.0f} s of {seconds:,.0f} s")
@@ -123,6 +123,6 @@ def within(candidate: Candidate, seconds: float | None, memory: int | None) -> C
 
 
 def nearest_kept(candidates: list[Candidate], depth: int) -> Candidate | None:
-    """The candidate at ``depth``, or where it is over a budget the nearest above it (a deeper trunk costs less)."""
+    """The candidate at ``depth``, or if it is over a budget the nearest above it (a deeper trunk costs less)."""
     kept = sorted((one for one in candidates if not one.over and one.depth >= depth), key=lambda one: one.depth)
     return kept[0] if kept else None

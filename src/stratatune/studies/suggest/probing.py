@@ -1,9 +1,9 @@
-"""Where in a model a task's information appears: a linear probe at every depth of a sample, read in one pass.
+"""Find where in a model a task's information appears: a linear probe at every depth of a sample, read in one pass.
 
 A probe is ridge regression on one indicator a class (on the value itself where labels are numbers), its inputs
 standardised on the training folds. Its regularisation is chosen inside each training fold by the exact leave-one-out
 error, its score is that of the folds left out, and the standard error is taken over the folds. Each probe learns the
-labels in a random order as well: what that control scores is what the sample's size alone gives away.
+labels in a random order as well: the score of that control is what the sample's size alone yields.
 
 The score of classes is the area under the ROC curve, each class against the others, the mean of them: the share of
 pairs, one text of a class and one of another, that the probe puts in the right order. 0.5 is chance whatever the
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 FEWEST = 8 * FOLDS
-"""Examples below which a fold says nothing."""
+"""The fewest examples with which a fold is informative."""
 _ALPHAS = np.logspace(0, 5, 11)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe of one depth scored.
+    """The score of a probe of one depth.
 
     Attributes:
         depth: 0 (the embeddings) to L.
         reading: ``read`` (the position that the objective reads) or ``mean`` (over the real tokens).
         score: mean over the folds: area under the ROC curve, or Pearson's correlation where labels are numbers.
         error: its standard error over the folds.
-        control: the same of labels in a random order.
+        control: the score for labels in a random order.
         control_error: its standard error.
     """
 
@@ -62,12 +62,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over a sample gave.
+    """The result of one pass over a sample.
 
     Attributes:
         features: fp32 [N, L + 1, K, D].
         readings: K names.
-        seconds: that it took.
+        seconds: the time that it took.
     """
 
     features: np.ndarray
@@ -106,7 +106,7 @@ def read_depths(
 
 
 def paired(found: Pass, sample: Encoded) -> Pass:
-    """The features of examples of two texts: the products of their states, each of length 1, value by value.
+    """The features of pairs of texts: the products of their states, scaled to length 1, value by value.
 
     A probe then weighs the parts of a cosine. Of examples of one text, these as they are.
     """
@@ -126,12 +126,12 @@ def probe(
     depths: Sequence[int] | None = None,
     readings: Sequence[str] | None = None,
 ) -> list[Probe]:
-    """Probe every depth and reading, or those that are named.
+    """Probe every depth and reading, or the named ones.
 
     Args:
-        found: what the pass gave.
+        found: the result of the pass.
         labels: class numbers int64 [N], values float [N], or label sets bool [N, C].
-        seed: of the folds and of the control's order.
+        seed: the seed of the folds and of the control's order.
 
     Raises:
         DataError: fewer than 40 examples.
@@ -153,7 +153,7 @@ def probe(
 
 
 def _folds(labels: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Five folds, each class spread over them where it has that many examples."""
+    """Five folds, with each class spread over them if it has enough examples."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     by_class = labels.dtype.kind in "iu" and np.bincount(labels).max() >= FOLDS
@@ -185,7 +185,7 @@ def _scores(
 
 
 def _score(truth: np.ndarray, outputs: np.ndarray) -> float:
-    """``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values; classes that the fold lacks take no part."""
+    """Score ``truth`` [n] against ``outputs`` [n, C], or [n, 1] for values, without classes that the fold lacks."""
     from sklearn.metrics import roc_auc_score
 
     if truth.dtype.kind == "f":

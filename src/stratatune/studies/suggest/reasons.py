@@ -1,4 +1,4 @@
-"""Why a plan was proposed, in a few lines. No torch."""
+"""The reasons for a proposed plan, in a few lines. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def reasons(views: Sequence[View]) -> Iterator[str]:
-    """Lines for the views, the chosen family's first."""
+    """The lines of all views, the chosen family's first."""
     view, chosen = views[0], views[0].chosen
     assert chosen is not None
     yield _evidence(view)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FILE = "refine.sqlite"
 RUNGS = (1, 3, 9)
-"""Shares of the rows, over the last."""
+"""Shares of the rows that a trial trains on, as multiples of one ninth."""
 _WIDTHS = (4, 8, 16, 32, 64)
 _RATES = (1e-4, 1e-2)
 _EPOCHS = 2
@@ -42,7 +42,7 @@ _DIVERGED = "diverged"  # of a trial: where its numbers ceased to be finite
 
 
 def check_search() -> None:
-    """Refuse before anything is read, where no search can be made.
+    """Refuse, before anything is read, if a search cannot be made.
 
     Raises:
         ResourceError: Optuna is not installed.
@@ -57,9 +57,9 @@ def refine(
     """The suggestion after a search: the best trial that saw all rows, and every trial in :attr:`Suggestion.trials`.
 
     Args:
-        found: what the rule proposes.
+        found: the rule's proposal.
         trials: how many the study shall hold in the end, those of an earlier search counted.
-        folder: of the study; None: in memory, gone afterwards.
+        folder: the folder of the study; None: the study is in memory, and gone afterwards.
         tables: data in memory, as for a run.
         reporter: gets a line about each trial.
 
@@ -100,7 +100,7 @@ class _Search:
         self.smaller = smaller_is_better(self.view.metric)
 
     def start(self) -> dict[str, Any]:
-        """The rule's own plan as a point."""
+        """The rule's own plan as a point of the space."""
         rate = min(max(self.found.config.lr, _RATES[0]), _RATES[1])
         point = {"depth": self.found.depth, "width": self.default, "lr": rate}
         return {**point, "insertion": INSERTIONS[0]} if self.view.family == "bft" else point
@@ -140,7 +140,7 @@ class _Search:
         return result.best[self.view.metric]
 
     def settings(self, text: str, rate: float, rung: int, out: Path) -> RunConfig:
-        """The run of a rung. Where no evaluation data are named, a fifth of the training data is held out."""
+        """The settings of a rung's run. Without evaluation data, a fifth of the training data is held out."""
         given = self.found.config
         rows = max(1, self.found.samples * rung // RUNGS[-1])
         changed: dict[str, Any] = {"plan": text, "lr": rate, "train_samples": rows, "out": str(out), "test": None}
@@ -154,7 +154,7 @@ class _Search:
 
 @contextmanager
 def _place(folder: Path | None) -> Iterator[Path]:
-    """Where trials run and caches lie: the folder, or one that goes afterwards."""
+    """The folder in which trials run and caches lie: the one given, or a temporary one."""
     if folder is None:
         with tempfile.TemporaryDirectory() as made:
             yield Path(made)
@@ -165,7 +165,7 @@ def _place(folder: Path | None) -> Iterator[Path]:
 
 
 def _study(found: Suggestion, folder: Path | None, search: _Search) -> optuna.Study:
-    """The study, gone on with where the folder has one."""
+    """The study, continued if the folder has one."""
     import optuna
 
     name = _name(found, search)
@@ -193,7 +193,7 @@ def _name(found: Suggestion, search: _Search) -> str:
 
 
 def _is_done(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial counts: one that diverged does, one that was stopped does not."""
+    """Whether a trial counts: a diverged one does, a stopped one does not."""
     return trial.state.name in ("COMPLETE", "PRUNED") or _DIVERGED in trial.user_attrs
 
 
@@ -202,7 +202,7 @@ def _scores(trial: optuna.trial.FrozenTrial) -> str:
 
 
 def _settled(found: Suggestion, study: optuna.Study, search: _Search) -> Suggestion:
-    """The best trial's plan and rate in place of the rule's."""
+    """Replace the rule's plan and rate by the best trial's."""
     import optuna
 
     if not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):

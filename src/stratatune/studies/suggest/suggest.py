@@ -1,8 +1,8 @@
-"""``stratatune suggest``: which plan for this model and these data, by probes of every depth and the cost model.
+"""``stratatune suggest``: propose a plan for this model and these data, by probes of every depth and the cost model.
 
 One pass over a sample reads every depth, probes say where the task's information is
 (``studies/suggest/probing.py``), the rule of ``studies/suggest/choosing.py`` names a depth,
-``studies/suggest/pricing.py`` says what each candidate takes on this
+``studies/suggest/pricing.py`` gives the cost of each candidate on this
 machine, and budgets leave some of them out.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stratatune.training.prepare import Outline, Tables
 
 _READ_AS = {"bft": "bft-adapter", "spafit": "lora", "full": "upper-half", "lora": "lora"}
-"""A plan of each family, by which the objective is settled as a run would settle it."""
+"""A plan of each family, by which the objective is settled as in a run."""
 _PASS_BATCH = 32
 
 
@@ -47,11 +47,11 @@ def suggest(
     """Propose a plan for a run.
 
     Args:
-        config: the settings of the run; its plan is ignored, since the plan is what is proposed.
+        config: the settings of the run; its plan is ignored, since a plan is proposed.
         asked: family, size of the sample and budgets.
         tables: data in memory that takes the place of a path, by ``train``.
         folder: where the search of ``refine`` is kept, so that it can go on.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
 
     Raises:
         ConfigError: a setting that makes no sense, or budgets that no candidate keeps.
@@ -98,7 +98,7 @@ def suggest(
 
 
 def _rate(view: View, config: RunConfig) -> dict[str, float]:
-    """The rate that goes with whole blocks, unless one is given; the others' is the papers'."""
+    """The rate for whole blocks, unless one is given; other families use the papers'."""
     if view.family not in WHOLE or "lr" in config.model_fields_set:
         return {}
     return {"lr": rate_of(view.family, view.hidden)}
@@ -174,7 +174,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
 
 
 def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSample:
-    """The model loaded and the sample encoded, as a run of this family would have them."""
+    """Load the model and encode the sample, as a run of this family would."""
     import torch
 
     from stratatune._compat import accelerator_for
@@ -195,7 +195,7 @@ def _setting(outline: Outline, tables: Tables, reporter: Reporter) -> LoadedSamp
 
 
 def _ranked(views: list[View]) -> list[View]:
-    """The family to propose first: one with a plan left; the better by more than a standard error; the cheaper."""
+    """Order the families: those with a plan left, the better by more than a standard error, the cheaper."""
     if len(views) < 2:
         return views
     first, second = views

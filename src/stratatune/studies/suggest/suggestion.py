@@ -1,4 +1,4 @@
-"""What a suggestion is: what was asked, what was seen, what is proposed; and the files it is written into. No torch."""
+"""A suggestion: the request, the evidence, the proposal; and the files it is written into. No torch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user wants of the suggestion.
+    """The user's request for a suggestion.
 
     Attributes:
         family: all parameters of the blocks from a depth on, LoRA of their attention and FFN, BFT's insertion under a
             hard prompt, SPAFIT's under a classifier, or the better of both papers' (``any``).
-        samples: examples that are read at most.
-        budget_seconds: of the run's training on this machine.
-        budget_memory: bytes of the run.
+        samples: the most examples that are read.
+        budget_seconds: the most seconds of the run's training on this machine.
+        budget_memory: the most bytes of the run.
         refine: whether short real trials follow, and how many ``trials``.
     """
 
@@ -46,7 +46,7 @@ class Asked:
     trials: int = 16
 
     def check(self) -> None:
-        """ConfigError with every mistake."""
+        """Raise ConfigError with every mistake."""
         wrong = []
         if self.family not in FAMILIES:
             wrong.append(f"family: {self.family!r}; {did_you_mean(self.family, FAMILIES)}")
@@ -64,19 +64,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The plan proposed, and why.
+    """The proposed plan, and why.
 
     Attributes:
-        model: as given.
+        model: the model as given.
         plan: the plan to train.
         family: one of :data:`FAMILIES`.
         depth: where it inserts, or from where on it trains.
         why: a few lines.
         blocks: L.
         samples, rows: examples read, and of the training data.
-        views: what was seen, the chosen family's first.
+        views: the evidence, the chosen family's first.
         config: the run's settings with the plan in them.
-        trials: of ``--refine``, best first; empty without.
+        trials: the trials of ``--refine``, best first; empty without it.
     """
 
     model: str
@@ -93,17 +93,17 @@ class Suggestion:
 
     @property
     def chosen(self) -> Candidate:
-        """The candidate at :attr:`depth`, and what it would take."""
+        """The candidate at :attr:`depth`."""
         return next(one for one in self.views[0].candidates if one.depth == self.depth)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; the run's settings are in the YAML file beside it."""
+        """The suggestion as plain data; the run's settings are in the YAML file next to it."""
         views = [asdict(view) for view in self.views]
         names = ("model", "plan", "family", "depth", "why", "blocks", "samples", "rows", "trials")
         return {**{name: getattr(self, name) for name in names}, "views": views}
 
     def save(self, folder: Path) -> dict[str, str]:
-        """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, which ``stratatune train`` takes.
+        """Write ``suggestion.json``, ``suggestion.svg`` and ``run.yaml``, a file for ``stratatune train``.
 
         Returns:
             Each file's path by its name.

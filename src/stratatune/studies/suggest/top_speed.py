@@ -1,4 +1,4 @@
-"""How fast this machine is: a few real training steps of a plan's top, on batches of the user's own data."""
+"""The speed of this machine: a few real training steps of a plan's top, on batches of the user's own data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WARM, _TIMED = 1, 3
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """What a step needs: the model as loaded, and the run over the sample, settled."""
+    """The parts that a step needs: the model as loaded, and the run over the sample, settled."""
 
     base: Base
     prepared: Prepared
@@ -76,7 +76,7 @@ def pass_flops(shape: Shape, encoded: Encoded, size: int) -> float:
 
 
 def _batches(forward: Forward, prepared: Prepared) -> list[Batch]:
-    """Batches of typical length: those in the middle of all, by length."""
+    """Batches of typical length: the middle ones of all, by length."""
     config, encoded = prepared.config, prepared.train
     lengths = encoded.example_lengths
     size = config.batch_size or max(1, int((config.token_budget or 0) / lengths.mean()))

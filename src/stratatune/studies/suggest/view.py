@@ -1,4 +1,4 @@
-"""A model's depths as one family of plans reads them. No torch."""
+"""The depths of a model as one family of plans reads them. No torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from stratatune.studies.suggest.probing import Probe
 
 @dataclass(frozen=True)
 class View:
-    """A model's depths as one family reads them.
+    """The depths of a model as one family reads them.
 
     Attributes:
         family: whose plans these are, such as ``full`` or ``bft``.
-        objective: under which the text was read; ``position``: where, in words.
-        metric: that decides in training.
+        objective: the objective under which the text was read; ``position``: where, in words.
+        metric: the metric that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
         hidden: D.
-        probes: of every depth and reading.
-        found: what the rule makes of them.
-        candidates: by depth.
+        probes: the probes of every depth and reading.
+        found: the result of the rule.
+        candidates: the candidates by depth.
         beside: other plans, priced alike: ``mid``, and a cut where the objective reads no LM head.
         chosen: the one proposed; None when a budget leaves none.
         spent: seconds of ``pass``, ``probes`` and ``calibration``, and ``flops`` of the pass.
-        feature_bytes: memory that all depths of the sample took.
+        feature_bytes: the memory that all depths of the sample took.
     """
 
     family: str

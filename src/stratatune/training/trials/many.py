@@ -26,7 +26,7 @@ from stratatune.training.trials.turns import Turns
 
 
 def settings_of(base: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The settings of every trial: all combinations along ``axes``, each with a folder of its own below ``out``.
+    """The settings of every trial: all combinations along ``axes``, each with its own folder below ``out``.
 
     Raises:
         ConfigError: an axis without values, or one value given twice.
@@ -53,7 +53,7 @@ def _repeats(values: Sequence[Any]) -> bool:
 
 
 def _slug(text: str) -> str:
-    """``text`` as a folder's name."""
+    """Turn ``text`` into a folder's name."""
     return re.sub(r"[^A-Za-z0-9.@+-]+", "-", text).strip("-")
 
 
@@ -69,7 +69,7 @@ def train_many(
     Args:
         trials: the settings of each; they may differ in ``plan``, ``seed``, ``lr`` and ``out``.
         tables: data in memory that takes the place of a path, by ``train``, ``eval`` and ``test``.
-        reporter: says what happens; on standard error by default.
+        reporter: prints progress; on standard error by default.
         together: whether trials of one seed, with plans that differ in their rates alone, make their steps together:
             ``auto`` (on a GPU), ``never`` or ``always``.
 
@@ -110,7 +110,7 @@ def train_many(
 
 
 def take_turns(turns: Sequence[Turns], together: Together) -> bool:
-    """Let every trial, or those that are behind, learn from the batch that it has reached; False: all are at their end.
+    """Let each trial learn from its next batch, alike ones waiting for the furthest back; False: all have ended.
 
     Each must have reached its first batch.
     """
@@ -124,7 +124,7 @@ def take_turns(turns: Sequence[Turns], together: Together) -> bool:
 
 
 def _learnt_together(members: Sequence[tuple[Turns, Ask]], together: Together) -> list[Learnt] | None:
-    """By the first one's random numbers, which alike trials have in common; None: each is to learn by itself."""
+    """Learn with the first one's random numbers, which alike trials share; None: each is to learn by itself."""
     set_random_state(members[0][0].random)
     learnt = together.learn([ask for _, ask in members])
     state = random_state()

@@ -1,4 +1,4 @@
-"""A race between plans for one run: each is begun as the run that it proposes, and the best one simply continues.
+"""A race between plans for one run: each begins as the run that it proposes, and the best one simply continues.
 
 The trials share the base model, the encoding and, where their trunks end at one depth, the cache. They take turns on
 the batches of the first epoch. After each heat they are scored on the last batches of that epoch, which none of them
@@ -31,13 +31,13 @@ from stratatune.training.trials.turns import Turns
 
 @dataclass(frozen=True)
 class Mark:
-    """What a trial scored after a heat.
+    """The result of a trial after a heat.
 
     Attributes:
-        steps: made so far.
+        steps: optimiser steps made so far.
         score: the run's own metric on the batches that are judged.
         loss: the mean loss on them; infinite where it diverged.
-        rows: how many examples that were.
+        rows: the number of these examples.
     """
 
     steps: int
@@ -60,7 +60,7 @@ class Trial:
         config: the run that it proposes.
         marks: one a heat that it was in.
         refused: why it cannot take part, or stopped; empty otherwise.
-        seconds: of its steps in the race, which the run that it proposes makes anyway.
+        seconds: the time of its steps in the race, which the run that it proposes makes anyway.
     """
 
     config: RunConfig
@@ -82,12 +82,13 @@ def race(
     """Try the plans in turn and train the best of them to its end.
 
     Args:
-        trials: runs into one folder whose settings differ in plan, rate and what comes with these; marked here.
+        trials: runs into one folder whose settings differ in plan, rate and settings that follow from these; marked
+            here.
         steps: how many each makes in a heat, after which the worse half stops.
         judged: batches of the first epoch, its last ones, that they are scored on.
         tables: data in memory, as for a run.
-        shared: what they have in common.
-        reporter: of the run.
+        shared: the parts that they share.
+        reporter: the run's reporter.
         chosen: called with the number of the one that continues.
 
     Raises:
@@ -116,7 +117,7 @@ def race(
 
 
 def _begun(runners: Sequence[_Runner]) -> list[_Runner]:
-    """Those that reached their first batch."""
+    """The trials that reached their first batch."""
     errors: list[UserError] = []
     for one in runners:
         try:
@@ -157,7 +158,7 @@ def ranked(marks: Sequence[Mark], *, smaller: bool) -> list[int]:
     more than a count of right answers, put them in order.
 
     Args:
-        marks: of one heat.
+        marks: the marks of one heat.
         smaller: whether a smaller score is better; such scores have no known error, and rank as they are.
     """
     best = (min if smaller else max)(marks, key=lambda mark: mark.score)
@@ -171,18 +172,18 @@ def ranked(marks: Sequence[Mark], *, smaller: bool) -> list[int]:
 
 
 class _Runner:
-    """A trial under way, in a folder of its own until it has won."""
+    """A trial under way, in its own folder until it has won."""
 
     def __init__(self, own: Trial, folder: Path, tables: Mapping[str, Any], shared: Shared) -> None:
         self.trial = own
         self.reporter = Reporter(held=True)
-        # In a folder of its own and without trackers: only the winner may leave traces in the user's.
+        # In a separate folder and without trackers: only the winner may leave traces in the user's.
         config = own.config.model_copy(update={"out": str(folder), "loggers": (), "resume": False})
         self.turns = Turns(trial(config, tables, self.reporter, shared))
 
     @property
     def session(self) -> Session:
-        """What it trains with."""
+        """The session that it trains with."""
         assert self.turns.ask is not None
         return self.turns.ask.session
 
@@ -194,7 +195,7 @@ class _Runner:
             self.trial.seconds += time.perf_counter() - started
 
     def judge(self, batches: int) -> None:
-        """Score it on the last batches of the first epoch."""
+        """Score the trial on the last batches of the first epoch."""
         if self.turns.ask is None:
             self.trial.refused = self.turns.error.message if self.turns.error else "it reached its end"
             return
@@ -214,7 +215,7 @@ class _Runner:
         session, config = self.session, self.trial.config
         write_settings(config, out)
         session.out = out
-        if isinstance(session.feed, ReadOnce):  # nobody reads beside it any more, so it may read ahead again
+        if isinstance(session.feed, ReadOnce):  # no other trial reads any more, so it may read ahead again
             session.feed = session.feed.feed
         if config.loggers:
             session.accelerator = accelerator_for(config.device, config.loggers, out)
@@ -228,6 +229,6 @@ class _Runner:
         return self.turns.result
 
     def stop(self) -> None:
-        """Give it up, and all that it holds."""
+        """Give the trial up, with all that it holds."""
         self.turns.running.close()
         self.turns.ask = None

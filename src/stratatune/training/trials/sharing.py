@@ -1,6 +1,6 @@
-"""What several trials have in common: one base model, one encoding of the data, one cache, one reading of a batch.
+"""Parts that several trials share: one base model, one encoding of the data, one cache, one reading of a batch.
 
-A trial gets modules of its own over the base model's tensors, so a method of one trial is in no other's model, and
+Each trial gets its own modules over the base model's tensors, so a method of one trial is in no other's model, and
 sixteen trials hold the frozen weights once. Only what a trial trains is copied.
 """
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Shared:
-    """Made once, requested by every trial of one call.
+    """The parts that are made once and requested by every trial of one call.
 
     Args:
         fill: run the trunk over everything before the first step. Trials with batches of their own would otherwise ask
@@ -51,26 +51,26 @@ class Shared:
     def __init__(self, fill: bool = False, pooled: Path | None = None) -> None:
         self.fill, self.pooled = fill, pooled
         self.caches: dict[str, TrunkCache] = {}
-        """By a key's digest: within a process one cache object reads and writes for all."""
+        """Caches by the digest of their key: within a process one cache object reads and writes for all."""
         self.casts: Casts = {}
         """Frozen weights in the precision of the computation."""
         self._made: dict[Hashable, Any] = {}
         self._tensors: dict[str, Tensor] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What ``make`` returns, called when ``key`` is first requested."""
+        """Return the result of ``make``, which is called when ``key`` is first requested."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def load_base(self, name: str, head: str, *, device: torch.device, **settings: Any) -> Base:
-        """As :func:`stratatune.model.base.load_base`: a model of its own over tensors that all trials share.
+        """Load a model as :func:`stratatune.model.base.load_base` does, over tensors that all trials share.
 
         A classifier is made by the seed, so each seed reads the checkpoint once; the tensors that are equal stay one.
         """
         # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        # The tops of one run have output layers of their own sizes.
+        # The tops of one run have output layers of different sizes.
         outputs = settings.get("num_labels"), settings.get("problem_type")
         key = ("base", head, seed, settings.get("cut"), *outputs)
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
@@ -84,28 +84,28 @@ class Shared:
         return base
 
     def settle(self, outline: Outline, tables: Tables) -> Prepared:
-        """As :func:`stratatune.training.prepare.settle`, with one tokenizer and one encoding for all."""
+        """Settle a run as :func:`stratatune.training.prepare.settle` does; all share one tokenizer and one encoding."""
         tokenizer = self.once("tokenizer", lambda: tokenizer_for(outline.config))
         return settle(outline, tables, tokenizer, self.encode)
 
     def read_tables(self, config: RunConfig, given: Mapping[str, Any], kind: type[Objective]) -> Tables:
-        """As :func:`stratatune.training.prepare.read_tables`; once for all seeds, unless rows are drawn by the seed."""
+        """Read tables as :func:`stratatune.training.prepare.read_tables` does: once, unless the seed draws rows."""
         return self.once(self.of_tables(config, kind), lambda: read_tables(config, given, kind))
 
     def of_tables(self, config: RunConfig, kind: type[Objective]) -> Hashable:
-        """Under what :meth:`once` keeps the tables of a trial."""
+        """The key under which :meth:`once` keeps the tables of a trial."""
         drawn = config.train_samples is not None or isinstance(config.eval_split, float)
         # By the method: kinds of objectives that read tables alike share one table.
         return "tables", kind.read, config.label, config.seed if drawn else None
 
     def encode(self, objective: Objective, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-        """As the objective does, once for each objective."""
+        """Encode a table as the objective does, once for each objective."""
         # By id, which is not used again while the table lives, and `once` keeps the tables.
         return self.once(("encoded", id(table), repr(objective)), lambda: objective.encode(table, tokenizer))
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """While this is open, caches are opened and filled; of processes that pool their texts, one at a time."""
+        """While this is open, caches are opened and filled; of processes that pool their texts, by one at a time."""
         with contextlib.nullcontext() if self.pooled is None else filling(self.pooled):
             yield
 
@@ -131,18 +131,18 @@ class Shared:
         self.casts.clear()  # they are found by address, and other tensors may be put there
 
     def close(self) -> None:
-        """Write what is pending in the caches and let other runs write."""
+        """Write pending rows of the caches and let other runs write."""
         for cache in self.caches.values():
             with contextlib.suppress(ResourceError):  # on a full disk the hidden states are lost, but no trial is
                 cache.close()
 
 
 class ReadOnce:
-    """A feed that asks another one, unless the trial before it has just requested the same batch.
+    """A feed that reads from another one, unless the trial before it has just requested the same batch.
 
     Args:
         feed: the trial's own.
-        last: what the trials over one cache requested last, by their batch.
+        last: the hidden states that trials over one cache requested last, by their batch.
     """
 
     def __init__(self, feed: Feed, last: dict[bytes, Tensor]) -> None:
@@ -150,36 +150,36 @@ class ReadOnce:
 
     @property
     def cache(self) -> TrunkCache | None:
-        """The cache behind it."""
+        """The feed's cache; None where it has none."""
         return self.feed.cache
 
     @property
     def clock(self) -> FeedClock:
-        """What feeding cost this trial."""
+        """The cost of feeding this trial."""
         return self.feed.clock
 
     @property
     def complete(self) -> bool:
-        """As :attr:`Feed.complete`."""
+        """Whether the feed is complete, as :attr:`Feed.complete`."""
         return self.feed.complete
 
     def flush(self) -> None:
-        """As :meth:`Feed.flush`."""
+        """Flush the feed."""
         self.feed.flush()
 
     def move_to(self, device: torch.device) -> int:
-        """As :meth:`Feed.move_to`: the cache is all trials' own, and goes there once."""
+        """Move the feed's cache to ``device``, once for all trials, which share it."""
         return self.feed.move_to(device)
 
     def prefetch(self, coming: Sequence[np.ndarray], device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """Nothing: the trials read in turn, each batch once."""
+        """Do nothing: the trials read in turn, each batch once."""
         return contextlib.nullcontext()
 
     def hidden(self, batch: Batch) -> Tensor:
-        """As :meth:`Feed.hidden`."""
+        """The hidden state for ``batch``, as :meth:`Feed.hidden` gives it."""
         key = batch.index.numpy().tobytes()
         if key not in self.last:
-            # One batch at a time is kept: trials ask for the same one in turn, and then for the next.
+            # One batch at a time is kept: trials request the same one in turn, and then for the next.
             self.last.clear()
             self.last[key] = self.feed.hidden(batch)
         return self.last[key]

@@ -1,4 +1,4 @@
-"""Trials that are alike learn from a batch together: one forward and one backward pass for all of them.
+"""Let trials that are alike learn from a batch together: one forward and one backward pass for all of them.
 
 What trains is stacked, [N, P] for N trials with P trained values each. Every trial's parameters, and the moments of its
 optimiser, are views of its row, so that its checkpoints, scores and artefact are made as usual, and it may go on alone
@@ -36,7 +36,7 @@ from stratatune.training.session import Ask, Learnt, Session
 
 CHOICES = ("auto", "never", "always")
 _SHAKE = 0.02
-"""How far the trained values are moved for the comparison: a zero at the start would hide all it multiplies."""
+"""The distance by which the trained values are moved for the comparison: a zero would hide all that it multiplies."""
 
 
 class Together:
@@ -53,10 +53,10 @@ class Together:
         self._refused: set[str] = set()
 
     def companies(self, asks: Sequence[Ask]) -> Iterator[list[int]]:
-        """Which of the trials come next, as numbers of ``asks``: one alone, or several on the same batch.
+        """Yield the trials that come next, as numbers of ``asks``: one alone, or several on the same batch.
 
         Trials that are alike but not at the same place (a run was stopped while it wrote its checkpoints) wait for the
-        one that is behind.
+        one that is furthest back.
         """
         alike: dict[str, list[int]] = {}
         for number, ask in enumerate(asks):
@@ -114,7 +114,7 @@ class AlikeTrials:
     """N trials whose trained values are rows of one matrix.
 
     Args:
-        asks: of the trials; they are alike and at the same batch.
+        asks: the trials' requests; the trials are alike and at the same batch.
 
     Raises:
         ValueError: their trained tensors are not of one kind.
@@ -123,7 +123,7 @@ class AlikeTrials:
     def __init__(self, asks: Sequence[Ask]) -> None:
         self.sessions: list[Session] = [ask.session for ask in asks]
         self.width = len(asks)
-        """How many trials are computed at once; halved where memory does not hold them."""
+        """The number of trials that are computed at once; halved where memory does not hold them."""
         for session in self.sessions:
             if session.copies is not None:  # the rows are the masters, which functional_call puts in their modules
                 session.copies.remove()
@@ -134,7 +134,7 @@ class AlikeTrials:
             name: tuple(own[id(t[name])] for own, t in zip(settings, trained, strict=True)) for name in trained[0]
         }
         first = {setting: place for place, setting in reversed(list(enumerate(by_name.values())))}
-        # What shares rates and decays is side by side.
+        # Parameters with the same rate and decay are side by side.
         names = sorted(trained[0], key=lambda name: first[by_name[name]])
         if len({(p.dtype, p.device) for one in trained for p in one.values()}) > 1:
             raise ValueError("the trained tensors have several dtypes")
@@ -168,7 +168,7 @@ class AlikeTrials:
         return torch.tensor(values, dtype=self.values.dtype, device=self.values.device).unsqueeze(1)
 
     def _take_in(self, row: int, state: Any, trained: dict[str, Any]) -> None:
-        """Move a trial's parameters and moments into its row; its own tensors are views of it from here on."""
+        """Move a trial's parameters and moments into its row; its own tensors become views of it."""
         start = 0
         for place, (name, shape) in enumerate(self.shapes.items()):
             parameter, columns = trained[name], slice(start, start + shape.numel())
@@ -184,11 +184,11 @@ class AlikeTrials:
             start = columns.stop
 
     def is_of(self, asks: Sequence[Ask]) -> bool:
-        """Whether these trials are its own, all of them."""
+        """Whether these are exactly its trials."""
         return len(asks) == len(self.sessions) and all(a.session is s for a, s in zip(asks, self.sessions, strict=True))
 
     def hand_back(self) -> None:
-        """Give every trial the gradient that it has gathered for a step to come."""
+        """Give every trial the gradient that it has accumulated so far."""
         if self.gradient is None:
             return
         for row, session in enumerate(self.sessions):
@@ -198,7 +198,7 @@ class AlikeTrials:
         self.gradient = None
 
     def learn(self, asks: Sequence[Ask], batch: Batch, hidden: Tensor) -> list[tuple[float, float]]:
-        """Every trial's gradient on a batch and, where it is due, its step; gives their losses and gradients' norms.
+        """Compute every trial's gradient on a batch and, if it is due, its step; returns losses and gradients' norms.
 
         Nothing is changed before the last computation that may fail, and nothing of a trial whose numbers are not
         finite.
@@ -218,7 +218,7 @@ class AlikeTrials:
         return list(zip(losses.tolist(), norms.tolist(), strict=True))
 
     def _computed(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [N] and gradients [N, P], as many trials at once as memory holds."""
+        """Compute losses [N] and gradients [N, P], for as many trials at once as memory holds."""
         state = random_state()
         while True:
             found: list[tuple[Tensor, Tensor]] = []
@@ -237,7 +237,7 @@ class AlikeTrials:
             torch.cuda.empty_cache()
 
     def _of_rows(self, rows: slice, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Of some trials [n]: losses [n] and gradients [n, P]."""
+        """The losses [n] of some trials and their gradients [n, P]."""
         forward = self.sessions[0].forward
         objective = forward.objective
         question = objective.question(batch, training=True)
@@ -296,14 +296,14 @@ class AlikeTrials:
         return norms.squeeze(1)
 
     def prove(self, batch: Batch, hidden: Tensor) -> None:
-        """Hold loss and gradient of every trial against what its own modules compute alone, without dropout.
+        """Compare loss and gradient of every trial with what its own modules compute alone, without dropout.
 
         The values are moved for it, each trial's elsewhere, and put back.
 
         Raises:
             ValueError: they differ by more than rounding.
         """
-        # A generator of its own: the comparison must not move the trials' random numbers.
+        # A separate generator: the comparison must not move the trials' random numbers.
         kept, generator = self.values.clone(), torch.Generator().manual_seed(0)
         self.values += _SHAKE * torch.randn(self.values.shape, generator=generator).to(self.values)
         try:

@@ -1,4 +1,4 @@
-"""A run whose groups of label columns have tops of their own: a trial for each, over one cache and one data pass.
+"""A run whose groups of label columns have separate tops: a trial for each, over one cache and one data pass.
 
 The trials take turns, as in ``many.py``: each makes a step on a batch, then the next one on the same hidden states. So
 each gives the numbers of a run of its columns alone. Their run folders are in the ``adapter`` folder of the whole,
@@ -37,7 +37,7 @@ _HISTORY = "metrics.jsonl"
 
 
 def parts_of(config: RunConfig) -> list[RunConfig]:
-    """The run of each top; none where the settings ask for one top.
+    """The run of each top; empty if the settings ask for one top.
 
     Raises:
         ConfigError: groups that do not hold each label column once.
@@ -55,7 +55,7 @@ def _part(config: RunConfig, number: int, group: Sequence[str], options: Mapping
     own = ", ".join(f"{column}={options[column]}" for column in group if column in options)
     column, _, _ = (config.metric or "").rpartition(".")
     others = columns_in(config.label or "")
-    # Numbered, as two groups may have one name once what a file system does not take is left out.
+    # Numbered, as two groups may have one name after illegal characters for a file system are removed.
     folder = f"{number}-{re.sub(r'[^A-Za-z0-9.@+-]+', '-', '+'.join(group)).strip('-')}"
     return config.model_copy(
         update={
@@ -81,8 +81,8 @@ def train_tops(
         config: the settings of the whole.
         parts: those of each top, from :func:`parts_of`.
         tables: data in memory that take a path's place.
-        reporter: says what happens.
-        shared: what the trials of one call have in common; None: the tops alone have something in common.
+        reporter: prints progress.
+        shared: the parts that the trials of one call share; None: only the tops share parts.
         start: begins a trial, see :func:`stratatune.training.run.trial`.
 
     Raises:
@@ -125,7 +125,7 @@ def train_tops(
 
 
 def _give_tables(config: RunConfig, parts: Sequence[RunConfig], given: Mapping[str, Any], shared: Shared) -> None:
-    """Read the data once, and give each top the label columns that are its own."""
+    """Read the data once, and give each top its label columns."""
     whole = shared.read_tables(config, given, Multitask)
     every = columns_in(config.label or "")
 
@@ -146,7 +146,7 @@ def _give_tables(config: RunConfig, parts: Sequence[RunConfig], given: Mapping[s
 
 
 def _joined(config: RunConfig, results: Sequence[Result], sizes: Sequence[int]) -> Result:
-    """One result: metrics side by side, times and parameters added up, and of the rest the most."""
+    """Join the results: metrics side by side, times and parameters added up, the maximum of the rest."""
     first, plain = results[0], range(len(results))
     kinds = list(dict.fromkeys(kind for one in results for kind in one.seconds))
     busy = [one.seconds["cache"] + one.seconds["train"] for one in results]
@@ -173,12 +173,12 @@ def _joined(config: RunConfig, results: Sequence[Result], sizes: Sequence[int]) 
 
 
 def _at(elapsed: Sequence[float], line: int) -> float:
-    """A top that stopped early takes no more time."""
+    """The elapsed seconds at a line; a top that stopped early takes no more time."""
     return elapsed[min(line, len(elapsed) - 1)] if elapsed else 0.0
 
 
 def _metrics(found: Sequence[Mapping[str, float]], sizes: Sequence[int], prefix: str = "") -> dict[str, float]:
-    """The metrics of all tops, and first the means over all heads of what each top has a mean of."""
+    """The metrics of all tops, preceded by the means over all heads of the metrics that each top has a mean of."""
     there = [(one, size) for one, size in zip(found, sizes, strict=True) if one]
     if not there:
         return {}
@@ -197,7 +197,7 @@ def _classes(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _write_history(out: Path, parts: Sequence[RunConfig], sizes: Sequence[int]) -> None:
-    """A line for each epoch, of the tops that trained in it."""
+    """Write a line for each epoch, with the tops that trained in it."""
     lines: dict[int, list[tuple[dict[str, Any], int]]] = {}
     for part, size in zip(parts, sizes, strict=True):
         for line in (Path(part.out) / _HISTORY).read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""One of several trials in a process that make their steps in turn."""
+"""Trials in one process that take turns, a step at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stratatune.training.session import Ask, Learnt
 
 
 class Turns:
-    """A trial that continues where it stopped, with the random numbers that it would draw alone."""
+    """A trial that can pause after any step, with the random numbers that it would draw alone."""
 
     def __init__(self, running: Generator[Ask, Learnt | None, Any]) -> None:
         self.running = running
@@ -22,7 +22,7 @@ class Turns:
         """The batch that it has reached; None before the first and after the last."""
         self.result: Any = None
         self.error: NotFiniteError | None = None
-        """Why it stopped before its end."""
+        """The error that stopped it before its end."""
 
     def take(self, learnt: Learnt | None = None) -> None:
         """Learn from the requested batch, unless that is done, and go on to the next one or to the end."""
