@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.chat"
@@ -218,12 +218,12 @@ def page(records: list[Record]) -> str:
     ]
     for base, task, rows in dict.fromkeys((run["base"], run["task"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"], run["rows"]) == (base, task, rows)]
-        seeds = ", ".join(map(str, sorted({run["seed"] for run in here})))
+        seeds = seeds_of(here)
         lines += [
             "",
             f"## {base}: {task}",
             "",
-            f"{rows:,} training rows drawn by the seed; seeds {seeds}.",
+            f"{rows:,} training rows drawn by the seed; {seeds}.",
             "",
             *heads(),
         ]

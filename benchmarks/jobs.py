@@ -179,6 +179,12 @@ def beside(
     return f"| {' | '.join(cells)} |"
 
 
+def seeds_of(runs: Iterable[Record]) -> str:
+    """The seeds of the runs, as a page names them."""
+    seeds = sorted({run["seed"] for run in runs})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
 def _worked(run: Record) -> float:
     """An arm's seconds, less the share in which its one thread had no processor because the machine did other work."""
     return run["seconds"] * run.get("share", 1.0)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.labels"
@@ -162,8 +162,8 @@ def page(records: list[Record]) -> str:
     ]
     for base, rows in dict.fromkeys((run["base"], run["rows"]) for run in runs):
         here = [run for run in runs if (run["base"], run["rows"]) == (base, rows)]
-        seeds = ", ".join(map(str, sorted({run["seed"] for run in here})))
-        lines += ["", f"## {base}", "", f"{rows:,} of 43,410 training rows, drawn by the seed; seeds {seeds}.", ""]
+        seeds = seeds_of(here)
+        lines += ["", f"## {base}", "", f"{rows:,} of 43,410 training rows, drawn by the seed; {seeds}.", ""]
         lines += heads("macro F1", "map")
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):

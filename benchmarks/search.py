@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.search"
@@ -206,11 +206,11 @@ def page(records: list[Record]) -> str:
     ]
     for base, task in dict.fromkeys((run["base"], run["task"]) for run in runs):
         here = [run for run in runs if (run["base"], run["task"]) == (base, task)]
-        seeds = ", ".join(map(str, sorted({run["seed"] for run in here})))
+        seeds = seeds_of(here)
         untuned = [run["untuned"] for run in here if run["untuned"] is not None]
         said = f" Untuned: {100 * np.mean(untuned):.1f}." if untuned else ""
         lines += ["", f"## {base}: {SHOWN[task]}", ""]
-        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; seeds {seeds}.{said}", "", *heads()]
+        lines += [f"{here[0]['rows']:,} training rows drawn by the seed; {seeds}.{said}", "", *heads()]
         peer = [run for run in here if run["arm"] == "peft lora"]
         for arm in (*OURS, *PEERS):
             if own := [run for run in here if run["arm"] == arm]:

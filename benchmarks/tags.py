@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table
+from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import lora_settings, run_ours, run_stock, stock_arguments
 
 MODULE = "benchmarks.tags"
@@ -134,13 +134,13 @@ def _rows(table: Any, objective: Any, tokenizer: Any) -> Iterator[dict[str, Any]
 def page(records: list[Record]) -> str:
     """docs/results/tags.md."""
     runs = [run for run in records if run["seed"] != SEARCH_SEED]
-    rows, seeds = runs[0]["rows"], sorted({run["seed"] for run in runs})
+    rows, seeds = runs[0]["rows"], seeds_of(runs)
     lines = [
         "# Tags: WNUT-17 beside peft and full tuning",
         "",
         "Written by `python -m benchmarks.tables`; measured by `python -m benchmarks.tags`, whose text says how.",
         f"MiniLM with an MLM head (6 blocks, d = 384, uncased), {rows:,} of 3,394 training texts drawn by the seed,",
-        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread, fp32; seeds {', '.join(map(str, seeds))}.",
+        f"{EPOCHS} epochs, batches of {BATCH_SIZE}, one CPU thread, fp32; {seeds}.",
         "Score: F1 of entities on dev, best epoch, mean and standard deviation.",
         "Seconds of the processor: training, the trunk pass",
         "included, evaluation left out; each run pays for a cache of its own; the least over the seeds.",
