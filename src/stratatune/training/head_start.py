@@ -189,8 +189,13 @@ class _Fit:
         offset = (first[1] * width).requires_grad_(self.biased)
         given = [inner, offset] if self.biased else [inner]
         # A search that stops half way depends on the last bits of its inputs, so the one that counts goes to the end.
-        ends = {"tolerance_grad": tolerance, "tolerance_change": 1e-6 * tolerance}
-        optimiser = torch.optim.LBFGS(given, max_iter=_ITERATIONS, line_search_fn="strong_wolfe", **ends)
+        optimiser = torch.optim.LBFGS(
+            given,
+            max_iter=_ITERATIONS,
+            tolerance_grad=tolerance,
+            tolerance_change=1e-6 * tolerance,
+            line_search_fn="strong_wolfe",
+        )
 
         def closure() -> Tensor:
             optimiser.zero_grad()
