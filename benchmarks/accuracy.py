@@ -194,7 +194,8 @@ def _peft(job: dict[str, Any], model: str, source: str, epochs: int) -> dict[str
 
         def measure(output: Any) -> dict[str, float]:
             guess = output.predictions[:, 0] if is_value else output.predictions.argmax(axis=1)
-            return (value_scores if is_value else class_scores)(np.asarray(output.label_ids), guess)
+            truth = np.asarray(output.label_ids)
+            return class_scores(truth, guess, len(names)) if names else value_scores(truth, guess)
 
         arguments = TrainingArguments(
             output_dir=out, per_device_train_batch_size=32, per_device_eval_batch_size=64, num_train_epochs=epochs,

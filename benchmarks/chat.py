@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.jobs import SEARCH_SEED, Record, arguments, beside, heads, read, run_table, seeds_of
+from benchmarks.jobs import SEARCH_SEED, Rates, Record, arguments, beside, heads, read, run_table, seeds_of
 from benchmarks.records import evenly, lora_settings, run_ours, run_stock, stock_arguments, write_rows
 
 MODULE = "benchmarks.chat"
 TASKS = ("chat", "completion")
 OURS = ("2/3: lora", "1/2: lora", "mid")
 PEER = "trl, peft lora"
-RATES = dict.fromkeys((*OURS, PEER), (3e-4, 1e-3))
+RATES: Rates = dict.fromkeys((*OURS, PEER), (3e-4, 1e-3))
 ROWS, EVALUATED, EPOCHS, BATCH_SIZE, SCORED_AT_ONCE, MAX_LENGTH = 600, 200, 2, 16, 16, 256
 FILES = {"train": "valid", "eval": "test"}
 TEMPLATE = (
@@ -115,7 +115,8 @@ def _peer(job: Record, settings: dict[str, Any], rows: dict[str, list[tuple[str,
     from datasets import Dataset
     from peft import LoraConfig, TaskType
     from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from stratatune.training.config import validate
     from stratatune.training.prepare import Outline, read_tables, settle

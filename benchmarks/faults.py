@@ -21,6 +21,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -81,9 +82,9 @@ def kinds() -> list[str]:
     ]
 
 
-def run(kind: str, count: int) -> dict[str, object]:
+def run(kind: str, count: int) -> dict[str, Any]:
     """Run one campaign in processes of at most ``CHUNK`` inputs; one that its input ends is a bad answer."""
-    total: dict[str, object] = {
+    total: dict[str, Any] = {
         "tried": 0,
         "refused": 0,
         "lost": [],

@@ -105,7 +105,9 @@ def _peer(job: Record, settings: dict[str, Any]) -> Record:
     tables = read_tables(config, {}, outline.kind)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     prepared = settle(outline, tables, tokenizer)
-    objective, dev = prepared.objective, prepared.eval
+    objective: Any = prepared.objective
+    dev = prepared.eval
+    assert dev is not None
 
     def rows(table: Any) -> Dataset:
         sets = objective.targets(table).astype("float32")

@@ -178,14 +178,15 @@ def _measure(job: Record, network: Any, dev: list[Any]) -> Callable[[], float]:
             return float(average_precision_score(wanted, found))
         if job["task"] == "sts-b":
             left, right = (unit(network.encode(texts, show_progress_bar=False)) for texts in (first, second))
-            return float(spearmanr((left * right).sum(1), wanted).statistic)
+            found: Any = spearmanr((left * right).sum(1), wanted)
+            return float(found.statistic)
         documents = {text: number for number, text in enumerate(dict.fromkeys(second))}
         queries = list(dict.fromkeys(first))
         right = {text: set[int]() for text in queries}
         for question, answer in zip(first, second, strict=True):
             right[question].add(documents[answer])
-        vectors = [network.encode(texts, show_progress_bar=False) for texts in (queries, list(documents))]
-        return search_scores(*map(np.asarray, vectors), [frozenset(right[text]) for text in queries])["ndcg@10"]
+        vectors = [np.asarray(network.encode(texts, show_progress_bar=False)) for texts in (queries, list(documents))]
+        return search_scores(vectors[0], vectors[1], [frozenset(right[text]) for text in queries])["ndcg@10"]
 
     return measure
 

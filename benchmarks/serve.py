@@ -157,7 +157,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
     every = texts(args.texts * args.rounds + 64)
     first = every[:16]
     answers = ours(first)
-    alone = [[list(map(float, row)) for row in Predictor(run).predict(first).probabilities] for run in runs[:3]]
+    alone = [_chances(Predictor(run), first) for run in runs[:3]]
     result: dict[str, Any] = {"texts": args.texts, "rounds": args.rounds}
     result["from_predict"], result["from_merged"] = apart(answers[:3], alone), apart(answers, theirs(first))
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -269,13 +269,20 @@ def requests(args: argparse.Namespace) -> dict[str, Any]:
     return {**asked, "seconds": seconds, "memory": sizes, "exit_code": code, "clients": args.clients}
 
 
+def _chances(predictor: Any, asked: list[str]) -> list[list[float]]:
+    """The probabilities of a classifier for the texts."""
+    found = predictor.predict(asked).probabilities
+    assert found is not None
+    return [list(map(float, row)) for row in found]
+
+
 def _expected(folder: Path, runs: list[str], every: list[str]) -> Path:
     """The answers of ``predict`` for the texts, once for all."""
     path = folder / "expected.json"
     if not path.exists():
         from stratatune.training.predict import Predictor
 
-        said = [[list(map(float, row)) for row in Predictor(run).predict(every).probabilities] for run in runs]
+        said = [_chances(Predictor(run), every) for run in runs]
         path.write_text(json.dumps(said))
     return path
 

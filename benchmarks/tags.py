@@ -89,6 +89,7 @@ def _peer(job: Record, settings: dict[str, Any], out: str) -> Record:
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     prepared = settle(outline, tables, tokenizer)
     objective, dev = prepared.objective, prepared.eval
+    assert dev is not None
     set_seed(job["seed"])
     model: Any = AutoModelForTokenClassification.from_pretrained(
         config.model, num_labels=len(objective.labels), dtype=torch.float32
