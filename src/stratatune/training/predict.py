@@ -252,6 +252,7 @@ class Predictor:
         options = ReadOptions(
             text=objective.text,
             label=objective.label if need_labels else None,
+            labels=objective.labels if need_labels else (),
             task=objective.task,
             split=split,
             need_labels=need_labels,
