@@ -94,6 +94,9 @@ class Predictor:
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+            if trunk != "auto" or memory_limit is not None:
+                asked = f"trunk: {trunk!r}" if trunk != "auto" else f"memory_limit: {memory_limit!r}"
+                raise ConfigError([f"{asked}; onnxruntime holds the whole model in memory"], "leave it out")
             self._open_onnx(folder, given)
         elif tops := tops_in(folder):
             self._open_tops(tops, folder, base, device, precision, trunk, memory_limit, bases or SharedBases())
