@@ -251,6 +251,10 @@ class Rank(Objective):
             found[name] = using.output(only_columns(table, [*query, at], roles))
         return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
 
+    @property
+    def probed(self) -> str:
+        return "which text is the chosen one" if self.by == "pairwise" else "the scores"
+
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Each text by itself: with its score, or as chosen (1) or not (0)."""
         assert data.groups is not None

@@ -270,6 +270,10 @@ class Tags(Objective):
             del columns["spans"]
         return Answers(columns)
 
+    @property
+    def probed(self) -> str:
+        return "the tags"
+
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """One word of each text: of an entity, or of the rarer classes, in one text of two where it has any."""
         # Most words are outside of every entity, so words drawn at random would show a probe one class.
