@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
 
 import stratatune as st
+from stratatune.app.tagger import _data_set
 from stratatune.errors import DataError
 
 WORDS = [["the", "film", "great", "good"], ["she", "saw", "bad"], ["a", "night"], ["great", "best", "saw", "worst"]] * 6
@@ -32,6 +35,51 @@ def test_it_learns_and_predicts(tagger):
     assert (span["text"], span["label"], span["start"], span["end"]) == ("bad", "loc", 8, 11)
     assert tagger.predict([]) == [] and tagger.predict([[]]) == [[]]
     assert tagger.predict(tuple(np.array(words) for words in WORDS[:2])) == said[:2]
+
+
+def test_what_training_did_not_see_is_missed(tagger):
+    """One fold may have a type that the others lack; its entities count against the recall, and its words as wrong."""
+    said = tagger.predict(WORDS[:4])
+    there = sum(tag[0] == "B" for row in said for tag in row)
+    words, unseen = [*WORDS[:4], ["she", "saw"]], [*said, ["B-group", "I-group"]]
+    assert tagger.score(WORDS[:4], said) == 1.0
+    (found,) = tagger.predict([["she", "saw"]])
+    extra = sum(tag[0] == "B" for tag in found)
+    assert tagger.score(words, unseen) == pytest.approx(2 * there / (2 * there + 1 + extra))
+    with pytest.raises(
+        DataError, match="tag 'B-group' was not seen in training"
+    ):  # a file is scored by what was learnt
+        tagger.predictor_.score(_data_set(words, unseen))
+
+
+@pytest.mark.parametrize("scoring", ["macro_f1", "recall", "accuracy"])
+def test_every_metric_counts_what_training_did_not_see(tagger, monkeypatch, scoring):
+    monkeypatch.setattr(tagger.predictor_, "objective", replace(tagger.predictor_.objective, metric=scoring))
+    said = tagger.predict(WORDS[:4])
+    there = sum(tag[0] == "B" for row in said for tag in row)
+    kinds = len({tag[2:] for row in said for tag in row} - {""})
+    tags = sum(map(len, said))
+    (found,) = tagger.predict([["a", "night"]])
+    assert found == ["O", "O"]
+    score = tagger.score([*WORDS[:4], ["a", "night"]], [*said, ["O", "B-group"]])
+    wanted = {"macro_f1": kinds / (kinds + 1), "recall": there / (there + 1), "accuracy": (tags + 1) / (tags + 2)}
+    assert score == pytest.approx(wanted[scoring])
+
+
+def test_folds_that_lack_a_type_are_scored(tiny_folder):
+    words, tags = [*WORDS[:8], ["she", "saw", "bad"]], [*TAGS[:8], ["O", "O", "B-group"]]
+    tagger = st.Tagger("1: full", model=str(tiny_folder("bert")), epochs=1, device="cpu", cache="ram")
+    assert np.isfinite(cross_val_score(tagger, words, tags, cv=3, error_score="raise")).all()
+
+
+def test_classes_of_words_that_training_did_not_see_are_wrong(tiny_folder):
+    kinds = [["det" if word in ("the", "a") else "word" for word in row] for row in WORDS[:4]]
+    settings = {"model": str(tiny_folder("bert")), "epochs": 8, "lr": 0.01, "device": "cpu", "cache": "ram"}
+    tagger = st.Tagger("1: full", objective="tags(scheme=plain)", **settings).fit(WORDS[:4] * 4, kinds * 4)
+    said = tagger.predict(WORDS[:4])
+    assert tagger.score(WORDS[:4], said) == 1.0
+    unseen = [["verb", *said[0][1:]], *said[1:]]
+    assert tagger.score(WORDS[:4], unseen) == pytest.approx(1 - 1 / sum(map(len, said)))
 
 
 def test_it_is_saved_pickled_and_cloned(tagger, tmp_path):

@@ -176,6 +176,15 @@ def test_bad_labels():
         DataError, match=r"dev.csv, row 7: label 'yse' was not seen.*did you mean 'yes'\? legal: no, yes"
     ):
         LabelSet(("no", "yes")).encode(["no", "yse"], "dev.csv", rows=[5, 7])
+    for several, mark in (("no, yes", ","), ("yes|no", "|"), ("no;perhaps", ";"), ("no\tyes", "\t")):
+        with pytest.raises(
+            DataError, match="look like labels with .* between them.*multilabel.*legal: no, yes"
+        ) as caught:
+            LabelSet(("no", "yes")).encode(["no", several], "dev.csv")
+        assert repr(mark) in (caught.value.hint or "")
+    with pytest.raises(DataError, match="legal: no, yes") as caught:
+        LabelSet(("no", "yes")).encode(["say, what"], "dev.csv")
+    assert "multilabel" not in (caught.value.hint or "")
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.data())

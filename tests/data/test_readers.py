@@ -438,3 +438,43 @@ def test_published_trec_sizes(shared):
     whole = [len(read(folder / f"TREC.{part}.all", ReadOptions(task="trec"))) for part in ("train", "test")]
     cut = [len(read(folder, ReadOptions(task="trec", split=split))) for split in ("train", "dev", "test")]
     assert (whole, cut) == ([5452, 500], [4952, 500, 500])
+
+
+# --- a column of 0 and 1 for each class of a run ----------------------------------------------------------------------
+
+OF_RUN = ReadOptions(text="text", label="label", labels=("no", "yes"))
+
+
+def test_classes_are_read_from_columns_of_their_names(write):
+    path = write("x.csv", "text,yes,id,no\na,1,0,0\nb,0,1,1\nc,true,0,false\n")
+    table = read(path, OF_RUN)
+    assert table.labels == ["yes", "no", "yes"] and table.columns == ("text",) and list(table.rows) == [1, 2, 3]
+    assert table.notices == ("the labels are the columns of 0 and 1: no, yes",)
+    assert read(write("y.csv", "text,label,no,yes\na,no,0,1\n"), OF_RUN).labels == ["no"]  # as in training comes first
+    with pytest.raises(DataError, match="no column 'label'"):  # data to train on name their column
+        read(path, ReadOptions(text="text", label="label"))
+    kept = read(path, ReadOptions(text="text", label="label", labels=("no", "yes"), keep_whole=True)).whole
+    assert kept is not None and kept.names == ["text", "yes", "id", "no"]
+
+
+def test_a_row_without_a_class_is_a_bad_row(write):
+    path = write("x.csv", "text,no,yes\na,1,0\nb,0,0\n")
+    with pytest.raises(DataError, match=r"label column 'no, yes' is empty in 1 of 2 rows \(row 2\)"):
+        read(path, OF_RUN)
+    table = read(path, ReadOptions(text="text", label="label", labels=("no", "yes"), written=Written(bad_rows="skip")))
+    assert table.labels == ["no"] and list(table.rows) == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem", "hint"),
+    [
+        ("text,no,yes\na,1,1\n", "row 1: columns 'no' and 'yes' are both 1", "one class a text"),
+        ("text,no,yes\na,1,2\n", "row 1: label column 'yes' holds '2'", "hold 0 or 1"),
+        ("text,no\na,1\n", "no column 'label', but columns of 0 and 1 for some of its labels alone: no", "add yes"),
+        ("text,labels\na,no\n", "no column 'label'", "did you mean 'labels'? columns: text, labels; one of 0 and 1"),
+    ],
+)
+def test_columns_of_classes_in_doubt(write, content, problem, hint):
+    with pytest.raises(DataError, match=problem) as caught:
+        read(write("x.csv", content), OF_RUN)
+    assert hint in (caught.value.hint or "")

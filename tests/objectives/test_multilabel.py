@@ -325,6 +325,74 @@ def test_a_label_unseen_in_training(labelled, tmp_path):
         Predictor(tmp_path / "sets", device="cpu").score(str(path))
 
 
+# --- data that are laid out in another way than those of training ----------------------------------------------------
+
+
+@pytest.mark.parametrize("learnt", ["train.jsonl", "train.csv", "train-flags.csv"])
+def test_a_run_reads_every_way_to_write_sets(labelled, sets, tmp_path, learnt):
+    end = learnt.removeprefix("train")
+    result = labelled(train=str(sets / learnt), eval=str(sets / f"dev{end}"), epochs=1)
+    predictor, rows = Predictor(tmp_path / "sets", device="cpu"), _rows(30, 1)
+    files = [sets / f"dev{other}" for other in (".jsonl", ".csv", "-flags.csv")]
+    files += [_cells(tmp_path / f"{number}.csv", rows, mark) for number, mark in enumerate((",", "|", "\t", " "))]
+    for file in files:
+        scored = predictor.score(str(file))
+        assert scored["metrics"]["map"] == pytest.approx(result.best["map"], abs=1e-6), file
+        assert scored["metrics"]["micro_f1"] == pytest.approx(result.best["micro_f1"], abs=1e-6), file
+        assert len(predictor.predict(str(file)).columns["labels"]) == len(rows)
+    said = "\n".join(predictor.score(str(tmp_path / "1.csv"))["notices"])
+    assert "are separated by '|'" in said
+    said = "\n".join(predictor.score(str(sets / "dev-flags.csv"))["notices"])
+    assert ("columns of 0 and 1: anger, calm, joy" in said) == (end != "-flags.csv")
+
+
+def test_one_label_is_read_from_its_column(labelled, tmp_path):
+    rows = [(text, ["joy"] if "joy" in labels else []) for text, labels in _rows(30, 0)]
+    labelled(train=str(_lists(tmp_path / "a.jsonl", rows)), eval=None, epochs=1)
+    predictor = Predictor(tmp_path / "sets", device="cpu")
+    path = tmp_path / "flags.csv"
+    path.write_text("text,joy\n" + "".join(f"{text},{int(bool(labels))}\n" for text, labels in rows))
+    wanted, found = (predictor.score(str(one)) for one in (tmp_path / "a.jsonl", path))
+    assert found["metrics"] == wanted["metrics"] and found["by_class"] == wanted["by_class"]
+
+
+OTHERWISE = {
+    "part of the columns": (
+        "text,anger,joy\nx,1,0\n",
+        "no column 'labels', but columns.*some.*: anger, joy",
+        "add calm",
+    ),
+    "no column": ("text,other\nx,1\n", "no column 'labels'", "columns: text, other; one of 0 and 1 for each label"),
+    "a two": ("text,anger,calm,joy\nx,1,0,2\n", "row 1: label column 'joy' holds '2'", "0 or 1"),
+    "a part that is unknown": (
+        "text,labels\nx,joy|angr\n",
+        "label 'joy.angr' was not",
+        "'angr' is left: did you mean 'anger'",
+    ),
+    "two separators": ("text,labels\nx,joy|calm\ny,joy;calm\n", "row 1: label 'joy.calm'", "one separator everywhere"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_what_is_in_doubt_is_one_line(labelled, tmp_path, case):
+    content, problem, hint = OTHERWISE[case]
+    labelled(epochs=1, eval=None)
+    path = tmp_path / "odd.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=problem) as caught:
+        Predictor(tmp_path / "sets", device="cpu").score(str(path))
+    assert hint in (caught.value.hint or "") and "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_missing_is_named(labelled, sets, tmp_path):
+    labelled(train=str(sets / "train-flags.csv"), eval=None, epochs=1)
+    for content in ("text,anger,joy\nx,1,0\n", "text,labels,tags\nx,joy,calm\n"):
+        path = tmp_path / "odd.csv"
+        path.write_text(content)
+        with pytest.raises(DataError, match="no column '(calm|anger)'"):
+            Predictor(tmp_path / "sets", device="cpu").score(str(path))
+
+
 def test_labels_come_from_every_part_and_numbers_in_their_order(labelled, tmp_path):
     train = _lists(tmp_path / "a.jsonl", [("the film", [10, 2]), ("a story", []), ("this book", [2])])  # pyright: ignore
     dev = _lists(tmp_path / "b.jsonl", [("that day", [7]), ("the film", [2])])  # pyright: ignore[reportArgumentType]

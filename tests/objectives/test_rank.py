@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tiny
+from chats import CHATML, LLAMA3, said, save_chat_model
 from stratatune.app.cli import run as command
 from stratatune.data.batching import collate_examples
 from stratatune.data.read_options import ReadOptions
@@ -356,10 +357,20 @@ BAD_ROWS = {
     "any two columns": ([{"a": "x", "b": "y"}], {"text": "a,b"}, "what are 'a' and 'b' for?"),
     "two texts": ([{"query": "x", "text": "y", "passage": "z", "score": 1}], {}, "both names for the text"),
     "roles out of order": ([{"query": "x", "text": "y", "score": 1}], {"text": "text,query"}, "'query' is the query"),
-    "lists of messages": (
-        [{"chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]}],
+    "messages with a score": (
+        [{"prompt": said(("user", "a")), "response": said(("assistant", "b")), "score": 1}],
         {},
-        "'chosen' holds lists of messages, and texts are read",
+        "'prompt' holds lists of messages, and texts are read",
+    ),
+    "an answer without a prompt": (
+        [{"chosen": said(("assistant", "b")), "rejected": said(("assistant", "c"))}],
+        {"template": "plain"},
+        "row 1: roles out of order: message 1, of the assistant, comes first",
+    ),
+    "messages without a template": (
+        [{"prompt": said(("user", "a")), "chosen": said(("assistant", "b")), "rejected": said(("assistant", "c"))}],
+        {},
+        "has no chat template",
     ),
     "a word for a score": ([{"query": "x", "text": "y", "score": "good"}], {}, "'good' is not a number"),
     "another loss": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], {"objective": "rank(loss=bce)"}, "loss 'bce'"),
@@ -374,3 +385,87 @@ def test_bad_rows_get_one_line(case, fit, tmp_path):
     with pytest.raises(UserError) as caught:
         fit(train=str(path), eval=None, **{"objective": "rank", **settings})
     assert said in caught.value.message and "\n" not in caught.value.message, caught.value.message
+
+
+# --- preferences as conversations -------------------------------------------------------------------------------------
+
+
+def _talks(count: int, seed: int, form: str) -> list[dict[str, Any]]:
+    """The same preferences in each form of TRL's."""
+    rows = []
+    for row in preferences(count, seed):
+        prompt, answers = said(("user", row["prompt"])), {key: row[key] for key in ("chosen", "rejected")}
+        messages = {key: said(("assistant", text)) for key, text in answers.items()}
+        if form == "explicit":
+            rows.append({"prompt": prompt, **messages})
+        elif form == "implicit":
+            rows.append({key: [*prompt, *answer] for key, answer in messages.items()})
+        elif form == "both":  # as in UltraFeedback: the prompt is also a text of its own
+            rows.append({"prompt": row["prompt"], **{key: [*prompt, *answer] for key, answer in messages.items()}})
+        elif form == "text and messages":
+            rows.append({"prompt": row["prompt"], **messages})
+        else:
+            talks = {key: [*prompt, *answer] for key, answer in messages.items()}
+            rows.append({key: json.dumps(one) if form == "json" else _chatml(one) for key, one in talks.items()})
+    return rows
+
+
+def _chatml(messages: list[dict[str, str]]) -> str:
+    return "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages)
+
+
+FORMS = ("explicit", "implicit", "both", "text and messages", "json", "written")
+
+
+def test_every_form_of_conversations_is_the_same_text(run, tmp_path):
+    model, found = save_chat_model(tmp_path / "model", CHATML), {}
+    for form in FORMS:
+        file = str(write(tmp_path / f"{form}.jsonl", _talks(16, 0, form)))
+        given = {"model": str(model), "train": file, "eval": file, "text": (), "label": None, "objective": "rank"}
+        run(**given, plan="2: full", out=str(tmp_path / form), max_length=64, epochs=3, lr=0.01, cache="ram")
+        found[form] = read_tensors(tmp_path / form / "adapter")
+    for form in FORMS:
+        assert all(torch.equal(found[form][name], tensor) for name, tensor in found["written"].items()), form
+    wanted = Predictor(tmp_path / "written", device="cpu").predict(str(tmp_path / "written.jsonl")).columns
+    for learnt in ("explicit", "implicit", "both"):
+        predictor = Predictor(tmp_path / learnt, device="cpu")
+        for form in FORMS:
+            scored = predictor.score(str(tmp_path / f"{form}.jsonl"))["metrics"]
+            assert scored["pair_accuracy"] > 0.9, (learnt, form)
+            assert predictor.predict(str(tmp_path / f"{form}.jsonl")).columns == wanted, (learnt, form)
+        talks = [{"messages": one["chosen"]} for one in _talks(16, 0, "implicit")]
+        single = predictor.predict(str(write(tmp_path / "single.jsonl", talks)))
+        assert single.columns["score"] == pytest.approx(wanted["chosen_score"], abs=1e-6)
+    with pytest.raises(UserError, match="holds lists of messages, and the model was trained on texts"):
+        Predictor(tmp_path / "written", device="cpu").score(str(tmp_path / "explicit.jsonl"))
+
+
+def test_a_conversation_is_opened_once(run, tmp_path):
+    model = save_chat_model(tmp_path / "model", LLAMA3)
+    file = str(write(tmp_path / "x.jsonl", _talks(8, 0, "explicit")))
+    given = {"model": str(model), "train": file, "eval": None, "text": (), "label": None, "objective": "rank"}
+    run(**given, plan="2: full", out=str(tmp_path / "run"), max_length=64, epochs=1)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    ids, offsets = (data := predictor.encode(predictor.read(file))).ids, data.offsets
+    opening = predictor.tokenizer.bos_token_id
+    for start, end in itertools.pairwise(offsets.tolist()):
+        assert ids[start] == opening and (ids[start + 1 : end] != opening).all()
+        assert predictor.tokenizer.convert_ids_to_tokens(int(ids[end - 1])) == "<|eot_id|>"
+
+
+def test_an_encoder_reads_conversations_by_a_template_that_is_given(fit, tmp_path):
+    file = str(write(tmp_path / "x.jsonl", _talks(16, 0, "explicit")))
+    fit("pairwise", train=file, eval=file, template="plain", epochs=4, lr=0.01, max_length=64)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    assert predictor.objective.chat_template.startswith("{{ bos_token }}") and not predictor.objective.paired
+    assert predictor.score(file)["metrics"]["pair_accuracy"] > 0.9
+
+
+def test_bad_conversations_are_left_out(fit, tmp_path):
+    rows = _talks(12, 0, "implicit")
+    rows[3]["rejected"] = said(("user", "what?"))
+    path = str(write(tmp_path / "x.jsonl", rows))
+    with pytest.raises(UserError, match="row 4: there is no message of an assistant"):
+        fit("pairwise", train=path, eval=None, template="plain")
+    result = fit("pairwise", train=path, eval=None, template="plain", bad_rows="skip", epochs=1)
+    assert any("1 of 12 rows are left out (row 4" in notice for notice in result.notices)

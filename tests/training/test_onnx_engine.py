@@ -95,6 +95,8 @@ def test_the_command_line_reads_it(exported, files, tmp_path, capsys):
         ([onnx, "--engine", "tpu"], "legal: torch, onnx"),
         ([onnx, "--precision", "bf16"], "an ONNX export has its own"),
         ([onnx, "--device", "cuda"], "an ONNX export has its own"),
+        ([onnx, "--memory-limit", "6GB"], "memory_limit: '6GB'; onnxruntime holds the whole model"),
+        ([onnx, "--trunk", "streamed"], "trunk: 'streamed'; onnxruntime holds the whole model"),
     ):
         assert command(["predict", *map(str, wrong), "--text", "a"]) == 2
         assert expected in capsys.readouterr().err

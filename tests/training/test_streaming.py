@@ -154,6 +154,26 @@ def test_auto_streams_what_does_not_fit(run_of, monkeypatch):
     assert any("trunk: streamed" in line for line in said)
 
 
+@pytest.mark.parametrize("trunk", ["auto", "resident"])
+@pytest.mark.parametrize("plan", [PLAN, ": lora"])
+def test_a_limit_that_a_model_in_memory_exceeds_is_refused(run_of, tmp_path, plan, trunk):
+    config = run_of("whole", trunk=trunk, plan=plan)
+    train(config, reporter=QUIET)
+    with pytest.raises(ConfigError, match=r"memory_limit: 10MB; .* in use") as caught:  # the checkpoint takes less
+        train(run_of("run", trunk=trunk, plan=plan, memory_limit="10MB"), reporter=QUIET)
+    assert "or more, or a smaller model" in (caught.value.hint or "")
+    with pytest.raises(ConfigError, match=r"memory_limit: 10MB; .* in use"):
+        Predictor(tmp_path / "whole", trunk=trunk, memory_limit="10MB")
+    assert train(run_of("run", trunk=trunk, plan=plan, memory_limit="100GB"), reporter=QUIET)
+    assert Predictor(tmp_path / "whole", trunk=trunk, memory_limit="100GB").score(config.eval)
+
+
+def test_a_limit_that_a_streamed_trunk_keeps_is_hinted_at(run_of, monkeypatch):
+    monkeypatch.setattr(streaming, "bytes_of", lambda block: 1 << 40)
+    with pytest.raises(ConfigError, match="or more, or --trunk streamed"):
+        train(run_of("run", trunk="resident", memory_limit="10MB"), reporter=QUIET)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_saved_run_scores_alike(run_of, tmp_path, precision):
     config = run_of("run", precision=precision)

@@ -11,6 +11,7 @@ from stratatune.app.estimator import TextEstimator
 from stratatune.app.texts import as_known
 from stratatune.data.written import Written
 from stratatune.errors import DataError
+from stratatune.objectives.tags import Tags
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,9 +51,14 @@ class Tagger(TextEstimator):
         return [list(spans) for spans in self._columns(X).get("spans", ())]
 
     def score(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> float:
-        """The metric that selects an epoch, the F1 of entities by default."""
-        found = self.predictor_.score(_data_set(X, y))
-        return float(found["metrics"][self.predictor_.objective.metric])
+        """The metric that selects an epoch, the F1 of entities by default.
+
+        An entity of a type that training did not see, as one fold may lack what another one has, is missed.
+        """
+        predictor, objective = self.predictor_, self.predictor_.objective
+        assert isinstance(objective, Tags)
+        table = predictor.read(_data_set(X, y), need_labels=True)
+        return float(objective.scores_with_unseen(table, predictor.output(table))[objective.metric])
 
     def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:
         """The predictions for each text; nothing where there are none."""

@@ -128,6 +128,21 @@ class ChatTemplate:
         except _Refused:
             return []
 
+    def whole(self, conversation: Conversation, place: str) -> str:
+        """A conversation as text, without the token that the tokenizer itself puts in front of every text.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        try:
+            text = self.render(conversation)
+        except _Refused as error:
+            raise _refused(place, error) from error
+        own: Any = self.tokenizer
+        opening = own.bos_token
+        adds = bool(opening) and own("a", verbose=False)["input_ids"][:1] == [own.bos_token_id]
+        return text.removeprefix(opening) if adds else text
+
     def prompt(self, conversation: Conversation, place: str) -> list[int]:
         """The token ids after which the assistant speaks.
 

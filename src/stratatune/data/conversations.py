@@ -7,17 +7,18 @@ DataError line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing
-from stratatune.data.messages import TOOLS, BadRow, Cells, Conversation, conversation_of
+from stratatune.data.messages import TOOLS, BadRow, Cells, conversation_of
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, is_conversation
 from stratatune.data.sources import open_source
-from stratatune.data.written import Written
+from stratatune.data.written import BadRows, Written
 from stratatune.errors import DataError, nearest
 
 CONVERSATIONS = "conversations"
@@ -32,9 +33,10 @@ PAIRS = (
 )
 _MORE = {"instruction": ("input", "context")}
 """Columns whose text follows that of another, where they are there."""
-_SYSTEM = ("system", "system_prompt")
+SYSTEM = ("system", "system_prompt")
 
 _SHOWN = 5
+Row = TypeVar("Row")
 
 
 def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
@@ -53,22 +55,9 @@ def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     if not frame.rows:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one conversation")
     prompt, answer = _columns(frame, options.text_columns, options.label, need_labels)
-    found, kept, bad = list[Conversation](), list[int](), list[str]()
-    for at, (row, cells) in enumerate(zip(frame.rows, _cells(frame, prompt, answer), strict=True)):
-        try:
-            found.append(conversation_of(cells, need_labels=need_labels, blanks=written.bad_rows == "empty"))
-            kept.append(at)
-        except BadRow as error:
-            if written.bad_rows != "skip":
-                raise DataError(f"{frame.place}, row {row}: {error.what}", error.fix) from error
-            bad.append(f"row {row}: {error.what}")
-    whole = frame
-    if bad:
-        if not kept:
-            raise DataError(f"{frame.place}: no row holds a conversation; {bad[0]}", "name other columns with --text")
-        more = "; ..." if len(bad) > _SHOWN else ""
-        said = f"{len(bad):,} of {len(frame.rows):,} rows are left out ({'; '.join(bad[:_SHOWN])}{more})"
-        frame = frame.keep(kept).noting(said)
+    cells, blanks, whole = _cells(frame, prompt, answer), written.bad_rows == "empty", frame
+    rows = (functools.partial(conversation_of, one, need_labels=need_labels, blanks=blanks) for one in cells)
+    frame, found = rows_kept(frame, rows, written.bad_rows)
     labels: Any = [one.messages[one.answers[-1]]["content"] for one in found] if need_labels else None
     return Table(
         texts=(["" if is_missing(value) else str(value) for value in frame.get(prompt)],),
@@ -81,6 +70,30 @@ def read_conversations(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         whole=whole if options.keep_whole else None,
         further={CONVERSATIONS: found},
     )
+
+
+def rows_kept(frame: Frame, rows: Iterable[Callable[[], Row]], bad_rows: BadRows) -> tuple[Frame, list[Row]]:
+    """What each row of a frame gives, and the frame without the bad ones where these are skipped, which a notice says.
+
+    Raises:
+        DataError: a row that is bad, or all of them.
+    """
+    found, kept, bad = list[Row](), list[int](), list[str]()
+    for at, (row, made) in enumerate(zip(frame.rows, rows, strict=True)):
+        try:
+            found.append(made())
+            kept.append(at)
+        except BadRow as error:
+            if bad_rows != "skip":
+                raise DataError(f"{frame.place}, row {row}: {error.what}", error.fix) from error
+            bad.append(f"row {row}: {error.what}")
+    if not bad:
+        return frame, found
+    if not kept:
+        raise DataError(f"{frame.place}: no row holds a conversation; {bad[0]}", "name other columns with --text")
+    more = "; ..." if len(bad) > _SHOWN else ""
+    said = f"{len(bad):,} of {len(frame.rows):,} rows are left out ({'; '.join(bad[:_SHOWN])}{more})"
+    return frame.keep(kept).noting(said), found
 
 
 def _open(source: Any, split: str | None, written: Written) -> Frame:
@@ -139,6 +152,6 @@ def _cells(frame: Frame, prompt: str, answer: str | None) -> Iterator[Cells]:
         return [None] * len(frame.rows) if name is None else frame.get(name)
 
     answers = [None] * len(frame.rows) if answer is None else frame.get(answer)
-    more, system, tools = column(_MORE.get(prompt, ())), column(_SYSTEM), column((TOOLS,))
+    more, system, tools = column(_MORE.get(prompt, ())), column(SYSTEM), column((TOOLS,))
     for values in zip(frame.get(prompt), answers, more, system, tools, strict=True):
         yield Cells(prompt, values[0], answer, *values[1:])

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from stratatune.data.flags import columns_of, is_flags, no_labels, noting_columns, sets_of
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SEPARATORS, is_missing, label_text
 from stratatune.data.read_options import DEFAULTS, ReadOptions
@@ -25,7 +26,6 @@ Cell = list[str] | str
 
 LABELS = ("labels", "label", "tags", "classes", "class", "categories", "category", "targets", "target")
 _NAMES = {**{mark: name for name, mark in DELIMITERS.items()}, "\t": "tab", " ": "space"}
-_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
@@ -34,8 +34,8 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     Args:
         source: a source of :func:`stratatune.data.readers.read`.
         options: ``label`` names one column of labels, or several 0/1 columns as ``"a,b,c"`` (a name with a comma in
-            quotes). Recognised by a usual name, or where all columns of 0 and 1 are meant. A row without a label is
-            never bad.
+            quotes). Recognised by a usual name, or where all columns of 0 and 1 are meant; with ``labels`` the one
+            may take the place of the other. A row without a label is never bad.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
@@ -45,13 +45,14 @@ def read_sets(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     frame, columns = text_columns(frame, options.text if frame.named else None, None)
     names: tuple[str, ...] = ()
+    flagged = False
     if options.need_labels:
-        frame, names = _label_columns(frame, columns, options.label)
+        frame, names, flagged = _label_columns(frame, columns, options.label, options.labels)
     if options.written.bad_rows == "skip":
         frame = without_bad(frame, [*columns])
     return Table(
         texts=tuple(texts_of(frame, name, options.written.bad_rows) for name in columns),
-        labels=_sets(frame, names) if names else None,  # pyright: ignore[reportArgumentType]  whose cells are ours
+        labels=_sets(frame, names, flagged) if names else None,  # pyright: ignore[reportArgumentType]  whose cells are ours
         columns=columns,
         label_column=joined(names) if names else None,
         source=frame.place,
@@ -95,51 +96,50 @@ def joined(names: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def _label_columns(frame: Frame, texts: tuple[str, ...], label: str | None) -> tuple[Frame, tuple[str, ...]]:
+def _label_columns(
+    frame: Frame, texts: tuple[str, ...], label: str | None, known: Sequence[str]
+) -> tuple[Frame, tuple[str, ...], bool]:
+    """The columns of the labels, and whether they hold 0 and 1; ``known`` are the labels of a run, if there is one."""
+    if label is not None and known:
+        return _label_columns_of_run(frame, texts, label, known)
     if label is not None:
-        return frame, columns_named(frame, label)
+        names = columns_named(frame, label)
+        return frame, names, len(names) > 1
     usual = [name for name in LABELS if name in frame.names and name not in texts]
     if len(usual) == 1:
-        return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],)
-    flags = [] if usual else [name for name in frame.names if name not in texts and _is_flags(frame.get(name))]
-    if len(flags) > 1:
-        return frame.noting(f"the labels are the columns of 0 and 1: {', '.join(flags)}"), tuple(flags)
+        return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],), False
+    columns = [] if usual else [name for name in frame.names if name not in texts and is_flags(frame.get(name))]
+    if len(columns) > 1:
+        return noting_columns(frame, columns), tuple(columns), True
     raise DataError(
         f"{frame.place}: which column holds the labels? columns: {', '.join(frame.names)}",
         "name it with --label COLUMN, or columns of 0 and 1 with --label A,B,C",
     )
 
 
-def _is_flags(values: Iterable[Any]) -> bool:
-    return all(_flag(value) is not None for value in values)
-
-
-def _flag(value: Any) -> bool | None:
-    return None if is_missing(value) or isinstance(value, list | Mapping) else _FLAGS.get(label_text(value).lower())
+def _label_columns_of_run(
+    frame: Frame, texts: tuple[str, ...], label: str, known: Sequence[str]
+) -> tuple[Frame, tuple[str, ...], bool]:
+    """The same where data are laid out as those of training, or in the other way that leaves no doubt."""
+    names = (label,) if label in frame.names else columns_in(label)
+    lacking = [name for name in names if name not in frame.names]
+    if not lacking:
+        return frame, names, len(names) > 1
+    if columns := columns_of(frame, known, texts):
+        return noting_columns(frame, columns), columns, True
+    usual = [name for name in LABELS if name in frame.names and name not in texts]
+    if len(names) > 1 and len(lacking) == len(names) and len(usual) == 1:
+        return frame.noting(f"labels are read from column {usual[0]!r}"), (usual[0],), False
+    raise no_labels(frame, lacking[0], known)
 
 
 # --- cells ---------------------------------------------------------------------------------------------------------
 
 
-def _sets(frame: Frame, names: tuple[str, ...]) -> list[Cell]:
-    if len(names) == 1:
-        return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
-    rows = zip(*(_flags(frame, name) for name in names), strict=True)
-    return [[name for name, flag in zip(names, row, strict=True) if flag] for row in rows]
-
-
-def _flags(frame: Frame, name: str) -> list[bool]:
-    found = []
-    for row, value in zip(frame.rows, frame.get(name), strict=True):
-        flag = _flag(value)
-        if flag is None:
-            said = "is empty" if is_missing(value) or value == "" else f"holds {value!r}"
-            raise DataError(
-                f"{frame.place}, row {row}: label column {name!r} {said}",
-                "several label columns hold 0 or 1 each; one column of labels is named alone",
-            )
-        found.append(flag)
-    return found
+def _sets(frame: Frame, names: tuple[str, ...], flagged: bool) -> Sequence[Cell]:
+    if flagged:
+        return sets_of(frame, names)
+    return [cell(frame, row, names[0], value) for row, value in zip(frame.rows, frame.get(names[0]), strict=True)]
 
 
 def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
@@ -183,6 +183,16 @@ def separator_of(cells: Iterable[Cell], place: str) -> str:
             f"name the one between two labels: --objective 'multilabel(separator={_NAMES[found[0]]})'",
         )
     return found[0] if found else ""
+
+
+def separator_for(cells: Sequence[Cell], own: str, known: Collection[str]) -> str:
+    """The separator of data of a run: its ``own``, or where labels are unknown then, the only one by which none is."""
+
+    def fits(mark: str) -> bool:
+        return all(label in known for cell in cells for label in cut(cell, mark))
+
+    others = [] if fits(own) else [mark for mark in (*SEPARATORS, " ") if mark != own and fits(mark)]
+    return others[0] if len(others) == 1 else own
 
 
 def separator_named(word: str) -> str:

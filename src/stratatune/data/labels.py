@@ -81,12 +81,41 @@ class LabelSet:
 
 def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
     """The error for a label, tag or class at ``place`` that is not among ``names``, those of the training data."""
-    near = nearest(found, names)
+    several, near = _separated(found, names), nearest(found, names)
+    if several:
+        hint = (
+            f"these look like labels with {several!r} between them, of which --objective multilabel learns any number; "
+        )
+    else:
+        hint = f"did you mean {near!r}? " if near else ""
+    return DataError(f"{place} {found!r} was not seen in training", f"{hint}legal: {listed(names)}")
+
+
+def unseen_in_set(place: str, found: str, names: Sequence[str]) -> DataError:
+    """The same error where a cell may hold several labels, with any of the usual separators between them."""
+    mark = _separated(found, names)
+    if not mark:
+        return unseen(place, found, names)
+    odd = next((part for part in map(str.strip, found.split(mark)) if part and part not in names), None)
+    if odd is None:  # which the other cells do not allow
+        hint = f"with {mark!r} between labels other cells do not fit: write one separator everywhere, or lists"
+    else:
+        near = nearest(odd, names)
+        hint = f"with {mark!r} between labels {odd!r} is left{f': did you mean {near!r}' if near else ''}? "
+        hint += f"legal: {listed(names)}"
+    return DataError(f"{place} {found!r} was not seen in training", hint)
+
+
+def _separated(found: str, names: Sequence[str]) -> str:
+    """The separator that cuts a label into several of which one is known; empty where none does."""
+    marks = (mark for mark in SEPARATORS if mark in found)
+    return next((mark for mark in marks if {part.strip() for part in found.split(mark)} & set(names)), "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a message shows them: the first of many, and how many there are."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    legal = f"legal: {', '.join(names[:_SHOWN])}{more}"
-    return DataError(
-        f"{place} {found!r} was not seen in training", (f"did you mean {near!r}? " if near else "") + legal
-    )
+    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def ordered(names: Collection[str]) -> tuple[str, ...]:

@@ -144,6 +144,16 @@ def _parsed(value: Any, column: str) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
+def messages_in(value: Any) -> list[Mapping[str, Any]]:
+    """The messages of a cell, as a list or as JSON in a text; empty where it holds something else."""
+    try:
+        found = _parsed(value, "")
+    except BadRow:
+        return []
+    named = isinstance(found, list) and all(isinstance(one, Mapping) and {"role", "from"} & one.keys() for one in found)
+    return found if named else []
+
+
 def _tools(value: Any) -> list[Any] | None:
     """The cell of tools: a list, or one in JSON; None where it is empty."""
     value = value.tolist() if hasattr(value, "tolist") else value

@@ -12,6 +12,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import Any
 
+from stratatune.data.flags import columns_of, no_labels, with_classes
 from stratatune.data.frames import Frame
 from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, looks_like_sets, numbers
 from stratatune.data.read_options import DEFAULTS, ReadOptions
@@ -80,7 +81,8 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
             `save_to_disk` (these need ``options.split``); a hub id (``glue/sst2``, ``org/name:config``); a
             `datasets.Dataset` or `DatasetDict`; a pandas DataFrame; a list of texts or of pairs of texts.
         options: the part to read. ``text`` is one column, or two, and ``label`` one: guessed, with a notice, where
-            only one is plausible. Lists have no names, so they need neither.
+            only one is plausible. Lists have no names, so they need neither. Data that lack the label column of a run
+            may have a column of 0 and 1 for each of its ``labels``.
 
     Raises:
         DataError: whatever is wrong with the source, in one line.
@@ -91,7 +93,12 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
         raise DataError(f"{frame.place} has no rows", "give a file with at least one example")
     known = frame.task or known
     frame, columns = text_columns(frame, options.text if frame.named else None, known)
-    frame, label_column = _label_column(frame, columns, options.label, known, need_labels)
+    label = options.label
+    if need_labels and not known and label is not None and label not in frame.names and options.labels:
+        if not columns_of(frame, options.labels, columns):
+            raise no_labels(frame, label, options.labels)
+        frame, label = with_classes(frame, options.labels)
+    frame, label_column = _label_column(frame, columns, label, known, need_labels)
     checked = [*columns, *([label_column] if label_column and need_labels else [])]
     if known and known.drops_incomplete:
         frame = _without_incomplete(frame, [*columns, *([label_column] if label_column else [])])

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import numbers
+from stratatune.data.labels import is_missing, numbers
+from stratatune.data.messages import messages_in
+from stratatune.data.preferences import ANSWERS, QUERY, read_answers
 from stratatune.data.read_options import DEFAULTS, ReadOptions
-from stratatune.data.readers import SINGLES, Table, is_conversation, texts_of, without_bad
+from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.errors import DataError, nearest
@@ -73,6 +75,8 @@ def read_roles(
     layouts: Sequence[Layout],
     what: str,
     options: ReadOptions = DEFAULTS,
+    *,
+    spoken: bool = False,
 ) -> Table:
     """Read ``source`` into a Table with a text column for each role, and the roles in ``further``.
 
@@ -83,6 +87,7 @@ def read_roles(
         options: ``text`` names two text columns in the order of a layout's roles, where their names say nothing, and
             ``label`` the column of numbers. The labels of a ``task`` must be numbers. Without ``need_labels`` one
             column of texts is legal too.
+        spoken: whether columns without a score may hold messages; the conversations are then in ``further``.
 
     Raises:
         DataError: whatever is wrong with the source, in one line; also columns whose roles are in doubt.
@@ -98,14 +103,21 @@ def read_roles(
     else:
         roles, label_column = finder.to_predict(options.text_columns), None
     checked = [*roles, *([label_column] if label_column else [])]
-    if known and known.drops_incomplete or written.bad_rows == "skip":
-        frame = without_bad(frame, checked)
-    if spoken := next((name for name in roles if any(map(is_conversation, frame.get(name)))), None):
+    talks = next((name for name in roles if any(map(messages_in, frame.get(name)))), None)
+    if talks and (not spoken or label_column is not None):
         raise DataError(
-            f"{frame.place}: column {spoken!r} holds lists of messages, and texts are read",
+            f"{frame.place}: column {talks!r} holds lists of messages, and texts are read",
             "write each as one text, as the model's chat template does",
         )
-    texts = tuple(texts_of(frame, name, written.bad_rows) for name in roles)
+    if talks:
+        queries = next((one.roles[QUERY] for one in layouts if QUERY in one.roles), ())
+        frame, answers = read_answers(frame, roles, queries, written.bad_rows)
+        texts = tuple(["" if is_missing(value) else str(value) for value in frame.get(name)] for name in roles)
+        further = {ANSWERS: answers}
+    else:
+        if known and known.drops_incomplete or written.bad_rows == "skip":
+            frame = without_bad(frame, checked)
+        texts, further = tuple(texts_of(frame, name, written.bad_rows) for name in roles), {}
     labels = None
     if label_column is not None:
         values = ["" if value is None else value for value in frame.get(label_column)]
@@ -120,7 +132,7 @@ def read_roles(
         rows=frame.rows,
         notices=frame.notices,
         whole=whole if options.keep_whole else None,
-        further={ROLES: [tuple(roles.values())] * len(texts[0])},
+        further={ROLES: [tuple(roles.values())] * len(texts[0]), **further},
     )
 
 
@@ -148,7 +160,7 @@ class _Finder:
             columns = next((one for one in (task.text, task.tsv_text) if one and set(one) <= set(names)), None)
             own = next((one for one in (task.label, task.tsv_label) if one in names), None)
             text, label = text or columns, label or own
-        if text and not set(text) & set(names) and self._fitting(label if label in names else None):
+        if text and self._of_other_data(text) and self._fitting(label if label in names else None):
             text, label = None, label if label in names else None  # the columns of other data than these
         if label is not None and label not in names:
             raise self._none_called(label)
@@ -162,6 +174,14 @@ class _Finder:
         if not one.scored and scored_by is not None:
             raise self._doubt(f"{' and '.join(map(repr, found))} take no score, and there is a column {scored_by!r}")
         return found, scored_by
+
+    def _of_other_data(self, text: Sequence[str]) -> bool:
+        """Whether columns that were named are those of data which are laid out in another way."""
+        known = {
+            name for one in self.layouts for names in (*one.roles.values(), *one.repeated.values()) for name in names
+        }
+        missing = [name for name in text if name not in self.frame.names]
+        return len(missing) == len(text) or bool(missing and {name.casefold() for name in missing} <= known)
 
     def _fitting(self, label: str | None) -> list[tuple[Layout, dict[str, str]]]:
         """The layouts that the columns' names fit, each with its columns."""

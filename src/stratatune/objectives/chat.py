@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
-from stratatune.data.chat_tokens import PLAIN, ChatTemplate, encode_chat
+from stratatune.data.chat_tokens import ChatTemplate, encode_chat
 from stratatune.data.conversations import CONVERSATIONS, read_conversations
 from stratatune.data.encoded import Encoded
-from stratatune.data.loading import line_of
 from stratatune.data.messages import Conversation
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.errors import ConfigError, ModelError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
+from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.metrics import TEXT_METRICS, check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rouge import rouge_of
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 
 _ACCURACY = "token_accuracy"
 Turns = Literal["all", "last"]
-_NAMED = {"plain": PLAIN}
-"""Chat templates by their names."""
 _SHOWN = 60
 
 
@@ -83,7 +79,7 @@ class Chat(Objective):
         metric = check_metric(asked.metric or TEXT_METRICS[0], cls.metrics, "chat")
         turns = chosen("chat", "turns", asked.options.get("turns", "all"), get_args(Turns))
         asked.check_fast("chat")
-        text, table = _template(asked), asked.data
+        text, table = template_of(asked), asked.data
         template = ChatTemplate(text, asked.tokens, last=turns == "last")
         first: Conversation = table.further[CONVERSATIONS][0]
         tokens = template.tokens(first, f"{table.source}, row {table.rows[0]}")
@@ -178,42 +174,6 @@ def _system(conversation: Conversation) -> str:
     """The system prompt of a conversation; empty where it has none."""
     first = conversation.messages[0]
     return first["content"] if first["role"] == "system" else ""
-
-
-def _template(asked: Asked) -> str:
-    """The chat template of a run: the tokenizer's own, a named one, or that of a file.
-
-    Raises:
-        ModelError: the tokenizer has none, and none was given.
-        ConfigError: it is neither a template's name nor a file, or is not valid Jinja.
-    """
-    own: Any = asked.tokens
-    if asked.template is None:
-        try:
-            return own.get_chat_template()
-        except ValueError as error:
-            raise ModelError(
-                f"the tokenizer of {own.name_or_path or 'this model'!r} has no chat template",
-                "give one: --template plain, which needs no tokens of its own, or --template FILE with one in Jinja",
-            ) from error
-    if asked.template in _NAMED:
-        return _NAMED[asked.template]
-    path = Path(asked.template).expanduser()
-    if "{%" in asked.template or "{{" in asked.template:
-        text = asked.template
-    elif path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError([f"template: {asked.template}: {line_of(error)}"], "give a text file in UTF-8") from error
-    else:
-        raise ConfigError(
-            [f"template: no file {asked.template!r}"],
-            "under chat: a file with a chat template in Jinja, or plain",
-        )
-    if wrong := ChatTemplate(text, own).mistake():
-        raise ConfigError([f"template: {asked.template}: {wrong}"], "mend its Jinja")
-    return text
 
 
 def _unwritten(template: ChatTemplate, table: Table) -> list[str]:

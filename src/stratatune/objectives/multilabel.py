@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from stratatune.data.encoded import Encoded
-from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_named, separator_of
-from stratatune.data.labels import ordered, unseen
+from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_for, separator_named, separator_of
+from stratatune.data.labels import ordered, unseen_in_set
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, DataError
@@ -35,6 +35,7 @@ from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
     from typing_extensions import Self
 
     from stratatune.data.batching import Batch
@@ -117,16 +118,28 @@ class Multilabel(Pooled):
         """Read texts with label sets; see :func:`stratatune.data.label_sets.read_sets`."""
         return read_sets(source, options)
 
+    def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        encoded = super().encode(table, tokenizer)
+        mark = self.separator if table.labels is None else self._separator_in(table)
+        if mark == self.separator:
+            return encoded
+        said = f"labels in a cell of {table.source} are separated by {mark!r}"
+        return replace(encoded, notices=(*encoded.notices, said))
+
     def targets(self, table: Table) -> np.ndarray:
         """The label sets of a table, bool [N, C]."""
-        index = {label: number for number, label in enumerate(self.names)}
+        index, mark = {label: number for number, label in enumerate(self.names)}, self._separator_in(table)
         found = np.zeros((len(table), len(self.names)), bool)
         for at, cell in enumerate(_cells(table)):
-            for label in cut(cell, self.separator):
+            for label in cut(cell, mark):
                 if label not in index:
-                    raise unseen(f"{table.source}, row {table.rows[at]}: label", label, self.names)
+                    raise unseen_in_set(f"{table.source}, row {table.rows[at]}: label", label, self.names)
                 found[at, index[label]] = True
         return found
+
+    def _separator_in(self, table: Table) -> str:
+        """That of training, or another one that leaves no label unknown."""
+        return separator_for(_cells(table), self.separator, frozenset(self.names))
 
     @classmethod
     def pretended(cls, texts: Encoded, family: str, random: np.random.Generator) -> tuple[Self, Encoded]:

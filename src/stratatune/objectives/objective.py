@@ -318,6 +318,11 @@ class Objective(abc.ABC):
         return self.place
 
     @property
+    def probed(self) -> str:
+        """What the probes of ``stratatune suggest`` predict, for people: "no depth predicts ..."."""
+        return "the labels"
+
+    @property
     def asked_at_once(self) -> int:
         """The number of texts in one question where they come without columns: those of a line, or of a list."""
         return len(self.text)

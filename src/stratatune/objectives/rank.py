@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from stratatune.data.chat_tokens import ChatTemplate
 from stratatune.data.encoded import IGNORED, Encoded
+from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
-from stratatune.data.roles import Layout, read_roles, roles_in
-from stratatune.errors import ConfigError
+from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
+from stratatune.objectives.chat_templates import template_of
 from stratatune.objectives.grouped import (
     loss_for,
     members,
@@ -68,6 +71,7 @@ class Rank(Objective):
             other; ``pairwise``: the chosen text above the rejected one.
         paired: whether a query goes before each text.
         low, high: the scores in the data that are scaled to 0 and 1 under ``bce``.
+        chat_template: of conversations, in Jinja; empty where the data were texts.
         mini_batch: texts that go through the top at once; larger batches are learnt from by gradient caching.
     """
 
@@ -85,16 +89,20 @@ class Rank(Objective):
     low: float = 0.0
     high: float = 1.0
     mini_batch: int = _PIECE
+    chat_template: str = ""
 
     # --- how it is chosen and made ---------------------------------------------------------------------------------
 
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
-        scored, size = asked.data.labels is not None, asked.options.get("mini_batch", _PIECE)
-        data, notices = "scores" if scored else "chosen and rejected texts", []
-        by: Any = loss_for("rank", asked.options.get("loss", "auto"), data, LOSSES)
+        spoken = any(ANSWERS in table.further for table in (asked.data, *asked.others))
+        template = template_of(asked) if spoken else ""
+        data = _written(asked.data, template, asked.tokens)
+        scored, size = data.labels is not None, asked.options.get("mini_batch", _PIECE)
+        kind, notices = "scores" if scored else "chosen and rejected texts", []
+        by: Any = loss_for("rank", asked.options.get("loss", "auto"), kind, LOSSES)
         check_pieces("rank", size)
-        queries = [texts for texts, role in zip(asked.data.texts, roles_in(asked.data), strict=True) if role == "query"]
+        queries = [texts for texts, role in zip(data.texts, roles_in(data), strict=True) if role == "query"]
         several = bool(queries) and len(set(queries[0])) < len(queries[0])
         if by == "listnet" and not several:
             notices.append("every query has one candidate: listnet has nothing to compare them with")
@@ -103,7 +111,8 @@ class Rank(Objective):
             notices.append(f"scores from {low:g} to {high:g} are scaled to 0 to 1")
         usual = "pair_accuracy" if not scored else RANKINGS[0] if several else "average_precision"
         common = common_of(asked, check_metric(asked.metric or usual, cls.metrics, "rank"))
-        return cls(**common, by=by, paired=bool(queries), low=low, high=high, mini_batch=size), notices
+        own = {"paired": bool(queries), "low": low, "high": high, "mini_batch": size, "chat_template": template}
+        return cls(**common, by=by, **own), notices
 
     def to_data(self) -> dict[str, Any]:
         activation = _ACTIVATIONS.get(self.by, "torch.nn.modules.linear.Identity")
@@ -130,8 +139,8 @@ class Rank(Objective):
 
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
-        """Read texts by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
-        table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options)
+        """Read texts or conversations by the names of their columns; see :func:`stratatune.data.roles.read_roles`."""
+        table = read_roles(source, (SCORED, PREFERRED, ALONE), _LEGAL, options, spoken=True)
         columns = dict(zip(roles_in(table), table.texts, strict=True))
         if options.need_labels and "chosen" in columns:
             for texts, role in zip(table.texts, roles_in(table), strict=True):
@@ -141,6 +150,7 @@ class Rank(Objective):
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""
+        table = _written(table, self.chat_template, tokenizer)
         roles = _roles(table)
         queries = next((texts for texts, role in zip(table.texts, roles, strict=True) if role == "query"), None)
         if (queries is None) == self.paired:
@@ -242,6 +252,7 @@ class Rank(Objective):
 
     def answer(self, table: Table, using: Using) -> Answers:
         """A ``score`` of each text, in one column for each column of texts."""
+        table = _written(table, self.chat_template, using.tokenizer)
         roles = _roles(table)
         query = [at for at, role in enumerate(roles) if role == "query"]
         others = [at for at, role in enumerate(roles) if role != "query"]
@@ -251,6 +262,10 @@ class Rank(Objective):
             found[name] = using.output(only_columns(table, [*query, at], roles))
         return Answers({name: values.tolist() for name, values in found.items()}, values=next(iter(found.values())))
 
+    @property
+    def probed(self) -> str:
+        return "which text is the chosen one" if self.by == "pairwise" else "the scores"
+
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Each text alone: with its score, or as chosen (1) or not (0)."""
         assert data.groups is not None
@@ -258,6 +273,30 @@ class Rank(Objective):
         single = replace(data, groups=None, targets={}).subset(data.groups.values)
         whole = bool(np.isin(gains, (0.0, 1.0)).all())
         return single.with_labels(gains.astype(np.int64) if whole else gains)
+
+
+def _written(table: Table, template: str, tokenizer: PreTrainedTokenizerBase) -> Table:
+    """A table whose conversations are texts, as the template writes them, without the prompts by themselves.
+
+    Raises:
+        DataError: the template refuses a conversation, or there is none since the model was trained on texts.
+    """
+    if ANSWERS not in table.further:
+        return table
+    if not template:
+        raise DataError(
+            f"{table.source} holds lists of messages, and the model was trained on texts",
+            "write each as one text, as those of training were",
+        )
+    chat, rows = ChatTemplate(template, tokenizer), list(zip(table.rows, table.further[ANSWERS], strict=True))
+    kept = [(name, role) for name, role in zip(table.columns, roles_in(table), strict=True) if role != QUERY]
+    texts = [[chat.whole(row[name], f"{table.source}, row {number}") for number, row in rows] for name, _ in kept]
+    return replace(
+        table,
+        texts=tuple(texts),
+        columns=tuple(name for name, _ in kept),
+        further={ROLES: [tuple(role for _, role in kept)] * len(table)},
+    )
 
 
 def _roles(table: Table) -> tuple[str, ...]:

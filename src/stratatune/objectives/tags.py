@@ -145,13 +145,16 @@ class Tags(Objective):
 
     def _numbers(self, table: Table) -> np.ndarray:
         """The class of every word of a table int64 [W]."""
-        index = {tag: number for number, tag in enumerate(self.tags)}
-        scheme = PLAIN if self.plain else self.scheme
-        rows = list(TagTables(scheme, self.names, entities=not self.plain).in_iob2(table))
+        index, rows = {tag: number for number, tag in enumerate(self.tags)}, self._written(table)
         for number, row in zip(table.rows, rows, strict=True):
             if (odd := next((tag for tag in row if tag not in index), None)) is not None:
                 raise unseen(f"{table.source}, row {number}: tag", odd, self.tags)
         return np.array([index[tag] for row in rows for tag in row], np.int64)
+
+    def _written(self, table: Table) -> list[list[str]]:
+        """The tags of each text of a table in IOB2; plain ones as they are."""
+        scheme = PLAIN if self.plain else self.scheme
+        return list(TagTables(scheme, self.names, entities=not self.plain).in_iob2(table))
 
     def _on_tokens(self, aligned: Aligned, tags: np.ndarray) -> np.ndarray:
         """The class of every token that counts in the loss, int64 [sum T]; -100 for the others."""
@@ -221,13 +224,32 @@ class Tags(Objective):
         # Windows of a long text are put together again: an entity may cross the border of two.
         starts = np.flatnonzero(data.targets[_CONTINUES].values == 0)
         ends = np.concatenate([[0], np.cumsum(data.targets[_TAGS].sizes)])[[*starts, len(data)]]
-        rows = [[self._entities(tags[a:b]) for a, b in pairwise(ends)] for tags in (truth, guess)]
-        return type_scores(*rows, partial=self.match == "partial"), float((truth == guess).mean()) if len(
-            truth
-        ) else 0.0
+        rows = [[self._named(classes[a:b]) for a, b in pairwise(ends)] for classes in (truth, guess)]
+        return self._compared(*rows)
 
-    def _entities(self, classes: np.ndarray) -> list[Entity]:
-        tags = [self.tags[number] for number in classes]
+    def scores_with_unseen(self, table: Table, output: np.ndarray) -> dict[str, float]:
+        """The metrics of what was predicted [W, 2] for a table whose tags need not be those of training.
+
+        An entity of a type that was not learnt is one that was missed, and a word of such a tag is wrong.
+        """
+        truth = self._written(table)
+        ends = np.cumsum([0, *map(len, truth)])
+        guess = [self._named(output[a:b, 0].astype(np.int64)) for a, b in pairwise(ends)]
+        by_type, right = self._compared(truth, guess)
+        return {**summary(by_type), "accuracy": right}
+
+    def _compared(
+        self, truth: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]
+    ) -> tuple[dict[str, dict[str, float]], float]:
+        """The scores of each type, and the share of the words whose tag is right, of the tags of each text."""
+        found = [list(map(self._entities, rows)) for rows in (truth, guess)]
+        right = [a == b for one, other in zip(truth, guess, strict=True) for a, b in zip(one, other, strict=True)]
+        return type_scores(*found, partial=self.match == "partial"), sum(right) / max(1, len(right))
+
+    def _named(self, classes: np.ndarray) -> list[str]:
+        return [self.tags[number] for number in classes]
+
+    def _entities(self, tags: Sequence[str]) -> list[Entity]:
         if self.plain:
             return [(at, at + 1, tag) for at, tag in enumerate(tags)]
         return list(entities(tags, strict=self.match == "strict"))
@@ -247,6 +269,10 @@ class Tags(Objective):
         if self.plain:
             del columns["spans"]
         return Answers(columns)
+
+    @property
+    def probed(self) -> str:
+        return "the tags"
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """One word of each text, in half of the texts one of an entity or of a rarer class, if there is any."""

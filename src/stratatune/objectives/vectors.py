@@ -323,6 +323,10 @@ class Vectors(Objective):
             found.append(using.untuned(one) if self._side(place, role)[1] else using.output(one))
         return found
 
+    @property
+    def probed(self) -> str:
+        return "whether two texts belong together" if self.label is None else "the scores"
+
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Pairs: with their scores, or each anchor with its positive (1) and with another document (0)."""
         assert data.groups is not None

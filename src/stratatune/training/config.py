@@ -99,7 +99,7 @@ class RunConfig(BaseModel):
     )
     template: str | None = Field(
         None,
-        description="Under mlm: a template's name or text; null means the task's. Under chat: a file with a chat "
+        description="Under mlm: a template's name or text; null means the task's. Of conversations: a file with a chat "
         "template in Jinja, or plain; null means the tokenizer's own.",
     )
     label_words: dict[str, str] = Field(

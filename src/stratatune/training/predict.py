@@ -95,6 +95,9 @@ class Predictor:
         folder = fetched(folder)
         if _engine(engine, folder) == "onnx":
             given = {"base": base, "device": None if device in ("auto", "cpu") else device, "precision": precision}
+            if trunk != "auto" or memory_limit is not None:
+                asked = f"trunk: {trunk!r}" if trunk != "auto" else f"memory_limit: {memory_limit!r}"
+                raise ConfigError([f"{asked}; onnxruntime holds the whole model in memory"], "leave it out")
             self._open_onnx(folder, given)
         elif tops := tops_in(folder):
             self._open_tops(tops, folder, base, device, precision, trunk, memory_limit, bases or SharedBases())
@@ -253,6 +256,7 @@ class Predictor:
         options = ReadOptions(
             text=objective.text,
             label=objective.label if need_labels else None,
+            labels=objective.labels if need_labels else (),
             task=objective.task,
             split=split,
             need_labels=need_labels,

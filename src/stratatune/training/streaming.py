@@ -167,13 +167,14 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
     """Set the memory that a wave may take: the limit less the process and two blocks.
 
     The top waits in the checkpoint until the caches are filled. ``asked`` is the limit as written; None: the free
-    memory.
+    memory. Where the model is in memory there are no waves, and the process is compared with the limit.
 
     Raises:
-        ConfigError: the limit leaves too little for a wave, or later for the top.
+        ConfigError: the limit leaves too little for a wave, or later for the top; or it is exceeded already.
     """
     unread = Unread.of(attached.backbone.model)
     if unread is None:
+        _check_resident(attached, asked)
         return
     # Until the caches are filled the trunk needs all the memory, and the top none.
     unread.put_away(attached.own_blocks())
@@ -186,11 +187,26 @@ def settle_waves(attached: Attached, asked: str | None) -> None:
     above = 2 * through.block_bytes if isinstance(through, StreamedTop) else unread.away_bytes
     least = min(room, limit - used - training - above)
     if least < _LEAST_WAVE:
-        raise ConfigError(
-            [f"memory_limit: {asked or readable_size(limit)}; {readable_size(limit - least)} are in use"],
-            f"give {readable_size(limit - least + (256 << 20))} or more, or a plan with a smaller top",
-        )
+        raise _in_use(asked or readable_size(limit), limit - least, "a plan with a smaller top")
     unread.wave_bytes = room
+
+
+def _check_resident(attached: Attached, asked: str | None) -> None:
+    """Refuse a limit that the process exceeds with the model in memory."""
+    used = psutil.Process().memory_info().rss
+    if asked is None or used <= parse_bytes(asked):
+        return
+    resolved, blocks = attached.resolved, attached.backbone.blocks
+    trunk = [] if resolved.trains_embeddings else blocks[: resolved.frozen_depth]
+    helps = used - sum(map(bytes_of, trunk)) < parse_bytes(asked)
+    raise _in_use(asked, used, "--trunk streamed" if helps else "a smaller model")
+
+
+def _in_use(limit: str, used: int, instead: str) -> ConfigError:
+    more = readable_size(used + (256 << 20))
+    return ConfigError(
+        [f"memory_limit: {limit}; {readable_size(used)} are in use"], f"give {more} or more, or {instead}"
+    )
 
 
 def with_cache(config: RunConfig) -> RunConfig:

@@ -94,6 +94,28 @@ def test_without_a_signal_the_papers_depth_stands(tmp_path):
     assert "no depth predicts the labels" in found.why[0]
 
 
+OTHER_TARGETS = {
+    "vectors": (("anchor", "positive"), None, "whether two texts belong together"),
+    "vectors of scores": (("sentence1", "sentence2"), [0.0, 0.5, 1.0], "the scores"),
+    "rank": (("prompt", "chosen", "rejected"), None, "which text is the chosen one"),
+    "rank of scores": (("query", "text"), [0, 1], "the scores"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TARGETS)
+def test_what_is_not_predicted_is_called_by_its_name(case, tmp_path):
+    columns, scores, what = OTHER_TARGETS[case]
+    chance = np.random.default_rng(0)
+    texts = {name: [" ".join(chance.choice(FILLER, 6)) for _ in range(60)] for name in columns}
+    data = texts if scores is None else {**texts, "score": chance.choice(scores, 60).tolist()}
+    config = asked(planted(tmp_path, 2), text=(), label=None, objective=case.partition(" ")[0])
+    found = suggest(config, Asked(family="lora"), tables={"train": Dataset.from_dict(data)}, reporter=QUIET)
+    assert found.views[0].probed == what
+    if not found.views[0].found.informative:
+        assert f"no depth predicts {what} at " in found.why[0]
+    assert "labels" not in found.why[0] and "targets in random order" in found.why[0]
+
+
 def test_spafit_freezes_what_adds_nothing_and_starts_lora_at_the_depth(tmp_path):
     found = suggest(asked(planted(tmp_path, 3)), Asked(family="spafit"), tables={"train": table()}, reporter=QUIET)
     resolved = Plan.parse(found.plan).resolve(shape_of(str(tmp_path)))

@@ -12,7 +12,7 @@ from stratatune.studies.suggest.view import View
 from stratatune.svg_frame import LINE, picture, text
 
 _LEFT, _RIGHT, _TOP, _PROBES, _COSTS, _GAP = 74, 736, 108, 250, 120, 54
-_NAMES = {"read": "at the position read", "mean": "mean over the tokens", "control": "labels in random order"}
+_NAMES = {"read": "at the position read", "mean": "mean over the tokens", "control": "targets in random order"}
 _RULES = """
 .rule{stroke:$rule;stroke-width:1}.line{stroke-width:2}
 .read{stroke:$first;fill:$first}.mean{stroke:$trained;fill:$trained}.control{stroke:$plain;fill:$plain}
@@ -34,7 +34,7 @@ def svg(view: View, chosen: int, title: str, read: str) -> str:
     height = _TOP + _PROBES + _GAP + _COSTS + 44
     measure = "correlation" if view.value else "area under the ROC curve"
     scores = "; ".join(f"depth {p.depth} {p.score:.2f} ± {p.error:.2f}" for p in view.probes if p.reading == "read")
-    description = f"How well each depth predicts the labels, {measure}: {scores}. Chosen: depth {chosen}."
+    description = f"How well each depth predicts {view.probed}, {measure}: {scores}. Chosen: depth {chosen}."
     blocks = max(one.depth for one in view.probes)
     across = _across(blocks)
     body = [_pick(across(chosen)), *_probes(view.probes, across), *_costs(view, chosen, blocks, across)]

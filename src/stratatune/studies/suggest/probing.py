@@ -137,7 +137,7 @@ def probe(
         DataError: fewer than 40 examples.
     """
     if len(labels) < FEWEST:
-        raise DataError(f"{len(labels)} examples are too few to probe", f"give at least {FEWEST} labelled rows")
+        raise DataError(f"{len(labels)} examples are too few to probe", f"give rows for at least {FEWEST}")
     folds, shuffled = list(_folds(labels, seed)), np.random.default_rng(seed).permutation(labels)
     probes: list[Probe] = []
     depths, readings = depths or range(found.features.shape[1]), readings or found.readings

@@ -34,9 +34,9 @@ def reasons(views: Sequence[View]) -> Iterator[str]:
 
 def _evidence(view: View) -> str:
     found, best = view.found, view.found.best
-    control = f"labels in random order: {best.control:.2f} ± {best.control_error:.2f}"
+    control = f"targets in random order: {best.control:.2f} ± {best.control_error:.2f}"
     if not found.informative:
-        return f"no depth predicts the labels at {view.position}: {_number(best)} at best, {control}"
+        return f"no depth predicts {view.probed} at {view.position}: {_number(best)} at best, {control}"
     return f"at {view.position} the information is there from depth {found.gathered.depth} on: " + (
         f"{_number(found.gathered)} ({_measure(view)}; best {_number(best)} at depth {best.depth}; {control})"
     )

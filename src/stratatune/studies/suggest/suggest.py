@@ -159,6 +159,7 @@ def _view(family: str, outline: Outline, asked: Asked, tables: Tables, rows: int
         family=family,
         objective=objective.name,
         position=objective.position,
+        probed=objective.probed,
         metric=objective.metric,
         value=sample.labels.dtype.kind == "f",
         classes=classes,

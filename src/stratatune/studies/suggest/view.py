@@ -17,6 +17,7 @@ class View:
     Attributes:
         family: whose plans these are, such as ``full`` or ``bft``.
         objective: the objective under which the text was read; ``position``: where, in words.
+        probed: the target of the probes, in words.
         metric: the metric that decides in training.
         value: whether the labels are numbers; ``classes``: how many there are, 1 for numbers.
         hidden: D.
@@ -32,6 +33,7 @@ class View:
     family: str
     objective: str
     position: str
+    probed: str
     metric: str
     value: bool
     classes: int
