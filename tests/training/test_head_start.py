@@ -133,6 +133,24 @@ def test_stopped_and_resumed(cache, settings, run, monkeypatch, tmp_path):
     assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.parametrize("width", [3, 8])
+def test_inputs_that_are_all_equal_give_no_weight(width):
+    """Fewer examples than inputs, or more."""
+    inputs, labels = torch.zeros(5, width, dtype=torch.float64), torch.tensor([0, 1, 0, 0, 1])
+
+    class Plain:
+        def loss(self, logits, batch):
+            return torch.nn.functional.cross_entropy(logits, batch)
+
+        def weight(self, batch):
+            return float(len(batch))
+
+    parts = [head_start.Part(labels, inputs, torch.Size([5, 2]))]
+    weight, bias = head_start._fitted(head_start._Fit(Plain(), torch.nn.Linear(width, 2), parts), parts)
+    assert weight.shape == (2, width) and not weight.any()
+    assert torch.allclose(bias.softmax(0), torch.tensor([0.6, 0.4], dtype=torch.float64), atol=1e-4)
+
+
 @pytest.mark.parametrize("examples", [60, 12])
 def test_the_search_finds_the_minimum(examples):
     """Of inputs that are far from independent, with rare classes, and with fewer examples than inputs."""

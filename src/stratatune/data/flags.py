@@ -48,17 +48,17 @@ def sets_of(frame: Frame, names: Sequence[str]) -> list[list[str]]:
 
 
 def columns_of(frame: Frame, labels: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:
-    """The labels of a run as the columns of these names; empty where one of them has no column, or one of texts."""
+    """The columns named by the labels of a run; empty where a label has no column, or its column holds texts."""
     return tuple(labels) if labels and set(labels) <= set(frame.names) - set(texts) else ()
 
 
 def noting_columns(frame: Frame, names: Sequence[str]) -> Frame:
-    """With a notice that these are where labels are read from."""
+    """Return the frame with a notice that labels are read from these columns."""
     return frame.noting(f"the labels are the columns of 0 and 1: {listed(names)}")
 
 
 def with_classes(frame: Frame, labels: Sequence[str]) -> tuple[Frame, str]:
-    """With one more column, and its name: the class of each row out of a column of 0 and 1 for each class.
+    """Return the frame with a column of classes, made from a column of 0 and 1 for each class, and its name.
 
     A row without a 1 has no class.
 
@@ -79,7 +79,7 @@ def with_classes(frame: Frame, labels: Sequence[str]) -> tuple[Frame, str]:
 
 
 def no_labels(frame: Frame, column: str, labels: Sequence[str]) -> DataError:
-    """The error of data that have neither the label column of a run nor a column of 0 and 1 for each of its labels."""
+    """The error for data with neither the label column of a run nor a column of 0 and 1 for each of its labels."""
     there = [label for label in labels if label in frame.names]
     lacking = [label for label in labels if label not in there]
     what = f"{frame.place} has no column {column!r}"

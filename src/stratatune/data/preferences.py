@@ -1,6 +1,6 @@
-"""Columns of messages beside columns of texts: answers to a prompt, each as one conversation.
+"""Preferences whose columns hold messages: each answer to a prompt becomes one conversation.
 
-Read are TRL's preferences: ``prompt``, ``chosen`` and ``rejected`` as lists of messages, or the last two with the whole
+The forms are those of TRL: ``prompt``, ``chosen`` and ``rejected`` as lists of messages, or the last two with the whole
 conversation each.
 """
 
@@ -24,15 +24,18 @@ QUERY = "query"
 def read_answers(
     frame: Frame, roles: Mapping[str, str], queries: Sequence[str], bad_rows: BadRows
 ) -> tuple[Frame, list[dict[str, Conversation]]]:
-    """Each answer of each row behind its prompt.
+    """Read each answer of each row with its prompt before it.
 
-    A prompt in a column of its own goes before answers that begin with the assistant; the others bring theirs along.
+    The prompt of a separate column goes before answers that begin with the assistant; the others contain theirs.
 
     Args:
         frame: the data.
-        roles: the role of each column that was asked for, where the prompt may be missing.
+        roles: the role of each requested column, where the prompt may be missing.
         queries: the names of columns of prompts.
-        bad_rows: what happens to rows that are no conversations.
+        bad_rows: what happens to rows that are not conversations.
+
+    Returns:
+        The frame without the rows that are skipped, and for each row the conversation of each column of answers.
 
     Raises:
         DataError: a row that is bad, or all of them.
