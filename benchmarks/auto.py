@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from statistics import geometric_mean, mean
+from statistics import geometric_mean, mean, stdev
 from typing import Any
 
 from benchmarks.accuracy import FOLDERS, SAMPLES, SPLITS
@@ -54,7 +54,7 @@ def main() -> None:
         for seed in map(int, args.seeds.split(",")):
             for arm in args.arms.split(","):
                 ensure(MODULE, {"arm": arm, "task": task, "seed": seed, "rows": rows, "base": name}, done, args)
-    text = page([run for run in done if run["base"] == name], name)
+    text = page([_in_processor_seconds(run) for run in done if run["base"] == name], name)
     print(text)
     if args.page:
         args.page.write_text(text)
@@ -226,16 +226,22 @@ def _train_from(model: Any, depth: int) -> None:
             parameter.requires_grad_(True)
 
 
+def _in_processor_seconds(run: Record) -> Record:
+    """The run with its seconds times the share of a core that its process had."""
+    return {**run, "seconds": [run.get("share", 1.0) * one for one in run["seconds"]]}
+
+
 def page(runs: list[Record], base: str) -> str:
     """The table, as Markdown: the score and the seconds of each arm, and its time to A's best mean score."""
     lines = [
         f"## {base}",
         "",
-        f"Machine: {runs[0]['machine'] if runs else '-'}; one thread a run; load averages of 1, 5, 15 minutes at the "
-        f"end of the runs: {'; '.join(dict.fromkeys(run['load'] for run in runs)) or '-'}.",
+        f"Machine: {', '.join(dict.fromkeys(run['machine'] for run in runs)) or '-'}; one thread a run. "
+        "Seconds are those of the processor: other work on the machine does not count. Scores: mean and standard "
+        "deviation over the seeds.",
         "",
-        "| task | rows | arm | what | best score | seconds to it | seconds of all | to A's best: times sooner than A |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | rows | arm | what | seeds | best score | seconds to it | seconds of all | to A's best: sooner |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     ratios: dict[str, list[float]] = {}
     for task, rows in dict.fromkeys((run["task"], run["rows"]) for run in runs):
@@ -246,12 +252,14 @@ def page(runs: list[Record], base: str) -> str:
         for arm, found in arms.items():
             if not found:
                 continue
-            best, at = mean(max(run["history"]) for run in found), _time_to(found, target)
+            scores, at = [max(run["history"]) for run in found], _time_to(found, target)
+            best = mean(scores)
             ratio = reference / at if at and reference else None
             if ratio:
                 ratios.setdefault(arm, []).append(ratio)
             cells = [task, f"{rows or 'all'}", arm, ", ".join(dict.fromkeys(run["plan"] for run in found))]
-            cells.append(f"{100 * best:.1f}")
+            cells.append(f"{len(found)}")
+            cells.append(f"{100 * best:.1f}" + (f" ± {100 * stdev(scores):.1f}" if len(scores) > 1 else ""))
             cells.append(f"{mean(run['seconds'][run['history'].index(max(run['history']))] for run in found):.0f}")
             cells.append(f"{mean(run['seconds'][-1] for run in found):.0f}")
             cells.append(f"{ratio:.1f}x" if ratio else _short(target, best))
