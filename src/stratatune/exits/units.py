@@ -9,9 +9,11 @@ layer: with ``y = mean + deviation z`` and ``z = w h + b``, the row ``w`` become
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stratatune.model.attached import Attached
 
 KEY = "units"
@@ -45,12 +47,8 @@ def fold_units(attached: Attached) -> dict[str, dict[str, float]]:
     return {}
 
 
-def output_layer(attached: Attached) -> Any:
-    """The linear that gives the logits, alone or as the last of the model's own head; None without one."""
-    from torch import nn
-
-    backbone = attached.backbone
-    head: Any = backbone.body.part(backbone.head.new_layers[-1])
-    linears = [one for one in head.modules() if isinstance(one, nn.Linear)]
-    outputs = backbone.model.config.num_labels
-    return linears[-1] if linears and linears[-1].out_features == outputs else None
+def output_layer(attached: Attached) -> nn.Linear | None:
+    """The linear that gives the logits; None where the model has no such layer of its own."""
+    layer = attached.backbone.output_linear()
+    outputs = attached.backbone.model.config.num_labels
+    return layer if layer is not None and layer.out_features == outputs else None

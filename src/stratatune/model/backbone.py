@@ -88,6 +88,11 @@ class Backbone:
         """The parameters of the task's own output layer, which no pretrained model brings."""
         return [parameter for path in self.head.new_layers for parameter in self.body.part(path).parameters()]
 
+    def output_linear(self) -> nn.Linear | None:
+        """The last linear of the task's own output layer, which may have a dense one before it; None without any."""
+        layers = [part for path in self.head.new_layers for part in self.body.part(path).modules()]
+        return next((one for one in reversed(layers) if isinstance(one, nn.Linear)), None)
+
     def encoder_ids(self) -> set[int]:
         """``id`` of every parameter of the embeddings, the blocks and the final norm."""
         modules = (*self.body.embedding_modules(), self.blocks, *self.body.final_norms())

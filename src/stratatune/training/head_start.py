@@ -96,10 +96,8 @@ def _spent(session: Session, started: float, in_trunk: float) -> float:
 
 
 def _output_layer(session: Session) -> nn.Linear:
-    """The last linear of the new layers; some families have a dense one before it."""
-    backbone = session.top.attached.backbone
-    parts = [part for path in backbone.head.new_layers for part in backbone.body.part(path).modules()]
-    layer = next((part for part in reversed(parts) if isinstance(part, nn.Linear)), None)
+    """The layer to fit, where there is one and the run can fit it."""
+    layer = session.top.attached.backbone.output_linear()
     if layer is None:
         raise ConfigError(
             [f"head_start: {session.objective.name} has no new output layer that could be fitted"],
