@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
 
+import checkpoints
 import tiny
-from checkpoints import HALF
+from checkpoints import ENCODER_DECODERS, EVERY, HALF
 from stratatune.errors import PlanError
 from stratatune.exits.export import export
 from stratatune.model.artefact import load, load_artefact
@@ -18,6 +19,7 @@ from stratatune.model.packing import PackedLinear, pack_top
 from stratatune.progress import Reporter
 from stratatune.training.predict import Predictor
 from stratatune.training.run import train
+from tuning import PLANS
 
 pytest.importorskip("bitsandbytes")
 QUIET = Reporter(quiet=True)
@@ -64,6 +66,61 @@ def test_it_computes_with_the_unpacked_values(kind, autocast, tmp_path):
         assert one.grad.any(), name
 
 
+def shaken(folder, head, plan):
+    torch.manual_seed(1)
+    model = apply(load_base(str(folder), OBJECTIVES[head]).model, plan).eval()
+    for parameter in model.attached.trained().values():
+        parameter.data += torch.randn_like(parameter) * 0.05
+    return model
+
+
+OBJECTIVES = {"lm": "causal", "seq2seq_lm": "seq2seq", "masked_lm": "mlm"}
+
+
+@pytest.mark.parametrize(
+    ("family", "plan", "kind"),
+    # The first cover every architecture, with packed linears inside wrappers; the last every method (T5 has no biases)
+    # where blocks look at the dtype of a linear's weight.
+    [
+        *((family, ": lora(on=attn,ffn)", kind) for family in EVERY for kind in ("nf4", "int8")),
+        *(("t5-gated", plan, "nf4") for plan in PLANS if "bitfit" not in plan),
+    ],
+)
+def test_every_family_computes_with_the_unpacked_values(family, plan, kind, tmp_path):
+    """In fp32 and under autocast the numbers are the same, whatever a block asks of a linear."""
+    head = checkpoints.saved(tmp_path, family)[1]
+    model, plain = shaken(tmp_path, head, plan), shaken(tmp_path, head, plan)
+    try:
+        pack_top(model.attached, kind)
+    except PlanError as error:
+        assert "dora" in plan or "no frozen linear" in error.message
+        return
+    for path, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            plain.get_submodule(path).weight.data = unpacked = module.unpacked()
+            assert (module.weight.dtype, module.weight.shape) == (unpacked.dtype, unpacked.shape)
+    for autocast in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", dtype=HALF, enabled=autocast):
+            assert torch.equal(*(one(**checkpoints.inputs(family)).logits for one in (model, plain)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_an_encoder_decoder_is_trained_and_scored_packed(family, precision, settings, tmp_path):
+    """The trunk ends within the first stack, so linears of both are packed."""
+    base, data = tmp_path / "base", tmp_path / "pairs.csv"
+    tiny.tiny_encoder_decoder(family, more=0).save_pretrained(base)
+    tiny.roberta_tokenizer().save_pretrained(base)
+    data.write_text("text,label\n" + "the film is good,good film\nthe book is bad,bad book\n" * 4)
+    given = {"model": str(base), "plan": "2: lora(on=attn,ffn)", "objective": "seq2seq", "precision": precision}
+    given |= {"train": str(data), "eval": str(data), "out": str(tmp_path / "run"), "pack": "nf4"}
+    done = train(settings(**given), reporter=QUIET)
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    assert packed_linears(predictor.model)
+    assert predictor.score(data)["metrics"]["loss"] == pytest.approx(done.best["loss"], rel=1e-2)
+    assert len(predictor.predict(["the film is good"]).labels) == 1
+
+
 def test_the_bytes_of_four_bits(tmp_path):
     sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     model = tuned(saved(tmp_path, **sizes))
@@ -71,7 +128,7 @@ def test_the_bytes_of_four_bits(tmp_path):
     for one in packed_linears(model):
         state = one.state
         extra = (state.absmax, state.state2.absmax)
-        held = one.weight.nbytes + sum(tensor.nbytes for tensor in extra)
+        held = one.packed.nbytes + sum(tensor.nbytes for tensor in extra)
         assert held <= 0.3 * 2 * one.in_features * one.out_features
 
 

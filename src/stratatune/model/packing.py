@@ -22,17 +22,27 @@ Pack = Literal["int8", "nf4"]
 
 
 class PackedLinear(nn.Linear):
-    """A linear whose weight is a row of bytes, with the state that unpacks it."""
+    """A linear whose weight is held as bytes, ``packed``, with the state that unpacks them."""
 
     kind: Pack
+    packed: nn.Parameter
     state: Any
+
+    @property
+    def weight(self) -> nn.Parameter:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The weight's shape and dtype alone, which blocks may ask for: T5's convert their input to that dtype.
+
+        It is on the meta device, so that whatever would compute with it fails, in place of computing something else.
+        """
+        empty = torch.empty(self.out_features, self.in_features, dtype=self.state.dtype, device="meta")
+        return nn.Parameter(empty, requires_grad=False)
 
     def unpacked(self) -> Tensor:
         """The weight [out, in], in the dtype that it was stored in."""
         from bitsandbytes import functional
 
         unpack: Any = functional.dequantize_4bit if self.kind == "nf4" else functional.dequantize_blockwise
-        return unpack(self.weight.data, self.state)
+        return unpack(self.packed.data, self.state)
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name for it
         """[..., in] -> [..., out]."""
@@ -85,9 +95,10 @@ def pack_top(attached: Attached, kind: Pack) -> None:
         else:
             packed, state = functional.quantize_blockwise(weight, blocksize=256)
         # In place, so that wrappers and hooks which hold the linear need no change.
-        linear.__class__ = PackedLinear
-        linear.weight = nn.Parameter(packed, requires_grad=False)
         made: Any = linear
+        del made.weight
+        made.__class__ = PackedLinear
+        made.packed = nn.Parameter(packed, requires_grad=False)
         made.kind, made.state = kind, state
 
 
@@ -99,7 +110,7 @@ def is_packed(attached: Attached) -> bool:
 def hidden_count(attached: Attached) -> int:
     """The number of weights of the packed linears beyond the values that hold them."""
     packed = (module for module in attached.backbone.blocks.modules() if isinstance(module, PackedLinear))
-    return sum(one.in_features * one.out_features - one.weight.numel() for one in packed)
+    return sum(one.in_features * one.out_features - one.packed.numel() for one in packed)
 
 
 def _may_be_packed(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.model.attached import Attached
+from stratatune.model.packing import PackedLinear
 
 Casts = dict[tuple[int, tuple[int, ...]], Tensor]
 """Converted weights, by the address and the shape of the original ones."""
@@ -24,7 +25,9 @@ def cast_frozen(attached: Attached, dtype: torch.dtype, made: Casts | None = Non
     """
     for module in attached.backbone.blocks.modules():
         # A trained matrix stays fp32: updates smaller than bf16's spacing would be lost.
-        if isinstance(module, nn.Linear) and not module.weight.requires_grad and module.weight.is_floating_point():
+        if not isinstance(module, nn.Linear) or isinstance(module, PackedLinear):
+            continue
+        if not module.weight.requires_grad and module.weight.is_floating_point():
             module.weight.data = _cast(module.weight.data, dtype, made)
     attached.backbone.head.hold_decoder(lambda weight: _cast(weight, dtype, made))
 
