@@ -52,16 +52,16 @@ def kill(processes):
     processes.communicate()
 
 
-def same(one, two):
+def same(one, two, within=1e-6):
     """Two run folders: the same history and the same tensors, up to the order in which numbers were summed."""
     histories = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
     assert len(histories[0]) == len(histories[1])
     for left, right in zip(*histories, strict=True):
-        assert left == pytest.approx(right, abs=1e-6)
+        assert left == pytest.approx(right, abs=within)
     left, right = (load_file(run / "adapter" / "adapter.safetensors") for run in (one, two))
     assert left.keys() == right.keys()
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=within)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,40 @@ def test_the_numbers_of_one_process(run, settings, launch, tiny_folder, tmp_path
     assert answer["cache_hit"]
     assert (answer["processes"], alone.processes) == (2, 1)
     same(tmp_path / "alone", out)
+
+
+@pytest.mark.parametrize(
+    ("objective", "label", "head_start", "cache"),
+    [
+        ("multitask", "label,score", "auto", "cache"),
+        ("multilabel", "label", "auto", "off"),
+        ("classification", "label", "fitted", "cache"),
+    ],
+    ids=["multitask", "uncached", "asked-for"],
+)
+def test_an_output_layer_begins_fitted_as_in_one_process(
+    run, settings, launch, tiny_folder, tmp_path, objective, label, head_start, cache
+):
+    """One fit over all ranks' examples, of a last batch that does not share out evenly too."""
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0}
+    changes = {
+        "model": str(tiny_folder("bert", "mlm", **plain)),
+        "plan": "2: lora",
+        "objective": objective,
+        "label": label,
+        "head_start": head_start,
+        "batch_size": 9,
+        "train_samples": 47,
+    }
+    alone = run(**changes, cache="off" if cache == "off" else "ram", out=str(tmp_path / "alone"))
+    out = tmp_path / "together"
+    kept = "off" if cache == "off" else str(tmp_path / "cache")
+    processes = launch(settings(**changes, cache=kept, out=str(out)))
+    answer = json.loads(processes.communicate(timeout=HANGS)[0])
+    assert processes.returncode == 0
+    assert (answer["processes"], alone.processes) == (2, 1)
+    # Correlations of 21 texts move ten times as far as the losses do.
+    same(tmp_path / "alone", out, within=1e-5)
 
 
 def test_caches_built_by_two_processes_are_those_of_one(settings, launch, tmp_path):

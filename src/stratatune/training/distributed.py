@@ -170,6 +170,16 @@ def added(values: np.ndarray) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give ``tensors`` the values that they have on rank 0, in place."""
+    if world() == 1:
+        return
+    for tensor in tensors:
+        sent = tensor.detach().to(_device())
+        together.broadcast(sent, src=0)
+        tensor.detach().copy_(sent)
+
+
 def gathered(states: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Gather every rank's tensors of one shape: rank 0's under their own names, rank 3's under ``name/3``."""
     found = dict(states)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stratatune.errors import ConfigError
+from stratatune.progress import is_main
 from stratatune.training import distributed
 from stratatune.training.machine import now
 
@@ -57,21 +58,29 @@ def fit_head(session: Session) -> float:
 
     Tens of thousands of outputs are left as they were drawn: their fit would take longer than it saves.
     The examples are those of the first batches, in these very batches, so that a cache holds what the first epoch would
-    have put there.
+    have put there. Of several processes the first fits, on all ranks' examples, and the others take its layer: the
+    caches hold every rank's, and the numbers are those of one process.
 
     Returns:
         The seconds that it took, without the trunk's.
 
     Raises:
-        ConfigError: the objective has no new output layer, or the run has several processes.
+        ConfigError: the objective has no new output layer.
     """
     started, in_trunk = now(session.device), session.feed.clock.trunk_seconds
     layer = _output_layer(session)
+    if is_main():
+        _fit(session, layer)
+    distributed.take_from_first(layer.parameters())
+    return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
+
+
+def _fit(session: Session, layer: nn.Linear) -> None:
     with torch.no_grad(), session.forward.evaluating():
         parts = list(_parts(session, layer))
     every = torch.cat([part.inputs for part in parts])
     if every.numel() * layer.out_features > _LARGEST:
-        return _spent(session, started, in_trunk)
+        return
     # Without a bias nothing can take up the mean.
     mean = every.mean(0) if layer.bias is not None else torch.zeros_like(every[0])
     # One number for all inputs: by its own, one that hardly varies would get a weight that outgrows all others.
@@ -87,24 +96,16 @@ def fit_head(session: Session) -> float:
             layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.copy_(bias - weight @ mean)
-    return _spent(session, started, in_trunk)
-
-
-def _spent(session: Session, started: float, in_trunk: float) -> float:
-    """Seconds since then, without the trunk's."""
-    return now(session.device) - started - (session.feed.clock.trunk_seconds - in_trunk)
 
 
 def _output_layer(session: Session) -> nn.Linear:
-    """The layer to fit, where there is one and the run can fit it."""
+    """The layer to fit, where there is one."""
     layer = session.top.attached.backbone.output_linear()
     if layer is None:
         raise ConfigError(
             [f"head_start: {session.objective.name} has no new output layer that could be fitted"],
             "legal here: head_start: drawn",
         )
-    if distributed.world() > 1:
-        raise ConfigError(["head_start: fitted is for one process"], "legal here: head_start: drawn")
     return layer
 
 
@@ -120,7 +121,7 @@ def _parts(session: Session, layer: nn.Linear) -> Iterator[Part]:
     handle = layer.register_forward_pre_hook(see)
     try:
         read = places = 0
-        for index in session.batches(0):
+        for index in session.planned_batches(0):
             batch = session.forward.batch(session.train, index)
             # At once: pieces would come in another order.
             logits = session.forward.at_once(session.feed.hidden(batch), batch, training=False)

@@ -63,8 +63,7 @@ def steps(session: Session) -> Generator[Ask, Learnt | None, Fitted]:
 def _begin(session: Session) -> float:
     """Settle the start of a new output layer; returns the seconds that it took."""
     config = session.config
-    fitted = session.objective.fitted_start and distributed.world() == 1
-    wanted = fitted if config.head_start == "auto" else config.head_start == "fitted"
+    wanted = session.objective.fitted_start if config.head_start == "auto" else config.head_start == "fitted"
     begun = config.resume and (session.out / CHECKPOINT).exists()
     return fit_head(session) if wanted and not begun else 0.0
 

@@ -87,15 +87,18 @@ class Session:
 
     def batches(self, epoch: int) -> list[Any]:
         """The batches of an epoch (0-based) as numbers of this rank's examples; they depend on seed and epoch alone."""
+        return distributed.mine(self.planned_batches(epoch))
+
+    def planned_batches(self, epoch: int) -> list[Any]:
+        """The batches of an epoch as numbers of all ranks' examples."""
         config = self.config
-        batches = plan_batches(
+        return plan_batches(
             self.train.example_lengths,
             batch_size=config.batch_size,
             token_budget=config.token_budget,
             seed=config.seed,
             epoch=epoch,
         )
-        return distributed.mine(batches)
 
     @cached_property
     def likeness(self) -> str:

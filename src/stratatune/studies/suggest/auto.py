@@ -147,12 +147,11 @@ class _Search:
         )
 
     def _starts_fitted(self, proposal: Proposal) -> bool:
-        """Whether a new output layer can be fitted: there is one, and only one process."""
-        from stratatune.training import distributed
+        """Whether there is a new output layer, which can be fitted."""
         from stratatune.training.head_start import HEADS
 
         prompted = proposal.prompted and self.config.objective == "auto"
-        return not prompted and self.prepared.objective.head in HEADS and distributed.launched() == 1
+        return not prompted and self.prepared.objective.head in HEADS
 
     @property
     def rows(self) -> int:
