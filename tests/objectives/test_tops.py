@@ -143,6 +143,14 @@ def test_cached_runs_are_uncached_runs_and_resumed_ones_whole_ones(given, tmp_pa
     assert _trained(given("cut", checkpoint_every=1, resume=True, **slow)) == resumed
 
 
+@pytest.mark.parametrize("changes", [{}, {"cache": "off"}, {"plan": ": full"}], ids=["plain", "uncached", "no-trunk"])
+def test_a_streamed_trunk_is_refused_for_the_tops(given, changes, tmp_path):
+    """Whatever else would be in its way."""
+    with pytest.raises(ConfigError, match="tops=.*share one model, which is in memory"):
+        _trained(given("streamed", trunk="streamed", **changes))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_by_the_command_line_and_the_server(given, tables, tmp_path, tiny_folder, capsys):
     out, data = str(tmp_path / "run"), str(tables / "dev.csv")
     asked = ["--model", str(tiny_folder("bert", "mlm")), "--train", str(tables / "train.csv"), "--eval", data]

@@ -86,13 +86,18 @@ def train_tops(
         start: begins a trial, see :func:`stratatune.training.run.trial`.
 
     Raises:
-        ConfigError: several processes.
+        ConfigError: several processes, or a streamed trunk.
         NotFiniteError: a top diverged; the others are finished first.
     """
     if distributed.world() > 1:
         raise ConfigError(
             ["objective: multitask(tops=...) trains in one process"],
             "leave out torchrun, or train each group by itself",
+        )
+    if config.trunk == "streamed":
+        raise ConfigError(
+            ["trunk: 'streamed'; the tops of multitask(tops=...) share one model, which is in memory"],
+            "use --trunk resident, or auto; or train each group by itself",
         )
     own = shared or Shared()
     _give_tables(config, parts, tables, own)
