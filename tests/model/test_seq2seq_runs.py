@@ -51,6 +51,26 @@ def test_a_run_learns_to_say_it_cached_as_uncached(family, pairs, tmp_path):
     assert len(predictor.predict(["the film is good"]).labels) == 1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tokenizer_without_a_pad_token(family, pairs, tmp_path):
+    """Shorter rows are filled with 0, which is masked; and after scoring, texts are written without dropout."""
+    base = tmp_path / "base"
+    tiny.tiny_encoder_decoder(family, more=0, decoder_start_token_id=0).save_pretrained(base)
+    tokenizer = tiny.roberta_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(base)
+    given = {"model": str(base), "train": str(pairs), "eval": str(pairs), "text": "text", "label": "summary"}
+    given |= {"objective": "seq2seq", "device": "cpu", "precision": "fp32", "epochs": 1, "max_length": 32}
+    given |= {"plan": "enc 2: lora | dec 1: full", "cache": "off"}
+    train(validate({**given, "out": str(tmp_path / "run")}))
+    predictor = Predictor(tmp_path / "run", device="cpu")
+    assert predictor.tokenizer.pad_token_id is None
+    assert predictor.score(pairs)["n"] == 2 * len(WORDS)
+    texts = ["the film is good", "that very long night in the city was bad", "no"]
+    together = predictor.predict(texts).labels
+    assert together == [predictor.predict([text]).labels[0] for text in texts]
+
+
 def _still(family):
     return {"dropout": 0.0} if family == "bart" else {"dropout_rate": 0.0}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from stratatune.data.batching import pad_id
 from stratatune.data.causal import prompt_ids
 from stratatune.data.distinct import Distinct
 
@@ -30,7 +31,7 @@ def generate_texts(
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
     lengths are batched together.
     """
-    writes_on, call = not model.config.is_encoder_decoder, _untyped(tokenizer)
+    writes_on, call, pad = not model.config.is_encoder_decoder, _untyped(tokenizer), pad_id(tokenizer)
     rows: list[list[int]]
     # Cut on the left: an answer follows the end of the text.
     if writes_on:
@@ -44,8 +45,8 @@ def generate_texts(
     said = [""] * len(rows)
     for start in range(0, len(order), _BATCH_SIZE):
         index = order[start : start + _BATCH_SIZE]
-        ids, mask = _padded([rows[row] for row in index], call.pad_token_id, left=writes_on)
-        given = {"attention_mask": mask.to(model.device), "pad_token_id": call.pad_token_id, **settings}
+        ids, mask = _padded([rows[row] for row in index], pad, left=writes_on)
+        given = {"attention_mask": mask.to(model.device), "pad_token_id": pad, **settings}
         out = _untyped(model).generate(ids.to(model.device), **given)
         for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
             own = _until(tokens, settings.get("eos_token_id")).tolist()

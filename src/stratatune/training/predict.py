@@ -148,6 +148,7 @@ class Predictor:
         autocast = torch.bfloat16 if (precision or saved.get("precision")) == "bf16" else None
         pad = pad_id(self.tokenizer)
         self.forward: Any = Forward.of(self.model.attached, self.objective, pad, self.device, autocast)
+        self.forward.top.eval()  # the mode that scoring restores: else what is generated afterwards would have dropout
         self.codec = Codec.from_data(saved)
         self._untuned = Untuned(self.forward, lambda: load_base_of(record, place, base, record["output"]).model)
 
