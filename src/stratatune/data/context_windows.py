@@ -68,9 +68,8 @@ class Windowing:
         """
         found = self.max_length - self.tokenizer.num_special_tokens_to_add(pair=True) - (self.null == "last")
         if found < 4:
-            raise ConfigError(
-                [f"max_length: {self.max_length} leaves no room for a question and a context"], "raise it"
-            )
+            said = f"max_length: {self.max_length} leaves no room for a question and a context"
+            raise ConfigError([said], "raise it")
         return found
 
     @property
@@ -139,7 +138,8 @@ class Windowing:
             owners, types = out["overflow_to_sample_mapping"], out.get("token_type_ids")
             at = 0
             while at < len(owners):
-                row, first = start + owners[at], at
+                row: int = start + owners[at]
+                first = at
                 own: list[tuple[list[int], list[int] | None, np.ndarray, np.ndarray]] = []
                 while at < len(owners) and start + owners[at] == row:
                     own.append((
@@ -164,9 +164,9 @@ class Windowing:
             return _Window(row, ids, types, places, _joined(none, spans), np.concatenate([always, counts]))
         if not ids or (len(body) and body[-1] == len(ids) - 1) or not len(body):
             end = self.tokenizer.eos_token_id
-            if end is None:
+            if not isinstance(end, int):
                 raise ModelError("the tokenizer has no end-of-text token, at which no answer would be read", _OTHER)
-            ids = [*ids, int(end)]
+            ids = [*ids, end]
             types = None if types is None else [*types, 0]
         places = np.concatenate([body, [len(ids) - 1]])
         return _Window(row, ids, types, places, _joined(spans, none), np.concatenate([counts, always]))

@@ -240,7 +240,7 @@ def _parsed(value: Any, name: str) -> Any:
         except ValueError:
             if value.lstrip()[:2] in ("{'", "['"):  # an object as Python prints it
                 raise _Misplaced(f"column {name!r} is not JSON: {value!r:.60}", _ANSWER) from None
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -84,9 +84,7 @@ class QuestionAnswering(Objective):
     @classmethod
     def settle(cls, asked: Asked) -> tuple[Self, list[str]]:
         if asked.task:
-            raise ConfigError(
-                [f"objective: the task {asked.task.name} has no answers in a context"], "leave out --task"
-            )
+            raise ConfigError([f"objective: the task {asked.task.name} has no answers in contexts"], "leave out --task")
         asked.check_fast("span")
         options, tables = asked.options, [asked.data, *asked.others]
         without = [sum(not row for row in _labels(table)) for table in tables]
@@ -137,7 +135,7 @@ class QuestionAnswering(Objective):
         The target of a window is the first and the last token of the first reference answer, by their numbers among the
         tokens that are read; in a window without the whole answer it is the null token, twice.
         """
-        found = self._windowing(tokenizer).encode(*table.texts, table.source)
+        found = self._windowing(tokenizer).encode(table.texts[0], table.texts[1], table.source)
         encoded, places = found.encoded, found.encoded.places
         assert places is not None
         answers = [()] * len(table) if table.labels is None else _labels(table)
@@ -235,8 +233,8 @@ class QuestionAnswering(Objective):
         found = np.where(((leads > threshold) & self.unanswerable)[:, None], none, answered)
         metrics = {"f1": float(found[:, 1].mean()), "exact_match": float(found[:, 0].mean())}
         if not self.unanswerable:
-            said = f"{int((~there).sum()):,} questions have no answer, which this model never says: all had one in training"
-            return metrics, [] if there.all() else [said]
+            said = f"{int((~there).sum()):,} questions have no answer, and this model always gives one"
+            return metrics, [] if there.all() else [f"{said}: all had one in training"]
         own = found[there].mean(axis=0) if there.any() else np.zeros(2)
         parts = (own[1], own[0], found[~there, 0].mean() if not there.all() else 0.0)
         metrics |= dict(zip(PARTS, map(float, parts), strict=True))

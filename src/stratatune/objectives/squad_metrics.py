@@ -56,7 +56,7 @@ def scores(answer: str, references: Sequence[str]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A span of characters ``start`` to ``end`` of a context, with its logit: that of its start and its end together."""
+    """A span of characters ``start`` to ``end`` of a context; its logit is that of its start and its end together."""
 
     start: int
     end: int
