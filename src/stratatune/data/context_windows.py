@@ -140,36 +140,40 @@ class Windowing:
             while at < len(owners):
                 row: int = start + owners[at]
                 first = at
-                own: list[tuple[list[int], list[int] | None, np.ndarray, np.ndarray]] = []
+                own: list[tuple[list[int], list[int] | None, list[int | None], np.ndarray]] = []
                 while at < len(owners) and start + owners[at] == row:
                     own.append((
                         list(out["input_ids"][at]),
                         None if types is None else list(types[at]),
-                        np.flatnonzero(np.array([part == 1 for part in out.sequence_ids(at)], bool)),
+                        out.sequence_ids(at),  # 0 of the question, 1 of the context, None of a special token
                         np.asarray(out["offset_mapping"][at], np.int64).reshape(-1, 2),
                     ))  # fmt: skip
                     at += 1
-                step = max(1, len(own[0][2]) - self.stride) if at - first > 1 else 0
-                sizes = [len(body) for _, _, body, _ in own]
-                shares = counted_in([number * step for number in range(len(own))], sizes)
-                for (ids, kinds, body, spans), counts in zip(own, shares, strict=True):
-                    yield self._window(row, ids, kinds, body, _stripped(contexts[row], spans[body]), counts)
+                bodies = [np.flatnonzero([one == 1 for one in parts]) for _, _, parts, _ in own]
+                step = max(1, len(bodies[0]) - self.stride) if at - first > 1 else 0
+                shares = counted_in([number * step for number in range(len(own))], list(map(len, bodies)))
+                for (ids, kinds, parts, spans), body, counts in zip(own, bodies, shares, strict=True):
+                    real = _stripped(contexts[row], spans[body])
+                    window = _Window(row, ids, kinds, body, real, counts)
+                    yield self._with_null(window, ends=bool(parts) and parts[-1] is None)
 
-    def _window(
-        self, row: int, ids: list[int], types: list[int] | None, body: np.ndarray, spans: np.ndarray, counts: np.ndarray
-    ) -> _Window:
+    def _with_null(self, window: _Window, *, ends: bool) -> _Window:
+        """The window with its null token; ``ends``: whether a special token is its last one."""
         none, always = np.full((1, 2), NULL), np.ones(1, bool)
+        body, spans, counts = window.places, window.characters, window.counts
         if self.null == "first":
-            places = np.concatenate([[0], body[body > 0]])
-            return _Window(row, ids, types, places, _joined(none, spans), np.concatenate([always, counts]))
-        if not ids or (len(body) and body[-1] == len(ids) - 1) or not len(body):
+            places = np.concatenate([[0], body])
+            return replace(window, places=places, characters=_joined(none, spans), counts=np.append(always, counts))
+        ids, types = window.ids, window.types
+        if not ends:
             end = self.tokenizer.eos_token_id
             if not isinstance(end, int):
                 raise ModelError("the tokenizer has no end-of-text token, at which no answer would be read", _OTHER)
-            ids = [*ids, end]
-            types = None if types is None else [*types, 0]
-        places = np.concatenate([body, [len(ids) - 1]])
-        return _Window(row, ids, types, places, _joined(spans, none), np.concatenate([counts, always]))
+            ids, types = [*ids, end], None if types is None else [*types, 0]
+        places, characters = np.append(body, len(ids) - 1), _joined(spans, none)
+        return replace(
+            window, ids=ids, types=types, places=places, characters=characters, counts=np.append(counts, always)
+        )
 
 
 _OTHER = "take another model"
