@@ -13,9 +13,11 @@ import torch
 
 import tiny
 from stratatune.app.cli import run as command
+from stratatune.cache.feed import Feed
 from stratatune.data.context_windows import Windowing
 from stratatune.data.questions import read_questions
 from stratatune.errors import ConfigError, DataError
+from stratatune.model.saving import read_tensors
 from stratatune.objectives.span import QuestionAnswering
 from stratatune.training.predict import Predictor
 
@@ -263,3 +265,53 @@ def test_probes_read_beginnings_and_other_tokens(answered, squad, tmp_path):
     for row in range(len(sample)):
         start = data.places.subset(np.array([row])).values[data.targets["answer"].values[row, 0]]
         assert (sample.read[row] == start) == bool(sample.labels[row]) and sample.read[row] > 0
+
+
+@pytest.mark.parametrize("cache", ["off", "ram"])
+def test_interrupted_and_resumed_is_uninterrupted(answered, tmp_path, monkeypatch, cache):
+    changes = {"epochs": 3, "cache": cache, "checkpoint_every": 2, "max_length": 16}
+    whole = answered(**changes, out=str(tmp_path / "whole"))
+    seen, plain = [0], Feed.hidden
+
+    def hidden(self, batch):
+        seen[0] += 1
+        if seen[0] == 17:
+            raise InterruptedError
+        return plain(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(Feed, "hidden", hidden)
+        answered(**changes)
+    again = answered(**changes, resume=True)
+    one, other = (read_tensors(Path(run.out) / "adapter") for run in (whole, again))
+    assert again.best == whole.best and one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls what transformers is going to remove
+def test_peft_reads_what_leaves(answered, tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForQuestionAnswering
+
+    answered(epochs=1, plan="1: lora")
+    for form in ("peft", "merged"):
+        assert command(["export", str(tmp_path / "run"), "--to", form, "--out", str(tmp_path / form)]) == 0
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert config["task_type"] == "QUESTION_ANS"
+    base = AutoModelForQuestionAnswering.from_pretrained(config["base_model_name_or_path"], num_labels=2)
+    one = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    other, ids = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "merged").eval(), torch.arange(5, 20)[None]
+    with torch.no_grad():
+        for name in ("start_logits", "end_logits"):
+            torch.testing.assert_close(one(input_ids=ids)[name], other(input_ids=ids)[name], atol=1e-5, rtol=0)
+
+
+def test_onnx_answers_as_the_run(answered, squad, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    answered(epochs=1)
+    assert command(["export", str(tmp_path / "run"), "--to", "onnx", "--out", str(tmp_path / "onnx")]) == 0
+    ours, theirs = Predictor(tmp_path / "run", device="cpu"), Predictor(tmp_path / "onnx")
+    dev = str(squad / "dev.json")
+    assert ours.predict(dev).columns["answer"] == theirs.predict(dev).columns["answer"]
+    assert ours.score(dev)["metrics"] == pytest.approx(theirs.score(dev)["metrics"], abs=1e-4)
