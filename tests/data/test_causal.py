@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from stratatune.data.causal import encode_completion, prompt_ids
-from stratatune.data.readers import Table
+from stratatune.data.causal import _given_and_answer, encode_completion, prompt_ids
+from stratatune.data.read_options import ReadOptions
+from stratatune.data.readers import Table, read
+from stratatune.objectives.completion import Completion
+from stratatune.training.generate import _written_after
 
 
 @pytest.fixture
@@ -28,4 +33,33 @@ def test_a_prompt_keeps_its_white_space(llama, prompt):
 
 def test_a_blank_joins_prompt_and_completion_where_there_is_none(llama):
     encoded = encode_completion(Table((["the dog was"],), ["big"]), llama, 64)
+    assert encoded.ids[:-1].tolist() == llama("the dog was big")["input_ids"]
+
+
+CODE = ("def f(x):\n", "    return x\n")
+
+
+def test_a_completion_keeps_its_blanks_and_line_ends(llama, tmp_path):
+    path = tmp_path / "code.jsonl"
+    path.write_text("".join(json.dumps({"prompt": CODE[0], "answer": one}) + "\n" for one in (CODE[1], "x")))
+    table = Completion.read(str(path), ReadOptions(text="prompt", label="answer"))
+    assert table.labels == [CODE[1], "x"]
+    encoded = encode_completion(table, llama, 64)
+    row = encoded.ids[: encoded.lengths[0]].tolist()
+    assert row[:-1] == llama("".join(CODE))["input_ids"] and row[-1] == llama.eos_token_id
+    # A class name has no such blanks.
+    assert read(str(path), ReadOptions(text="prompt", label="answer")).labels == ["return x", "x"]
+
+
+@pytest.mark.parametrize("prompt", ["the dog", "the dog:\n", "the dog "])
+@pytest.mark.parametrize("completion", ["was big", "  was\n", "was big\n"])
+def test_what_is_written_after_a_prompt_is_the_completion(llama, prompt, completion):
+    given, answer = _given_and_answer(llama, prompt, completion)
+    found = _written_after(llama, given, answer)
+    # Its first blank cannot be distinguished from the one that is put between the two.
+    assert found == (completion if prompt[-1].isspace() else completion.removeprefix(" "))
+
+
+def test_no_blank_is_put_where_the_completion_brings_its_own(llama):
+    encoded = encode_completion(Table((["the dog was"],), [" big"]), llama, 64)
     assert encoded.ids[:-1].tolist() == llama("the dog was big")["input_ids"]

@@ -38,3 +38,24 @@ def test_what_is_missing():
     missing = [None, float("nan"), numpy.float32("nan"), pandas.NA, pandas.NaT]
     assert all(map(is_missing, missing))
     assert not any(map(is_missing, ["", "nan", 0, False, 0.0, [], numpy.int64(0)]))
+
+
+@pytest.mark.parametrize(
+    ("written", "others"),
+    [
+        (["0.0", "1.0"], [0.0, "1", 1.0, "0"]),
+        (["0", "1"], ["0.0", "1.0", 1.0, "0"]),
+        (["1", "1.0", "0", "0.0"], ["0", 1.0, "1", 0.0]),
+        (["False", "True"], ["false", "true", "TRUE", "False"]),
+    ],
+    ids=["as pandas writes gaps", "whole numbers", "both in one file", "booleans"],
+)
+def test_a_label_is_one_class_in_every_kind_of_file(written, others):
+    found = LabelSet.infer(written * 4)
+    assert len(found) == 2
+    assert found.encode(others).tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("labels", [["1.10", "1.1"], ["007", "7"], ["Yes", "yes"], ["a.0", "a"], [".0", "x"]])
+def test_labels_that_only_look_alike_are_different_classes(labels):
+    assert len(LabelSet.infer(labels * 6)) == 2

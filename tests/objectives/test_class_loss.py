@@ -9,9 +9,13 @@ from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
+from stratatune.data.batching import Batch
+from stratatune.data.encoded import LABEL
 from stratatune.errors import ConfigError
 from stratatune.objectives.calibration import best_temperature, best_threshold, calibration_error, tempered
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
+from stratatune.objectives.classes import Classes
+from stratatune.objectives.labels import ClassLabels
 
 RANDOM = np.random.default_rng(0)
 LOGITS = torch.tensor(RANDOM.normal(size=(50, 4)), dtype=torch.float32)
@@ -143,3 +147,21 @@ def test_a_threshold_is_for_two_classes(run, files):
     data = {"train": str(files / "train3.csv"), "eval": str(files / "dev3.csv")}
     with pytest.raises(ConfigError, match="there are 3"):
         run(plan="2: lora", objective="classification(threshold=dev)", **data)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize(
+    "learnt", [ClassLoss(focal=2.0, smoothing=0.1), ClassLoss(ordinal=True)], ids=["focal", "ordinal"]
+)
+def test_the_loss_of_an_evaluation_is_that_of_the_predicted_probabilities(learnt, temperature):
+    logits = LOGITS[:, : 4 - learnt.ordinal]
+    names = ClassLabels(("a", "b", "c", "d"))
+    made = Classes(
+        text=("text",), label="label", metric="accuracy", label_kind=names, learnt_by=learnt, temperature=temperature
+    )
+    number = torch.arange(50)
+    batch = Batch(number, number[:, None], number[:, None] >= 0, None, number * 0, {LABEL: TARGETS})
+    chances = made.predict(logits, batch).astype(np.float64)
+    wanted = log_loss(TARGETS.numpy(), chances / chances.sum(axis=1, keepdims=True), labels=range(4))
+    assert made.loss(logits, batch, training=False).item() == pytest.approx(wanted, rel=1e-4)
+    assert made.loss(logits, batch).item() == pytest.approx(learnt(logits, TARGETS).item())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from stratatune.objectives.task_head import TaskHead
 from stratatune.objectives.written import parse
 from stratatune.training.config import validate
 from stratatune.training.predict import Predictor
+from stratatune.training.trials.race import Mark, ranked
 
 TOPICS = {"film": ("film", "movie"), "book": ("book", "story"), "food": ("food", "price")}
 MOODS = {"joy": ("great", "best"), "anger": ("bad", "worst")}
@@ -422,3 +424,36 @@ def test_many_flags_get_a_hint(several, tmp_path):
     ]
     result = several(train=str(_csv(tmp_path / "flags.csv", rows)), eval=None, label="a,b,c", epochs=1)
     assert any("--objective multilabel learns them as one set" in notice for notice in result.notices)
+
+
+def test_smaller_is_better_where_the_metric_of_its_head_says_so():
+    made = _made(1.0, 1.0, 1.0)
+    assert [replace(made, metric=name).smaller for name in ("s.mse", "s.pearson", "c.accuracy", "mean")] == [
+        *(True, False, False, False)
+    ]
+    assert replace(made, metric="s.mse").better(1.0, 2.0) and not replace(made, metric="c.accuracy").better(0.1, 0.2)
+
+
+@pytest.mark.parametrize("metric", ["stars.mse", "topic.accuracy"])
+def test_a_race_keeps_the_better_half_by_the_metric_of_a_head(metric):
+    column, _, name = metric.partition(".")
+    heads = {"stars": Numbers, "topic": Classes}
+    kinds = {"stars": NumberLabels(0.0, 1.0), "topic": ClassLabels(("a", "b"))}
+    given = {"text": ("text",), "label": "l", "metric": "accuracy"}
+    head = TaskHead(column, heads[column](**given, label_kind=kinds[column]), 1.0)
+    made = Multitask(text=("text",), label=column, metric=metric, heads=(head,))
+    marks = [Mark(16, 0.4, 0.4, 99), Mark(16, 0.9, 0.9, 99)]
+    assert ranked(marks, smaller=made.smaller)[0] == (0 if name == "mse" else 1)
+
+
+def test_scores_of_two_heads_never_share_a_column(several, tmp_path):
+    words = {"bad_x": "worst", "ok": "great", "x": "film", "y": "book"}
+    rows = [
+        {"text": f"the {words[a]} {words[b]}", "mood": a, "mood_bad": b} for a in ("bad_x", "ok") for b in ("x", "y")
+    ] * 8
+    path = _csv(tmp_path / "named.csv", rows)
+    several(train=str(path), eval=str(path), label="mood,mood_bad")
+    found = Predictor(tmp_path / "several", device="cpu").predict(["the worst film", "the great book"])
+    scores = [name for name in found.columns if name.startswith("p_")]
+    assert len(scores) == 4 and "p_mood=bad_x" in scores and "p_mood_bad=x" in scores
+    np.testing.assert_allclose(np.add(found.columns["p_mood=bad_x"], found.columns["p_mood=ok"]), 1, atol=1e-5)

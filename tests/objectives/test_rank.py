@@ -469,3 +469,20 @@ def test_bad_conversations_are_left_out(fit, tmp_path):
         fit("pairwise", train=path, eval=None, template="plain")
     result = fit("pairwise", train=path, eval=None, template="plain", bad_rows="skip", epochs=1)
     assert any("1 of 12 rows are left out (row 4" in notice for notice in result.notices)
+
+
+def test_preferences_are_compared_within_their_row(tmp_path, tiny_folder):
+    """A ranking A > B > C written as pairs: B is chosen in one row and rejected in another."""
+    from transformers import AutoTokenizer
+
+    order = ["it was great", "it was fine", "it was bad"]
+    pairs = [(0, 1), (1, 2), (0, 2)]
+    rows = [{"prompt": query, "chosen": order[a], "rejected": order[b]} for query in QUERIES for a, b in pairs]
+    table = Rank.read(str(write(tmp_path / "pairs.jsonl", rows)), ReadOptions(text=None, label=None))
+    made = Rank(text=("prompt", "chosen", "rejected"), label=None, metric="pair_accuracy", by="pairwise")
+    encoded = made.encode(table, AutoTokenizer.from_pretrained(tiny_folder("bert", "mlm")))
+    scores = np.array([-float(number) for _ in QUERIES for pair in pairs for number in pair], np.float32)
+    found, _ = made.score(scores, encoded, 1e-7)
+    assert (found["pair_accuracy"], found["ndcg@10"], found["mrr@10"]) == (1.0, 1.0, 1.0)
+    wrong, _ = made.score(-scores, encoded, 1e-7)
+    assert wrong["pair_accuracy"] == 0.0

@@ -191,11 +191,12 @@ def _encode_plain_text(table: Table, tokenizer: PreTrainedTokenizerBase, max_len
 def _given_and_answer(tokenizer: PreTrainedTokenizerBase, text: str, completion: object) -> tuple[list[int], list[int]]:
     """The tokens of the prompt, at least one, and those of the completion.
 
-    A blank separates them, unless the prompt itself ends in white space, which stays the prompt's: what is
-    generated begins after it.
+    A blank separates them, unless there is white space: at the end of the prompt, where it stays the prompt's and what
+    is generated begins after it, or at the beginning of the completion, where it is the first that is generated.
     """
     given, own = prompt_ids(tokenizer, text), text[-1:].isspace()
-    whole = _ids(tokenizer, f"{text}{'' if own else ' '}{completion}")
+    between = "" if own or str(completion)[:1].isspace() else " "
+    whole = _ids(tokenizer, f"{text}{between}{completion}")
     if whole[: len(given)] == given:
         return given, _closed(whole[len(given) :], tokenizer)
     if own:  # a tokenizer that joins the blank and the word after it

@@ -40,6 +40,15 @@ class LabelSet:
         """The number of each class."""
         return {name: number for number, name in enumerate(self.names)}
 
+    @cached_property
+    def _by_value(self) -> dict[str, int]:
+        """The number of each class by :func:`_value`."""
+        return {_value(name): number for number, name in enumerate(self.names)}
+
+    def number(self, text: str) -> int | None:
+        """The number of the class of a label, which another kind of file may write in another way; None: unseen."""
+        return self.index.get(text, self._by_value.get(_value(text)))
+
     @classmethod
     def infer(cls, labels: Sequence[str | float], place: str = "the training data") -> LabelSet:
         """The distinct labels in sorted order; numbers in numeric order.
@@ -47,7 +56,8 @@ class LabelSet:
         Raises:
             DataError: one class only, or numbers with fractions, or too many labels for a column of classes.
         """
-        names = {label_text(label) for label in labels}
+        texts = sorted({label_text(label) for label in labels}, key=len, reverse=True)
+        names = set({_value(text): text for text in texts}.values())  # of ways to write one label the shortest
         _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")
@@ -68,11 +78,13 @@ class LabelSet:
         """Encode labels as class numbers int64 [N]; DataError names the first row whose label is not of this set."""
         import numpy as np
 
-        texts = [label_text(label) for label in labels]
-        for at, text in enumerate(texts):
-            if text not in self.index:
+        found = np.empty(len(labels), np.int64)
+        for at, label in enumerate(labels):
+            number = self.number(text := label_text(label))
+            if number is None:
                 raise unseen(f"{place}, row {rows[at] if rows else at + 1}: label", text, self.names)
-        return np.fromiter((self.index[text] for text in texts), np.int64, len(texts))
+            found[at] = number
+        return found
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """Decode class numbers to names."""
@@ -147,6 +159,13 @@ def _refuse_fractions(labels: Sequence[str | float], names: Collection[str], pla
             f"{place}: labels such as {fraction} are numbers, not classes: this looks like regression",
             "use --objective regression, with a plan that reads no label words such as lora",
         )
+
+
+def _value(text: str) -> str:
+    """The value that a label writes: text files write ``1.0`` and ``True`` where others have a number or ``true``."""
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdecimal() else text
 
 
 def _number(text: str) -> tuple[float, str]:

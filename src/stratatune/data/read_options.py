@@ -27,6 +27,7 @@ class ReadOptions:
         need_labels: False reads data to predict: labels are left out where they are missing or not whole.
         written: the format of a text file, and the treatment of incomplete rows.
         keep_whole: whether the table also keeps everything else in the source.
+        verbatim: whether labels are texts to be written, of which blanks and line ends are a part; else they are names.
     """
 
     text: str | Sequence[str] | None = None
@@ -37,6 +38,7 @@ class ReadOptions:
     need_labels: bool = True
     written: Written = AS_USUAL
     keep_whole: bool = False
+    verbatim: bool = False
 
     @property
     def text_columns(self) -> Sequence[str] | None:

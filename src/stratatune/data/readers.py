@@ -105,7 +105,7 @@ def read(source: Any, options: ReadOptions = DEFAULTS) -> Table:
     if written.bad_rows == "skip":
         frame = without_bad(frame, checked)
     texts = tuple(texts_of(frame, name, written.bad_rows) for name in columns)
-    labels = _labels(frame, label_column, known, need_labels) if label_column else None
+    labels = _labels(frame, label_column, known, need_labels, options.verbatim) if label_column else None
     if labels is not None and need_labels and not known:
         frame = _noting_sets(frame, labels)
     return Table(
@@ -199,7 +199,7 @@ def texts_of(frame: Frame, name: str, bad_rows: BadRows) -> list[str]:
     return [_or_empty(value) for value in values]
 
 
-def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels | None:
+def _labels(frame: Frame, name: str, task: Task | None, needed: bool, verbatim: bool) -> Labels | None:
     if any(map(is_list, frame.get(name))):
         if not needed:
             return None
@@ -210,6 +210,8 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool) -> Labels 
         return None
     sets = task is None and looks_like_sets({_or_empty(value).strip() for value in values} - {""})  # one may be empty
     _refuse(frame, missing, f"label column {name!r} is empty", SETS_HINT if sets else _BAD_LABELS)
+    if task is None and verbatim:
+        return [value if isinstance(value, str) else label_text(value) for value in values]  # type: ignore[arg-type]
     if task is None:
         return values if all(isinstance(v, float) for v in values) else [label_text(v) for v in values]  # type: ignore[return-value]
     if task.numeric:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 BINS = 15
-_LEAST = 1e-12
+LEAST = 1e-12
+"""The least probability of which a logarithm is taken."""
 _TEMPERATURES = (0.05, 20.0)
 
 
@@ -33,7 +34,7 @@ def calibration_error(output: np.ndarray, truth: np.ndarray, bins: int = BINS) -
 
 def tempered(output: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities [N, C] of logits divided by a temperature, from those of the logits themselves."""
-    logs = np.log(np.maximum(output.astype(np.float64), _LEAST)) / temperature
+    logs = np.log(np.maximum(output.astype(np.float64), LEAST)) / temperature
     raised = np.exp(logs - logs.max(axis=1, keepdims=True))
     return (raised / raised.sum(axis=1, keepdims=True)).astype(output.dtype)
 
@@ -45,7 +46,7 @@ def best_temperature(output: np.ndarray, truth: np.ndarray) -> float:
     rows = np.arange(len(truth))
 
     def loss(log: float) -> float:
-        return float(-np.log(np.maximum(tempered(output, np.exp(log))[rows, truth], _LEAST)).mean())
+        return float(-np.log(np.maximum(tempered(output, np.exp(log))[rows, truth], LEAST)).mean())
 
     # On a logarithmic scale: twice as sharp and twice as flat are as far from 1.
     bounds = tuple(np.log(_TEMPERATURES))

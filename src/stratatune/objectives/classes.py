@@ -15,7 +15,7 @@ from stratatune.errors import ConfigError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.by_class import by_class
-from stratatune.objectives.calibration import best_temperature, best_threshold, tempered
+from stratatune.objectives.calibration import LEAST, best_temperature, best_threshold, tempered
 from stratatune.objectives.class_loss import ClassLoss, ordinal_chances, weights_of
 from stratatune.objectives.labels import (
     TWO_CLASSES,
@@ -28,6 +28,7 @@ from stratatune.objectives.labels import (
 from stratatune.objectives.metrics import CLASS_METRICS, class_metrics, class_scores
 from stratatune.objectives.pooled import Pooled
 from stratatune.objectives.saved import common_from
+from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.weights import WEIGHT
 
 if TYPE_CHECKING:
@@ -129,10 +130,16 @@ class Classes(Pooled):
         return self.label_kind.targets(table)
 
     def loss(self, logits: Tensor, batch: Batch, *, training: bool = True) -> Tensor:
-        """The loss of ``logits`` [B, C]; an evaluation uses the plain loss, so that runs can be compared."""
+        """The loss of ``logits`` [B, C], or [B, C - 1] of ordered classes.
+
+        That of an evaluation is the cross-entropy of the predicted probabilities, so that runs can be compared.
+        """
         assert batch.labels is not None
-        learnt = self.learnt_by if training else ClassLoss(ordinal=self.learnt_by.ordinal)
-        return learnt(logits, batch.labels, batch.targets.get(WEIGHT))
+        weights = batch.targets.get(WEIGHT)
+        if training:
+            return self.learnt_by(logits, batch.labels, weights)
+        plain = ordinal_chances(logits).clamp(min=LEAST).log() if self.learnt_by.ordinal else at_least_fp32(logits)
+        return ClassLoss()(plain / self.temperature, batch.labels, weights)
 
     def predict(self, logits: Tensor, batch: Batch) -> np.ndarray:
         """``logits`` [B, C] -> probabilities [B, C]."""

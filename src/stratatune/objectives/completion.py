@@ -59,7 +59,7 @@ class Completion(Objective):
         """Read prompts and completions if a label column is named, else plain text; a task has no text to write."""
         needed = options.need_labels and options.label is not None
         guessed = options.need_labels and not options.text and not needed
-        table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True))
+        table = super().read(source, replace(options, task=None, need_labels=needed, keep_whole=True, verbatim=True))
         names = table.whole.names if table.whole else ()
         answer = next((one for text, one in PAIRS if guessed and text in table.columns and one in names), None)
         if answer is not None:

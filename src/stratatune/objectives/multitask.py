@@ -148,12 +148,11 @@ class Multitask(Objective):
     def position(self) -> str:
         return PLACES[self.family]
 
-    def better(self, new: float, old: float | None) -> bool:
+    @property
+    def smaller(self) -> bool:
+        """Whether a smaller value of :attr:`metric`, which may be that of one head, is better."""
         column, _, metric = self.metric.rpartition(".")
-        for head in self.heads:
-            if head.column == column:
-                return replace(head.objective, metric=metric).better(new, old)
-        return super().better(new, old)
+        return any(metric in head.objective.smaller_is_better for head in self.heads if head.column == column)
 
     # --- data ------------------------------------------------------------------------------------------------------
 
@@ -275,15 +274,12 @@ class Multitask(Objective):
         """A column for each head, by its name, and after them the scores of its classes as ``p_column_class``."""
         output = using.output(table)
         answers: dict[str, Any] = {}
-        scores: dict[str, Any] = {}
+        scores: list[tuple[str, str, Any]] = []
         for head in self.heads:
             said = head.objective.answer(table, HeadAtWork(self._of(head, output), using)).columns
-            for number, (name, values) in enumerate(said.items()):
-                if number == 0:
-                    answers[head.column] = values
-                else:
-                    scores[f"p_{head.column}_{name.removeprefix('p_')}"] = values
-        return Answers({**answers, **scores})
+            (_, answers[head.column]), *own = said.items()
+            scores += [(head.column, name.removeprefix("p_"), values) for name, values in own]
+        return Answers({**answers, **_named(scores, set(answers))})
 
     def for_probes(self, data: Encoded, seed: int) -> Encoded:
         """Every class and label of every head as a set, and whether a number is above the median."""
@@ -298,6 +294,15 @@ class Multitask(Objective):
             else:
                 columns.append(values[:, None] == np.arange(len(head.objective.labels)))
         return replace(data, targets={}).with_targets(np.concatenate(columns, axis=1))
+
+
+def _named(scores: Sequence[tuple[str, str, Any]], taken: set[str]) -> dict[str, Any]:
+    """Name each score by its column and class: ``p_a_b``, and with another mark where that would name two of them."""
+    for mark in ("_", "=", ": "):
+        found = {f"p_{column}{mark}{label}": values for column, label, values in scores}
+        if len(found) == len(scores) and not taken & set(found):
+            return found
+    return {f"p_{number}_{column}_{label}": values for number, (column, label, values) in enumerate(scores)}
 
 
 def _slices_of(sizes: Sequence[int]) -> list[slice]:

@@ -291,11 +291,16 @@ class Objective(abc.ABC):
         """The positions of a text that are read: those of :attr:`reads`, or fewer in this very variant."""
         return self.reads
 
+    @property
+    def smaller(self) -> bool:
+        """Whether a smaller value of :attr:`metric` is better."""
+        return self.metric in self.smaller_is_better
+
     def better(self, new: float, old: float | None) -> bool:
         """Whether a score of :attr:`metric` is strictly better than another; any is better than none."""
         if old is None:
             return True
-        return new < old if self.metric in self.smaller_is_better else new > old
+        return new < old if self.smaller else new > old
 
     @property
     def only_rows(self) -> tuple[int, ...] | None:

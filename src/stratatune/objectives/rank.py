@@ -165,6 +165,7 @@ class Rank(Objective):
         data = encode_pooled(self.family, plain, tokenizer, self.max_length)
         names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
         if len(others) > 1:
+            names = list(range(len(rows)))  # a text that is chosen in one row may be rejected in another
             gains = [[self.high, *[self.low] * (len(row) - 1)] for row in rows]
         elif table.labels is None:
             return data.with_groups(rows)

@@ -54,7 +54,7 @@ class TextToText(Objective):
     @classmethod
     def read(cls, source: Any, options: ReadOptions) -> Table:
         """Read pairs of texts; a task has no text to write."""
-        return super().read(source, replace(options, task=None))
+        return super().read(source, replace(options, task=None, verbatim=True))
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         return encode_pairs(table, tokenizer, self.max_length)

@@ -48,8 +48,25 @@ def generate_texts(
         given = {"attention_mask": mask.to(model.device), "pad_token_id": call.pad_token_id, **settings}
         out = _untyped(model).generate(ids.to(model.device), **given)
         for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
-            said[row] = call.decode(_until(tokens, settings.get("eos_token_id")), skip_special_tokens=True).strip()
+            own = _until(tokens, settings.get("eos_token_id")).tolist()
+            said[row] = _written_after(call, rows[row] if writes_on else [], own)
     return [said[row] for row in same]
+
+
+def _written_after(tokenizer: Any, given: list[int], answer: list[int]) -> str:
+    """The text of ``answer`` after ``given``, without the blank that separates the two.
+
+    Blanks and line ends that the model writes are kept: in code they are a part of the answer.
+    """
+    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (given, [*given, *answer]))
+    # A tokenizer may drop the blank that a text begins with, so an answer is not decoded alone.
+    if not whole.startswith(before):
+        return tokenizer.decode(answer, skip_special_tokens=True).strip()
+    text = whole[len(before) :]
+    # A sentencepiece tokenizer also puts one before a word that comes after a prompt's own last blank.
+    single = text[:1] == " " and text[1:2] != " "
+    extra = single if before.endswith(" ") else not before[-1:].isspace()
+    return text.removeprefix(" ") if given and extra else text
 
 
 def _until(tokens: torch.Tensor, stops: list[int] | None) -> torch.Tensor:

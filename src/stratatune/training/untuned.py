@@ -131,7 +131,7 @@ def no_better(session: Session, history: list[dict[str, Any]]) -> str:
     base, trained = history[0][name], history[1:]
     if any(objective.better(one[name], base) for one in trained):
         return ""
-    best = max(trained, key=lambda one: -one[name] if objective.metric in objective.smaller_is_better else one[name])
+    best = max(trained, key=lambda one: -one[name] if objective.smaller else one[name])
     kept = "the adapter leaves the base model as it is" if session.top.attached.resolved.starts_as_base else "use that"
     return (
         f"tuning did not help: the untuned base has {objective.metric} {base:.4f}, the best epoch {best[name]:.4f}; "

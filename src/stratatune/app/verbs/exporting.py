@@ -75,7 +75,18 @@ def _left_behind(spec: dict[str, Any]) -> str:
         )
     if spec.get("ordinal"):
         return f"the classes are ordered: the model has {len(labels) - 1} outputs, described in docs/objectives.md"
+    if any(value != _HALF for one in (spec, *spec.get("heads", ())) for value in _thresholds(one)):
+        return "the run's own thresholds stay in adapter.json; other tools give probabilities, or cut them at 0.5"
     return ""
+
+
+_HALF = 0.5
+
+
+def _thresholds(head: dict[str, Any]) -> list[float]:
+    """The thresholds at which an objective gives its labels."""
+    several, single = head.get("thresholds"), head.get("threshold")
+    return list(several or ([] if single is None else [single]))
 
 
 @verb(smaller=smaller, hub=hub)

@@ -142,7 +142,7 @@ def _heat(runners: Sequence[_Runner], steps: int, judged: int) -> list[_Runner]:
     if not running:
         raise _diverged(runners)
     objective = running[0].session.objective
-    order = ranked([one.trial.marks[-1] for one in running], smaller=objective.metric in objective.smaller_is_better)
+    order = ranked([one.trial.marks[-1] for one in running], smaller=objective.smaller)
     return [running[number] for number in order[: (len(runners) + 1) // 2]]
 
 
