@@ -39,6 +39,10 @@ TUNED = "tuned"
 _STRIDE, _LONGEST, _CANDIDATES = 128, 30, 3  # the first two are those of BERT's recipe
 _ANSWER, _READING, _CHARACTERS, _COUNTS = "answer", "reading", "characters", "counts"
 _DIGITS = 6
+_NULL: Mapping[str, Literal["first", "last"]] = {"encoder": "first", "decoder": "last"}
+"""Which token of a window stands for "no answer", by the family: a decoder's first token has read nothing, and would
+say the same of every question.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +129,7 @@ class QuestionAnswering(Objective):
         return None if table.labels is None else [int(bool(row)) for row in _labels(table)]
 
     def _windowing(self, tokenizer: PreTrainedTokenizerBase) -> Windowing:
-        # A decoder's first token has read nothing, and would say of every question the same.
-        null = "last" if self.family == "decoder" else "first"
-        return Windowing(tokenizer, self.max_length, self.stride, null)
+        return Windowing(tokenizer, self.max_length, self.stride, _NULL[self.family])
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each question with its context, in windows where that is long; a window is an example.
@@ -157,7 +159,7 @@ class QuestionAnswering(Objective):
         made = cls(**{**pretended_common(texts, family, METRICS[0]), "text": ("question", "context")})
         starts, last = texts.lengths - texts.lengths // 2, texts.lengths - 1
         bodies = [np.arange(start, end) for start, end in zip(starts, last, strict=True)]
-        if family == "decoder":
+        if _NULL[family] == "last":
             rows = [np.append(body, end) for body, end in zip(bodies, last, strict=True)]
         else:
             rows = [np.append(0, body) for body in bodies]
@@ -315,7 +317,7 @@ class QuestionAnswering(Objective):
 
     def _null(self, count: int) -> int:
         """The number of the null token among the ``count`` that are read of a window."""
-        return count - 1 if self.family == "decoder" else 0
+        return 0 if _NULL[self.family] == "first" else count - 1
 
 
 def _labels(table: Table) -> Sequence[Sequence[Answer]]:
