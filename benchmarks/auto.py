@@ -128,7 +128,8 @@ def _stock(job: dict[str, Any], given: dict[str, Any]) -> Record:
     base, prepared = _loaded({**given, "plan": "lora", "epochs": epochs})
     torch.manual_seed(job["seed"])
     objective, train, dev = prepared.objective, prepared.train, prepared.eval
-    model = with_peft(base.model) if arm == "A" else base.model
+    # A checkpoint in half precision is loaded as it is, and nothing trains well in that.
+    model = with_peft(base.model.float()) if arm == "A" else base.model.float()
     if arm != "A":
         _train_from(model, _top_depth(base.model) if arm == "C" else 0)
     trained = [one for one in model.parameters() if one.requires_grad]

@@ -119,6 +119,7 @@ def test_version(say):
         (["train", "--set", "lr"], "no value"),
         (["train", "--label-words", "good"], "'good' has no word"),
         (["predict", "run"], "predict needs data"),
+        (["predict", "run", "--data", "x.csv", "--text", "body"], "--text is a text to predict, not the name of a col"),
         (["predict", "run", "--data", "-", "--out", "-", "--json"], "--json and --out -"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

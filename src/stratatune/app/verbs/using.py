@@ -290,8 +290,13 @@ def _check_request(
 ) -> None:
     from stratatune.app.predictions import check_writable
 
-    if (data is None) == (not text):
+    if data is None and not text:
         raise ConfigError(["predict needs data"], "use either --data FILE or --text TEXT")
+    if data is not None and text:
+        raise ConfigError(
+            [f"--data {data} and --text {text[0]!r:.40}: --text is a text to predict, not the name of a column"],
+            "leave it out: the columns are read by the run's own names, so rename one that has another name",
+        )
     if data not in (None, "-"):
         _check_data(str(data))
     if out == "-" and door.json:
