@@ -39,7 +39,7 @@ def test_draws_depend_on_the_seed(say, writer):
 
 @pytest.mark.parametrize("option", [("--num-beams", 2), ("--do-sample",), ("--top-k", 3)])
 def test_a_model_that_gives_a_class(option, say, trained):
-    assert "this model gives a class and generates no text" in say("predict", trained, "--text", "x", *option).error
+    assert "this model learnt mlm and generates no text" in say("predict", trained, "--text", "x", *option).error
 
 
 @pytest.mark.parametrize("option", [("--temperature", 0), ("--top-p", 1.5), ("--max-new-tokens", -1), ("--seed", -1)])
