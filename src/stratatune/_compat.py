@@ -185,6 +185,15 @@ def came_with_checkpoint(parameter: nn.Parameter) -> bool:
     return getattr(parameter, _LOADED, False)
 
 
+def save_by_own_names(model: Any) -> None:
+    """Have ``save_pretrained`` write a model's own names, where it was loaded by ``key_mapping``.
+
+    transformers 5 undoes that mapping when it saves, and then cannot load what it has written without it.
+    """
+    if hasattr(model, "_weight_conversions"):
+        del model._weight_conversions
+
+
 def mark_as_loaded(parameter: nn.Parameter) -> None:
     """Mark a parameter as the checkpoint's own: it follows from that, and is not to be trained."""
     setattr(parameter, _LOADED, True)

@@ -31,6 +31,20 @@ def test_length(say, writer):
     assert len(short.split()) <= 2 and long.startswith(short)
 
 
+@pytest.mark.parametrize("text", ["question 1 is", "question 1 is yes " * 12])
+def test_an_answer_ends_where_the_table_of_positions_does(text, say, tmp_path):
+    """GPT-2 has a vector for each of so many positions; a text that fills them loses its beginning."""
+    model = tiny.save_tiny_decoder(tmp_path / "gpt2", "gpt2", blocks=2, initializer_range=0.2, n_positions=24)
+    rows = [{"text": f"question {n % 3} is", "answer": "yes it is good"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"objective": "completion", "text": "text", "label": "answer", "epochs": 1, "cache": "off"}
+    plan = "0: lora | prompt(tokens=3)"
+    st.train(model=model, plan=plan, train=tmp_path / "rows.jsonl", out=str(tmp_path / "run"), **settings)
+    said = say("predict", str(tmp_path / "run"), "--text", text, "--max-new-tokens", 500, "--json")
+    assert said.code == 0, said.err
+    assert isinstance(said.json["predictions"][0]["generated"], str)
+
+
 def test_draws_depend_on_the_seed(say, writer):
     one, same, other = (written(say, writer, "--temperature", 5.0, "--seed", seed) for seed in (1, 1, 2))
     assert one == same != other
@@ -39,7 +53,7 @@ def test_draws_depend_on_the_seed(say, writer):
 
 @pytest.mark.parametrize("option", [("--num-beams", 2), ("--do-sample",), ("--top-k", 3)])
 def test_a_model_that_gives_a_class(option, say, trained):
-    assert "this model gives a class and generates no text" in say("predict", trained, "--text", "x", *option).error
+    assert "this model learnt mlm and generates no text" in say("predict", trained, "--text", "x", *option).error
 
 
 @pytest.mark.parametrize("option", [("--temperature", 0), ("--top-p", 1.5), ("--max-new-tokens", -1), ("--seed", -1)])

@@ -144,6 +144,7 @@ FILES: dict[str, Callable[[], dict[str, str]]] = {
     },
     "report.md": _films_files,
     "serve.md": lambda: {"topics.csv": labelled(labels=("film", "food"))},
+    "span.md": lambda: dict.fromkeys(("train.jsonl", "dev.jsonl", "test.jsonl"), _repeated(data_of("span.md", "json"))),
     "suggest.md": lambda: {"train.csv": _repeated(labelled(), header=True, times=2)},
     "tags.md": lambda: dict.fromkeys(
         ("train.conll", "dev.conll", "test.conll"), _repeated(data_of("tags.md", "text") + "\n")

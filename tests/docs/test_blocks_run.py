@@ -67,6 +67,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("reliability.md", "pytest tests/faults"): "the tests themselves",
     ("serve.md", "pip install"): INSTALLS,
     ("serve.md", "export STRATATUNE_SERVE"): "sets the shell's variables; tests/serving/test_limits.py asks with keys",
+    ("span.md", '{"question":'): DATA,
     ("tags.md", "Ada\tB-person"): DATA,
     ("trackers.md", "tensorboard --logdir"): "does not return; tests/training/test_trackers.py reads the files back",
     ("vectors.md", '{"anchor":'): DATA,

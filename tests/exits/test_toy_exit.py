@@ -17,6 +17,7 @@ class Biases:
     name = "biases"
     summary = "the trained biases as JSON"
     extra = None
+    whole = False
     reader = "json.load({out!r})"
 
     def refusals(self, attached):

@@ -46,7 +46,7 @@ def wearing(name: str, head: str) -> Any:
 def own_logits(model: Any) -> torch.Tensor:
     """[B, T, C] by the model's own forward."""
     out = model(input_ids=IDS, attention_mask=MASK.long())
-    return out.logits if "logits" in out else torch.stack([out.start_logits, out.end_logits], dim=-1)
+    return head_named("span" if "start_logits" in out else "token").of_output(out)
 
 
 @pytest.mark.parametrize("head", ["token", "span"])

@@ -14,6 +14,7 @@ from stratatune.objectives.chat import Chat
 from stratatune.objectives.multilabel import Multilabel
 from stratatune.objectives.rank import Rank
 from stratatune.objectives.registry import OBJECTIVES, objective_from
+from stratatune.objectives.span import QuestionAnswering
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.vectors import Vectors
 from stratatune.progress import Reporter
@@ -138,6 +139,7 @@ MADE = {
         **COMMON, metric="loss", family="decoder", chat_template="{{ messages }}", stop_tokens=(2,), turns="last"
     ),
     "tags": Tags(**COMMON, metric="f1", tags=("O", "B-x", "I-x"), align="all", stride=7),
+    "span": QuestionAnswering(**COMMON, metric="f1", stride=7, unanswerable=True, tuning=True, threshold=-1.5),
     "multilabel": Multilabel(**COMMON, metric="map", names=("a", "b"), thresholds=(0.5, 0.25)),
     "vectors": Vectors(**COMMON, metric="mrr@10", widths=(8, 4), pooling="first", scale=2.0, mini_batch=3),
     "rank": Rank(**COMMON, metric="mrr@10", by="listnet", high=5.0, paired=False),
@@ -159,6 +161,8 @@ def test_fields_come_back(name):
         ("chat", "chat_template", None),
         ("tags", "labels", ["O", "O"]),
         ("tags", "stride", "64"),
+        ("span", "max_answer", 0),
+        ("span", "threshold", "tuned"),
         ("vectors", "pooling", "max"),
         ("vectors", "scale", float("nan")),
         ("vectors", "widths", 8),

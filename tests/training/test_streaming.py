@@ -6,14 +6,16 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 import tiny
 from checkpoints import HALF
+from stratatune.app.cli import run as command
 from stratatune.cache.trunks import streamed
 from stratatune.errors import ConfigError, ModelError
-from stratatune.exits.registry import exit_of
+from stratatune.exits.registry import EXITS, exit_of
 from stratatune.model import sharding
 from stratatune.model.artefact import load_artefact
 from stratatune.model.unread import Unread
@@ -188,6 +190,18 @@ def test_a_saved_run_scores_alike(run_of, tmp_path, precision):
     assert (found.probabilities == wanted.probabilities).all()
 
 
+def test_a_streamed_chat_is_scored_without_what_it_would_write(run_of, tmp_path):
+    rows = [{"prompt": f"say {word}", "completion": word} for word in ("great", "bad", "fine")] * 4
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(tmp_path / "chats.jsonl"), "eval": str(tmp_path / "chats.jsonl"), "text": (), "label": None}
+    train(run_of("chat", objective="chat", template="plain", **data), reporter=QUIET)
+    whole, stream = (
+        Predictor(tmp_path / "chat", trunk=trunk).score(data["eval"]) for trunk in ("resident", "streamed")
+    )
+    assert stream["metrics"].items() <= whole["metrics"].items() and "loss" in stream["metrics"]
+    assert "the trunk is streamed, so no text is generated and scored (ROUGE)" in stream["notices"]
+
+
 def test_a_merged_model_is_written_without_its_trunk_in_memory(run_of, tmp_path, monkeypatch):
     train(run_of("run"), reporter=QUIET)
     monkeypatch.setattr(sharding, "_SHARD_BYTES", 20_000)
@@ -201,6 +215,33 @@ def test_a_merged_model_is_written_without_its_trunk_in_memory(run_of, tmp_path,
     assert stock[0].keys() == stock[1].keys()
     assert all(torch.equal(one, stock[1][name]) for name, one in stock[0].items())
     assert (folders[0] / "config.json").read_text() == (folders[1] / "config.json").read_text()
+
+
+def test_every_form_is_written_of_a_streamed_trunk_or_says_why_not(run_of, tmp_path, capsys):
+    rows = [{"anchor": f"a {word} film", "positive": f"the film was {word}"} for word in ("great", "bad", "fine")] * 4
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(tmp_path / "pairs.jsonl"), "eval": None, "text": (), "label": None}
+    train(run_of("pairs", objective="vectors", **data), reporter=QUIET)
+    train(run_of("run"), reporter=QUIET)
+    for name, form in EXITS.items():
+        run = str(tmp_path / ("pairs" if name == "sentence-transformers" else "run"))
+        folders = {trunk: tmp_path / f"{name}-{trunk}" for trunk in ("resident", "streamed")}
+        codes = {
+            trunk: command(["export", run, "--to", name, "--trunk", trunk, "--out", str(folder), "--quiet"])
+            for trunk, folder in folders.items()
+        }
+        said = capsys.readouterr().err
+        if form.whole:
+            assert codes["streamed"] == 2 and f"{name} needs the whole model in memory" in said
+            continue
+        assert codes == {"resident": 0, "streamed": 0}, said
+        one, other = (tensors_in(folder) for folder in folders.values())
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def tensors_in(folder):
+    """Every tensor of a folder, by its name."""
+    return {key: value for path in sorted(folder.rglob("*.safetensors")) for key, value in load_file(path).items()}
 
 
 def test_the_top_waits_in_the_checkpoint(run_of, base, monkeypatch):

@@ -147,18 +147,30 @@ def _own(windows: list[_Window], count: int, before: int) -> None:
 
 
 def _share(windows: list[_Window]) -> None:
-    """Keep each token in the window where it is farthest from the edges; ends of the text are not edges."""
-    best: dict[int, tuple[int, int]] = {}
-    for row, window in enumerate(windows):
-        for at in range(len(window.body)):
-            left = _FAR if row == 0 else at
-            right = _FAR if row == len(windows) - 1 else len(window.body) - 1 - at
-            room = min(left, right)
-            if room > best.get(window.start + at, (-1, 0))[0]:
-                best[window.start + at] = room, row
-    for row, window in enumerate(windows):
-        lost = [at for at in range(len(window.body)) if best[window.start + at][1] != row]
-        window.words[window.body[lost]] = -1
+    """Keep each token in the window where it is farthest from the edges."""
+    shares = counted_in([window.start for window in windows], [len(window.body) for window in windows])
+    for window, counts in zip(windows, shares, strict=True):
+        window.words[window.body[~counts]] = -1
+
+
+def counted_in(starts: Sequence[int], sizes: Sequence[int]) -> list[np.ndarray]:
+    """The tokens of each window of one text that count there: bool [size].
+
+    Each token counts in the window where it is farthest from the edges; ends of the text are not edges.
+
+    Args:
+        starts: the number of each window's first token in the text.
+        sizes: the number of tokens of each window.
+    """
+    total = max(start + size for start, size in zip(starts, sizes, strict=True))
+    most, of = np.full(total, -1), np.zeros(total, np.int64)
+    for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        left = np.full(size, _FAR) if row == 0 else np.arange(size)
+        right = np.full(size, _FAR) if row == len(sizes) - 1 else np.arange(size)[::-1]
+        room, here = np.minimum(left, right), slice(start, start + size)
+        of[here] = np.where(room > most[here], row, of[here])
+        most[here] = np.maximum(room, most[here])
+    return [of[start : start + size] == row for row, (start, size) in enumerate(zip(starts, sizes, strict=True))]
 
 
 def _together(

@@ -105,6 +105,8 @@ class Encoded:
             -1 for what no token represents. None: ``read`` says it all.
         given: float32 [N, E], an objective's representation of texts, where that is known and is not to be computed
             (the documents of a search whose index stays); NaN for the other texts. None: all are computed.
+        for_scores: what the scores read of each example besides its targets, by name: the text in which an answer lies,
+            say, as an object. No batch holds it, so it need not be numbers, and data without targets may have it.
     """
 
     ids: np.ndarray
@@ -116,6 +118,7 @@ class Encoded:
     notices: tuple[str, ...] = ()
     places: Targets | None = None
     given: np.ndarray | None = None
+    for_scores: Mapping[str, Targets] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.read)
@@ -189,20 +192,25 @@ class Encoded:
         at = np.asarray(index, dtype=np.int64)
         if self.groups is not None:
             texts, groups = self.texts_of(at), self.groups.subset(at)
-            found = replace(self, groups=None, targets={}).subset(texts)
+            found = replace(self, groups=None, targets={}, for_scores={}).subset(texts)
             own = replace(groups, values=np.searchsorted(texts, groups.values))
-            return replace(found, groups=own, targets={name: one.subset(at) for name, one in self.targets.items()})
+            return replace(found, groups=own, **self._of_examples(at))
         tokens = self.flat(at)
         return Encoded(
             ids=self.ids[tokens],
             types=None if self.types is None else self.types[tokens],
             offsets=offsets_of(self.lengths[at]),
             read=self.read[at],
-            targets={name: one.subset(at) for name, one in self.targets.items()},
             notices=self.notices,
             places=None if self.places is None else self.places.subset(at),
             given=None if self.given is None else self.given[at],
+            **self._of_examples(at),
         )
+
+    def _of_examples(self, at: np.ndarray) -> dict[str, Any]:
+        """What the examples ``at`` have beside their texts."""
+        parts = {"targets": self.targets, "for_scores": self.for_scores}
+        return {name: {key: one.subset(at) for key, one in part.items()} for name, part in parts.items()}
 
     def with_labels(self, labels: Sequence[int] | Sequence[float] | np.ndarray) -> Encoded:
         """The data with labels [N]: integers are classes, floats are values."""
@@ -245,6 +253,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
         given=None
         if parts[0].given is None
         else np.concatenate([part.given for part in parts if part.given is not None]),
+        for_scores={name: joined([part.for_scores[name] for part in parts]) for name in parts[0].for_scores},
     )
 
 

@@ -21,6 +21,8 @@ class Exit(Protocol):
     """The files that it writes, in a few words."""
     extra: ClassVar[str | None]
     """The extra of this package that it needs; None: nothing more."""
+    whole: ClassVar[bool]
+    """Whether it needs the whole model in memory; else a trunk may stay in its checkpoint."""
     reader: ClassVar[str]
     """The call that reads it back, with ``{out!r}`` in place of the folder."""
 

@@ -18,6 +18,7 @@ class Merged:
     name: ClassVar[str] = "merged"
     summary: ClassVar[str] = "a plain transformers model, everything folded into its weights"
     extra: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
     reader: ClassVar[str] = "transformers' from_pretrained({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
@@ -39,7 +40,7 @@ class Merged:
         from stratatune.exits.units import KEY, fold_units
         from stratatune.files import write_errors
         from stratatune.model.merging import merge
-        from stratatune.model.sharding import write_shards
+        from stratatune.model.sharding import write_model
         from stratatune.model.unread import Unread
 
         dtype = model.attached.origin.checkpoint_dtype()
@@ -50,17 +51,12 @@ class Merged:
         plain, unread = merge(model), Unread.of(model)
         if units:
             setattr(plain.config, KEY, units)
-        if dtype is not None and unread is None:
-            plain.to(dtype)  # pyright: ignore[reportArgumentType]
         if labels and len(labels) == plain.config.num_labels:
             plain.config.id2label = dict(enumerate(labels))
             plain.config.label2id = {label: number for number, label in enumerate(labels)}
         if stop:
             plain.generation_config.eos_token_id = list(stop)
         with write_errors(folder):
-            if unread is None:
-                plain.save_pretrained(folder)
-            else:
-                write_shards(plain, unread, folder, dtype)
+            write_model(plain, unread, folder, dtype)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)

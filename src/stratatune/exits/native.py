@@ -18,6 +18,7 @@ class Native:
     name: ClassVar[str] = "native"
     summary: ClassVar[str] = "an adapter of stratatune: what trained, and nothing else"
     extra: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
     reader: ClassVar[str] = "stratatune.load({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:

@@ -18,6 +18,7 @@ class Onnx:
     name: ClassVar[str] = "onnx"
     summary: ClassVar[str] = "one ONNX file with config and tokenizer, whatever the plan"
     extra: ClassVar[str | None] = "onnx"
+    whole: ClassVar[bool] = True
     reader: ClassVar[str] = "onnxruntime.InferenceSession({out!r} + '/model.onnx')"
 
     def refusals(self, attached: Attached) -> list[str]:

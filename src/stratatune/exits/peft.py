@@ -18,6 +18,7 @@ class Peft:
     name: ClassVar[str] = "peft"
     summary: ClassVar[str] = "a stock peft adapter"
     extra: ClassVar[str | None] = "peft"
+    whole: ClassVar[bool] = False
     reader: ClassVar[str] = "peft.PeftModel.from_pretrained(base, {out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:

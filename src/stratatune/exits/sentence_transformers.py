@@ -30,6 +30,7 @@ class SentenceTransformers:
     name: ClassVar[str] = "sentence-transformers"
     summary: ClassVar[str] = "a folder for sentence-transformers, from the objectives vectors and rank"
     extra: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
     reader: ClassVar[str] = "sentence-transformers' SentenceTransformer({out!r}) or CrossEncoder({out!r})"
 
     def refusals(self, attached: Attached) -> list[str]:
@@ -40,7 +41,7 @@ class SentenceTransformers:
         return [*([] if known else ["its objective has no class in sentence-transformers"]), *refusals(attached)]
 
     def write(self, model: Tuned, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
-        """Write the model in the precision in which it computes, so that its outputs are equal to the last digits.
+        """Write the model in the dtype of the base's checkpoint, as ``merged`` does: of one in fp32 outputs are equal.
 
         Where documents keep the vectors of the base model, that is written too: ``encode_query`` then runs the tuned
         model and ``encode_document`` the base.
@@ -48,8 +49,11 @@ class SentenceTransformers:
         from stratatune.files import write_errors, write_text
         from stratatune.model.base import load_base
         from stratatune.model.merging import merge
+        from stratatune.model.sharding import write_model
+        from stratatune.model.unread import Unread
 
-        how, origin = model.attached.spec[_READING], model.attached.origin
+        how, origin, unread = model.attached.spec[_READING], model.attached.origin, Unread.of(model)
+        dtype = origin.checkpoint_dtype()
         models: dict[str, Any] = {_QUERY if how.get("query_only") else "": merge(model)}
         if how.get("query_only"):
             models[_DOCUMENT] = load_base(origin.path or origin.name, "none", revision=origin.revision or None).model
@@ -58,7 +62,7 @@ class SentenceTransformers:
                 for name, value in how.get("config", {}).items():
                     setattr(plain.config, name, value)
                 own = folder / f"{side}_0_Transformer" if side else folder
-                plain.save_pretrained(own)
+                write_model(plain, None if side == _DOCUMENT else unread, own, dtype)
                 if tokenizer is not None:
                     tokenizer.model_max_length = how["max_length"]
                     tokenizer.save_pretrained(own)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
-from stratatune._compat import mark_as_loaded
+from stratatune._compat import mark_as_loaded, save_by_own_names
 from stratatune.errors import ModelError, StratatuneError
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
@@ -127,6 +128,10 @@ def load_base(
     with _one_line(name), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
+        if names := _other_names(model, info):
+            settings["key_mapping"] = names
+            model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
+            save_by_own_names(model)
         # Which layout the checkpoint's head has is known only from the names that found no place, so the model is
         # loaded a second time.
         own = worn.own_setting(row, info["unexpected_keys"])
@@ -150,6 +155,19 @@ def load_base(
     other = _other_sizes(base, backbone, info["mismatched_keys"])
     _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)
     return base
+
+
+def _other_names(model: Any, info: Mapping[str, Any]) -> dict[str, str]:
+    """How a checkpoint's names become those of this class, which calls its base model otherwise; empty if it does not.
+
+    Llama's class for question answering, and those of three others, have ``transformer`` where checkpoints have
+    ``model``: transformers loads them, and draws every weight anew.
+    """
+    own = model.base_model_prefix
+    missing = set(info["missing_keys"])
+    others = {name.partition(".") for name in info["unexpected_keys"]}
+    roots = {root for root, _, rest in others if root != own and f"{own}.{rest}" in missing}
+    return {rf"^{re.escape(root)}\.": f"{own}." for root in roots}
 
 
 def class_for(head: str, model_type: str) -> str:

@@ -25,7 +25,7 @@ from stratatune.model.unread import Unread
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes")
+_OF_THE_MODEL = ("dtype", "attn_implementation", "use_safetensors", "ignore_mismatched_sizes", "key_mapping")
 """Settings of ``from_pretrained`` that no config has."""
 _NUMBERS = (torch.int64, torch.bool)
 """Dtypes of buffers such as a table of positions, which checkpoints of older models hold: they are read at once."""

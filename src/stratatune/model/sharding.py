@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 _SHARD_BYTES = 1 << 30
 
 
+def write_model(model: PreTrainedModel, unread: Unread | None, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write a model in ``dtype`` (None: as it is), by :func:`write_shards` where its trunk is ``unread``.
+
+    Raises:
+        ModelError: the checkpoint cannot be read any more.
+    """
+    if unread is not None:
+        write_shards(model, unread, folder, dtype)
+        return
+    if dtype is not None:
+        model.to(dtype)  # pyright: ignore[reportArgumentType]
+    model.save_pretrained(folder)
+
+
 def write_shards(model: PreTrainedModel, unread: Unread, folder: Path, dtype: torch.dtype | None) -> None:
     """Write what ``model.save_pretrained(folder)`` would: the config, and the weights in ``dtype`` (None: as they are).
 

@@ -19,6 +19,7 @@ from stratatune.objectives.multitask import Multitask
 from stratatune.objectives.numbers import Numbers
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.rank import Rank
+from stratatune.objectives.span import QuestionAnswering
 from stratatune.objectives.tags import Tags
 from stratatune.objectives.text_to_text import TextToText
 from stratatune.objectives.vectors import Vectors
@@ -42,6 +43,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Multilabel,
         Multitask,
         Tags,
+        QuestionAnswering,
         Vectors,
         Rank,
     )

@@ -9,7 +9,7 @@ from stratatune.errors import ConfigError, did_you_mean, shown
 
 _ELSEWHERE = {
     **dict.fromkeys(("token-classification", "ner", "tagging"), ("a label for each token", "tags")),
-    **dict.fromkeys(("question-answering", "span"), ("a span of the text", "")),
+    **dict.fromkeys(("question-answering", "qa", "squad"), ("the answer to a question, in its context", "span")),
     **dict.fromkeys(("multi-label", "multi_label_classification"), ("any number of labels for a text", "multilabel")),
     **dict.fromkeys(("feature-extraction", "sentence-similarity", "embedding"), ("a vector for each text", "vectors")),
     **dict.fromkeys(("text-ranking", "reranker", "reward"), ("a score for a text and its query", "rank")),

@@ -24,17 +24,20 @@ def generate_texts(
     texts: Sequence[str] | Sequence[list[int]],
     longest: int,
     settings: dict[str, Any],
+    room: int | None = None,
 ) -> list[str]:
     """The text that a model generates for each of ``texts``, which may be token ids for a decoder.
 
     A decoder's answer comes without the text, of which it keeps the last ``longest`` tokens; texts are padded on the
     left, since it writes on at the end. An encoder-decoder's are padded on the right, as it was trained. Texts of like
-    lengths are batched together.
+    lengths are batched together. ``room``: the positions for which the model has vectors, where it has a table of them;
+    a text and its answer, or an encoder-decoder's answer, end there.
     """
     writes_on, call, pad = not model.config.is_encoder_decoder, _untyped(tokenizer), pad_id(tokenizer)
     rows: list[list[int]]
     # Cut on the left: an answer follows the end of the text.
     if writes_on:
+        longest = longest if room is None else min(longest, room - 1)
         rows = [(prompt_ids(tokenizer, one) if isinstance(one, str) else one)[-longest:] for one in texts]
     else:
         rows = call(texts, truncation=True, max_length=longest)["input_ids"]
@@ -47,6 +50,8 @@ def generate_texts(
         index = order[start : start + _BATCH_SIZE]
         ids, mask = _padded([rows[row] for row in index], pad, left=writes_on)
         given = {"attention_mask": mask.to(model.device), "pad_token_id": pad, **settings}
+        if room is not None:
+            given["max_new_tokens"] = min(settings["max_new_tokens"], room - (ids.shape[1] if writes_on else 1))
         out = _untyped(model).generate(ids.to(model.device), **given)
         for row, tokens in zip(index, out[:, ids.shape[1] :] if writes_on else out, strict=True):
             own = _until(tokens, settings.get("eos_token_id")).tolist()

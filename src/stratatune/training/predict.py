@@ -35,6 +35,7 @@ from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.model.tops import tops_in
 from stratatune.model.twins import share_frozen
 from stratatune.model.unread import Unread, to_device
+from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import objective_from
 from stratatune.training.cache_policy import free_memory
 from stratatune.training.evaluate import Scores, evaluate
@@ -217,7 +218,15 @@ class Predictor:
             )
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False, **self.generation, **options}
         with torch.no_grad(), self.forward.mixed():
-            return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings)
+            return generate_texts(self.model, self.tokenizer, texts, self.objective.max_length, settings, self._room)
+
+    @property
+    def _room(self) -> int | None:
+        """The positions that texts and answers can take, where the model has a table of them; else None."""
+        attached = self.model.attached
+        if attached.backbone.row.position_table is None:
+            return None
+        return attached.resolved.shape.max_tokens - sum(one.positions for _, one in attached.resolved.insertions)
 
     def score(self, source: Any, *, split: str | None = None, written: Written = AS_USUAL) -> dict[str, Any]:
         """Metrics on labelled data: ``{"metrics": {...}, "n": N, "notices": [...], "by_class": {...}}``.
@@ -234,8 +243,13 @@ class Predictor:
         parts = tuple(self.read(source, split=part, written=written, need_labels=True) for part in splits)
         self._unknown.clear()
         data, scores = self._scores(parts)
-        metrics = {**scores.metrics, "loss": scores.loss, **self.objective.further_scores(parts, self)}
+        metrics = {**scores.metrics, "loss": scores.loss}
+        generated = type(self.objective).further_scores is not Objective.further_scores
+        # Each token that is generated asks for the whole model, the loss only once.
+        without = generated and Unread.of(self.model) is not None
+        metrics |= {} if without else self.objective.further_scores(parts, self)
         said = [
+            *(["the trunk is streamed, so no text is generated and scored (ROUGE)"] if without else []),
             *(f"{part.source}: {notice}" for part in parts for notice in part.notices),
             *data.notices,
             *scores.notices,

@@ -76,6 +76,13 @@ def test_every_way_is_measured_and_predicted(family):
     assert len(bars) == 2 * len(report.ways) and "http" not in svg(report).replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize("plan", ["1:2 lora | cut(2)", "1: full | cut(2)", "late_prompt(depth=1, tokens=2) | cut(2)"])
+@pytest.mark.parametrize("objective", ["classification", "tags"])
+def test_a_plan_that_cuts_the_model_is_predicted_by_the_blocks_that_are_left(plan, objective):
+    report = bench(setting(objective=objective), [plan], rounds=1)
+    check_way(report.way(plan), batches=12)
+
+
 def test_plans_that_train_everything_have_no_cache():
     report = bench(setting(), ["full"], rounds=1)
     assert report.way("full").cache_bytes == 0

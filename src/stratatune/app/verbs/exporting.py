@@ -125,7 +125,9 @@ def export(
     from stratatune.training.streaming import trunk_of_saved
 
     run = str(fetched(run))
-    streamed = trunk_of_saved(run, base, trunk, None) is not None
+    if form.whole and trunk == "streamed":
+        raise ConfigError([f"trunk: 'streamed'; {to} needs the whole model in memory"], "use --trunk resident")
+    streamed = trunk_of_saved(run, base, trunk, None) is not None and not form.whole
     artefact = load_artefact(run, base, pack=False, unread=streamed)
     data: dict[str, Any] = {"out": str(out), "to": to}
     data |= {"plan": artefact.record["plan"], "base": artefact.record["base"]["name"]}

@@ -202,7 +202,7 @@ def predict(
         ),
     ] = Form.text,
 ) -> Answer:
-    """Predict for each text; the output has the data's columns and the prediction: a label, a value, tags.
+    """Predict for each text; the output has the data's columns and the prediction: a label, a value, tags, an answer.
 
     It has as many rows as the data, in their order; those that --bad-rows skip leaves out have no label.
     """
@@ -221,8 +221,7 @@ def predict(
 def _write_with(predictor: Predictor, options: dict[str, Any]) -> None:
     """Pass the options of ``generate`` on, and draw from their seed."""
     if options and not predictor.objective.writes:
-        answer = "class" if predictor.labels else "number"
-        said = f"{', '.join(options)}: this model gives a {answer} and generates no text"
+        said = f"{', '.join(options)}: this model learnt {predictor.objective.name} and generates no text"
         raise ConfigError([said], "leave out the options for generated text")
     if "seed" in options:
         import torch
@@ -265,8 +264,9 @@ def _part(value: Any) -> str:
     """One of several answers to a text: ``Ada Lovelace  (person 0:12 0.98)``."""
     if not isinstance(value, dict):
         return str(value)
-    first, *others = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in value.values())
-    return f"{first}  ({' '.join(others)})"
+    there = [one for one in value.values() if one is not None]  # an answer that is empty has no characters
+    first, *others = (f"{one:.2f}" if isinstance(one, float) else str(one) for one in there)
+    return f"{first or '(nothing)'}  ({' '.join(others)})"
 
 
 def _predictor(door: Door, run: str, where: dict[str, Any]) -> Predictor:

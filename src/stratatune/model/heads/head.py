@@ -112,6 +112,11 @@ class Head(abc.ABC):
         """Keep only ``rows`` [C] of a frozen decoder, if the head can and needs no others; None: undo this."""
         return
 
+    @classmethod
+    def of_output(cls, output: Any) -> Tensor:
+        """The logits in the output of transformers' own model with this head; without one, the last hidden state."""
+        return output[0]
+
     # --- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod

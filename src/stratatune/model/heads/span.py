@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from stratatune.model.body import Body
@@ -33,6 +34,11 @@ class Span(Head):
     def settings(cls, num_labels: int) -> dict[str, Any]:
         """Two labels, a beginning and an end, whatever the data's."""
         return {"num_labels": 2}
+
+    @classmethod
+    def of_output(cls, output: Any) -> Tensor:
+        """The two logits [B, T, 2], which transformers' classes give by themselves."""
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
 
     @property
     def new_layers(self) -> tuple[str, ...]:

@@ -268,7 +268,7 @@ class Stock:
     def loss(self, batch: Batch) -> Tensor:
         """The forward pass."""
         with self.setting.mixed(self.bf16):
-            logits = self.model(**given_to(batch))[0]  # of a model without a head, the last hidden state
+            logits = head_named(self.objective.head).of_output(self.model(**given_to(batch)))
         return self.objective.loss_of_today(logits, batch)
 
     def step(self, batch: Batch) -> None:

@@ -86,7 +86,8 @@ class Machine:
         """Seconds of the batches under our loop, from the cache or after a pass of the trunk."""
         objective = self.setting.objective or plan.plan.objective
         read_last = reads_one(self.shape, objective)
-        last = self.shape.blocks - read_last  # the blocks below it run in full
+        end = len(plan.blocks)  # fewer than the model's where the plan cuts it
+        last = end - read_last  # the blocks below it run in full
         total = len(batches) * self._rate(("rest", plan.plan.head, objective)).seconds(1)
         for index in batches:
             if trunk and plan.frozen_depth:
@@ -98,14 +99,14 @@ class Machine:
             if read_last and plan.frozen_depth <= last:
                 rate = self._rate(("last", plan.blocks[last]))
                 total += rate.seconds(self._of_plan(plan, last, index, queries=1))
-            if plan.insertions and plan.frozen_depth < self.shape.blocks:
+            if plan.insertions and plan.frozen_depth < end:
                 total += self._inserted(plan, index) / self._rate(("ours", plan.blocks[-1])).per_second
         return total
 
     def _inserted(self, plan: Resolved, index: np.ndarray) -> float:
         """FLOPs of the insertions."""
         count, length = self.setting.padded(index)
-        again = self.shape.blocks * self._flops((), index, backward=False)
+        again = len(plan.blocks) * self._flops((), index, backward=False)
         each = (
             6.0 * count * one.multiplications_at(self.shape, length) + one.rereads * again for _, one in plan.insertions
         )
