@@ -272,6 +272,30 @@ def test_a_classifier_of_as_many_classes_keeps_its_output_layer(family, tiny_fol
     assert not base.notices and torch.equal(logits(base.model), logits(theirs))
 
 
+@pytest.mark.parametrize("written", [("a", "b", "c"), ("A", "B", "C")], ids=["same", "upper case"])
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2)])
+def test_the_rows_of_an_output_layer_follow_the_names_of_the_classes(family, tiny_folder, tmp_path, written, order):
+    theirs = AutoModelForSequenceClassification.from_pretrained(
+        tiny_folder(family, "classification"), attn_implementation="eager"
+    )
+    theirs.config.id2label = {row: written[number] for row, number in enumerate(order)}
+    theirs.config.label2id = {written[number]: row for row, number in enumerate(order)}
+    theirs.save_pretrained(tmp_path)
+    tiny.tiny_tokenizer(family).save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), "classification", num_labels=3, labels=("a", "b", "c"))
+    assert any("rows are reordered" in notice for notice in base.notices)
+    torch.testing.assert_close(logits(base.model)[:, list(order)], logits(theirs), rtol=0, atol=1e-6)
+
+
+def test_other_classes_of_the_same_number_are_named(family, tiny_folder, tmp_path):
+    theirs = AutoModelForSequenceClassification.from_pretrained(tiny_folder(family, "classification"))
+    theirs.config.id2label = dict(enumerate(("x", "y", "z")))
+    theirs.save_pretrained(tmp_path)
+    tiny.tiny_tokenizer(family).save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), "classification", num_labels=3, labels=("a", "b", "c"))
+    assert any("x, y, z" in notice and "a, b, c" in notice for notice in base.notices)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "deberta-v2", "gpt2", "qwen2", "gemma", "t5", "bart"])
 def test_a_folder_without_tokenizer_files_is_refused(family, tmp_path):
     """transformers makes an empty tokenizer of one, which reads every text as unknown words."""

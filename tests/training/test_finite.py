@@ -63,6 +63,12 @@ def test_a_nan_in_the_base_model_names_the_weight(run, damaged, tmp_path, cache)
     assert strict(tmp_path / "run") == []
 
 
+def test_a_nan_in_the_base_model_names_the_weight_before_an_output_layer_is_fitted(run, damaged):
+    error = refused(run, model=str(damaged), objective="classification", plan="1: lora", head_start="fitted")
+    assert "the loss is nan in epoch 1, step 1, batch 1 of 6" in error.message
+    assert "layer.0.output.dense.weight" in error.hint
+
+
 @pytest.mark.parametrize("plan", ["bft-adapter", "full", "head"])
 def test_a_rate_that_is_far_too_large_is_named(run, tmp_path, plan):
     error = refused(run, plan=plan, **WILD)

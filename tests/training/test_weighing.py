@@ -77,6 +77,17 @@ def test_batches_of_unequal_size(gradient, objective, cut):
     assert_same_step(gradient(**data, batch_size=5), gradient(**data, **cut))
 
 
+@pytest.mark.parametrize("weights", [(0.1, 1.9), (0.01, 0.02), (0.0, 1.0)])
+def test_weights_that_sum_to_less_than_one(gradient, tmp_path, weights):
+    path = tmp_path / "weighed.jsonl"
+    rows = [
+        {"text": f"{label} film", "label": label, "w": w} for label, w in zip(("good", "bad"), weights, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"plan": "lora", "objective": "classification", "train": str(path), "weight": "w"}
+    assert_same_step(gradient(**data, batch_size=2), gradient(**data, batch_size=1, accumulate=2))
+
+
 def test_batches_cut_by_a_token_budget(gradient):
     data = {"plan": "lora", "train_samples": 11, "objective": "classification"}
     whole = gradient(**data, batch_size=11)

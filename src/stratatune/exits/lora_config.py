@@ -81,6 +81,7 @@ def write(model: Tuned, folder: Path) -> None:
             modules_to_save=list(form.whole) or None,
             fan_in_fan_out=any(isinstance(plain.get_submodule(name), Conv1D) for name in form.low_rank),
             task_type=attached.backbone.head.peft_task,
+            revision=attached.origin.revision or None,
         )
         made: Any = peft.get_peft_model(plain, config)
         _fill(made.base_model.model, form)

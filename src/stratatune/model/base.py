@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import transformers
 from transformers import CONFIG_MAPPING, AutoTokenizer
 
 from stratatune._compat import mark_as_loaded, save_by_own_names
-from stratatune.errors import ModelError, StratatuneError
+from stratatune.errors import ModelError, StratatuneError, shown
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
 from stratatune.model.heads.head import Head
@@ -72,6 +72,7 @@ def load_base(
     head: str,
     *,
     num_labels: int = 2,
+    labels: Sequence[str] = (),
     seed: int = 0,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -89,9 +90,10 @@ def load_base(
 
     A head that the checkpoint does not bring is made with ``seed``: a masked-LM head as an identity on the tied
     embeddings, with a notice; a pooler or a classifier as the model's own code makes it. So is an output layer whose
-    number of classes is another one than the checkpoint's. ``texts``: whether it must have a tokenizer; without, the
-    tokenizer is None where there is none. ``unread_below``: weights that only the blocks below this depth use, and
-    the table of words where nothing else needs it, stays in the checkpoint
+    number of classes is another one than the checkpoint's. ``labels``: the names of the outputs in their
+    order, which the rows of an output layer that the checkpoint brings then follow. ``texts``: whether it must have a
+    tokenizer; without, the tokenizer is None where there is none. ``unread_below``: weights that only the blocks below
+    this depth use, and the table of words where nothing else needs it, stays in the checkpoint
     (:class:`stratatune.model.unread.Unread`); so do the blocks above, where they take more than ``room_above`` bytes
     (``model/streamed_top.py``). ``cut``: how many blocks the model is made with, the lowest of those
     that the checkpoint has; the others are not read. ``problem_type``: transformers' word for what a classification
@@ -153,8 +155,35 @@ def load_base(
         check_rows(tokenizer, words.weight.shape[0], name)
         backbone.family.prepare(tokenizer)
     other = _other_sizes(base, backbone, info["mismatched_keys"])
-    _settle_new_parameters(base, backbone, set(info["missing_keys"]) | other)
+    new = set(info["missing_keys"]) | other
+    _settle_new_parameters(base, backbone, new)
+    if labels:
+        _order_outputs(base, backbone, labels, new)
     return base
+
+
+def _order_outputs(base: Base, backbone: Backbone, labels: Sequence[str], new: set[str]) -> None:
+    """Put the rows of an output layer from the checkpoint into the order of ``labels``, or say that they differ."""
+    layer, config = backbone.output_linear(), base.model.config
+    names = {id(parameter): name for name, parameter in base.model.named_parameters()}
+    if layer is None or layer.out_features != len(labels) or names.get(id(layer.weight)) in new:
+        return
+    known = [str(config.id2label.get(number, "")) for number in range(len(labels))]
+    theirs, ours = ([name.casefold() for name in some] for some in (known, labels))
+    # Without names of its own a checkpoint has these.
+    if theirs == ours or theirs == [f"label_{number}" for number in range(len(labels))]:
+        return
+    if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
+        base.notices.append(
+            f"the checkpoint's output layer is kept: its classes are {shown(', '.join(known))}, this task's "
+            f"{shown(', '.join(labels))}, in this order"
+        )
+        return
+    order = [theirs.index(name) for name in ours]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter[order])
+    base.notices.append("the checkpoint's output layer has the same classes in another order; its rows are reordered")
 
 
 def _other_names(model: Any, info: Mapping[str, Any]) -> dict[str, str]:

@@ -105,7 +105,7 @@ def load_model(
     made = class_of_auto(loader, config)
     model, info = made.from_pretrained(None, config=config, state_dict=tensors, output_loading_info=True, **given)
     # from_pretrained notes the name that it was given, here none; errors, cards and saved adapters name the base by it.
-    model.config._name_or_path = name
+    model.config._name_or_path = model.name_or_path = name
     # A parameter is a new object over the stand-in's storage, so its tensor is found by the storage.
     places = {tensor.untyped_storage()._cdata: key for key, tensor in asked.given.items()}
     # Tied biases are created again; they have the checkpoint's own names.

@@ -41,7 +41,7 @@ class BatchShare:
 
     Attributes:
         own: how many terms this rank's mean loss is over.
-        weight: how many terms the whole batch's is over, 1 at least.
+        weight: how many terms the whole batch's is over.
         loss: the mean loss of the whole batch.
         tokens: real tokens of the whole batch.
     """
@@ -136,15 +136,18 @@ def rows_of_all(values: np.ndarray, order: np.ndarray, count: int, totals: np.nd
     return added(whole), added(totals)
 
 
+def divisor(weight: float) -> float:
+    """The number by which a sum over terms of this weight is divided; 1 where there is no term at all."""
+    return weight if weight > 0 else 1.0
+
+
 def weigh(loss: Tensor, weight: float, tokens: int) -> BatchShare:
     """The share of this rank's mean ``loss`` over ``weight`` examples (or tokens) in the loss of the whole batch."""
     if world() == 1:
-        return BatchShare(
-            weight, max(1.0, weight), loss.detach(), tokens
-        )  # not read yet: a GPU would have to be waited for
+        return BatchShare(weight, weight, loss.detach(), tokens)  # not read yet: a GPU would have to be waited for
     # One message for three numbers: at small adapters latency is most of what a step sends.
     total, summed, all_tokens = added(np.array([weight, loss.item() * weight, tokens]))
-    return BatchShare(weight, max(1.0, total), summed / max(1.0, total), int(all_tokens))
+    return BatchShare(weight, total, summed / divisor(total), int(all_tokens))
 
 
 def add_gradients(parameters: Iterable[nn.Parameter]) -> None:

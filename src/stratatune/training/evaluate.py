@@ -107,7 +107,7 @@ def _scored(forward: Answering, data: Encoded, output: np.ndarray, totals: np.nd
     if not data.targets:
         return Scores({}, None, output)
     metrics, notices = _mean_score(forward, data, output, _offsets(forward, data), parts)
-    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / max(1.0, totals[1]))
+    loss = metrics["loss"] if "loss" in metrics else float(totals[0] / distributed.divisor(float(totals[1])))
     check_outputs(output, {"loss": loss, **metrics})
     return Scores(metrics, loss, output, notices)
 

@@ -79,7 +79,8 @@ def _fit(session: Session, layer: nn.Linear) -> None:
     with torch.no_grad(), session.forward.evaluating():
         parts = list(_parts(session, layer))
     every = torch.cat([part.inputs for part in parts])
-    if every.numel() * layer.out_features > _LARGEST:
+    # NaN in the base has nothing to be fitted to; the first step names the weight that holds it.
+    if every.numel() * layer.out_features > _LARGEST or not torch.isfinite(every).all():
         return
     # Without a bias nothing can take up the mean.
     mean = every.mean(0) if layer.bias is not None else torch.zeros_like(every[0])
@@ -214,7 +215,7 @@ class _Fit:
         for (batch, shape), logits in zip(sample.parts, pieces, strict=True):
             counts.append(self.objective.weight(batch))
             losses.append(self.objective.loss(logits.reshape(shape), batch) * counts[-1])
-        return torch.stack(losses).sum() / max(1.0, sum(counts))
+        return torch.stack(losses).sum() / distributed.divisor(sum(counts))
 
 
 def _moments(inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -124,7 +124,7 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
                 if config.checkpoint_every and progress.step % config.checkpoint_every == 0:
                     save_checkpoint(session, progress, trained, best, optimiser.optimizer)
 
-        train_loss = progress.loss_sum / max(1, progress.loss_count)
+        train_loss = progress.loss_sum / distributed.divisor(progress.loss_count)
         progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0.0
         # At the end of an epoch the pending shard is written, so that a kill later loses no trunk work.
         session.feed.flush()
@@ -154,7 +154,7 @@ def _learn(ask: Ask, trained: Mapping[str, nn.Parameter]) -> Learnt:
     part = distributed.weigh(loss, objective.weight(batch), batch.tokens)
     # A mean over the batch becomes this rank's share of the sum; with accumulation, dividing waits until all
     # weights are known (Ask.scale).
-    session.accelerator.backward(loss * (part.own / part.weight if ask.among == 1 else part.own))
+    session.accelerator.backward(loss * (part.own / distributed.divisor(part.weight) if ask.among == 1 else part.own))
     norm = _step(ask, trained, ask.scale(part.weight), part.loss) if ask.due else 0.0
     return Learnt(float(part.loss), part.tokens, part.weight, norm=norm)
 

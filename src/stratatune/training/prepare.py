@@ -153,6 +153,7 @@ class Prepared:
             "name": config.model,
             "head": self.objective.head,
             "num_labels": self.objective.outputs,
+            "labels": self.objective.labels if len(self.objective.labels) == self.objective.outputs else (),
             "problem_type": self.objective.problem_type,
             "seed": config.seed,
             "revision": config.revision,

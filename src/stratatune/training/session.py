@@ -145,8 +145,7 @@ class Ask:
 
     def scale(self, weight: float) -> float:
         """The factor of the step's gradient when it is due: it turns the sum over its batches into their mean."""
-        # At least 1, as in distributed.weigh: a step without any term must not divide by zero.
-        return 1.0 / max(1.0, self.before + weight) if self.among > 1 else 1.0
+        return 1.0 / distributed.divisor(self.before + weight) if self.among > 1 else 1.0
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Shared:
         """
         # Language-model heads come with the checkpoint or are built from it, so nothing in them depends on the seed.
         seed = None if head in LM_OBJECTIVES else settings["seed"]
-        # The tops of one run have output layers of different sizes.
-        outputs = settings.get("num_labels"), settings.get("problem_type")
+        # The tops of one run have output layers of different sizes and classes.
+        outputs = settings.get("num_labels"), settings.get("problem_type"), tuple(settings.get("labels", ()))
         key = ("base", head, seed, settings.get("cut"), *outputs)
         base = self.once(key, lambda: self._loaded(load_base(name, head, **settings), device))
         return Base(twin(base.model), base.tokenizer, list(base.new), list(base.notices), base.shape)

@@ -84,7 +84,7 @@ class Together:
             return None
         each = (time.perf_counter() - started - in_trunk) / len(asks)
         charged = [each + in_trunk, *[each] * (len(asks) - 1)]  # its feed's clock counts the trunk as the first's
-        weight = max(1.0, reader.forward.objective.weight(batch))
+        weight = reader.forward.objective.weight(batch)
         return [
             Learnt(loss, batch.tokens, weight, seconds, norm)
             for (loss, norm), seconds in zip(losses, charged, strict=True)
@@ -204,7 +204,7 @@ class AlikeTrials:
         finite.
         """
         losses, gradient = self._computed(batch, hidden)
-        weight = max(1.0, self.sessions[0].forward.objective.weight(batch))
+        weight = self.sessions[0].forward.objective.weight(batch)
         # Back to a sum: batches of one step may weigh differently, and scale divides by all of them.
         if asks[0].among > 1:
             gradient *= weight
