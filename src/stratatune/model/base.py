@@ -164,11 +164,11 @@ def load_base(
 
 def _order_outputs(base: Base, backbone: Backbone, labels: Sequence[str], new: set[str]) -> None:
     """Put the rows of an output layer from the checkpoint into the order of ``labels``, or say that they differ."""
-    layer, config = backbone.output_linear(), base.model.config
+    layer, named = backbone.output_linear(), dict[Any, str](base.model.config.id2label or {})
     names = {id(parameter): name for name, parameter in base.model.named_parameters()}
     if layer is None or layer.out_features != len(labels) or names.get(id(layer.weight)) in new:
         return
-    known = [str(config.id2label.get(number, "")) for number in range(len(labels))]
+    known = [str(named.get(number, "")) for number in range(len(labels))]
     theirs, ours = ([name.casefold() for name in some] for some in (known, labels))
     # Without names of its own a checkpoint has these.
     if theirs == ours or theirs == [f"label_{number}" for number in range(len(labels))]:
