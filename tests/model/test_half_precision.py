@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import peft
@@ -168,3 +169,14 @@ def test_a_merged_export_has_the_dtype_of_the_checkpoint(family, dtype, tmp_path
     assert merged.dtype == dtype
     exact = merge(model).state_dict()
     assert all(torch.equal(one, exact[name].to(dtype)) for name, one in merged.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_peft_export_names_the_base_that_the_run_was_trained_on(dtype, tmp_path):
+    tiny.tiny_bert().to(dtype).save_pretrained(tmp_path / "base")
+    base = load_base(str(tmp_path / "base"), "mlm", texts=False, dtype=str(dtype).removeprefix("torch.")).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers by old names
+        st.export(shake(apply(base, "lora")), tmp_path / "peft")
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "base")
