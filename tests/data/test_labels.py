@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from stratatune.data.labels import LabelSet, is_missing
@@ -54,6 +56,13 @@ def test_a_label_is_one_class_in_every_kind_of_file(written, others):
     found = LabelSet.infer(written * 4)
     assert len(found) == 2
     assert found.encode(others).tolist() == [0, 1, 1, 0]
+
+
+def test_the_name_of_a_label_is_the_same_in_every_process():
+    """A set of texts has another order in each process."""
+    assert {
+        LabelSet.infer(list(order) * 3).names for order in itertools.permutations(["True", "TRUE", "true", "no"])
+    } == {("no", "true")}
 
 
 @pytest.mark.parametrize("labels", [["1.10", "1.1"], ["007", "7"], ["Yes", "yes"], ["a.0", "a"], [".0", "x"]])

@@ -56,8 +56,9 @@ class LabelSet:
         Raises:
             DataError: one class only, or numbers with fractions, or too many labels for a column of classes.
         """
-        texts = sorted({label_text(label) for label in labels}, key=len, reverse=True)
-        names = set({_value(text): text for text in texts}.values())  # of ways to write one label the shortest
+        # Of ways to write one label the shortest, and of these one that does not depend on the order of a set.
+        texts = sorted({label_text(label) for label in labels}, key=lambda text: (-len(text), text))
+        names = set({_value(text): text for text in texts}.values())
         _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")

@@ -75,12 +75,9 @@ def _left_behind(spec: dict[str, Any]) -> str:
         )
     if spec.get("ordinal"):
         return f"the classes are ordered: the model has {len(labels) - 1} outputs, described in docs/objectives.md"
-    if any(value != _HALF for one in (spec, *spec.get("heads", ())) for value in _thresholds(one)):
+    if any(value != 0.5 for one in (spec, *spec.get("heads", ())) for value in _thresholds(one)):
         return "the run's own thresholds stay in adapter.json; other tools give probabilities, or cut them at 0.5"
     return ""
-
-
-_HALF = 0.5
 
 
 def _thresholds(head: dict[str, Any]) -> list[float]:
