@@ -163,13 +163,14 @@ class Rank(Objective):
         stored, rows = numbered([(*head, text) for text in texts] for head, *texts in zip(heads, *others, strict=True))
         plain = Table(tuple(map(list, zip(*stored, strict=True))), columns=table.columns, source=table.source)
         data = encode_pooled(self.family, plain, tokenizer, self.max_length)
-        names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
         if len(others) > 1:
-            names = list(range(len(rows)))  # a text that is chosen in one row may be rejected in another
+            # Compared within their row: a text that is chosen in one may be rejected in another.
+            names = list(range(len(rows)))
             gains = [[self.high, *[self.low] * (len(row) - 1)] for row in rows]
         elif table.labels is None:
             return data.with_groups(rows)
         else:
+            names = [name_of(*(head or texts)) for head, *texts in zip(heads, *others, strict=True)]
             gains = [[float(score)] for score in table.labels]  # pyright: ignore[reportArgumentType]
             if self.by != "bce":  # the candidates of a query are compared
                 rows, gains, names = _lists(rows, gains, names)
