@@ -99,6 +99,11 @@ def shown(value: object, longest: int = _SHOWN) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def counted(number: int, what: str, several: str = "") -> str:
+    """A number and its noun: ``1 text``, ``1,234 texts``; ``several`` is the plural where it is not ``what`` + s."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 def did_you_mean(word: str, legal: Iterable[str]) -> str:
     """A hint that names the nearest legal word and then all of them."""
     names = list(legal)

@@ -94,7 +94,7 @@ def test_it_is_saved_pickled_cloned_and_a_step_of_a_pipeline(embedder, tmp_path)
         (TEXTS, None, "this is not a pair of texts: 'great film'"),
         ("the film", None, "one text was given"),
         ([("a", "b"), ("a", "b", "c")], None, "examples of 2 and of 3 texts"),
-        ([("a", "b")], [1.0, 2.0], "1 pairs but 2 scores"),
+        ([("a", "b")], [1.0, 2.0], "1 pair but 2 scores"),
         ([("a", "b", "c")], [1.0], "examples of 3 texts with scores"),
         ([], None, "there are no pairs to learn from"),
         ([("a",)], None, "this is not a pair of texts"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pandas
@@ -67,6 +68,10 @@ MISSING = [
     np.array([1.0, 0.0, np.nan], np.float32),
     ["a", "b", None],
     ["a", "b", float("nan")],
+    ["a", "b", pandas.NA],
+    ["a", "b", pandas.NaT],
+    [Decimal(1), Decimal(0), Decimal("NaN")],
+    ["a", "b", np.datetime64("NaT")],
     np.array(["a", "b", None], object),
 ]
 
@@ -103,6 +108,34 @@ def test_numpy_s_and_python_s_own_labels_are_of_one_kind():
     assert labels_of([np.str_("a"), "b"]).tolist() == ["a", "b"]
 
 
+def test_labels_of_several_types_name_two_rows():
+    with pytest.raises(DataError, match="several types: numbers, str .row 1: 'a', row 3: 2"):
+        labels_of(["a", "b", 2])
+
+
+ODD_SETS = [
+    ([["a"], ["b", None], ["a"]], "labels of row 2: None is not a label"),
+    ([["a", "b"], {"b"}, [pandas.NaT]], "labels of row 3: NaT is not a label"),
+    ([["a", "b"], [["b"]]], r"labels of row 2: \['b'\] is not a label"),
+    ([[0, 1], [1, Decimal("NaN")]], r"labels of row 2: Decimal\('NaN'\) is not a label"),
+    ([["a", "b"], None], "labels of row 2: None is not a list of labels"),
+    ([["a", "b"], "ab"], "labels of row 2: 'ab' is not a list of labels"),
+    ([["a"], ["b", "a"], [3]], "several types: numbers, str .row 1: 'a', row 3: 3"),
+]
+
+
+@pytest.mark.parametrize(("odd", "message"), ODD_SETS, ids=range(len(ODD_SETS)))
+def test_label_sets_name_the_row(odd, message):
+    with pytest.raises(DataError, match=message):
+        sets_of(odd)
+
+
+@pytest.mark.parametrize("odd", [None, 3, "aab", {"a": 1}])
+def test_labels_are_a_list(odd):
+    with pytest.raises(DataError, match="labels: .* is not a list"):
+        labels_of(odd)
+
+
 def test_several_labels_are_not_one():
     for odd in (np.arange(4).reshape(2, 2), [[1, 2], [3, 4]], [{"a"}, {"b"}]):
         with pytest.raises(DataError, match="several labels were given for a text"):
@@ -114,6 +147,38 @@ def test_a_regressor_takes_numbers(settings):
     for odd, said in ((["a", "b"] * 6, "row 1: label 'a' is not a number"), (np.ones((12, 2)), "several labels")):
         with pytest.raises(DataError, match=said):
             st.Regressor(**own).fit(TEXTS, odd)
+
+
+ODD_SCORES = [
+    ([7, 3] * 5 + [7, None], None, r"missing in 1 of 12 rows \(row 12\)"),
+    ([7, 3] * 5 + [7, Decimal("NaN")], None, r"missing in 1 of 12 rows \(row 12\)"),
+    ([7, 3], None, "12 texts but 2 labels"),
+    (["7", "3"] * 6, None, "labels are texts such as '7', and fit was given numbers such as 3"),
+    (None, None, "labels: None is not a list"),
+    ([7, 3] * 6, [1.0] * 11 + [np.inf], "sample_weight, row 12: the weight inf"),
+    ([7, 3] * 6, [1.0], "sample_weight: 1 for 12 texts"),
+]
+
+
+@pytest.mark.parametrize(("labels", "weights", "message"), ODD_SCORES, ids=range(len(ODD_SCORES)))
+def test_what_cannot_be_scored(fitted, labels, weights, message):
+    with pytest.raises(DataError, match=message):
+        fitted.score(TEXTS, labels, weights)
+
+
+def test_no_texts_have_no_score(fitted):
+    with pytest.raises(DataError, match="no texts to score"):
+        fitted.score([], [])
+
+
+def test_a_regressor_scores_numbers(settings):
+    fitted = st.Regressor(**{**settings, "plan": "2: lora"}).fit(TEXTS, [1.0, 2.0] * 6)
+    assert fitted.score(TEXTS, [1.0, 2.0] * 6, [1.0] * 12) == pytest.approx(fitted.score(TEXTS, [1, 2] * 6))
+    for odd, message in (([1.0] * 11 + [np.nan], "row 12"), (["x"] * 12, "row 1: label 'x' is not a number")):
+        with pytest.raises(DataError, match=message):
+            fitted.score(TEXTS, odd)
+    with pytest.raises(DataError, match="sample_weight, row 1: the weight nan"):
+        fitted.score(TEXTS, [1.0, 2.0] * 6, [np.nan] * 12)
 
 
 def test_an_estimator_answers_what_its_objective_learnt(settings, fitted, tmp_path):
@@ -275,6 +340,10 @@ def test_label_sets_come_back_as_they_were_given(kind, settings, tmp_path):
     wanted = SETS if lists else matrix.tolist()
     found = clf.predict(TEXTS)
     assert (found if lists else found.tolist()) == wanted and clf.score(TEXTS, given[kind]) == 1.0
+    with pytest.raises(DataError, match="labels of row 12: None is not a label"):
+        clf.score(TEXTS, [*SETS[:11], ["good", None]] if lists else [*given["rows"][:11], [0, None, 1]])
+    with pytest.raises(DataError, match="sample_weight, row 1: the weight nan"):
+        clf.score(TEXTS, given[kind], [np.nan] * 12)
     chances = clf.predict_proba(TEXTS)
     assert chances.shape == (12, len(names)) and (lists or (chances[:, 1] == 0).all())
     clf.save(tmp_path / "saved")

@@ -185,18 +185,28 @@ def test_weights_count_in_the_loss(settings, tiny_folder):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sample_weight": [1.0]}, "sample_weight has the shape"),
-        ({"sample_weight": [-1.0] * 8}, "negative, not finite, or all 0"),
-        ({"sample_weight": [0.0] * 8}, "negative, not finite, or all 0"),
+        ({"sample_weight": [1.0]}, "sample_weight: 1 for 8 texts"),
+        ({"sample_weight": 3}, "sample_weight: 3 is not a list"),
+        ({"sample_weight": [*[1.0] * 7, -1.0]}, "sample_weight, row 8: the weight -1.0"),
+        ({"sample_weight": [*[1.0] * 7, None]}, "sample_weight, row 8: the weight None"),
+        ({"sample_weight": [*[1.0] * 7, "1"]}, "sample_weight, row 8: the weight '1'"),
+        ({"sample_weight": [0.0] * 8}, "sample_weight: every weight is 0"),
     ],
 )
 def test_wrong_weights_are_refused(settings, given, message):
-    with pytest.raises(DataError, match=message):
-        st.Classifier(**settings).fit(TEXTS, LABELS, **given)
+    for kind, labels in ((st.Classifier, LABELS), (st.Regressor, np.arange(8.0))):
+        with pytest.raises(DataError, match=message):
+            kind(**settings).fit(TEXTS, labels, **given)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [("heavy", "legal: 'balanced'"), ({"z": 2.0}, "names 'z', which is not a label")]
+    ("wrong", "message"),
+    [
+        ("heavy", "legal: 'balanced'"),
+        ({"z": 2.0}, "names 'z', which is not a label"),
+        ({"x": "heavy"}, "class_weight of 'x': 'heavy'"),
+        ({"x": float("nan")}, "class_weight of 'x': nan"),
+    ],
 )
 def test_wrong_class_weights_are_refused(settings, wrong, message):
     with pytest.raises(DataError, match=message):

@@ -7,6 +7,7 @@ import pickle
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -96,15 +97,35 @@ def test_it_is_saved_pickled_and_cloned(tagger, tmp_path):
 @pytest.mark.parametrize(
     ("words", "tags", "what"),
     [
-        (WORDS[:2], TAGS[:1], "2 texts but 1 lists of tags"),
+        (WORDS[:2], TAGS[:1], "2 texts but 1 list of tags"),
         (["the film"], [["O"]], "a text's words are not a list: 'the film'"),
         ("the film", [["O"]], "one text was given"),
         ([["the", "film"], None], [["O", "O"], ["O"]], "text 2 is None, not a list of words"),
         ([["the"], float("nan")], [["O"], ["O"]], "text 2 is nan, not a list of words"),
         ([1, 2], [["O"], ["O"]], "text 1 is 1, not a list of words"),
-        ([["the", "film"]], [["O"]], "row 1: 1 tags for 2 words"),
+        ([["the", "film"]], [["O"]], "row 1: 1 tag for 2 words"),
+        ([["the"], ["a", float("nan")]], [["O"], ["O", "O"]], "text 2: word 2 is nan"),
+        ([["the"], ["a", 3]], [["O"], ["O", "O"]], "text 2: word 2 is 3"),
+        ([["the"], ["a", "film"]], [["O"], ["O", float("nan")]], "text 2: tag 2 is nan.*O for a word without a tag"),
+        ([["the"], ["a", "film"]], [["O"], ["O", pandas.NA]], "text 2: tag 2 is <NA>"),
+        ([["the"], ["a", "film"]], [["O"], ["O", ["O"]]], r"text 2: tag 2 is \['O'\]"),
+        ([["the"], ["a", "film"]], [["O"], None], "the tags of text 2 are None, not a list of tags"),
+        ([["the"]], None, "tags: None is not a list"),
+        (3, [["O"]], "words: 3 is not a list"),
     ],
 )
 def test_what_does_not_fit(tagger, words, tags, what):
-    with pytest.raises(DataError, match=what):
-        clone(tagger).fit(words, tags)
+    for asked in (clone(tagger).fit, tagger.score):
+        with pytest.raises(DataError, match=what):
+            asked(words, tags)
+
+
+def test_texts_and_lists_of_words_are_not_mixed(tagger):
+    with pytest.raises(DataError, match=r"text 1 is \['a'\] and text 2 is ''.*all as lists of words"):
+        tagger.predict([["a"], ""])
+
+
+def test_tags_of_two_types_are_read_as_text(tagger):
+    words = np.array(["a", "film"])
+    kinds = clone(tagger).set_params(objective="tags(scheme=plain)", epochs=1).fit([words, words], [["x", 1], [1, "x"]])
+    assert kinds.classes_.tolist() == ["1", "x"]

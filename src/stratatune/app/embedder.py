@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from stratatune.app.texts import as_known, labels_of, name_of, names_of
 from stratatune.data.labels import is_missing
 from stratatune.data.roles import SCORES
 from stratatune.data.written import Written
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted, shown
 from stratatune.objectives.vectors import RANKED, SCORED, Vectors
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TextEstimator):
         objective, rows = self._objective, _rows(X)
         if not rows:
             return np.empty(0, np.float32)
-        if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) != 2]:
-            raise DataError(f"this is not a pair of texts: {odd[0]!r:.60}", "give two texts for each")
+        _check(rows, "a pair of texts", lambda row: isinstance(row, _ROW) and len(row) == 2, "give two texts for each")
         columns = _named(rows, tuple((RANKED if objective.label is None else SCORED).roles))
         found = self._predictor_for(len(rows)).predict(_table(columns), written=Written(bad_rows="empty")).values
         assert found is not None
@@ -142,10 +141,8 @@ def _data_set(texts: Any, scores: Any) -> Dataset | DataFrame:
         columns = {name: texts[name].tolist() for name in names}
     else:
         rows = _rows(texts)
-        if odd := [row for row in rows if not isinstance(row, _ROW) or len(row) < 2]:
-            raise DataError(
-                f"this is not a pair of texts: {odd[0]!r:.60}", f"give tuples of two texts or more; {_FROZEN}"
-            )
+        fix = f"give tuples of two texts or more; {_FROZEN}"
+        _check(rows, "a pair of texts", lambda row: isinstance(row, _ROW) and len(row) >= 2, fix)
         if not rows:
             raise DataError("there are no pairs to learn from", "give tuples of two texts or more")
         columns = _named(rows, tuple((RANKED if scores is None else SCORED).roles))
@@ -156,7 +153,7 @@ def _scores(scores: Any, count: int) -> list[Any]:
     """The score of each of ``count`` pairs; the reader refuses what is not a number, and names the row."""
     values = labels_of(scores).tolist()
     if len(values) != count:
-        raise DataError(f"{count} pairs but {len(values)} scores", "give a score for each pair")
+        raise DataError(f"{counted(count, 'pair')} but {counted(len(values), 'score')}", "give a score for each pair")
     return [float(value) if isinstance(value, bool | int | float) else name_of(value) for value in values]
 
 
@@ -168,8 +165,12 @@ def _named(rows: list[Any], names: tuple[str, ...]) -> dict[str, list[Any]]:
     (count,) = counts
     if count > len(names) and names == tuple(SCORED.roles):
         raise DataError(f"examples of {count} texts with scores", "give two texts for each score")
-    if odd := [cell for row in rows for cell in row if not (isinstance(cell, str) or is_missing(cell))]:
-        raise DataError(f"this is not a text: {odd[0]!r:.60}", "give tuples of strings; scores are given as y")
+    for number, row in enumerate(rows, start=1):
+        if odd := [cell for cell in row if not _is_text(cell)]:
+            raise DataError(
+                f"this is not a text: {shown(odd[0], 60)} (row {number})",
+                "give tuples of strings; scores are given as y",
+            )
     (negative,) = RANKED.repeated
     known = (*names, *(f"{negative}_{number}" for number in range(1, 1 + count - len(names))))
     return {name: [_none(row[at]) for row in rows] for at, name in enumerate(known)}
@@ -180,9 +181,18 @@ def _texts(texts: Any) -> list[Any]:
     rows = _rows(texts)
     if getattr(texts, "columns", None) is not None and all(len(row) == 1 for row in rows):
         rows = [row[0] for row in rows]
-    if odd := [row for row in rows if not (isinstance(row, str) or is_missing(row))]:
-        raise DataError(f"this is not a text: {odd[0]!r:.60}", "give a list of strings; pairs are for similarity")
+    _check(rows, "a text", _is_text, "give a list of strings; pairs are for similarity")
     return [_none(row) for row in rows]
+
+
+def _check(rows: list[Any], what: str, legal: Callable[[Any], bool], fix: str) -> None:
+    """Refuse a row that is not ``what``; DataError names the first."""
+    if odd := [row for row, one in enumerate(rows) if not legal(one)]:
+        raise DataError(f"this is not {what}: {shown(rows[odd[0]], 60)} (row {odd[0] + 1})", fix)
+
+
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, str) or is_missing(cell)
 
 
 def _none(cell: Any) -> Any:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score, r2_score
 
 from stratatune.app.api import trained
+from stratatune.app.checks import check_count, check_known_type, check_lists, rows_of, sample_weights
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
 from stratatune.app.texts import (
     LabelSets,
     Texts,
+    as_known,
     classes_of,
     columns_of,
     labels_of,
@@ -30,7 +33,7 @@ from stratatune.app.texts import (
 from stratatune.cache.keys import default_root
 from stratatune.data.labels import numbers
 from stratatune.data.written import Written
-from stratatune.errors import ConfigError, DataError, ModelError, ResourceError, UserError, did_you_mean
+from stratatune.errors import ConfigError, DataError, ModelError, ResourceError, UserError, counted, did_you_mean
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import OBJECTIVES
 from stratatune.plan import Plan, shape_of
@@ -378,11 +381,25 @@ class Classifier(ClassifierMixin, TextEstimator):
         return chances[:, [column.get(name_of(one), -1) for one in self.classes_]]
 
     def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
-        """The share of texts whose label, or whole set of labels, is right."""
-        if self._sets != "lists":
-            return super().score(X, y, sample_weight)
-        right = [set(one) == set(other) for one, other in zip(self.predict(X), y, strict=True)]
-        return float(np.average(right, weights=sample_weight))
+        """The share of texts whose label, or whole set of labels, is right.
+
+        Raises:
+            DataError: a label is missing or of another type than those of training, or a weight is none; names the row.
+        """
+        self._fitted()
+        if self._sets == "lists":
+            check_lists(truth := rows_of(y, "labels"))
+        elif self._sets:
+            truth = _matrix(y, len(self.classes_))
+        else:
+            check_known_type(truth := labels_of(y), self.classes_)
+        weights = sample_weights(as_known(sample_weight), len(truth))
+        found = self.predict(X)
+        check_count(len(found), len(truth))
+        if self._sets == "lists":
+            right = [set(one) == set(other) for one, other in zip(found, truth, strict=True)]
+            return float(np.average(right, weights=weights))
+        return float(accuracy_score(truth, found, sample_weight=weights))
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         super()._recall(classes, columns, sets)
@@ -413,6 +430,32 @@ class Regressor(RegressorMixin, TextEstimator):
         """A number for each text [N]."""
         found = self._ask(X)
         return np.empty(0, np.float32) if found is None else found.values
+
+    def score(self, X: Texts, y: Sequence[float], sample_weight: Any = None) -> float:
+        """The coefficient of determination R² of the numbers.
+
+        Raises:
+            DataError: a label that is not a number, or a weight that is none; names the row.
+        """
+        self._fitted()
+        truth = numbers(labels_of(y).tolist(), "y")
+        weights = sample_weights(as_known(sample_weight), len(truth))
+        found = self.predict(X)
+        check_count(len(found), len(truth))
+        return float(r2_score(truth, found, sample_weight=weights))
+
+
+def _matrix(labels: Any, width: int) -> np.ndarray:
+    """An indicator matrix [N, C] to score by."""
+    found = sets_of(labels)
+    if found is None or not found.matrix or len(found.classes) != width:
+        raise DataError(
+            f"labels are not an indicator matrix of {width} columns", "give it in the form in which fit was given it"
+        )
+    matrix, column = np.zeros((len(found.rows), width), int), {one: at for at, one in enumerate(found.classes.tolist())}
+    for row, labels_there in zip(matrix, found.rows, strict=True):
+        row[[column[one] for one in labels_there]] = 1
+    return matrix
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
@@ -471,7 +514,9 @@ def _data_set(
     if not 1 <= len(columns) <= 2:
         raise DataError(f"{len(columns)} text columns were given", "one or two are read")
     if len(labels) != len(columns[0]):
-        raise DataError(f"{len(columns[0])} texts but {len(labels)} labels", "give a label for each text")
+        raise DataError(
+            f"{counted(len(columns[0]), 'text')} but {counted(len(labels), 'label')}", "give a label for each text"
+        )
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
     label = _free("label", text)
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label

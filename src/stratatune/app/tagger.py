@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stratatune.app.estimator import TextEstimator
 from stratatune.app.texts import as_known
+from stratatune.data.labels import is_missing, label_text
 from stratatune.data.written import Written
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted, shown
 from stratatune.objectives.tags import Tags
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _WORDS, _TAGS = "tokens", "tags"
+_SHORT = 40
 
 
 class Tagger(TextEstimator):
@@ -62,7 +64,12 @@ class Tagger(TextEstimator):
 
     def _columns(self, texts: Sequence[Sequence[str]] | Sequence[str]) -> dict[str, Any]:
         """The predictions for each text; nothing where there are none."""
-        rows = _plain(texts)
+        rows = _plain(texts, "words")
+        if odd := [row for row in rows if isinstance(row, str) != isinstance(rows[0], str)]:
+            raise DataError(
+                f"text 1 is {shown(rows[0], _SHORT)} and text {rows.index(odd[0]) + 1} is {shown(odd[0], _SHORT)}",
+                "give all of them as texts, or all as lists of words",
+            )
         self._fitted()
         return dict(self.predictor_.predict(rows, written=Written(bad_rows="empty")).columns) if rows else {}
 
@@ -78,21 +85,50 @@ class Tagger(TextEstimator):
 def _data_set(words: Any, tags: Any) -> Dataset:
     from datasets import Dataset
 
-    words, tags = _plain(words), _plain(tags)
+    words, tags = _plain(words, "words"), _plain(tags, "tags")
     for what, rows in (("words", words), ("tags", tags)):
         if odd := [row for row in rows if not isinstance(row, list)]:
-            raise DataError(f"a text's {what} are not a list: {odd[0][:40]!r}", f"give a list of {what} for each text")
+            raise DataError(
+                f"a text's {what} are not a list: {shown(odd[0], _SHORT)} (text {rows.index(odd[0]) + 1})",
+                f"give a list of {what} for each text",
+            )
     if len(words) != len(tags):
-        raise DataError(f"{len(words)} texts but {len(tags)} lists of tags", "give a list of tags for each text")
-    return Dataset.from_dict({_WORDS: words, _TAGS: tags})
+        said = f"{counted(len(words), 'text')} but {counted(len(tags), 'list')} of tags"
+        raise DataError(said, "give a list of tags for each text")
+    _check(words, "word", (str,), "write every word as a text")
+    _check(tags, "tag", (str, int, float), "write O for a word without a tag, and every tag as a text")
+    return Dataset.from_dict({_WORDS: words, _TAGS: _of_one_type(tags)})
 
 
-def _plain(rows: Any) -> list[Any]:
+def _check(rows: list[list[Any]], what: str, legal: tuple[type, ...], fix: str) -> None:
+    """Refuse what is no word or no tag; DataError names the text and the place in it."""
+    for number, row in enumerate(rows, start=1):
+        for at, one in enumerate(row, start=1):
+            if is_missing(one) or not isinstance(one, legal):
+                raise DataError(f"text {number}: {what} {at} is {shown(one, _SHORT)}", fix)
+
+
+def _of_one_type(tags: list[list[Any]]) -> list[list[Any]]:
+    """Tags as they are, or all as text where some are numbers and some are not: a table takes one type."""
+    kinds = {isinstance(tag, str) for row in tags for tag in row}
+    return tags if len(kinds) < 2 else [[label_text(tag) for tag in row] for row in tags]
+
+
+def _plain(rows: Any, what: str) -> list[Any]:
     """Turn arrays and tuples into lists; a bare text is not a list of texts."""
     if isinstance(rows, str):
-        raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
+        raise DataError(f"one text was given, not a list of texts: {shown(rows, _SHORT)}", "put it into a list: [text]")
     known: Any = as_known(rows)
+    if isinstance(known, Mapping) or not isinstance(known, Iterable):
+        raise DataError(f"{what}: {shown(known, _SHORT)} is not a list", f"give a list of {what} for each text")
+    known = list(known)
     for number, row in enumerate(known, start=1):
         if not isinstance(row, str | list | tuple | np.ndarray):
-            raise DataError(f"text {number} is {row!r:.40}, not a list of words", "leave it out, or give its words")
-    return [row if isinstance(row, str) else list(row) for row in known]
+            whose = f"text {number} is" if what == "words" else f"the tags of text {number} are"
+            raise DataError(f"{whose} {shown(row, _SHORT)}, not a list of {what}", f"leave it out, or give its {what}")
+    return [row if isinstance(row, str) else [_own(one) for one in row] for row in known]
+
+
+def _own(value: Any) -> Any:
+    """A text or a number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.generic) and not is_missing(value) else value

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from stratatune.app.checks import LISTED, check_lists, class_weights, one_type, rows_of, sample_weights
 from stratatune.data.labels import is_missing, label_text
-from stratatune.errors import DataError
+from stratatune.errors import DataError, shown
 
 Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
@@ -50,6 +51,8 @@ def columns_of(texts: Texts, names: Sequence[str] = ()) -> list[list[Any]]:
     rows = [_none(row) for row in rows]
     if all(row is None or isinstance(row, str) for row in rows):
         return [rows]
+    if odd := [row for row, one in enumerate(rows) if not (one is None or isinstance(one, str | list | tuple))]:
+        raise _no_texts(f": row {odd[0] + 1} is {shown(rows[odd[0]], 60)}")
     if (
         all(isinstance(row, list | tuple) and 1 <= len(row) <= 2 for row in rows)
         and len({len(row) for row in rows}) == 1
@@ -62,9 +65,10 @@ def _none(value: Any) -> Any:
     return None if is_missing(value) else value
 
 
-def _no_texts() -> DataError:
+def _no_texts(place: str = "") -> DataError:
     return DataError(
-        "these are neither texts nor pairs of texts", "give a list of strings, of pairs of strings, or a DataFrame"
+        f"these are neither texts nor pairs of texts{place}",
+        "give a list of strings, of pairs of strings, or a DataFrame",
     )
 
 
@@ -75,8 +79,8 @@ def _of_frame(frame: Any, names: Sequence[str]) -> list[Any]:
     for name in names:
         if there.count(name) != 1:
             fault = "no column" if name not in there else "several columns"
-            shown = ", ".join(map(str, there))
-            raise DataError(f"the data frame given has {fault} {name!r}", f"fit read {', '.join(names)}; here: {shown}")
+            here = ", ".join(map(str, there))
+            raise DataError(f"the data frame given has {fault} {name!r}", f"fit read {', '.join(names)}; here: {here}")
     return [frame[name] for name in names]
 
 
@@ -91,22 +95,22 @@ def labels_of(labels: Any) -> np.ndarray:
         if len(labels.columns) != 1:
             raise DataError(f"{len(labels.columns)} columns of labels were given", "give one label for each text")
         labels = labels.iloc[:, 0]
-    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    values = rows_of(labels, "labels")
     if values and all(isinstance(value, list | tuple) and len(value) == 1 for value in values):
         values = [value[0] for value in values]  # a column
     missing = [row for row, value in enumerate(values, start=1) if is_missing(value)]
     if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        places = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise DataError(
-            f"labels are missing in {len(missing):,} of {len(values):,} rows (row {shown})", "leave these rows out"
+            f"labels are missing in {len(missing):,} of {len(values):,} rows (row {places})", "leave these rows out"
         )
-    if odd := [value for value in values if isinstance(value, _LISTED)]:
-        raise DataError(f"several labels were given for a text: {odd[0]!r:.60}", "give one label for each text")
-    # The same for numpy's texts and numbers as for Python's: a list may hold either, depending on its source.
+    if odd := [row for row, value in enumerate(values) if isinstance(value, LISTED)]:
+        raise DataError(
+            f"several labels were given for a text: {shown(values[odd[0]], 60)} (row {odd[0] + 1})",
+            "give one label for each text",
+        )
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
-    kinds = {"numbers" if isinstance(v, bool | int | float) else type(v).__name__ for v in values}
-    if len(kinds) > 1:
-        raise DataError(f"labels have several types: {', '.join(sorted(kinds))}", "give all of them as strings")
+    one_type(values)
     if isinstance(labels, np.ndarray) and labels.dtype != object:
         return labels.reshape(len(values))
     return np.asarray(values)
@@ -138,19 +142,15 @@ def sets_of(labels: Any) -> LabelSets | None:
     values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
     values = values.to_numpy() if names is not None else values
     rows = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, _LISTED) for row in rows):
-        return None
-    if all(len(row) == 1 for row in rows):
-        return None  # a column
+    if not isinstance(rows, list) or not any(isinstance(row, LISTED) and len(row) != 1 for row in rows):
+        return None  # one label each, perhaps as a column
     if getattr(values, "ndim", 1) == 2 or _is_matrix(rows):
         return _of_matrix(rows, names)
+    check_lists(rows)
     flat = [label for row in rows for label in row]
     if not flat:
         raise DataError("no text has a label", "give at least one label")
     return LabelSets([list(row) for row in rows], classes_of(labels_of(flat)), matrix=False)
-
-
-_LISTED = (list, tuple, set, frozenset, np.ndarray)
 
 
 def _is_matrix(rows: list[Any]) -> bool:
@@ -160,9 +160,11 @@ def _is_matrix(rows: list[Any]) -> bool:
 
 
 def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
-    if odd := [value for row in rows for value in row if is_missing(value) or value not in (0, 1)]:
+    for number, row in enumerate(rows, start=1):
+        if not (odd := [value for value in row if is_missing(value) or value not in (0, 1)]):
+            continue
         raise DataError(
-            f"labels are a matrix that holds {odd[0]!r}",
+            f"labels are a matrix that holds {shown(odd[0], 60)} (row {number})",
             "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
         )
     classes = np.array(names) if names else np.arange(len(rows[0]))
@@ -178,9 +180,9 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
         DataError: numbers with fractions, or two labels that are one as text.
     """
     if labels.dtype.kind == "f" and (labels % 1 != 0).any():
-        shown = labels[labels % 1 != 0][0]
+        fraction = labels[labels % 1 != 0][0]
         raise DataError(
-            f"labels such as {shown:g} are numbers, not classes: this looks like regression",
+            f"labels such as {fraction:g} are numbers, not classes: this looks like regression",
             "use Regressor, or give the classes as strings",
         )
     classes = np.unique(labels)
@@ -206,19 +208,16 @@ def weights_of(labels: np.ndarray, class_weight: Any, sample_weight: Any) -> np.
         sample_weight: N numbers, or None.
 
     Raises:
-        DataError: other than N weights, negative ones, or a class that does not occur.
+        DataError: other than N weights, one that is not a number of 0 or more, or a class that does not occur.
     """
     if class_weight is None and sample_weight is None:
         return None
-    weights = np.ones(len(labels))
-    if sample_weight is not None:
-        weights = np.asarray(sample_weight, np.float64)
-        if weights.shape != (len(labels),):
-            raise DataError(f"sample_weight has the shape {weights.shape}", f"give {len(labels)} numbers")
+    given = sample_weights(as_known(sample_weight), len(labels))
+    weights = np.ones(len(labels)) if given is None else given
     if class_weight is not None:
         weights = weights * _of_classes(labels, class_weight)
-    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
-        raise DataError("the weights are negative, not finite, or all 0", "give numbers of 0 or more")
+    if not weights.any():
+        raise DataError("every weight is 0: sample_weight times class_weight", "give some texts a weight above 0")
     return weights
 
 
@@ -227,7 +226,5 @@ def _of_classes(labels: np.ndarray, class_weight: Any) -> np.ndarray:
     if class_weight == "balanced":
         return (len(labels) / (len(classes) * counts))[place]
     if not isinstance(class_weight, Mapping):
-        raise DataError(f"class_weight: {class_weight!r}", "legal: 'balanced', or a weight for each class")
-    if odd := [name for name in class_weight if name not in classes.tolist()]:
-        raise DataError(f"class_weight names {odd[0]!r}, which is not a label", f"labels: {classes.tolist()}")
-    return np.array([float(class_weight.get(one, 1.0)) for one in classes.tolist()])[place]
+        raise DataError(f"class_weight: {shown(class_weight, 60)}", "legal: 'balanced', or a weight for each class")
+    return np.array(class_weights(class_weight, classes.tolist()))[place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -181,9 +182,14 @@ def _is_number(text: str) -> bool:
 
 
 def is_missing(value: object) -> bool:
-    """Whether ``value`` is missing: None, NaN, or one of pandas' own marks."""
+    """Whether ``value`` is missing: None, NaN, or one of pandas' and numpy's own marks."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    # Before the numbers, among which numpy counts a difference of times; its NaT is equal to nothing.
+    if type(value).__name__ in ("datetime64", "timedelta64"):
+        return bool(value != value)
     return isinstance(value, Real) and math.isnan(value)
 
 

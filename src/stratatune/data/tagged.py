@@ -19,7 +19,7 @@ from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.spans import Place, list_in, tags_of_spans
-from stratatune.errors import DataError, nearest
+from stratatune.errors import DataError, counted, nearest, shown
 
 WORDS = "words"
 """The key in ``Table.further`` of the words of each text, as (start, end) in its characters."""
@@ -149,7 +149,7 @@ def _lists(frame: Frame, column: str) -> list[list[str]]:
 
 def _word(frame: Frame, row: int, word: Any) -> str:
     if not isinstance(word, str):
-        raise DataError(f"{frame.place}, row {row}: the word {word!r} is not a text", "write every word as a text")
+        raise DataError(f"{frame.place}, row {row}: the word {shown(word)} is not a text", "write every word as a text")
     return word
 
 
@@ -166,7 +166,8 @@ def _tags(frame: Frame, row: int, column: str, value: Any, count: int) -> list[s
     tags = [label_text(tag) if not is_missing(tag) else "" for tag in list_in(frame, row, column, value, _TAG_LIST)]
     if len(tags) != count:
         raise DataError(
-            f"{frame.place}, row {row}: {len(tags)} tags for {count} words", "write one tag for each word, O for none"
+            f"{frame.place}, row {row}: {counted(len(tags), 'tag')} for {counted(count, 'word')}",
+            "write one tag for each word, O for none",
         )
     if "" in tags:
         raise DataError(f"{frame.place}, row {row}: word {tags.index('') + 1} has no tag", "write O for none")
