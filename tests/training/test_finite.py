@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM
 
 import stratatune as st
 from stratatune.errors import NotFiniteError
 from stratatune.model.saving import read_tensors
 from stratatune.progress import Reporter
+from stratatune.studies.suggest.suggest import suggest
+from stratatune.studies.suggest.suggestion import Asked
+from stratatune.training.build import build_cache
 from stratatune.training.evaluate import check_outputs
 from stratatune.training.forward import Forward
 from stratatune.training.predict import Predictor
@@ -67,6 +73,51 @@ def test_a_nan_in_the_base_model_names_the_weight_before_an_output_layer_is_fitt
     error = refused(run, model=str(damaged), objective="classification", plan="1: lora", head_start="fitted")
     assert "the loss is nan in epoch 1, step 1, batch 1 of 6" in error.message
     assert "layer.0.output.dense.weight" in error.hint
+
+
+WEIGHT = "the base model is damaged: its weight .*layer.0.output.dense.weight holds NaN"
+
+
+@pytest.mark.parametrize("stored", ["bf16", "int8"])
+def test_a_nan_in_the_base_model_is_named_where_its_trunk_is_cached(run, damaged, tmp_path, stored):
+    """The weights of such a trunk may have left the memory, and the cache of an earlier run may be complete."""
+    for _ in range(2):
+        error = refused(run, model=str(damaged), plan="2: full", cache=str(tmp_path / "caches"), cache_dtype=stored)
+        assert re.search(WEIGHT, error.hint)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+@pytest.mark.parametrize("stored", ["bf16", "int8"])
+def test_no_cache_is_built_of_a_nan_in_the_base_model(settings, damaged, tmp_path, stored):
+    asked = settings(model=str(damaged), plan="2: full", cache=str(tmp_path / "caches"), cache_dtype=stored)
+    with pytest.raises(NotFiniteError, match=WEIGHT):
+        build_cache(asked, Reporter(quiet=True))
+
+
+@pytest.mark.parametrize("family", ["full", "bft"])
+def test_a_nan_in_the_base_model_is_named_before_it_is_probed(settings, damaged, family):
+    with pytest.raises(NotFiniteError, match=WEIGHT):
+        suggest(settings(model=str(damaged)), Asked(family=family), reporter=Reporter(quiet=True))
+
+
+def test_a_nan_in_the_base_model_is_named_where_rows_are_cached_for_other_loops(damaged):
+    model = st.apply(AutoModelForMaskedLM.from_pretrained(damaged), "2: full")
+    with pytest.raises(NotFiniteError, match=WEIGHT):
+        st.cached(model, Dataset.from_dict({"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 1]]}), cache="ram")
+
+
+def test_a_nan_in_the_base_model_is_named_where_it_is_scored_first(damaged, tmp_path):
+    pairs = [(f"{word} film", f"{word} book") for word in ("good", "bad", "old", "new")] * 4
+    embedder = st.Embedder("2: lora", model=str(damaged), epochs=1, eval_split=0.5, cache="ram", device="cpu")
+    with pytest.raises(NotFiniteError, match=f"in the evaluation after epoch 0.*{WEIGHT}"):
+        embedder.fit(pairs)
+
+
+def test_trials_that_all_stop_name_the_weight(settings, damaged, tmp_path):
+    kept = settings(epochs=1, model=str(damaged)).model_dump(exclude={"plan", "seed", "lr"}, exclude_unset=True)
+    with pytest.raises(NotFiniteError, match=f"2 of 2 trials stopped.*{WEIGHT}") as caught:
+        st.train_many(**kept, plan="2: lora", rates=[0.001, 0.002], reporter=Reporter(quiet=True))
+    assert "the others" not in caught.value.hint
 
 
 @pytest.mark.parametrize("plan", ["bft-adapter", "full", "head"])

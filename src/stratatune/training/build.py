@@ -12,7 +12,8 @@ from stratatune.cache.feed import Feed
 from stratatune.cache.keys import default_root
 from stratatune.cache.trunks.filling import fill
 from stratatune.data.encoded import Encoded
-from stratatune.errors import ConfigError, ResourceError
+from stratatune.errors import ConfigError, NotFiniteError, ResourceError
+from stratatune.model.finite import damage
 from stratatune.progress import Reporter
 from stratatune.training import distributed
 from stratatune.training.config import RunConfig
@@ -33,6 +34,7 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
             embeddings or block 0 on).
         UserError: a mistake in the settings or the data.
         ResourceError: no room or no permission.
+        NotFiniteError: a weight of the base is NaN or infinite.
     """
     if config.cache in ("off", "ram"):
         raise ConfigError([f"cache: {config.cache!r} keeps nothing on disk"], "give --cache auto or a folder")
@@ -43,6 +45,9 @@ def build_cache(config: RunConfig, reporter: Reporter) -> dict[str, Any]:
     started = time.perf_counter()
     session, caching = open_session(outline, data, Path(config.out), reporter)
     try:
+        # A run would find it at its first loss; here nothing else reads what is written.
+        if said := damage(session.top.attached.backbone.model.named_parameters()):
+            raise NotFiniteError(f"the trunk of {config.model} gives NaN or infinite values", said)
         records = [_fill(session, name, part, feed) for name, part, feed in session.fed()]
     finally:
         # Also after an error: whole shards stay, and the next build goes on from them.

@@ -31,6 +31,7 @@ from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
 from stratatune.model.body import Body
 from stratatune.model.families.stopping import run_through
+from stratatune.model.finite import check_hidden
 from stratatune.model.given import given_hidden
 from stratatune.model.stored import computes_in
 from stratatune.progress import Reporter, launched
@@ -313,7 +314,9 @@ class Rows:
             for start in range(0, len(missing), batch_size):
                 index = missing[start : start + batch_size]
                 batch = {name: one.to(device) for name, one in texts.batch(index, pad).items()}
-                cache.put(index, self._trunk(batch)[batch[_MASK].bool()].cpu())
+                hidden = self._trunk(batch)[batch[_MASK].bool()]
+                check_hidden(hidden, self.model, f"{len(texts):,} rows at depth {self.depth}")
+                cache.put(index, hidden.cpu())
                 bar.advance(len(index))
 
     @torch.no_grad()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from stratatune.errors import NotFiniteError
+from stratatune.model.finite import OTHERWISE, damage, first_not_finite
 from stratatune.training.session import Ask, Learnt, Session
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def _causes(session: Session, index: np.ndarray | None) -> Iterator[str]:
     trained = {id(parameter) for parameter in attached.trained().values()}
     frozen = ((n, p) for n, p in attached.backbone.model.named_parameters() if id(p) not in trained)
     # The certain causes first: a damaged base spoils everything above it.
-    if name := first_not_finite(frozen):
-        yield f"the base model is damaged: its weight {name} holds NaN or infinite values"
+    if said := damage(frozen):
+        yield said
         return
     if name := first_not_finite(attached.trained().items()):
         yield f"what trains has left the range of its numbers ({name}): {_smaller(session)}"
@@ -72,7 +72,9 @@ def _of_batch(session: Session, index: np.ndarray) -> str:
         return "a label of the batch is NaN or infinite"
     frozen = not session.top.attached.resolved.trains_embeddings
     if frozen and not session.feed.hidden(batch).isfinite().all():
-        return "the frozen part of the model gives values that are not finite: try --precision fp32, or another base"
+        # Of a trunk that was read from a cache the weights are no longer in memory.
+        again = session.reload() if session.top.attached.offloaded is not None and session.reload is not None else None
+        return (again is not None and damage(again.named_parameters())) or OTHERWISE
     return ""
 
 
@@ -83,13 +85,3 @@ def _smaller(session: Session) -> str:
     said += [] if config.clip else ["clip: 1.0 (it is off)"]
     said += [] if config.warmup else ["some warmup (there is none)"]
     return f"the steps are too large: try {', '.join(said)}"
-
-
-def first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str:
-    """The name of the first tensor that holds NaN or infinite values; empty where all are finite."""
-    for name, tensor in named:
-        # Weights on meta are still in the checkpoint only: they have no values here.
-        known = tensor.device.type != "meta" and tensor.is_floating_point()
-        if known and not tensor.isfinite().all():
-            return name
-    return ""

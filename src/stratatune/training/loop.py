@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stratatune.errors import NotFiniteError
 from stratatune.files import write_text
+from stratatune.model.finite import first_not_finite
 from stratatune.model.offload import offload_trunk
 from stratatune.objectives.tensors import numbers_on
 from stratatune.progress import is_main
@@ -22,7 +23,7 @@ from stratatune.training.checkpoint import FILE as CHECKPOINT
 from stratatune.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from stratatune.training.config import RunConfig
 from stratatune.training.evaluate import Scores, evaluate
-from stratatune.training.finite import first_not_finite, not_finite, outputs_not_finite
+from stratatune.training.finite import not_finite, outputs_not_finite
 from stratatune.training.head_start import fit_head
 from stratatune.training.machine import now
 from stratatune.training.optimiser import build_optimiser, clip_and_step, gradients_of, rate_factor, set_rate
@@ -76,7 +77,10 @@ def _steps(session: Session, copies: WorkingCopies, spent: float) -> Generator[A
     optimiser = session.accelerator.prepare(build_optimiser(attached.groups, config, copies.by_master))
     distributed.own_chance(config.seed)
     started = time.perf_counter()
-    untuned = look(session)
+    try:
+        untuned = look(session)
+    except NotFiniteError as error:
+        raise outputs_not_finite(session, Progress(), error) from error
     resumed = load_checkpoint(session, trained, optimiser.optimizer) if config.resume else None
     copies.refresh()
     progress, best = resumed or (Progress(), {})

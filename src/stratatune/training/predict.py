@@ -25,11 +25,12 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, ModelError
+from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError
 from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
 from stratatune.model.artefact import load_artefact, load_base_of
+from stratatune.model.finite import first_not_finite
 from stratatune.model.shared_bases import SharedBases
 from stratatune.model.tokenizers import check_ids, unknown_words
 from stratatune.model.tops import tops_in
@@ -303,7 +304,13 @@ class Predictor:
             if self.model is not None and data.targets and self.objective.looks(training=False):
                 data, said = self.objective.looked(data, self._untuned.represent(data), training=False)
                 self._unknown += said
-            return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
+            try:
+                return data, evaluate(self.forward, data, feed, [one.examples for one in encoded])
+            except NotFiniteError as error:
+                said = "" if self.model is None else first_not_finite(self.model.named_parameters())
+                if not said:
+                    raise
+                raise NotFiniteError(error.message, f"the weight {said} holds NaN or infinite values") from error
 
     @contextlib.contextmanager
     def _feed(self, data: Encoded) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from stratatune.errors import ConfigError, ModelError, NotFiniteError
 from stratatune.files import write_text
 from stratatune.model.attach import apply_to
 from stratatune.model.base import load_base
+from stratatune.model.finite import first_not_finite
 from stratatune.model.packing import hidden_count, pack_top
 from stratatune.model.precision import cast_frozen
 from stratatune.model.saving import save_adapter
@@ -37,7 +38,6 @@ from stratatune.training.checkpoint import same_settings, saved_settings
 from stratatune.training.config import NO_NUMBER, RunConfig, load_config, to_yaml, validate
 from stratatune.training.evaluate import evaluate
 from stratatune.training.facts import facts_of
-from stratatune.training.finite import first_not_finite
 from stratatune.training.folder import alone_in, in_use, is_running
 from stratatune.training.forward import Forward
 from stratatune.training.loop import Fitted, steps

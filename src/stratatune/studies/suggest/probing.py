@@ -85,11 +85,16 @@ def read_depths(
     autocast: torch.dtype | None,
     reporter: Reporter,
 ) -> Pass:
-    """Every depth of every example in one pass; it takes N (L + 1) K D 4 bytes of memory."""
+    """Every depth of every example in one pass; it takes N (L + 1) K D 4 bytes of memory.
+
+    Raises:
+        NotFiniteError: a hidden state is NaN or infinite; it names the weight at fault.
+    """
     import torch
 
     from stratatune.data.batching import collate, plan_batches
     from stratatune.model.depths import Depths
+    from stratatune.model.finite import check_hidden
 
     depths, features, started = Depths(backbone), None, time.perf_counter()
     with reporter.bar("every depth of the sample", len(encoded)) as bar:
@@ -97,6 +102,7 @@ def read_depths(
             batch = collate(encoded, index, pad_id).to(device)
             with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                 rows = depths(batch.input_ids, batch.mask, batch.token_types, batch.read)
+            check_hidden(rows, backbone.model, "the sample that is probed")
             if features is None:
                 features = np.empty((len(encoded), *rows.shape[1:]), np.float32)
             features[index] = rows.cpu().numpy()

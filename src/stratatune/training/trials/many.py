@@ -101,11 +101,12 @@ def train_many(
             # Closing a generator runs its `finally`, which releases locks and files also after an error.
             one.running.close()
         shared.close()
-    if failed := [
-        f"{config.out}: {one.error.message}" for config, one in zip(configs, turns, strict=True) if one.error
-    ]:
-        done = "the results of the others are in their folders; try a smaller lr for these, or warmup and clip"
-        raise NotFiniteError(f"{len(failed)} of {len(turns)} trials stopped: {'; '.join(failed)}", done)
+    errors = [(config.out, one.error) for config, one in zip(configs, turns, strict=True) if one.error]
+    if errors:
+        said = "; ".join(f"{out}: {error.message}" for out, error in errors)
+        hints = "; ".join(dict.fromkeys(error.hint for _, error in errors))
+        done = "; the results of the others are in their folders" if len(errors) < len(turns) else ""
+        raise NotFiniteError(f"{len(errors)} of {len(turns)} trials stopped: {said}", f"{hints}{done}")
     return [one.result for one in turns]
 
 

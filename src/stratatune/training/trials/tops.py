@@ -116,11 +116,12 @@ def train_tops(
             one.running.close()
         if shared is None:
             own.close()
-    if failed := [f"{part.out}: {one.error.message}" for part, one in zip(parts, turns, strict=True) if one.error]:
-        raise NotFiniteError(
-            f"{len(failed)} of {len(turns)} tops stopped: {'; '.join(failed)}",
-            "the others are finished; try a smaller lr, or warmup and clip",
-        )
+    errors = [(part.out, one.error) for part, one in zip(parts, turns, strict=True) if one.error]
+    if errors:
+        said = "; ".join(f"{out}: {error.message}" for out, error in errors)
+        hints = "; ".join(dict.fromkeys(error.hint for _, error in errors))
+        done = "; the others are finished" if len(errors) < len(turns) else ""
+        raise NotFiniteError(f"{len(errors)} of {len(turns)} tops stopped: {said}", f"{hints}{done}")
     results: list[Result] = [one.result for one in turns]
     sizes = [len(columns_in(part.label or "")) for part in parts]
     out = Path(config.out).expanduser()
