@@ -71,7 +71,10 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise Unreadable(f"it is larger than {_LARGEST_JSON // 2**20} MiB")
-        return parse_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():
+            raise Unreadable("it is empty")
+        return parse_json(text)
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from stratatune._compat import mark_as_loaded, save_by_own_names
 from stratatune.errors import ModelError, StratatuneError, shown
 from stratatune.model.backbone import Backbone
 from stratatune.model.cutting import cut_config, note_cut
+from stratatune.model.damaged_files import damaged_file
 from stratatune.model.heads.head import Head
 from stratatune.model.heads.registry import HEADS, head_named
 from stratatune.model.loading import check_plain, load_model
@@ -127,7 +128,7 @@ def load_base(
     adjust = None if cut is None else functools.partial(cut_config, field=row.fields.blocks, depth=cut)
     # transformers draws new heads from the global generator: they are made by our seed, and the caller's random state
     # stays as it was.
-    with _one_line(name), _quiet(), torch.random.fork_rng(devices=[]):
+    with _one_line(name, revision), _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, info = load_model(loader, name, settings, unread=unread_below > 0, adjust=adjust)
         if names := _other_names(model, info):
@@ -228,7 +229,7 @@ def load_class(
     _check_weights(Path(name))
     settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "num_labels": num_labels}
     settings |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "revision": revision}
-    with _one_line(name), _quiet():
+    with _one_line(name, revision), _quiet():
         model, _ = load_model(loader, name, settings)
     return Base(model.eval(), _tokenizer(name, False, {"revision": revision}))  # pyright: ignore[reportArgumentType]
 
@@ -275,7 +276,7 @@ def load_tokenizer(
     Raises:
         ModelError: it brings none, or one that knows no words.
     """
-    with _one_line(name), _quiet():
+    with _one_line(name, revision, "tokenizer"), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     check_words(tokenizer, name)
     return tokenizer
@@ -315,18 +316,26 @@ def _check_weights(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Turn the libraries' many ways of failing to load into one line."""
+def _one_line(name: str, revision: str | None = None, what: str = "model") -> Iterator[None]:
+    """Turn the libraries' many ways of failing to load into one line, which names the file at fault if one is."""
     try:
         yield
     except (StratatuneError, MemoryError):
         # Our own errors are one line already, and a lack of memory is not the folder's fault.
         raise
     except Exception as error:  # whatever transformers raises here is about this folder, or this id
+        said, fix = damaged_file(name, revision)
+        if said:
+            raise ModelError(said, fix) from error
+        if "ignore_mismatched_sizes" in str(error):  # with a report that is kept off the terminal
+            raise ModelError(
+                f"weights of {name!r} have other sizes than its config.json says",
+                "one of the two belongs to another checkpoint: copy both again",
+            ) from error
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"cannot load a model from {kind} {name!r}: {line}",
+            f"cannot load a {what} from {kind} {name!r}: {line}",
             "give a folder with config.json, weights and tokenizer, or a hub id",
         ) from error
 

@@ -165,8 +165,10 @@ def _files(name: str, revision: str | None) -> list[Path]:
         return []
     try:
         parts = sorted(set(read_json(index)["weight_map"].values()))
-    except (Unreadable, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{index} is damaged", "copy the checkpoint again") from error
+    except Unreadable as error:
+        raise ModelError(f"{index} is damaged: {error}", "copy the checkpoint again") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged: it has no weight_map of shards", "copy the checkpoint again") from error
     files = {part: locate(str(part)) for part in parts}
     gone = [part for part, file in files.items() if file is None]
     if gone:

@@ -18,6 +18,7 @@ from stratatune.data.encoded import Encoded
 from stratatune.errors import ModelError
 from stratatune.exits import onnx_folder
 from stratatune.exits.onnx_graph import IDS, MASK, MODEL, POSITIONS, TYPES
+from stratatune.model.damaged_files import damaged_file
 from stratatune.model.families.last_block import take
 from stratatune.model.tokenizers import check_reading
 from stratatune.objectives.objective import Objective
@@ -114,10 +115,9 @@ def open_onnx(folder: str | Path) -> OnnxModel:
     found = onnx_folder.read(folder)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder} holds no tokenizer: {str(error).splitlines()[0]}", "export the run again"
-        ) from error
+    except Exception as error:  # of whatever kind: it is about this folder
+        said, _ = damaged_file(str(folder))
+        raise ModelError(said or f"{folder} holds no tokenizer", "export the run again") from error
     # Before the graph is opened: a tokenizer that was changed in the folder would give other ids and no error.
     check_reading(found.record.tokenizer, tokenizer, str(folder))
     objective = objective_from(found.data["reading"], tokenizer)
