@@ -109,3 +109,23 @@ def test_a_byte_order_mark_tells_the_encoding(write):
 
 def test_a_column_of_texts_with_semicolons_stays_one(write):
     assert read(write("x.csv", "text\na;b\nc;d\n"), ReadOptions(need_labels=False)).texts[0] == ["a;b", "c;d"]
+
+
+FAULTS = {
+    "row 2": ("text,label\nd,e\na,b,c\n", r"line 3: row 2 has 3 fields, the header 2 \(.*quotes.*--delimiter"),
+    "row 1": ("text,label\na,b,c\n", "line 2: row 1 has 3 fields, the header 2"),
+    "behind a cell of two lines": ('text,label\n"d\nx",e\na,b,c\n', "line 4: row 2 has 3 fields, the header 2"),
+    "behind a blank line": ("text,label\nd,e\n\na,b,c,d\n", "line 4: row 2 has 4 fields, the header 2"),
+    "behind an odd quote": ('text,label\n"d"x,e\na,b,c\n', "line 3: row 2 has 3 fields, the header 2"),
+    "late": ("text,label\n" + "d,e\n" * 30_000 + "a,b,c\n", "line 30002: row 30001 has 3 fields, the header 2"),
+    "an open quote": ('text,label\nd,e\n"a,b\nx,y\n', "line 3: a quote is opened in row 2 and never closed"),
+    "no rows": ("\n\n", "has no rows"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_row_that_does_not_fit_is_named_by_its_line(write, kind):
+    text, message = FAULTS[kind]
+    with pytest.raises(DataError, match=message) as caught:
+        read(write("x.csv", text))
+    assert "C error" not in str(caught.value) and "\n" not in str(caught.value)

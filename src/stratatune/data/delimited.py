@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratatune.data.frames import Frame, of_datasets
 from stratatune.data.lines import encoding_of_file, not_in
 from stratatune.data.loading import load, unreadable
 from stratatune.data.tasks import Task
 from stratatune.data.written import Written
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _USUAL = {".csv": ",;\t|", ".tsv": "\t,;|"}  # the first that cuts the header
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -58,9 +61,10 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
     _check_names(path, names, first)
     if layout.feeds:
         options["lineterminator"] = "\n"
-    data = load(
-        "csv",
+    data = _loaded(
         path,
+        layout,
+        len(names),
         sep=layout.delimiter,
         quoting=layout.quoting,
         names=names,
@@ -73,6 +77,43 @@ def open_table(path: Path, task: Task | None, written: Written) -> Frame:
     for notice in notices:
         frame = frame.noting(notice)
     return _without_carriage(frame, names[-1]) if layout.feeds else frame
+
+
+def _loaded(path: Path, layout: _Layout, width: int, **options: Any) -> Dataset:
+    """Load the file; where that fails, the file is read once more to find the line at fault.
+
+    Raises:
+        DataError: names the line, or what else is wrong.
+    """
+    try:
+        return load("csv", path, **options)
+    except DataError as error:
+        open_quote = "EOF inside string" in error.message
+        raise _fault(path, layout, width, open_quote=open_quote) or error from error
+
+
+def _fault(path: Path, layout: _Layout, width: int, *, open_quote: bool) -> DataError | None:
+    """What is wrong with a file of ``width`` columns; None where Python's csv finds nothing.
+
+    ``open_quote``: a quote is not closed, so the last record goes on to the end of the file.
+    """
+    row, first, last = -1, 1, 0  # the header has number 0
+    with _opened(path, layout) as reader:
+        for record in reader:
+            row, first, last = row + bool(record), last + 1, reader.line_num
+            if len(record) > width:
+                return _too_many(path, first, row, len(record), width)
+    if row < 0:
+        return DataError(f"{path} has no rows", "give a file with at least one example")
+    said = f"{path}, line {first}: a quote is opened in row {row} and never closed"
+    return DataError(said, 'close it, and write a quote inside a quoted text twice ("")') if open_quote else None
+
+
+def _too_many(path: Path, line: int, row: int, fields: int, width: int) -> DataError:
+    return DataError(
+        f"{path}, line {line}: row {row} has {counted(fields, 'field')}, the header {width}",
+        "put quotes around texts with a separator, or name the separator with --delimiter",
+    )
 
 
 def _layout(path: Path, task: Task | None, written: Written) -> tuple[_Layout, list[str]]:
@@ -112,18 +153,25 @@ def _records(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[I
 
     The reader refuses a lone carriage return, so where it is text it is replaced by a space.
     """
-    limit = csv.field_size_limit(_NO_LIMIT)
     try:
-        with path.open(encoding=layout.encoding, newline="\n" if layout.feeds else "") as file:
-            lines = (line.rstrip("\r\n").replace("\r", " ") + "\n" for line in file) if layout.feeds else file
-            records = csv.reader(lines, delimiter=layout.delimiter, quoting=layout.quoting, strict=strict)
-            yield ([field.removeprefix("\ufeff") for field in record] for record in records)
-    except UnicodeDecodeError as error:
-        raise not_in(str(path), error) from error
+        with _opened(path, layout, strict=strict) as reader:
+            yield ([field.removeprefix("\ufeff") for field in record] for record in reader)
     except csv.Error as error:
         if strict:
             raise
         raise unreadable(path, error) from error
+
+
+@contextmanager
+def _opened(path: Path, layout: _Layout, *, strict: bool = False) -> Iterator[Any]:
+    """Python's csv reader of the file, whose ``line_num`` is the last line that it has read."""
+    limit = csv.field_size_limit(_NO_LIMIT)
+    try:
+        with path.open(encoding=layout.encoding, newline="\n" if layout.feeds else "") as file:
+            lines = (line.rstrip("\r\n").replace("\r", " ") + "\n" for line in file) if layout.feeds else file
+            yield csv.reader(lines, delimiter=layout.delimiter, quoting=layout.quoting, strict=strict)
+    except UnicodeDecodeError as error:
+        raise not_in(str(path), error) from error
     finally:
         csv.field_size_limit(limit)
 
@@ -173,10 +221,7 @@ def _without_carriage(frame: Frame, last: str) -> Frame:
 def _check_names(path: Path, names: Sequence[str], first: Sequence[str]) -> None:
     """Refuse two columns of one name, and a row with more fields than names, which pandas would shift in silence."""
     if len(first) > len(names):
-        raise DataError(
-            f"{path}, row 1 has {len(first)} fields, the header {len(names)}",
-            "put quotes around texts with a separator, or name the separator with --delimiter",
-        )
+        raise _too_many(path, 2, 1, len(first), len(names))
     twice = next((name for at, name in enumerate(names) if name in islice(names, at)), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are called {twice!r}", "rename one of them")

@@ -47,6 +47,8 @@ def line_of(error: BaseException) -> str:
 
 def unreadable(path: Path, error: BaseException) -> DataError:
     """The failure to read ``path``, in one line."""
+    if path.suffix == ".parquet":
+        return DataError(f"{path} is not a whole parquet file", "write it again, or give the data as csv or jsonl")
     fix = (
         "save the file as UTF-8, or name its encoding (--encoding latin-1)"
         if isinstance(error, UnicodeDecodeError)
