@@ -78,7 +78,7 @@ class ResourceError(StratatuneError):
 
 
 _LONGEST_WORD = 64  # comparing takes time by the square of the length, and no legal word is as long
-_SHOWN, _MOST_NAMES = 120, 60
+_SHOWN, _MOST_NAMES, _CUT = 120, 60, 60
 
 
 def nearest(word: str, legal: Iterable[str]) -> str:
@@ -104,9 +104,14 @@ def counted(number: int, what: str, several: str = "") -> str:
     return f"{number:,} {what if number == 1 else several or what + 's'}"
 
 
+def cut(text: str, longest: int = _CUT) -> str:
+    """A name for a list or a table, without quotes, cut to ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def did_you_mean(word: str, legal: Iterable[str]) -> str:
     """A hint that names the nearest legal word and then all of them."""
     names = list(legal)
     near = nearest(word, names)
-    listed = "legal: " + ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    listed = "legal: " + ", ".join(map(cut, names[:_MOST_NAMES])) + (", ..." if len(names) > _MOST_NAMES else "")
     return f"did you mean {near!r}? {listed}" if near else listed

@@ -256,3 +256,20 @@ def test_eval_tells_what_was_forgotten(say, trained, data, tmp_path):
     assert lost["difference"] != 0
     assert "metrics" in said.json
     assert say("eval", trained).code == 2
+
+
+def test_hints_name_the_option(say, data, trained, tmp_path):
+    blank = tmp_path / "blank.csv"
+    blank.write_text("text,label\na good film,positive\n,negative\n")
+    said = say("predict", trained, "--data", blank)
+    assert said.code == 2 and "--bad-rows skip" in said.err and "bad_rows" not in said.err
+    said = say("predict", trained, "--data", blank, "--bad-rows", "skip", "--out", tmp_path / "out.csv")
+    assert "1 of 2 rows is left out" in said.err
+    one = tmp_path / "one.csv"
+    one.write_text("text,label\na good film,positive\n")
+    assert "wrote 1 prediction to" in say("predict", trained, "--data", one, "--out", tmp_path / "one.jsonl").err
+
+
+def test_the_plan_of_a_local_folder_has_no_revision(say, tiny_folder):
+    said = say("plan", "2: lora", "--model", tiny_folder("bert"), "--revision", "main")
+    assert said.code == 2 and "revision: 'main'" in said.error and "local folder" in said.error

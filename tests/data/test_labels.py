@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from stratatune.data.labels import LabelSet, is_missing
+from stratatune.data.labels import LONGEST_LABEL, LabelSet, is_missing, numbers
 from stratatune.errors import DataError
 
 RATINGS = ["0.5", "1.0", "1.5"] * 4
@@ -68,3 +68,28 @@ def test_the_name_of_a_label_is_the_same_in_every_process():
 @pytest.mark.parametrize("labels", [["1.10", "1.1"], ["007", "7"], ["Yes", "yes"], ["a.0", "a"], [".0", "x"]])
 def test_labels_that_only_look_alike_are_different_classes(labels):
     assert len(LabelSet.infer(labels * 6)) == 2
+
+
+LONG = "x" * 140_000
+
+
+def _messages():
+    known = LabelSet(("a", "y" * 90_000))
+    yield lambda: LabelSet.infer([LONG, "b"] * 6)
+    yield lambda: LabelSet.infer(["z" * 90_000] * 6)
+    yield lambda: known.encode([LONG])
+    yield lambda: numbers([LONG], "data.csv")
+    yield lambda: LabelSet.infer([f"{'z' * 90_000} {number}" for number in range(40)])
+
+
+@pytest.mark.parametrize("asked", list(_messages()), ids=range(5))
+def test_a_long_label_is_cut_in_messages(asked):
+    with pytest.raises(DataError) as caught:
+        asked()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_label_that_no_result_could_hold_is_refused():
+    with pytest.raises(DataError, match="train.csv: a label has 140,000 characters, 100,000 at most: 'xxx.*shorten it"):
+        LabelSet.infer([LONG, "b"] * 6, "train.csv")
+    assert len(LabelSet.infer(["x" * LONGEST_LABEL, "b"] * 6)) == 2

@@ -123,7 +123,7 @@ MISTAKES = {
     "empty": ({"answer": " ", "answer_start": 3}, "the answer is empty", "is_impossible true"),
     "both": ({"answer": "1843", "is_impossible": True}, "is_impossible is true", "leave out one"),
     "neither": ({"answers": {"text": [], "answer_start": []}, "is_impossible": False}, "is false", "empty lists"),
-    "lengths": ({"answers": {"text": ["1843"], "answer_start": []}}, "1 texts and 0 starts", "one start"),
+    "lengths": ({"answers": {"text": ["1843"], "answer_start": []}}, "1 text and 0 starts", "one start"),
     "printed": ({"answers": "{'text': ['1843']}"}, "is not JSON", "answer_start"),
     "flag": ({"answer": "1843", "is_impossible": "perhaps"}, "is_impossible is 'perhaps'", "true or false"),
 }

@@ -88,7 +88,7 @@ def test_spans_that_meet_no_border_are_counted_and_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.conll", "a O\nb\n", "line 2: 1 columns, and the first word has 2"),
+        ("a.conll", "a O\nb\n", "line 2: 1 column, and the first word has 2"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}', "row 1: 1 tag for 2 words"),
         ("a.jsonl", '{"tokens": ["a", 5], "tags": ["O", "O"]}', "the word 5 is not a text"),
         ("a.jsonl", '{"tokens": ["a"], "tags": [null]}', "row 1: word 1 has no tag"),

@@ -104,7 +104,7 @@ def test_names_and_bases_are_checked(many, tmp_path):
     for wrong, message in (
         (lambda: found.load(tmp_path / "low"), "is loaded already"),
         (lambda: found.set("hihg"), "no adapter 'hihg' is loaded"),
-        (lambda: found(**inputs(6), adapters=["low"]), "1 adapters for 6 rows"),
+        (lambda: found(**inputs(6), adapters=["low"]), "1 adapter for 6 rows"),
     ):
         with pytest.raises(ModelError, match=message):
             wrong()

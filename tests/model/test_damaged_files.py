@@ -26,8 +26,9 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
 def test_the_file_is_named(tiny_folder, tmp_path, file, fault):
     folder = shutil.copytree(tiny_folder("bert"), tmp_path / "base")
     content, message = BROKEN[fault]
+    message = "is not a JSON object" if (file, fault) == ("config.json", "list") else message
     (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ModelError, match=f"base/{file} .*{message}|{file} {message}") as caught:
+    with pytest.raises(ModelError, match=f"base/{file} .*{message}") as caught:
         load_base(str(folder), "masked_lm")
     assert caught.value.hint and "\n" not in str(caught.value)
 

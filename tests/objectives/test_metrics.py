@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from stratatune.objectives.metrics import no_correlation, value_scores
+from stratatune.objectives.metrics import class_scores, no_correlation, value_scores
 from stratatune.objectives.registry import smaller_is_better
 from stratatune.training.predict import Predictor
 
@@ -110,3 +110,10 @@ def test_a_run_says_that_its_predictions_are_one_number(run, tmp_path):
     said = "pearson and spearman are 0: all predictions are the same number but for rounding"
     assert (result.best["pearson"], result.best["spearman"]) == (0, 0) and result.notices.count(said) == 1
     assert Predictor(result.out, device="cpu").score(str(source))["notices"] == [said]
+
+
+@pytest.mark.parametrize(("truth", "guess"), [([1] * 4, [1] * 4), ([0] * 4, [0] * 4), ([0, 1], [1, 1]), ([1], [1])])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_data_of_one_class_have_a_correlation_of_0_and_no_warning(truth, guess, classes):
+    found = class_scores(np.array(truth), np.array(guess), classes)
+    assert found["matthews"] == 0.0 and found["accuracy"] == np.mean(np.equal(truth, guess))

@@ -130,3 +130,33 @@ def test_a_failed_start_leaves_the_caches_free(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     result = run(cache=str(tmp_path / "cache"))
     assert not any("another process" in notice for notice in result.notices)
+
+
+def test_a_revision_of_a_local_folder_is_refused(run, tiny_folder):
+    error = refused(run, ConfigError, "revision: 'main'; .* is a local folder, which has no revisions", revision="main")
+    assert "--revision" in error.hint
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"objective": "classification", "plan": "2: lora"},
+        {"objective": "multilabel", "plan": "2: lora"},
+        {"plan": "bft-adapter"},
+    ],
+    ids=["classes", "sets", "words"],
+)
+def test_a_label_that_is_too_long_is_refused_before_it_is_learnt(run, tmp_path, asked):
+    (tmp_path / "train.csv").write_text(f"text,label\na good film,{'x' * 140_000}\na bad film,b\n")
+    changes = {"train": str(tmp_path / "train.csv"), "eval": None, **asked}
+    error = refused(run, DataError, "a label has 140,000 characters, 100,000 at most", **changes)
+    assert len(str(error)) < 600
+
+
+def test_a_long_label_is_learnt_and_shown_cut(run, tmp_path, capsys):
+    text = f"text,label\na good film,{'x' * 90_000}\na bad film,b\n" + f"a film,{'x' * 90_000}\nno film,b\n"
+    (tmp_path / "train.csv").write_text(text)
+    same = str(tmp_path / "train.csv")
+    run(train=same, eval=same, objective="classification", plan="2: lora")
+    assert (tmp_path / "run" / "result.json").exists()
+    assert len(capsys.readouterr().err) < 5_000

@@ -274,7 +274,7 @@ class TextEstimator(BaseEstimator):
         self._fitted()
         columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
         if len(columns) != self.n_columns_:
-            raise DataError(f"{len(columns)} text columns were given", f"this model reads {self.n_columns_}")
+            raise DataError(f"{counted(len(columns), 'text column')} given", f"this model reads {self.n_columns_}")
         if not columns[0]:
             return None
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -512,7 +512,7 @@ def _data_set(
     from datasets import Dataset
 
     if not 1 <= len(columns) <= 2:
-        raise DataError(f"{len(columns)} text columns were given", "one or two are read")
+        raise DataError(f"{counted(len(columns), 'text column')} given", "one or two are read")
     if len(labels) != len(columns[0]):
         raise DataError(
             f"{counted(len(columns[0]), 'text')} but {counted(len(labels), 'label')}", "give a label for each text"

@@ -10,7 +10,7 @@ from stratatune.data.lines import decode, lines_of
 from stratatune.data.readers import SINGLES
 from stratatune.data.sources import SUFFIXES
 from stratatune.data.written import Written
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted
 
 TOKENS = ("tokens", "words")
 """The usual names of a column of words."""
@@ -57,7 +57,8 @@ def open_conll(path: Path, written: Written) -> Frame:
             continue  # a comment
         if len(cells) != width:
             raise DataError(
-                f"{path}, line {number}: {len(cells)} columns, and the first word has {width}: {line[:40]!r}",
+                f"{path}, line {number}: {counted(len(cells), 'column')}, and the first word has {width}: "
+                f"{line[:40]!r}",
                 "write a word and its tag a line, and a blank line after each text",
             )
         if width != 10 or cells[0].isdecimal():  # CoNLL-U has ranges (1-2) and empty words (1.1) in between

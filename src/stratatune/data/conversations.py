@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stratatune.data.frames import Frame
-from stratatune.data.labels import is_missing
+from stratatune.data.labels import is_missing, listed
 from stratatune.data.messages import TOOLS, BadRow, Cells, conversation_of
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, is_conversation
@@ -135,14 +135,14 @@ def _columns(frame: Frame, text: Sequence[str] | None, label: str | None, need_l
     if not need_labels and (single := next((name for name in SINGLES if name in frame.names), None)):
         return single, None
     raise DataError(
-        f"{frame.place}: which column holds the conversations? columns: {', '.join(frame.names)}",
+        f"{frame.place}: which column holds the conversations? columns: {listed(frame.names)}",
         "name it with --text COLUMN, or a prompt and its answer with --text PROMPT --label ANSWER",
     )
 
 
 def _missing(frame: Frame, name: str) -> DataError:
     near = nearest(name, frame.names)
-    hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(frame.names)}"
+    hint = (f"did you mean {near!r}? " if near else "") + f"columns: {listed(frame.names)}"
     return DataError(f"{frame.place} has no column {name!r}", hint)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing, label_text, listed
-from stratatune.errors import DataError, nearest
+from stratatune.errors import DataError, nearest, shown
 
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
@@ -32,7 +32,7 @@ def flags(frame: Frame, name: str) -> list[bool]:
     for row, value in zip(frame.rows, frame.get(name), strict=True):
         flag = _flag(value)
         if flag is None:
-            said = "is empty" if is_missing(value) or value == "" else f"holds {value!r}"
+            said = "is empty" if is_missing(value) or value == "" else f"holds {shown(value)}"
             raise DataError(
                 f"{frame.place}, row {row}: label column {name!r} {said}",
                 "several label columns hold 0 or 1 each; one column of labels is named alone",
@@ -87,5 +87,5 @@ def no_labels(frame: Frame, column: str, labels: Sequence[str]) -> DataError:
         some = "" if column in labels else "columns of 0 and 1 for some of its labels alone: "
         return DataError(f"{what}, but {some}{listed(there)}", f"add {listed(lacking)}, 0 where no text has the label")
     near = nearest(column, frame.names)
-    fix = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(frame.names)}"
+    fix = (f"did you mean {near!r}? " if near else "") + f"columns: {listed(frame.names)}"
     return DataError(what, f"{fix}; one of 0 and 1 for each label is read too: {listed(labels)}")

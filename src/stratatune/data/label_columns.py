@@ -6,7 +6,7 @@ from typing import Any
 
 from stratatune.data.frames import Frame
 from stratatune.data.label_sets import cell, columns_named, joined
-from stratatune.data.labels import label_text
+from stratatune.data.labels import label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, is_list, plain, text_columns, texts_of, without_bad
 from stratatune.data.sources import open_source
@@ -55,7 +55,7 @@ def read_columns(source: Any, options: ReadOptions = DEFAULTS) -> Table:
 def _named(frame: Frame, texts: tuple[str, ...], label: str | None) -> tuple[str, ...]:
     if label is None:
         raise DataError(
-            f"{frame.place}: which columns hold the labels? columns: {', '.join(frame.names)}",
+            f"{frame.place}: which columns hold the labels? columns: {listed(frame.names)}",
             "name them with --label A,B,C",
         )
     names = columns_named(frame, label)

@@ -14,12 +14,12 @@ from typing import Any
 
 from stratatune.data.flags import columns_of, is_flags, no_labels, noting_columns, sets_of
 from stratatune.data.frames import Frame
-from stratatune.data.labels import SEPARATORS, is_missing, label_text
+from stratatune.data.labels import SEPARATORS, is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, existing, text_columns, texts_of, without_bad
 from stratatune.data.sources import open_source
 from stratatune.data.written import DELIMITERS
-from stratatune.errors import DataError, did_you_mean
+from stratatune.errors import DataError, did_you_mean, shown
 
 Cell = list[str] | str
 """The labels of a text: a list, or a text to split at a separator."""
@@ -112,7 +112,7 @@ def _label_columns(
     if len(columns) > 1:
         return noting_columns(frame, columns), tuple(columns), True
     raise DataError(
-        f"{frame.place}: which column holds the labels? columns: {', '.join(frame.names)}",
+        f"{frame.place}: which column holds the labels? columns: {listed(frame.names)}",
         "name it with --label COLUMN, or columns of 0 and 1 with --label A,B,C",
     )
 
@@ -162,7 +162,7 @@ def cell(frame: Frame, row: int, name: str, value: Any) -> Cell:
         return []
     listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
     if odd := next((one for one in listed if isinstance(one, Mapping | list | tuple)), None):
-        raise DataError(f"{frame.place}, row {row}: column {name!r} holds {odd!r}", "write a list of names")
+        raise DataError(f"{frame.place}, row {row}: column {name!r} holds {shown(odd)}", "write a list of names")
     if any(is_missing(one) or not label_text(one) for one in listed):
         raise DataError(f"{frame.place}, row {row}: column {name!r} has an empty label", "leave it out of the list")
     return list(dict.fromkeys(map(label_text, listed)))
@@ -177,9 +177,9 @@ def separator_of(cells: Iterable[Cell], place: str) -> str:
     texts = {cell for cell in cells if isinstance(cell, str)}
     found = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
     if len(found) > 1:
-        shown = next(text for text in sorted(texts) if found[1] in text)
+        such = next(text for text in sorted(texts) if found[1] in text)
         raise DataError(
-            f"{place}: label cells hold both {found[0]!r} and {found[1]!r}, such as {shown!r}",
+            f"{place}: label cells hold both {found[0]!r} and {found[1]!r}, such as {shown(such)}",
             f"name the one between two labels: --objective 'multilabel(separator={_NAMES[found[0]]})'",
         )
     return found[0] if found else ""

@@ -10,7 +10,7 @@ from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING
 
-from stratatune.errors import DataError, nearest
+from stratatune.errors import DataError, cut, nearest, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ SEPARATORS = (",", ";", "|", "\t")
 """Separators that are recognised between two labels in a cell. A blank is none, as it may be inside a label."""
 SETS_HINT = "several labels in a cell: --objective multilabel"
 """The hint for data that look like label sets under an objective of one label a text."""
+LONGEST_LABEL = 100_000
+"""Characters of a label at most: what a run's result may hold."""
 _MOST_RATINGS = 10  # different numbers with fractions that may still be classes
 _FEW_ROWS = 10  # in so small a table every row may well have a different class
 _SHOWN = 20
@@ -63,10 +65,11 @@ class LabelSet:
         _refuse_fractions(labels, names, place)
         if len(names) < 2:
             only = next(iter(names), "nothing")
-            raise DataError(f"{place}: every label is {only!r}", "training needs at least two classes")
+            raise DataError(f"{place}: every label is {shown(only)}", "training needs at least two classes")
+        check_lengths(names, place)
         if len(names) > MOST_CLASSES or (len(names) == len(labels) > _FEW_ROWS):
             several = looks_like_sets(names)
-            such = f", such as {several!r}" if several else ""
+            such = f", such as {shown(several)}" if several else ""
             like = ": this looks like regression" if all(map(_is_number, names)) else such
             raise DataError(
                 f"{place}: {len(names)} different labels in {len(labels)} rows are too many to be classes{like}",
@@ -93,6 +96,20 @@ class LabelSet:
         return [self.names[int(number)] for number in numbers]
 
 
+def check_lengths(names: Iterable[str], place: str) -> None:
+    """Refuse a label that is longer than any name of a class, before a run learns it.
+
+    Raises:
+        DataError: names its length and its beginning.
+    """
+    for name in names:
+        if len(name) > LONGEST_LABEL:
+            raise DataError(
+                f"{place}: a label has {len(name):,} characters, {LONGEST_LABEL:,} at most: {shown(name)}",
+                "name another label column, or shorten it",
+            )
+
+
 def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
     """The error for a label, tag or class at ``place`` that is not among ``names``, those of the training data."""
     several, near = _separated(found, names), nearest(found, names)
@@ -102,7 +119,7 @@ def unseen(place: str, found: str, names: Sequence[str]) -> DataError:
         )
     else:
         hint = f"did you mean {near!r}? " if near else ""
-    return DataError(f"{place} {found!r} was not seen in training", f"{hint}legal: {listed(names)}")
+    return DataError(f"{place} {shown(found)} was not seen in training", f"{hint}legal: {listed(names)}")
 
 
 def unseen_in_set(place: str, found: str, names: Sequence[str]) -> DataError:
@@ -115,9 +132,9 @@ def unseen_in_set(place: str, found: str, names: Sequence[str]) -> DataError:
         hint = f"with {mark!r} between labels other cells do not fit: write one separator everywhere, or lists"
     else:
         near = nearest(odd, names)
-        hint = f"with {mark!r} between labels {odd!r} is left{f': did you mean {near!r}' if near else ''}? "
+        hint = f"with {mark!r} between labels {shown(odd)} is left{f': did you mean {near!r}' if near else ''}? "
         hint += f"legal: {listed(names)}"
-    return DataError(f"{place} {found!r} was not seen in training", hint)
+    return DataError(f"{place} {shown(found)} was not seen in training", hint)
 
 
 def _separated(found: str, names: Sequence[str]) -> str:
@@ -129,7 +146,7 @@ def _separated(found: str, names: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Names as a message shows them: the first of many, and how many there are."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
+    return f"{', '.join(map(cut, names[:_SHOWN]))}{more}"
 
 
 def ordered(names: Collection[str]) -> tuple[str, ...]:
@@ -211,6 +228,6 @@ def numbers(
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{place}, row {row}: label {label!r} is not a number", hint)
+            raise DataError(f"{place}, row {row}: label {shown(label)} is not a number", hint)
         values.append(value)
     return values

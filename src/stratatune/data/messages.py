@@ -27,7 +27,7 @@ _NEXT = {
 """Who may speak after whom."""
 _MESSAGE = '{"role": "user", "content": "..."}'
 _TOOL = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
-_SKIP = "mend the row, or leave such rows out with bad_rows: skip"
+_SKIP = "mend the row, or leave such rows out with --bad-rows skip"
 
 Message = dict[str, Any]
 
@@ -212,7 +212,7 @@ def _message(value: Any, number: int, blanks: bool) -> Message:
     content = _text(content, number)
     empty_is_legal = blanks or role in ("system", "tool") or "tool_calls" in named
     if not content.strip() and not empty_is_legal:
-        raise BadRow(f"message {number}, of the {role}, is empty", "fill it, or use bad_rows: skip or empty")
+        raise BadRow(f"message {number}, of the {role}, is empty", "fill it, or use --bad-rows skip (or empty)")
     return {**named, "role": role, "content": content}
 
 

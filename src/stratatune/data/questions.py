@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from stratatune.data.frames import Frame
 from stratatune.data.label_sets import columns_in, joined
-from stratatune.data.labels import is_missing
+from stratatune.data.labels import is_missing, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import Table, existing, texts_of, without_bad
 from stratatune.data.sources import open_source
-from stratatune.errors import DataError
+from stratatune.errors import DataError, counted
 
 QUESTIONS = ("question", "query")
 CONTEXTS = ("context", "passage", "paragraph", "document", "text")
@@ -30,7 +30,7 @@ _SHOWN = 3
 _COLUMNS = "name them in this order: --text QUESTION,CONTEXT"
 _ANSWER = 'write {"text": ["in 1843"], "answer_start": [17]}, or columns answer and answer_start; none: empty lists'
 _MEND = f"{_START} counts characters from 0; leave it out where the answer occurs once in its context"
-_NO_ANSWER = f"a question without an answer has empty lists, {_START} -1 or {_NONE} true; or set bad_rows: skip"
+_NO_ANSWER = f"a question without an answer has empty lists, {_START} -1 or {_NONE} true; or use --bad-rows skip"
 
 
 class Answer(NamedTuple):
@@ -99,7 +99,7 @@ def _text_columns(frame: Frame, text: str | Sequence[str] | None) -> tuple[str, 
     found = [next((name for name in usual if name in frame.names), None) for usual in (QUESTIONS, CONTEXTS)]
     if None in found:
         what = "question" if found[0] is None else "context"
-        raise DataError(f"{frame.place}: which column holds the {what}? columns: {', '.join(frame.names)}", _COLUMNS)
+        raise DataError(f"{frame.place}: which column holds the {what}? columns: {listed(frame.names)}", _COLUMNS)
     return found[0], found[1]  # pyright: ignore[reportReturnType]
 
 
@@ -109,7 +109,7 @@ def _label_columns(frame: Frame, texts: Sequence[str], label: str | None) -> tup
         found = next((name for name in ANSWERS if name in frame.names and name not in texts), None)
         if found is None:
             raise DataError(
-                f"{frame.place}: which column holds the answers? columns: {', '.join(frame.names)}",
+                f"{frame.place}: which column holds the answers? columns: {listed(frame.names)}",
                 "name it with --label COLUMN, or with --label ANSWER,START",
             )
     elif label not in frame.names and len(named := columns_in(label)) > 1:
@@ -224,7 +224,7 @@ def _given(cells: list[Any], label: Sequence[str]) -> list[tuple[Any, Any]] | No
         texts, starts = _listed(value.get(_TEXT, [])), value.get(_START)
         starts = [None] * len(texts) if starts is None else _listed(starts)
         if len(texts) != len(starts):
-            said = f"column {label[0]!r} holds {len(texts)} texts and {len(starts)} starts"
+            said = f"column {label[0]!r} holds {counted(len(texts), 'text')} and {counted(len(starts), 'start')}"
             raise _Misplaced(said, "write one start for each text")
         return list(zip(texts, starts, strict=True))
     if isinstance(value, list):

@@ -14,12 +14,12 @@ from typing import Any
 
 from stratatune.data.flags import columns_of, no_labels, with_classes
 from stratatune.data.frames import Frame
-from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, looks_like_sets, numbers
+from stratatune.data.labels import SETS_HINT, Labels, is_missing, label_text, listed, looks_like_sets, numbers
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.sources import open_source
 from stratatune.data.tasks import Task
 from stratatune.data.written import BadRows
-from stratatune.errors import DataError, nearest
+from stratatune.errors import DataError, counted, nearest, shown
 
 SINGLES = ("text", "sentence", "content", "review", "document", "comment", "question", "title")
 PAIRS = (
@@ -32,9 +32,9 @@ PAIRS = (
 )
 LABELS = ("label", "labels", "class", "category", "target", "gold_label", "score")
 
-_BAD_TEXTS = "fill these rows, or set bad_rows: skip leaves them out, empty reads them as empty texts"
+_BAD_TEXTS = "fill these rows; --bad-rows skip leaves them out, --bad-rows empty reads them as empty texts"
 _CHAT = "the data hold conversations: --objective chat reads them"
-_BAD_LABELS = "fill these rows, or leave them out with bad_rows: skip"
+_BAD_LABELS = "fill these rows, or leave them out with --bad-rows skip"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def text_columns(frame: Frame, text: str | Sequence[str] | None, task: Task | No
     if len(found) != 1:
         chat = next((name for name in frame.names if any(map(is_conversation, frame.get(name)[:1]))), None)
         raise DataError(
-            f"{frame.place}: which column holds the text? columns: {', '.join(frame.names)}",
+            f"{frame.place}: which column holds the text? columns: {listed(frame.names)}",
             _CHAT if chat else "name it with --text COLUMN, or two with --text A,B",
         )
     said = " and ".join(map(repr, found[0]))
@@ -164,7 +164,7 @@ def existing(frame: Frame, name: str) -> str:
     """``name``, where the frame has such a column; else a DataError names the nearest."""
     if name not in frame.names:
         near = nearest(name, frame.names)
-        hint = (f"did you mean {near!r}? " if near else "") + f"columns: {', '.join(frame.names)}"
+        hint = (f"did you mean {near!r}? " if near else "") + f"columns: {listed(frame.names)}"
         raise DataError(f"{frame.place} has no column {name!r}", hint)
     return name
 
@@ -182,7 +182,7 @@ def _label_column(
         return (frame if task or not needed else frame.noting(f"labels are read from column {found[0]!r}")), found[0]
     if needed:
         raise DataError(
-            f"{frame.place}: which column holds the label? columns: {', '.join(frame.names)}",
+            f"{frame.place}: which column holds the label? columns: {listed(frame.names)}",
             "name it with --label COLUMN",
         )
     return frame, None
@@ -222,7 +222,7 @@ def _labels(frame: Frame, name: str, task: Task | None, needed: bool, verbatim: 
         if not needed:
             return None
         raise DataError(
-            f"{frame.place}, row {frame.rows[at]}: {values[at]!r} is not a label of {task.name}",
+            f"{frame.place}, row {frame.rows[at]}: {shown(values[at])} is not a label of {task.name}",
             f"legal: {', '.join(task.labels)}, or their numbers from 0",
         )
     return [str(name) for name in classes]
@@ -232,7 +232,7 @@ def _noting_sets(frame: Frame, labels: Labels) -> Frame:
     """Add a notice where labels that occur more than once look like several labels each."""
     distinct = set(labels)
     several = looks_like_sets(distinct) if 2 * len(distinct) <= len(labels) else ""
-    return frame.noting(f"the label {several!r} looks like {SETS_HINT}") if several else frame
+    return frame.noting(f"the label {shown(several)} looks like {SETS_HINT}") if several else frame
 
 
 def is_list(value: Any) -> bool:
@@ -302,12 +302,14 @@ def without_bad(frame: Frame, names: list[str]) -> Frame:
     if not kept:
         raise DataError(f"{frame.place}: {said} is empty in every row", "name other columns with --text and --label")
     gone = sorted(set(range(len(frame.rows))) - set(kept))
-    shown = _rows([frame.rows[at] for at in gone])
-    return frame.keep(kept).noting(f"{len(gone):,} of {len(frame.rows):,} rows are left out: {said} is empty ({shown})")
+    places = _rows([frame.rows[at] for at in gone])
+    left_out = f"{len(gone):,} of {len(frame.rows):,} rows {'is' if len(gone) == 1 else 'are'} left out"
+    return frame.keep(kept).noting(f"{left_out}: {said} is empty ({places})")
 
 
 def _without_incomplete(frame: Frame, names: list[str]) -> Frame:
     """The rows that lack no field, where the published file has some that do."""
     kept = _whole_rows(frame, names)
-    left_out = len(frame.rows) - len(kept)
-    return frame.keep(kept).noting(f"{left_out} rows lack a field as published and are left out") if left_out else frame
+    if not (left_out := len(frame.rows) - len(kept)):
+        return frame
+    return frame.keep(kept).noting(f"{counted(left_out, 'row')} without a field, as published: left out")

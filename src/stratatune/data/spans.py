@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from stratatune.data.frames import Frame
 from stratatune.data.labels import is_missing
-from stratatune.errors import DataError
+from stratatune.errors import DataError, shown
 
 Place = tuple[int, int]
 """The place of a word in its text: its first character, and the one after its last."""
@@ -83,11 +83,11 @@ def _span(frame: Frame, row: int, value: Any, text: str) -> Span:
     if isinstance(value, Mapping):
         names = ("label", "type", "tag", "entity_group")
         parts = [value.get("start"), value.get("end"), next((value[name] for name in names if name in value), None)]
-    place = f"{frame.place}, row {row}: span {value!r}"
+    place = f"{frame.place}, row {row}: span {shown(value)}"
     if parts is None or len(parts) != 3 or parts[2] is None:
         raise DataError(f"{place} is none", _WRITE)
     if not isinstance(parts[2], str) or not parts[2].strip():
-        raise DataError(f"{place}: its label {parts[2]!r} is not a name", _WRITE)
+        raise DataError(f"{place}: its label {shown(parts[2])} is not a name", _WRITE)
     start, end, label = parts
     if any(isinstance(one, bool) or not isinstance(one, int) for one in (start, end)):
         raise DataError(f"{place}: its ends are not whole numbers", "count characters from 0; end is after the last")

@@ -14,7 +14,7 @@ from typing import Any
 
 from stratatune.data.conll import TOKENS, is_conll, open_conll
 from stratatune.data.frames import Frame, called
-from stratatune.data.labels import is_missing, label_text
+from stratatune.data.labels import is_missing, label_text, listed
 from stratatune.data.read_options import DEFAULTS, ReadOptions
 from stratatune.data.readers import SINGLES, Table, texts_of, without_bad
 from stratatune.data.sources import open_source
@@ -106,7 +106,7 @@ def _column(frame: Frame, text: Sequence[str] | None) -> str:
     column = next(iter(text or there), None)
     if column is None or (column not in frame.names and not (column in usual and there)):
         said = "which column holds the words?" if column is None else f"there is no column {column!r}"
-        raise DataError(f"{frame.place}: {said} columns: {', '.join(frame.names)}", "name it with --text COLUMN")
+        raise DataError(f"{frame.place}: {said} columns: {listed(frame.names)}", "name it with --text COLUMN")
     return column if column in frame.names else there[0]
 
 

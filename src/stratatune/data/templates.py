@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from stratatune.errors import DataError, did_you_mean
+from stratatune.errors import DataError, cut, did_you_mean, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +129,7 @@ def label_word_ids(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, str] 
             raise _several_tokens(tokenizer, label, word, pieces)
         if pieces[0] in ids:
             raise DataError(
-                f"labels {ids[pieces[0]]!r} and {label!r} share the label word {word!r}",
+                f"labels {shown(ids[pieces[0]])} and {shown(label)} share the label word {shown(word)}",
                 "give every label its own word with --label-words",
             )
         ids[pieces[0]] = label
@@ -151,11 +151,12 @@ def auto_label_words(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str]) 
         words[label] = word
         if word in _words_of(label):
             if word != label:
-                notices.append(f"label {label!r} is read as the word {word!r}; choose another with --label-words")
+                notices.append(f"label {shown(label)} is read as the word {word!r}; choose another with --label-words")
         else:
             notices.append(
-                f"label {label!r}: none of its words is one unused token of this model, so the unrelated word {word!r} "
-                f"is used; choose a word (--label-words '{label}=WORD') or use --objective classification"
+                f"label {shown(label)}: none of its words is one unused token of this model, so the unrelated "
+                f"word {word!r} "
+                f"is used; choose a word (--label-words '{cut(label)}=WORD') or use --objective classification"
             )
     return words, notices
 
@@ -170,7 +171,7 @@ def _candidates(tokenizer: PreTrainedTokenizerBase, label: str) -> Iterator[str]
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     plain = (token.lstrip(_SPACE_MARKS) for token, _ in by_id)
     yield from (word for word in plain if len(word) > 3 and word.isascii() and word.isalpha() and word.islower())
-    raise DataError(f"no unused word is left for label {label!r}", "name the words with --label-words")
+    raise DataError(f"no unused word is left for label {shown(label)}", "name the words with --label-words")
 
 
 def _single(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
@@ -187,8 +188,9 @@ def _pieces_of(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
 
 
 def _several_tokens(tokenizer: PreTrainedTokenizerBase, label: str, word: str, pieces: list[int]) -> DataError:
-    shown = [piece.strip(_SPACE_MARKS) for piece in tokenizer.convert_ids_to_tokens(pieces)]
+    parts = [piece.strip(_SPACE_MARKS) for piece in tokenizer.convert_ids_to_tokens(pieces)]
     return DataError(
-        f"label word {word!r} of label {label!r} is not one token of this model: {' + '.join(shown) or 'nothing'}",
-        f"choose another word: --label-words {label}=WORD",
+        f"label word {shown(word)} of label {shown(label)} is not one token of this model: "
+        f"{cut(' + '.join(parts)) or 'nothing'}",
+        f"choose another word: --label-words {cut(label)}=WORD",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stratatune.errors import ModelError, PlanError, did_you_mean
+from stratatune.errors import ModelError, PlanError, counted, did_you_mean
 from stratatune.model.artefact import load_artefact
 from stratatune.model.attach import Tuned
 from stratatune.model.backbone import Backbone
@@ -138,7 +138,10 @@ class Adapters:
         from transformers.utils.generic import ModelOutput
 
         if len(names) != len(input_ids):
-            raise ModelError(f"{len(names)} adapters for {len(input_ids)} rows", "name one for each row, or None")
+            raise ModelError(
+                f"{counted(len(names), 'adapter')} for {counted(len(input_ids), 'row')}",
+                "name one for each row, or None",
+            )
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         backbones = {name: self._backbone(name) for name in dict.fromkeys(names)}
         plain = backbones.get(None) or Backbone(self.base)

@@ -49,7 +49,7 @@ def by_class(
 
 def f1_of(labels: Sequence[str]) -> str:
     """The kind of mean that the metric ``f1`` is."""
-    return f"of {labels[1]!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
+    return f"of {_short(labels[1])!r} (binary)" if len(labels) == 2 else "mean over the classes (macro)"
 
 
 def shown(found: dict[str, Any]) -> str:

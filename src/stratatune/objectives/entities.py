@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from stratatune.errors import DataError
+from stratatune.errors import DataError, shown
 
 OUTSIDE = "O"
 PLAIN = "plain"
@@ -84,9 +84,9 @@ def to_iob2(row: Sequence[str], scheme: str, place: str) -> list[str]:
         # A raw type may look like a tag of another scheme: `B-cell`.
         prefix, kind = parts(tag) if scheme != "raw" or tag == OUTSIDE else ("I", tag)
         if kind and not prefix:
-            raise DataError(f"{place}, word {word}: {tag!r} is not a tag of {scheme.upper()}", _fix(tag))
+            raise DataError(f"{place}, word {word}: {shown(tag)} is not a tag of {scheme.upper()}", _fix(tag))
         if scheme not in ("raw", "iob1", "conll"):
-            _check(scheme, before, (prefix, kind), f"{place}, word {word}: {tag!r}")
+            _check(scheme, before, (prefix, kind), f"{place}, word {word}: {shown(tag)}")
         begins = _AS.get(prefix) == "B" or (bool(kind) and kind != before[1])
         found.append(OUTSIDE if not kind else f"{'B' if begins else 'I'}-{kind}")
         before = prefix, kind

@@ -38,6 +38,9 @@ def _macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def _matthews(truth: np.ndarray, guess: np.ndarray) -> float:
+    # 0 by definition, and where both are of the same class scikit-learn warns of its confusion matrix.
+    if min(len(np.unique(truth)), len(np.unique(guess))) < 2:
+        return 0.0
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(truth, guess))

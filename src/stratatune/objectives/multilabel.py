@@ -10,7 +10,7 @@ import numpy as np
 
 from stratatune.data.encoded import Encoded
 from stratatune.data.label_sets import Cell, columns_in, cut, read_sets, separator_for, separator_named, separator_of
-from stratatune.data.labels import ordered, unseen_in_set
+from stratatune.data.labels import check_lengths, ordered, unseen_in_set
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.errors import ConfigError, DataError
@@ -82,6 +82,7 @@ class Multilabel(Pooled):
         tables = [asked.data, *asked.others]
         separator, notices = _separator(asked, [cell for table in tables for cell in _cells(table)])
         names = _names(tables, separator)
+        check_lengths(names, asked.data.source)
         made = cls(
             **common_of(asked, metric),
             names=names,

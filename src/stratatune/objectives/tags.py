@@ -12,11 +12,11 @@ from pydantic import Field
 
 from stratatune.data.aligned import Aligned, encode_words
 from stratatune.data.encoded import IGNORED, LABEL, Encoded
-from stratatune.data.labels import unseen
+from stratatune.data.labels import check_lengths, unseen
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tagged import WORDS, read_tagged
-from stratatune.errors import ConfigError, DataError
+from stratatune.errors import ConfigError, DataError, shown
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
 from stratatune.objectives.entities import (
@@ -98,9 +98,10 @@ class Tags(Objective):
         options["stride"] = _stride(options.get("stride"), common["max_length"], asked.tokens)
         read, tables = TagTables(options["scheme"], names).of_run(asked.data), [asked.data, *asked.others]
         tags, schemes = read.classes_in(tables), [read.scheme_in(table) for table in tables]
+        check_lengths(tags, asked.data.source)
         if len(tags) < 2:
             raise DataError(
-                f"{asked.data.source}: every tag is {tags[0] if tags else 'O'!r}", "at least two are needed"
+                f"{asked.data.source}: every tag is {shown(tags[0] if tags else 'O')}", "at least two are needed"
             )
         said = [f"tags are read as {name.upper()}" for name in dict.fromkeys(schemes) if options["scheme"] == "auto"]
         return cls(**common, tags=tags, names=names, **{**options, "scheme": read.scheme}), said

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stratatune.data.causal import TEMPLATES, check_order
+from stratatune.data.labels import listed
 from stratatune.data.templates import Template, auto_label_words
-from stratatune.errors import ConfigError, DataError, did_you_mean
+from stratatune.errors import ConfigError, DataError, did_you_mean, shown
 from stratatune.objectives.asked import Asked
 from stratatune.objectives.labels import Labels
 from stratatune.objectives.saved import checked
@@ -81,7 +82,7 @@ def _chosen(words: Mapping[str, str], labels: Sequence[str]) -> tuple[str, ...]:
     odd = sorted(words.keys() ^ set(labels))
     if odd:
         kind = "has no word" if odd[0] in labels else "is not a label of the data"
-        raise ConfigError([f"label_words: {odd[0]!r} {kind}"], "labels: " + ", ".join(labels))
+        raise ConfigError([f"label_words: {shown(odd[0])} {kind}"], "labels: " + listed(labels))
     return tuple(words[label] for label in labels)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stratatune.errors import ModelError, nearest, shown
+from stratatune.errors import ConfigError, ModelError, nearest, shown
 from stratatune.outside import Unreadable, path_exists, read_json, wrong_path
 from stratatune.shapes.architectures import Config
 from stratatune.shapes.builtin import BUILTIN, builtin_config
@@ -33,6 +33,19 @@ def config_of(model: str, revision: str | None = None) -> Config:
     if folder.is_dir():
         raise ModelError(f"folder {model} holds no config.json", "name the folder of a saved transformers model")
     return _download(model, revision)
+
+
+def check_revision(model: str, revision: str | None) -> None:
+    """Refuse a hub revision of a local folder, which would be ignored.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if revision is not None and Path(model).expanduser().is_dir():
+        raise ConfigError(
+            [f"revision: {revision!r}; {model} is a local folder, which has no revisions"],
+            "leave out --revision, or give a hub id",
+        )
 
 
 def _gguf(model: Path) -> Path | None:

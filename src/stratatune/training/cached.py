@@ -25,7 +25,7 @@ from stratatune.cache.keys import CacheKey, default_root
 from stratatune.cache.siblings import filling
 from stratatune.cache.store import TrunkCache
 from stratatune.data.distinct import Distinct
-from stratatune.errors import DataError, PlanError, did_you_mean
+from stratatune.errors import DataError, PlanError, counted, did_you_mean
 from stratatune.hashing import fast_digest
 from stratatune.model.attach import Tuned
 from stratatune.model.attached import Attached
@@ -308,14 +308,14 @@ class Rows:
         missing = missing[np.argsort([len(texts.ids[i]) for i in missing], kind="stable")]
         device, pad = next(self.model.parameters()).device, getattr(self.model.config, "pad_token_id", None) or 0
         if not len(missing):
-            reporter.say(f"trunk cache: complete, {len(texts):,} rows at depth {self.depth}")
+            reporter.say(f"trunk cache: complete, {counted(len(texts), 'row')} at depth {self.depth}")
             return
-        with reporter.bar(f"trunk over {len(missing):,} rows, depth {self.depth}", len(missing)) as bar:
+        with reporter.bar(f"trunk over {counted(len(missing), 'row')}, depth {self.depth}", len(missing)) as bar:
             for start in range(0, len(missing), batch_size):
                 index = missing[start : start + batch_size]
                 batch = {name: one.to(device) for name, one in texts.batch(index, pad).items()}
                 hidden = self._trunk(batch)[batch[_MASK].bool()]
-                check_hidden(hidden, self.model, f"{len(texts):,} rows at depth {self.depth}")
+                check_hidden(hidden, self.model, f"{counted(len(texts), 'row')} at depth {self.depth}")
                 cache.put(index, hidden.cpu())
                 bar.advance(len(index))
 

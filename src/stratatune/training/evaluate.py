@@ -11,7 +11,7 @@ import torch
 
 from stratatune.data.batching import plan_batches
 from stratatune.data.encoded import Encoded, flat
-from stratatune.errors import NotFiniteError
+from stratatune.errors import NotFiniteError, counted
 from stratatune.training import distributed
 from stratatune.training.forward import Answering, ReadingAhead
 
@@ -125,7 +125,7 @@ def check_outputs(output: np.ndarray, metrics: Mapping[str, float] | None = None
         raise NotFiniteError(said, hint)
     for name, value in (metrics or {}).items():
         if not math.isfinite(value):
-            raise NotFiniteError(f"the {name} over {len(output)} rows is {value}", hint)
+            raise NotFiniteError(f"the {name} over {counted(len(output), 'row')} is {value}", hint)
 
 
 def _mean_score(

@@ -25,7 +25,7 @@ from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.tasks import TASKS
 from stratatune.data.written import AS_USUAL, Written
-from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError
+from stratatune.errors import ConfigError, DataError, ModelError, NotFiniteError, counted
 from stratatune.exits.onnx_folder import holds_onnx
 from stratatune.files import make_folder
 from stratatune.hub import fetched
@@ -281,7 +281,9 @@ class Predictor:
         )
         table = objective.read(source, options)
         if not objective.answers_for(len(table.texts)):
-            raise DataError(f"{table.source}: {len(table.texts)} text columns", f"this model reads {self.text_columns}")
+            raise DataError(
+                f"{table.source}: {counted(len(table.texts), 'text column')}", f"this model reads {self.text_columns}"
+            )
         return table
 
     def encode(self, table: Table) -> Encoded:

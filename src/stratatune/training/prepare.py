@@ -31,6 +31,7 @@ from stratatune.objectives.objective import Objective
 from stratatune.objectives.registry import choose, written
 from stratatune.objectives.weights import WEIGHT
 from stratatune.plan import Plan, Resolved, Shape, shape_of
+from stratatune.shapes.configs import check_revision
 from stratatune.training.config import AUTO, RunConfig
 
 if TYPE_CHECKING:
@@ -61,7 +62,12 @@ class Outline:
 
     @cached_property
     def shape(self) -> Shape:
-        """The sizes of the model, by its configuration."""
+        """The sizes of the model, by its configuration.
+
+        Raises:
+            ConfigError: a revision of a local folder.
+        """
+        check_revision(self.config.model, self.config.revision)
         return shape_of(self.config.model, self.config.revision)
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stratatune.app.door import Answer, Door, verb
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, shown
 from stratatune.files import new_folder, write_text
 
 
@@ -70,7 +70,8 @@ def _left_behind(spec: dict[str, Any]) -> str:
     labels = spec.get("labels") or []
     if spec.get("objective") == "classification" and spec.get("threshold") is not None and len(labels) > 1:
         return (
-            f"the run names {labels[1]!r} from a probability of {spec['threshold']:.3f} on; other tools name the class "
+            f"the run names {shown(labels[1])} from a probability of {spec['threshold']:.3f} on; "
+            "other tools name the class "
             "that is likelier"
         )
     if spec.get("ordinal"):

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from stratatune.app.door import Answer, Door, app, verb
 from stratatune.app.run_options import remote_code
-from stratatune.errors import ConfigError, did_you_mean
+from stratatune.errors import ConfigError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from stratatune.studies.grid.engines import Engine
@@ -136,7 +136,7 @@ def _planned(runs: Sequence[Planned], out: Path | None) -> Answer:
     ]
     lines = [f"{row['id']}  {row['status']:<8} {_at(run.coordinates)}" for row, run in zip(rows, runs, strict=True)]
     done, trunks = sum(row["status"] == "done" for row in rows), len({run.trunk for run in runs if run.trunk})
-    note = f"{len(runs)} runs, {done} of them done; {trunks} shared trunks; nothing was run"
+    note = f"{counted(len(runs), 'run')}, {done} done; {counted(trunks, 'shared trunk')}; nothing was run"
     return Answer({"runs": rows, "trunks": trunks}, "\n".join(lines), note)
 
 
@@ -246,4 +246,4 @@ def export(
         raise ConfigError([f"--format {form!r}: no such format"], did_you_mean(form, FORMATS))
     records = _records(folder)
     write(records, out, form)  # pyright: ignore[reportArgumentType] - one of FORMATS
-    return Answer({"n": len(records), "out": str(out)}, note=f"{len(records)} runs in {out}")
+    return Answer({"n": len(records), "out": str(out)}, note=f"{counted(len(records), 'run')} in {out}")

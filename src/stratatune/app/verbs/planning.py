@@ -56,7 +56,9 @@ def plan(
     from stratatune.objectives.registry import OBJECTIVES
     from stratatune.plan import Plan, shape_of
     from stratatune.plan.picture import terminal
+    from stratatune.shapes.configs import check_revision
 
+    check_revision(model, revision)
     parsed, shape = Plan.parse(plan), shape_of(model, revision)
     wanted = settled(objective, parsed, shape)
     head = OBJECTIVES[wanted].head

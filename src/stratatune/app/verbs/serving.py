@@ -10,7 +10,7 @@ import typer
 
 from stratatune.app.door import Answer, Door, verb
 from stratatune.app.verbs.using import machine
-from stratatune.errors import ConfigError
+from stratatune.errors import ConfigError, counted
 from stratatune.serving.limits import Limits, describe
 
 
@@ -76,7 +76,7 @@ def serve(
 
         def ready(address: Address) -> None:
             found.append(address)
-            reporter.say(f"serving {len(table.tasks)} tasks on {address.url} (Ctrl-C stops)")
+            reporter.say(f"serving {counted(len(table.tasks), 'task')} on {address.url} (Ctrl-C stops)")
 
         Server(table, most, keys).run(listener, ready)
     return Answer({**dataclasses.asdict(found[0]), "tasks": list(table.tasks)}, note="stopped")

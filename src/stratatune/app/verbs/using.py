@@ -15,7 +15,7 @@ import typer
 from stratatune.app.door import Answer, Door, verb
 from stratatune.data.lines import decode, lines_of
 from stratatune.data.written import Written
-from stratatune.errors import ConfigError, DataError
+from stratatune.errors import ConfigError, DataError, counted, cut
 
 if TYPE_CHECKING:
     from stratatune.training.predict import Predictor
@@ -241,7 +241,7 @@ def _answer(prediction: Any, out: str | None, form: Form) -> Answer:
     if out == "-":
         return Answer(data, predictions.as_text(output, form.value), exact=True)
     predictions.write(output, out)
-    return Answer(data, note=f"wrote {len(prediction.table):,} predictions to {out}")
+    return Answer(data, note=f"wrote {counted(len(prediction.table), 'prediction')} to {out}")
 
 
 def shown(row: dict[str, Any]) -> str:
@@ -254,10 +254,12 @@ def shown(row: dict[str, Any]) -> str:
     if len(answers) > 1 and (by_head or all(isinstance(value, float) for value in answers.values())):
         return "; ".join(f"{name}: {shown({name: value})}" for name, value in answers.items())
     chances = sorted(((value, name[2:]) for name, value in row.items() if name.startswith("p_")), reverse=True)
-    likeliest = f"  ({', '.join(f'{name} {value:.2f}' for value, name in chances[:3])})" if chances else ""
+    likeliest = f"  ({', '.join(f'{cut(name)} {value:.2f}' for value, name in chances[:3])})" if chances else ""
     if isinstance(answer, list):
         return ("; ".join(map(_part, answer)) or "(nothing)") + likeliest
-    return (answer if isinstance(answer, str) else f"{answer:.4f}") + likeliest
+    if not isinstance(answer, str):
+        return f"{answer:.4f}{likeliest}"
+    return f"{cut(answer) if chances else answer}{likeliest}"
 
 
 def _part(value: Any) -> str:
@@ -373,6 +375,7 @@ def _lines(lines: list[str], columns: int) -> list[Any]:
     for number, pair in enumerate(pairs, start=1):
         if len(pair) != 2:
             raise DataError(
-                f"standard input, line {number}: {len(pair)} texts", "this model reads two, with a tab between them"
+                f"standard input, line {number}: {counted(len(pair), 'text')}",
+                "this model reads two, with a tab between them",
             )
     return pairs

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from stratatune.data.labels import LONGEST_LABEL
 from stratatune.errors import ConfigError, shown
 from stratatune.outside import Unreadable, Written, first_mistake, parse_json, read_json, regular_file
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Plain = Annotated[str, Field(max_length=100_000)]
+Plain = Annotated[str, Field(max_length=LONGEST_LABEL)]
 Metrics = dict[str, Number]
 AGAIN = "the file is damaged; train the run again, or give another folder"
 

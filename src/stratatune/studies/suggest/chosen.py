@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from stratatune.errors import counted
 from stratatune.shapes.shape import top_depth
 from stratatune.studies.suggest.candidates import Proposal
 from stratatune.studies.suggest.choosing import adds_below
@@ -63,7 +64,7 @@ class Seen:
     def choice(self, config: RunConfig) -> Choice:
         """Record the choice of the run ``config``."""
         why = (
-            f"auto: {config.plan} at rate {config.lr:.2g}, {config.epochs} epochs at most: "
+            f"auto: {config.plan} at rate {config.lr:.2g}, {counted(config.epochs, 'epoch')} at most: "
             f"{self.plans[self.number][0].name}",
             f"  why: {self._depths()}; {self._trials()}",
             f"  cost: choosing took {self.share:.0%} of the run's work (at most 15 %); the whole run does "
