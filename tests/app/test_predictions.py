@@ -66,7 +66,7 @@ def test_rows_that_are_skipped_have_no_label(say, trained, tmp_path, suffix):
     data, out = tmp_path / "in.csv", tmp_path / f"out.{suffix}"
     data.write_text(f"id;text\n1;{GOOD}\n2; \n3;{BAD}\n4;\n")
     refused = say("predict", trained, "--data", data, "--out", out)
-    assert refused.code == 2 and "row 2, 4" in refused.error and "bad_rows" in refused.err
+    assert refused.code == 2 and "row 2, 4" in refused.error and "--bad-rows" in refused.err
     said = say("predict", trained, "--data", data, "--out", out, "--bad-rows", "skip")
     assert said.code == 0 and "2 of 4 rows are left out" in said.err
     found = rows_in(out)

@@ -25,6 +25,7 @@ from stratatune.app.texts import (
     classes_of,
     columns_of,
     labels_of,
+    matrix_of,
     name_of,
     names_of,
     sets_of,
@@ -390,7 +391,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         if self._sets == "lists":
             check_lists(truth := rows_of(y, "labels"))
         elif self._sets:
-            truth = _matrix(y, len(self.classes_))
+            truth = matrix_of(y, len(self.classes_))
         else:
             check_known_type(truth := labels_of(y), self.classes_)
         weights = sample_weights(as_known(sample_weight), len(truth))
@@ -443,19 +444,6 @@ class Regressor(RegressorMixin, TextEstimator):
         found = self.predict(X)
         check_count(len(found), len(truth))
         return float(r2_score(truth, found, sample_weight=weights))
-
-
-def _matrix(labels: Any, width: int) -> np.ndarray:
-    """An indicator matrix [N, C] to score by."""
-    found = sets_of(labels)
-    if found is None or not found.matrix or len(found.classes) != width:
-        raise DataError(
-            f"labels are not an indicator matrix of {width} columns", "give it in the form in which fit was given it"
-        )
-    matrix, column = np.zeros((len(found.rows), width), int), {one: at for at, one in enumerate(found.classes.tolist())}
-    for row, labels_there in zip(matrix, found.rows, strict=True):
-        row[[column[one] for one in labels_there]] = 1
-    return matrix
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:

@@ -173,6 +173,23 @@ def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
     return LabelSets([[one for one, value in zip(classes, row, strict=True) if value] for row in rows], classes, True)
 
 
+def matrix_of(labels: Any, width: int) -> np.ndarray:
+    """An indicator matrix [N, C] to score by.
+
+    Raises:
+        DataError: it is none, or has other than ``width`` columns.
+    """
+    found = sets_of(labels)
+    if found is None or not found.matrix or len(found.classes) != width:
+        raise DataError(
+            f"labels are not an indicator matrix of {width} columns", "give it in the form in which fit was given it"
+        )
+    matrix, column = np.zeros((len(found.rows), width), int), {one: at for at, one in enumerate(found.classes.tolist())}
+    for row, labels_there in zip(matrix, found.rows, strict=True):
+        row[[column[one] for one in labels_there]] = 1
+    return matrix
+
+
 def classes_of(labels: np.ndarray) -> np.ndarray:
     """The distinct labels in sorted order [C].
 

@@ -276,7 +276,7 @@ def load_tokenizer(
     Raises:
         ModelError: it brings none, or one that knows no words.
     """
-    with _one_line(name, revision, "tokenizer"), _quiet():
+    with _one_line(name, revision), _quiet():
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     check_words(tokenizer, name)
     return tokenizer
@@ -316,7 +316,7 @@ def _check_weights(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_line(name: str, revision: str | None = None, what: str = "model") -> Iterator[None]:
+def _one_line(name: str, revision: str | None = None) -> Iterator[None]:
     """Turn the libraries' many ways of failing to load into one line, which names the file at fault if one is."""
     try:
         yield
@@ -335,7 +335,7 @@ def _one_line(name: str, revision: str | None = None, what: str = "model") -> It
         kind = "the folder" if Path(name).is_dir() else "the hub id"
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"cannot load a {what} from {kind} {name!r}: {line}",
+            f"cannot load a model from {kind} {name!r}: {line}",
             "give a folder with config.json, weights and tokenizer, or a hub id",
         ) from error
 
