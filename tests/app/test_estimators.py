@@ -119,7 +119,7 @@ def test_a_regressor_takes_numbers(settings):
 def test_an_estimator_answers_what_its_objective_learnt(settings, fitted, tmp_path):
     """Another objective is refused before training, and a run of another one when it is loaded."""
     for made, objective in ((st.Regressor, "classification"), (st.Classifier, "regression"), (st.Tagger, "chat")):
-        with pytest.raises(ConfigError, match=f"objective: '{objective}' is not what a {made.__name__} predicts"):
+        with pytest.raises(ConfigError, match=f"objective: '{objective}' is not what {made.__name__} predicts"):
             made(**{**settings, "plan": "1: full"}, objective=objective).fit([["a"]] * 12, [["O"]] * 12)
     with pytest.raises(DataError, match="one label was given for each text"):
         st.Classifier(**{**settings, "plan": "1: full"}, objective="multilabel").fit(TEXTS, ["a", "b"] * 6)

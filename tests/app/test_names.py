@@ -3,7 +3,7 @@
 import stratatune as st
 
 BESIDES = (
-    *("Adapters", "Embedder", "Tagger", "add_architecture", "backbone_from_names", "cost", "remove", "shape_of"),
+    *("Adapters", "Answerer", "Embedder", "Tagger", "add_architecture", "backbone_from_names", "cost", "remove", "shape_of"),
     *("EncoderArchitecture", "DecoderArchitecture", "Fields"),
 )
 

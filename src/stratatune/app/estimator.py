@@ -181,7 +181,7 @@ class TextEstimator(BaseEstimator):
         if _learns_other(name, self._learns):
             legal = ", ".join(map(repr, self._learns))
             raise ConfigError(
-                [f"objective: {given!r} is not what a {type(self).__name__} predicts"],
+                [f"objective: {given!r} is not what {type(self).__name__} predicts"],
                 f"legal here: {legal}, also with options in brackets",
             )
 
@@ -270,10 +270,10 @@ class TextEstimator(BaseEstimator):
         """Predict every text; None if there are none to predict."""
         self._fitted()
         columns = columns_of(texts, tuple(getattr(self, "feature_names_in_", ())))
+        if not columns[0]:  # no pairs look like no texts
+            return None
         if len(columns) != self.n_columns_:
             raise DataError(f"{len(columns)} text columns were given", f"this model reads {self.n_columns_}")
-        if not columns[0]:
-            return None
         rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         return self._predictor_for(len(rows)).predict(rows, written=self._blanks)
 
