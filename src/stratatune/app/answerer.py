@@ -37,8 +37,9 @@ class Answerer(TextEstimator):
             DataError: no pairs, another number of answers than of pairs, or an answer that its context does not have.
         """
         self._check_objective()
-        names = names_of(X)
-        self._train(_data_set(_columns(X), y, names or _TEXTS), names or _TEXTS, _ANSWERS, names=names, objective="span")
+        columns, names = _columns(X), names_of(X)
+        text = names or _TEXTS
+        self._train(_data_set(columns, y, text), text, _ANSWERS, names=names, objective="span")
         return self
 
     def predict(self, X: Texts) -> list[str]:
