@@ -31,6 +31,7 @@ from stratatune.objectives.grouped import (
 from stratatune.objectives.metrics import check_metric
 from stratatune.objectives.objective import Objective
 from stratatune.objectives.pooled import FAMILIES, PLACES, encode_pooled, pooled
+from stratatune.objectives.preferred import ALONE, PREFERRED, QUERIES
 from stratatune.objectives.retrieval import RANKINGS, groups_of, pair_accuracy, ranking_scores
 from stratatune.objectives.tensors import at_least_fp32
 from stratatune.objectives.written import check_pieces
@@ -46,16 +47,11 @@ if TYPE_CHECKING:
 METRICS = (*RANKINGS[:2], "pair_accuracy", "average_precision")
 LOSSES = {"scores": ("bce", "listnet"), "chosen and rejected texts": ("pairwise",)}
 """Losses by the data that they learn from."""
-_QUERY = ("query", "question", "prompt", "sentence1", "text1", "text_a", "anchor")
-_CHOSEN = {"chosen": ("chosen", "preferred", "better")}
-_REJECTED = {"rejected": ("rejected", "worse")}
 SCORED = Layout(
-    {"query": _QUERY, "text": ("text", "document", "passage", "answer", "response", "sentence2", "text2", "text_b")},
+    {"query": QUERIES, "text": ("text", "document", "passage", "answer", "response", "sentence2", "text2", "text_b")},
     {},
     scored=True,
 )
-PREFERRED = Layout({"query": _QUERY, **_CHOSEN, **_REJECTED}, _REJECTED, scored=False)
-ALONE = Layout({**_CHOSEN, **_REJECTED}, _REJECTED, scored=False, by_order=False)
 _LEGAL = "query, text and score; or chosen and rejected, with a prompt or without"
 _GAINS, _QUERIES = "gains", "queries"
 _ACTIVATIONS = {"bce": "torch.nn.modules.activation.Sigmoid"}
