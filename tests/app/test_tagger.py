@@ -108,3 +108,21 @@ def test_it_is_saved_pickled_and_cloned(tagger, tmp_path):
 def test_what_does_not_fit(tagger, words, tags, what):
     with pytest.raises(DataError, match=what):
         clone(tagger).fit(words, tags)
+
+
+def test_a_data_frame_gives_its_column_not_its_name(tagger):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"words": WORDS, "tags": TAGS})
+    assert tagger.predict(frame[["words"]]) == tagger.predict(frame.words) == tagger.predict(WORDS)
+    assert tagger.score(frame[["words"]], frame[["tags"]]) == tagger.score(WORDS, TAGS)
+    for wrong in (lambda: tagger.predict(frame), lambda: tagger.score(WORDS, frame)):
+        with pytest.raises(DataError, match="2 columns were given.*give one"):
+            wrong()
+
+
+@pytest.mark.parametrize("odd", [None, float("nan"), 1.5])
+def test_a_word_or_tag_that_is_missing_is_named(odd):
+    with pytest.raises(DataError, match=f"text 2: word 1 is {odd}.*as a string"):
+        _data_set([["a"], [odd, "b"]], [["O"], ["O", "O"]])
+    with pytest.raises(DataError, match=f"text 2: tag 2 is {odd}.*as a string"):
+        _data_set([["a"], ["a", "b"]], [["O"], ["O", odd]])

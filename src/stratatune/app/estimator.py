@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 
 from stratatune.app.api import trained
 from stratatune.app.run_folders import as_bytes, claimed, from_bytes, released, remember, remembered
+from stratatune.app.sets import LabelSets, sets_of, truth_of
 from stratatune.app.texts import (
-    LabelSets,
     Texts,
     classes_of,
     columns_of,
     labels_of,
     name_of,
     names_of,
-    sets_of,
+    same_number,
     weights_of,
 )
 from stratatune.cache.keys import default_root
@@ -196,6 +197,8 @@ class TextEstimator(BaseEstimator):
     ) -> None:
         """Train on texts and labels of scikit-learn's kinds."""
         columns, names = columns_of(texts), names_of(texts)
+        if len(set(names)) < len(names):
+            names = ()  # that do not tell the columns apart
         table, text, label = _data_set(columns, labels, names)
         if weights is not None:
             name = _free("weight", (*text, label))
@@ -258,7 +261,7 @@ class TextEstimator(BaseEstimator):
         vars(self).pop("feature_names_in_", None)
         text = columns or self.predictor_.objective.text
         self.n_columns_ = len(text)
-        if tuple(text) not in _UNNAMED:
+        if columns or tuple(text) not in _UNNAMED:
             self.feature_names_in_ = np.array(text, object)
 
     def _fitted(self) -> Path:
@@ -359,7 +362,7 @@ class Classifier(ClassifierMixin, TextEstimator):
         """
         found = self._ask(X)
         if self._sets:
-            rows = [] if found is None else found.columns["labels"]
+            rows = _sets_in(found)
             chosen = np.array([[name_of(one) in row for one in self.classes_] for row in rows], int)
             chosen = chosen.reshape(len(rows), len(self.classes_))
             return chosen if self._sets == "matrix" else [self.classes_[row > 0].tolist() for row in chosen]
@@ -378,11 +381,32 @@ class Classifier(ClassifierMixin, TextEstimator):
         return chances[:, [column.get(name_of(one), -1) for one in self.classes_]]
 
     def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
-        """The share of texts whose label, or whole set of labels, is right."""
-        if self._sets != "lists":
-            return super().score(X, y, sample_weight)
-        right = [set(one) == set(other) for one, other in zip(self.predict(X), y, strict=True)]
-        return float(np.average(right, weights=sample_weight))
+        """The share of texts whose label, or whole set of labels, is right.
+
+        Args:
+            X: N texts, or N pairs of them.
+            y: N labels; for label sets N lists, an indicator matrix [N, C] in the order of ``classes_``, or a DataFrame
+                of one, whose columns go by their names.
+            sample_weight: how much each text counts [N], 0 or more.
+
+        Raises:
+            DataError: other labels than one, or one set, for each text, or columns that are not those of ``classes_``.
+        """
+        self._fitted()
+        if self._sets:
+            truth, found = truth_of(y, self.classes_, lists=self._sets == "lists"), _sets_in(self._ask(X))
+            same_number(len(found), len(truth))
+            right = np.array([set(one) == other for one, other in zip(found, truth, strict=True)])
+        else:
+            labels, found = labels_of(y), self.predict(X)
+            same_number(len(found), len(labels))
+            if (labels.dtype.kind == "U") != (self.classes_.dtype.kind == "U"):
+                kinds = ["strings" if one.dtype.kind == "U" else "numbers" for one in (labels, self.classes_)]
+                raise DataError(f"labels are {kinds[0]}, and those of this model are {kinds[1]}", "give these")
+            right = labels == found
+        if not len(right):
+            raise DataError("there are no texts to score", "give one at least")
+        return float(np.average(right, weights=weights_of(np.zeros(len(right)), None, sample_weight)))
 
     def _recall(self, classes: np.ndarray | None, columns: tuple[str, ...], sets: str) -> None:
         super()._recall(classes, columns, sets)
@@ -413,6 +437,23 @@ class Regressor(RegressorMixin, TextEstimator):
         """A number for each text [N]."""
         found = self._ask(X)
         return np.empty(0, np.float32) if found is None else found.values
+
+    def score(self, X: Texts, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination, R squared, of the predicted numbers.
+
+        Raises:
+            DataError: other than one number for each text.
+        """
+        self._fitted()
+        values, found = np.array(numbers(labels_of(y).tolist(), "y")), self.predict(X)
+        same_number(len(found), len(values))
+        weights = weights_of(values, None, sample_weight)
+        return float(r2_score(values, found, sample_weight=weights))
+
+
+def _sets_in(found: Any) -> list[list[str]]:
+    """The labels of each text in the predictions for them; nothing where there are none."""
+    return [] if found is None else found.columns["labels"]
 
 
 def _learns_other(name: str, own: Sequence[str]) -> bool:
@@ -470,8 +511,7 @@ def _data_set(
 
     if not 1 <= len(columns) <= 2:
         raise DataError(f"{len(columns)} text columns were given", "one or two are read")
-    if len(labels) != len(columns[0]):
-        raise DataError(f"{len(columns[0])} texts but {len(labels)} labels", "give a label for each text")
+    same_number(len(columns[0]), len(labels))
     text = tuple(names) if len(set(names)) == len(columns) else _UNNAMED[len(columns) - 1]
     label = _free("label", text)
     return Dataset.from_dict({**dict(zip(text, columns, strict=True)), label: list(labels)}), text, label

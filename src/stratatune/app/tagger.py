@@ -82,6 +82,11 @@ def _data_set(words: Any, tags: Any) -> Dataset:
     for what, rows in (("words", words), ("tags", tags)):
         if odd := [row for row in rows if not isinstance(row, list)]:
             raise DataError(f"a text's {what} are not a list: {odd[0][:40]!r}", f"give a list of {what} for each text")
+    for what, rows, legal in (("word", words, str), ("tag", tags, str | int | np.integer)):
+        cells = [(number, at, one) for number, row in enumerate(rows, 1) for at, one in enumerate(row, 1)]
+        for number, at, one in cells:
+            if not isinstance(one, legal):
+                raise DataError(f"text {number}: {what} {at} is {one!r:.40}", f"give a {what} as a string")
     if len(words) != len(tags):
         raise DataError(f"{len(words)} texts but {len(tags)} lists of tags", "give a list of tags for each text")
     return Dataset.from_dict({_WORDS: words, _TAGS: tags})
@@ -92,6 +97,10 @@ def _plain(rows: Any) -> list[Any]:
     if isinstance(rows, str):
         raise DataError(f"one text was given, not a list of texts: {rows[:40]!r}", "put it into a list: [text]")
     known: Any = as_known(rows)
+    if hasattr(known, "columns"):  # going through a DataFrame would give its columns' names
+        if len(known.columns) != 1:
+            raise DataError(f"{len(known.columns)} columns were given", "give one: that of the words, or of the tags")
+        known = known.iloc[:, 0]
     for number, row in enumerate(known, start=1):
         if not isinstance(row, str | list | tuple | np.ndarray):
             raise DataError(f"text {number} is {row!r:.40}, not a list of words", "leave it out, or give its words")

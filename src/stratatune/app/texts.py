@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from stratatune.data.labels import is_missing, label_text
 from stratatune.errors import DataError
 
+LISTED = (list, tuple, set, frozenset, np.ndarray)
+"""The types of several labels of one text."""
 Texts = Any
 """N texts, N pairs of texts, or an array or DataFrame of N rows with one or two columns."""
 
@@ -94,13 +95,8 @@ def labels_of(labels: Any) -> np.ndarray:
     values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     if values and all(isinstance(value, list | tuple) and len(value) == 1 for value in values):
         values = [value[0] for value in values]  # a column
-    missing = [row for row, value in enumerate(values, start=1) if is_missing(value)]
-    if missing:
-        shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"labels are missing in {len(missing):,} of {len(values):,} rows (row {shown})", "leave these rows out"
-        )
-    if odd := [value for value in values if isinstance(value, _LISTED)]:
+    refuse_missing([is_missing(value) for value in values], "leave these rows out")
+    if odd := [value for value in values if isinstance(value, LISTED)]:
         raise DataError(f"several labels were given for a text: {odd[0]!r:.60}", "give one label for each text")
     # The same for numpy's texts and numbers as for Python's: a list may hold either, depending on its source.
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
@@ -112,63 +108,26 @@ def labels_of(labels: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-@dataclass(frozen=True)
-class LabelSets:
-    """Several labels a text, in the form in which they were given.
-
-    Attributes:
-        rows: the labels of each of N texts.
-        classes: the distinct labels [C]; for a matrix the names or numbers of its columns.
-        matrix: whether they were an indicator matrix [N, C].
-    """
-
-    rows: list[list[Any]]
-    classes: np.ndarray
-    matrix: bool
-
-
-def sets_of(labels: Any) -> LabelSets | None:
-    """An indicator matrix of 0 and 1, or lists of labels; None where each text has one label.
+def refuse_missing(missing: Sequence[bool], hint: str) -> None:
+    """Refuse rows whose label is missing [N]; ``hint`` is the fix.
 
     Raises:
-        DataError: a matrix of other numbers, or labels of several kinds.
+        DataError: there are some; it names the first of them.
     """
-    labels = as_known(labels)
-    names = list(labels.columns) if hasattr(labels, "columns") else None
-    values = labels.toarray() if hasattr(labels, "toarray") else labels  # of scipy.sparse
-    values = values.to_numpy() if names is not None else values
-    rows = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, _LISTED) for row in rows):
-        return None
-    if all(len(row) == 1 for row in rows):
-        return None  # a column
-    if getattr(values, "ndim", 1) == 2 or _is_matrix(rows):
-        return _of_matrix(rows, names)
-    flat = [label for row in rows for label in row]
-    if not flat:
-        raise DataError("no text has a label", "give at least one label")
-    return LabelSets([list(row) for row in rows], classes_of(labels_of(flat)), matrix=False)
+    if any(missing):
+        rows = [row for row, is_bad in enumerate(missing, start=1) if is_bad]
+        shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        raise DataError(f"labels are missing in {len(rows):,} of {len(missing):,} rows (row {shown})", hint)
 
 
-_LISTED = (list, tuple, set, frozenset, np.ndarray)
+def same_number(texts: int, labels: int) -> None:
+    """Refuse other than one label, or set of them, for each text.
 
-
-def _is_matrix(rows: list[Any]) -> bool:
-    """Whether lists are rows of 0 and 1, in scikit-learn's format."""
-    alike = all(isinstance(row, list | tuple) for row in rows) and len({len(row) for row in rows}) == 1
-    return alike and all(isinstance(value, bool | int) and value in (0, 1) for row in rows for value in row)
-
-
-def _of_matrix(rows: list[list[Any]], names: list[Any] | None) -> LabelSets:
-    if odd := [value for row in rows for value in row if is_missing(value) or value not in (0, 1)]:
-        raise DataError(
-            f"labels are a matrix that holds {odd[0]!r}",
-            "an indicator matrix holds 0 and 1; st.train(label=[...]) learns several label columns",
-        )
-    classes = np.array(names) if names else np.arange(len(rows[0]))
-    if len({name_of(one) for one in classes}) < len(classes):
-        raise DataError("two columns of labels have one name", "rename one of them")
-    return LabelSets([[one for one, value in zip(classes, row, strict=True) if value] for row in rows], classes, True)
+    Raises:
+        DataError: the numbers differ.
+    """
+    if texts != labels:
+        raise DataError(f"{texts} texts but {labels} labels", "give a label for each text")
 
 
 def classes_of(labels: np.ndarray) -> np.ndarray:

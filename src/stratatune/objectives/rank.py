@@ -14,6 +14,7 @@ from stratatune.data.preferences import ANSWERS, QUERY
 from stratatune.data.read_options import ReadOptions
 from stratatune.data.readers import Table
 from stratatune.data.roles import ROLES, Layout, read_roles, roles_in
+from stratatune.data.splitting import RowLabels, halves
 from stratatune.errors import ConfigError, DataError
 from stratatune.objectives.answers import Answers, Using
 from stratatune.objectives.asked import Asked, common_of, pretended_common
@@ -143,6 +144,11 @@ class Rank(Objective):
                 if role == "rejected":
                     refuse_equal(table, texts, columns["chosen"], "the rejected text is the chosen one")
         return table
+
+    @classmethod
+    def labels_by_row(cls, table: Table, options: Mapping[str, Any]) -> RowLabels | None:
+        """Which half of the scores each is in, where there are scores: what is trained on has both."""
+        return None if table.labels is None else halves([float(score) for score in table.labels])
 
     def encode(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Encode each text, or each pair of a query and a text, once; examples group them as the loss compares them."""
